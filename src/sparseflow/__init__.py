@@ -1,3 +1,56 @@
 """Sparse networks in PyTorch: how they start, how they train, and why they learn or do not."""
 
+from sparseflow import analysis, init, updaters
+from sparseflow.analysis import gradient_flow
+from sparseflow.initialize import initialize_
+from sparseflow.live import live_inputs
+from sparseflow.masks import (
+    apply_masks_,
+    dense_masks,
+    load_masks,
+    magnitude_masks,
+    overlap,
+    random_masks,
+    save_masks,
+    score_masks,
+    sparsity_of,
+)
+from sparseflow.promises import check
+from sparseflow.select import prunable
+from sparseflow.sparsifier import Sparsifier
+from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
+from sparseflow.updaters import GMP, SET, SNFS, OneShot, RigL, RigLInverted, Static, drop_and_grow
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "GMP",
+    "SET",
+    "SNFS",
+    "BrokenPromiseError",
+    "MaskUpdate",
+    "Masks",
+    "OneShot",
+    "RigL",
+    "RigLInverted",
+    "Sparsifier",
+    "Static",
+    "analysis",
+    "apply_masks_",
+    "check",
+    "dense_masks",
+    "drop_and_grow",
+    "gradient_flow",
+    "init",
+    "initialize_",
+    "live_inputs",
+    "load_masks",
+    "magnitude_masks",
+    "overlap",
+    "prunable",
+    "random_masks",
+    "save_masks",
+    "score_masks",
+    "sparsity_of",
+    "updaters",
+]

@@ -1,0 +1,67 @@
+"""What is checked once, at the boundary; the inside trusts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+
+def check_sparsity(sparsity: float, *, name: str = "sparsity") -> None:
+    """Raise ``ValueError`` unless ``sparsity`` is a fraction in [0, 1)."""
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {sparsity!r}. For 95% zeros write {name}=0.95, not 95.")
+
+
+def check_fraction(value: float, *, name: str) -> None:
+    """Raise ``ValueError`` unless ``value`` is in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value!r}.")
+
+
+def check_choice(value: str, choices: Iterable[str], *, name: str) -> None:
+    """Raise ``ValueError`` that lists the choices unless ``value`` is one of them."""
+    choices = list(choices)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def check_finite(scores: Tensor, *, name: str) -> None:
+    """Raise ``ValueError`` if a score is NaN or infinite: either would silently win or lose every comparison.
+
+    The sum of finite float32 scores overflows only beyond 1e30; then the slow test decides.
+    """
+    if scores.numel() and not torch.isfinite(scores.sum()) and not torch.isfinite(scores).all():
+        bad = int((~torch.isfinite(scores)).sum())
+        raise ValueError(
+            f"{name} has {bad} of {scores.numel()} entries that are NaN or infinite. Lower the learning rate, clip the "
+            "gradients, or look for the first layer whose output is not finite with sparseflow.analysis.signal()."
+        )
+
+
+def check_masks(masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    """Raise unless every mask is a bool tensor that fits a parameter of the model.
+
+    Args:
+        masks: Parameter name -> mask.
+        parameters: Parameter name -> tensor, everything that may carry a mask.
+
+    Raises:
+        TypeError: a mask is not a bool tensor.
+        ValueError: a name is unknown or a shape differs.
+    """
+    for name, mask in masks.items():
+        if name not in parameters:
+            raise ValueError(
+                f"masks has {name!r}, which is no weight of the model. Weights: {', '.join(parameters)}. "
+                "See sparseflow.prunable(model)."
+            )
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+            raise TypeError(f"the mask of {name!r} must be a bool tensor, got {kind}. Write mask.bool() or mask != 0.")
+        if mask.shape != parameters[name].shape:
+            raise ValueError(
+                f"the mask of {name!r} has shape {tuple(mask.shape)}, its weight {tuple(parameters[name].shape)}. "
+                "Make masks for this model, for instance with sparseflow.random_masks(model, 0.95)."
+            )

@@ -1,0 +1,127 @@
+"""Signal propagation: what reaches each layer on the way forward, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseflow._checks import check_masks
+from sparseflow.gradients import undisturbed
+from sparseflow.select import maskable, unwrap
+from sparseflow.types import LossFn, Masks
+
+
+@dataclass(frozen=True)
+class LayerSignal:
+    """Statistics of one layer's output over all examples, units and positions."""
+
+    mean: float
+    std: float
+    """Population standard deviation."""
+    dead_fraction: float
+    """Units whose output is the same for every example and position: they carry no signal."""
+    gradient_mean: float | None
+    gradient_std: float | None
+    """Of the loss with respect to the output; ``None`` without a loss."""
+    gradient_dead_fraction: float | None
+    """Units that receive no gradient at all."""
+
+
+def signal(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    masks: Masks | None = None,
+    loss_fn: LossFn | None = None,
+    targets: Tensor | None = None,
+    training: bool | None = None,
+) -> dict[str, LayerSignal]:
+    """Mean, standard deviation and dead fraction of each layer's output, and of the gradient there; no side effects.
+
+    Layers are the modules that own prunable weights, before their nonlinearity. A layer used several times in a forward
+    pass is described by its last use.
+
+    Args:
+        model: The network; inactive weights must already be zero (they are, under a ``Sparsifier``).
+        inputs: One batch, ``(N, ...)``.
+        masks: If given, it is checked that the model really is zero off them.
+        loss_fn: With ``targets``, also measures gradients with respect to each output.
+        targets: Targets of the batch.
+        training: Train or eval mode; ``None`` keeps the model's.
+
+    Returns: module name -> :class:`LayerSignal`, in forward order.
+
+    Raises:
+        ValueError: if a loss comes without targets, or the model is not zero off the masks.
+
+    Reference: Evci et al. (2022), Figure 1c and section 3.1.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    >>> found = signal(model, x)
+    >>> list(found), bool(abs(found["2"].std - model(x).std(correction=0)) < 1e-6)
+    (['0', '2'], True)
+    """
+    if (loss_fn is None) != (targets is None):
+        raise ValueError("loss_fn and targets belong together: give both, or neither.")
+    weights = maskable(model)
+    if masks is not None:
+        check_masks(masks, {name: weight.parameter for name, weight in weights.items()})
+        for name, mask in masks.items():
+            if bool((weights[name].parameter.detach()[~mask] != 0).any()):
+                raise ValueError(f"{name!r} is not zero off its mask; call sparseflow.apply_masks_(model, masks).")
+    modules = {weight.module_name: weight.module for weight in weights.values()}
+    outputs: dict[str, Tensor] = {}
+    handles = [module.register_forward_hook(_keep(outputs, name)) for name, module in modules.items()]
+    gradients: dict[str, Tensor | None] = dict.fromkeys(outputs)
+    try:
+        with undisturbed(model, training=training), torch.set_grad_enabled(loss_fn is not None):
+            result = unwrap(model)(inputs)
+            if loss_fn is not None and targets is not None:
+                loss = loss_fn(result, targets)
+                found = torch.autograd.grad(loss, list(outputs.values()), allow_unused=True)
+                gradients = dict(zip(outputs, found, strict=True))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {
+        name: _describe(output.detach(), gradients.get(name), modules[name], measured=loss_fn is not None)
+        for name, output in outputs.items()
+    }
+
+
+def _keep(outputs: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], Tensor | None]:
+    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor | None:
+        if not isinstance(output, Tensor):  # attention and recurrent layers return tuples, the output first
+            outputs[name] = output[0]
+            return None
+        outputs[name] = output
+        # What goes on is a copy, so that an in-place activation behind this layer does not overwrite what is measured.
+        return output.clone()
+
+    return hook
+
+
+def _describe(output: Tensor, gradient: Tensor | None, module: nn.Module, *, measured: bool) -> LayerSignal:
+    values = output.double()
+    units = _by_unit(values, module)
+    dead = float((units.amax(0) == units.amin(0)).double().mean())
+    gradient_mean = gradient_std = gradient_dead = None
+    if measured:
+        slope = torch.zeros_like(values) if gradient is None else gradient.double()
+        gradient_mean, gradient_std = float(slope.mean()), float(slope.std(correction=0))
+        gradient_dead = float((_by_unit(slope, module) == 0).all(0).double().mean())
+    return LayerSignal(
+        float(values.mean()), float(values.std(correction=0)), dead, gradient_mean, gradient_std, gradient_dead
+    )
+
+
+def _by_unit(values: Tensor, module: nn.Module) -> Tensor:
+    """(examples and positions, units): channels of a convolution are axis 1, units of all others the last."""
+    channels_first = isinstance(module, nn.modules.conv._ConvNd)
+    moved = values.movedim(1, -1) if channels_first else values
+    return moved.reshape(-1, moved.shape[-1])

@@ -1,0 +1,131 @@
+"""Fan-in and fan-out of every layer type, counted over the active weights only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which axes of a weight are units, inputs and kernel positions.
+
+    A weight is read as ``(blocks, units, inputs, *kernel)`` after splitting its first axis into ``blocks``, or as
+    ``(blocks, inputs, units, *kernel)`` when ``transposed``.
+
+    Args:
+        transposed: Inputs come first, as in ``nn.ConvTranspose2d``.
+        blocks: Independent matrices stacked along the first axis: groups of a convolution, the q/k/v of attention,
+            the gates of an LSTM (4) or GRU (3).
+        lookup: Rows are looked up one at a time, as in ``nn.Embedding``: a unit sees one input, not the sum over all.
+    """
+
+    transposed: bool = False
+    blocks: int = 1
+    lookup: bool = False
+
+
+#: ``nn.Linear`` and ungrouped convolutions.
+PLAIN = Layout()
+
+
+def _split(tensor: Tensor, layout: Layout) -> Tensor:
+    """View as (blocks, units, inputs, *kernel)."""
+    if tensor.dim() < 2 or tensor.shape[0] % layout.blocks:
+        raise ValueError(
+            f"a weight needs at least two axes and a first axis that divides into {layout.blocks} blocks, "
+            f"got shape {tuple(tensor.shape)}."
+        )
+    split = tensor.reshape(layout.blocks, -1, *tensor.shape[1:])
+    return split.transpose(1, 2) if layout.transposed or layout.lookup else split
+
+
+def _merge(tensor: Tensor, layout: Layout) -> Tensor:
+    """Inverse of :func:`_split`; broadcast axes stay broadcast."""
+    if layout.transposed or layout.lookup:
+        tensor = tensor.transpose(1, 2)
+    return tensor.flatten(0, 1)
+
+
+def _count(split: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return split.sum(axes, keepdim=True, dtype=torch.float32)
+
+
+def fan_in(mask: Tensor, layout: Layout = PLAIN) -> Tensor:
+    r"""Active inputs of each unit, receptive field included.
+
+    .. math:: n_i = \sum_{j,\,\mathrm{kernel}} m_{ij}
+
+    For a lookup (``nn.Embedding``) a unit sees one row at a time, so ``n_i`` is the expected number of active inputs of
+    one lookup: active rows of the column over all rows, at most 1. Strides are ignored.
+
+    Args:
+        mask: bool or 0/1, the weight's shape.
+        layout: Which axis is which.
+
+    Returns: float32, broadcastable to ``mask``; one value per unit, repeated over nothing.
+
+    Reference: Evci et al. (2022), Eqs. 1 and 12-14.
+
+    >>> fan_in(torch.tensor([[True, True], [False, True]]))
+    tensor([[2.],
+            [1.]])
+    """
+    split = _split(mask, layout)
+    counts = _count(split, tuple(range(2, split.dim())))
+    if layout.lookup:
+        counts = counts / mask.shape[0]
+    return _merge(counts.expand(-1, -1, 1, *[1] * (split.dim() - 3)), layout)
+
+
+def fan_out(mask: Tensor, layout: Layout = PLAIN) -> Tensor:
+    r"""Active outputs of each input channel, receptive field included.
+
+    .. math:: n_j = \sum_{i,\,\mathrm{kernel}} m_{ij}
+
+    Args:
+        mask: bool or 0/1, the weight's shape.
+        layout: Which axis is which; inputs are counted within their block.
+
+    Returns: float32, broadcastable to ``mask`` after expansion over units (each block has its own inputs).
+
+    Reference: Evci et al. (2022), Eqs. 24-26.
+
+    >>> fan_out(torch.tensor([[True, True], [False, True]]))
+    tensor([[1., 2.],
+            [1., 2.]])
+    """
+    split = _split(mask, layout)
+    counts = _count(split, (1, *range(3, split.dim())))
+    return _merge(counts.expand(-1, split.shape[1], -1, *[1] * (split.dim() - 3)), layout)
+
+
+def dense_fans(shape: torch.Size | tuple[int, ...], layout: Layout = PLAIN) -> tuple[float, float]:
+    """Fan-in and fan-out of the unmasked weight; for the plain layout those of ``torch.nn.init``.
+
+    >>> dense_fans((16, 6, 5, 5)), dense_fans((6, 16, 5, 5), Layout(transposed=True))
+    ((150.0, 400.0), (150.0, 400.0))
+    """
+    first, second, *kernel = shape
+    first = first // layout.blocks
+    receptive = 1
+    for size in kernel:
+        receptive *= size
+    if layout.lookup:
+        return 1.0, float(second)
+    units, inputs = (second, first) if layout.transposed else (first, second)
+    return float(inputs * receptive), float(units * receptive)
+
+
+def unit_counts(mask: Tensor, layout: Layout = PLAIN) -> tuple[int, int]:
+    """Units without any active input, and input channels without any active output.
+
+    >>> unit_counts(torch.tensor([[True, False], [False, False]]))
+    (1, 1)
+    """
+    split = _split(mask, layout)
+    no_inputs = ~split.flatten(2).any(2)
+    no_outputs = ~split.transpose(1, 2).flatten(2).any(2)
+    return int(no_inputs.sum()), int(no_outputs.sum())

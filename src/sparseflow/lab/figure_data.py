@@ -1,0 +1,98 @@
+"""The tidy table behind each figure of the report: what is drawn, and what is written as CSV beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from sparseflow.lab.store import Run
+from sparseflow.lab.summary import COLLAPSE_PERCENT, Group, accuracy_percent, grouped
+
+#: How seeds (or networks) are condensed to one point; ``std`` is the population standard deviation.
+STATISTICS = ("n", "mean", "std", "min", "max")
+SIGNAL_COLUMNS = ("scheme", "base", "mask", "sparsity", "network", "logit_std")
+
+
+def condensed(values: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Mean, population std, minimum and maximum of the column ``value`` over all rows that agree in ``by``.
+
+    >>> values = pd.DataFrame({"step": [0, 0, 50], "value": [1.0, 3.0, 7.0]})
+    >>> condensed(values, ["step"]).to_dict("list") == {
+    ...     "step": [0, 50], "n": [2, 1], "mean": [2.0, 7.0], "std": [1.0, 0.0], "min": [1.0, 7.0], "max": [3.0, 7.0]}
+    True
+    """
+    cells = values.groupby(by, sort=False)["value"]
+    table = cells.agg(n="count", mean="mean", min="min", max="max")
+    table["std"] = cells.std(ddof=0)
+    return table[list(STATISTICS)].reset_index()
+
+
+def accuracy_points(runs: Sequence[Run]) -> pd.DataFrame:
+    """Final test accuracy (percent) of every run: ``label, method, init, seed, accuracy, collapsed``."""
+    rows = [
+        (group.label, *group, run.config.seed, accuracy_percent(run), accuracy_percent(run) < COLLAPSE_PERCENT)
+        for group, members in grouped(runs).items()
+        for run in members
+    ]
+    return pd.DataFrame(rows, columns=["label", "method", "init", "seed", "accuracy", "collapsed"])
+
+
+def training_curves(runs: Sequence[Run], metric: str) -> pd.DataFrame:
+    """One row a group and logged step of ``metric``: ``label, method, init, step`` and ``STATISTICS`` over seeds.
+
+    ``test/accuracy`` is given in percent, everything else as logged. Empty where no run has the metric.
+    """
+    scale = 100.0 if metric == "test/accuracy" else 1.0
+
+    def points(run: Run) -> pd.DataFrame:
+        logged = run.metrics.loc[run.metrics["name"] == metric, ["step", "value"]]
+        return logged.assign(value=logged["value"] * scale)
+
+    return _by_step(runs, points)
+
+
+def update_changes(runs: Sequence[Run]) -> pd.DataFrame:
+    """Change of the gradient norm at each mask update, after minus before, over seeds.
+
+    Columns ``label, method, init, step``, ``STATISTICS`` and ``raised``: the fraction of seeds whose norm rose.
+    """
+
+    def points(run: Run) -> pd.DataFrame:
+        before, after = (
+            run.metrics.loc[run.metrics["name"] == name].set_index("step")["value"]
+            for name in ("update/before", "update/after")
+        )
+        return (after - before).dropna().rename("value").reset_index()
+
+    table = _by_step(runs, points)
+    raised = _by_step(runs, lambda run: points(run).assign(value=lambda change: (change["value"] > 0).astype(float)))
+    return table.assign(raised=raised["mean"])
+
+
+def _by_step(runs: Sequence[Run], points: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
+    tables = [
+        condensed(pd.concat([points(run) for run in members]).sort_values("step", kind="stable"), ["step"]).assign(
+            label=group.label, method=group.method, init=group.init
+        )
+        for group, members in grouped(runs).items()
+    ]
+    return pd.concat(tables, ignore_index=True)[["label", *Group._fields, "step", *STATISTICS]]
+
+
+def signal_levels(signal: pd.DataFrame) -> pd.DataFrame:
+    """Std of the logits at initialisation, over networks: ``scheme, base, mask, sparsity``, ``STATISTICS``.
+
+    Args:
+        signal: ``signal.csv`` of a run folder, one row a network.
+
+    Raises:
+        ValueError: if a column is missing.
+    """
+    if missing := [name for name in SIGNAL_COLUMNS if name not in signal]:
+        raise ValueError(
+            f"the signal table has no column {', '.join(missing)}; it needs {', '.join(SIGNAL_COLUMNS)}. "
+            "Delete signal.csv and make it again: sparseflow demo"
+        )
+    values = signal.rename(columns={"logit_std": "value"})
+    return condensed(values.sort_values("sparsity", kind="stable"), ["scheme", "base", "mask", "sparsity"])

@@ -1,0 +1,181 @@
+"""One self-contained page from finished runs: it reads, never trains, and computes every number that it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from sparseflow.lab import findings
+from sparseflow.lab.atomic import write_atomically
+from sparseflow.lab.config import RunConfig
+from sparseflow.lab.sections import sections
+from sparseflow.lab.store import Run
+from sparseflow.lab.summary import COLLAPSE_PERCENT, check_comparable, group_of, grouped, readable, summarize
+from sparseflow.lab.svg import inline_svg, standalone_svg
+
+#: What a data set is, for the first paragraph: (what it holds, training images, test images).
+DATASETS_IN_WORDS = {
+    "mnist-5k": ("real handwritten digits (5000 of MNIST's)", 4000, 1000),
+    "mnist": ("real handwritten digits (MNIST)", 60000, 10000),
+    "fashion-mnist": ("pictures of clothes (Fashion-MNIST)", 60000, 10000),
+}
+MODELS_IN_WORDS = {"lenet5": "LeNet5, a small convolutional network", "mlp": "MLP 300-100, two hidden layers"}
+#: Settings that only some methods read; where none of those ran, they are left out of the page.
+_READ_BY = {
+    "prune_begin": {"prune"},
+    "prune_end": {"prune"},
+    "prune_every": {"prune"},
+    "drop_fraction": {"set", "rigl", "rigl_inverted", "snfs"},
+    "update_every": {"set", "rigl", "rigl_inverted", "snfs"},
+}
+
+
+def write_report(
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    signal: pd.DataFrame | None = None,
+    title: str,
+    command: str,
+    unfinished: Sequence[Path | str] = (),
+) -> Path:
+    """Write ``index.html``, ``figures/*.svg`` and ``figures/*.csv`` under ``out``; return the page's path.
+
+    The page needs no network and no other file. Every file is written whole or not at all, the page last.
+
+    Args:
+        runs: finished runs that differ in method, initialisation and seed.
+        out: folder; made where it does not exist.
+        signal: ``signal.csv`` of the run folder, where it exists.
+        title: heading of the page.
+        command: what was typed to make the runs and this page.
+        unfinished: folders of runs that are not in the numbers.
+
+    Raises:
+        ValueError: without runs, with runs that cannot be compared, or with a signal table that lacks a column.
+    """
+    check_comparable(runs)
+    table = summarize(runs)
+    files = {"summary.csv": table.to_csv(index=False).encode()}
+    shown: list[dict[str, Any]] = []
+    for section in sections(runs, signal):
+        shown.append({"section": section})
+        if section.draw is None:
+            continue
+        (wide, data), (narrow, _) = section.draw(narrow=False), section.draw(narrow=True)
+        shown[-1]["wide"] = inline_svg(wide, name=section.name, alt=section.alt)
+        shown[-1]["narrow"] = inline_svg(narrow, name=f"{section.name}-narrow", alt=section.alt)
+        files[f"{section.name}.svg"] = standalone_svg(wide, name=section.name, alt=section.alt)
+        files[f"{section.name}.csv"] = data.to_csv(index=False).encode()
+    page = _page(runs, table, shown, title=title, command=command, unfinished=[Path(name).name for name in unfinished])
+
+    folder = out / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    for entry in shown:  # a figure that an earlier report left would pass for one of this report
+        for name in (f"{entry['section'].name}.svg", f"{entry['section'].name}.csv"):
+            if name not in files:
+                (folder / name).unlink(missing_ok=True)
+    index = out / "index.html"
+    write_atomically(index, page.encode())
+    return index
+
+
+def _page(
+    runs: Sequence[Run],
+    table: pd.DataFrame,
+    shown: list[dict[str, Any]],
+    *,
+    title: str,
+    command: str,
+    unfinished: list[str],
+) -> str:
+    config = runs[0].config
+    contents, num_train, num_test = DATASETS_IN_WORDS.get(config.dataset, (config.dataset, None, None))
+    common, differing = settings(runs)
+    environment = Environment(
+        loader=PackageLoader("sparseflow.lab"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        headline=findings.headline(table),
+        comparisons=findings.comparisons(table),
+        num_runs=len(runs),
+        config=config,
+        model=MODELS_IN_WORDS.get(family := config.model.removesuffix("-small"), family),
+        contents=contents,
+        num_train=num_train,
+        num_test=num_test,
+        sparsity=max((run.config.sparsity for run in runs if run.config.method != "dense"), default=None),
+        methods={group_of(run.config).method for run in runs},
+        inits={group_of(run.config).init for run in runs},
+        some_masked=any(group_of(run.config).init for run in runs),
+        collapse_percent=COLLAPSE_PERCENT,
+        head=list(readable(table).columns),
+        rows=list(zip(table["collapsed"] > 0, readable(table).itertuples(index=False, name=None), strict=True)),
+        fewest_seeds=int(table["n"].min()),
+        some_collapsed=bool(table["collapsed"].any()),
+        shown=shown,
+        common=common,
+        differing=differing,
+        hardware=hardware(runs),
+        command=command,
+        unfinished=unfinished,
+    )
+
+
+def settings(runs: Sequence[Run]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Hyper-parameters that all runs share, and per differing one the value of each group.
+
+    Left out: what names the group (method, initialisation), and what no run's method reads.
+    """
+    groups = grouped(runs)
+    methods = {group.method for group in groups}
+    common: dict[str, str] = {}
+    differing: dict[str, dict[str, str]] = {}
+    for field in fields(RunConfig):
+        if field.name in ("method", "init") or not _READ_BY.get(field.name, methods) & methods:
+            continue
+        values = {
+            group.label: ", ".join(dict.fromkeys(_value(run.config, field.name) for run in members))
+            for group, members in groups.items()
+        }
+        if len(distinct := set(values.values())) == 1:
+            common[field.name] = distinct.pop()
+        else:
+            differing[field.name] = values
+    return common, differing
+
+
+def _value(config: RunConfig, name: str) -> str:
+    if name == "mask_from":
+        return "random masks" if config.mask_from is None else "masks of a pruning run"
+    if name == "sparsity" and config.method == "dense":
+        return "0"
+    return str(getattr(config, name))
+
+
+def hardware(runs: Sequence[Run]) -> dict[str, str]:
+    """Machine and versions as stored with the runs, nested keys joined by dots; several values where runs differ."""
+    values: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for key, value in _flat(run.env):
+            values.setdefault(key, {})[str(value)] = None
+    return {key: " / ".join(distinct) for key, distinct in values.items()}
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in nested.items():
+        pairs.extend(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)])
+    return pairs

@@ -1,0 +1,135 @@
+"""Stored runs, read only: what the folder of a run holds, and the finished ones as values."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sparseflow.lab.config import RunConfig
+
+CONFIG = "config.json"
+ENVIRONMENT = "env.json"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+DONE = "done.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run, read only."""
+
+    config: RunConfig
+    folder: Path
+    metrics: pd.DataFrame
+    """Columns step (int), name (str), value (float), in the order of logging."""
+    final: dict[str, float]
+    """Results at the end, by metric name."""
+    env: dict[str, Any]
+    """What it was computed with, see :func:`~sparseflow.lab.environment.describe_environment`."""
+    seconds: float
+
+
+def load_run(folder: Path) -> Run:
+    """A finished run from its folder.
+
+    Raises:
+        FileNotFoundError: If the folder holds no run, or one that is not finished.
+        ValueError: If one of its files is damaged.
+    """
+    for name, reason in ((CONFIG, "it is not the folder of a run"), (DONE, "the run is not finished; run it again")):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} has no {name}: {reason}.")
+    done = _read_json(folder / DONE)
+    return Run(
+        config=_read_config(folder),
+        folder=folder,
+        metrics=_read_metrics(folder / METRICS),
+        final=done["final"],
+        env=_read_json(folder / ENVIRONMENT),
+        seconds=done["seconds"],
+    )
+
+
+def load_runs(root: Path) -> list[Run]:
+    """The finished runs in ``root``, by name.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+    """
+    return [load_run(folder) for folder in _run_folders(root) if (folder / DONE).is_file()]
+
+
+def unfinished_runs(root: Path) -> list[Path]:
+    """The folders in ``root`` of runs that were begun and not finished, by name."""
+    return [folder for folder in _run_folders(root) if not (folder / DONE).is_file()]
+
+
+def is_done(root: Path, config: RunConfig) -> bool:
+    """Whether ``root`` has this run, finished.
+
+    Raises:
+        ValueError: If the folder of that name is of another config.
+    """
+    folder = root / config.name
+    if not (folder / DONE).is_file():
+        return False
+    require_config(folder, config)
+    return True
+
+
+def require_config(folder: Path, config: RunConfig) -> None:
+    """Refuse the folder of a run of another config, or of no run.
+
+    Raises:
+        ValueError: Says whose folder it is and what to do.
+    """
+    if _read_config(folder) != config:
+        raise ValueError(
+            f"{folder} holds a run of another config (see its {CONFIG}). Move or delete it, or choose another folder."
+        )
+
+
+def _read_config(folder: Path) -> RunConfig:
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {CONFIG}: it is not the folder of a run. Move it away.")
+    try:
+        return RunConfig.from_dict(_read_json(path))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not the config of a run of this version: {error}") from error
+
+
+def _read_metrics(path: Path) -> pd.DataFrame:
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            rows.append((int(row["step"]), str(row["name"]), float(row["value"])))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"line {number} of {path} is damaged. Delete {path.parent} and run again.") from error
+    steps, names, values = zip(*rows, strict=True) if rows else ((), (), ())
+    return pd.DataFrame(
+        {
+            "step": pd.Series(steps, dtype="int64"),
+            "name": pd.Series(names, dtype="str"),
+            "value": pd.Series(values, dtype="float64"),
+        }
+    )
+
+
+def _run_folders(root: Path) -> list[Path]:
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root}. Name the folder that the runs were written to.")
+    return sorted(path.parent for path in root.glob(f"*/{CONFIG}") if not path.parent.name.startswith("."))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}). Delete {path.parent} and run again.") from error
+    return values

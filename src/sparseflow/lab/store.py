@@ -1,0 +1,264 @@
+"""One folder a run: written so that a kill, a crash or a full disk at any moment leaves what was there before."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from sparseflow.lab.atomic import explain_full_disk, remove_leftovers, sync_folder, write_atomically
+from sparseflow.lab.checkpoint import read_checkpoint, write_checkpoint
+from sparseflow.lab.config import RunConfig
+from sparseflow.lab.environment import describe_environment
+from sparseflow.lab.runs import (
+    CHECKPOINTS,
+    CONFIG,
+    DONE,
+    ENVIRONMENT,
+    METRICS,
+    Run,
+    is_done,
+    load_run,
+    load_runs,
+    require_config,
+    unfinished_runs,
+)
+
+__all__ = ["Run", "RunStore", "is_done", "load_run", "load_runs", "unfinished_runs"]
+
+LOCK = ".lock"
+
+
+class RunStore:
+    """The folder of one run, open for writing: ``<root>/<config.name>``, which is created if need be.
+
+    It is a context manager. While it is open it holds a lock on the folder, which the kernel releases however the
+    process ends. What a killed process left torn is put right when the folder is opened again.
+
+    Args:
+        root: Folder of all runs.
+        config: The run's config.
+
+    Raises:
+        ValueError: If the folder holds a run of another config.
+        RuntimeError: If another process has it open.
+        OSError: If the disk is full; no folder is then left behind.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as root:
+    ...     with RunStore(Path(root), RunConfig(seed=1)) as store:
+    ...         store.log(100, {"train/loss": 0.5})
+    ...         store.finish({"test/accuracy": 0.75}, seconds=3.0)
+    ...     run = load_runs(Path(root))[0]
+    ...     run.config == RunConfig(seed=1), run.final["test/accuracy"], run.metrics.value.tolist()
+    (True, 0.75, [0.5])
+    """
+
+    def __init__(self, root: Path, config: RunConfig) -> None:
+        self.config = config
+        self.folder = root / config.name
+        self._lock = _create(self.folder, config) or _open_existing(self.folder, config)
+        try:
+            remove_leftovers(self.folder)
+            remove_leftovers(self.folder / CHECKPOINTS)
+            self._metrics = (self.folder / METRICS).open("ab+", buffering=0)
+            self._drop_torn_line()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the folder; nothing more can be written."""
+        self._metrics.close()
+        self._lock.close()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run was finished, now or earlier."""
+        return (self.folder / DONE).is_file()
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Append measurements; they are in the file when this returns, all of them or none.
+
+        Args:
+            step: Number of optimizer steps taken when they were measured.
+            values: By name, such as ``{"train/loss": 0.5}``; 0-d tensors will do.
+        """
+        lines = [json.dumps({"step": int(step), "name": name, "value": float(value)}) for name, value in values.items()]
+        data = memoryview("".join(f"{line}\n" for line in lines).encode())
+        begin = self._metrics.seek(0, os.SEEK_END)
+        try:
+            with explain_full_disk(self.folder / METRICS, num_bytes=len(data)):
+                while data:
+                    data = data[self._metrics.write(data) :]
+        except BaseException:
+            self._metrics.truncate(begin)
+            raise
+
+    def save_checkpoint(self, step: int, state: dict[str, Any], *, keep: int = 1) -> None:
+        """Store a state to continue from, then remove all but the newest ``keep`` checkpoints.
+
+        Args:
+            step: Number of optimizer steps taken.
+            state: Tensors and plain Python values, see :func:`~sparseflow.lab.checkpoint.write_checkpoint`.
+            keep: At least 1.
+        """
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, got {keep!r}.")
+        self._sync_metrics()
+        payload = {"state": state, "metrics_bytes": self._metrics.seek(0, os.SEEK_END)}
+        write_checkpoint(self._checkpoint_path(step), payload)
+        for path in self._checkpoints()[:-keep]:
+            path.unlink()
+
+    def latest_checkpoint(self) -> tuple[int, dict[str, Any]] | None:
+        """The newest checkpoint as ``(step, state)``; None if there is none yet.
+
+        Raises:
+            ValueError: If it is damaged; the text says which file to delete.
+        """
+        if not (paths := self._checkpoints()):
+            return None
+        return _step(paths[-1]), self._read_checkpoint(paths[-1])["state"]
+
+    def truncate_metrics(self, step: int) -> None:
+        """Take the metrics back to what they were when the checkpoint of ``step`` was saved.
+
+        What was logged later is logged again by the run that continues from there. With step 0 and no checkpoint of it
+        everything goes: the run starts afresh.
+
+        Raises:
+            ValueError: If there is no checkpoint of ``step``, or metrics from before it are lost.
+        """
+        path = self._checkpoint_path(step)
+        if path.is_file():
+            size = self._read_checkpoint(path)["metrics_bytes"]
+        elif step == 0:
+            size = 0
+        else:
+            raise ValueError(f"{self.folder} has no checkpoint of step {step}, so its metrics cannot go back to there.")
+        if self._metrics.seek(0, os.SEEK_END) < size:
+            raise ValueError(
+                f"{self.folder / METRICS} is shorter than when the checkpoint of step {step} was saved: lines are "
+                f"lost. Delete {self.folder} and run again."
+            )
+        self._metrics.truncate(size)
+        self._sync_metrics()
+
+    def finish(self, final: Mapping[str, float], seconds: float) -> None:
+        """Declare the run complete: all metrics reach the disk first, ``done.json`` last.
+
+        Args:
+            final: The results, by metric name.
+            seconds: Training time, over all processes that took part.
+        """
+        self._sync_metrics()
+        values = {name: float(value) for name, value in final.items()}
+        done = {"final": values, "seconds": float(seconds), "steps": self.config.steps}
+        write_atomically(self.folder / DONE, _to_json(done))
+
+    def _checkpoint_path(self, step: int) -> Path:
+        return self.folder / CHECKPOINTS / f"{step:06d}.pt"
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.folder / CHECKPOINTS).glob("*.pt"), key=_step)
+
+    def _read_checkpoint(self, path: Path) -> dict[str, Any]:
+        try:
+            return read_checkpoint(path)
+        except ValueError as error:
+            older = [_step(other) for other in self._checkpoints() if _step(other) < _step(path)]
+            restart = f"from step {older[-1]}" if older else "from the beginning"
+            raise ValueError(f"{error} Delete that file and run again: the run continues {restart}.") from error
+
+    def _sync_metrics(self) -> None:
+        with explain_full_disk(self.folder / METRICS, num_bytes=0):
+            os.fsync(self._metrics.fileno())
+
+    def _drop_torn_line(self) -> None:
+        self._metrics.seek(0)
+        data = self._metrics.read()
+        if not data.endswith(b"\n"):
+            self._metrics.truncate(data.rfind(b"\n") + 1)
+
+
+def _create(folder: Path, config: RunConfig) -> IO[bytes] | None:
+    """Make the folder, complete at once, and return its lock; None if it exists.
+
+    The lock is taken in a folder of another name, which then gets its name in one rename, lock and all. A staging
+    folder that a killed process left is used again.
+    """
+    if folder.exists():
+        return None
+    staging = folder.with_name(f".{folder.name}.new")
+    with ExitStack() as undo:
+        undo.callback(shutil.rmtree, staging, ignore_errors=True)
+        with explain_full_disk(folder, num_bytes=0):
+            (staging / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+            try:
+                lock = (staging / LOCK).open("ab+", buffering=0)
+            except FileNotFoundError:  # another process has just given the staging folder its name
+                return None
+        undo.callback(lock.close)
+        try:
+            _take_lock(lock, folder)
+        except RuntimeError:
+            undo.pop_all()  # what is in there is the other process's
+            lock.close()
+            raise
+        if folder.exists():  # made between the two looks
+            return None
+        write_atomically(staging / ENVIRONMENT, _to_json(describe_environment()))
+        write_atomically(staging / CONFIG, _to_json(config.to_dict()))
+        os.rename(staging, folder)
+        sync_folder(folder.parent)
+        undo.pop_all()
+    return lock
+
+
+def _open_existing(folder: Path, config: RunConfig) -> IO[bytes]:
+    """Its lock."""
+    require_config(folder, config)
+    lock = (folder / LOCK).open("ab+", buffering=0)
+    try:
+        _take_lock(lock, folder)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def _take_lock(lock: IO[bytes], folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        holder = lock.read().decode() or "unknown"
+        raise RuntimeError(
+            f"{folder} is in use by another process (id {holder}). Wait until it ends, or end it; the run then goes on."
+        ) from error
+    lock.truncate(0)
+    with explain_full_disk(folder / LOCK, num_bytes=8):
+        lock.write(str(os.getpid()).encode())
+
+
+def _to_json(values: Mapping[str, Any]) -> bytes:
+    return f"{json.dumps(values, indent=2)}\n".encode()
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.stem)

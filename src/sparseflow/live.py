@@ -1,0 +1,148 @@
+"""Which inputs of each layer can be nonzero at all: those joined to the network's input by a path of active weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseflow.fans import Layout, fan_in
+from sparseflow.gradients import undisturbed
+from sparseflow.rng import stream
+from sparseflow.select import maskable, unwrap
+from sparseflow.types import Masks
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+#: They subtract a mean over units, so one live unit makes all its neighbours nonzero.
+_CENTRING = (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+#: Image and sequence lengths tried when no example is given, large ones first: borders kill nothing there.
+_LENGTHS = (224, 96, 64, 48, 32, 28, 16, 8, 4, 1)
+
+
+def live_inputs(
+    model: nn.Module, masks: Masks, *, example_inputs: Tensor | tuple[Any, ...] | None = None
+) -> dict[str, Tensor]:
+    r"""Mark the weights whose input can be nonzero.
+
+    A unit without a path of active weights from the network's input outputs a constant zero (biases start at zero), so
+    it adds nothing to the variance of the next layer although its outgoing weights are active. A copy of the model with
+    positive weights on the mask, no biases and inert batch norms is run once: without cancellation, an activation is
+    zero if and only if no path reaches it.
+
+    Args:
+        model: Left as it is. Any architecture whose activations keep positive numbers positive.
+        masks: Parameter name -> mask.
+        example_inputs: One batch of inputs (a tuple for several arguments); features that are zero in all of it count
+            as dead. ``None`` tries all-ones inputs of the usual sizes.
+
+    Returns: parameter name -> bool tensor broadcastable to the weight, ``True`` where its input is live; only linear
+    and convolution layers, for the others every input counts.
+
+    Raises:
+        ValueError: if no example is given and none can be guessed.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    >>> masks = {"0.weight": torch.tensor([[True, True], [False, False]]), "2.weight": torch.tensor([[True, True]])}
+    >>> live_inputs(model, masks)["2.weight"]
+    tensor([[ True, False]])
+    """
+    probe = copy.deepcopy(unwrap(model)).double().cpu().requires_grad_(False)
+    weights = maskable(probe)
+    _make_positive_(probe, {name: mask.cpu() for name, mask in masks.items()})
+    live: dict[str, Tensor] = {}
+    handles = []
+    for name in masks:
+        weight = weights[name]
+        if isinstance(weight.module, (nn.Linear, *_CONVOLUTIONS)) and weight.layout is not None:
+            recorder = _recorder(live, name, weight.parameter.shape, weight.layout)
+            handles.append(weight.module.register_forward_pre_hook(recorder))
+    handles += [
+        module.register_forward_hook(lambda _module, _inputs, output: torch.ones_like(output))
+        for module in probe.modules()
+        if isinstance(module, _CENTRING)
+    ]
+    with torch.no_grad(), undisturbed(probe, training=False):
+        if example_inputs is None:
+            _run_on_a_guess(probe, weights[next(iter(masks))].module)
+        else:
+            arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+            probe(*(_positive(argument) for argument in arguments))
+    for handle in handles:
+        handle.remove()
+    return {name: mask.to(masks[name].device) for name, mask in live.items()}
+
+
+def _positive(argument: Any) -> Any:
+    if isinstance(argument, Tensor) and argument.is_floating_point():
+        return argument.detach().cpu().double().abs()
+    return argument.cpu() if isinstance(argument, Tensor) else argument
+
+
+def _make_positive_(model: nn.Module, masks: Masks) -> None:
+    """Positive weights on the masks, scaled to keep activations near one; nothing else that could hide a dead unit."""
+    weights = maskable(model)
+    generator = stream(0, "live")
+    for name, parameter in model.named_parameters():
+        if name in weights:
+            mask = masks.get(name, torch.ones_like(parameter, dtype=torch.bool))
+            layout = weights[name].layout or Layout()
+            # Unequal weights, so that nothing cancels where a layer subtracts.
+            draw = torch.rand(parameter.shape, generator=generator, dtype=torch.float64) + 0.5
+            parameter.copy_(mask * draw / fan_in(mask, layout).clamp(min=1e-3))
+        elif name.rsplit(".", 1)[-1].find("bias") >= 0:
+            parameter.zero_()
+        else:
+            parameter.abs_().clamp_(min=0.1)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if module.running_mean is not None and module.running_var is not None:
+                module.running_mean.zero_()
+                module.running_var.fill_(1)
+            if module.affine:
+                module.weight.fill_(1)
+
+
+def _recorder(
+    live: dict[str, Tensor], name: str, shape: torch.Size, layout: Layout
+) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def record(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        activations = inputs[0].detach() != 0
+        if isinstance(module, nn.Linear):
+            channels = activations.reshape(-1, activations.shape[-1]).any(0)
+        else:
+            batched = activations.dim() == len(shape)
+            channels = (activations if batched else activations[None]).transpose(0, 1).flatten(1).any(1)
+        seen = _over_units(channels, shape, layout)
+        live[name] = live[name] | seen if name in live else seen
+
+    return record
+
+
+def _over_units(channels: Tensor, shape: torch.Size, layout: Layout) -> Tensor:
+    """Live input channels ``(in,)`` as a mask broadcastable to the weight."""
+    kernel = [1] * (len(shape) - 2)
+    if layout.transposed:
+        return channels.view(-1, 1, *kernel)
+    per_block = channels.view(layout.blocks, 1, -1)
+    return per_block.expand(-1, shape[0] // layout.blocks, -1).reshape(shape[0], -1, *kernel)
+
+
+def _run_on_a_guess(model: nn.Module, first: nn.Module) -> None:
+    if isinstance(first, nn.Linear):
+        model(torch.ones(1, first.in_features, dtype=torch.float64))
+        return
+    if isinstance(first, _CONVOLUTIONS):
+        axes = len(first.kernel_size)
+        for length in _LENGTHS:
+            try:
+                model(torch.ones(1, first.in_channels, *[min(length, 32 if axes == 3 else length)] * axes).double())
+            except (RuntimeError, ValueError):
+                continue
+            return
+    raise ValueError(
+        f"no input could be guessed for {type(model).__name__}: give one batch, "
+        "example_inputs=x (a tuple if the model takes several)."
+    )

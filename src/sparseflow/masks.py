@@ -1,0 +1,256 @@
+"""Make, keep, compare and apply masks. A mask is a bool tensor of its weight's shape; ``True`` is active."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from sparseflow._checks import check_choice, check_masks
+from sparseflow.allocation import ALLOCATIONS
+from sparseflow.atomic import write_atomically
+from sparseflow.rng import stream
+from sparseflow.select import Rule, Weight, maskable, prunable
+from sparseflow.topk import active_count, topk_mask
+from sparseflow.types import Masks
+
+#: Key of ``ALLOCATIONS``, or a function such as ``functools.partial(sparseflow.allocation.erk, power=0.5)``.
+AllocationLike = str | Callable[..., Mapping[str, float]]
+
+
+def _sparsities(
+    shapes: Mapping[str, torch.Size], sparsity: float, allocation: AllocationLike, overrides: Mapping[str, float] | None
+) -> Mapping[str, float]:
+    if isinstance(allocation, str):
+        check_choice(allocation, ALLOCATIONS, name="allocation")
+        allocation = ALLOCATIONS[allocation]
+    return allocation(shapes, sparsity, overrides=overrides)
+
+
+def _shapes(weights: Mapping[str, Weight]) -> dict[str, torch.Size]:
+    return {name: weight.parameter.shape for name, weight in weights.items()}
+
+
+def dense_masks(
+    model: nn.Module, *, include: Iterable[Rule] = (), exclude: Iterable[Rule] = (), first_layer_dense: bool = False
+) -> dict[str, Tensor]:
+    """Masks in which everything is active: where gradual pruning starts.
+
+    >>> dense_masks(nn.Linear(2, 1))
+    {'weight': tensor([[True, True]])}
+    """
+    chosen = prunable(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
+    return {name: torch.ones_like(weight.parameter, dtype=torch.bool) for name, weight in chosen.items()}
+
+
+def random_masks(
+    model: nn.Module,
+    sparsity: float,
+    *,
+    allocation: AllocationLike = "uniform",
+    seed: int,
+    overrides: Mapping[str, float] | None = None,
+    include: Iterable[Rule] = (),
+    exclude: Iterable[Rule] = (),
+    first_layer_dense: bool = False,
+) -> dict[str, Tensor]:
+    """Masks with exact counts and positions drawn uniformly without replacement.
+
+    Args:
+        model: Its prunable weights get masks (see :func:`sparseflow.select.weights` for the three rules).
+        sparsity: Fraction of zeros over the prunable weights, in [0, 1).
+        allocation: How the layers share it: ``"uniform"``, ``"er"``, ``"erk"`` or a function.
+        seed: Each layer draws from ``stream(seed, "mask", name)``, so no layer shifts another.
+        overrides: Parameter name -> its own sparsity.
+        include, exclude, first_layer_dense: Which weights are prunable.
+
+    Raises:
+        ValueError: if the sparsity is outside [0, 1) or infeasible.
+
+    >>> masks = random_masks(nn.Linear(100, 10), 0.95, seed=0)
+    >>> int(masks["weight"].sum())
+    50
+    """
+    chosen = prunable(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
+    sparsities = _sparsities(_shapes(chosen), sparsity, allocation, overrides)
+    masks = {}
+    for name, weight in chosen.items():
+        count = active_count(weight.parameter.numel(), sparsities[name])
+        order = torch.randperm(weight.parameter.numel(), generator=stream(seed, "mask", name))
+        mask = torch.zeros(weight.parameter.numel(), dtype=torch.bool)
+        mask[order[:count]] = True
+        masks[name] = _like(mask.view(weight.parameter.shape), weight.parameter)
+    return masks
+
+
+def magnitude_masks(
+    model: nn.Module,
+    sparsity: float,
+    *,
+    scope: str = "layer",
+    allocation: AllocationLike = "uniform",
+    overrides: Mapping[str, float] | None = None,
+    include: Iterable[Rule] = (),
+    exclude: Iterable[Rule] = (),
+    first_layer_dense: bool = False,
+) -> dict[str, Tensor]:
+    """Masks that keep the weights of largest magnitude, per layer or over all layers at once.
+
+    Arguments as :func:`random_masks` and :func:`score_masks`.
+
+    >>> layer = nn.Linear(4, 1)
+    >>> _ = layer.weight.data.copy_(torch.tensor([[1.0, -3.0, 2.0, 0.5]]))
+    >>> magnitude_masks(layer, 0.5)
+    {'weight': tensor([[False,  True,  True, False]])}
+    """
+    chosen = prunable(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
+    scores = {name: weight.parameter.detach().abs() for name, weight in chosen.items()}
+    return score_masks(scores, sparsity, scope=scope, allocation=allocation, overrides=overrides)
+
+
+def score_masks(
+    scores: Mapping[str, Tensor],
+    sparsity: float,
+    *,
+    scope: str = "global",
+    allocation: AllocationLike = "uniform",
+    overrides: Mapping[str, float] | None = None,
+) -> dict[str, Tensor]:
+    """Masks that keep the entries of largest score; ties go to the earlier layer, then to the lower flat index.
+
+    Args:
+        scores: Parameter name -> score of each weight, finite.
+        sparsity: Fraction of zeros, in [0, 1).
+        scope: ``"global"`` compares over all layers (a layer may lose everything); ``"layer"`` gives each its share.
+        allocation, overrides: The shares, for ``scope="layer"``.
+
+    Raises:
+        ValueError: if a score is NaN or infinite, or the sparsity infeasible.
+
+    >>> score_masks({"a": torch.tensor([1.0, 5.0]), "b": torch.tensor([4.0, 3.0])}, 0.5)
+    {'a': tensor([False,  True]), 'b': tensor([ True, False])}
+    """
+    check_choice(scope, ("global", "layer"), name="scope")
+    if scope == "layer":
+        sparsities = _sparsities({n: s.shape for n, s in scores.items()}, sparsity, allocation, overrides)
+        return {n: topk_mask(s, active_count(s.numel(), sparsities[n])) for n, s in scores.items()}
+    if overrides:
+        raise ValueError("overrides= needs scope='layer': a global ranking gives no layer a share of its own.")
+    flat = torch.cat([score.reshape(-1) for score in scores.values()])
+    kept = topk_mask(flat, active_count(flat.numel(), sparsity))
+    parts = torch.split(kept, [score.numel() for score in scores.values()])
+    return {name: part.view(s.shape) for (name, s), part in zip(scores.items(), parts, strict=True)}
+
+
+#: Integer type of the same width, to reach a float's bits.
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def zero_inactive_(tensor: Tensor, mask: Tensor) -> Tensor:
+    """Set a tensor to exactly +0.0 where the mask is ``False``, in place, whatever was there, NaN included.
+
+    The bits are multiplied by 0 or 1: one vectorised pass, three times faster on a CPU than ``masked_fill_`` or a
+    product with a bool mask, and as fast as one with a float mask of four times the memory.
+
+    Args:
+        tensor: Any dtype up to 8 bytes an element.
+        mask: bool, same shape and device.
+
+    >>> zero_inactive_(torch.tensor([1.0, float("nan")]), torch.tensor([True, False]))
+    tensor([1., 0.])
+    """
+    bits = _BITS.get(tensor.element_size())
+    if bits is None or tensor.layout != torch.strided:
+        return tensor.masked_fill_(~mask, 0)
+    tensor.view(bits).mul_(mask.view(torch.int8))
+    return tensor
+
+
+def apply_masks_(model: nn.Module, masks: Masks) -> nn.Module:
+    """Set every inactive weight of the model to exactly zero, in place; also for copies such as an EMA.
+
+    Raises:
+        TypeError, ValueError: if a mask does not fit.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> apply_masks_(layer, {"weight": torch.tensor([[False, True]])}).weight[0, 0].item()
+    0.0
+    """
+    parameters = {name: weight.parameter for name, weight in maskable(model).items()}
+    check_masks(masks, parameters)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            zero_inactive_(parameters[name].data, mask.to(parameters[name].device))
+    return model
+
+
+def _like(mask: Tensor, parameter: Tensor) -> Tensor:
+    """The mask on the parameter's device and in its memory format, so that the two are read in step."""
+    return torch.empty_like(parameter, dtype=torch.bool).copy_(mask)
+
+
+def sparsity_of(masks: Masks) -> float:
+    """Fraction of zeros over all masks together.
+
+    >>> sparsity_of({"a": torch.tensor([True, False, False, False])})
+    0.75
+    """
+    total = sum(mask.numel() for mask in masks.values())
+    return 1 - sum(int(mask.sum()) for mask in masks.values()) / total
+
+
+def overlap(a: Masks, b: Masks) -> dict[str, float]:
+    r"""Share of the active weights of ``a`` that are active in ``b`` too, per layer: :math:`|a \cap b| / |a|`.
+
+    Two random masks of density D overlap by D on average.
+
+    Raises:
+        ValueError: if the two name different weights or shapes.
+
+    >>> overlap({"w": torch.tensor([True, True, False])}, {"w": torch.tensor([True, False, False])})
+    {'w': 0.5}
+    """
+    if set(a) != set(b) or any(a[name].shape != b[name].shape for name in a):
+        raise ValueError(
+            f"the masks are of different weights: {', '.join(sorted(set(a) ^ set(b))) or 'shapes differ'}."
+        )
+    return {name: int((a[name] & b[name]).sum()) / max(1, int(a[name].sum())) for name in a}
+
+
+def save_masks(path: str | os.PathLike[str], masks: Masks) -> None:
+    """Write masks to a safetensors file, whole or not at all.
+
+    Raises:
+        ModuleNotFoundError: if safetensors is not installed.
+    """
+    tensors = {name: mask.detach().cpu().contiguous() for name, mask in masks.items()}
+    write_atomically(Path(path), _safetensors().save(tensors, metadata={"format": "sparseflow masks"}))
+
+
+def load_masks(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read masks that :func:`save_masks` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is corrupt, truncated or holds anything but bool tensors.
+    """
+    data = Path(path).read_bytes()
+    try:
+        masks: dict[str, Tensor] = _safetensors().load(data)
+    except Exception as error:
+        raise ValueError(f"{os.fspath(path)} is not an intact mask file ({error}). Save the masks again.") from error
+    if wrong := [name for name, mask in masks.items() if mask.dtype != torch.bool]:
+        raise ValueError(f"{os.fspath(path)} holds tensors that are no masks: {', '.join(wrong)}. Masks are bool.")
+    return masks
+
+
+def _safetensors() -> ModuleType:
+    try:
+        import safetensors.torch
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("mask files need safetensors: pip install safetensors") from error
+    return safetensors.torch

@@ -1,0 +1,79 @@
+"""Prove that a sparse network is what its masks say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from sparseflow._checks import check_masks
+from sparseflow.select import maskable
+from sparseflow.types import BrokenPromiseError, Masks
+
+
+def per_weight_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The optimizer's state tensors that hold one value per weight, recognised by their shape.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> optimizer = torch.optim.Adam(layer.parameters())
+    >>> layer(torch.ones(1, 2)).sum().backward(); optimizer.step()
+    >>> [key for key, _ in per_weight_state(optimizer, layer.weight)]
+    ['exp_avg', 'exp_avg_sq']
+    """
+    state = optimizer.state.get(parameter, {})
+    for key, value in state.items():
+        if isinstance(value, Tensor) and value.dim() and value.shape == parameter.shape:
+            yield key, value
+
+
+def check(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    masks: Masks,
+    *,
+    active_counts: Mapping[str, int] | None = None,
+) -> None:
+    """Raise where a promise is broken; return in silence where all hold.
+
+    Every mask fits its weight; every inactive weight and every per-weight optimizer state tensor there is exactly 0.0;
+    the active counts are as given. ``Sparsifier.check`` passes the counts it started from.
+
+    Args:
+        model: The sparse model.
+        optimizer: Its optimizer, or ``None`` to look at the weights alone.
+        masks: Parameter name -> mask.
+        active_counts: Parameter name -> the number of active weights it must have.
+
+    Raises:
+        BrokenPromiseError: naming the weight, how many entries are wrong, and what to call.
+        TypeError, ValueError: if a mask does not fit the model at all.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> check(layer, None, {"weight": torch.tensor([[True, False]])})
+    Traceback (most recent call last):
+    sparseflow.types.BrokenPromiseError: 1 inactive weight of 'weight' is not zero. Something wrote to it ...
+    """
+    parameters = {name: weight.parameter for name, weight in maskable(model).items()}
+    check_masks(masks, parameters)
+    for name, mask in masks.items():
+        inactive = ~mask.to(parameters[name].device)
+        if count := _num_nonzero(parameters[name], inactive):
+            raise BrokenPromiseError(
+                f"{count} inactive weight{'s' * (count > 1)} of {name!r} {'are' if count > 1 else 'is'} not zero. "
+                "Something wrote to it past the optimizer; call sparseflow.apply_masks_(model, masks) after it does."
+            )
+        if optimizer is not None:
+            for key, state in per_weight_state(optimizer, parameters[name]):
+                if count := _num_nonzero(state, inactive):
+                    raise BrokenPromiseError(
+                        f"the optimizer's {key!r} of {name!r} has {count} nonzero entries at inactive weights. Make "
+                        "the Sparsifier before the first optimizer step, and load its state_dict with the optimizer's."
+                    )
+        if active_counts is not None and (active := int(mask.sum())) != active_counts[name]:
+            raise BrokenPromiseError(f"{name!r} has {active} active weights, it must have {active_counts[name]}.")
+
+
+def _num_nonzero(tensor: Tensor, where: Tensor) -> int:
+    # NaN counts as nonzero: NaN != 0 is true.
+    return int(((tensor.detach() != 0) & where).sum())

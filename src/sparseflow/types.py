@@ -1,0 +1,32 @@
+"""The words that the whole library shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+#: Parameter name -> bool tensor of the weight's shape; ``True`` marks an active weight.
+Masks = Mapping[str, Tensor]
+
+#: ``loss_fn(output, target)``: the mean loss over the examples of a batch, a scalar.
+LossFn = Callable[[Tensor, Tensor], Tensor]
+
+#: Pairs of inputs and targets, the first dimension running over examples; it is gone through once per measurement.
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+class MaskUpdate(NamedTuple):
+    """What one update did to one layer; all three are bool tensors of the weight's shape."""
+
+    mask: Tensor
+    """Active after the update."""
+    grown: Tensor
+    """Active now, inactive before."""
+    dropped: Tensor
+    """Inactive now, active before."""
+
+
+class BrokenPromiseError(RuntimeError):
+    """A sparse network is not what its masks say; the message names where and how to mend it."""

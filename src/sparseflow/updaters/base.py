@@ -1,0 +1,171 @@
+"""Where masks change: ``drop_and_grow`` on tensors, and the interface that every method has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from sparseflow._checks import check_choice, check_fraction
+from sparseflow.schedules import DROP_SCHEDULES
+from sparseflow.scores import ScoreFn
+from sparseflow.topk import topk_mask
+from sparseflow.types import MaskUpdate
+
+
+def drop_and_grow(
+    mask: Tensor, drop_score: Tensor, grow_score: Tensor, num_drop: int, num_grow: int, *, regrow: bool = True
+) -> MaskUpdate:
+    r"""Drop the ``num_drop`` active weights of lowest score, then grow the ``num_grow`` best of the others.
+
+    The only place in the library where connections are exchanged. Ties: the lower flat index is kept, and grown, first.
+
+    Args:
+        mask: bool, any shape; active before.
+        drop_score: Score of each active weight; the lowest go.
+        grow_score: Score of each candidate; the highest come.
+        num_drop: At most the active count.
+        num_grow: At most the number of candidates.
+        regrow: Whether just-dropped weights compete for growth on equal terms (the paper's code: yes).
+
+    Returns: the new mask with exactly ``mask.sum() - num_drop + num_grow`` active weights, and what changed. A weight
+    that is dropped and grown in the same update counts as neither.
+
+    Raises:
+        ValueError: if a count is out of range or a score that matters is NaN or infinite.
+
+    Reference: protocol C.1.
+
+    >>> mask = torch.tensor([True, True, True, False, False])
+    >>> w, g = torch.tensor([3.0, 1.0, 2.0, 0.0, 0.0]), torch.tensor([0.0, 0.2, 0.0, 0.1, 0.9])
+    >>> drop_and_grow(mask, w, g, 1, 1)
+    MaskUpdate(mask=tensor([ True, False,  True, False,  True]),
+               grown=tensor([False, False, False, False,  True]),
+               dropped=tensor([False,  True, False, False, False]))
+    """
+    active = int(mask.sum())
+    if not 0 <= num_drop <= active:
+        raise ValueError(f"num_drop must be in [0, {active}], the active count, got {num_drop}.")
+    kept = topk_mask(drop_score, active - num_drop, among=mask)
+    grown = topk_mask(grow_score, num_grow, among=~kept if regrow else ~mask)
+    new = kept | grown
+    return MaskUpdate(mask=new, grown=new & ~mask, dropped=mask & ~new)
+
+
+class LayerState(NamedTuple):
+    """What an updater may look at; it changes nothing of it."""
+
+    name: str
+    weight: Tensor
+    """Zero where inactive."""
+    mask: Tensor
+    gradient: Tensor | None
+    """Dense gradient, if the updater asked for it."""
+    learning_rate_ratio: float
+    """Learning rate of this weight's group over its initial one."""
+
+
+class MaskUpdater(Protocol):
+    """A method: when masks change, what it needs to know, and what becomes of them."""
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether an update looks at the dense gradient."""
+        ...
+
+    @property
+    def gradient_decay(self) -> float:
+        """Decay of the running mean of the dense gradient; 0 uses the current gradient alone."""
+        ...
+
+    @property
+    def replaces_step(self) -> bool:
+        """Whether an update takes the place of the optimizer step instead of following it."""
+        ...
+
+    def due(self, step: int) -> bool:
+        """Whether masks change once ``step`` optimizer steps are done."""
+        ...
+
+    def update(
+        self, layers: Iterable[LayerState], *, step: int, generator: torch.Generator
+    ) -> Iterator[tuple[str, MaskUpdate]]:
+        """Yield each layer's change in turn, so that one layer's scores are in memory at a time."""
+        ...
+
+
+def periodic(step: int, *, every: int, first: int, until: int | None) -> bool:
+    """Whether ``step`` is one of first, first + every, ..., up to and including ``until``.
+
+    >>> [t for t in range(12) if periodic(t, every=3, first=3, until=9)]
+    [3, 6, 9]
+    """
+    return step >= first and (step - first) % every == 0 and (until is None or step <= until)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropGrow:
+    """Dynamic sparse training with a constant active count per layer: every method of this kind is one of these.
+
+    Args:
+        drop_score: The lowest active scores go.
+        grow_score: The highest scores among the others come.
+        drop_fraction: Share of a layer's active weights swapped per update, before the schedule.
+        update_every: Optimizer steps between updates.
+        update_until: Last step at which masks may change; ``None`` never stops.
+        first_update: First step of an update; ``None`` means ``update_every`` (protocol C.3; TF1's RigL: 0).
+        schedule: Key of ``DROP_SCHEDULES`` or a function: how the drop fraction falls.
+        regrow: Whether just-dropped weights may come back at once.
+        replaces_step: Whether the optimizer step is skipped when masks change (TF1's RigL).
+        needs_gradient: Whether scores look at the dense gradient.
+        gradient_decay: Decay of a running mean of the gradient, see :func:`sparseflow.SNFS`.
+    """
+
+    drop_score: ScoreFn
+    grow_score: ScoreFn
+    drop_fraction: float
+    update_every: int
+    update_until: int | None = None
+    first_update: int | None = None
+    schedule: str | Callable[..., float] = "learning_rate"
+    regrow: bool = True
+    replaces_step: bool = False
+    needs_gradient: bool = False
+    gradient_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fraction(self.drop_fraction, name="drop_fraction")
+        check_fraction(self.gradient_decay, name="gradient_decay")
+        if self.update_every < 1:
+            raise ValueError(f"update_every must be at least 1 optimizer step, got {self.update_every}.")
+        if isinstance(self.schedule, str):
+            check_choice(self.schedule, DROP_SCHEDULES, name="schedule")
+        if self.schedule in ("cosine", DROP_SCHEDULES["cosine"]) and self.update_until is None:
+            raise ValueError("schedule='cosine' needs its end: give update_until=, in optimizer steps.")
+
+    def due(self, step: int) -> bool:
+        """Whether masks change once ``step`` optimizer steps are done."""
+        first = self.update_every if self.first_update is None else self.first_update
+        return periodic(step, every=self.update_every, first=first, until=self.update_until)
+
+    def num_drop(self, active: int, *, step: int, learning_rate_ratio: float) -> int:
+        r"""Weights to swap in a layer: :math:`\lfloor p(t)\, n \rfloor` (protocol C.1 truncates)."""
+        schedule = DROP_SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
+        factor = schedule(step, until=self.update_until, learning_rate_ratio=learning_rate_ratio)
+        return int(round(active * self.drop_fraction * factor, 6))
+
+    def update(
+        self, layers: Iterable[LayerState], *, step: int, generator: torch.Generator
+    ) -> Iterator[tuple[str, MaskUpdate]]:
+        """Swap the same number of connections in and out of each layer."""
+        for layer in layers:
+            active = int(layer.mask.sum())
+            count = self.num_drop(active, step=step, learning_rate_ratio=layer.learning_rate_ratio)
+            if not self.regrow:
+                count = min(count, layer.mask.numel() - active)
+            drop = self.drop_score(layer.weight, layer.gradient, generator=generator)
+            grow = self.grow_score(layer.weight, layer.gradient, generator=generator)
+            yield layer.name, drop_and_grow(layer.mask, drop, grow, count, count, regrow=self.regrow)

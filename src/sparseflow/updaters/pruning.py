@@ -1,0 +1,133 @@
+"""Gradual and one-shot magnitude pruning: weights leave for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparseflow._checks import check_choice, check_sparsity
+from sparseflow.schedules import cubic_sparsity
+from sparseflow.topk import active_count, topk_mask
+from sparseflow.types import MaskUpdate
+from sparseflow.updaters.base import LayerState, periodic
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradualPruning:
+    """Prune by magnitude along the cubic schedule; made by :func:`GMP` and :func:`OneShot`."""
+
+    sparsity: float | Mapping[str, float]
+    begin: int
+    end: int
+    update_every: int
+    initial_sparsity: float = 0.0
+    scope: str = "layer"
+    needs_gradient: bool = False
+    gradient_decay: float = 0.0
+    replaces_step: bool = False
+
+    def __post_init__(self) -> None:
+        targets = self.sparsity.values() if isinstance(self.sparsity, Mapping) else [self.sparsity]
+        for target in targets:
+            check_sparsity(target)
+        check_sparsity(self.initial_sparsity, name="initial_sparsity")
+        check_choice(self.scope, ("layer", "global"), name="scope")
+        if isinstance(self.sparsity, Mapping) and self.scope == "global":
+            raise ValueError("scope='global' ranks all layers together: give one sparsity, not one per layer.")
+        if not 0 <= self.begin <= self.end:
+            raise ValueError(f"pruning needs 0 <= begin <= end, in optimizer steps, got {self.begin} and {self.end}.")
+        if self.update_every < 1:
+            raise ValueError(f"update_every must be at least 1 optimizer step, got {self.update_every}.")
+
+    def due(self, step: int) -> bool:
+        """At begin, begin + update_every, ..., and at the end whatever the period (protocol D.4)."""
+        return step == self.end or periodic(step, every=self.update_every, first=self.begin, until=self.end)
+
+    def _sparsity_at(self, step: int, target: float) -> float:
+        return cubic_sparsity(step, initial=self.initial_sparsity, final=target, begin=self.begin, end=self.end)
+
+    def update(
+        self, layers: Iterable[LayerState], *, step: int, generator: torch.Generator
+    ) -> Iterator[tuple[str, MaskUpdate]]:
+        """Keep the largest active weights; none comes back."""
+        layers = list(layers)
+        if isinstance(self.sparsity, Mapping):
+            if missing := [layer.name for layer in layers if layer.name not in self.sparsity]:
+                raise ValueError(f"sparsity has no entry for {', '.join(missing)}; it needs one per masked weight.")
+            targets = [self.sparsity[layer.name] for layer in layers]
+        elif self.scope == "global":
+            yield from _prune_globally(layers, self._sparsity_at(step, self.sparsity))
+            return
+        else:
+            targets = [self.sparsity] * len(layers)
+        for layer, target in zip(layers, targets, strict=True):
+            count = active_count(layer.mask.numel(), self._sparsity_at(step, target))
+            yield layer.name, _keep(layer.mask, layer.weight.abs(), count)
+
+
+def _keep(mask: Tensor, score: Tensor, count: int) -> MaskUpdate:
+    new = topk_mask(score, min(count, int(mask.sum())), among=mask)
+    return MaskUpdate(mask=new, grown=torch.zeros_like(mask), dropped=mask & ~new)
+
+
+def _prune_globally(layers: list[LayerState], sparsity: float) -> Iterator[tuple[str, MaskUpdate]]:
+    sizes = [layer.mask.numel() for layer in layers]
+    mask = torch.cat([layer.mask.reshape(-1) for layer in layers])
+    score = torch.cat([layer.weight.reshape(-1) for layer in layers]).abs()
+    new = _keep(mask, score, active_count(sum(sizes), sparsity)).mask
+    for layer, part in zip(layers, torch.split(new, sizes), strict=True):
+        kept = part.view(layer.mask.shape)
+        yield layer.name, MaskUpdate(mask=kept, grown=torch.zeros_like(kept), dropped=layer.mask & ~kept)
+
+
+def GMP(  # noqa: N802 - the field's name
+    *,
+    sparsity: float | Mapping[str, float],
+    begin: int,
+    end: int,
+    update_every: int = 100,
+    initial_sparsity: float = 0.0,
+    scope: str = "layer",
+) -> GradualPruning:
+    """Gradual magnitude pruning: start from :func:`sparseflow.dense_masks` and cut along a cubic.
+
+    At an update after ``t`` optimizer steps the next forward pass already uses the new masks, as in the paper's code.
+
+    Args:
+        sparsity: Final fraction of zeros, for every layer or by parameter name.
+        begin: First update, optimizer steps (paper's MNIST: 3000).
+        end: Last update, at the final sparsity (paper's MNIST: 7000).
+        update_every: Optimizer steps between updates (paper's MNIST: 100).
+        initial_sparsity: At ``begin``.
+        scope: ``"layer"`` gives each layer its target, ``"global"`` ranks all weights together.
+
+    Reference: Zhu and Gupta (2017), *To prune, or not to prune*; protocol D.
+
+    >>> gmp = GMP(sparsity=0.95, begin=3000, end=7000)
+    >>> [t for t in (2900, 3000, 3050, 7000, 7100) if gmp.due(t)]
+    [3000, 7000]
+    """
+    return GradualPruning(
+        sparsity=sparsity,
+        begin=begin,
+        end=end,
+        update_every=update_every,
+        initial_sparsity=initial_sparsity,
+        scope=scope,
+    )
+
+
+def OneShot(  # noqa: N802 - named beside GMP
+    *, sparsity: float | Mapping[str, float], at: int, scope: str = "layer"
+) -> GradualPruning:
+    """One-shot magnitude pruning: everything at once after ``at`` optimizer steps.
+
+    Reference: Frankle and Carbin (2019), *The Lottery Ticket Hypothesis*, one-shot variant.
+
+    >>> [t for t in range(5) if OneShot(sparsity=0.5, at=3).due(t)]
+    [3]
+    """
+    return GradualPruning(sparsity=sparsity, begin=at, end=at, update_every=1, scope=scope)

@@ -1,0 +1,38 @@
+"""Static masks: nothing moves. Scratch, lottery tickets and pruning at initialisation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from sparseflow.types import MaskUpdate
+from sparseflow.updaters.base import LayerState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Static:
+    """Keep the masks as they are.
+
+    Reference: the Scratch and Lottery rows of Evci et al. (2022), Table 1.
+
+    >>> Static().due(100)
+    False
+    """
+
+    needs_gradient: bool = False
+    gradient_decay: float = 0.0
+    replaces_step: bool = False
+
+    def due(self, step: int) -> bool:
+        """Never."""
+        return False
+
+    def update(
+        self, layers: Iterable[LayerState], *, step: int, generator: torch.Generator
+    ) -> Iterator[tuple[str, MaskUpdate]]:
+        """Change nothing."""
+        for layer in layers:
+            nothing = torch.zeros_like(layer.mask)
+            yield layer.name, MaskUpdate(mask=layer.mask.clone(), grown=nothing, dropped=nothing)
