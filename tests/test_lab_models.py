@@ -120,5 +120,5 @@ def test_built_models_can_be_trained() -> None:
 
 
 def test_unknown_model_lists_the_known() -> None:
-    with pytest.raises(ValueError, match="no model 'lenet'. Known: lenet5, lenet5-small, mlp, mlp-small"):
+    with pytest.raises(ValueError, match=r"no model 'lenet'. Known: lenet5, lenet5-small, mlp, mlp-small"):
         build_model("lenet", generator=generator())

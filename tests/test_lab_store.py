@@ -12,13 +12,15 @@ import sys
 import textwrap
 from collections import OrderedDict
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 import torch
 
-from sparseflow.lab import atomic
-from sparseflow.lab.atomic import write_atomically
+from sparseflow import atomic
+from sparseflow.atomic import write_atomically
+from sparseflow.lab import store as store_module
 from sparseflow.lab.config import RunConfig
 from sparseflow.lab.store import RunStore, is_done, load_run, load_runs, unfinished_runs
 
@@ -61,7 +63,8 @@ def finished(root: Path, config: RunConfig) -> Path:
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 # A run from begin to end
@@ -241,7 +244,7 @@ def test_kill_in_the_middle_of_a_checkpoint_leaves_the_one_before(tmp_path: Path
         import json, os, signal, sys
         from pathlib import Path
         import torch
-        from sparseflow.lab import atomic
+        from sparseflow import atomic
         from sparseflow.lab.config import RunConfig
         from sparseflow.lab.store import RunStore
 
@@ -266,15 +269,16 @@ def test_kill_in_the_middle_of_a_checkpoint_leaves_the_one_before(tmp_path: Path
             atomic.sync_folder = die
         store.save_checkpoint(200, {"weight": torch.full((1000,), 200.0)})
         """
-    for when, step, names in (
-        ("half", 100, ["000100.pt"]),
-        ("rename", 100, ["000100.pt"]),
-        ("renamed", 200, ["000100.pt", "000200.pt"]),
-    ):
+    cases = {
+        "half": (100, ["000100.pt"]),
+        "rename": (100, ["000100.pt"]),
+        "renamed": (200, ["000100.pt", "000200.pt"]),
+    }
+    processes = {when: python(code, tmp_path / when, when, json.dumps(CONFIG.to_dict())) for when in cases}
+    errors = {when: process.communicate(timeout=60)[1] for when, process in processes.items()}
+    for when, (step, names) in cases.items():
         root = tmp_path / when
-        with python(code, root, when, json.dumps(CONFIG.to_dict())) as process:
-            _, stderr = process.communicate(timeout=60)
-        assert process.returncode == -signal.SIGKILL, stderr
+        assert processes[when].returncode == -signal.SIGKILL, errors[when]
         checkpoints = root / CONFIG.name / "checkpoints"
         leftovers = [path for path in checkpoints.iterdir() if path.suffix != ".pt"]
         assert len(leftovers) == (when != "renamed")
@@ -375,41 +379,51 @@ def test_of_processes_that_begin_at_once_one_gets_the_run(tmp_path: Path) -> Non
 
         config = RunConfig.from_dict(json.loads(sys.argv[2]))
         print("ready", flush=True)
-        for seed in range(int(sys.stdin.readline())):
+        sys.stdin.readline()
+        stores = []
+        for seed in range(100):
             try:
-                store = RunStore(Path(sys.argv[1]), config.with_(seed=seed))  # held until the process ends
-                globals()[f"store{seed}"] = store
-                print(seed, flush=True)
+                stores.append(RunStore(Path(sys.argv[1]), config.with_(seed=seed)))
             except RuntimeError:
                 pass
-        sys.stdin.readline()
+        print(*[store.config.seed for store in stores], flush=True)
+        sys.stdin.readline()  # nobody may release a lock before everybody has tried
+        for store in stores:
+            store.close()
         """
-    number = 100
-    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path), json.dumps(CONFIG.to_dict())]
-    processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write(f"{number}\n")
-        process.stdin.flush()
-    # Nobody may end, and so release its locks, before everybody has tried.
+    processes = [python(code, tmp_path, json.dumps(CONFIG.to_dict())) for _ in range(2)]
     won: list[int] = []
-    while len(won) < number:
+    for answer in ("ready", "seeds"):
         for process in processes:
             assert process.stdout is not None
-            os.set_blocking(process.stdout.fileno(), False)
-            won += [int(line) for line in process.stdout]
-            assert process.poll() is None, process.stderr.read() if process.stderr else ""
-    results = [process.communicate("\n", timeout=60) for process in processes]
-    assert [stderr for _, stderr in results] == ["", ""]
-    won += [int(line) for stdout, _ in results for line in stdout.splitlines()]
-    assert sorted(won) == list(range(number))
-    assert len(unfinished_runs(tmp_path)) == len(list(tmp_path.iterdir())) == number
+            line = process.stdout.readline()
+            won += [int(seed) for seed in line.split()] if answer == "seeds" else []
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+    assert [process.communicate(timeout=60)[1] for process in processes] == ["", ""]
+    assert sorted(won) == list(range(100))
+    assert len(unfinished_runs(tmp_path)) == len(list(tmp_path.iterdir())) == 100
+
+
+def test_a_folder_that_appears_while_it_is_being_made_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunStore(tmp_path / "other", CONFIG) as other:
+        other.log(1, {"train/loss": 2.0})
+    take_lock = store_module._take_lock
+
+    def appear_and_lock(lock: IO[bytes], folder: Path) -> None:
+        if not folder.exists():
+            other.folder.rename(folder)
+        take_lock(lock, folder)
+
+    monkeypatch.setattr(store_module, "_take_lock", appear_and_lock)
+    with RunStore(tmp_path / "runs", CONFIG) as store:
+        store.finish(FINAL, seconds=1)
+    assert load_run(store.folder).metrics.value.tolist() == [2.0]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [CONFIG.name]
 
 
 def test_a_folder_half_made_by_a_killed_process_is_made_again(tmp_path: Path) -> None:
@@ -440,7 +454,7 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / CONFIG.name
     folder.mkdir()
     (folder / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="has no config.json: it is not the folder of a run"):
+    with pytest.raises(ValueError, match=r"has no config.json: it is not the folder of a run"):
         RunStore(tmp_path, CONFIG)
     assert everything(folder) == {"thesis.txt"}
 
@@ -469,12 +483,12 @@ def test_damaged_results_name_their_file(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="there is no folder .*runs. Name the folder that the runs were"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*runs. Name the folder that the runs were"):
         load_runs(tmp_path / "runs")
-    with pytest.raises(FileNotFoundError, match="has no config.json: it is not the folder of a run"):
+    with pytest.raises(FileNotFoundError, match=r"has no config.json: it is not the folder of a run"):
         load_run(tmp_path)
     RunStore(tmp_path, CONFIG).close()
-    with pytest.raises(FileNotFoundError, match="has no done.json: the run is not finished"):
+    with pytest.raises(FileNotFoundError, match=r"has no done.json: the run is not finished"):
         load_run(tmp_path / CONFIG.name)
 
 
@@ -504,7 +518,7 @@ def test_full_disk_when_a_file_is_replaced(tmp_path: Path, full_disk: pytest.Mon
 
 
 def test_full_disk_when_a_run_begins_leaves_no_folder(tmp_path: Path, full_disk: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OSError, match="No space left on device .*type the same command again"):
+    with pytest.raises(OSError, match=r"No space left on device .*type the same command again"):
         RunStore(tmp_path / "runs", CONFIG)
     assert everything(tmp_path) == {"runs"}
     full_disk.undo()

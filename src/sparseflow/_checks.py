@@ -40,6 +40,12 @@ def check_finite(scores: Tensor, *, name: str) -> None:
         )
 
 
+def check_zero_off_mask(name: str, parameter: Tensor, mask: Tensor) -> None:
+    """Raise ``ValueError`` if an inactive weight is not zero: what is measured would be another network."""
+    if bool(((parameter.detach() != 0) & ~mask.to(parameter.device)).any()):
+        raise ValueError(f"{name!r} is not zero off its mask; call sparseflow.apply_masks_(model, masks) first.")
+
+
 def check_masks(masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
     """Raise unless every mask is a bool tensor that fits a parameter of the model.
 

@@ -102,9 +102,11 @@ def _checked(shapes: Shapes, sparsity: float, overrides: Mapping[str, float] | N
     free = [math.prod(shape) for name, shape in shapes.items() if name not in overrides]
     total = sum(free)
     if free and round(total * (1 - sparsity), 6) < len(free):
+        digits = 10 ** (len(str(total)) + 1)  # a tenth of a weight; rounded down, so that what is printed is feasible
+        feasible = (total - len(free)) * digits // total / digits
         raise ValueError(
             f"sparsity {sparsity} leaves {total * (1 - sparsity):.3g} of {total} weights for {len(free)} layers, and "
-            f"each needs at least one. The largest feasible sparsity is {1 - len(free) / total:.6g}."
+            f"each needs at least one. The largest feasible sparsity is {feasible}."
         )
     return overrides
 

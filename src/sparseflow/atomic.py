@@ -1,48 +1,84 @@
-"""Files that are whole or not there."""
+"""Files that are either there whole or not there at all, whatever kills the writer."""
 
 from __future__ import annotations
 
 import errno
 import os
-import tempfile
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+#: A full disk, a quota, or a limit on the size of one file.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that a reader, or a crash at any moment, sees the old file or the new one.
+    """Replace ``path`` by ``data``: a reader, or a restart after a crash, sees the old file or the new, never a part.
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk, and the file is renamed.
+    The bytes go to a temporary file in the same folder, reach the disk (fsync), and take the name in one rename.
+
+    Args:
+        path: In a folder that exists.
+        data: The whole content.
 
     Raises:
-        OSError: as the system says it; a full disk says which folder, and leaves nothing behind.
+        OSError: If the disk is full (or the write fails otherwise); ``path`` is then as it was.
 
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_atomically(Path(folder, "a.txt"), b"1")
-    ...     os.listdir(folder)
-    ['a.txt']
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "done.json"
+    ...     write_atomically(path, b"{}")
+    ...     path.read_bytes() == b"{}", [entry.name for entry in Path(folder).iterdir()]
+    (True, ['done.json'])
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OSError(
-                error.errno,
-                f"no room for {path.name} ({len(data):,} bytes) in {path.parent}. Free some space there and run the "
-                "same command again; nothing was half-written",
-            ) from error
-        raise
+        with explain_full_disk(path, num_bytes=len(data)):
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` (a rename, a new file) survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files that a killed :func:`write_atomically` left in ``folder``."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def explain_full_disk(path: Path, *, num_bytes: int) -> Iterator[None]:
+    """Re-raise a full disk inside the block as an ``OSError`` that says what to free.
+
+    Args:
+        path: What is being written.
+        num_bytes: How much of it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        free = shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.is_dir())).free
+        raise OSError(
+            error.errno,
+            f"cannot write {path.name} in {path.parent}: {os.strerror(error.errno or 0)} "
+            f"({num_bytes:,} bytes to write, {free:,} free). Free space there, raise your quota or file size limit, or "
+            "choose a folder on another disk; then type the same command again. Nothing half-written was left behind",
+        ) from error

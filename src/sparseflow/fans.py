@@ -65,7 +65,8 @@ def fan_in(mask: Tensor, layout: Layout = PLAIN) -> Tensor:
         mask: bool or 0/1, the weight's shape.
         layout: Which axis is which.
 
-    Returns: float32, broadcastable to ``mask``; one value per unit, repeated over nothing.
+    Returns: float32, broadcastable to ``mask``; one value per unit, repeated over inputs only where groups of a
+    transposed convolution have units of their own.
 
     Reference: Evci et al. (2022), Eqs. 1 and 12-14.
 
@@ -77,7 +78,8 @@ def fan_in(mask: Tensor, layout: Layout = PLAIN) -> Tensor:
     counts = _count(split, tuple(range(2, split.dim())))
     if layout.lookup:
         counts = counts / mask.shape[0]
-    return _merge(counts.expand(-1, -1, 1, *[1] * (split.dim() - 3)), layout)
+    inputs = split.shape[2] if layout.transposed and layout.blocks > 1 else 1
+    return _merge(counts.expand(-1, -1, inputs, *[1] * (split.dim() - 3)), layout)
 
 
 def fan_out(mask: Tensor, layout: Layout = PLAIN) -> Tensor:

@@ -30,7 +30,11 @@ def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[N
     0
     """
     flags = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices):
         try:
@@ -41,8 +45,9 @@ def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[N
             for module, flag in flags:
                 module.training = flag
             with torch.no_grad():
-                for buffer, value in buffers:
+                for module, name, buffer, value in buffers:
                     buffer.copy_(value)
+                    setattr(module, name, buffer)  # some modules rebind theirs
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -87,7 +92,8 @@ def loss_gradient(
             loss = loss_fn(model(inputs), targets)
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             gradients = [
-                torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters.values(), strict=True)
+                torch.zeros_like(p) if g is None else g.to_dense()
+                for g, p in zip(found, parameters.values(), strict=True)
             ]
             sums = _accumulate(sums, gradients, size)
             loss_sum += float(loss.detach()) * size

@@ -64,7 +64,7 @@ def scale_to_mask_(
         layout: Which axes are units and inputs (:class:`sparseflow.fans.Layout`).
         live_inputs: bool, the weight's shape: the active inputs that can be nonzero at all, for ``scaling="unit"``.
             Fan-in counts only those; a unit without any falls back to its active inputs. See
-            :func:`sparseflow.at_init.live_inputs`.
+            :func:`sparseflow.live.live_inputs`.
 
     Returns: ``weight``.
 

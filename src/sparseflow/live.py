@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseflow.fans import Layout, fan_in
+from sparseflow._checks import check_masks
+from sparseflow.fans import PLAIN, Layout, fan_in
 from sparseflow.gradients import undisturbed
 from sparseflow.rng import stream
 from sparseflow.select import maskable, unwrap
@@ -17,7 +18,7 @@ from sparseflow.types import Masks
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 #: They subtract a mean over units, so one live unit makes all its neighbours nonzero.
-_CENTRING = (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_CENTRING = (nn.LayerNorm, nn.GroupNorm)
 #: Image and sequence lengths tried when no example is given, large ones first: borders kill nothing there.
 _LENGTHS = (224, 96, 64, 48, 32, 28, 16, 8, 4, 1)
 
@@ -29,7 +30,7 @@ def live_inputs(
 
     A unit without a path of active weights from the network's input outputs a constant zero (biases start at zero), so
     it adds nothing to the variance of the next layer although its outgoing weights are active. A copy of the model with
-    positive weights on the mask, no biases and inert batch norms is run once: without cancellation, an activation is
+    positive weights on the mask, no biases and no batch or instance norms is run once: without cancellation, an activation is
     zero if and only if no path reaches it.
 
     Args:
@@ -42,7 +43,7 @@ def live_inputs(
     and convolution layers, for the others every input counts.
 
     Raises:
-        ValueError: if no example is given and none can be guessed.
+        TypeError, ValueError: if a mask does not fit, or no example is given and none can be guessed.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
     >>> masks = {"0.weight": torch.tensor([[True, True], [False, False]]), "2.weight": torch.tensor([[True, True]])}
@@ -51,28 +52,30 @@ def live_inputs(
     """
     probe = copy.deepcopy(unwrap(model)).double().cpu().requires_grad_(False)
     weights = maskable(probe)
+    check_masks(masks, {name: weight.parameter for name, weight in weights.items()})
     _make_positive_(probe, {name: mask.cpu() for name, mask in masks.items()})
     live: dict[str, Tensor] = {}
-    handles = []
-    for name in masks:
-        weight = weights[name]
-        if isinstance(weight.module, (nn.Linear, *_CONVOLUTIONS)) and weight.layout is not None:
-            recorder = _recorder(live, name, weight.parameter.shape, weight.layout)
-            handles.append(weight.module.register_forward_pre_hook(recorder))
-    handles += [
-        module.register_forward_hook(lambda _module, _inputs, output: torch.ones_like(output))
-        for module in probe.modules()
-        if isinstance(module, _CENTRING)
-    ]
+    for module in probe.modules():
+        if isinstance(module, _CENTRING):
+            module.register_forward_hook(lambda _module, _inputs, output: torch.ones_like(output))
+        elif isinstance(module, nn.modules.batchnorm._NormBase):
+            module.forward = _first_argument  # type: ignore[method-assign, assignment]
+        elif isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
+            # A weight that several layers share is fed by all of them.
+            for name in (name for name in masks if weights[name].parameter is module.weight):
+                layout = weights[name].layout or PLAIN
+                module.register_forward_pre_hook(_recorder(live, name, module.weight.shape, layout))
     with torch.no_grad(), undisturbed(probe, training=False):
         if example_inputs is None:
-            _run_on_a_guess(probe, weights[next(iter(masks))].module)
+            _run_on_a_guess(probe, next(iter(weights.values())).module, forget=live.clear)
         else:
             arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
             probe(*(_positive(argument) for argument in arguments))
-    for handle in handles:
-        handle.remove()
     return {name: mask.to(masks[name].device) for name, mask in live.items()}
+
+
+def _first_argument(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _positive(argument: Any) -> Any:
@@ -88,7 +91,7 @@ def _make_positive_(model: nn.Module, masks: Masks) -> None:
     for name, parameter in model.named_parameters():
         if name in weights:
             mask = masks.get(name, torch.ones_like(parameter, dtype=torch.bool))
-            layout = weights[name].layout or Layout()
+            layout = weights[name].layout or PLAIN
             # Unequal weights, so that nothing cancels where a layer subtracts.
             draw = torch.rand(parameter.shape, generator=generator, dtype=torch.float64) + 0.5
             parameter.copy_(mask * draw / fan_in(mask, layout).clamp(min=1e-3))
@@ -96,13 +99,6 @@ def _make_positive_(model: nn.Module, masks: Masks) -> None:
             parameter.zero_()
         else:
             parameter.abs_().clamp_(min=0.1)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            if module.running_mean is not None and module.running_var is not None:
-                module.running_mean.zero_()
-                module.running_var.fill_(1)
-            if module.affine:
-                module.weight.fill_(1)
 
 
 def _recorder(
@@ -121,6 +117,16 @@ def _recorder(
     return record
 
 
+def _guesses(first: nn.Module) -> list[tuple[int, ...]]:
+    """Shapes of one example, by the model's first layer."""
+    if isinstance(first, nn.Linear):
+        return [(1, first.in_features)]
+    if isinstance(first, _CONVOLUTIONS):
+        axes = len(first.kernel_size)
+        return [(1, first.in_channels, *[length] * axes) for length in _LENGTHS if axes < 3 or length <= 32]
+    return []
+
+
 def _over_units(channels: Tensor, shape: torch.Size, layout: Layout) -> Tensor:
     """Live input channels ``(in,)`` as a mask broadcastable to the weight."""
     kernel = [1] * (len(shape) - 2)
@@ -130,18 +136,14 @@ def _over_units(channels: Tensor, shape: torch.Size, layout: Layout) -> Tensor:
     return per_block.expand(-1, shape[0] // layout.blocks, -1).reshape(shape[0], -1, *kernel)
 
 
-def _run_on_a_guess(model: nn.Module, first: nn.Module) -> None:
-    if isinstance(first, nn.Linear):
-        model(torch.ones(1, first.in_features, dtype=torch.float64))
+def _run_on_a_guess(model: nn.Module, first: nn.Module, *, forget: Callable[[], None]) -> None:
+    for shape in _guesses(first):
+        forget()  # what a guess that failed has left
+        try:
+            model(torch.ones(shape, dtype=torch.float64))
+        except (RuntimeError, ValueError, TypeError):
+            continue
         return
-    if isinstance(first, _CONVOLUTIONS):
-        axes = len(first.kernel_size)
-        for length in _LENGTHS:
-            try:
-                model(torch.ones(1, first.in_channels, *[min(length, 32 if axes == 3 else length)] * axes).double())
-            except (RuntimeError, ValueError):
-                continue
-            return
     raise ValueError(
         f"no input could be guessed for {type(model).__name__}: give one batch, "
         "example_inputs=x (a tuple if the model takes several)."

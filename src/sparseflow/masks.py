@@ -138,8 +138,10 @@ def score_masks(
     if scope == "layer":
         sparsities = _sparsities({n: s.shape for n, s in scores.items()}, sparsity, allocation, overrides)
         return {n: topk_mask(s, active_count(s.numel(), sparsities[n])) for n, s in scores.items()}
-    if overrides:
-        raise ValueError("overrides= needs scope='layer': a global ranking gives no layer a share of its own.")
+    if overrides or allocation != "uniform":
+        raise ValueError(
+            "overrides= and allocation= need scope='layer': a global ranking gives no layer a share of its own."
+        )
     flat = torch.cat([score.reshape(-1) for score in scores.values()])
     kept = topk_mask(flat, active_count(flat.numel(), sparsity))
     parts = torch.split(kept, [score.numel() for score in scores.values()])
@@ -196,9 +198,14 @@ def _like(mask: Tensor, parameter: Tensor) -> Tensor:
 def sparsity_of(masks: Masks) -> float:
     """Fraction of zeros over all masks together.
 
+    Raises:
+        ValueError: if there are none.
+
     >>> sparsity_of({"a": torch.tensor([True, False, False, False])})
     0.75
     """
+    if not masks:
+        raise ValueError("there are no masks; make some, for instance with sparseflow.random_masks(model, 0.95).")
     total = sum(mask.numel() for mask in masks.values())
     return 1 - sum(int(mask.sum()) for mask in masks.values()) / total
 

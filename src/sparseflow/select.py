@@ -58,6 +58,9 @@ LAYERS: dict[type[nn.Module], Callable[[nn.Module], dict[str, Layout]]] = {
     nn.EmbeddingBag: _weight(Layout(lookup=True)),
 }
 
+#: Their parameters are scales and shifts, whatever the shape.
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
+
 #: Prunable only when ``include`` names them: a row is looked up, nothing is multiplied.
 OPT_IN: tuple[type[nn.Module], ...] = (nn.Embedding, nn.EmbeddingBag)
 
@@ -108,6 +111,12 @@ def _rule_name(rule: Rule) -> str:
     return repr(rule) if isinstance(rule, str) else rule.__name__
 
 
+def _rules(rules: Iterable[Rule], *, name: str) -> list[Rule]:
+    if isinstance(rules, str | type):
+        raise TypeError(f"{name}= takes a list of rules, got {_rule_name(rules)} alone. Write {name}=[...] around it.")
+    return list(rules)
+
+
 def weights(
     model: nn.Module, *, include: Iterable[Rule] = (), exclude: Iterable[Rule] = (), first_layer_dense: bool = False
 ) -> list[Weight]:
@@ -126,9 +135,11 @@ def weights(
         first_layer_dense: Keep the first prunable weight dense, as the paper does for ResNet-50.
 
     Raises:
-        ValueError: if a rule matches nothing, or the model has uninitialised (lazy) parameters.
+        TypeError: if ``include`` or ``exclude`` is a single string, which would be read letter by letter.
+        ValueError: if a rule matches nothing, an ``include`` rule nothing that can be masked, or the model has
+            uninitialised (lazy) parameters.
     """
-    include, exclude = list(include), list(exclude)
+    include, exclude = _rules(include, name="include"), _rules(exclude, name="exclude")
     unused = {*include, *exclude}
     found = []
     for parameter, places in _places(unwrap(model)):
@@ -138,11 +149,12 @@ def weights(
         names = {name for each in places for name in (each.name, each.module_name)}
         included = [rule for rule in include if any(_matches(rule, names=names, module=p.module) for p in places)]
         excluded = [rule for rule in exclude if any(_matches(rule, names=names, module=p.module) for p in places)]
-        unused -= {*included, *excluded}
+        unused -= {*(included if known else ()), *excluded}
         reason = type(place.module).__name__ + (f", shared by {len(places)} layers" if len(places) > 1 else "")
         is_prunable = False
         if not known:
-            reason = "norms, biases and scales are never masked" if parameter.dim() < 2 else f"unknown layer: {reason}"
+            never = parameter.dim() < 2 or isinstance(place.module, _NORMS) or "bias" in place.name.rpartition(".")[2]
+            reason = "norms, biases and scales are never masked" if never else f"unknown layer: {reason}"
         elif included:
             is_prunable, reason = True, f"included by {_rule_name(included[0])}"
         elif excluded:
@@ -158,8 +170,9 @@ def weights(
         )
     if unused:
         raise ValueError(
-            f"{', '.join(map(_rule_name, unused))} in include= or exclude= matches no parameter. Names: "
-            f"{', '.join(weight.name for weight in found)}."
+            f"{', '.join(map(_rule_name, unused))} in include= or exclude= matches no parameter, or includes none that "
+            f"can be masked. Names: {', '.join(weight.name for weight in found)}. Layers of your own become known by a "
+            "row in sparseflow.select.LAYERS."
         )
     return found
 

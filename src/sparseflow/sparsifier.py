@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,10 +17,13 @@ from sparseflow.types import Masks, MaskUpdate
 from sparseflow.updaters.base import LayerState, MaskUpdater
 
 #: Each weight moves by its own gradient and state alone, so zero gradients and states keep a zero weight at zero.
+#: (Rprop and Adamax do too, but they write a smallest step or norm into the state of every weight.)
 _ELEMENTWISE = {
-    getattr(torch.optim, name)
-    for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "Rprop")
+    getattr(torch.optim, name) for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta")
 }
+
+
+_STATE_KEYS = {"masks", "step_count", "last_update", "generator", "gradient_mean", "learning_rates"}
 
 
 class Sparsifier:
@@ -35,7 +38,7 @@ class Sparsifier:
     * **GradScaler**: a skipped step skips everything here too, with fused optimizers as well.
     * **Closures** (LBFGS, Lightning): gradients are masked after each call of the closure.
     * **DDP**: masks follow the reduced gradients and one generator, so all ranks agree; give all the same seed.
-    * **Frozen parameters** keep their masks. A weight whose gradient is ``None`` at an update sits the update out.
+    * **Frozen parameters** keep their masks. Where growth needs a gradient, a weight without one sits the update out.
     * **Copies** (EMA): ``sparseflow.apply_masks_(copy, sparsifier.masks)`` after masks change.
 
     Args:
@@ -103,7 +106,7 @@ class Sparsifier:
         self._last_update = -1
         self._parked: list[tuple[nn.Parameter, Tensor]] | None = None
         self._step_ran_dense = False
-        self._elementwise = type(optimizer) in _ELEMENTWISE
+        self._elementwise = _keeps_zeros(optimizer, self._parameters.values())
         self._apply_masks_()
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
@@ -116,15 +119,11 @@ class Sparsifier:
     def mask_gradients_(self) -> None:
         """Zero the gradients of inactive weights; idempotent. What growth needs of them is kept until the step.
 
-        Call it after the last backward of a step.
+        Call it after the last backward of a step, and after ``scaler.unscale_`` where there is a scaler.
         """
-        if self._update_follows() and self._uses_step_gradients():
+        if self._grows_by_step_gradients() and (self.updater.gradient_decay or self._update_follows()):
             self._keep_dense_gradients()
-        for name, parameter in self._parameters.items():
-            if parameter.grad is not None:
-                if parameter.grad.layout != torch.strided:
-                    raise ValueError(f"{name!r} has a sparse gradient tensor; make its embedding with sparse=False.")
-                zero_inactive_(parameter.grad, self.masks[name])
+        self._mask_gradients_()
 
     def check(self) -> None:
         """Prove every promise at this moment, see :func:`sparseflow.check`."""
@@ -147,12 +146,15 @@ class Sparsifier:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue bit for bit; load the model's and the optimizer's state first.
+        """Continue bit for bit.
+
+        Make the Sparsifier (which zeroes weights off the masks it is given), then load the model's state, the
+        optimizer's, and this one last.
 
         Raises:
             ValueError: if the state is of other masks.
         """
-        missing = {"masks", "step_count", "generator"} - set(state)
+        missing = _STATE_KEYS - set(state)
         if missing:
             raise ValueError(f"this is no Sparsifier state: it lacks {', '.join(sorted(missing))}.")
         if set(state["masks"]) != set(self.masks):
@@ -186,21 +188,21 @@ class Sparsifier:
             if self.updater.replaces_step:
                 raise ValueError("replaces_step=True cannot skip a step that runs a closure; use replaces_step=False.")
             return self._with_masked_closure(closure, args, kwargs)
-        self._observe_gradients()
         masked_before = self._dense_gradients is not None
+        self._observe_gradients()
         if self.updater.replaces_step and self._replacement_due():
-            if masked_before:
-                self._keep_dense_gradients()
             held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             self._parked = [(parameter, parameter.grad) for parameter in held if parameter.grad is not None]
             for parameter, _ in self._parked:
                 parameter.grad = None
-        elif self._update_follows() and self._uses_step_gradients() and self._elementwise and not masked_before:
+        elif self._update_reads_step() and self._leaves_gradients_alone() and not masked_before:
             # The step runs on dense gradients, so that growth can read them afterwards without a copy; what it wrote
             # off the mask is cleared in _after_step.
             self._step_ran_dense = True
         else:
-            self.mask_gradients_()
+            if self._update_reads_step():
+                self._keep_dense_gradients()
+            self._mask_gradients_()
         return None
 
     def _with_masked_closure(
@@ -210,14 +212,18 @@ class Sparsifier:
 
         def masked() -> Any:
             nonlocal evaluations
+            if not self._elementwise:
+                self._apply_masks_()  # a search direction of LBFGS remembers weights that were dropped since
+            self._dense_gradients = None
             with torch.enable_grad():
                 loss = closure()
             with torch.no_grad():
                 if evaluations == 0:
                     self._observe_gradients()
                 evaluations += 1
-                self._dense_gradients = None
-                self.mask_gradients_()
+                if self._update_reads_step():
+                    self._keep_dense_gradients()
+                self._mask_gradients_()
             return loss
 
         if "closure" in kwargs:
@@ -233,7 +239,7 @@ class Sparsifier:
                 parameter.grad = gradient
             self._parked = None
             self._update()
-            self.mask_gradients_()
+            self._mask_gradients_()
             return
         self.step_count += 1
         ran_dense, self._step_ran_dense = self._step_ran_dense, False
@@ -243,7 +249,7 @@ class Sparsifier:
             self._update()
         self._dense_gradients = None
         if ran_dense:
-            self.mask_gradients_()
+            self._mask_gradients_()
 
     # -- how ----------------------------------------------------------------------------------------------------
 
@@ -255,12 +261,15 @@ class Sparsifier:
         for name, gradient in gradients.items():
             check_finite(gradient, name=f"the gradient of {name!r} at the mask update of step {self.step_count}")
         changes: dict[str, MaskUpdate] = {}
+        masks: dict[str, Tensor] = {}
         layers = self._layers(gradients)
         for name, change in self.updater.update(layers, step=self.step_count, generator=self._generator):
-            self.masks[name].copy_(change.mask)
-            self._counts[name] = int(change.mask.sum())
+            masks[name] = change.mask
             if self.after_update:
                 changes[name] = change
+        for name, mask in masks.items():
+            self.masks[name].copy_(mask)
+            self._counts[name] = int(mask.sum())
         self._last_update = self.step_count
         self._dense_gradients = None
         self._apply_masks_()
@@ -285,6 +294,9 @@ class Sparsifier:
         if self.gradient_fn is not None:
             with torch.enable_grad():
                 given = self.gradient_fn()
+            if not self._parameters.keys() & given.keys():
+                needed, got = ", ".join(self._parameters), ", ".join(given)
+                raise ValueError(f"gradient_fn names no masked weight. Needed: {needed}; got: {got}.")
             return {name: given[name].detach() for name in self._parameters if name in given}
         if self.updater.gradient_decay:
             return self._gradient_mean
@@ -292,8 +304,16 @@ class Sparsifier:
             return {name: dense for name, (_, dense) in self._dense_gradients.items()}
         return {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
 
-    def _uses_step_gradients(self) -> bool:
-        return self.updater.needs_gradient and self.gradient_fn is None and not self.updater.gradient_decay
+    def _grows_by_step_gradients(self) -> bool:
+        return self.updater.needs_gradient and self.gradient_fn is None
+
+    def _update_reads_step(self) -> bool:
+        """Whether the next step's own dense gradient decides what grows right after it."""
+        return self._grows_by_step_gradients() and not self.updater.gradient_decay and self._update_follows()
+
+    def _leaves_gradients_alone(self) -> bool:
+        """Whether gradients survive a dense step; Nesterov's foreach version adds the momentum to them in place."""
+        return self._elementwise and not any(group.get("nesterov") for group in self.optimizer.param_groups)
 
     def _update_follows(self) -> bool:
         """Whether masks change right after, or instead of, the next optimizer step."""
@@ -318,14 +338,25 @@ class Sparsifier:
     def _observe_gradients(self) -> None:
         """Running mean of the dense gradient, for methods that grow by momentum."""
         decay = self.updater.gradient_decay
-        if not decay:
+        if self._dense_gradients is not None:
+            self._keep_dense_gradients()  # masked already: look at what was there before
+        if not decay or not self._grows_by_step_gradients():
             return
+        kept = self._dense_gradients or {}
         scale = getattr(self.optimizer, "grad_scale", None)
         for name, parameter in self._parameters.items():
             if parameter.grad is not None:
                 mean = self._gradient_mean.setdefault(name, torch.zeros_like(parameter.grad))
-                gradient = parameter.grad if scale is None else parameter.grad / scale
+                gradient = kept[name][1] if name in kept else parameter.grad
+                gradient = gradient if scale is None else gradient / scale
                 mean.mul_(decay).add_(gradient, alpha=1 - decay)
+
+    def _mask_gradients_(self) -> None:
+        for name, parameter in self._parameters.items():
+            if parameter.grad is not None:
+                if parameter.grad.layout != torch.strided:
+                    raise ValueError(f"{name!r} has a sparse gradient tensor; make its embedding with sparse=False.")
+                zero_inactive_(parameter.grad, self.masks[name])
 
     def _apply_masks_(self) -> None:
         with torch.no_grad():
@@ -338,6 +369,14 @@ class Sparsifier:
         """Fused optimizers are called even when ``GradScaler`` found an overflow, and skip inside the kernel."""
         found = getattr(self.optimizer, "found_inf", None)
         return isinstance(found, Tensor) and bool(found.item())
+
+
+def _keeps_zeros(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> bool:
+    """Whether a step leaves a zero weight with zero gradient and state at zero; without an ``eps``, 0 / 0 is NaN."""
+    if type(optimizer) not in _ELEMENTWISE:
+        return False
+    smallest = min(float(group.get("eps", 1.0)) for group in optimizer.param_groups)
+    return all(float(torch.tensor(smallest, dtype=parameter.dtype)) > 0 for parameter in parameters)
 
 
 def _initial_rate(group: Mapping[str, Any]) -> float:

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from sparseflow._checks import check_masks
+from sparseflow._checks import check_masks, check_zero_off_mask
 from sparseflow.gradients import loss_gradient, trainable, undisturbed
 from sparseflow.masks import zero_inactive_
 from sparseflow.select import maskable
@@ -54,7 +54,7 @@ def gradient_flow(
         training: Train or eval mode for the measurement; ``None`` keeps the model's.
 
     Raises:
-        TypeError, ValueError: if a mask does not fit, or there are no batches.
+        TypeError, ValueError: if a mask does not fit, an inactive weight is not zero, or there are no batches.
 
     Reference: Evci et al. (2022), section 3; protocol A.0.
 
@@ -63,7 +63,9 @@ def gradient_flow(
     >>> total = lambda output, target: output.sum()
     >>> gradient_flow(layer, total, [(x, y)]).norm
     5.0
-    >>> gradient_flow(layer, total, [(x, y)], {"weight": torch.tensor([[True, False]])}).squared_norm
+    >>> masks = {"weight": torch.tensor([[True, False]])}
+    >>> from sparseflow import apply_masks_
+    >>> gradient_flow(apply_masks_(layer, masks), total, [(x, y)], masks).squared_norm
     9.0
     """
     loss, gradient = masked_gradient(model, loss_fn, batches, masks, training=training)
@@ -79,11 +81,15 @@ def masked_gradient(
     >>> layer = nn.Linear(2, 1, bias=False)
     >>> batch = (torch.tensor([[3.0, 4.0]]), torch.zeros(1))
     >>> masks = {"weight": torch.tensor([[True, False]])}
-    >>> masked_gradient(layer, lambda output, target: output.sum(), [batch], masks)[1]["weight"]
+    >>> from sparseflow import apply_masks_
+    >>> masked_gradient(apply_masks_(layer, masks), lambda output, target: output.sum(), [batch], masks)[1]["weight"]
     tensor([[3., 0.]])
     """
     if masks:
-        check_masks(masks, {name: weight.parameter for name, weight in maskable(model).items()})
+        parameters = {name: weight.parameter for name, weight in maskable(model).items()}
+        check_masks(masks, parameters)
+        for name, mask in masks.items():
+            check_zero_off_mask(name, parameters[name], mask)
     loss, gradient = loss_gradient(model, loss_fn, batches, training=training)
     for name, mask in (masks or {}).items():
         if name in gradient:

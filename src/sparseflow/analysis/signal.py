@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-from sparseflow._checks import check_masks
+from sparseflow._checks import check_masks, check_zero_off_mask
 from sparseflow.gradients import undisturbed
 from sparseflow.select import maskable, unwrap
 from sparseflow.types import LossFn, Masks
@@ -72,8 +73,7 @@ def signal(
     if masks is not None:
         check_masks(masks, {name: weight.parameter for name, weight in weights.items()})
         for name, mask in masks.items():
-            if bool((weights[name].parameter.detach()[~mask] != 0).any()):
-                raise ValueError(f"{name!r} is not zero off its mask; call sparseflow.apply_masks_(model, masks).")
+            check_zero_off_mask(name, weights[name].parameter, mask)
     modules = {weight.module_name: weight.module for weight in weights.values()}
     outputs: dict[str, Tensor] = {}
     handles = [module.register_forward_hook(_keep(outputs, name)) for name, module in modules.items()]
@@ -94,14 +94,18 @@ def signal(
     }
 
 
-def _keep(outputs: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], Tensor | None]:
-    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor | None:
-        if not isinstance(output, Tensor):  # attention and recurrent layers return tuples, the output first
-            outputs[name] = output[0]
+def _keep(outputs: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
+    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        # Attention and recurrent layers return tuples, the output first.
+        first, *rest = (output,) if isinstance(output, Tensor) else output
+        if isinstance(first, PackedSequence):
+            outputs[name] = first.data
             return None
-        outputs[name] = output
+        if torch.is_grad_enabled() and not first.requires_grad:  # behind frozen layers only
+            first.requires_grad_()
+        outputs[name] = first
         # What goes on is a copy, so that an in-place activation behind this layer does not overwrite what is measured.
-        return output.clone()
+        return first.clone() if isinstance(output, Tensor) else (first.clone(), *rest)
 
     return hook
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseflow.lab.atomic import write_atomically
+from sparseflow.atomic import write_atomically
 
 _PLAIN = (bool, int, float, str, bytes, type(None))
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 SCHEMES = ("dense", "liu", "sparse", "live")
 METHODS = ("dense", "scratch", "set", "rigl", "rigl_inverted", "snfs", "prune")
@@ -37,7 +39,7 @@ class RunConfig:
     """Fraction of the prunable weights that are zero, in [0, 1)."""
     allocation: str = "uniform"
     """How random masks spread the sparsity over layers: uniform, er or erk."""
-    mask_from: RunConfig | None = None
+    mask_from: Annotated[RunConfig | None, tyro.conf.Suppress] = None
     """The pruning run whose final masks this run starts from; None draws random masks."""
     seed: int = 0
     """Fixes initialisation, masks, data order and growth, each from its own stream."""
@@ -151,3 +153,15 @@ class RunConfig:
     def with_(self, **changes: Any) -> RunConfig:
         """A copy with some fields changed."""
         return replace(self, **changes)
+
+
+def pruning_parent(config: RunConfig) -> RunConfig:
+    """The pruning run of the same seed and schedule, whose final masks a sparse run can start from.
+
+    >>> pruning_parent(RunConfig(method="rigl", init="liu", seed=3)).changed()
+    {'method': 'prune', 'seed': 3}
+    """
+    # What a pruning run does not look at stays at its default, so that all methods share one pruning run.
+    ignored = ("init", "init_base", "allocation", "drop_fraction", "update_every", "mask_from")
+    defaults = {field.name: field.default for field in fields(RunConfig) if field.name in ignored}
+    return config.with_(method="prune", **defaults)

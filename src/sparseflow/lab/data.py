@@ -237,10 +237,14 @@ def mnist_5k(root: Path | None = None, download: bool = True) -> Dataset:
     """
     del root, download
     images, labels = _packaged_digits()
-    order = torch.randperm(len(labels), generator=stream(0, PACKAGED))
-    seen = F.one_hot(labels[order], NUM_CLASSES).cumsum(dim=0)
-    is_train = seen.gather(1, labels[order].unsqueeze(1)).squeeze(1) <= 400
-    train, test = order[is_train], order[~is_train]
+    generator = stream(0, PACKAGED)
+    drawn = torch.randperm(len(labels), generator=generator)
+    rank_in_class = F.one_hot(labels[drawn], NUM_CLASSES).cumsum(dim=0).gather(1, labels[drawn].unsqueeze(1)).squeeze(1)
+    is_train = torch.empty(len(labels), dtype=torch.bool)
+    is_train[drawn] = rank_in_class <= 400
+    # A second order, because the last of a class to be drawn, which are its test digits, do not come well mixed.
+    order = torch.randperm(len(labels), generator=generator)
+    train, test = order[is_train[order]], order[~is_train[order]]
     return Dataset(PACKAGED, images[train], labels[train], images[test], labels[test])
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from sparseflow.lab.groups import Group, grouped
 from sparseflow.lab.store import Run
-from sparseflow.lab.summary import COLLAPSE_PERCENT, Group, accuracy_percent, grouped
+from sparseflow.lab.summary import COLLAPSE_PERCENT, accuracy_percent
 
 #: How seeds (or networks) are condensed to one point; ``std`` is the population standard deviation.
 STATISTICS = ("n", "mean", "std", "min", "max")
@@ -29,7 +30,15 @@ def condensed(values: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def accuracy_points(runs: Sequence[Run]) -> pd.DataFrame:
-    """Final test accuracy (percent) of every run: ``label, method, init, seed, accuracy, collapsed``."""
+    """Final test accuracy (percent) of every run: ``label, method, init, seed, accuracy, collapsed``.
+
+    >>> from pathlib import Path
+    >>> from sparseflow.lab.config import RunConfig
+    >>> run = Run(RunConfig(seed=4), Path("run"), pd.DataFrame(), {"test/accuracy": 0.125}, {}, 1.0)
+    >>> accuracy_points([run]).loc[0, ["label", "seed", "accuracy", "collapsed"]].to_list() == [
+    ...     "Scratch, Ours", 4, 12.5, False]
+    True
+    """
     rows = [
         (group.label, *group, run.config.seed, accuracy_percent(run), accuracy_percent(run) < COLLAPSE_PERCENT)
         for group, members in grouped(runs).items()
@@ -42,6 +51,13 @@ def training_curves(runs: Sequence[Run], metric: str) -> pd.DataFrame:
     """One row a group and logged step of ``metric``: ``label, method, init, step`` and ``STATISTICS`` over seeds.
 
     ``test/accuracy`` is given in percent, everything else as logged. Empty where no run has the metric.
+
+    >>> from pathlib import Path
+    >>> from sparseflow.lab.config import RunConfig
+    >>> metrics = pd.DataFrame({"step": [0, 50], "name": "flow/norm", "value": [0.5, 2.0]})
+    >>> curves = training_curves([Run(RunConfig(), Path("run"), metrics, {}, {}, 1.0)], "flow/norm")
+    >>> curves["step"].to_list() == [0, 50] and curves["mean"].to_list() == [0.5, 2.0]
+    True
     """
     scale = 100.0 if metric == "test/accuracy" else 1.0
 
@@ -56,6 +72,13 @@ def update_changes(runs: Sequence[Run]) -> pd.DataFrame:
     """Change of the gradient norm at each mask update, after minus before, over seeds.
 
     Columns ``label, method, init, step``, ``STATISTICS`` and ``raised``: the fraction of seeds whose norm rose.
+
+    >>> from pathlib import Path
+    >>> from sparseflow.lab.config import RunConfig
+    >>> metrics = pd.DataFrame({"step": 100, "name": ["update/before", "update/after"], "value": [1.0, 1.5]})
+    >>> changes = update_changes([Run(RunConfig(method="set"), Path("run"), metrics, {}, {}, 1.0)])
+    >>> changes.loc[0, ["step", "mean", "raised"]].to_list() == [100, 0.5, 1.0]
+    True
     """
 
     def points(run: Run) -> pd.DataFrame:
@@ -88,6 +111,11 @@ def signal_levels(signal: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         ValueError: if a column is missing.
+
+    >>> rows = [("dense", "xavier_uniform", "uniform", 0.9, *network) for network in ((0, 0.25), (1, 0.75))]
+    >>> levels = signal_levels(pd.DataFrame(rows, columns=list(SIGNAL_COLUMNS)))
+    >>> levels.loc[0, ["sparsity", "n", "mean", "max"]].to_list() == [0.9, 2, 0.5, 0.75]
+    True
     """
     if missing := [name for name in SIGNAL_COLUMNS if name not in signal]:
         raise ValueError(

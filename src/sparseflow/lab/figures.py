@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 
 from sparseflow.lab.figure_data import accuracy_points, signal_levels, training_curves, update_changes
 from sparseflow.lab.findings import panel_label
+from sparseflow.lab.groups import INIT_LABELS, METHOD_LABELS
 from sparseflow.lab.panels import (
     INIT_LOOKS,
     NARROW,
@@ -35,7 +36,7 @@ from sparseflow.lab.panels import (
     method_legend,
 )
 from sparseflow.lab.store import Run
-from sparseflow.lab.summary import COLLAPSE_PERCENT, INIT_LABELS, METHOD_LABELS
+from sparseflow.lab.summary import COLLAPSE_PERCENT
 from sparseflow.lab.svg import INK, STYLE
 
 
@@ -85,7 +86,7 @@ def accuracy_figure(runs: Sequence[Run], *, narrow: bool = False) -> tuple[Figur
     inits = [init for init in INIT_LABELS if init and init in set(data["init"])]
     keys: list[Artist] = [Patch(color=INIT_LOOKS[init].colour, alpha=0.75, label=INIT_LABELS[init]) for init in inits]
     keys.append(Line2D([], [], linestyle="", marker="o", color="none", markeredgecolor=INK, label="one seed"))
-    rows = legend(figure, keys, columns=4 if narrow else 5)
+    rows = legend(figure, keys, columns=3 if narrow else 5)
     figure.set_figheight(0.65 + 0.2 * rows + (0.21 if narrow else 0.25) * position)
     return figure, data
 

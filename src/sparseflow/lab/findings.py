@@ -1,16 +1,15 @@
-"""Sentences that a report says about its runs, decided by the numbers: opposite data give the opposite sentence."""
+"""What each figure shows, in words and numbers computed from the table behind it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
-from sparseflow.lab.summary import INIT_LABELS, METHOD_LABELS, ONSET_LOSS, records
-
-Row = dict[str, Any]
+from sparseflow.lab.groups import INIT_LABELS, METHOD_LABELS
+from sparseflow.lab.headline import share
+from sparseflow.lab.summary import ONSET_LOSS, records
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -27,105 +26,38 @@ def number(value: float, digits: int = 3) -> str:
     return f"{mantissa} × 10{power}".replace("-", "−")
 
 
-def headline(table: pd.DataFrame) -> str:
-    """The one sentence on top, from the table of :func:`sparseflow.lab.summary.summarize`.
-
-    >>> rows = [{"label": "Scratch, Original", "method": "scratch", "init": "dense", "n": 3, "collapsed": 3},
-    ...         {"label": "Scratch, Ours", "method": "scratch", "init": "sparse", "n": 3, "collapsed": 0}]
-    >>> headline(pd.DataFrame(rows))
-    'With the usual initialisation 3 of 3 static sparse networks did not learn;
-     with the sparsity-aware one all 3 learned.'
-    """
-    rows = {(row["method"], row["init"]): row for row in records(table)}
-    usual, aware = rows.get(("scratch", "dense")), rows.get(("scratch", "sparse"))
-    if usual is None or aware is None:
-        best = max(rows.values(), key=lambda row: row["accuracy_mean"])
-        return f"{best['label']} reached the highest mean test accuracy of these runs: {best['accuracy_mean']:.2f} %."
-    usual_rate, aware_rate = (row["collapsed"] / row["n"] for row in (usual, aware))
-    if usual_rate > aware_rate:
-        with_aware = f"all {aware['n']} learned" if not aware["collapsed"] else f"{_share(aware)} did not"
-        return (
-            f"With the usual initialisation {_share(usual)} static sparse networks did not learn; "
-            f"with the sparsity-aware one {with_aware}."
-        )
-    if usual_rate < aware_rate:
-        with_usual = f"all {usual['n']} learned" if not usual["collapsed"] else f"{_share(usual)} did not"
-        return (
-            f"Here the sparsity-aware initialisation did worse: {_share(aware)} static sparse networks did not learn "
-            f"with it; with the usual one {with_usual}."
-        )
-    if usual_rate:
-        return (
-            f"The sparsity-aware initialisation did not help here: {_share(aware)} static sparse networks did not "
-            f"learn with it, and {_share(usual)} with the usual one."
-        )
-    return (
-        f"Every static sparse network learned, with either initialisation: {usual['accuracy_mean']:.2f} % test "
-        f"accuracy with the usual one, {aware['accuracy_mean']:.2f} % with the sparsity-aware one."
-    )
-
-
-def comparisons(table: pd.DataFrame) -> list[str]:
-    """What moving connections changes under the sparsity-aware initialisation, and how far a dense network is."""
-    rows = {(row["method"], row["init"]): row for row in records(table)}
-    sentences = []
-    static = rows.get(("scratch", "sparse"))
-    for method, how in (("set", "at random (SET)"), ("rigl", "to where the gradient is large (RigL)")):
-        moving = rows.get((method, "sparse"))
-        if static is not None and moving is not None:
-            sentences.append(
-                f"Moving connections {how} ends at {moving['accuracy_mean']:.2f} % test accuracy, leaving them in "
-                f"place at {static['accuracy_mean']:.2f} %: {_difference(moving, static)}."
-            )
-    if sparse := [row for row in rows.values() if row["init"]]:
-        best = max(sparse, key=lambda row: row["accuracy_mean"])
-        for dense in (rows.get(("dense", "")), rows.get(("small_dense", ""))):
-            if dense is not None:
-                sentences.append(
-                    f"The best sparse network ({best['label']}) ends at {best['accuracy_mean']:.2f} %, "
-                    f"{dense['label']} at {dense['accuracy_mean']:.2f} %: {_difference(best, dense)}."
-                )
-    return sentences
-
-
-def _difference(ours: Row, theirs: Row) -> str:
-    """Called a difference only beyond two standard errors of the difference of means (Welch)."""
-    difference = ours["accuracy_mean"] - theirs["accuracy_mean"]
-    if min(ours["n"], theirs["n"]) < 2:
-        return "one run cannot tell whether that is more than chance"
-    # The population variance over n - 1 is the squared standard error of a mean.
-    error = math.sqrt(sum(row["accuracy_std"] ** 2 / (row["n"] - 1) for row in (ours, theirs)))
-    if abs(difference) > 2 * error:
-        return (
-            f"{abs(difference):.2f} points {'more' if difference > 0 else 'less'}, which is beyond two standard errors"
-        )
-    return f"too close to call with {ours['n']} and {theirs['n']} runs"
-
-
-def _share(row: Row) -> str:
-    return f"{row['collapsed']} of {row['n']}"
-
-
 def accuracy_words(table: pd.DataFrame) -> str:
-    """Every group's accuracy and how many of its runs did not learn."""
+    """Every group's accuracy and how many of its runs did not learn.
+
+    >>> accuracy_words(pd.DataFrame([{"label": "SET, Liu", "accuracy_mean": 54.25, "collapsed": 1, "n": 2}]))
+    'SET, Liu 54.2 % (1 of 2 did not learn).'
+    """
     parts = []
     for row in records(table):
-        failed = f" ({_share(row)} did not learn)" if row["collapsed"] else ""
+        failed = f" ({share(row)} did not learn)" if row["collapsed"] else ""
         parts.append(f"{row['label']} {row['accuracy_mean']:.1f} %{failed}")
     return "; ".join(parts) + "."
 
 
 def accuracy_finding(table: pd.DataFrame) -> str:
-    """The best network and those of which some did not learn."""
+    """The best network and those of which some did not learn.
+
+    >>> accuracy_finding(pd.DataFrame([{"label": "Dense", "accuracy_mean": 98.0, "collapsed": 0, "n": 2}]))
+    'Dense ends highest, at 98.0 %. Every run learned.'
+    """
     rows = records(table)
     best = max(rows, key=lambda row: row["accuracy_mean"])
-    failed = [f"{row['label']} ({_share(row)})" for row in rows if row["collapsed"]]
+    failed = [f"{row['label']} ({share(row)})" for row in rows if row["collapsed"]]
     first = f"{best['label']} ends highest, at {best['accuracy_mean']:.1f} %."
     return f"{first} {f'Some or all runs did not learn: {_listed(failed)}.' if failed else 'Every run learned.'}"
 
 
 def curve_words(curves: pd.DataFrame) -> str:
-    """First and last mean of every curve."""
+    """First and last mean of every curve.
+
+    >>> curve_words(pd.DataFrame({"label": "Dense", "step": [0, 50, 900], "mean": [2.3, 1.0, 0.125]}))
+    'From step 0 to step 900: Dense from 2.3 to 0.125.'
+    """
     parts = [
         f"{label} from {number(curve['mean'].iloc[0])} to {number(curve['mean'].iloc[-1])}"
         for label, curve in curves.groupby("label", sort=False)
@@ -134,7 +66,12 @@ def curve_words(curves: pd.DataFrame) -> str:
 
 
 def norm_finding(curves: pd.DataFrame) -> str:
-    """The gradient at the first step, usual against sparsity-aware initialisation."""
+    """The gradient at the first step, usual against sparsity-aware initialisation.
+
+    >>> norm_finding(pd.DataFrame({"method": "set", "init": ["dense", "sparse"], "step": 0, "mean": [0.25, 1.0]}))
+    'At step 0 the gradient norm of SET is 1 with the sparsity-aware initialisation and 0.25 with the usual one:
+     4 times larger.'
+    """
     step = curves["step"].min()
     start = {(row["method"], row["init"]): row["mean"] for row in records(curves[curves["step"] == step])}
     for method, name in METHOD_LABELS.items():
@@ -149,7 +86,12 @@ def norm_finding(curves: pd.DataFrame) -> str:
 
 
 def halfway_finding(curves: pd.DataFrame) -> str:
-    """Mean test accuracy at the logged step nearest to half the training, as a range over the methods of a kind."""
+    """Mean test accuracy at the logged step nearest to half the training, as a range over the methods of a kind.
+
+    >>> curves = pd.DataFrame({"label": ["SET, Liu", "RigL, Liu"] * 2, "init": "liu", "step": [50, 50, 90, 90]})
+    >>> halfway_finding(curves.assign(mean=[80.0, 90.0, 97.0, 98.0]))
+    'Half way, at step 50, mean accuracy is: Liu 80 to 90 %.'
+    """
     steps = curves["step"].unique()
     half = min(steps, key=lambda step: (abs(step - steps.max() / 2), step))
     parts = []
@@ -160,23 +102,32 @@ def halfway_finding(curves: pd.DataFrame) -> str:
 
 
 def onset_finding(table: pd.DataFrame) -> str:
-    """When the loss first leaves the level of guessing: median over seeds, as a range over the methods of a kind."""
+    """When the loss first leaves the level of guessing: median over seeds, as a range over the methods of a kind.
+
+    >>> table = pd.DataFrame({"method": ["set", "rigl"], "init": "liu", "steps": 900, "onset_median": [math.inf, 50.0]})
+    >>> onset_finding(table.assign(label=["SET, Liu", "RigL, Liu"]))
+    'The loss of the median run first falls below 2.2: Liu at step 50, but not within 900 steps for SET.'
+    """
     parts = []
     for kind, rows in _by_kind(table):
         reached = rows.loc[rows["onset_median"] < math.inf, "onset_median"]
         low, high = (f"{value:.0f}" for value in (reached.min(), reached.max()))
         never = [METHOD_LABELS[method] for method in rows.loc[rows["onset_median"] == math.inf, "method"]]
-        when = [f"step {low}" if low == high else f"steps {low} to {high}"] if len(reached) else []
+        when = [f"at step {low}" if low == high else f"at steps {low} to {high}"] if len(reached) else []
         if never and rows["init"].iloc[0]:
             when.append(f"not within {rows['steps'].iloc[0]} steps for {_listed(never)}")
         elif never:
             when.append(f"not within {rows['steps'].iloc[0]} steps")
-        parts.append(f"{kind}: {', '.join(when)}")
-    return f"The loss first falls below {ONSET_LOSS}, in the median run, at: {'; '.join(parts)}."
+        parts.append(f"{kind} {', but '.join(when)}")
+    return f"The loss of the median run first falls below {ONSET_LOSS}: {'; '.join(parts)}."
 
 
 def update_words(changes: pd.DataFrame) -> str:
-    """How often, and by how much on average, the updates of each method raised the gradient norm."""
+    """How often, and by how much on average, the updates of each method raised the gradient norm.
+
+    >>> update_words(pd.DataFrame({"method": "set", "init": "liu", "n": 2, "raised": [0.5, 0.0], "mean": [0.1, -0.3]}))
+    'SET raised the gradient norm at 25 % (Liu) of its updates; the mean change over all of them is −0.1.'
+    """
     sentences = []
     for method, of_method in changes.groupby("method", sort=False):
         parts = [
@@ -197,7 +148,12 @@ def _per_update(changes: pd.DataFrame, column: str) -> float:
 
 
 def signal_words(levels: pd.DataFrame) -> list[str]:
-    """What is left of the dense network's logit std at the highest sparsity, a sentence a panel."""
+    """What is left of the dense network's logit std at the highest sparsity, a sentence a panel.
+
+    >>> levels = pd.DataFrame({"scheme": "liu", "base": "kaiming_normal", "mask": "uniform", "sparsity": [0.0, 0.9]})
+    >>> signal_words(levels.assign(mean=[4.0, 1.0]))
+    ['Uniform mask, He normal: of the signal at 0 % zeros, 90 % zeros leave Liu 25 %.']
+    """
     sentences = []
     for (mask, base), panel in levels.groupby(["mask", "base"], sort=False):
         top, bottom = panel["sparsity"].max(), panel["sparsity"].min()
@@ -207,8 +163,8 @@ def signal_words(levels: pd.DataFrame) -> list[str]:
             if top in curve and bottom in curve and curve[bottom] > 0 and top > bottom:
                 parts.append(f"{label} {number(100 * curve[top] / curve[bottom], 2)} %")
         if parts:
-            zeros = f"{number(100 * top)} % zeros leave of the signal at {number(100 * bottom)} %"
-            sentences.append(f"{panel_label(str(mask), str(base))}: {zeros}: {', '.join(parts)}.")
+            zeros = f"of the signal at {number(100 * bottom)} % zeros, {number(100 * top)} % zeros leave"
+            sentences.append(f"{panel_label(str(mask), str(base))}: {zeros} {', '.join(parts)}.")
     return sentences
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-from sparseflow.lab.atomic import write_atomically
+from sparseflow.atomic import write_atomically
 from sparseflow.lab.idx import decompress, is_gzip, parse_idx
 
 #: How often all mirrors are tried, and the pause in seconds before they are tried again.

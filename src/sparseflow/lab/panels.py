@@ -16,10 +16,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.typing import LineStyleType
 
-from sparseflow.lab.summary import INIT_LABELS, METHOD_LABELS
+from sparseflow.lab.groups import INIT_LABELS, METHOD_LABELS
 from sparseflow.lab.svg import INK, PALETTE
 
-WIDE, NARROW = 9.6, 4.3
+WIDE, NARROW = 9.6, 4.0
 """Figure widths in inches."""
 
 
@@ -53,11 +53,16 @@ METHOD_LOOKS = {
 
 
 def grid(panels: int, *, narrow: bool) -> tuple[Figure, list[Axes]]:
-    """A figure of panels that share their axes; ``narrow`` puts each in a row of its own."""
+    """A figure of panels that share their axes; ``narrow`` puts each in a row of its own.
+
+    >>> [grid(3, narrow=narrow)[1][0].get_gridspec().nrows for narrow in (False, True)]
+    [1, 3]
+    """
     columns = 1 if narrow else _columns(panels)
     rows = -(-panels // columns)
     size = (NARROW, 0.5 + 2.2 * rows) if narrow else (WIDE, 0.5 + 2.9 * rows)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size)
+    figure.set_layout_engine("constrained", h_pad=0.09)
     axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for spare in axes[panels:]:
         spare.remove()
@@ -134,7 +139,7 @@ def _key(look: Look, label: str) -> Line2D:
 
 def legend(figure: Figure, keys: Sequence[Artist], *, columns: int) -> int:
     """A legend on top of the figure; returns its number of rows."""
-    figure.legend(handles=list(keys), loc="outside upper left", ncols=min(columns, len(keys)), columnspacing=1.4)
+    figure.legend(handles=list(keys), loc="outside upper left", ncols=min(columns, len(keys)), columnspacing=1.2)
     return -(-len(keys) // columns)
 
 

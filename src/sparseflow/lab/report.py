@@ -10,12 +10,13 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sparseflow.lab import findings
-from sparseflow.lab.atomic import write_atomically
+from sparseflow.atomic import write_atomically
 from sparseflow.lab.config import RunConfig
+from sparseflow.lab.groups import check_comparable, group_of, grouped
+from sparseflow.lab.headline import comparisons, headline
 from sparseflow.lab.sections import sections
 from sparseflow.lab.store import Run
-from sparseflow.lab.summary import COLLAPSE_PERCENT, check_comparable, group_of, grouped, readable, summarize
+from sparseflow.lab.summary import COLLAPSE_PERCENT, ONSET_LOSS, readable, summarize
 from sparseflow.lab.svg import inline_svg, standalone_svg
 
 #: What a data set is, for the first paragraph: (what it holds, training images, test images).
@@ -70,7 +71,7 @@ def write_report(
         (wide, data), (narrow, _) = section.draw(narrow=False), section.draw(narrow=True)
         shown[-1]["wide"] = inline_svg(wide, name=section.name, alt=section.alt)
         shown[-1]["narrow"] = inline_svg(narrow, name=f"{section.name}-narrow", alt=section.alt)
-        files[f"{section.name}.svg"] = standalone_svg(wide, name=section.name, alt=section.alt)
+        files[f"{section.name}.svg"] = standalone_svg(shown[-1]["wide"])
         files[f"{section.name}.csv"] = data.to_csv(index=False).encode()
     page = _page(runs, table, shown, title=title, command=command, unfinished=[Path(name).name for name in unfinished])
 
@@ -106,10 +107,12 @@ def _page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # A percent sign stays on the line of its number.
+    environment.filters["tied"] = lambda sentence: sentence.replace(" %", "\N{NO-BREAK SPACE}%")
     return environment.get_template("report.html.j2").render(
         title=title,
-        headline=findings.headline(table),
-        comparisons=findings.comparisons(table),
+        headline=headline(table),
+        comparisons=comparisons(table),
         num_runs=len(runs),
         config=config,
         model=MODELS_IN_WORDS.get(family := config.model.removesuffix("-small"), family),
@@ -121,6 +124,7 @@ def _page(
         inits={group_of(run.config).init for run in runs},
         some_masked=any(group_of(run.config).init for run in runs),
         collapse_percent=COLLAPSE_PERCENT,
+        onset_loss=ONSET_LOSS,
         head=list(readable(table).columns),
         rows=list(zip(table["collapsed"] > 0, readable(table).itertuples(index=False, name=None), strict=True)),
         fewest_seeds=int(table["n"].min()),
@@ -138,6 +142,12 @@ def settings(runs: Sequence[Run]) -> tuple[dict[str, str], dict[str, dict[str, s
     """Hyper-parameters that all runs share, and per differing one the value of each group.
 
     Left out: what names the group (method, initialisation), and what no run's method reads.
+
+    >>> configs = [RunConfig(method=method, seed=7) for method in ("dense", "set")]
+    >>> runs = [Run(config, Path("run"), pd.DataFrame(), {}, {}, 1.0) for config in configs]
+    >>> common, differing = settings(runs)
+    >>> common["seed"], differing
+    ('7', {'sparsity': {'Dense': '0', 'SET, Ours': '0.95'}})
     """
     groups = grouped(runs)
     methods = {group.method for group in groups}
@@ -166,7 +176,12 @@ def _value(config: RunConfig, name: str) -> str:
 
 
 def hardware(runs: Sequence[Run]) -> dict[str, str]:
-    """Machine and versions as stored with the runs, nested keys joined by dots; several values where runs differ."""
+    """Machine and versions as stored with the runs, nested keys joined by dots; several values where runs differ.
+
+    >>> env = {"torch": "2.13.0", "cpu": {"cores": 2}}
+    >>> hardware([Run(RunConfig(), Path("run"), pd.DataFrame(), {}, env, 1.0)])
+    {'torch': '2.13.0', 'cpu.cores': '2'}
+    """
     values: dict[str, dict[str, None]] = {}
     for run in runs:
         for key, value in _flat(run.env):

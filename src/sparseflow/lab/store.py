@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from sparseflow.lab.atomic import explain_full_disk, remove_leftovers, sync_folder, write_atomically
+from sparseflow.atomic import explain_full_disk, remove_leftovers, sync_folder, write_atomically
 from sparseflow.lab.checkpoint import read_checkpoint, write_checkpoint
 from sparseflow.lab.config import RunConfig
 from sparseflow.lab.environment import describe_environment

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,117 +11,23 @@ from rich import box
 from rich.table import Table
 from scipy import stats
 
-from sparseflow.lab.config import SPARSE_METHODS, RunConfig
+from sparseflow.lab.groups import check_comparable, grouped
 from sparseflow.lab.store import Run
 
-#: Methods in the order of every table and legend; ``small_dense`` is ``dense`` on a ``*-small`` model.
-METHOD_LABELS = {
-    "dense": "Dense",
-    "small_dense": "Small Dense",
-    "prune": "Pruned",
-    "scratch": "Scratch",
-    "set": "SET",
-    "rigl": "RigL",
-    "rigl_inverted": "RigL-Inverted",
-    "snfs": "SNFS",
-}
-#: Initialisations of masked layers, by the paper's names; "" is for networks without a mask at step 0.
-INIT_LABELS = {"": "", "dense": "Original", "liu": "Liu", "sparse": "Ours", "live": "Live"}
 #: A run that ends below this test accuracy (percent) did not learn: ten classes, guessing gives about 10.
 COLLAPSE_PERCENT = 12.0
 #: Learning has begun once the mini-batch loss is below this; guessing among ten classes costs ln 10 = 2.303.
 ONSET_LOSS = 2.2
 
 
-class Group(NamedTuple):
-    """Runs that differ in the seed alone: what one row, bar or curve stands for."""
-
-    method: str
-    """Key of ``METHOD_LABELS``."""
-    init: str
-    """Key of ``INIT_LABELS``."""
-
-    @property
-    def label(self) -> str:
-        """For people.
-
-        >>> Group("rigl", "sparse").label, Group("small_dense", "").label
-        ('RigL, Ours', 'Small Dense')
-        """
-        return ", ".join(part for part in (METHOD_LABELS[self.method], INIT_LABELS[self.init]) if part)
-
-    @property
-    def order(self) -> tuple[int, int]:
-        """Sort key: methods as in ``METHOD_LABELS``, then initialisations as in ``INIT_LABELS``."""
-        return list(METHOD_LABELS).index(self.method), list(INIT_LABELS).index(self.init)
-
-
-def group_of(config: RunConfig) -> Group:
-    """The group that a run belongs to.
-
-    >>> group_of(RunConfig(method="dense", model="lenet5-small", init="liu"))
-    Group(method='small_dense', init='')
-    """
-    if config.method == "dense" and config.model.endswith("-small"):
-        return Group("small_dense", "")
-    return Group(config.method, config.init if config.method in SPARSE_METHODS else "")
-
-
-def grouped(runs: Sequence[Run]) -> dict[Group, list[Run]]:
-    """Runs by group, both in a fixed order that does not depend on the order of ``runs``."""
-    members: defaultdict[Group, list[Run]] = defaultdict(list)
-    for run in runs:
-        members[group_of(run.config)].append(run)
-    return {
-        group: sorted(members[group], key=lambda run: run.config.seed)
-        for group in sorted(members, key=lambda group: group.order)
-    }
-
-
-def check_comparable(runs: Sequence[Run]) -> None:
-    """Refuse runs that must not stand in one table.
-
-    All runs share data set, model family, steps and batch size; all sparse ones share the sparsity; within a group only
-    the seed differs.
-
-    Raises:
-        ValueError: names the fields that differ, their values, and what to type.
-    """
-    if not runs:
-        raise ValueError(
-            "there is no finished run here. Make some: sparseflow demo, or sparseflow train --method rigl."
-        )
-    named: dict[str, set[str]] = {
-        "dataset": {run.config.dataset for run in runs},
-        "model": {run.config.model.removesuffix("-small") for run in runs},
-        "steps": {str(run.config.steps) for run in runs},
-        "batch_size": {str(run.config.batch_size) for run in runs},
-        "sparsity": {str(run.config.sparsity) for run in runs if run.config.method != "dense"},
-    }
-    differing = [f"{name} ({' and '.join(sorted(values))})" for name, values in named.items() if len(values) > 1]
-    for group, members in grouped(runs).items():
-        configs = [_without_seed(run.config) for run in members]
-        for field in fields(RunConfig):
-            if field.name in named or field.name == "mask_from":
-                continue
-            if len(values := {str(getattr(config, field.name)) for config in configs}) > 1:
-                differing.append(f"{field.name} within {group.label} ({' and '.join(sorted(values))})")
-        if len({config.mask_from for config in configs}) > 1:
-            differing.append(f"mask_from within {group.label}")
-    if differing:
-        raise ValueError(
-            f"these {len(runs)} runs cannot be compared; they differ in {', '.join(differing)}. "
-            "Move the runs of one setting to a folder of their own, then type: sparseflow report THAT_FOLDER"
-        )
-
-
-def _without_seed(config: RunConfig) -> RunConfig:
-    parent = config.mask_from
-    return config.with_(seed=0, mask_from=None if parent is None else parent.with_(seed=0))
-
-
 def accuracy_percent(run: Run) -> float:
-    """Final test accuracy in percent."""
+    """Final test accuracy in percent.
+
+    >>> from pathlib import Path
+    >>> from sparseflow.lab.config import RunConfig
+    >>> accuracy_percent(Run(RunConfig(), Path("run"), pd.DataFrame(), {"test/accuracy": 0.75}, {}, 1.0))
+    75.0
+    """
     return 100.0 * run.final["test/accuracy"]
 
 
@@ -152,6 +56,15 @@ def summarize(runs: Sequence[Run]) -> pd.DataFrame:
 
     Raises:
         ValueError: where :func:`check_comparable` refuses.
+
+    >>> from pathlib import Path
+    >>> from sparseflow.lab.config import RunConfig
+    >>> silent = pd.DataFrame({"step": [], "name": [], "value": []})
+    >>> finals = [{"test/accuracy": accuracy, "sparsity": 0.95} for accuracy in (0.75, 0.25)]
+    >>> runs = [Run(RunConfig(seed=seed), Path("run"), silent, final, {}, 1.0) for seed, final in enumerate(finals)]
+    >>> table = summarize(runs)
+    >>> table.loc[0, ["accuracy_mean", "accuracy_std", "collapsed"]].to_list() == [50, 25, 0]
+    True
     """
     check_comparable(runs)
     rows = []
@@ -186,7 +99,11 @@ def summarize(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table, each a dict from column to value."""
+    """The rows of a table, each a dict from column to value.
+
+    >>> records(pd.DataFrame({"n": [3], "label": ["Dense"]}))
+    [{'n': 3, 'label': 'Dense'}]
+    """
     return [{str(column): value for column, value in row.items()} for row in table.to_dict("records")]
 
 
@@ -227,17 +144,19 @@ def terminal_table(table: pd.DataFrame, *, title: str = "Final test accuracy, %"
     texts = readable(table)
     rendered = Table(
         title=title,
-        caption=f"Population std over seeds; 95 % t interval of the mean. Did not learn: below {COLLAPSE_PERCENT:.0f} %. "
-        f"Starts: median first step with loss < {ONSET_LOSS}.",
+        caption="Population std over seeds; 95 % t interval of the mean. "
+        f"Failed: did not learn, below {COLLAPSE_PERCENT:.0f} %. Learns: median first step with loss < {ONSET_LOSS}.",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
         pad_edge=False,
+        show_edge=False,
     )
-    for head in ("Network", "mean ± std", "95 % interval", "did not\nlearn", "starts\nat step", "s/run"):
+    for head in ("Network", "mean ± std", "95 % interval", "failed", "learns at step", "s/run"):
         rendered.add_column(head, justify="left" if head == "Network" else "right", no_wrap=True)
     for failed, row in zip(table["collapsed"] > 0, records(texts), strict=True):
         rendered.add_row(
             row["Network"],
-            f"{row['Test accuracy, %']} ± {row['Std']:>5}",
+            f"{row['Test accuracy, %']} ± {row['Std']}",
             row["95 % interval"],
             row["Did not learn"],
             row["Learning starts, step"],

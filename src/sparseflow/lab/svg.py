@@ -77,30 +77,8 @@ def inline_svg(figure: Figure, *, name: str, alt: str) -> str:
     >>> text.startswith("<svg"), 'aria-label="nothing at all"' in text, "http" in text
     (True, True, False)
     """
-    return ElementTree.tostring(_element(figure, name=name, alt=alt), encoding="unicode")
-
-
-def standalone_svg(figure: Figure, *, name: str, alt: str) -> bytes:
-    """The same figure as a file: with its title, and its own light and dark ink."""
-    root = _element(figure, name=name, alt=alt)
-    root.set("xmlns", "http://www.w3.org/2000/svg")
-    title, style = ElementTree.Element("title"), ElementTree.Element("style")
-    title.text, style.text = alt, _DAY_AND_NIGHT
-    root[:0] = [title, style]
-    written: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
-    return written
-
-
-def _element(figure: Figure, *, name: str, alt: str) -> ElementTree.Element:
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    root = ElementTree.fromstring(buffer.getvalue())
-    # The <defs> with a <style> is a rule for every element, so for the whole page; the other <defs> are in use.
-    for unwanted in [*root.findall(f"{_SVG}metadata"), *root.findall(f"{_SVG}defs[{_SVG}style]")]:
-        root.remove(unwanted)
-    written = ElementTree.tostring(root, encoding="unicode")
-    referenced = set(re.findall(r'(?:href="#|url\(#)([^")]+)', written))
+    root = _drawn(figure, name=name)
+    referenced = set(re.findall(r'(?:href="#|url\(#)([^")]+)', ElementTree.tostring(root, encoding="unicode")))
     for element in root.iter():
         element.tag = element.tag.removeprefix(_SVG)
         _localise(element.attrib, referenced, name)
@@ -110,6 +88,28 @@ def _element(figure: Figure, *, name: str, alt: str) -> ElementTree.Element:
     root.set("aria-label", alt)
     root.set("fill", "currentColor")
     root.set("style", "stroke-linejoin: round; stroke-linecap: butt; font-family: system-ui, sans-serif")
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def standalone_svg(inline: str) -> bytes:
+    """The SVG of :func:`inline_svg` as a file of its own: with a title, and with its own light and dark ink."""
+    root = ElementTree.fromstring(inline)
+    root.set("xmlns", "http://www.w3.org/2000/svg")
+    title, style = ElementTree.Element("title"), ElementTree.Element("style")
+    title.text, style.text = root.get("aria-label"), _DAY_AND_NIGHT
+    root[:0] = [title, style]
+    written: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return written
+
+
+def _drawn(figure: Figure, *, name: str) -> ElementTree.Element:
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    root = ElementTree.fromstring(buffer.getvalue())
+    # The <defs> with a <style> is a rule for every element, so for the whole page; the other <defs> are in use.
+    for unwanted in [*root.findall(f"{_SVG}metadata"), *root.findall(f"{_SVG}defs[{_SVG}style]")]:
+        root.remove(unwanted)
     return root
 
 

@@ -141,9 +141,15 @@ class DropGrow:
         check_fraction(self.gradient_decay, name="gradient_decay")
         if self.update_every < 1:
             raise ValueError(f"update_every must be at least 1 optimizer step, got {self.update_every}.")
+        earliest = 0 if self.replaces_step else 1
+        if self.first_update is not None and self.first_update < earliest:
+            raise ValueError(
+                f"first_update must be at least {earliest}, got {self.first_update}: masks change after an optimizer "
+                "step, and before the first one only where the update replaces it (replaces_step=True)."
+            )
         if isinstance(self.schedule, str):
             check_choice(self.schedule, DROP_SCHEDULES, name="schedule")
-        if self.schedule in ("cosine", DROP_SCHEDULES["cosine"]) and self.update_until is None:
+        if self.schedule in ("cosine", DROP_SCHEDULES["cosine"]) and not self.update_until:
             raise ValueError("schedule='cosine' needs its end: give update_until=, in optimizer steps.")
 
     def due(self, step: int) -> bool:

@@ -39,6 +39,8 @@ class GradualPruning:
             raise ValueError("scope='global' ranks all layers together: give one sparsity, not one per layer.")
         if not 0 <= self.begin <= self.end:
             raise ValueError(f"pruning needs 0 <= begin <= end, in optimizer steps, got {self.begin} and {self.end}.")
+        if self.end < 1:
+            raise ValueError("pruning follows an optimizer step; at step 0 use sparseflow.magnitude_masks instead.")
         if self.update_every < 1:
             raise ValueError(f"update_every must be at least 1 optimizer step, got {self.update_every}.")
 

@@ -1,0 +1,195 @@
+"""The command line: typed dataclasses, one a command; bad input ends with one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from sparseflow.lab.config import RunConfig, pruning_parent
+
+_out = Console()
+_err = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train 95 %-sparse networks on real digits (offline, minutes) and write a page about them."""
+
+    out: Path = Path("runs/demo")
+    """Folder of the runs; the page is <out>/report/index.html."""
+    seeds: int = 3
+    """Repetitions of every network."""
+    steps: int = 1000
+    """Optimizer steps of each run."""
+    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes; one thread each."""
+    quick: bool = False
+    """250 steps and 1 network a point: seconds a run, every code path."""
+    tensorboard: bool = False
+    """Also write TensorBoard events into each run's folder."""
+
+    def run(self) -> None:
+        """Train, measure the signal at initialisation, print the table, write the page."""
+        from sparseflow.lab.recipes.demo import demo
+        from sparseflow.lab.report import write_report
+        from sparseflow.lab.summary import summarize, terminal_table
+        from sparseflow.lab.sweep import sweep
+
+        configs = demo(seeds=self.seeds, steps=self.steps, quick=self.quick)
+        runs = sweep(configs, root=self.out, jobs=self.jobs, tensorboard=self.tensorboard, console=_err)
+        signal = _signal(self.out / "signal.csv", networks=1 if self.quick else 5)
+        _out.print(terminal_table(summarize(runs)))
+        page = write_report(runs, self.out / "report", signal=signal, title=_TITLE, command=_typed())
+        _out.print(f"\nOpen [bold]{page}[/bold] in a browser.", soft_wrap=True)
+
+
+_TITLE = "Why a sparse network does not learn, and what helps"
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one run, or continue it, or show it if it is done."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    out: Path = Path("runs/train")
+    """Folder of all runs."""
+    data: Path | None = None
+    """Folder of datasets; None: $SPARSEFLOW_DATA, else the user's cache."""
+    pruned_mask: bool = False
+    """Start from the masks of a pruning run of the same seed, trained first."""
+    tensorboard: bool = False
+    """Also write TensorBoard events into the run's folder."""
+
+    def run(self) -> None:
+        """Train with a progress bar and print where the run is and how it ended."""
+        from sparseflow.lab.sweep import sweep
+
+        config = self.config.with_(mask_from=pruning_parent(self.config)) if self.pruned_mask else self.config
+        (run,) = sweep([config], root=self.out, jobs=1, data_root=self.data, tensorboard=self.tensorboard, console=_err)
+        for name, value in run.final.items():
+            _out.print(f"{name}: {value:.4f}")
+        _out.print(f"{run.seconds:.0f} s, in {run.folder}", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write the page about a folder of finished runs; trains nothing."""
+
+    runs: tyro.conf.Positional[Path]
+    """Folder of runs, as given to --out of demo or train."""
+    out: Path | None = None
+    """Folder of the page; default <runs>/report."""
+
+    def run(self) -> None:
+        """Read, summarise, write."""
+        from sparseflow.lab.report import write_report
+        from sparseflow.lab.runs import load_runs, unfinished_runs
+        from sparseflow.lab.summary import summarize, terminal_table
+
+        runs = load_runs(self.runs)
+        if not runs:
+            raise ValueError(f"{self.runs} holds no finished run. Make some with sparseflow demo --out {self.runs}")
+        table = self.runs / "signal.csv"
+        signal = pd.read_csv(table) if table.is_file() else None
+        unfinished = unfinished_runs(self.runs)
+        out = self.out or self.runs / "report"
+        page = write_report(runs, out, signal=signal, title=_TITLE, command=_typed(), unfinished=unfinished)
+        _out.print(terminal_table(summarize(runs)))
+        _out.print(f"\nOpen [bold]{page}[/bold] in a browser.", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Data:
+    """List the datasets, fetch one, or print where it is."""
+
+    action: tyro.conf.Positional[Literal["list", "fetch", "path"]]
+    """What to do."""
+    name: tyro.conf.Positional[str] = "mnist"
+    """mnist-5k, mnist or fashion-mnist."""
+    root: Path | None = None
+    """Folder of datasets; default $SPARSEFLOW_DATA, else the user's cache."""
+
+    def run(self) -> None:
+        """Print the answer."""
+        from sparseflow.lab.data import data_path, dataset_status, fetch
+
+        if self.action == "path":
+            print(data_path(self.name, self.root))
+        elif self.action == "fetch":
+            print(fetch(self.name, self.root))
+        else:
+            table = Table("dataset", "on this machine", "size", "where it is, or would be")
+            for status in dataset_status(self.root):
+                size = f"{status.num_bytes / 1e6:.1f} MB" if status.is_present else "-"
+                table.add_row(status.name, "yes" if status.is_present else "no", size, str(status.path))
+            _out.print(table)
+
+
+@dataclass(frozen=True)
+class Info:
+    """Print versions, threads and hardware, for a bug report."""
+
+    def run(self) -> None:
+        """Print one line a fact."""
+        from sparseflow.lab.environment import describe_environment
+
+        for name, value in describe_environment().items():
+            if isinstance(value, dict):
+                value = ", ".join(f"{key} {version}" for key, version in value.items())
+            print(f"{name}: {value}")
+
+
+_COMMANDS: dict[str, Callable[..., Any]] = {"demo": Demo, "train": Train, "report": Report, "data": Data, "info": Info}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse, run, and turn what a user can mend into one line on stderr and exit code 2.
+
+    ``SPARSEFLOW_TRACEBACK=1`` shows where an error came from instead.
+    """
+    command = tyro.extras.subcommand_cli_from_dict(
+        _COMMANDS,
+        prog="sparseflow",
+        description="Train sparse neural networks, and see why they learn or do not.",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    try:
+        command.run()
+    except KeyboardInterrupt:
+        _err.print("sparseflow: stopped; the same command continues where it was.")
+        raise SystemExit(130) from None
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("SPARSEFLOW_TRACEBACK"):
+            raise
+        print(f"sparseflow: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _signal(path: Path, *, networks: int) -> pd.DataFrame:
+    """The signal table of Figure 1c, measured once for a folder of runs."""
+    from sparseflow.atomic import write_atomically
+    from sparseflow.lab.signal_at_init import signal_at_init
+
+    if path.is_file():
+        return pd.read_csv(path)
+    with _err.status("signal at initialisation") as status:
+        table = signal_at_init(
+            networks=networks, progress=lambda done, of: status.update(f"signal at initialisation, {done} of {of}")
+        )
+    write_atomically(path, table.to_csv(index=False).encode())
+    return table
+
+
+def _typed() -> str:
+    return shlex.join(["sparseflow", *sys.argv[1:]])

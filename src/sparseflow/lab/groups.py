@@ -1,0 +1,128 @@
+"""Which runs belong together, what they are called, in which order they stand, and which must not be compared."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import NamedTuple
+
+from sparseflow.lab.config import SPARSE_METHODS, RunConfig
+from sparseflow.lab.store import Run
+
+#: Methods in the order of every table and legend; ``small_dense`` is ``dense`` on a ``*-small`` model.
+METHOD_LABELS = {
+    "dense": "Dense",
+    "small_dense": "Small Dense",
+    "prune": "Pruned",
+    "scratch": "Scratch",
+    "set": "SET",
+    "rigl": "RigL",
+    "rigl_inverted": "RigL-Inverted",
+    "snfs": "SNFS",
+}
+#: Initialisations of masked layers, by the paper's names; "" is for networks without a mask at step 0.
+INIT_LABELS = {"": "", "dense": "Original", "liu": "Liu", "sparse": "Ours", "live": "Live"}
+
+
+class Group(NamedTuple):
+    """Runs that differ in the seed alone: what one row, bar or curve stands for."""
+
+    method: str
+    """Key of ``METHOD_LABELS``."""
+    init: str
+    """Key of ``INIT_LABELS``."""
+
+    @property
+    def label(self) -> str:
+        """For people.
+
+        >>> Group("rigl", "sparse").label, Group("small_dense", "").label
+        ('RigL, Ours', 'Small Dense')
+        """
+        return ", ".join(part for part in (METHOD_LABELS[self.method], INIT_LABELS[self.init]) if part)
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sort key: methods as in ``METHOD_LABELS``, then initialisations as in ``INIT_LABELS``."""
+        return list(METHOD_LABELS).index(self.method), list(INIT_LABELS).index(self.init)
+
+
+def group_of(config: RunConfig) -> Group:
+    """The group that a run belongs to.
+
+    >>> group_of(RunConfig(method="dense", model="lenet5-small", init="liu"))
+    Group(method='small_dense', init='')
+    """
+    if config.method == "dense" and config.model.endswith("-small"):
+        return Group("small_dense", "")
+    return Group(config.method, config.init if config.method in SPARSE_METHODS else "")
+
+
+def grouped(runs: Sequence[Run]) -> dict[Group, list[Run]]:
+    """Runs by group, both in a fixed order that does not depend on the order of ``runs``.
+
+    >>> from pathlib import Path
+    >>> import pandas
+    >>> configs = [RunConfig(method="set", seed=1), RunConfig(method="set"), RunConfig(method="dense")]
+    >>> runs = [Run(config, Path("run"), pandas.DataFrame(), {}, {}, 1.0) for config in configs]
+    >>> {group.label: [run.config.seed for run in members] for group, members in grouped(runs).items()}
+    {'Dense': [0], 'SET, Ours': [0, 1]}
+    """
+    members: defaultdict[Group, list[Run]] = defaultdict(list)
+    for run in runs:
+        members[group_of(run.config)].append(run)
+    return {
+        group: sorted(members[group], key=lambda run: run.config.seed)
+        for group in sorted(members, key=lambda group: group.order)
+    }
+
+
+def check_comparable(runs: Sequence[Run]) -> None:
+    """Refuse runs that must not stand in one table.
+
+    All runs share data set, model family, steps and batch size; all sparse ones share the sparsity; within a group only
+    the seed differs.
+
+    Raises:
+        ValueError: names the fields that differ, their values, and what to type.
+
+    >>> from pathlib import Path
+    >>> import pandas
+    >>> runs = [Run(RunConfig(steps=steps), Path("run"), pandas.DataFrame(), {}, {}, 1.0) for steps in (100, 900)]
+    >>> check_comparable(runs)
+    Traceback (most recent call last):
+    ValueError: these 2 runs cannot be compared; they differ in steps (100 and 900). Move the runs of one setting to a
+    folder of their own, then type: sparseflow report THAT_FOLDER
+    """
+    if not runs:
+        raise ValueError(
+            "there is no finished run here. Make some: sparseflow demo, or sparseflow train --method rigl."
+        )
+    named: dict[str, set[str]] = {
+        "dataset": {run.config.dataset for run in runs},
+        "model": {run.config.model.removesuffix("-small") for run in runs},
+        "steps": {str(run.config.steps) for run in runs},
+        "batch_size": {str(run.config.batch_size) for run in runs},
+        "sparsity": {str(run.config.sparsity) for run in runs if run.config.method != "dense"},
+    }
+    differing = [f"{name} ({' and '.join(sorted(values))})" for name, values in named.items() if len(values) > 1]
+    for group, members in grouped(runs).items():
+        configs = [_without_seed(run.config) for run in members]
+        for field in fields(RunConfig):
+            if field.name in named or field.name == "mask_from":
+                continue
+            if len(values := {str(getattr(config, field.name)) for config in configs}) > 1:
+                differing.append(f"{field.name} within {group.label} ({' and '.join(sorted(values))})")
+        if len({config.mask_from for config in configs}) > 1:
+            differing.append(f"mask_from within {group.label}")
+    if differing:
+        raise ValueError(
+            f"these {len(runs)} runs cannot be compared; they differ in {', '.join(differing)}. "
+            "Move the runs of one setting to a folder of their own, then type: sparseflow report THAT_FOLDER"
+        )
+
+
+def _without_seed(config: RunConfig) -> RunConfig:
+    parent = config.mask_from
+    return config.with_(seed=0, mask_from=None if parent is None else parent.with_(seed=0))

@@ -1,0 +1,133 @@
+"""What a run starts from: its network, masks, optimizer and the method that moves the masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import sparseflow as sf
+from sparseflow.gradients import loss_gradient
+from sparseflow.lab.checkpoint import read_checkpoint
+from sparseflow.lab.config import SPARSE_METHODS, RunConfig
+from sparseflow.lab.data import Dataset
+from sparseflow.lab.models import build_model
+from sparseflow.lab.optimizer import make_optimizer
+from sparseflow.lab.runs import CHECKPOINTS, is_done
+from sparseflow.rng import stream
+from sparseflow.updaters import MaskUpdater
+
+UpdaterFn = Callable[[RunConfig], MaskUpdater]
+
+
+def _drop_grow(method: Callable[..., MaskUpdater]) -> UpdaterFn:
+    # The cosine over the whole run is the learning rate's own shape: the paper's "proportional to the learning rate".
+    return lambda config: method(
+        drop_fraction=config.drop_fraction,
+        update_every=config.update_every,
+        update_until=config.steps,
+        schedule="cosine",
+    )
+
+
+def _prune(config: RunConfig) -> MaskUpdater:
+    return sf.GMP(
+        sparsity=config.sparsity, begin=config.prune_begin, end=config.prune_end, update_every=config.prune_every
+    )
+
+
+#: Key of ``RunConfig.method`` -> what moves the masks. A new method is its updater and a row here and in ``METHODS``.
+METHOD_UPDATERS: dict[str, UpdaterFn] = {
+    "dense": lambda config: sf.Static(),
+    "scratch": lambda config: sf.Static(),
+    "set": _drop_grow(sf.SET),
+    "rigl": _drop_grow(sf.RigL),
+    "rigl_inverted": _drop_grow(sf.RigLInverted),
+    "snfs": _drop_grow(sf.SNFS),
+    "prune": _prune,
+}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run at step 0."""
+
+    model: nn.Sequential
+    optimizer: torch.optim.SGD
+    sparsifier: sf.Sparsifier
+
+
+def set_up(config: RunConfig, data: Dataset, *, root: Path) -> Setup:
+    """Build what the config describes; everything random comes from named streams of its seed.
+
+    Args:
+        config: The run.
+        data: Its dataset.
+        root: Folder of all runs, where ``config.mask_from`` is looked up.
+
+    Raises:
+        FileNotFoundError: if the pruning run that the masks come from is not finished.
+    """
+    model = build_model(config.model, generator=stream(config.seed, "model"), num_classes=data.num_classes)
+    masks = starting_masks(model, config, root=root)
+    if config.method in SPARSE_METHODS:
+        sf.initialize_(model, masks, scheme=config.init, seed=config.seed, base=config.init_base)
+    optimizer = make_optimizer(model, config)
+    sparsifier = sf.Sparsifier(
+        model,
+        optimizer,
+        masks,
+        METHOD_UPDATERS[config.method](config),
+        seed=config.seed,
+        gradient_fn=_growth_gradient(model, data, config) if config.method in ("rigl", "rigl_inverted") else None,
+    )
+    return Setup(model, optimizer, sparsifier)
+
+
+def starting_masks(model: nn.Module, config: RunConfig, *, root: Path) -> dict[str, Tensor]:
+    """All ones for dense and pruning runs, the pruned masks of ``mask_from``, else random ones.
+
+    Raises:
+        FileNotFoundError: if the pruning run is not finished.
+    """
+    if config.method not in SPARSE_METHODS:
+        return sf.dense_masks(model)
+    if config.mask_from is None:
+        return sf.random_masks(model, config.sparsity, allocation=config.allocation, seed=config.seed)
+    masks: dict[str, Tensor] = final_state(config.mask_from, root=root)["sparsifier"]["masks"]
+    return masks
+
+
+def final_state(config: RunConfig, *, root: Path) -> dict[str, dict[str, dict[str, Tensor]]]:
+    """Model, optimizer and sparsifier state at the end of a finished run.
+
+    Raises:
+        FileNotFoundError: if it is not finished, or its last checkpoint was removed.
+    """
+    path = root / config.name / CHECKPOINTS / f"{config.steps:06d}.pt"
+    if not is_done(root, config) or not path.is_file():
+        raise FileNotFoundError(
+            f"{root / config.name} is no finished run, and another one starts from its masks. Train it first: a sweep "
+            "and `sparseflow train` do so by themselves."
+        )
+    state: dict[str, dict[str, dict[str, Tensor]]] = read_checkpoint(path)["state"]
+    return state
+
+
+def _growth_gradient(model: nn.Module, data: Dataset, config: RunConfig) -> Callable[[], dict[str, Tensor]]:
+    """Dense gradient of cross-entropy plus L2 on val-2, at the weights after the step (protocol C.3)."""
+    batch = data.validation(2)
+    parameters = dict(model.named_parameters())
+
+    def gradient() -> dict[str, Tensor]:
+        _, gradients = loss_gradient(model, F.cross_entropy, [batch])
+        return {
+            name: g.add(parameters[name].detach(), alpha=2 * config.weight_decay) if g.dim() > 1 else g
+            for name, g in gradients.items()
+        }
+
+    return gradient

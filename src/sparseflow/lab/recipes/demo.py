@@ -1,0 +1,56 @@
+"""The paper's central finding on 5000 real digits, offline.
+
+Run: ``sparseflow demo``
+Cost: under 4 minutes on 2 CPU cores.
+Claim: at 95 % sparsity a LeNet5 with the usual initialisation gets (almost) no gradient and does not learn within the
+run; with the sparsity-aware one it does, in every seed.
+Measured: the table the command prints, and its page.
+Differs: 4000 training images instead of 60,000, batch 64, a shorter schedule, so pruning and mask updates are scaled
+to the run; the masks come from a pruning run of the same seed, as in the paper.
+"""
+
+from __future__ import annotations
+
+from sparseflow.lab.config import RunConfig, pruning_parent
+
+INITS = ("dense", "liu", "sparse")
+SPARSE = ("scratch", "set", "rigl")
+
+
+def demo(*, seeds: int = 3, steps: int = 1000, quick: bool = False) -> list[RunConfig]:
+    """Dense, Small Dense, Pruned, and {Scratch, SET, RigL} x {Original, Liu, Ours}.
+
+    Args:
+        seeds: Independent repetitions of every cell.
+        steps: Optimizer steps of each run.
+        quick: A small version of the same, seconds a run, that takes every code path.
+
+    >>> len(demo(seeds=2))
+    24
+    """
+    if seeds < 1 or steps < 1:
+        raise ValueError(f"seeds and steps must be at least 1, got {seeds} and {steps}.")
+    if quick:
+        steps = min(steps, 250)
+    base = RunConfig(
+        dataset="mnist-5k",
+        steps=steps,
+        batch_size=64,
+        update_every=max(1, steps // 20),
+        prune_begin=steps // 4,
+        prune_end=3 * steps // 5,
+        prune_every=max(1, steps // 50),
+        log_every=max(1, steps // 25),
+        eval_every=max(1, steps // 10),
+        checkpoint_every=max(1, steps // 2),
+    )
+    configs = []
+    for seed in range(seeds):
+        start = base.with_(seed=seed)
+        configs += [pruning_parent(start), start.with_(method="dense")]
+        configs.append(start.with_(method="dense", model="lenet5-small"))
+        for method in SPARSE:
+            for init in INITS:
+                cell = start.with_(method=method, init=init)
+                configs.append(cell.with_(mask_from=pruning_parent(cell)))
+    return configs

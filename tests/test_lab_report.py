@@ -1,0 +1,307 @@
+"""The page: what it says follows the data, and it needs nothing but itself."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from sparseflow.lab import figures
+from sparseflow.lab.headline import comparisons, headline
+from sparseflow.lab.panels import INIT_LOOKS, METHOD_LOOKS, Look
+from sparseflow.lab.report import hardware, settings, write_report
+from sparseflow.lab.sections import sections
+from sparseflow.lab.store import Run
+from sparseflow.lab.summary import COLLAPSE_PERCENT, ONSET_LOSS, summarize
+from sparseflow.lab.svg import INK, PALETTE, inline_svg
+from synthetic_runs import demo_runs, demo_signal, make_run
+
+FIGURES = ["accuracy", "gradient-norm", "train-loss", "test-accuracy", "update-change", "signal"]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(
+        demo_runs(),
+        tmp_path_factory.mktemp("report"),
+        signal=demo_signal(),
+        title="Digits & <sparse> networks",
+        command="sparseflow demo --seeds 3 && echo '<done>'",
+        unfinished=[Path("runs/set-sparse-lenet5-s9-0123456789ab")],
+    )
+
+
+@pytest.fixture(scope="module")
+def page(report: Path) -> ElementTree.Element:
+    # The template is written so that the page is XML too: parsing is the proof that it is well-formed.
+    return ElementTree.fromstring(report.read_text(encoding="utf-8"))
+
+
+def words(element: ElementTree.Element) -> str:
+    return " ".join("".join(element.itertext()).replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+def static_runs(*, usual: list[float], aware: list[float]) -> list[Run]:
+    return [
+        make_run(method="scratch", init=init, seed=seed, accuracy=accuracy)
+        for init, accuracies in (("dense", usual), ("sparse", aware))
+        for seed, accuracy in enumerate(accuracies)
+    ]
+
+
+def test_page_has_every_section(page: ElementTree.Element) -> None:
+    headings = [heading.get("id") for heading in page.iter("h2")]
+    assert headings == ["networks", *FIGURES, "limits", "settings", "hardware", "command"]
+    text = words(page)
+    assert "sparseflow demo --seeds 3 && echo '<done>'" in text
+    assert "1 run is not finished and not in these numbers: set-sparse-lenet5-s9-0123456789ab." in text
+    assert "2.13.0" in text  # a version of env.json
+
+
+def test_text_is_escaped(page: ElementTree.Element) -> None:
+    assert page.findtext(".//h1") == "Digits & <sparse> networks"
+
+
+def test_page_loads_nothing(report: Path, page: ElementTree.Element) -> None:
+    assert "http" not in report.read_text(encoding="utf-8")
+    assert "@import" not in report.read_text(encoding="utf-8")
+    assert not list(page.iter("script"))
+    assert not list(page.iter("img"))
+    assert not list(page.iter("link"))
+    assert not [element for element in page.iter() if "src" in element.attrib]
+    for element in page.iter():
+        if target := element.get("href"):
+            assert target.startswith("#") or (report.parent / target).is_file(), target
+
+
+def test_every_figure_has_words_and_numbers(report: Path, page: ElementTree.Element) -> None:
+    drawings = list(page.iter("figure"))
+    assert len(drawings) == len(FIGURES)
+    for name, figure in zip(FIGURES, drawings, strict=True):
+        wide, narrow = figure.iter("svg")
+        for svg in (wide, narrow):
+            assert svg.get("role") == "img"
+            assert re.search(r"\d", svg.get("aria-label", "")), name
+            assert len(svg.get("aria-label", "")) > 60, name
+        links = [link.get("href") for link in figure.iter("a")]
+        assert links == [f"figures/{name}.csv", f"figures/{name}.svg"]
+        assert len(pd.read_csv(report.parent / f"figures/{name}.csv")) > 0
+        ElementTree.parse(report.parent / f"figures/{name}.svg")
+
+
+def test_accuracy_alt_text_states_the_data(page: ElementTree.Element) -> None:
+    alt = next(page.iter("svg")).get("aria-label", "")
+    assert re.search(r"Scratch, Original 11\.\d % \(3 of 3 did not learn\)", alt)
+    assert "Dense 97.9 %" in alt
+
+
+def test_ink_is_the_pages_not_black(report: Path) -> None:
+    for text in (
+        report.read_text(encoding="utf-8"),
+        *(path.read_text() for path in report.parent.glob("figures/*.svg")),
+    ):
+        drawings = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
+        assert "currentColor" in drawings
+        assert INK not in drawings
+        assert not re.search(r"#000000|#000\b|rgb\(0,\s*0,\s*0\)|:\s*black", drawings)
+        colours = {colour.lower() for colour in re.findall(r"(?:fill|stroke): ?(#[0-9a-fA-F]{6})", drawings)}
+        assert colours <= {colour.lower() for colour in PALETTE.values()}
+
+
+def test_ids_are_unique_and_found(page: ElementTree.Element, report: Path) -> None:
+    ids = [element.get("id") for element in page.iter() if element.get("id")]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"url\(#([^)]+)\)", report.read_text(encoding="utf-8"))) <= set(ids)
+
+
+@pytest.mark.parametrize("looks", [INIT_LOOKS, METHOD_LOOKS])
+def test_curves_are_told_apart_without_colour(looks: dict[str, Look]) -> None:
+    assert len({(look.line, look.marker) for look in looks.values()}) == len(looks)
+
+
+def test_csv_of_the_table_is_the_table(report: Path) -> None:
+    table = summarize(demo_runs())
+    pd.testing.assert_frame_equal(
+        pd.read_csv(report.parent / "figures/summary.csv", keep_default_na=True).fillna({"init": ""}), table
+    )
+
+
+def test_nothing_half_written_is_left(report: Path) -> None:
+    files = sorted(path.name for path in report.parent.rglob("*") if path.is_file())
+    assert files == sorted(
+        ["index.html", "summary.csv", *[f"{name}.{end}" for name in FIGURES for end in ("csv", "svg")]]
+    )
+
+
+def test_same_runs_give_the_same_bytes() -> None:
+    first, second = (inline_svg(figures.accuracy_figure(demo_runs())[0], name="a", alt="x") for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("usual", "aware", "sentence"),
+    [
+        (
+            [0.11, 0.11, 0.11],
+            [0.97, 0.97, 0.97],
+            "With the usual initialisation 3 of 3 static sparse networks did not learn; "
+            "with the sparsity-aware one all 3 learned.",
+        ),
+        (
+            [0.11, 0.11, 0.97],
+            [0.11, 0.97, 0.97],
+            "With the usual initialisation 2 of 3 static sparse networks did not learn; "
+            "with the sparsity-aware one 1 of 3 did not.",
+        ),
+        (
+            [0.97, 0.97],
+            [0.11, 0.97],
+            "Here the sparsity-aware initialisation did worse: 1 of 2 static sparse networks did not learn with it; "
+            "with the usual one all 2 learned.",
+        ),
+        (
+            [0.11, 0.97],
+            [0.11, 0.97],
+            "The sparsity-aware initialisation did not help here: 1 of 2 static sparse networks did not learn with it, "
+            "and 1 of 2 with the usual one.",
+        ),
+        (
+            [0.96, 0.96],
+            [0.97, 0.97],
+            "Every static sparse network learned, with either initialisation: 96.00 % test accuracy with the usual "
+            "one, 97.00 % with the sparsity-aware one.",
+        ),
+    ],
+)
+def test_headline_follows_the_data(usual: list[float], aware: list[float], sentence: str) -> None:
+    assert headline(summarize(static_runs(usual=usual, aware=aware))) == sentence
+
+
+def test_headline_without_the_pair_names_the_best() -> None:
+    table = summarize([make_run(method="dense", accuracy=0.98), make_run(method="set", accuracy=0.9)])
+    assert headline(table).startswith("Dense reached the highest mean test accuracy of these runs: 98.00 %")
+
+
+@pytest.mark.parametrize(
+    ("moving", "verdict"),
+    [
+        ([0.98, 0.981, 0.982], "1.00 points more, which is beyond two standard errors"),
+        ([0.96, 0.961, 0.962], "1.00 points less, which is beyond two standard errors"),
+        ([0.95, 0.972, 0.99], "too close to call with 3 runs each"),
+        ([0.99], "one run cannot tell"),
+    ],
+)
+def test_a_difference_is_called_only_beyond_chance(moving: list[float], verdict: str) -> None:
+    runs = [make_run(seed=seed, accuracy=value) for seed, value in enumerate([0.97, 0.971, 0.972])]
+    runs += [make_run(method="rigl", seed=seed, accuracy=value) for seed, value in enumerate(moving)]
+    (sentence,) = comparisons(summarize(runs))
+    assert verdict in sentence
+
+
+def test_gradient_sentence_flips() -> None:
+    def sentence(usual: float, aware: float) -> str:
+        runs = [
+            make_run(init="dense", start_norm=usual, onset=800),
+            make_run(init="sparse", start_norm=aware, onset=800),
+        ]
+        return sections(runs, None)[1].shows[0]
+
+    assert re.search(r"1 with the sparsity-aware initialisation and 0\.05 .*: 20 times larger\.", sentence(0.05, 1.0))
+    assert re.search(r"0\.05 with the sparsity-aware initialisation and 1 .*: 20 times smaller\.", sentence(1.0, 0.05))
+
+
+def test_onset_and_update_sentences_state_the_data() -> None:
+    _, _, loss, accuracy, update, signal = sections(demo_runs(), demo_signal())
+    assert "Original at step 550, but not within 900 steps for Scratch and SET" in loss.shows[0]
+    assert accuracy.shows[0].startswith(
+        "Half way, at step 400, mean accuracy is: Dense 97 %; Small Dense 96 %; Original 11 %"
+    )
+    assert "RigL raised the gradient norm at 67 % (Original), 100 % (Liu) and 100 % (Ours)" in update.shows[0]
+    assert signal.shows[0].startswith("Uniform mask, Glorot uniform: of the signal at 0 % zeros, 98 % zeros leave Orig")
+
+
+def test_missing_data_says_which_run_would_make_it(tmp_path: Path) -> None:
+    old = tmp_path / "figures/update-change.svg"
+    old.parent.mkdir()
+    old.write_text("of an earlier report")
+    runs = [make_run(metrics=pd.DataFrame({"step": [0], "name": "train/loss", "value": [2.0]}))]
+    index = write_report(runs, tmp_path, title="one", command="sparseflow report runs")
+    text = words(ElementTree.fromstring(index.read_text(encoding="utf-8")))
+    assert "No run has logged flow/norm." in text
+    assert "No run here has moved its connections while it trained." in text
+    assert re.search(r"sparseflow train --dataset mnist-5k --method rigl --steps 900", text)
+    assert "The signal at initialisation was not measured with these runs." in text
+    assert "single seed" in text
+    assert not old.exists()
+
+
+def test_dense_runs_alone_make_a_page(tmp_path: Path) -> None:
+    index = write_report([make_run(method="dense", init="dense")], tmp_path, title="dense", command="x")
+    text = words(ElementTree.fromstring(index.read_text(encoding="utf-8")))
+    assert "there is no sparse network among them" in text
+
+
+def test_an_unknown_data_set_is_named_plainly(tmp_path: Path) -> None:
+    index = write_report([make_run(dataset="letters")], tmp_path, title="t", command="x")
+    assert "was trained on letters in 900 steps" in words(ElementTree.fromstring(index.read_text(encoding="utf-8")))
+
+
+def test_refused_runs_leave_no_page(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"differ in dataset, steps|differ in dataset \(.*steps \("):
+        write_report([make_run(), make_run(dataset="mnist", steps=7, seed=1)], tmp_path, title="t", command="x")
+    with pytest.raises(ValueError, match="no finished run here"):
+        write_report([], tmp_path, title="t", command="x")
+    with pytest.raises(ValueError, match="no column"):
+        write_report([make_run()], tmp_path, signal=pd.DataFrame({"scheme": ["dense"]}), title="t", command="x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_are_split_into_common_and_differing() -> None:
+    runs = [make_run(seed=0), make_run(seed=1), make_run(method="dense", seed=0, learning_rate=0.1)]
+    common, differing = settings(runs)
+    assert common["dataset"] == "mnist-5k"
+    assert differing["learning_rate"] == {"Dense": "0.1", "Scratch, Ours": "0.05"}
+    assert differing["sparsity"] == {"Dense": "0", "Scratch, Ours": "0.95"}
+    assert differing["seed"] == {"Dense": "0", "Scratch, Ours": "0, 1"}
+    assert not {"drop_fraction", "prune_begin", "method", "init"} & (set(common) | set(differing))
+    assert "drop_fraction" in settings([make_run(method="set")])[0]
+
+
+def test_hardware_names_what_differs() -> None:
+    run = make_run()
+    other = Run(
+        config=run.config,
+        folder=run.folder,
+        metrics=run.metrics,
+        final=run.final,
+        env={"torch": "2.4.0", "cpu": {"cores": 2}},
+        seconds=1.0,
+    )
+    assert hardware([run, other])["torch"] == "2.13.0 / 2.4.0"
+    assert hardware([other])["cpu.cores"] == "2"
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_signal_axis_spreads_high_sparsities(narrow: bool) -> None:
+    figure, data = figures.signal_figure(demo_signal(), narrow=narrow)
+    assert isinstance(figure, Figure)
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.5", "0.8", "0.9", "0.95", "0.98"]
+    assert min(b - a for a, b in zip(axes.get_xticks(), axes.get_xticks()[1:], strict=False)) > 0.29
+    assert len(figure.axes) == 4
+    assert len(data) == 4 * 2 * 2 * 6
+
+
+def test_a_dead_network_leaves_a_gap_on_the_logarithmic_axis() -> None:
+    signal = demo_signal().assign(logit_std=lambda table: table["logit_std"].where(table["sparsity"] < 0.98, 0.0))
+    figure, _ = figures.signal_figure(signal)
+    assert "nan" not in inline_svg(figure, name="dead", alt="a dead network").lower()
+
+
+def test_thresholds_in_the_words_are_those_of_the_table(page: ElementTree.Element) -> None:
+    assert f"ends below {COLLAPSE_PERCENT:g} % test accuracy" in words(page)
+    assert f"a loss below {ONSET_LOSS:g} (median over seeds)" in words(page)

@@ -1,0 +1,203 @@
+"""Tables over runs, against values worked by hand."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from sparseflow.lab.config import METHODS, SCHEMES, RunConfig
+from sparseflow.lab.figure_data import accuracy_points, signal_levels, training_curves, update_changes
+from sparseflow.lab.groups import INIT_LABELS, METHOD_LABELS, check_comparable, group_of
+from sparseflow.lab.summary import onset_step, readable, summarize, terminal_table
+from synthetic_runs import demo_runs, demo_signal, make_run
+
+
+def metrics_of(name: str, values: dict[int, float]) -> pd.DataFrame:
+    return pd.DataFrame({"step": list(values), "name": name, "value": list(values.values())})
+
+
+@pytest.mark.parametrize(
+    ("fields", "label"),
+    [
+        ({"method": "dense", "init": "sparse"}, "Dense"),
+        ({"method": "dense", "model": "lenet5-small"}, "Small Dense"),
+        ({"method": "dense", "model": "mlp-small"}, "Small Dense"),
+        ({"method": "prune", "init": "dense"}, "Pruned"),
+        ({"method": "scratch", "init": "dense"}, "Scratch, Original"),
+        ({"method": "set", "init": "liu"}, "SET, Liu"),
+        ({"method": "rigl", "init": "sparse"}, "RigL, Ours"),
+        ({"method": "rigl_inverted", "init": "live"}, "RigL-Inverted, Live"),
+        ({"method": "snfs", "init": "sparse"}, "SNFS, Ours"),
+    ],
+)
+def test_groups_are_named_as_people_name_them(fields: dict[str, str], label: str) -> None:
+    assert group_of(RunConfig(**fields)).label == label
+
+
+def test_every_method_and_initialisation_of_the_config_has_a_label() -> None:
+    assert set(METHODS) | {"small_dense"} == set(METHOD_LABELS)
+    assert set(SCHEMES) | {""} == set(INIT_LABELS)
+
+
+def test_statistics_of_the_decoded_cell_of_the_paper() -> None:
+    # LeNet5 Scratch, 62.99 +- 42.16 in the paper: 2 of 5 runs stuck at 11.35 %, the rest at 97.42 %.
+    accuracies = [0.1135, 0.1135, 0.9742, 0.9742, 0.9742]
+    row = summarize([make_run(seed=seed, accuracy=value) for seed, value in enumerate(accuracies)]).iloc[0]
+    assert row["n"] == 5
+    assert row["accuracy_mean"] == pytest.approx(62.992)
+    assert row["accuracy_std"] == pytest.approx(42.16, abs=0.01)  # population; the sample std would be 47.14
+    # t(0.975, 4) = 2.776; s / sqrt(5) = 42.1655 / sqrt(4) = 21.083
+    assert row["accuracy_high"] - row["accuracy_mean"] == pytest.approx(2.7764 * 21.083, rel=1e-3)
+    assert row["accuracy_mean"] - row["accuracy_low"] == pytest.approx(2.7764 * 21.083, rel=1e-3)
+    assert (row["collapsed"], row["collapse_rate"]) == (2, 0.4)
+    assert row["learned_mean"] == pytest.approx(97.42)
+
+
+def test_collapse_is_strictly_below_twelve_percent() -> None:
+    runs = [make_run(seed=0, accuracy=0.1199), make_run(seed=1, accuracy=0.12), make_run(seed=2, accuracy=0.98)]
+    assert summarize(runs).loc[0, "collapsed"] == 1
+
+
+def test_one_run_has_no_spread() -> None:
+    table = summarize([make_run(accuracy=0.9)])
+    assert table[["accuracy_std", "accuracy_low", "accuracy_high"]].isna().all(axis=None)
+    text = readable(table).iloc[0]
+    assert (text["Std"], text["95 % interval"], text["Test accuracy, %"]) == ("-", "-", "90.00")
+
+
+def test_all_collapsed_leaves_no_mean_of_the_others() -> None:
+    table = summarize([make_run(seed=seed, accuracy=0.1, onset=None) for seed in range(2)])
+    assert math.isnan(table.loc[0, "learned_mean"])
+    assert readable(table).loc[0, "Those that learned, %"] == "-"
+    assert readable(table).loc[0, "Did not learn"] == "2 of 2"
+
+
+def test_sparsity_and_seconds_are_means() -> None:
+    table = summarize([make_run(seed=0, seconds=10), make_run(seed=1, seconds=20)])
+    assert (table.loc[0, "seconds"], table.loc[0, "sparsity"]) == (15, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("losses", "step"),
+    [
+        ({0: 2.3, 50: 2.2, 100: 2.19, 150: 2.5}, 100.0),  # 2.2 itself is not below
+        ({0: 2.3, 50: 2.25}, math.inf),
+        ({0: 2.1}, 0.0),
+    ],
+)
+def test_onset_is_the_first_step_below_the_threshold(losses: dict[int, float], step: float) -> None:
+    assert onset_step(metrics_of("train/loss", losses)) == step
+
+
+@pytest.mark.parametrize(
+    ("onsets", "median", "censored", "text"),
+    [
+        ([50, 100, None], 100, 1, "100 (1 never)"),
+        ([50, None, None], math.inf, 2, "> 900"),
+        ([50, None], math.inf, 1, "> 900"),
+        ([50, 100], 75, 0, "75"),
+    ],
+)
+def test_median_onset_counts_runs_that_never_learned(
+    onsets: list[int | None], median: float, censored: int, text: str
+) -> None:
+    runs = [
+        make_run(seed=seed, metrics=metrics_of("train/loss", {0: 2.3} if onset is None else {0: 2.3, onset: 1.0}))
+        for seed, onset in enumerate(onsets)
+    ]
+    table = summarize(runs)
+    assert (table.loc[0, "onset_median"], table.loc[0, "onset_censored"]) == (median, censored)
+    assert readable(table).loc[0, "Learning starts, step"] == text
+
+
+def test_order_is_fixed() -> None:
+    runs = demo_runs(num_seeds=2)
+    forward, backward = summarize(runs), summarize(runs[::-1])
+    assert list(forward["label"]) == [
+        "Dense",
+        "Small Dense",
+        *[f"{method}, {init}" for method in ("Scratch", "SET", "RigL") for init in ("Original", "Liu", "Ours")],
+    ]
+    pd.testing.assert_frame_equal(forward, backward)
+
+
+def test_terminal_table_fits_eighty_columns_without_cutting_anything() -> None:
+    table = summarize(demo_runs())
+    screen = io.StringIO()
+    Console(file=screen, width=80).print(terminal_table(table))
+    lines = screen.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in screen.getvalue()
+    row = next(line for line in lines if line.startswith("RigL, Original"))
+    assert "1 of 3" in row
+    assert "550 (1 never)" in row
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset": "mnist"}, r"differ in dataset \(mnist and mnist-5k\)"),
+        ({"steps": 100}, r"differ in steps \(100 and 900\)"),
+        ({"model": "mlp"}, r"differ in model \(lenet5 and mlp\)"),
+        ({"sparsity": 0.9}, r"differ in sparsity \(0.9 and 0.95\)"),
+        ({"learning_rate": 0.1}, r"learning_rate within Scratch, Ours \(0.05 and 0.1\)"),
+        ({"mask_from": RunConfig(method="prune")}, "mask_from within Scratch, Ours"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused(change: dict[str, object], message: str) -> None:
+    runs = [make_run(seed=0), make_run(seed=1, **change)]
+    with pytest.raises(ValueError, match=message + r".*type: sparseflow report THAT_FOLDER"):
+        summarize(runs)
+
+
+def test_tickets_of_different_seeds_are_one_group() -> None:
+    runs = [make_run(seed=seed, mask_from=RunConfig(method="prune", seed=seed)) for seed in range(2)]
+    assert summarize(runs).loc[0, "n"] == 2
+
+
+def test_dense_runs_do_not_set_the_sparsity() -> None:
+    check_comparable([make_run(method="dense", sparsity=0.0), make_run()])
+
+
+def test_no_runs_is_a_clear_error() -> None:
+    with pytest.raises(ValueError, match=r"no finished run here.*sparseflow demo"):
+        summarize([])
+
+
+def test_curves_are_condensed_over_seeds() -> None:
+    runs = [
+        make_run(seed=seed, metrics=metrics_of("test/accuracy", {0: 0.1, 100: last}))
+        for seed, last in enumerate((0.5, 0.9))
+    ]
+    last = training_curves(runs, "test/accuracy").iloc[-1]
+    assert (last["label"], last["step"], last["n"]) == ("Scratch, Ours", 100, 2)
+    assert last[["mean", "std", "min", "max"]].to_list() == pytest.approx([70.0, 20.0, 50.0, 90.0])
+    assert training_curves(runs, "flow/norm").empty
+
+
+def test_update_change_is_after_minus_before() -> None:
+    def run(seed: int, before: float, after: float) -> pd.DataFrame:
+        logged = pd.concat([metrics_of("update/before", {100: before}), metrics_of("update/after", {100: after})])
+        return make_run(method="set", seed=seed, metrics=logged)
+
+    change = update_changes([run(0, 1.0, 1.5), run(1, 1.0, 0.9)]).iloc[0]
+    assert change[["mean", "min", "max", "raised"]].to_list() == pytest.approx([0.2, -0.1, 0.5, 0.5])
+    assert update_changes([make_run(method="dense")]).empty
+
+
+def test_accuracy_points_has_a_row_a_run() -> None:
+    points = accuracy_points(demo_runs(num_seeds=2))
+    assert len(points) == 2 * 11
+    assert points["collapsed"].sum() == 5  # both seeds of Scratch and SET, the first of RigL
+
+
+def test_signal_levels_average_networks_and_name_a_missing_column() -> None:
+    levels = signal_levels(demo_signal(num_networks=2))
+    assert len(levels) == 4 * 2 * 2 * 6
+    assert set(levels["n"]) == {2}
+    with pytest.raises(ValueError, match=r"no column logit_std.*sparseflow demo"):
+        signal_levels(demo_signal().drop(columns="logit_std"))
