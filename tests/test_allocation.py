@@ -17,7 +17,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 #: Protocol G.3: 13 convolutions 3x3 and a 1x1 classifier.
 VGG16_CHANNELS = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
-VGG16_NAMES = "1_1 1_2 2_1 2_2 3_1 3_2 3_3 4_1 4_2 4_3 5_1 5_2 5_3".split()
+VGG16_NAMES = ["1_1", "1_2", "2_1", "2_2", "3_1", "3_2", "3_3", "4_1", "4_2", "4_3", "5_1", "5_2", "5_3"]
 VGG16: Shapes = {
     f"conv{name}": (outputs, inputs, 3, 3)
     for name, inputs, outputs in zip(VGG16_NAMES, VGG16_CHANNELS[:-1], VGG16_CHANNELS[1:], strict=True)
@@ -140,7 +140,7 @@ def test_infeasible_target_names_the_largest_feasible_one(name: str, shapes: Sha
     total = sum(num_weights(shapes).values())
     sparsity = 1 - len(shapes) / total * 10**-exponent * 0.99
     assume(sparsity < 1 and round((1 - sparsity) * total, 6) < len(shapes))
-    with pytest.raises(ValueError, match="each needs at least one. The largest feasible sparsity is") as caught:
+    with pytest.raises(ValueError, match=r"each needs at least one. The largest feasible sparsity is") as caught:
         ALLOCATIONS[name](shapes, sparsity)
     largest = float(re.search(r"sparsity is (\S+)\.$", str(caught.value))[1])  # type: ignore[index]
     # Feasible as printed, and not a whole weight below what counting allows: one weight for each layer.
@@ -162,5 +162,5 @@ def test_bad_input(name: str) -> None:
         allocation(95)
     with pytest.raises(ValueError, match=r"overrides\['a'\] must be in \[0, 1\), got 1.5"):
         allocation(0.5, overrides={"a": 1.5})
-    with pytest.raises(ValueError, match="overrides has 'b', which is no layer. Layers: a."):
+    with pytest.raises(ValueError, match=r"overrides has 'b', which is no layer. Layers: a."):
         allocation(0.5, overrides={"b": 0.5})

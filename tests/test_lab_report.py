@@ -296,9 +296,14 @@ def test_signal_axis_spreads_high_sparsities(narrow: bool) -> None:
     assert len(data) == 4 * 2 * 2 * 6
 
 
-def test_a_dead_network_leaves_a_gap_on_the_logarithmic_axis() -> None:
-    signal = demo_signal().assign(logit_std=lambda table: table["logit_std"].where(table["sparsity"] < 0.98, 0.0))
-    figure, _ = figures.signal_figure(signal)
+def test_a_dead_network_leaves_the_logarithmic_axis_through_the_bottom() -> None:
+    signal = demo_signal()
+    dead = (signal["sparsity"] == 0.98) & (signal["network"] == 0)
+    figure, data = figures.signal_figure(signal.assign(logit_std=signal["logit_std"].where(~dead, 0.0)))
+    assert (data["min"] == 0).any()
+    # The axis ends near the smallest mean, not at the zero that a logarithm has no place for.
+    bottom = figure.axes[0].get_ylim()[0]
+    assert 0.01 * data["mean"].min() < bottom < data["mean"].min()
     assert "nan" not in inline_svg(figure, name="dead", alt="a dead network").lower()
 
 

@@ -2,6 +2,7 @@
 
 from sparseflow import analysis, init, updaters
 from sparseflow.analysis import gradient_flow
+from sparseflow.at_init import grasp, snip, synflow_masks
 from sparseflow.initialize import initialize_
 from sparseflow.live import live_inputs
 from sparseflow.masks import (
@@ -16,6 +17,7 @@ from sparseflow.masks import (
     sparsity_of,
 )
 from sparseflow.promises import check
+from sparseflow.report import sparsity_report
 from sparseflow.select import prunable
 from sparseflow.sparsifier import Sparsifier
 from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
@@ -41,6 +43,7 @@ __all__ = [
     "dense_masks",
     "drop_and_grow",
     "gradient_flow",
+    "grasp",
     "init",
     "initialize_",
     "live_inputs",
@@ -51,6 +54,9 @@ __all__ = [
     "random_masks",
     "save_masks",
     "score_masks",
+    "snip",
     "sparsity_of",
+    "sparsity_report",
+    "synflow_masks",
     "updaters",
 ]

@@ -59,7 +59,7 @@ def live_inputs(
         if isinstance(module, _CENTRING):
             module.register_forward_hook(lambda _module, _inputs, output: torch.ones_like(output))
         elif isinstance(module, nn.modules.batchnorm._NormBase):
-            module.forward = _first_argument  # type: ignore[method-assign, assignment]
+            module.forward = _first_argument
         elif isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
             # A weight that several layers share is fed by all of them.
             for name in (name for name in masks if weights[name].parameter is module.weight):

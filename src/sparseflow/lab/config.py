@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any
 
 import tyro
 
+from sparseflow.allocation import ALLOCATIONS
+from sparseflow.init import INITIALIZERS
+
 SCHEMES = ("dense", "liu", "sparse", "live")
 METHODS = ("dense", "scratch", "set", "rigl", "rigl_inverted", "snfs", "prune")
 #: Methods whose network is masked from the first step on.
 SPARSE_METHODS = frozenset({"scratch", "set", "rigl", "rigl_inverted", "snfs"})
+#: Field -> what it may be. Datasets and models are checked before training, so that runs of others' can be read.
+_CHOICES: dict[str, Collection[str]] = {
+    "method": METHODS,
+    "init": SCHEMES,
+    "init_base": INITIALIZERS,
+    "allocation": ALLOCATIONS,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,82 +38,93 @@ class RunConfig:
     """
 
     dataset: str = "mnist"
-    """Key of ``DATASETS``: mnist-5k, mnist or fashion-mnist."""
+    """mnist-5k, mnist or fashion-mnist."""
     model: str = "lenet5"
-    """Key of ``MODELS``: lenet5, lenet5-small, mlp or mlp-small."""
+    """lenet5[-small] or mlp[-small]."""
     method: str = "scratch"
-    """dense, scratch, set, rigl, rigl_inverted, snfs or prune (dense, then gradually pruned)."""
+    """dense, scratch, set, rigl, rigl_inverted, snfs or prune."""
     init: str = "sparse"
-    """Initialisation of masked layers: dense (the paper's Original), liu, sparse (Ours) or live."""
+    """dense (Original), liu, sparse (Ours) or live."""
     init_base: str = "xavier_uniform"
-    """Key of ``sparseflow.init.INITIALIZERS``; the paper's MNIST runs use scale 1, average of fans, uniform."""
+    """xavier_uniform or _normal, kaiming_uniform, _normal or _truncated_normal."""
     sparsity: float = 0.95
-    """Fraction of the prunable weights that are zero, in [0, 1)."""
+    """Zero fraction of prunable weights."""
     allocation: str = "uniform"
-    """How random masks spread the sparsity over layers: uniform, er or erk."""
+    """uniform, er or erk over layers."""
     mask_from: Annotated[RunConfig | None, tyro.conf.Suppress] = None
     """The pruning run whose final masks this run starts from; None draws random masks."""
     seed: int = 0
-    """Fixes initialisation, masks, data order and growth, each from its own stream."""
+    """Of everything random."""
     steps: int = 11719
     """Optimizer steps."""
     batch_size: int = 128
     """Examples in a step."""
     learning_rate: float = 0.05
-    """At step 0; falls to zero over ``steps`` along a cosine."""
+    """At step 0; cosine to 0 at the end."""
     momentum: float = 0.9
-    """Heavy-ball momentum."""
+    """Heavy-ball momentum, in [0, 1)."""
     weight_decay: float = 5e-4
-    """L2 coefficient wd in wd * sum(w^2) over kernels: the gradient is 2 * wd * w."""
+    """L2 penalty wd * sum(w^2) of kernels; the gradient is 2 * wd * w."""
     drop_fraction: float = 0.3
-    """Share of the active weights swapped at an update, at step 0; falls like the learning rate."""
+    """Share of active weights swapped at an update, at step 0; cosine to 0."""
     update_every: int = 500
-    """Optimizer steps between two mask updates."""
+    """Steps between mask updates."""
     prune_begin: int = 3000
-    """First step of gradual pruning (method prune)."""
+    """First step that prunes (prune)."""
     prune_end: int = 7000
-    """Last step of gradual pruning (method prune)."""
+    """Last step that prunes (prune)."""
     prune_every: int = 100
-    """Optimizer steps between two prunings (method prune)."""
+    """Steps between prunings (prune)."""
     log_every: int = 200
-    """Optimizer steps between two measurements of loss and gradient norm."""
+    """Steps between gradient norms."""
     eval_every: int = 1000
-    """Optimizer steps between two evaluations on the test set."""
+    """Steps between test evaluations."""
     checkpoint_every: int = 2000
-    """Optimizer steps between two checkpoints."""
+    """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
+        self._normalise_numbers()
         if not 0 <= self.sparsity < 1:
             raise ValueError(f"sparsity must be in [0, 1), got {self.sparsity!r}. For 95% zeros write 0.95, not 95.")
-        if self.method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}.")
-        if self.init not in SCHEMES:
-            raise ValueError(f"init must be one of {', '.join(SCHEMES)}, got {self.init!r}.")
-        for name in (
-            "steps",
-            "batch_size",
-            "update_every",
-            "prune_every",
-            "log_every",
-            "eval_every",
-            "checkpoint_every",
-        ):
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+        for name in ("steps", "batch_size", *(name for name in _defaults() if name.endswith("_every"))):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}.")
-        if self.learning_rate <= 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1:
+        if not (0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.momentum < 1):
             raise ValueError(
                 "learning_rate must be positive, weight_decay not negative and momentum in [0, 1), got "
                 f"{self.learning_rate!r}, {self.weight_decay!r}, {self.momentum!r}."
             )
         if not 0 <= self.drop_fraction <= 1:
             raise ValueError(f"drop_fraction must be in [0, 1], got {self.drop_fraction!r}.")
-        if self.method == "prune" and not 0 <= self.prune_begin <= self.prune_end <= self.steps:
+        if self.method == "prune" and not (0 <= self.prune_begin <= self.prune_end <= self.steps and self.prune_end):
             raise ValueError(
                 f"pruning must begin and end within the run: got begin {self.prune_begin}, end {self.prune_end}, "
                 f"{self.steps} steps. Lower prune_begin and prune_end, or raise steps."
             )
-        if self.mask_from is not None and self.mask_from.method != "prune":
-            raise ValueError(f"mask_from must be a run of method 'prune', got {self.mask_from.method!r}.")
+        if self.mask_from is not None:
+            self._check_parent(self.mask_from)
+
+    def _normalise_numbers(self) -> None:
+        # 0 and 0.0 are equal and print differently: without this, equal configs could have two names.
+        for name, default in _defaults().items():
+            if isinstance(default, int | float):
+                given = getattr(self, name)
+                value = type(default)(given)
+                if value != given and given == given:
+                    raise ValueError(f"{name} must be a whole number, got {given!r}.")
+                object.__setattr__(self, name, value + 0)  # -0.0 + 0 is 0.0
+
+    def _check_parent(self, parent: RunConfig) -> None:
+        if parent.method != "prune":
+            raise ValueError(f"mask_from must be a run of method 'prune', got {parent.method!r}.")
+        if self.method not in SPARSE_METHODS:
+            raise ValueError(f"method {self.method!r} starts from no mask. Leave mask_from (--pruned-mask) out.")
+        for name in ("model", "sparsity"):
+            if (theirs := getattr(parent, name)) != (ours := getattr(self, name)):
+                raise ValueError(f"mask_from must be a run of the same {name}: it has {theirs!r}, this run {ours!r}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict, as stored in ``config.json``."""
@@ -115,8 +138,7 @@ class RunConfig:
         >>> RunConfig.from_dict(config.to_dict()) == config
         True
         """
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
+        if unknown := sorted(set(values) - set(_defaults())):
             raise ValueError(f"the config has fields this version does not know: {', '.join(unknown)}.")
         parent = values.get("mask_from")
         return cls(**{**values, "mask_from": None if parent is None else cls.from_dict(parent)})
@@ -135,11 +157,7 @@ class RunConfig:
         >>> RunConfig(seed=3).changed()
         {'seed': 3}
         """
-        values = {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if getattr(self, field.name) != field.default
-        }
+        values = {name: getattr(self, name) for name, default in _defaults().items() if getattr(self, name) != default}
         if self.mask_from is not None:
             values["mask_from"] = self.mask_from.changed()
         return values
@@ -163,5 +181,9 @@ def pruning_parent(config: RunConfig) -> RunConfig:
     """
     # What a pruning run does not look at stays at its default, so that all methods share one pruning run.
     ignored = ("init", "init_base", "allocation", "drop_fraction", "update_every", "mask_from")
-    defaults = {field.name: field.default for field in fields(RunConfig) if field.name in ignored}
-    return config.with_(method="prune", **defaults)
+    defaults = _defaults()
+    return config.with_(method="prune", **{name: defaults[name] for name in ignored})
+
+
+def _defaults() -> dict[str, Any]:
+    return {field.name: field.default for field in fields(RunConfig)}

@@ -103,8 +103,8 @@ def curve(
 
 
 def log_scale(axes: Axes) -> None:
-    """A logarithmic y axis with a tick a decade; points at zero leave a gap."""
-    axes.set_yscale("log", nonpositive="mask")
+    """A logarithmic y axis with a tick a decade; a line or band that reaches zero leaves through the bottom."""
+    axes.set_yscale("log", nonpositive="clip")
     axes.yaxis.set_major_locator(LogLocator(numticks=8))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())

@@ -141,7 +141,8 @@ def _signal(signal: pd.DataFrame | None) -> Section:
         heading=heading,
         how="How far the outputs of an untrained network spread when it is shown random noise, against the fraction of "
         "weights that are zero. A curve that falls is a signal that dies on its way through the network. A line is the "
-        "mean over networks; its band reaches from the lowest to the highest.",
+        "mean over networks; its band reaches from the lowest to the highest, and to the bottom where a network passes "
+        "nothing at all.",
         shows=words,
         alt=f"Line chart: standard deviation of the logits at initialisation over sparsity. {' '.join(words)}",
         draw=partial(figures.signal_figure, signal),

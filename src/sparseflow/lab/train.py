@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 
 import sparseflow as sf
@@ -14,8 +18,8 @@ from sparseflow.lab.config import RunConfig
 from sparseflow.lab.data import Dataset, batch_indices, load_dataset
 from sparseflow.lab.methods import Setup, set_up
 from sparseflow.lab.optimizer import set_step_
-from sparseflow.lab.probes import Probes
-from sparseflow.lab.runs import Run, is_done, load_run
+from sparseflow.lab.probes import Log, Probes
+from sparseflow.lab.runs import METRICS, Run, is_done, load_run
 from sparseflow.lab.store import RunStore
 
 #: Called with the steps done and the steps of the run.
@@ -32,7 +36,8 @@ def train(
 ) -> Run:
     """Train the run that a config describes, or continue it, or return it if it is done.
 
-    A run that starts from the masks of another trains that one first.
+    A run that starts from the masks of another trains that one first. It computes on one thread, whatever torch is set
+    to: the same config then gives the same bits.
 
     Args:
         config: The run.
@@ -47,20 +52,31 @@ def train(
     if config.mask_from is not None and not is_done(root, config.mask_from):
         train(config.mask_from, root=root, data_root=data_root, tensorboard=tensorboard, progress=progress)
     if not is_done(root, config):
-        data = load_dataset(config.dataset, root=data_root)
-        with RunStore(root, config) as store:
+        with ExitStack() as stack:
+            stack.enter_context(_one_thread())
+            # Before there is a folder: what cannot be set up leaves none.
+            data = load_dataset(config.dataset, root=data_root)
+            setup = set_up(config, data, root=root)
+            store = stack.enter_context(RunStore(root, config))
             if not store.is_done:
-                _train(config, data, store, root=root, tensorboard=tensorboard, progress=progress)
+                step, seconds = _resume(setup, store)
+                log = stack.enter_context(_tensorboard(store)) if tensorboard else store.log
+                _train(config, data, setup, store, step=step, seconds=seconds, log=log, progress=progress)
     return load_run(root / config.name)
 
 
 def _train(
-    config: RunConfig, data: Dataset, store: RunStore, *, root: Path, tensorboard: bool, progress: Progress | None
+    config: RunConfig,
+    data: Dataset,
+    setup: Setup,
+    store: RunStore,
+    *,
+    step: int,
+    seconds: float,
+    log: Log,
+    progress: Progress | None,
 ) -> None:
-    setup = set_up(config, data, root=root)
-    step, seconds = _resume(setup, store)
     began = time.perf_counter() - seconds
-    log = _with_tensorboard(store, step) if tensorboard else store.log
     probes = Probes(setup.model, setup.sparsifier, data, log=log)
     model = setup.model.train()
     while step < config.steps:
@@ -83,12 +99,12 @@ def _train(
         probes.updates()
         if progress is not None:
             progress(step, config.steps)
-        if step % config.checkpoint_every == 0 and step < config.steps:
+        if step % config.checkpoint_every == 0 or step == config.steps:
             store.save_checkpoint(step, _state(setup, time.perf_counter() - began))
+    # After the last checkpoint, so that a run continued from there logs the end once.
     setup.sparsifier.check()
     probes.flow(step)
     final = probes.test(step) | {"sparsity": sf.sparsity_of(setup.sparsifier.masks)}
-    store.save_checkpoint(step, _state(setup, time.perf_counter() - began))
     store.finish(final, time.perf_counter() - began)
 
 
@@ -115,15 +131,33 @@ def _resume(setup: Setup, store: RunStore) -> tuple[int, float]:
     return step, float(state["seconds"])
 
 
-def _with_tensorboard(store: RunStore, step: int) -> Callable[[int, Mapping[str, float]], None]:
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # The order of a sum depends on the number of threads, and with it the last bits of a run.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _tensorboard(store: RunStore) -> Iterator[Log]:
+    """The store's log, which also writes events; those of a run that is continued are written anew."""
     from torch.utils.tensorboard.writer import SummaryWriter
 
-    writer = SummaryWriter(log_dir=str(store.folder / "tensorboard"), purge_step=step)
+    folder = store.folder / "tensorboard"
+    shutil.rmtree(folder, ignore_errors=True)
+    with SummaryWriter(log_dir=str(folder)) as writer:
+        for line in (store.folder / METRICS).read_text().splitlines():
+            row = json.loads(line)
+            writer.add_scalar(row["name"], row["value"], row["step"])
 
-    def log(at: int, values: Mapping[str, float]) -> None:
-        store.log(at, values)
-        for name, value in values.items():
-            writer.add_scalar(name, value, at)
-        writer.flush()
+        def log(step: int, values: Mapping[str, float]) -> None:
+            store.log(step, values)
+            for name, value in values.items():
+                writer.add_scalar(name, value, step)
+            writer.flush()
 
-    return log
+        yield log

@@ -38,7 +38,7 @@ def demo(*, seeds: int = 3, steps: int = 1000, quick: bool = False) -> list[RunC
         batch_size=64,
         update_every=max(1, steps // 20),
         prune_begin=steps // 4,
-        prune_end=3 * steps // 5,
+        prune_end=max(1, 3 * steps // 5),
         prune_every=max(1, steps // 50),
         log_every=max(1, steps // 25),
         eval_every=max(1, steps // 10),

@@ -1,0 +1,243 @@
+"""What of a model is sparse, how sparse, and what is not and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from sparseflow._checks import check_masks, check_sparsity
+from sparseflow.fans import PLAIN, Layout, fan_in, unit_counts
+from sparseflow.select import Rule, Weight, maskable, weights
+from sparseflow.types import Masks
+
+_TABLE_WIDTH = 100
+_WHY_WIDTH = 12
+_SHORTEST_NAME = 16
+
+
+@dataclass(frozen=True)
+class MaskStatistics:
+    """How one mask spreads its weights over units and inputs."""
+
+    units_without_inputs: int
+    """Units that no active weight enters: they output their bias, whatever the input."""
+    inputs_without_outputs: int
+    """Inputs that no active weight leaves: whatever computes them is for nothing here."""
+    fan_in_mean: float
+    """Active inputs of a unit, receptive field included, on average."""
+    fan_in_cv: float
+    """Standard deviation over mean of the fan-in over units (population); 0 for equal units, or none active."""
+
+
+def mask_statistics(mask: Tensor, layout: Layout = PLAIN) -> MaskStatistics:
+    """Dead ends and the spread of the fan-in of one mask.
+
+    Args:
+        mask: bool.
+        layout: Which axes are units and inputs.
+
+    >>> import torch
+    >>> mask_statistics(torch.tensor([[True, True, False], [False, False, False]]))
+    MaskStatistics(units_without_inputs=1, inputs_without_outputs=1, fan_in_mean=1.0, fan_in_cv=1.0)
+    """
+    fans = fan_in(mask, layout).double()
+    mean = float(fans.mean())
+    return MaskStatistics(*unit_counts(mask, layout), mean, float(fans.std(correction=0)) / mean if mean else 0.0)
+
+
+@dataclass(frozen=True)
+class ReportRow:
+    """One parameter."""
+
+    name: str
+    shape: tuple[int, ...]
+    masked: bool
+    reason: str
+    """Why it is masked or not: its layer's type, or the rule that decided."""
+    num_weights: int
+    active: int
+    target: float | None
+    """The sparsity asked for, if it was given."""
+    sparsity: float
+    """The sparsity it has: 0 without a mask."""
+    statistics: MaskStatistics | None
+    """``None`` without a mask."""
+
+
+@dataclass(frozen=True)
+class ReportTotals:
+    """Sums over parameters; ``sparsity`` and ``target`` count masked weights only, as everywhere in the library."""
+
+    num_parameters: int
+    active_parameters: int
+    num_masked: int
+    active: int
+    target: float | None
+    sparsity: float
+    units_without_inputs: int
+    inputs_without_outputs: int
+
+
+@dataclass(frozen=True)
+class SparsityReport:
+    """What :func:`sparsity_report` found: print it, or take ``rows``, ``totals`` or ``to_dict()``."""
+
+    rows: tuple[ReportRow, ...]
+    totals: ReportTotals
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings, for ``json.dumps``."""
+        rows = [asdict(row) | {"shape": list(row.shape)} for row in self.rows]
+        return {"rows": rows, "totals": asdict(self.totals)}
+
+    def __str__(self) -> str:
+        """A table of at most 100 columns, the totals last."""
+        has_target = any(row.target is not None for row in self.rows)
+        lines = _table(
+            [
+                [
+                    "weight",
+                    "shape",
+                    "weights",
+                    "active",
+                    *["target"] * has_target,
+                    "sparsity",
+                    "no in",
+                    "no out",
+                    "why",
+                ],
+                *(_cells(row, has_target=has_target) for row in self.rows),
+                *_total_cells(self.totals, has_target=has_target),
+            ]
+        )
+        rule = "-" * max(map(len, lines))
+        note = "no in: units without active inputs; no out: inputs without active outputs"
+        return "\n".join([lines[0], rule, *lines[1:-2], rule, *lines[-2:], note])
+
+
+def sparsity_report(
+    model: nn.Module,
+    masks: Masks,
+    *,
+    target: Mapping[str, float] | float | None = None,
+    include: Iterable[Rule] = (),
+    exclude: Iterable[Rule] = (),
+    first_layer_dense: bool = False,
+) -> SparsityReport:
+    """Every parameter of the model: masked or not and why, target and actual sparsity, units and inputs cut off.
+
+    Args:
+        model: The model.
+        masks: Parameter name -> mask.
+        target: The sparsity asked for: one for every masked weight, or one each by name, as an allocation returns it.
+        include: The rules by which the masks were made, see :func:`sparseflow.select.weights`; they explain what is
+            not masked.
+        exclude: As ``include``.
+        first_layer_dense: As ``include``.
+
+    Raises:
+        TypeError, ValueError: if a mask does not fit, there are none, or a target is no sparsity or names no mask.
+
+    >>> import sparseflow as sf
+    >>> model = nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 2))
+    >>> print(sparsity_report(model, sf.random_masks(model, 0.9, seed=0), target=0.9))
+    weight            shape  weights  active  target  sparsity  no in  no out  why
+    ---------------------------------------------------------------------------------
+    0.weight          10x20      200      20  0.9000    0.9000      0       6  Linear
+    0.bias               10       10  norms, biases and scales are never masked
+    2.weight           2x10       20       2  0.9000    0.9000      1       8  Linear
+    2.bias                2        2  norms, biases and scales are never masked
+    ---------------------------------------------------------------------------------
+    masked                       220      22  0.9000    0.9000      1      14
+    all parameters               232      34
+    no in: units without active inputs; no out: inputs without active outputs
+    """
+    check_masks(masks, {name: weight.parameter for name, weight in maskable(model).items()})
+    if not masks:
+        raise ValueError("there are no masks to report; make some, for instance with sparseflow.random_masks().")
+    targets = _targets(target, masks)
+    found = weights(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
+    rows = tuple(_row(weight, masks.get(weight.name), targets.get(weight.name)) for weight in found)
+    return SparsityReport(rows, _totals(rows))
+
+
+def _targets(target: Mapping[str, float] | float | None, masks: Masks) -> Mapping[str, float]:
+    if target is None:
+        return {}
+    targets = target if isinstance(target, Mapping) else dict.fromkeys(masks, target)
+    for name, value in targets.items():
+        if name not in masks:
+            raise ValueError(f"target has {name!r}, which has no mask. Masked: {', '.join(masks)}.")
+        check_sparsity(value, name=f"target[{name!r}]" if target is targets else "target")
+    return targets
+
+
+def _row(weight: Weight, mask: Tensor | None, target: float | None) -> ReportRow:
+    shape, numel = tuple(weight.parameter.shape), weight.parameter.numel()
+    if mask is None:
+        reason = f"no mask was given for it: {weight.reason}" if weight.prunable else weight.reason
+        return ReportRow(weight.name, shape, False, reason, numel, numel, None, 0.0, None)
+    reason = weight.reason if weight.prunable else f"masked in spite of: {weight.reason}"
+    active = int(mask.sum())
+    sparsity = 1 - active / numel if numel else 0.0
+    statistics = mask_statistics(mask, weight.layout or PLAIN)
+    return ReportRow(weight.name, shape, True, reason, numel, active, target, sparsity, statistics)
+
+
+def _totals(rows: tuple[ReportRow, ...]) -> ReportTotals:
+    masked = [row for row in rows if row.masked]
+    numel, active = sum(row.num_weights for row in masked), sum(row.active for row in masked)
+    wanted = [row.target * row.num_weights for row in masked if row.target is not None]
+    return ReportTotals(
+        num_parameters=sum(row.num_weights for row in rows),
+        active_parameters=sum(row.active for row in rows),
+        num_masked=numel,
+        active=active,
+        target=sum(wanted) / numel if numel and len(wanted) == len(masked) else None,
+        sparsity=1 - active / numel if numel else 0.0,
+        units_without_inputs=sum(row.statistics.units_without_inputs for row in masked if row.statistics),
+        inputs_without_outputs=sum(row.statistics.inputs_without_outputs for row in masked if row.statistics),
+    )
+
+
+def _cells(row: ReportRow, *, has_target: bool) -> list[str]:
+    head = [row.name, "x".join(map(str, row.shape)), f"{row.num_weights:,}"]
+    if row.statistics is None:
+        return [*head, row.reason]
+    fractions = [row.target, row.sparsity] if has_target else [row.sparsity]
+    cut = [str(row.statistics.units_without_inputs), str(row.statistics.inputs_without_outputs)]
+    return [*head, f"{row.active:,}", *map(_fraction, fractions), *cut, row.reason]
+
+
+def _total_cells(totals: ReportTotals, *, has_target: bool) -> list[list[str]]:
+    fractions = [totals.target, totals.sparsity] if has_target else [totals.sparsity]
+    cut = [str(totals.units_without_inputs), str(totals.inputs_without_outputs)]
+    masked = [f"{totals.num_masked:,}", f"{totals.active:,}", *map(_fraction, fractions), *cut, ""]
+    every = [f"{totals.num_parameters:,}", f"{totals.active_parameters:,}", *[""] * (len(masked) - 2)]
+    return [["masked", "", *masked], ["all parameters", "", *every]]
+
+
+def _fraction(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    """Names and reasons to the left, numbers to the right; a short row's last cell runs on over what it has not.
+
+    Long names lose their beginning, long reasons their end.
+    """
+    full = [row for row in rows if len(row) == len(rows[0])]
+    widths = [max(map(len, column)) for column in zip(*full, strict=True)]
+    widths[1:3] = [max(len(row[i]) for row in rows) for i in (1, 2)]
+    others = sum(widths[1:-1]) + min(widths[-1], _WHY_WIDTH) + 2 * (len(widths) - 1)
+    widths[0] = max(_SHORTEST_NAME, min(max(len(row[0]) for row in rows), _TABLE_WIDTH - others))
+    lines = []
+    for name, *numbers, why in rows:
+        name = name if len(name) <= widths[0] else "…" + name[len(name) + 1 - widths[0] :]
+        right = (cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=False))
+        line = "  ".join([name.ljust(widths[0]), *right, why]).rstrip()
+        lines.append(line if len(line) <= _TABLE_WIDTH else line[: _TABLE_WIDTH - 1] + "…")
+    return lines

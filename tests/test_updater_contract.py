@@ -1,0 +1,244 @@
+"""One table of methods against one table of checks, under every elementwise optimizer with weight decay.
+
+A new method needs its row in ``SETTINGS``; everything here then holds it to the promises of the library.
+"""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sparseflow as sf
+from sparseflow.rng import stream
+from sparseflow.updaters import UPDATERS, DropGrow, LayerState
+from tiny import (
+    OPTIMIZERS,
+    SIZES,
+    assert_same_bits,
+    loss_of,
+    masked,
+    snapshot,
+    states,
+    tiny_model,
+    train_step,
+)
+
+STEPS = 13
+DROP_GROW = {"drop_fraction": 0.3, "update_every": 3}
+#: Updates fall at 3, 6, 9, 12; pruning's at 2, 5, 8 and, whatever the period, at its end 10.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "static": {},
+    "set": DROP_GROW,
+    "rigl": DROP_GROW,
+    "rigl_inverted": DROP_GROW,
+    "snfs": DROP_GROW,
+    "gmp": {"sparsity": 0.7, "begin": 2, "end": 10, "update_every": 3},
+    "one_shot": {"sparsity": 0.7, "at": 4},
+}
+MOVING = [name for name, settings in SETTINGS.items() if settings is DROP_GROW]
+#: Active weights at sparsity 0.7: 27 * 0.3 = 8.1, 480 * 0.3 and 40 * 0.3.
+ACTIVE = {"0.weight": 8, "3.weight": 144, "5.weight": 12}
+
+every_method = pytest.mark.parametrize("method", SETTINGS)
+every_optimizer = pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
+
+
+class Run:
+    """A model, its optimizer and its Sparsifier, at step 0."""
+
+    def __init__(self, method: str, optimizer_name: str, *, seed: int = 0, **changed: Any) -> None:
+        self.model = tiny_model()
+        self.optimizer = OPTIMIZERS[optimizer_name](self.model.parameters())
+        masks = sf.dense_masks(self.model) if method in ("gmp", "one_shot") else masked(self.model)
+        updater = UPDATERS[method](**{**SETTINGS[method], **changed})
+        self.sparsifier = sf.Sparsifier(self.model, self.optimizer, masks, updater, seed=seed)
+        self.weights = {name: self.model.get_parameter(name) for name in masks}
+
+    def step(self, number: int) -> None:
+        train_step(self.model, self.optimizer, number)
+
+    def masks(self) -> dict[str, Tensor]:
+        return {name: mask.clone() for name, mask in self.sparsifier.masks.items()}
+
+    def snapshot(self) -> list[Tensor]:
+        return snapshot(self.model, self.optimizer) + list(self.masks().values())
+
+
+def test_every_method_has_a_row() -> None:
+    assert set(SETTINGS) == set(UPDATERS)
+
+
+def expected_active(method: str, size: int, name: str, step: int) -> int:
+    """Constant, or in exact rational arithmetic the count at the last update of the pruning schedule."""
+    if method not in ("gmp", "one_shot"):
+        return ACTIVE[name]
+    updates = [4] if method == "one_shot" else [2, 5, 8, 10]
+    if step < updates[0]:
+        return size
+    last = max(update for update in updates if update <= step)
+    remaining = Fraction(10 - last, 8) if method == "gmp" else Fraction(0)
+    return max(1, round(size * (1 - Fraction(7, 10) * (1 - remaining**3))))
+
+
+@every_method
+@every_optimizer
+def test_active_counts_are_exact_and_everything_else_is_zero_at_every_step(method: str, optimizer_name: str) -> None:
+    run = Run(method, optimizer_name)
+    for step in range(1, STEPS + 1):
+        run.step(step)
+        run.sparsifier.check()
+        for name, mask in run.sparsifier.masks.items():
+            assert int(mask.sum()) == expected_active(method, SIZES[name], name, step)
+            for tensor in (run.weights[name], *states(run.optimizer, run.weights[name])):
+                assert torch.count_nonzero(tensor[~mask]) == 0
+                assert torch.count_nonzero(tensor[mask]) > 0
+    assert run.sparsifier.step_count == STEPS
+
+
+@every_method
+@every_optimizer
+def test_an_update_is_its_grown_and_dropped_weights_and_growth_starts_at_zero(method: str, optimizer_name: str) -> None:
+    run = Run(method, optimizer_name)
+    before: dict[str, Tensor] = {}
+    moved = 0
+
+    def after(step: int, changes: Any) -> None:
+        nonlocal moved
+        assert set(changes) == set(SIZES)
+        for name, change in changes.items():
+            old, new, weight = before[name], run.sparsifier.masks[name], run.weights[name]
+            assert torch.equal(change.mask, new)
+            assert torch.equal(new, (old | change.grown) & ~change.dropped)
+            assert not (change.grown & old).any()
+            assert not (change.dropped & ~old).any()
+            for tensor in (weight, *states(run.optimizer, weight)):
+                assert torch.count_nonzero(tensor[change.grown]) == 0
+                # Those that stay keep value and state: after a step with a gradient most are not zero.
+                assert torch.count_nonzero(tensor[old & new]) > 0
+            moved += int(change.grown.sum()) if method in MOVING else int(change.dropped.sum())
+
+    run.sparsifier.before_update.append(lambda step: before.update(run.masks()))
+    run.sparsifier.after_update.append(after)
+    for step in range(1, STEPS + 1):
+        run.step(step)
+    assert (moved > 0) == (method != "static")
+
+
+@every_method
+def test_update_leaves_its_inputs_unchanged(method: str) -> None:
+    updater = UPDATERS[method](**SETTINGS[method])
+    model = tiny_model()
+    layers = []
+    for name, mask in masked(model).items():
+        gradient = torch.randn(mask.shape, generator=stream(0, "gradient", name))
+        layers.append(LayerState(name, model.get_parameter(name).detach() * mask, mask, gradient, 1.0))
+    copies = [(layer.weight.clone(), layer.mask.clone(), layer.gradient.clone()) for layer in layers]
+    changes = list(updater.update(layers, step=10, generator=stream(0, "grow")))
+    for layer, copy, (name, change) in zip(layers, copies, changes, strict=True):
+        assert name == layer.name
+        assert_same_bits([layer.weight, layer.mask, layer.gradient], list(copy))
+        change.mask.logical_not_()  # the answer is the caller's: no alias of the input
+        assert torch.equal(layer.mask, copy[1])
+
+
+@every_method
+def test_same_seed_same_masks(method: str) -> None:
+    masks = []
+    for seed in (0, 0, 1):
+        run = Run(method, "momentum", seed=seed)
+        for step in range(1, STEPS + 1):
+            run.step(step)
+        masks.append(run.snapshot())
+    assert_same_bits(masks[0], masks[1])
+    assert all(map(torch.equal, masks[0], masks[2])) == (method != "set")  # only SET draws
+
+
+@every_method
+@every_optimizer
+def test_save_load_and_go_on_is_never_having_stopped(method: str, optimizer_name: str) -> None:
+    """Stopped at 5: past updates that moved masks, and one step before the next one for SNFS's running mean."""
+    through = Run(method, optimizer_name)
+    for step in range(1, 6):
+        through.step(step)
+    file = io.BytesIO()
+    parts = {"model": through.model, "optimizer": through.optimizer, "sparsifier": through.sparsifier}
+    torch.save({name: part.state_dict() for name, part in parts.items()}, file)
+    for step in range(6, STEPS + 1):
+        through.step(step)
+
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    resumed = Run(method, optimizer_name, seed=1)
+    for name in ("model", "optimizer", "sparsifier"):
+        getattr(resumed, name).load_state_dict(saved[name])
+    resumed.sparsifier.check()
+    for step in range(6, STEPS + 1):
+        resumed.step(step)
+    assert_same_bits(through.snapshot(), resumed.snapshot())
+    assert resumed.sparsifier.step_count == STEPS
+
+
+@pytest.mark.parametrize("method", MOVING)
+def test_drop_fraction_zero_moves_nothing(method: str) -> None:
+    run, static = Run(method, "momentum", drop_fraction=0.0), Run("static", "momentum")
+    updates = []
+    run.sparsifier.after_update.append(lambda step, changes: updates.append(step))
+    for step in range(1, STEPS + 1):
+        run.step(step)
+        static.step(step)
+    assert updates == [3, 6, 9, 12]
+    assert_same_bits(run.snapshot(), static.snapshot())
+
+
+@every_optimizer
+def test_density_one_is_dense_training_bit_for_bit(optimizer_name: str) -> None:
+    dense, sparse = tiny_model(), tiny_model()
+    optimizers = [OPTIMIZERS[optimizer_name](model.parameters()) for model in (dense, sparse)]
+    sf.Sparsifier(sparse, optimizers[1], sf.dense_masks(sparse), sf.Static(), seed=0)
+    for step in range(1, STEPS + 1):
+        train_step(dense, optimizers[0], step)
+        train_step(sparse, optimizers[1], step)
+    assert_same_bits(snapshot(dense, optimizers[0]), snapshot(sparse, optimizers[1]))
+
+
+@every_method
+@every_optimizer
+def test_a_masked_step_is_mask_gradient_step_mask_weight_and_state(method: str, optimizer_name: str) -> None:
+    """Oracle: a loop that multiplies by the masks before and after each step; only *which* weights move is given."""
+    run = Run(method, optimizer_name)
+    oracle = tiny_model()
+    optimizer = OPTIMIZERS[optimizer_name](oracle.parameters())
+    weights = {name: oracle.get_parameter(name) for name in SIZES}
+
+    def multiply(masks: dict[str, Tensor]) -> None:
+        for name, mask in masks.items():
+            for tensor in (weights[name].data, *states(optimizer, weights[name])):
+                tensor.mul_(mask)
+
+    masks = run.masks()
+    multiply(masks)
+    for step in range(1, STEPS + 1):
+        optimizer.zero_grad()
+        loss_of(oracle, step).backward()
+        for name, mask in masks.items():
+            weights[name].grad.mul_(mask)
+        optimizer.step()
+        multiply(masks)
+        run.step(step)
+        masks = run.masks()
+        multiply(masks)
+        assert_same_bits(snapshot(run.model, run.optimizer), snapshot(oracle, optimizer))
+
+
+def test_settings_are_read_as_the_rows_say() -> None:
+    """Guard of this file: drop-and-grow rows are ``DropGrow`` with a learning-rate schedule, constant here."""
+    for method in MOVING:
+        updater = UPDATERS[method](**SETTINGS[method])
+        assert isinstance(updater, DropGrow)
+        assert [step for step in range(STEPS) if updater.due(step)] == [3, 6, 9, 12]
+        assert updater.num_drop(144, step=3, learning_rate_ratio=1.0) == 43
