@@ -1,11 +1,8 @@
-"""Masks: counts, where the active entries fall, files, and zeros that are exact whatever was there."""
+"""Masks: how many entries are active, which ones, and how masks compare."""
 
 from __future__ import annotations
 
-import errno
 import functools
-import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,16 +13,12 @@ from torch import Tensor, nn
 
 from sparseflow import allocation
 from sparseflow.masks import (
-    apply_masks_,
     dense_masks,
-    load_masks,
     magnitude_masks,
     overlap,
     random_masks,
-    save_masks,
     score_masks,
     sparsity_of,
-    zero_inactive_,
 )
 
 
@@ -189,157 +182,3 @@ def test_overlap_of_different_weights() -> None:
         overlap({"a": mask, "b": mask}, {"a": mask, "c": mask})
     with pytest.raises(ValueError, match="the masks are of different weights: shapes differ"):
         overlap({"a": mask}, {"a": mask.view(1, 2)})
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scope", ["layer", "global"])  # global masks share one storage
-def test_what_is_loaded_is_what_was_saved(tmp_path: Path, scope: str) -> None:
-    masks = magnitude_masks(network().to(memory_format=torch.channels_last), 0.8, scope=scope)
-    save_masks(tmp_path / "a.safetensors", masks)
-    save_masks(str(tmp_path / "a.safetensors"), masks)  # over the old file, by a string
-    loaded = load_masks(tmp_path / "a.safetensors")
-    assert set(loaded) == set(masks)
-    assert all(torch.equal(loaded[name], mask) for name, mask in masks.items())
-    assert os.listdir(tmp_path) == ["a.safetensors"]
-
-
-@pytest.mark.parametrize("keep", [0, 4, 60, -1])
-def test_a_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
-    path = tmp_path / "masks.safetensors"
-    save_masks(path, random_masks(network(), 0.8, seed=0))
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"masks.safetensors is not an intact mask file \(.*\). Save the masks again"):
-        load_masks(path)
-
-
-def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "masks.safetensors"
-    path.write_bytes(b"\xff" * 500)
-    with pytest.raises(ValueError, match="is not an intact mask file"):
-        load_masks(path)
-    safetensors = pytest.importorskip("safetensors.torch")
-    safetensors.save_file({"w": torch.ones(3), "m": torch.ones(3, dtype=torch.bool)}, path)
-    with pytest.raises(ValueError, match=r"holds tensors that are no masks: w. Masks are bool"):
-        load_masks(path)
-    with pytest.raises(FileNotFoundError, match=r"none.safetensors"):
-        load_masks(tmp_path / "none.safetensors")
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    path = tmp_path / "masks.safetensors"
-    old, new = random_masks(network(), 0.8, seed=0), random_masks(network(), 0.8, seed=1)
-    save_masks(path, old)
-
-    def full(_: int) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match=r"masks.safetensors in .* Free .* half-written"):
-        save_masks(path, new)
-    assert os.listdir(tmp_path) == [path.name]
-    assert all(torch.equal(mask, old[name]) for name, mask in load_masks(path).items())
-
-
-@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "not allowed"), KeyboardInterrupt()])
-def test_any_interruption_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    def interrupted(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr(os, "replace", interrupted)
-    with pytest.raises(type(error)):
-        save_masks(tmp_path / "masks.safetensors", dense_masks(network()))
-    assert os.listdir(tmp_path) == []
-
-
-def test_without_safetensors_the_error_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
-    with pytest.raises(ModuleNotFoundError, match="mask files need safetensors: pip install safetensors"):
-        save_masks(tmp_path / "masks.safetensors", dense_masks(network()))
-
-
-# --- zeros ------------------------------------------------------------------------------------------------------------
-
-DTYPES = [
-    *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn),
-    *(torch.complex64, torch.complex128, torch.uint8, torch.int16, torch.int64, torch.bool),
-]
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_inactive_entries_are_positive_zero_and_active_ones_keep_their_bits(dtype: torch.dtype) -> None:
-    values = torch.tensor([[1.5, -2.0, 0.0], [-0.0, 3.0, -1.0]])
-    if dtype.is_floating_point or dtype.is_complex:
-        values[0, 0], values[0, 1] = float("nan"), float("-inf")
-    tensor = values.to(dtype)
-    for pattern in range(64):
-        mask = torch.tensor([bool(pattern >> i & 1) for i in range(6)]).view(2, 3)
-        result = tensor.clone()
-        assert zero_inactive_(result, mask) is result
-        for i in range(2):
-            for j in range(3):
-                expected = tensor[i, j].clone() if mask[i, j] else torch.zeros((), dtype=dtype)
-                # As bytes: -0.0 and NaN count.
-                got = result[i, j].clone()
-                assert torch.equal(got.view(1).view(torch.uint8), expected.view(1).view(torch.uint8))
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf"), -0.0, 1e-45])
-def test_nothing_survives_off_the_mask(bad: float) -> None:
-    tensor = torch.full((1000,), bad)
-    zero_inactive_(tensor, torch.zeros(1000, dtype=torch.bool))
-    assert not tensor.view(torch.int32).any()
-
-
-@pytest.mark.parametrize("tensor_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("mask_format", [torch.contiguous_format, torch.channels_last])
-def test_memory_formats_may_differ(tensor_format: torch.memory_format, mask_format: torch.memory_format) -> None:
-    values = torch.arange(1.0, 121).view(2, 3, 4, 5)
-    mask = values % 3 == 0
-    tensor = values.clone(memory_format=tensor_format)
-    zero_inactive_(tensor, mask.clone(memory_format=mask_format))
-    assert torch.equal(tensor, values * mask)
-
-
-def test_a_view_writes_to_its_base() -> None:
-    base = torch.ones(4, 6)
-    zero_inactive_(base.T[1:3], torch.zeros(2, 4, dtype=torch.bool))
-    assert torch.equal(base, torch.tensor([1.0, 0, 0, 1, 1, 1]).expand(4, 6))
-
-
-def test_apply_masks_zeroes_and_touches_nothing_else() -> None:
-    model = network()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    masks = random_masks(model, 0.9, seed=0)
-    assert apply_masks_(model, masks) is model
-    for name, value in model.state_dict().items():
-        expected = before[name] * masks[name] if name in masks else before[name]
-        assert torch.equal(value, expected)
-    assert all(parameter.requires_grad and parameter.is_leaf for parameter in model.parameters())
-
-
-MASK = torch.ones(20, 72, dtype=torch.bool)
-
-
-@pytest.mark.parametrize(
-    ("masks", "error", "message"),
-    [
-        ({"9.weight": MASK}, ValueError, "masks has '9.weight', which is no weight of the model. Weights: 0.weight, 3"),
-        ({"1.weight": MASK}, ValueError, "masks has '1.weight', which is no weight"),  # a norm
-        ({"3.bias": MASK}, ValueError, "masks has '3.bias', which is no weight"),
-        ({"3.weight": MASK.float()}, TypeError, "the mask of '3.weight' must be a bool tensor, got torch.float32"),
-        ({"3.weight": MASK.tolist()}, TypeError, "the mask of '3.weight' must be a bool tensor, got list"),
-        ({"3.weight": MASK.T}, ValueError, r"the mask of '3.weight' has shape \(72, 20\), its weight \(20, 72\)"),
-        ({"3.weight": MASK[:, :1]}, ValueError, r"has shape \(20, 1\), its weight"),  # would broadcast
-    ],
-)
-def test_masks_that_do_not_fit(masks: dict[str, Tensor], error: type[Exception], message: str) -> None:
-    model = network()
-    before = model[3].weight.clone()
-    with pytest.raises(error, match=message):
-        apply_masks_(model, masks)
-    assert torch.equal(model[3].weight, before)

@@ -83,7 +83,7 @@ def test_an_average_follows_the_masks_when_told() -> None:
     for step in range(4):
         train_step(model, optimizer, step)
         average.update_parameters(model)
-    with pytest.raises(sf.BrokenPromiseError, match="inactive weights of '0.weight' are not zero"):
+    with pytest.raises(sf.BrokenPromiseError, match=r"inactive weights of '0\.weight' are not zero"):
         sf.check(average.module, None, sparsifier.masks)
     kept = {name: average.module.get_parameter(name) * mask for name, mask in sparsifier.masks.items()}
     sf.apply_masks_(average.module, sparsifier.masks)
@@ -120,8 +120,7 @@ def test_tied_weights_have_one_mask_under_their_first_name() -> None:
 
 
 def channels_last() -> nn.Sequential:
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(16, 4))
-    return model
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(16, 4))
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -205,5 +204,5 @@ def test_remove_stops_listening() -> None:
     sparsifier.check()
     train_step(model, optimizer, 1)
     assert sparsifier.step_count == 1
-    with pytest.raises(sf.BrokenPromiseError, match="inactive weights of '0.weight' are not zero"):
+    with pytest.raises(sf.BrokenPromiseError, match=r"inactive weights of '0\.weight' are not zero"):
         sparsifier.check()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow.updaters import DropGrow
-from tiny import OPTIMIZERS, active, eight, loss_of, masked, pull, snapshot, tiny_model, train_step
+from tiny import OPTIMIZERS, loss_of, masked, pull, snapshot, tiny_model, train_step
 
 optim = torch.optim
 Make = Callable[[Iterable[Tensor]], optim.Optimizer]
@@ -80,65 +80,23 @@ def test_lbfgs_sees_the_sparse_network_only(method: Callable[..., DropGrow], lin
         return closure_of(model, optimizer, 0)()
 
     for _ in range(6):
-        losses.append(float(optimizer.step(closure)))
+        losses.append(optimizer.step(closure).item())
         sparsifier.check()
     assert (sparsifier.step_count, evaluations > 12) == (6, True)
     assert losses[-1] < losses[0] / 2
     assert all(not torch.equal(mask, start[name]) for name, mask in sparsifier.masks.items())
 
 
-# -- learning rate schedulers ----------------------------------------------------------------------------------------
-
-
-def recording(ratios: list[float]) -> DropGrow:
-    def schedule(step: int, *, until: int | None, learning_rate_ratio: float) -> float:
-        ratios.append(learning_rate_ratio)
-        return 0.0
-
-    return sf.SET(update_every=1, schedule=schedule)
-
-
-@pytest.mark.parametrize("scheduler_first", [True, False])
-def test_schedulers_made_before_and_after(scheduler_first: bool) -> None:
-    # The rates of steps 1 .. 4 are 1/4, 1/2, 1, 1/2 of the one the optimizer was made with, by any order of making.
-    ratios: list[float] = []
-    factors = [0.25, 0.5, 1.0, 0.5, 0.5]
-    layer = nn.Linear(8, 1, bias=False)
-    optimizer = optim.SGD(layer.parameters(), lr=0.3)
-    make = partial(optim.lr_scheduler.LambdaLR, optimizer, lambda step: factors[step])
-    scheduler = make() if scheduler_first else None
-    sf.Sparsifier(layer, optimizer, masked(layer), recording(ratios), seed=0)
-    scheduler = scheduler or make()
-    for _ in range(4):
-        optimizer.step()
-        scheduler.step()
-    assert ratios == pytest.approx(factors[:4], rel=1e-15)
-
-
-def test_each_parameter_group_has_its_own_ratio_capped_at_one() -> None:
-    # Two of eight: at rates 1/4, 3 and 1 of the initial ones 0.5 * 8 * ratio weights are swapped: 1, 4 (capped), 4.
-    model = nn.Sequential(*(nn.Linear(8, 2, bias=False) for _ in range(3)))
-    groups = [{"params": [layer.weight], "lr": 0.1 * (i + 1)} for i, layer in enumerate(model)]
-    optimizer = optim.SGD(groups)
-    swapped: dict[str, int] = {}
-    updater = sf.SET(drop_fraction=0.5, update_every=1, regrow=False)
-    sparsifier = sf.Sparsifier(model, optimizer, masked(model, sparsity=0.5), updater, seed=0)
-    sparsifier.after_update.append(
-        lambda _, changes: swapped.update({n: int(c.grown.sum()) for n, c in changes.items()})
-    )
-    for group, factor in zip(optimizer.param_groups, (0.25, 3.0, 1.0), strict=True):
-        group["lr"] *= factor
-    optimizer.step()
-    assert swapped == {"0.weight": 1, "1.weight": 4, "2.weight": 4}
-
-
-def test_a_learning_rate_that_starts_at_zero_counts_as_one() -> None:
-    ratios: list[float] = []
-    layer = nn.Linear(8, 1)
-    optimizer = optim.SGD(layer.parameters(), lr=0.0)
-    sf.Sparsifier(layer, optimizer, masked(layer), recording(ratios), seed=0)
-    optimizer.step()
-    assert ratios == [1.0]
+def test_a_step_of_many_evaluations_is_one_observation() -> None:
+    """SNFS averages over steps: of several evaluations it takes the first, at the weights the step starts from."""
+    model = tiny_model()
+    optimizer = optim.LBFGS(model.parameters(), max_iter=4)
+    sparsifier = sf.Sparsifier(model, optimizer, masked(model), sf.SNFS(decay=0.75), seed=0)
+    loss_of(model, 0).backward()
+    gradients = {name: model.get_parameter(name).grad.clone() for name in sparsifier.masks}
+    optimizer.step(closure_of(model, optimizer, 0))
+    for name, mean in sparsifier.state_dict()["gradient_mean"].items():
+        assert torch.equal(mean, 0.25 * gradients[name])  # a power of two: exact
 
 
 # -- one optimizer, several implementations --------------------------------------------------------------------------
@@ -254,18 +212,38 @@ def test_without_a_usable_eps_inactive_weights_are_not_nan(
 # -- who holds what --------------------------------------------------------------------------------------------------
 
 
-class Wrapper:
-    """As accelerate's: it has the optimizer that really steps."""
+class Accelerated(optim.Optimizer):
+    """As accelerate's: an optimizer by class, which leaves the work to the one that it has."""
 
-    def __init__(self, optimizer: Any) -> None:
+    def __init__(self, optimizer: optim.Optimizer) -> None:
         self.optimizer = optimizer
 
+    def step(self, closure: Callable[[], Tensor] | None = None) -> None:
+        self.optimizer.step(closure)
 
-def test_wrapped_optimizers_are_unwrapped() -> None:
-    layer = nn.Linear(8, 1)
-    inner = optim.SGD(layer.parameters(), lr=0.1)
-    sparsifier = sf.Sparsifier(layer, Wrapper(Wrapper(inner)), masked(layer), sf.Static(), seed=0)
-    assert sparsifier.optimizer is not inner  # two wrappers: only real optimizers are looked through
+
+class Handle:
+    """As Lightning's: no optimizer by class."""
+
+    def __init__(self, optimizer: optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def step(self) -> None:
+        self.optimizer.step()
+
+
+@pytest.mark.parametrize("wrap", [Accelerated, Handle, lambda o: Accelerated(Accelerated(o))])
+def test_wrapped_optimizers_are_unwrapped(wrap: Callable[[optim.Optimizer], Any]) -> None:
+    layer = nn.Linear(8, 1, bias=False)
+    inner = optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+    wrapped = wrap(inner)
+    sparsifier = sf.Sparsifier(layer, wrapped, masked(layer), sf.Static(), seed=0)
+    assert sparsifier.optimizer is inner
+    pull(layer, *[1.0] * 8)
+    wrapped.step()
+    assert sparsifier.step_count == 1
+    assert inner.state[layer.weight]["momentum_buffer"].sum() == 2
+    sparsifier.check()
 
 
 def test_a_parameter_that_the_optimizer_does_not_hold() -> None:
@@ -273,56 +251,3 @@ def test_a_parameter_that_the_optimizer_does_not_hold() -> None:
     optimizer = optim.SGD([p for n, p in model.named_parameters() if n != "3.weight"], lr=0.1)
     with pytest.raises(ValueError, match=r"the optimizer does not hold '3\.weight', so its mask could not be kept"):
         sf.Sparsifier(model, optimizer, masked(model), sf.Static(), seed=0)
-
-
-# -- updates that replace a step -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("early", [False, True])
-@pytest.mark.parametrize("name", ["momentum", "nesterov", "adam"])
-def test_an_update_that_replaces_the_step_leaves_everything_else_alone(name: str, early: bool) -> None:
-    """Protocol C.4: the first update comes before any training, the counter stands still while masks change."""
-    model = tiny_model()
-    optimizer = OPTIMIZERS[name](model.parameters())
-    updater = rigl(first_update=0, replaces_step=True)
-    sparsifier = sf.Sparsifier(model, optimizer, masked(model), updater, seed=0)
-    updates: list[int] = []
-    counts: list[int] = []
-    sparsifier.after_update.append(lambda step, changes: updates.append(step))
-    for step in range(7):
-        old = {key: mask.clone() for key, mask in sparsifier.masks.items()}
-        before = snapshot(model, optimizer)
-        optimizer.zero_grad()
-        loss_of(model, step).backward()
-        if early:
-            sparsifier.mask_gradients_()
-        optimizer.step()
-        counts.append(sparsifier.step_count)
-        sparsifier.check()
-        assert all(parameter.grad is not None for parameter in model.parameters())
-        if step in (0, 3, 6):
-            # Weights and states that stay active, biases and step counts are as they were.
-            stays = {key: old[key] & mask for key, mask in sparsifier.masks.items()}
-            assert any(not torch.equal(old[key], sparsifier.masks[key]) for key in old)
-            shapes = {mask.shape: mask for mask in stays.values()}
-            for a, b in zip(before, snapshot(model, optimizer), strict=True):
-                kept = shapes.get(a.shape)
-                assert torch.equal(a, b) if kept is None else torch.equal(a * kept, b)
-    assert updates == [0, 2, 4]
-    assert counts == [0, 1, 2, 2, 3, 4, 4]
-
-
-def test_an_update_that_replaces_the_step_grows_by_the_dense_gradient_at_hand() -> None:
-    updater = rigl(drop_fraction=0.25, first_update=0, replaces_step=True)
-    layer, optimizer, sparsifier = eight(updater, make=partial(optim.SGD, lr=0.1))
-    pull(layer, 1, 1, 1, 1, 0, 5, 2, 0)
-    optimizer.step()
-    assert active(sparsifier) == [0, 1, 2, 5]
-    assert layer.weight.tolist() == [[4, -3, 2, 0, 0, 0, 0, 0]]
-    assert layer.weight.grad.tolist() == [[1, 1, 1, 0, 0, 5, 0, 0]]
-
-
-def test_a_closure_cannot_be_replaced() -> None:
-    layer, optimizer, _ = eight(rigl(replaces_step=True))
-    with pytest.raises(ValueError, match="replaces_step=True cannot skip a step that runs a closure"):
-        optimizer.step(lambda: layer.weight.sum())

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparseflow.topk import _SAMPLE_SIZE, _SAMPLING_PAYS_FROM, active_count, kth_largest, topk_mask
+from sparseflow.topk import active_count, kth_largest, topk_mask
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
@@ -55,8 +55,9 @@ def test_among_chooses_from_the_candidates_only(case: tuple[Tensor, int], seed: 
 
 # --- above the size from which a sample brackets the threshold --------------------------------------------------------
 
-N = _SAMPLING_PAYS_FROM + 12_345
-STRIDE = N // _SAMPLE_SIZE
+THRESHOLD, SAMPLE = 1 << 16, 1 << 13
+N = THRESHOLD + 12_345
+STRIDE = N // SAMPLE
 
 
 def _structured() -> dict[str, Tensor]:
@@ -88,14 +89,33 @@ STRUCTURED = _structured()
 def test_sampling_never_changes_the_choice(name: str, dtype: torch.dtype) -> None:
     scores = STRUCTURED[name].to(dtype)
     # Ends, a few entries, the paper's densities, a half, and around the size of the sample.
-    for k in (0, 1, 2, _SAMPLE_SIZE, N // 50, N // 20, N // 2, N - 1, N):
+    for k in (0, 1, 2, SAMPLE, N // 50, N // 20, N // 2, N - 1, N):
         assert torch.equal(topk_mask(scores, k), stable_oracle(scores, k)), (name, k)
+
+
+@pytest.mark.parametrize("name", STRUCTURED)
+@pytest.mark.parametrize("kind", ["random", "few", "the sample", "all but the sample", "first half", "the largest"])
+def test_sampling_never_changes_the_choice_among_candidates(name: str, kind: str) -> None:
+    scores, position = STRUCTURED[name], torch.arange(N)
+    among = {
+        "random": torch.rand(N, generator=torch.Generator().manual_seed(1)) < 0.4,
+        "few": position % 9973 == 5,
+        "the sample": position % STRIDE == 0,
+        "all but the sample": position % STRIDE != 0,
+        "first half": position < N // 2,
+        "the largest": scores >= scores.median(),
+    }[kind]
+    count = int(among.sum())
+    shifted = torch.where(among, scores.double(), float(scores.double().min()) - 1)
+    for k in sorted({0, 1, count // 20, count // 2, count - 1, count}):
+        for others in (scores, torch.where(among, scores, torch.nan)):
+            assert torch.equal(topk_mask(others, k, among=among), stable_oracle(shifted, k)), k
 
 
 @settings(max_examples=40)
 @given(st.integers(-3, 3), st.integers(1, 2**16), st.integers(0, 10**6), st.integers(0, 2**16))
 def test_sampling_at_and_around_its_threshold(offset: int, levels: int, k: int, seed: int) -> None:
-    n = _SAMPLING_PAYS_FROM + offset
+    n = THRESHOLD + offset
     scores = torch.randint(-levels, levels, (n,), generator=torch.Generator().manual_seed(seed)).float()
     k %= n + 1
     assert torch.equal(topk_mask(scores, k), stable_oracle(scores, k))

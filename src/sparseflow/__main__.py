@@ -9,15 +9,17 @@ def main() -> None:
     """Run the command line, or say what to install for it."""
     try:
         from sparseflow.lab.cli import main as run
+
+        run()
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("sparseflow"):
             raise
+        package = error.name.partition(".")[0]
         print(
-            f'sparseflow: the command line needs {error.name}; install it with pip install "sparseflow[lab]"',
+            f'sparseflow: the command line needs {package}; install it with pip install "sparseflow[lab]"',
             file=sys.stderr,
         )
         raise SystemExit(2) from None
-    run()
 
 
 if __name__ == "__main__":

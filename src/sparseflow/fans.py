@@ -31,13 +31,17 @@ class Layout:
 PLAIN = Layout()
 
 
-def _split(tensor: Tensor, layout: Layout) -> Tensor:
-    """View as (blocks, units, inputs, *kernel)."""
-    if tensor.dim() < 2 or tensor.shape[0] % layout.blocks:
+def _check_shape(shape: tuple[int, ...], layout: Layout) -> None:
+    if len(shape) < 2 or shape[0] % layout.blocks:
         raise ValueError(
             f"a weight needs at least two axes and a first axis that divides into {layout.blocks} blocks, "
-            f"got shape {tuple(tensor.shape)}."
+            f"got shape {tuple(shape)}."
         )
+
+
+def _split(tensor: Tensor, layout: Layout) -> Tensor:
+    """View as (blocks, units, inputs, *kernel)."""
+    _check_shape(tensor.shape, layout)
     split = tensor.reshape(layout.blocks, -1, *tensor.shape[1:])
     return split.transpose(1, 2) if layout.transposed or layout.lookup else split
 
@@ -50,6 +54,8 @@ def _merge(tensor: Tensor, layout: Layout) -> Tensor:
 
 
 def _count(split: Tensor, axes: tuple[int, ...]) -> Tensor:
+    if split.dtype == torch.bool:  # added several times as slowly as bytes
+        return split.view(torch.int8).sum(axes, keepdim=True, dtype=torch.int32).float()
     return split.sum(axes, keepdim=True, dtype=torch.float32)
 
 
@@ -110,6 +116,7 @@ def dense_fans(shape: torch.Size | tuple[int, ...], layout: Layout = PLAIN) -> t
     >>> dense_fans((16, 6, 5, 5)), dense_fans((6, 16, 5, 5), Layout(transposed=True))
     ((150.0, 400.0), (150.0, 400.0))
     """
+    _check_shape(shape, layout)
     first, second, *kernel = shape
     first = first // layout.blocks
     receptive = 1

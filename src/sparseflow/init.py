@@ -29,6 +29,7 @@ from torch.nn.init import calculate_gain
 
 from sparseflow._checks import check_choice
 from sparseflow.fans import PLAIN, Layout, dense_fans, fan_in, fan_out
+from sparseflow.masks import zero_inactive_
 
 Mode = Literal["fan_in", "fan_out", "fan_avg"]
 Scaling = Literal["unit", "layer", "dense"]
@@ -39,6 +40,15 @@ _TRUNCATED_STD = 0.87962566103423978
 
 def _combine(inputs: float, outputs: float, mode: Mode) -> float:
     return {"fan_in": inputs, "fan_out": outputs, "fan_avg": (inputs + outputs) / 2}[mode]
+
+
+def _check(weight: Tensor, mask: Tensor, *, mode: str, scaling: str) -> None:
+    check_choice(mode, ("fan_in", "fan_out", "fan_avg"), name="mode")
+    check_choice(scaling, ("unit", "layer", "dense"), name="scaling")
+    if mask.shape != weight.shape:
+        raise ValueError(
+            f"the mask has shape {tuple(mask.shape)}, the weight {tuple(weight.shape)}; they must be equal."
+        )
 
 
 def scale_to_mask_(
@@ -75,19 +85,14 @@ def scale_to_mask_(
     tensor([[1., 1., 1., 1.],
             [2., 0., 0., 0.]])
     """
-    check_choice(mode, ("fan_in", "fan_out", "fan_avg"), name="mode")
-    check_choice(scaling, ("unit", "layer", "dense"), name="scaling")
-    if mask.shape != weight.shape:
-        raise ValueError(
-            f"the mask has shape {tuple(mask.shape)}, the weight {tuple(weight.shape)}; they must be equal."
-        )
+    _check(weight, mask, mode=mode, scaling=scaling)
     with torch.no_grad():
         if scaling == "unit":
             weight.mul_(_unit_factor(mask, mode=mode, layout=layout, live_inputs=live_inputs).to(weight.dtype))
         elif scaling == "layer":
             active = int(mask.sum())
             weight.mul_(math.sqrt(mask.numel() / active) if active else 0.0)
-        return weight.masked_fill_(~mask, 0)
+        return zero_inactive_(weight, mask)
 
 
 def _unit_factor(mask: Tensor, *, mode: Mode, layout: Layout, live_inputs: Tensor | None) -> Tensor:
@@ -109,7 +114,7 @@ def _draw_(
     weight: Tensor,
     mask: Tensor,
     *,
-    std: float,
+    gain: float,
     distribution: Literal["normal", "uniform", "truncated_normal"],
     mode: Mode,
     generator: torch.Generator | None,
@@ -118,6 +123,14 @@ def _draw_(
     live_inputs: Tensor | None,
 ) -> Tensor:
     """Draw the dense tensor exactly as ``torch.nn.init`` does, then scale and mask it."""
+    _check(weight, mask, mode=mode, scaling=scaling)
+    inputs, outputs = dense_fans(weight.shape, layout)
+    # The average in Glorot's form, which rounds differently.
+    std = (
+        gain * math.sqrt(2.0 / (inputs + outputs))
+        if mode == "fan_avg"
+        else gain / math.sqrt(_combine(inputs, outputs, mode))
+    )
     with torch.no_grad():
         if distribution == "normal":
             weight.normal_(0, std, generator=generator)
@@ -176,7 +189,7 @@ def kaiming_normal_(
     return _draw_(
         weight,
         mask,
-        std=gain / math.sqrt(_combine(*dense_fans(weight.shape, layout), mode)),
+        gain=gain,
         distribution="normal",
         mode=mode,
         generator=generator,
@@ -215,7 +228,7 @@ def kaiming_uniform_(
     return _draw_(
         weight,
         mask,
-        std=gain / math.sqrt(_combine(*dense_fans(weight.shape, layout), mode)),
+        gain=gain,
         distribution="uniform",
         mode=mode,
         generator=generator,
@@ -255,7 +268,7 @@ def kaiming_truncated_normal_(
     return _draw_(
         weight,
         mask,
-        std=gain / math.sqrt(_combine(*dense_fans(weight.shape, layout), mode)),
+        gain=gain,
         distribution="truncated_normal",
         mode=mode,
         generator=generator,
@@ -288,11 +301,10 @@ def xavier_normal_(
     >>> xavier_normal_(torch.empty(1, 4), torch.tensor([[True, False, False, False]]))[0, 1:]
     tensor([0., 0., 0.])
     """
-    inputs, outputs = dense_fans(weight.shape, layout)
     return _draw_(
         weight,
         mask,
-        std=gain * math.sqrt(2.0 / (inputs + outputs)),
+        gain=gain,
         distribution="normal",
         mode="fan_avg",
         generator=generator,
@@ -326,11 +338,10 @@ def xavier_uniform_(
     >>> xavier_uniform_(torch.empty(1, 4), torch.tensor([[True, False, False, False]]))[0, 1:]
     tensor([0., 0., 0.])
     """
-    inputs, outputs = dense_fans(weight.shape, layout)
     return _draw_(
         weight,
         mask,
-        std=gain * math.sqrt(2.0 / (inputs + outputs)),
+        gain=gain,
         distribution="uniform",
         mode="fan_avg",
         generator=generator,

@@ -30,8 +30,8 @@ def live_inputs(
 
     A unit without a path of active weights from the network's input outputs a constant zero (biases start at zero), so
     it adds nothing to the variance of the next layer although its outgoing weights are active. A copy of the model with
-    positive weights on the mask, no biases and no batch or instance norms is run once: without cancellation, an activation is
-    zero if and only if no path reaches it.
+    positive weights on the mask and no biases, batch or instance norms is run once: without cancellation, an activation
+    is zero if and only if no path reaches it.
 
     Args:
         model: Left as it is. Any architecture whose activations keep positive numbers positive.

@@ -84,5 +84,7 @@ def cubic_sparsity(step: int, *, initial: float, final: float, begin: int, end: 
     """
     if step >= end:
         return final
-    progress = max(0.0, (step - begin) / (end - begin))
+    if step < begin:
+        return initial
+    progress = (step - begin) / (end - begin)
     return final + (initial - final) * (1 - progress) ** 3

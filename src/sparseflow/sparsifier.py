@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_finite, check_masks
+from sparseflow.levels import count_true
 from sparseflow.masks import zero_inactive_
 from sparseflow.promises import check, per_weight_state
 from sparseflow.rng import stream
@@ -233,23 +234,21 @@ class Sparsifier:
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._step_is_skipped():
+            self._apply_masks_()  # fused SGD makes its buffers from uninitialised memory before its kernel skips
             return
         if self._parked is not None:
             for parameter, gradient in self._parked:
                 parameter.grad = gradient
             self._parked = None
             self._update()
-            self._mask_gradients_()
             return
         self.step_count += 1
-        ran_dense, self._step_ran_dense = self._step_ran_dense, False
-        if ran_dense or not self._elementwise:
+        if self._step_ran_dense or not self._elementwise:
             self._apply_masks_()
+        self._step_ran_dense = False
         if not self.updater.replaces_step and self.updater.due(self.step_count):
             self._update()
         self._dense_gradients = None
-        if ran_dense:
-            self._mask_gradients_()
 
     # -- how ----------------------------------------------------------------------------------------------------
 
@@ -269,10 +268,11 @@ class Sparsifier:
                 changes[name] = change
         for name, mask in masks.items():
             self.masks[name].copy_(mask)
-            self._counts[name] = int(mask.sum())
+            self._counts[name] = count_true(mask)
         self._last_update = self.step_count
         self._dense_gradients = None
         self._apply_masks_()
+        self._mask_gradients_()
         for notify in self.after_update:
             notify(self.step_count, changes)
 

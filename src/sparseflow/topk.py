@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from sparseflow._checks import check_finite, check_sparsity
+from sparseflow.levels import count_true, narrow
 
-#: Below this many entries a plain selection is faster than sampling a bracket first (measured on 2 CPU cores).
+#: Below this many entries a plain selection is faster than narrowing the choice first (measured on 2 CPU cores).
+_NARROWING_PAYS_FROM = 1 << 14
+#: Below this many, than sampling a bracket first.
 _SAMPLING_PAYS_FROM = 1 << 16
 _SAMPLE_SIZE = 1 << 13
 
@@ -76,13 +79,14 @@ def _kth_largest_plain(flat: Tensor, k: int) -> Tensor:
     return flat.kthvalue(n - k + 1).values
 
 
-def topk_mask(scores: Tensor, k: int, *, among: Tensor | None = None) -> Tensor:
+def topk_mask(scores: Tensor, k: int, *, among: Tensor | None = None, magnitude: bool = False) -> Tensor:
     """Mark exactly the ``k`` largest scores; ties go to the lowest flat index.
 
     Args:
         scores: Any shape and float dtype, finite.
         k: How many to mark, in [0, number of candidates].
         among: bool, same shape: the candidates. Default: every entry.
+        magnitude: Compare absolute values, without a pass that writes them.
 
     Returns: bool, same shape, with exactly ``k`` entries ``True``.
 
@@ -93,13 +97,29 @@ def topk_mask(scores: Tensor, k: int, *, among: Tensor | None = None) -> Tensor:
     tensor([False,  True,  True, False])
     """
     flat = scores.reshape(-1)
-    if among is None:
-        return _topk_flat(flat, k).view(scores.shape)
-    index = among.reshape(-1).nonzero().squeeze(1)
-    chosen = _topk_flat(flat[index], k)
-    mask = torch.zeros(flat.shape, dtype=torch.bool, device=flat.device)
-    mask[index[chosen]] = True
+    candidates = None if among is None else among.reshape(-1)
+    narrowed = None
+    if flat.numel() >= _NARROWING_PAYS_FROM:
+        num_candidates = flat.numel() if candidates is None else count_true(candidates)
+        if 0 < k < num_candidates:
+            narrowed = narrow(flat, k, candidates, num_candidates, magnitude=magnitude)
+    if narrowed is not None:
+        mask, index, missing = narrowed
+        undecided = _scores_at(flat, index, magnitude=magnitude)
+        best = undecided.sort(descending=True, stable=True).indices[:missing]
+        mask.view(torch.int8).index_fill_(0, index[best], 1)
+    elif candidates is None:
+        mask = _topk_flat(flat.abs() if magnitude else flat, k)
+    else:
+        index = candidates.nonzero().squeeze(1)
+        chosen = _topk_flat(_scores_at(flat, index, magnitude=magnitude), k)
+        mask = torch.zeros_like(candidates).index_fill_(0, index[chosen], True)
     return mask.view(scores.shape)
+
+
+def _scores_at(flat: Tensor, index: Tensor, *, magnitude: bool) -> Tensor:
+    found = flat.index_select(0, index)
+    return found.abs_() if magnitude else found
 
 
 def _topk_flat(flat: Tensor, k: int) -> Tensor:

@@ -13,12 +13,14 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 import tyro
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from sparseflow.lab.config import RunConfig, pruning_parent
 
 _out = Console()
 _err = Console(stderr=True)
+
+_OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,12 @@ class Train:
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     out: Path = Path("runs/train")
     """Folder of all runs."""
-    data: Path | None = None
+    data: _OptionalPath = None
     """Folder of datasets; None: $SPARSEFLOW_DATA, else the user's cache."""
     pruned_mask: bool = False
-    """Start from the masks of a pruning run of the same seed, trained first."""
+    """Start from a pruning run's masks."""
     tensorboard: bool = False
-    """Also write TensorBoard events into the run's folder."""
+    """Also write TensorBoard events."""
 
     def run(self) -> None:
         """Train with a progress bar and print where the run is and how it ended."""
@@ -87,8 +89,8 @@ class Report:
 
     runs: tyro.conf.Positional[Path]
     """Folder of runs, as given to --out of demo or train."""
-    out: Path | None = None
-    """Folder of the page; default <runs>/report."""
+    out: _OptionalPath = None
+    """Folder of the page; None: <runs>/report."""
 
     def run(self) -> None:
         """Read, summarise, write."""
@@ -116,8 +118,8 @@ class Data:
     """What to do."""
     name: tyro.conf.Positional[str] = "mnist"
     """mnist-5k, mnist or fashion-mnist."""
-    root: Path | None = None
-    """Folder of datasets; default $SPARSEFLOW_DATA, else the user's cache."""
+    root: _OptionalPath = None
+    """Folder of datasets; None: $SPARSEFLOW_DATA, else the user's cache."""
 
     def run(self) -> None:
         """Print the answer."""
@@ -128,7 +130,7 @@ class Data:
         elif self.action == "fetch":
             print(fetch(self.name, self.root))
         else:
-            table = Table("dataset", "on this machine", "size", "where it is, or would be")
+            table = Table("dataset", "here", "size", Column("where it is, or would be", overflow="fold"))
             for status in dataset_status(self.root):
                 size = f"{status.num_bytes / 1e6:.1f} MB" if status.is_present else "-"
                 table.add_row(status.name, "yes" if status.is_present else "no", size, str(status.path))
@@ -144,8 +146,6 @@ class Info:
         from sparseflow.lab.environment import describe_environment
 
         for name, value in describe_environment().items():
-            if isinstance(value, dict):
-                value = ", ".join(f"{key} {version}" for key, version in value.items())
             print(f"{name}: {value}")
 
 
@@ -157,14 +157,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     ``SPARSEFLOW_TRACEBACK=1`` shows where an error came from instead.
     """
-    command = tyro.extras.subcommand_cli_from_dict(
-        _COMMANDS,
-        prog="sparseflow",
-        description="Train sparse neural networks, and see why they learn or do not.",
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
     try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            _COMMANDS,
+            prog="sparseflow",
+            description="Train sparse neural networks, and see why they learn or do not.",
+            args=arguments,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
         command.run()
     except KeyboardInterrupt:
         _err.print("sparseflow: stopped; the same command continues where it was.")
@@ -177,12 +177,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _signal(path: Path, *, networks: int) -> pd.DataFrame:
-    """The signal table of Figure 1c, measured once for a folder of runs."""
+    """The signal table of Figure 1c, measured once for a folder of runs, or again for more networks."""
     from sparseflow.atomic import write_atomically
     from sparseflow.lab.signal_at_init import signal_at_init
 
-    if path.is_file():
-        return pd.read_csv(path)
+    if path.is_file() and (stored := pd.read_csv(path))["network"].nunique() >= networks:
+        return stored
     with _err.status("signal at initialisation") as status:
         table = signal_at_init(
             networks=networks, progress=lambda done, of: status.update(f"signal at initialisation, {done} of {of}")

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty
 from typing import Any
 
+import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from sparseflow.lab.config import RunConfig
+from sparseflow.lab.data import fetch
+from sparseflow.lab.models import build_model
 from sparseflow.lab.runs import Run, is_done, load_run
 
 #: Steps between two messages of a worker.
@@ -62,18 +70,25 @@ def sweep(
         console: Where the live table is drawn; default stderr.
 
     Raises:
-        ValueError: if ``jobs`` is below 1.
-        RuntimeError: after all other runs ended, if any failed; it names each with its error.
+        ValueError: if ``jobs`` is below 1, or a dataset or model is unknown; nothing is written then.
+        ConnectionError: if a dataset is not here and cannot be fetched; nothing is written then.
+        RuntimeError: after all other runs ended, if any failed; it names each with its error. At once, if the system
+            killed a process.
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}.")
     todo = [config for config in plan(configs) if not is_done(root, config)]
     if todo:
+        for dataset in sorted({config.dataset for config in todo}):
+            fetch(dataset, data_root)
+        for model in sorted({config.model for config in todo}):
+            build_model(model, generator=torch.Generator())
         root.mkdir(parents=True, exist_ok=True)
         failures = _run(todo, root=root, jobs=jobs, data_root=data_root, tensorboard=tensorboard, console=console)
         if failures:
-            lines = [f"  {config.name}: {type(error).__name__}: {error}" for config, error in failures.items()]
-            raise RuntimeError("\n".join([f"{len(failures)} of {len(todo)} runs failed:", *lines]))
+            lines = [f"{config.name}: {type(error).__name__}: {error}" for config, error in failures.items()]
+            title = f"{len(failures)} of {len(todo)} runs failed; the same command tries them again:"
+            raise RuntimeError(f"run {lines[0]}" if len(todo) == 1 else "\n  ".join([title, *lines]))
     return [load_run(root / config.name) for config in configs]
 
 
@@ -90,6 +105,7 @@ def _run(
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
     table = _Table(todo, console or Console(stderr=True))
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
         min(jobs, len(todo)), mp_context=context, initializer=_begin_worker, initargs=(messages,)
     )
@@ -99,36 +115,64 @@ def _run(
             while waiting or running:
                 for config in list(waiting):
                     parent = config.mask_from
-                    if parent in failures:
+                    if parent is not None and parent in failures:
                         waiting.remove(config)
-                        failures[config] = RuntimeError(f"it starts from {parent.name if parent else ''}, which failed")
+                        failures[config] = RuntimeError(f"it starts from {parent.name}, which failed")
+                        table.finish(config, failed=True)
                     elif parent is None or is_done(root, parent):
                         waiting.remove(config)
-                        running[pool.submit(_work, config, root, data_root, tensorboard)] = config
+                        with _interrupts_held():
+                            running[pool.submit(_work, config, root, data_root, tensorboard)] = config
                 done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                 table.show(messages)
-                for future in done:
+                # A killed process fails every run under way, and the pool with them; what ended before did end.
+                for future in sorted(done, key=lambda future: isinstance(future.exception(), BrokenProcessPool)):
+                    if isinstance(error := future.exception(), BrokenProcessPool):
+                        raise error
                     config = running.pop(future)
-                    if error := future.exception():
+                    if error is not None:
                         failures[config] = error
                     table.finish(config, failed=error is not None)
-    except BaseException:
+    except BaseException as error:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
+        for process in set(multiprocessing.active_children()) - others:
             process.terminate()
+        if isinstance(error, BrokenProcessPool):
+            names = "\n  ".join(config.name for config in running.values() if table.has_begun(config))
+            raise RuntimeError(
+                "a worker process was killed, perhaps for want of memory (then lower --jobs). The same command "
+                f"continues where it was. Under way:\n  {names or 'no run yet'}"
+            ) from None
         raise
     pool.shutdown()
     return failures
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Start processes that Ctrl-C, which a terminal sends to all, does not reach: the one in charge ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin_worker(messages: Any) -> None:
     global _messages
     _messages = messages
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = "1"
-    import torch
-
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    # A worker that outlives a killed sweep would hold its run's lock, and the same command could not continue.
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(config: RunConfig, root: Path, data_root: Path | None, tensorboard: bool) -> None:
@@ -138,6 +182,7 @@ def _work(config: RunConfig, root: Path, data_root: Path | None, tensorboard: bo
         if step % _REPORT_EVERY == 0 or step == steps:
             _messages.put((config.name, step))
 
+    _messages.put((config.name, 0))
     train(config, root=root, data_root=data_root, tensorboard=tensorboard, progress=report)
 
 
@@ -146,10 +191,9 @@ class _Table:
 
     def __init__(self, todo: Sequence[RunConfig], console: Console) -> None:
         self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
@@ -178,6 +222,10 @@ class _Table:
             self._done[name] = step
             self.progress.update(self._lines[name], completed=step)
         self.progress.update(self._total, completed=sum(self._done.values()), description=self._title())
+
+    def has_begun(self, config: RunConfig) -> bool:
+        """Whether a worker is at it, as far as the workers have said."""
+        return config.name in self._lines
 
     def finish(self, config: RunConfig, *, failed: bool) -> None:
         """Take a run's line away; a line of its own remains where there is no live display."""

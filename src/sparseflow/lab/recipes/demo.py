@@ -36,12 +36,12 @@ def demo(*, seeds: int = 3, steps: int = 1000, quick: bool = False) -> list[RunC
         dataset="mnist-5k",
         steps=steps,
         batch_size=64,
-        update_every=max(1, steps // 20),
+        update_every=max(5, steps // 20),
         prune_begin=steps // 4,
         prune_end=max(1, 3 * steps // 5),
         prune_every=max(1, steps // 50),
-        log_every=max(1, steps // 25),
-        eval_every=max(1, steps // 10),
+        log_every=max(5, steps // 25),
+        eval_every=max(5, steps // 10),
         checkpoint_every=max(1, steps // 2),
     )
     configs = []

@@ -1,0 +1,68 @@
+"""``python -m benchmarks [--only NAME] [--smoke] [--out FOLDER]``: measure, show a table, write JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from benchmarks.result import RESULTS, THREADS
+
+# Before torch is imported: its thread pools read these once.
+os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(THREADS)
+
+
+def main() -> None:
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from benchmarks import import_time, initialise, mask_update, masked_step
+    from benchmarks.result import is_held, report
+    from sparseflow.atomic import write_atomically
+
+    torch.set_num_threads(THREADS)
+    modules = (masked_step, mask_update, initialise, import_time)
+    benchmarks = {module.BENCHMARK.name: module.BENCHMARK for module in modules}
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", choices=benchmarks, help="run this one alone")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, nothing written, no time judged")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for one JSON file per benchmark")
+    arguments = parser.parse_args()
+
+    console = Console()
+    table = Table("what", "case", "reach", "measured", "quartiles", "repeats", "verdict")
+    for name, benchmark in benchmarks.items():
+        if arguments.only not in (None, name):
+            continue
+        cases = []
+        for case in benchmark.run(arguments.smoke):
+            console.print(f"{name}, {case.label}: {case.timings.ratio:.3f}", highlight=False)
+            cases.append(case)
+        result = report(benchmark, cases, command=" ".join(["python -m benchmarks", *sys.argv[1:]]))
+        for case in cases:
+            low, high = case.timings.quartiles
+            table.add_row(
+                benchmark.what if case is cases[0] else "",
+                case.label,
+                f"<= {benchmark.reach}" if case.counts else "",
+                f"{case.timings.ratio:.3f}",
+                f"{low:.3f} - {high:.3f}",
+                str(len(case.timings.subject)),
+                "" if arguments.smoke or not case.counts else _verdict(case.timings.ratio <= benchmark.reach),
+            )
+        if not arguments.smoke:
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            write_atomically(arguments.out / f"{name}.json", (json.dumps(result, indent=1) + "\n").encode())
+            console.print(f"{name}: {_verdict(is_held(result))}", highlight=False)
+    console.print(table)
+
+
+def _verdict(held: bool) -> str:
+    return "held" if held else "missed"
+
+
+if __name__ == "__main__":
+    main()

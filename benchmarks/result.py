@@ -1,0 +1,103 @@
+"""What a benchmark says and where it was measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import Timings
+
+RESULTS = Path(__file__).parent / "results"
+THREADS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One configuration of a benchmark."""
+
+    label: str
+    configuration: dict[str, Any]
+    timings: Timings
+    counts: bool = True
+    """Whether the number to reach is about this case; others are reported beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A number to reach and the function that measures it, at full size or (``smoke``) at a tiny one."""
+
+    name: str
+    what: str
+    reach: float
+    run: Callable[[bool], Iterable[Case]]
+
+
+def report(benchmark: Benchmark, cases: list[Case], *, command: str) -> dict[str, Any]:
+    """Everything that is worth keeping, as JSON types; the ratio is that of the worst case that counts."""
+    return {
+        "name": benchmark.name,
+        "what": benchmark.what,
+        "reach": benchmark.reach,
+        "ratio": max(case.timings.ratio for case in cases if case.counts),
+        "cases": [_case(case) for case in cases],
+        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "threads": THREADS, "load": os.getloadavg()[0]},
+        "versions": _versions(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+    }
+
+
+def is_held(result: dict[str, Any]) -> bool:
+    """Whether the number was reached."""
+    return bool(result["ratio"] <= result["reach"])
+
+
+def load(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """All results in a folder, by file name."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def _case(case: Case) -> dict[str, Any]:
+    low, high = case.timings.quartiles
+    return {
+        "label": case.label,
+        "counts": case.counts,
+        "configuration": case.configuration,
+        "ratio": case.timings.ratio,
+        "quartiles": [low, high],
+        "median_seconds": {
+            "subject": statistics.median(case.timings.subject),
+            "baseline": statistics.median(case.timings.baseline),
+        },
+        "seconds": {"subject": case.timings.subject, "baseline": case.timings.baseline},
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _versions() -> dict[str, str]:
+    import numpy
+    import torch
+
+    import sparseflow
+
+    return {
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "sparseflow": sparseflow.__version__,
+    }

@@ -1,0 +1,86 @@
+"""Time two things fairly on a busy machine: alternate them in one process and compare medians."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+def nothing() -> None:
+    """No preparation."""
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of each repeat, in the order of measurement: the i-th of one was taken next to the i-th of the other."""
+
+    subject: list[float]
+    baseline: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """Median of the subject over median of the baseline.
+
+        >>> Timings(subject=[2.0, 3.0, 100.0], baseline=[1.0, 2.0, 2.0]).ratio
+        1.5
+        """
+        return statistics.median(self.subject) / statistics.median(self.baseline)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """Lower and upper quartile of the ratios of neighbours: the spread."""
+        ratios = [a / b for a, b in zip(self.subject, self.baseline, strict=True)]
+        if len(ratios) == 1:
+            return ratios[0], ratios[0]
+        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        return low, high
+
+    def is_stable(self, tolerance: float) -> bool:
+        """Whether the even and the odd repeats, each on its own, give the same ratio to ``tolerance`` (a fraction)."""
+        even = Timings(self.subject[::2], self.baseline[::2]).ratio
+        odd = Timings(self.subject[1::2], self.baseline[1::2]).ratio
+        return abs(even - odd) <= tolerance * self.ratio
+
+
+def stopwatch(run: Callable[[], object]) -> float:
+    """Seconds that one call takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def alternate(
+    subject: Callable[[], float],
+    baseline: Callable[[], float],
+    *,
+    repeats: int,
+    warmup: int = 2,
+    prepare: Callable[[], None] = nothing,
+    tolerance: float = 0.02,
+) -> Timings:
+    """Take turns (A B B A A B ...) until the ratio is stable.
+
+    Args:
+        subject: Runs once and returns its seconds.
+        baseline: Likewise; what the subject is compared with.
+        repeats: At least this many of each, at most four times as many.
+        warmup: Turns that do not count.
+        prepare: Called before each turn, not timed.
+        tolerance: See :meth:`Timings.is_stable`.
+    """
+    timings = Timings([], [])
+    for turn in range(warmup + 4 * repeats):
+        prepare()
+        if turn % 2:
+            b, a = baseline(), subject()
+        else:
+            a, b = subject(), baseline()
+        if turn >= warmup:
+            timings.subject.append(a)
+            timings.baseline.append(b)
+        count = len(timings.subject)
+        if count == repeats == 1 or (count >= max(2, repeats) and timings.is_stable(tolerance)):
+            break
+    return timings

@@ -1,0 +1,276 @@
+"""The command line: help that fits a screen, one clear line for bad input, and what each command prints."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import sparseflow
+from sparseflow.__main__ import main as entry
+from sparseflow.lab import cli, signal_at_init
+from sparseflow.lab.cli import main
+from sparseflow.lab.config import RunConfig, pruning_parent
+from sparseflow.lab.runs import load_runs
+from sparseflow.lab.train import train
+
+TINY = RunConfig(
+    dataset="mnist-5k", model="lenet5-small", steps=4, batch_size=16, prune_begin=1, prune_end=3, update_every=2
+)
+
+
+@pytest.fixture(autouse=True)
+def _screen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """80 columns, and an empty folder to be in."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("SPARSEFLOW_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def flags(config: RunConfig) -> list[str]:
+    return [f"--{name.replace('_', '-')}={value}" for name, value in config.changed().items()]
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr, after exit code 2 and nothing on stdout; no file is left in the working folder."""
+    before = sorted(Path.cwd().rglob("*"))
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    told = capsys.readouterr()
+    assert ended.value.code == 2
+    assert told.out == ""
+    (line,) = told.err.strip().splitlines()
+    assert line.startswith("sparseflow: ")
+    assert "Traceback" not in told.err
+    assert sorted(Path.cwd().rglob("*")) == before
+    return line.removeprefix("sparseflow: ")
+
+
+# -- help -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "lines"), [("", 24), ("demo", 24), ("report", 24), ("data", 24), ("info", 24), ("train", 42)]
+)
+def test_help_fits_a_screen(command: str, lines: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command.split(), "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) <= lines
+    assert "``" not in text
+    assert "{None}" not in text
+    if command:
+        assert text.startswith(f"usage: sparseflow {command} [-h]")
+    else:
+        assert all(name in text for name in cli._COMMANDS)
+
+
+def test_help_of_train_has_every_field_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name, value in RunConfig().to_dict().items():
+        flag = f"--{name.replace('_', '-')} "
+        if name == "mask_from":
+            assert flag not in text
+        else:
+            assert re.search(rf"{flag}[A-Z]+ [^│]*?\(default: {re.escape(str(value))}\)", text), name
+
+
+# -- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--sparsity 95", "sparsity must be in [0, 1), got 95.0. For 95% zeros write 0.95, not 95."),
+        ("--method rigel", "method must be one of dense, scratch, set, rigl, rigl_inverted, snfs, prune, got 'rigel'."),
+        ("--init ours", "init must be one of dense, liu, sparse, live, got 'ours'."),
+        ("--init-base he", "init_base must be one of kaiming_normal, "),
+        ("--allocation even", "allocation must be one of uniform, er, erk, got 'even'."),
+        ("--dataset letters", "there is no dataset 'letters'. Known: mnist-5k, mnist, fashion-mnist."),
+        ("--model lenet6", "there is no model 'lenet6'. Known: lenet5, lenet5-small, mlp, mlp-small."),
+        ("--steps 0", "steps must be at least 1, got 0."),
+        ("--learning-rate nan", "learning_rate must be positive"),
+        ("--method prune --steps 10", "pruning must begin and end within the run: got begin 3000, end 7000, 10 steps."),
+        ("--pruned-mask --steps 10", "pruning must begin and end within the run"),
+        ("--pruned-mask --method dense", "method 'dense' starts from no mask. Leave mask_from (--pruned-mask) out."),
+    ],
+)
+def test_bad_values_of_train(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    told = fails(["train", "--dataset", "mnist-5k", *arguments.split()], capsys)
+    assert told.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("demo --jobs 0", "jobs must be at least 1, got 0."),
+        ("demo --seeds 0", "seeds and steps must be at least 1, got 0 and 1000."),
+        ("demo --steps 0", "seeds and steps must be at least 1, got 3 and 0."),
+        ("data path letters", "there is no dataset 'letters'."),
+        ("data fetch letters", "there is no dataset 'letters'."),
+        ("report nowhere", "there is no folder nowhere. Name the folder that the runs were written to."),
+        ("report .", ". holds no finished run. Make some with sparseflow demo --out ."),
+    ],
+)
+def test_bad_values_of_the_others(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fails(arguments.split(), capsys).startswith(message)
+
+
+@pytest.mark.parametrize("command", ["demo", "train"])
+def test_a_folder_that_cannot_be_made(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file is in the way: a refusal that also root gets."""
+    Path("file").write_text("")
+    more = ["--dataset", "mnist-5k"] if command == "train" else []
+    assert "'file/runs'" in fails([command, "--out", "file/runs", *more], capsys)
+    assert "'file'" in fails([command, "--out", "file", *more], capsys)
+
+
+@pytest.mark.parametrize("arguments", ["train --steps many", "train --unknown 1", "data carry", "demolish", ""])
+def test_what_is_no_command_line(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments.split())
+    assert ended.value.code == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert 0 < len(told.err.splitlines()) <= 24
+    assert not list(Path.cwd().iterdir())
+
+
+def test_a_run_that_fails_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a traceback for those who ask for one."""
+    (Path("runs") / TINY.name).mkdir(parents=True)
+    arguments = ["train", "--out", "runs", *flags(TINY)]
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    progress, error = capsys.readouterr().err.strip().split("\n\n")
+    assert progress.startswith("1/1 failed after")
+    assert error == (
+        f"sparseflow: run {TINY.name}: ValueError: runs/{TINY.name} has no config.json: it is not the folder of a run. "
+        "Move it away."
+    )
+    monkeypatch.setenv("SPARSEFLOW_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="sparsity must be in"):
+        main(["train", "--sparsity", "95"])
+
+
+def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: cli.Info) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.Info, "run", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        main(["info"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "sparseflow: stopped; the same command continues where it was.\n"
+
+
+@pytest.mark.parametrize(("module", "package"), [("rich.console", "rich"), ("mlxtend.data", "mlxtend")])
+def test_a_missing_extra_is_named(
+    module: str, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that the command line itself needs, and one that a command needs later."""
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "sparseflow.lab.cli")
+    monkeypatch.setattr(sys, "argv", ["sparseflow", "data", "path", "mnist-5k"])
+    with pytest.raises(SystemExit) as ended:
+        entry()
+    assert ended.value.code == 2
+    text = f'sparseflow: the command line needs {package}; install it with pip install "sparseflow[lab]"\n'
+    assert capsys.readouterr().err == text
+
+
+def test_a_missing_module_of_our_own_is_a_bug_and_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sparseflow.lab.cli", None)
+    with pytest.raises(ModuleNotFoundError, match=r"sparseflow\.lab\.cli"):
+        entry()
+
+
+# -- what the commands do ---------------------------------------------------------------------------------------------
+
+
+def test_module_and_info() -> None:
+    """``python -m sparseflow info``: one line a fact, nothing else."""
+    found = subprocess.run([sys.executable, "-m", "sparseflow", "info"], capture_output=True, text=True, check=True)
+    assert found.stderr == ""
+    facts = dict(line.split(": ", 1) for line in found.stdout.splitlines())
+    assert facts["sparseflow"] == sparseflow.__version__
+    assert facts["cpu_count"] == str(os.cpu_count())
+    assert {"python", "torch", "numpy", "numba", "platform", "torch_threads"} <= set(facts)
+
+
+def test_data_path_and_list(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["data", "path", "mnist", "--root", "datasets"])
+    assert capsys.readouterr().out == "datasets/mnist\n"
+    main(["data", "fetch", "mnist-5k"])
+    assert Path(capsys.readouterr().out.strip()).is_file()
+    main(["data", "list", "--root", "datasets"])
+    rows = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    named = [[cell.strip() for cell in row] for row in rows if row[0].strip()]
+    assert [row[:2] for row in named] == [["mnist-5k", "yes"], ["mnist", "no"], ["fashion-mnist", "no"]]
+    assert named[1][3] == "datasets/mnist"
+    assert not list(Path.cwd().iterdir())
+
+
+def test_train_says_where_the_run_is_and_report_reads_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """With a mask from a pruning run, which is trained first; then again, when all is done; then the page."""
+    arguments = ["train", "--pruned-mask", "--out", "runs", *flags(TINY)]
+    main(arguments)
+    first = capsys.readouterr().out
+    config = TINY.with_(mask_from=pruning_parent(TINY))
+    assert re.search(rf"^\d+ s, in runs/{config.name}$", first, re.MULTILINE)
+    assert re.search(r"^test/accuracy: 0\.\d{4}$", first, re.MULTILINE)
+    assert {run.config for run in load_runs(Path("runs"))} == {config, pruning_parent(TINY)}
+    main(arguments)
+    assert capsys.readouterr().out == first
+
+    main(["report", "runs"])
+    told = capsys.readouterr().out
+    assert "Open runs/report/index.html in a browser." in told
+    assert "Scratch, Ours" in told
+    assert "Scratch, Ours" in Path("runs/report/index.html").read_text()
+    main(["report", "runs", "--out", "page"])
+    assert Path("page/index.html").is_file()
+
+
+def test_a_finished_run_of_a_python_loop_is_the_same_run(capsys: pytest.CaptureFixture[str]) -> None:
+    run = train(TINY, root=Path("runs"))
+    main(["train", "--out", "runs", *flags(TINY)])
+    assert f"test/accuracy: {run.final['test/accuracy']:.4f}" in capsys.readouterr().out
+
+
+def test_signal_is_measured_once_and_again_for_more_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = partial(signal_at_init.signal_at_init, sparsities=[0.9], examples=2)
+    monkeypatch.setattr(signal_at_init, "signal_at_init", small)
+    path = tmp_path / "signal.csv"
+    one = cli._signal(path, networks=1)
+    written = path.stat().st_mtime_ns
+    assert cli._signal(path, networks=1).equals(pd.read_csv(path))
+    assert path.stat().st_mtime_ns == written
+    two = cli._signal(path, networks=2)
+    assert len(two) == 2 * len(one)
+    assert len(cli._signal(path, networks=1)) == len(two)
+    assert path.stat().st_mtime_ns > written
+
+
+def test_demo_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole of it, small: twelve networks, the signal, the table, the page."""
+    main(["demo", "--quick", "--seeds", "1", "--steps", "30", "--jobs", "2", "--out", "demo"])
+    told = capsys.readouterr()
+    names = ["Dense", "Small Dense", "Pruned"]
+    names += [f"{method}, {init}" for method in ("Scratch", "SET", "RigL") for init in ("Original", "Liu", "Ours")]
+    page = Path("demo/report/index.html").read_text()
+    assert all(re.search(rf"^{name} ", told.out, re.MULTILINE) and name in page for name in names)
+    assert "Open demo/report/index.html in a browser." in told.out
+    assert told.err.count(" done after ") == len(names)
+    assert len(load_runs(Path("demo"))) == len(names)
+    assert set(pd.read_csv("demo/signal.csv")["scheme"]) == {"dense", "liu", "sparse", "live"}

@@ -1,0 +1,85 @@
+"""Mask files: what is loaded is what was saved, or one clear error; never half a file."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sparseflow.masks import dense_masks, load_masks, magnitude_masks, random_masks, save_masks
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(72, 20), nn.Linear(20, 5))
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])  # global masks share one storage
+def test_what_is_loaded_is_what_was_saved(tmp_path: Path, scope: str) -> None:
+    masks = magnitude_masks(network().to(memory_format=torch.channels_last), 0.8, scope=scope)
+    save_masks(tmp_path / "a.safetensors", masks)
+    save_masks(str(tmp_path / "a.safetensors"), masks)  # over the old file, by a string
+    loaded = load_masks(tmp_path / "a.safetensors")
+    assert set(loaded) == set(masks)
+    assert all(torch.equal(loaded[name], mask) for name, mask in masks.items())
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("keep", [0, 4, 60, -1])
+def test_a_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "masks.safetensors"
+    save_masks(path, random_masks(network(), 0.8, seed=0))
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"masks.safetensors is not an intact mask file \(.*\). Save the masks again"):
+        load_masks(path)
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "masks.safetensors"
+    path.write_bytes(b"\xff" * 500)
+    with pytest.raises(ValueError, match="is not an intact mask file"):
+        load_masks(path)
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file({"w": torch.ones(3), "m": torch.ones(3, dtype=torch.bool)}, path)
+    with pytest.raises(ValueError, match=r"holds tensors that are no masks: w. Masks are bool"):
+        load_masks(path)
+    with pytest.raises(FileNotFoundError, match=r"none.safetensors"):
+        load_masks(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    path = tmp_path / "masks.safetensors"
+    old, new = random_masks(network(), 0.8, seed=0), random_masks(network(), 0.8, seed=1)
+    save_masks(path, old)
+
+    def full(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"masks.safetensors in .* Free .* half-written"):
+        save_masks(path, new)
+    assert os.listdir(tmp_path) == [path.name]
+    assert all(torch.equal(mask, old[name]) for name, mask in load_masks(path).items())
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "not allowed"), KeyboardInterrupt()])
+def test_any_interruption_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(type(error)):
+        save_masks(tmp_path / "masks.safetensors", dense_masks(network()))
+    assert os.listdir(tmp_path) == []
+
+
+def test_without_safetensors_the_error_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
+    with pytest.raises(ModuleNotFoundError, match="mask files need safetensors: pip install safetensors"):
+        save_masks(tmp_path / "masks.safetensors", dense_masks(network()))
