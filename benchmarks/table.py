@@ -9,7 +9,6 @@ from typing import Any
 from benchmarks.result import is_held, load
 
 README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 #: The order of the table; results of other names follow.
 ORDER = ("masked_step", "mask_update", "initialise", "import_time")
 
@@ -27,29 +26,30 @@ def markdown(results: list[dict[str, Any]]) -> str:
         f"Python {r['versions']['python']}, torch {r['versions']['torch']}, {r['date'][:10]}"
         for r in results
     }
-    lines += ["", *(f"Ratios of alternating medians, measured on {machine}." for machine in sorted(machines))]
+    lines += ["", *(f"Medians of the ratios of alternating runs on {machine}." for machine in sorted(machines))]
     return "\n".join(lines)
 
 
-def filled(text: str, table: str) -> str:
-    """The README with the table between its two markers.
+def filled(text: str, name: str, block: str) -> str:
+    """A document with ``block`` between the two markers of that name.
 
     Raises:
         ValueError: if the markers are not there.
 
-    >>> filled("a <!-- benchmarks:begin -->old<!-- benchmarks:end --> b", "new").split()
-    ['a', '<!--', 'benchmarks:begin', '-->', 'new', '<!--', 'benchmarks:end', '-->', 'b']
+    >>> filled("a <!-- demo:begin -->old<!-- demo:end --> b", "demo", "new").split()
+    ['a', '<!--', 'demo:begin', '-->', 'new', '<!--', 'demo:end', '-->', 'b']
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"the README needs one {BEGIN} and after it one {END}; add them where the table belongs.")
-    return f"{text[: text.index(BEGIN)]}{BEGIN}\n{table}\n{text[text.index(END) :]}"
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"the document needs one {begin} and after it one {end}; add them where the table belongs.")
+    return f"{text[: text.index(begin)]}{begin}\n{block}\n{text[text.index(end) :]}"
 
 
 def main() -> None:
     results = load()
     if not results:
         sys.exit("no results yet: run python -m benchmarks first.")
-    README.write_text(filled(README.read_text(), markdown(results)))
+    README.write_text(filled(README.read_text(), "benchmarks", markdown(results)))
 
 
 if __name__ == "__main__":

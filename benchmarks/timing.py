@@ -1,4 +1,4 @@
-"""Time two things fairly on a busy machine: alternate them in one process and compare medians."""
+"""Time two things fairly on a busy machine: alternate them in one process and compare neighbours."""
 
 from __future__ import annotations
 
@@ -20,21 +20,25 @@ class Timings:
     baseline: list[float]
 
     @property
+    def ratios(self) -> list[float]:
+        """Each repeat of the subject over its neighbour of the baseline."""
+        return [a / b for a, b in zip(self.subject, self.baseline, strict=True)]
+
+    @property
     def ratio(self) -> float:
-        """Median of the subject over median of the baseline.
+        """Median of the ratios of neighbours: a load that comes and goes slows both, so it cancels.
 
         >>> Timings(subject=[2.0, 3.0, 100.0], baseline=[1.0, 2.0, 2.0]).ratio
-        1.5
+        2.0
         """
-        return statistics.median(self.subject) / statistics.median(self.baseline)
+        return statistics.median(self.ratios)
 
     @property
     def quartiles(self) -> tuple[float, float]:
         """Lower and upper quartile of the ratios of neighbours: the spread."""
-        ratios = [a / b for a, b in zip(self.subject, self.baseline, strict=True)]
-        if len(ratios) == 1:
-            return ratios[0], ratios[0]
-        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        if len(self.ratios) == 1:
+            return self.ratios[0], self.ratios[0]
+        low, _, high = statistics.quantiles(self.ratios, n=4, method="inclusive")
         return low, high
 
     def is_stable(self, tolerance: float) -> bool:

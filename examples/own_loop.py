@@ -14,7 +14,7 @@ sf.initialize_(model, masks, scheme="sparse", seed=0)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 sparsifier = sf.Sparsifier(model, optimizer, masks, sf.RigL(drop_fraction=0.3, update_every=20), seed=0)
 
-for step in range(200):
+for _ in range(200):
     batch = torch.randint(0, len(x), (128,))
     loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
     optimizer.zero_grad()

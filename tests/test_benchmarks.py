@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks/ is beside the package, not in it
 
 from benchmarks.result import load  # noqa: E402
-from benchmarks.table import BEGIN, END, ORDER, README, filled, markdown  # noqa: E402
+from benchmarks.table import ORDER, README, filled, markdown  # noqa: E402
 from benchmarks.timing import Timings, alternate  # noqa: E402
 
 
@@ -35,13 +35,14 @@ def test_readme_says_what_the_results_say() -> None:
     results = load()
     assert [result["name"] for result in results] == sorted(ORDER)
     text = README.read_text()
-    assert filled(text, markdown(results)) == text, "run python -m benchmarks.table"
+    assert filled(text, "benchmarks", markdown(results)) == text, "run python -m benchmarks.table"
 
 
-def test_a_readme_without_markers_is_refused() -> None:
-    for text in ("", BEGIN, END + BEGIN, BEGIN + END + END):
-        with pytest.raises(ValueError, match="the README needs one <!-- benchmarks:begin --> and after it one"):
-            filled(text, "table")
+def test_a_document_without_markers_is_refused() -> None:
+    begin, end = "<!-- table:begin -->", "<!-- table:end -->"
+    for text in ("", begin, end + begin, begin + end + end):
+        with pytest.raises(ValueError, match="the document needs one <!-- table:begin --> and after it one"):
+            filled(text, "table", "rows")
 
 
 def test_turns_alternate_and_stop_when_the_ratio_is_stable() -> None:

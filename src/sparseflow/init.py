@@ -29,6 +29,7 @@ from torch.nn.init import calculate_gain
 
 from sparseflow._checks import check_choice
 from sparseflow.fans import PLAIN, Layout, dense_fans, fan_in, fan_out
+from sparseflow.levels import count_true
 from sparseflow.masks import zero_inactive_
 
 Mode = Literal["fan_in", "fan_out", "fan_avg"]
@@ -90,7 +91,7 @@ def scale_to_mask_(
         if scaling == "unit":
             weight.mul_(_unit_factor(mask, mode=mode, layout=layout, live_inputs=live_inputs).to(weight.dtype))
         elif scaling == "layer":
-            active = int(mask.sum())
+            active = count_true(mask)
             weight.mul_(math.sqrt(mask.numel() / active) if active else 0.0)
         return zero_inactive_(weight, mask)
 

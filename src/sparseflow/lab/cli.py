@@ -31,7 +31,7 @@ class Demo:
     """Folder of the runs; the page is <out>/report/index.html."""
     seeds: int = 3
     """Repetitions of every network."""
-    steps: int = 1000
+    steps: int = 800
     """Optimizer steps of each run."""
     jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes; one thread each."""

@@ -17,7 +17,7 @@ INITS = ("dense", "liu", "sparse")
 SPARSE = ("scratch", "set", "rigl")
 
 
-def demo(*, seeds: int = 3, steps: int = 1000, quick: bool = False) -> list[RunConfig]:
+def demo(*, seeds: int = 3, steps: int = 800, quick: bool = False) -> list[RunConfig]:
     """Dense, Small Dense, Pruned, and {Scratch, SET, RigL} x {Original, Liu, Ours}.
 
     Args:

@@ -1,0 +1,43 @@
+"""``python -m benchmarks.demo RUNS``: keep a demo's page under results/demo/ and show its table in the README."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.table import README, filled
+from sparseflow.atomic import write_atomically
+
+ROOT = Path(__file__).parent.parent
+KEPT = ROOT / "results" / "demo"
+
+
+def markdown(summary: pd.DataFrame) -> str:
+    """Networks down, what became of them across."""
+    lines = [
+        "| network | test accuracy, % (mean ± population std) | did not learn | loss falls from step |",
+        "|---|---|---|---|",
+    ]
+    for row in summary.itertuples():
+        onset = f"> {row.steps}" if row.onset_median == float("inf") else f"{row.onset_median:.0f}"
+        lines.append(
+            f"| {row.label} | {row.accuracy_mean:.1f} ± {row.accuracy_std:.1f} | {row.collapsed} of {row.n} | {onset} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Copy the page and fill the README."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m benchmarks.demo RUNS, the folder given to sparseflow demo --out")
+    report = Path(sys.argv[1]) / "report"
+    (KEPT / "figures").mkdir(parents=True, exist_ok=True)
+    for path in [report / "index.html", *sorted((report / "figures").iterdir())]:
+        write_atomically(KEPT / path.relative_to(report), path.read_bytes())
+    README.write_text(filled(README.read_text(), "demo", markdown(pd.read_csv(KEPT / "figures" / "summary.csv"))))
+
+
+if __name__ == "__main__":
+    main()

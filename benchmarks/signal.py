@@ -1,0 +1,61 @@
+"""``python -m benchmarks.signal``: how much signal each initialisation keeps, into docs/initialisation.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from rich.progress import Progress
+
+from benchmarks.result import RESULTS
+from benchmarks.table import filled
+from sparseflow.atomic import write_atomically
+from sparseflow.lab.signal_at_init import signal_at_init
+
+NETWORKS = 40
+PAGE = Path(__file__).parent.parent / "docs" / "initialisation.md"
+RESULT = RESULTS / "signal_at_init.csv"
+SCHEMES = ("dense", "liu", "sparse", "live")
+
+
+def summarise(networks: pd.DataFrame) -> pd.DataFrame:
+    """Median and mean over the networks of each point, and how many let no signal through at all."""
+    groups = networks.assign(silent=networks["logit_std"] == 0).groupby(["mask", "sparsity", "scheme"], as_index=False)
+    return groups.agg(
+        logit_std_median=("logit_std", "median"),
+        logit_std_mean=("logit_std", "mean"),
+        silent=("silent", "sum"),
+        networks=("logit_std", "size"),
+    )
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """One row a mask and sparsity, one column a scheme."""
+    lines = [
+        f"| mask | sparsity | {' | '.join(f'`{scheme}`' for scheme in SCHEMES)} |",
+        "|---|---|" + "---|" * len(SCHEMES),
+    ]
+    for mask in table["mask"].unique():
+        for sparsity in table["sparsity"].unique():
+            point = table[(table["mask"] == mask) & (table["sparsity"] == sparsity)].set_index("scheme")
+            values = [f"{float(point.loc[scheme, 'logit_std_median']):.2g}" for scheme in SCHEMES]
+            lines.append(f"| {mask} | {sparsity:g} | {' | '.join(values)} |")
+    lines += ["", f"n = {int(table['networks'].min())} networks a point; also in `benchmarks/results/{RESULT.name}`."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, store, fill the page."""
+    with Progress() as progress:
+        task = progress.add_task("networks", total=None)
+        networks = signal_at_init(
+            networks=NETWORKS, progress=lambda done, of: progress.update(task, completed=done, total=of)
+        )
+    table = summarise(networks)
+    RESULTS.mkdir(exist_ok=True)
+    write_atomically(RESULT, table.to_csv(index=False).encode())
+    PAGE.write_text(filled(PAGE.read_text(), "signal", markdown(table)))
+
+
+if __name__ == "__main__":
+    main()

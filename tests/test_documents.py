@@ -1,0 +1,88 @@
+"""What the documents show runs as they show it, and their numbers are those of committed result files."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # benchmarks/ is beside the package, not in it
+
+
+def python_blocks(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_example(example: Path) -> None:
+    """Each example asserts the claim it makes."""
+    assert "assert" in example.read_text()
+    runpy.run_path(str(example))
+
+
+def test_readme_loop(tmp_path: Path) -> None:
+    (block,) = python_blocks("README.md")
+    assert len(block.strip().splitlines()) <= 16
+    script = tmp_path / "loop.py"
+    script.write_text(block)
+    names = runpy.run_path(str(script))
+    assert names["sparsifier"].step_count == 300
+    assert not names["sparsifier"].masks["0.weight"].all()
+
+
+def test_a_method_in_one_file(tmp_path: Path) -> None:
+    """The method of CONTRIBUTING.md trains, grows, and keeps its promises."""
+    (block,) = python_blocks("CONTRIBUTING.md")
+    assert "Reference:" in block
+    training = """
+import torch
+import sparseflow as sf
+model = torch.nn.Linear(30, 8)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+sparsifier = sf.Sparsifier(model, optimizer, sf.random_masks(model, 0.8, seed=0), NoisyRigL(update_every=2), seed=0)
+before = sparsifier.masks["weight"].clone()
+for _ in range(4):
+    optimizer.zero_grad()
+    model(torch.randn(16, 30)).square().mean().backward()
+    optimizer.step()
+sparsifier.check()
+moved = int((before != sparsifier.masks["weight"]).sum())
+"""
+    path = tmp_path / "noisy_rigl.py"
+    path.write_text(block + training)
+    assert runpy.run_path(str(path))["moved"] > 0
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_readme_shows_the_committed_demo() -> None:
+    from benchmarks.demo import KEPT, markdown
+    from benchmarks.table import filled
+
+    text = (ROOT / "README.md").read_text()
+    table = markdown(pd.read_csv(KEPT / "figures" / "summary.csv"))
+    assert filled(text, "demo", table) == text, "run python -m benchmarks.demo RUNS"
+
+
+def test_docs_show_the_committed_signal() -> None:
+    from benchmarks.signal import PAGE, RESULT, markdown
+    from benchmarks.table import filled
+
+    text = PAGE.read_text()
+    assert filled(text, "signal", markdown(pd.read_csv(RESULT))) == text, "run python -m benchmarks.signal"
+
+
+def test_commands_that_the_readme_names_exist() -> None:
+    done = subprocess.run([sys.executable, "-m", "sparseflow", "--help"], capture_output=True, text=True, check=True)
+    for command in re.findall(r"`sparseflow (\w+)", (ROOT / "README.md").read_text()):
+        assert command in done.stdout
