@@ -20,7 +20,7 @@ SOURCE = Path(sparseflow.__file__).parent
 #: A module imports from its own floor and those above; a new module takes its place here.
 FLOORS = [
     {"types", "_checks", "rng", "atomic"},
-    {"fans", "levels", "topk", "allocation", "scores", "schedules", "select"},
+    {"choose", "fans", "topk", "allocation", "scores", "schedules", "select"},
     {"masks", "init", "gradients"},
     {"live", "initialize", "promises", "report", "at_init", "tickets"},
     {"updaters", "analysis"},

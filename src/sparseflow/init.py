@@ -29,8 +29,8 @@ from torch.nn.init import calculate_gain
 
 from sparseflow._checks import check_choice
 from sparseflow.fans import PLAIN, Layout, dense_fans, fan_in, fan_out
-from sparseflow.levels import count_true
 from sparseflow.masks import zero_inactive_
+from sparseflow.topk import count_true
 
 Mode = Literal["fan_in", "fan_out", "fan_avg"]
 Scaling = Literal["unit", "layer", "dense"]

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_finite, check_masks
-from sparseflow.levels import count_true
 from sparseflow.masks import zero_inactive_
 from sparseflow.promises import check, per_weight_state
 from sparseflow.rng import stream
 from sparseflow.select import maskable, unwrap
+from sparseflow.topk import count_true
 from sparseflow.types import Masks, MaskUpdate
 from sparseflow.updaters.base import LayerState, MaskUpdater
 

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from sparseflow._checks import check_choice, check_fraction
-from sparseflow.levels import count_true
 from sparseflow.schedules import DROP_SCHEDULES
 from sparseflow.scores import ScoreFn, gradient_magnitude, magnitude
-from sparseflow.topk import topk_mask
+from sparseflow.topk import count_true, topk_mask
 from sparseflow.types import MaskUpdate
 
 
