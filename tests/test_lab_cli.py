@@ -113,7 +113,7 @@ def test_bad_values_of_train(arguments: str, message: str, capsys: pytest.Captur
     ("arguments", "message"),
     [
         ("demo --jobs 0", "jobs must be at least 1, got 0."),
-        ("demo --seeds 0", "seeds and steps must be at least 1, got 0 and 1000."),
+        ("demo --seeds 0", "seeds and steps must be at least 1, got 0 and 800."),
         ("demo --steps 0", "seeds and steps must be at least 1, got 3 and 0."),
         ("data path letters", "there is no dataset 'letters'."),
         ("data fetch letters", "there is no dataset 'letters'."),

@@ -309,6 +309,8 @@ def test_missing_files_without_download_say_where_and_how(mirror: Mirror, tmp_pa
         (RAW["t10k-labels-idx1-ubyte"][:-1] + b"\x05", "is not the published t10k-labels-idx1-ubyte: the MD5"),
         (b"hello", "not an IDX file"),
     ],
+    # Names of their own: a gzip file holds the time, and every test process must collect the same tests.
+    ids=["cut gzip", "cut", "other count", "other label", "no IDX"],
 )
 def test_a_damaged_file_is_named_with_the_remedy(mirror: Mirror, tmp_path: Path, content: bytes, message: str) -> None:
     put(tmp_path / "mnist", RAW | {"t10k-labels-idx1-ubyte": content})
