@@ -127,11 +127,13 @@ def update_words(changes: pd.DataFrame) -> str:
 
     >>> update_words(pd.DataFrame({"method": "set", "init": "liu", "n": 2, "raised": [0.5, 0.0], "mean": [0.1, -0.3]}))
     'SET raised the gradient norm at 25 % (Liu) of its updates; the mean change over all of them is −0.1.'
+    >>> update_words(pd.DataFrame({"method": "prune", "init": "", "n": 2, "raised": [0.5, 0.0], "mean": [0.1, -0.3]}))
+    'Pruned raised the gradient norm at 25 % of its updates; the mean change over all of them is −0.1.'
     """
     sentences = []
     for method, of_method in changes.groupby("method", sort=False):
         parts = [
-            f"{100 * _per_update(rows, 'raised'):.0f} % ({INIT_LABELS[str(init)]})"
+            f"{100 * _per_update(rows, 'raised'):.0f} %" + (f" ({INIT_LABELS[str(init)]})" if init else "")
             for init, rows in of_method.groupby("init", sort=False)
         ]
         mean = _per_update(of_method, "mean")
