@@ -25,6 +25,8 @@ def markdown(summary: pd.DataFrame) -> str:
         lines.append(
             f"| {row.label} | {row.accuracy_mean:.1f} ± {row.accuracy_std:.1f} | {row.collapsed} of {row.n} | {onset} |"
         )
+    runs = sorted(summary["n"].unique())
+    lines += ["", f"{'/'.join(map(str, runs))} seeds, {summary['steps'].max()} optimizer steps each."]
     return "\n".join(lines)
 
 
