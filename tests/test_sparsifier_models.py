@@ -84,10 +84,10 @@ def test_an_average_follows_the_masks_when_told() -> None:
         train_step(model, optimizer, step)
         average.update_parameters(model)
     with pytest.raises(sf.BrokenPromiseError, match=r"inactive weights of '0\.weight' are not zero"):
-        sf.check(average.module, None, sparsifier.masks)
+        sf.check(average, None, sparsifier.masks)
     kept = {name: average.module.get_parameter(name) * mask for name, mask in sparsifier.masks.items()}
-    sf.apply_masks_(average.module, sparsifier.masks)
-    sf.check(average.module, None, sparsifier.masks)
+    sf.apply_masks_(average, sparsifier.masks)
+    sf.check(average, None, sparsifier.masks)
     assert all(torch.equal(average.module.get_parameter(name), value) for name, value in kept.items())
     sparsifier.check()  # the model itself never was touched
 

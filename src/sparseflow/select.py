@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
+from torch.optim.swa_utils import AveragedModel
 
 from sparseflow.fans import PLAIN, Layout
 
@@ -80,7 +81,7 @@ class Weight:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside ``torch.compile`` and ``DistributedDataParallel``, whose parameter names have no prefix.
+    """The model inside ``torch.compile``, ``DistributedDataParallel`` or an EMA's ``AveragedModel``, without prefixes.
 
     >>> unwrap(nn.DataParallel(nn.Linear(1, 1)))
     Linear(in_features=1, out_features=1, bias=True)
@@ -88,7 +89,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     while True:
         if hasattr(model, "_orig_mod"):
             model = model._orig_mod  # type: ignore[assignment]
-        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel | AveragedModel):
             model = model.module
         else:
             return model
