@@ -17,7 +17,7 @@ from sparseflow.masks import (
     sparsity_of,
 )
 from sparseflow.promises import check
-from sparseflow.report import sparsity_report
+from sparseflow.report import mask_statistics, sparsity_report
 from sparseflow.select import prunable
 from sparseflow.sparsifier import Sparsifier
 from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
@@ -49,6 +49,7 @@ __all__ = [
     "live_inputs",
     "load_masks",
     "magnitude_masks",
+    "mask_statistics",
     "overlap",
     "prunable",
     "random_masks",

@@ -155,8 +155,7 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def zero_inactive_(tensor: Tensor, mask: Tensor) -> Tensor:
     """Set a tensor to exactly +0.0 where the mask is ``False``, in place, whatever was there, NaN included.
 
-    The bits are multiplied by 0 or 1: one vectorised pass, three times faster on a CPU than ``masked_fill_`` or a
-    product with a bool mask, and as fast as one with a float mask of four times the memory.
+    The bits are multiplied by 0 or 1: one vectorised pass that reads one byte of mask a weight.
 
     Args:
         tensor: Any dtype up to 8 bytes an element.

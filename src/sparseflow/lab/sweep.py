@@ -58,7 +58,7 @@ def sweep(
 ) -> list[Run]:
     """Train runs side by side, each in a single-threaded process, and return them in order.
 
-    Two processes of one thread beat one process of two threads on networks of this size. Killed at any moment, the same
+    Networks of this size are too small to share among threads. Killed at any moment, the same
     call continues every run from its last checkpoint.
 
     Args:

@@ -65,7 +65,7 @@ def _swap(
     if not 0 <= num_drop <= active:
         raise ValueError(f"num_drop must be in [0, {active}], the active count, got {num_drop}.")
     kept = topk_mask(drop_score, active - num_drop, among=mask, magnitude=drop_magnitude)
-    candidates = ((kept if regrow else mask).view(torch.uint8) ^ 1).view(torch.bool)  # ~ takes 20 times as long
+    candidates = ((kept if regrow else mask).view(torch.uint8) ^ 1).view(torch.bool)  # as bytes: ~ is not vectorised
     new = topk_mask(grow_score, num_grow, among=candidates, magnitude=grow_magnitude).bitwise_or_(kept)
     stays = new & mask
     return MaskUpdate(mask=new, grown=new ^ stays, dropped=mask ^ stays)
