@@ -42,6 +42,7 @@ class Demo:
 
     def run(self) -> None:
         """Train, measure the signal at initialisation, print the table, write the page."""
+        from sparseflow.lab.headline import headline
         from sparseflow.lab.recipes.demo import demo
         from sparseflow.lab.report import write_report
         from sparseflow.lab.summary import summarize, terminal_table
@@ -50,7 +51,9 @@ class Demo:
         configs = demo(seeds=self.seeds, steps=self.steps, quick=self.quick)
         runs = sweep(configs, root=self.out, jobs=self.jobs, tensorboard=self.tensorboard, console=_err)
         signal = _signal(self.out / "signal.csv", networks=1 if self.quick else 5)
-        _out.print(terminal_table(summarize(runs)))
+        table = summarize(runs)
+        _out.print(terminal_table(table))
+        _out.print(f"\n[bold]{headline(table)}[/bold]", soft_wrap=True)
         page = write_report(runs, self.out / "report", signal=signal, title=_TITLE, command=_typed())
         _out.print(f"\nOpen [bold]{page}[/bold] in a browser.", soft_wrap=True)
 
