@@ -1,5 +1,8 @@
 """Sparse networks in PyTorch: how they start, how they train, and why they learn or do not."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from sparseflow import analysis, init, updaters
 from sparseflow.analysis import gradient_flow
 from sparseflow.at_init import grasp, snip, synflow_masks
@@ -23,6 +26,9 @@ from sparseflow.sparsifier import Sparsifier
 from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
 from sparseflow.updaters import GMP, SET, SNFS, OneShot, RigL, RigLInverted, Static, drop_and_grow
 
+if TYPE_CHECKING:
+    from sparseflow import engine
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -42,6 +48,7 @@ __all__ = [
     "check",
     "dense_masks",
     "drop_and_grow",
+    "engine",
     "gradient_flow",
     "grasp",
     "init",
@@ -61,3 +68,10 @@ __all__ = [
     "synflow_masks",
     "updaters",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Loads NumPy and Numba, which only the engine needs.
+    if name == "engine":
+        return importlib.import_module("sparseflow.engine")
+    raise AttributeError(f"module 'sparseflow' has no attribute {name!r}")

@@ -1,0 +1,31 @@
+"""Real sparsity on the CPU: weights that are zero are not computed.
+
+`pattern`: where the active weights are. `geometry`: where a convolution finds its rows. `simd`, `kernels`,
+`pooling`: the compiled loops. `products`, `functions`, `modules`, `pools`: layers, for autograd.
+`convert`: from masks and back. `plan`: a whole network in one call.
+"""
+
+try:
+    import numba as _numba  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "the sparse engine needs Numba: pip install numba. Without it everything works masked."
+    ) from error
+
+from sparseflow.engine.convert import convert, convertible, dense_state_dict, masks_of, sparse_layers, to_dense
+from sparseflow.engine.modules import SparseConv1d, SparseConv2d, SparseLayer, SparseLinear
+from sparseflow.engine.pattern import Pattern
+
+__all__ = [
+    "Pattern",
+    "SparseConv1d",
+    "SparseConv2d",
+    "SparseLayer",
+    "SparseLinear",
+    "convert",
+    "convertible",
+    "dense_state_dict",
+    "masks_of",
+    "sparse_layers",
+    "to_dense",
+]

@@ -1,0 +1,111 @@
+"""A sparse layer as one autograd function, and activations in and out of the engine's layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseflow.engine.geometry import Frame
+from sparseflow.engine.kernels import put_in_frame
+from sparseflow.engine.products import Product
+
+#: Called in the backward pass with the product, its input as a storage, and the gradient of its output as images.
+Recorder = Callable[[Product, Tensor, Tensor], None]
+
+
+def to_storage(images: Tensor, frame: Frame) -> Tensor:
+    """``(batch, channels, height, width)`` of any strides as a flat ``(channels, height, width, batch)`` in its border.
+
+    ``(batch, channels)`` is an image of one pixel. No copy where the batch is innermost already and there is no border.
+    """
+    bordered = (frame.height, frame.width) != frame.size
+    if not bordered and images.stride() == _strides(frame)[: images.dim()]:
+        return images.as_strided((images.numel(),), (1,))
+    inner = images.permute(*range(1, images.dim()), 0)
+    if images.is_contiguous() and not inner.is_contiguous():
+        inner = (
+            images.detach().reshape(images.shape[0], -1).t().contiguous().view(inner.shape)
+        )  # torch's blocked transpose
+    if not bordered:
+        return inner.reshape(-1)
+    storage = torch.empty(images.shape[1] * frame.pitch, dtype=images.dtype)
+    put_in_frame(
+        inner.reshape(-1).numpy(),
+        images.shape[1],
+        *frame.size,
+        frame.batch,
+        *frame.border[0],
+        *frame.border[1],
+        storage.numpy(),
+    )
+    return storage
+
+
+def to_images(storage: Tensor, channels: int, frame: Frame, *, dims: int = 4) -> Tensor:
+    """A flat storage without a border seen as ``(batch, channels, height, width)`` or ``(batch, channels)``."""
+    shape = (frame.batch, channels, *frame.size)
+    return storage.as_strided(shape[:dims], _strides(frame)[:dims])
+
+
+def _strides(frame: Frame) -> tuple[int, int, int, int]:
+    return 1, frame.pitch, frame.width * frame.batch, frame.batch
+
+
+class SparseProduct(torch.autograd.Function):
+    """``max(floor, W x + b)`` with gradients for x, the active values of W, and b. First derivatives only."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        images: Tensor,
+        values: Tensor,
+        bias: Tensor | None,
+        product: Product,
+        floor: float,
+        record: Recorder | None,
+    ) -> Tensor:
+        """Shapes as :func:`to_storage`; ``record`` is called in the backward pass."""
+        x = to_storage(images, product.x)
+        y = to_images(
+            product.forward(values, bias, x, floor=floor), product.pattern.outputs, product.y, dims=images.dim()
+        )
+        ctx.product, ctx.record, ctx.is_cut = product, record, floor == 0
+        ctx.save_for_backward(x, values, y if ctx.is_cut else None)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The three gradients.
+
+        Raises:
+            RuntimeError: under ``create_graph=True``.
+        """
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the sparse engine has first derivatives only, and create_graph=True asks for more. Use the masked "
+                "form: sparseflow.engine.to_dense(model)."
+            )
+        product: Product = ctx.product
+        x, values, y = ctx.saved_tensors
+        gradient = gradients[0]
+        if ctx.is_cut:
+            gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
+        # Only the input's gradient needs the border.
+        frame = product.g if ctx.needs_input_grad[0] else product.y
+        g = to_storage(gradient, frame)
+        if ctx.record is not None:
+            ctx.record(product, x, gradient)
+        gx = None
+        if ctx.needs_input_grad[0]:
+            gx = to_images(product.input_gradient(values, g), product.pattern.inputs, product.gx, dims=gradient.dim())
+        return (
+            gx,
+            product.weight_gradient(x, g, frame) if ctx.needs_input_grad[1] else None,
+            product.bias_gradient(g, frame) if ctx.needs_input_grad[2] else None,
+            None,
+            None,
+            None,
+        )

@@ -1,0 +1,193 @@
+"""Where a convolution finds its rows: every layer as the same loops over neighbouring numbers.
+
+An image is stored as ``(channels, height, width, batch)`` in a border of zeros, so a tap of a kernel is a fixed
+distance away.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from sparseflow.engine.pattern import Indices, Pattern, Table, in_blocks, sorted_by
+
+#: Bytes of input that the rows of one block of columns should fill: half of a second-level cache.
+CACHE = 1 << 19
+#: Examples that a register tile covers.
+TILE = 128
+
+
+class Loops(NamedTuple):
+    """How the kernels move over two images, in numbers: see :func:`sparseflow.engine.kernels.weighted_sums`."""
+
+    x0: int
+    pitch: int
+    y0: int
+    y_pitch: int
+    rows: int
+    xi: int
+    yi: int
+    parts: int
+    xj: int
+    yj: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """Kernel size, stride, dilation and padding (before, after) of a convolution or pool, for height and width."""
+
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+
+    def outputs(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the output.
+
+        >>> Window((5, 5), stride=(2, 2), padding=((2, 2), (2, 2))).outputs((28, 28))
+        (14, 14)
+        """
+        return self._output(size, 0), self._output(size, 1)
+
+    def _output(self, size: tuple[int, int], axis: int) -> int:
+        reach = self.dilation[axis] * (self.kernel[axis] - 1)
+        return (size[axis] + sum(self.padding[axis]) - reach - 1) // self.stride[axis] + 1
+
+    def gradient_border(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Border of zeros that the output's gradient needs, so that every input finds each of its outputs."""
+        axes = []
+        for axis in (0, 1):
+            reach = self.dilation[axis] * (self.kernel[axis] - 1)
+            pad, stride = self.padding[axis][0], self.stride[axis]
+            lowest = -((reach - pad) // stride) if reach > pad else 0
+            highest = (size[axis] - 1 + pad) // stride
+            axes.append((-lowest, max(0, highest - self._output(size, axis) + 1)))
+        return axes[0], axes[1]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image in a border of zeros, the batch innermost: ``(channels, height + border, width + border, batch)``."""
+
+    size: tuple[int, int]
+    batch: int
+    border: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+
+    @property
+    def height(self) -> int:
+        """With the border."""
+        return self.size[0] + sum(self.border[0])
+
+    @property
+    def width(self) -> int:
+        """With the border."""
+        return self.size[1] + sum(self.border[1])
+
+    @property
+    def pitch(self) -> int:
+        """Numbers from one channel to the next."""
+        return self.height * self.width * self.batch
+
+    def place(self, y: int, x: int) -> int:
+        """Where pixel (y, x) of a channel begins; negative coordinates lie in the border."""
+        return ((y + self.border[0][0]) * self.width + x + self.border[1][0]) * self.batch
+
+
+def _loops(
+    x: Frame, y: Frame, x0: int, y0: int, counts: tuple[int, int], xs: tuple[int, int], ys: tuple[int, int]
+) -> Loops:
+    """``counts`` pixels, ``xs`` and ``ys`` pixels apart; neighbouring ones are joined into longer rows."""
+    n = x.batch
+    rows, xi, yi = counts[0], xs[0] * x.width * n, ys[0] * y.width * n
+    parts, xj, yj, length = counts[1], xs[1] * n, ys[1] * n, n
+    if xj == yj == length or parts == 1:
+        parts, length = 1, length * parts
+    if parts == 1 and (xi == yi == length or rows == 1):
+        rows, length = 1, length * rows
+    return Loops(x0, n, y0, y.pitch, rows, xi, yi, parts, xj, yj, length)
+
+
+def forward_loops(window: Window, x: Frame, y: Frame) -> Loops:
+    """From each output pixel to the first tap of its window.
+
+    ``x`` needs a border of at least the window's padding.
+    """
+    corner = x.place(-window.padding[0][0], -window.padding[1][0])
+    return _loops(x, y, corner, y.place(0, 0), y.size, window.stride, (1, 1))
+
+
+def forward_table(pattern: Pattern, window: Window, x: Frame, itemsize: int = 4) -> Table:
+    """For each output channel, the places of its taps."""
+    kernel_size = math.prod(window.kernel)
+    own = pattern.indices // kernel_size
+    if pattern.groups > 1:
+        own = own + pattern.rows // (pattern.outputs // pattern.groups) * pattern.shape[1]
+    if kernel_size == 1:
+        if x.height * x.width == 1:
+            block = max(TILE, CACHE // (min(TILE, x.batch) * itemsize))
+            return in_blocks(pattern.begins, own, None, num_columns=pattern.inputs, block=block)
+        columns = own * (x.height * x.width)
+    else:
+        tap = pattern.indices % kernel_size
+        dy, dx = tap // window.kernel[1] * window.dilation[0], tap % window.kernel[1] * window.dilation[1]
+        columns = (own * x.height + dy) * x.width + dx
+    _check_reach(pattern.inputs * x.height * x.width)
+    return Table(pattern.begins[None, :-1].copy(), pattern.begins[None, 1:].copy(), columns.astype(np.int32))
+
+
+def _check_reach(places: int) -> None:
+    if places >= 2**31:
+        raise ValueError(f"an image of {places} places is more than the engine's int32 columns can reach; use masks.")
+
+
+def backward(pattern: Pattern, window: Window, x: Frame, g: Frame, itemsize: int = 4) -> list[tuple[Table, Loops]]:
+    """For each input channel, the output gradients that it meets: one table for each phase of the stride.
+
+    Input pixels whose padded position has the same remainder by the stride meet the same taps of the kernel, so within
+    a phase the input gradient is a weighted sum like the forward pass, by the transposed pattern. ``g``, the output
+    gradient's frame, needs the border that :meth:`Window.gradient_border` says.
+    """
+    kernel_size = math.prod(window.kernel)
+    own = pattern.indices // kernel_size
+    if pattern.groups > 1:
+        own = own + pattern.rows // (pattern.outputs // pattern.groups) * pattern.shape[1]
+    tap = pattern.indices % kernel_size
+    _check_reach(pattern.outputs * g.height * g.width)
+    if kernel_size == 1 and window.stride == (1, 1) and x.size == (1, 1):
+        begins, order = sorted_by(own.astype(np.int32), pattern.inputs)
+        block = max(TILE, CACHE // (min(TILE, x.batch) * itemsize))
+        table = in_blocks(begins, pattern.rows[order], order, num_columns=pattern.outputs, block=block)
+        return [(table, _loops(g, x, g.place(0, 0), x.place(0, 0), (1, 1), (1, 1), (1, 1)))]
+    taps = (tap // window.kernel[1] * window.dilation[0], tap % window.kernel[1] * window.dilation[1])
+    phases = []
+    for ry in range(window.stride[0]):
+        for rx in range(window.stride[1]):
+            meets = (taps[0] % window.stride[0] == ry) & (taps[1] % window.stride[1] == rx)
+            which = None if bool(meets.all()) else np.flatnonzero(meets).astype(np.int32)
+            phases.append(_phase(pattern, window, x, g, (ry, rx), own, taps, which))
+    return [phase for phase in phases if phase is not None]
+
+
+def _phase(
+    pattern: Pattern, window: Window, x: Frame, g: Frame, remainder: tuple[int, int],
+    own: Indices, taps: tuple[Indices, Indices], which: Indices | None,
+) -> tuple[Table, Loops] | None:  # fmt: skip
+    first, counts, shifts = [0, 0], [0, 0], []
+    for axis in (0, 1):
+        pad, stride = window.padding[axis][0], window.stride[axis]
+        first[axis] = (remainder[axis] - pad) % stride
+        counts[axis] = max(0, -(-(x.size[axis] - first[axis]) // stride))
+        shift = (first[axis] + pad - (taps[axis] if which is None else taps[axis][which])) // stride
+        shifts.append(shift + g.border[axis][0])
+    if 0 in counts:
+        return None
+    rows = pattern.rows if which is None else pattern.rows[which]
+    begins, order = sorted_by((own if which is None else own[which]).astype(np.int32), pattern.inputs)
+    columns = ((rows * g.height + shifts[0]) * g.width + shifts[1]).astype(np.int32)[order]
+    table = Table(begins[None, :-1].copy(), begins[None, 1:].copy(), columns, order if which is None else which[order])
+    y0 = x.place(first[0], first[1])
+    return table, _loops(g, x, 0, y0, (counts[0], counts[1]), (1, 1), window.stride)

@@ -1,0 +1,348 @@
+"""Sparse times dense with the batch innermost: weighted sums of rows, and dot products at active positions only.
+
+A *row* is the ``length`` neighbouring numbers that one nonzero multiplies. Linear: the batch. Convolution: a row of
+output pixels times the batch, since neighbouring pixels lie ``batch`` apart. ``columns[k] * pitch`` is where nonzero
+``k`` finds its row; the loops ``i < rows`` and ``j < parts`` move all of them over the image (`geometry` has
+the numbers). All arrays are flat, with offsets, so that plans can put everything into one workspace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparseflow.engine.compiling import kernel, part
+from sparseflow.engine.simd import WIDTH, dots, gathered_dot, span_sum, weighted_sum
+
+Floats = NDArray[Any]
+Indices = NDArray[np.int32]
+#: ``(blocks, outputs)``.
+Blocks = NDArray[np.int32]
+#: The fields of :class:`sparseflow.engine.geometry.Loops`, as integers.
+Numbers = tuple[int, ...]
+
+
+def _over_rows(width: int, count: int) -> Callable[..., None]:
+    sum_of = weighted_sum(width, count)
+
+    @part
+    def run(
+        begins: Indices, ends: Indices, columns: Indices, values: Floats, start: Floats,
+        x: Floats, x0: int, pitch: int, y: Floats, y0: int, y_pitch: int, first: int, last: int,
+        accumulate: bool, floor: float,
+    ) -> None:  # fmt: skip
+        started = start.shape[0] > 0
+        for row in range(first, last):
+            bias = start[row] if started else values.dtype.type(0)
+            sum_of(
+                values, columns, np.int64(begins[row]), np.int64(ends[row]), x, x0, pitch, y, y0 + row * y_pitch,
+                bias, accumulate, floor,
+            )  # fmt: skip
+
+    return run
+
+
+_EIGHT, _FOUR, _TWO, _ONE = (_over_rows(WIDTH, count) for count in (8, 4, 2, 1))
+_HALF, _QUARTER, _PAIR, _SINGLE = (_over_rows(width, 1) for width in (8, 4, 2, 1))
+
+
+@kernel
+def weighted_sums(
+    begins: Indices, ends: Indices, columns: Indices, values: Floats, start: Floats,
+    x: Floats, x0: int, pitch: int, y: Floats, y0: int, y_pitch: int, first: int, last: int,
+    rows: int, xi: int, yi: int, parts: int, xj: int, yj: int, length: int, accumulate: bool, floor: float,
+) -> None:  # fmt: skip
+    r"""Each output row is a weighted sum of input rows.
+
+    .. math:: y_{o,i,j,n} = \max(\text{floor},\ s_o + \sum_{k = b_o}^{e_o - 1} v_k\, x_{i,j,n + c_k \text{pitch}})
+
+    Args:
+        begins, ends: int32 ``(outputs,)``: the nonzeros of each output.
+        columns: int32, per nonzero; may repeat, in any order.
+        values: Per nonzero.
+        start: ``(outputs,)`` or empty for zeros.
+        x, x0, pitch: Input, where it begins, and what a column counts.
+        y, y0, y_pitch: Output, where it begins, and from one output to the next.
+        first, last: The outputs to compute.
+        rows, xi, yi, parts, xj, yj, length: The loops and what each step adds to the two places.
+        accumulate: Add to ``y`` instead of starting from ``start``.
+        floor: 0 for a ReLU, minus infinity for none. NaN stays NaN.
+    """
+    least = values.dtype.type(floor)
+    for i in range(rows):
+        for j in range(parts):
+            a, b, n = x0 + i * xi + j * xj, y0 + i * yi + j * yj, 0
+            while n + 8 * WIDTH <= length:
+                _EIGHT(
+                    begins,
+                    ends,
+                    columns,
+                    values,
+                    start,
+                    x,
+                    a + n,
+                    pitch,
+                    y,
+                    b + n,
+                    y_pitch,
+                    first,
+                    last,
+                    accumulate,
+                    least,
+                )
+                n += 8 * WIDTH
+            if n + 4 * WIDTH <= length:
+                _FOUR(
+                    begins,
+                    ends,
+                    columns,
+                    values,
+                    start,
+                    x,
+                    a + n,
+                    pitch,
+                    y,
+                    b + n,
+                    y_pitch,
+                    first,
+                    last,
+                    accumulate,
+                    least,
+                )
+                n += 4 * WIDTH
+            if n + 2 * WIDTH <= length:
+                _TWO(
+                    begins,
+                    ends,
+                    columns,
+                    values,
+                    start,
+                    x,
+                    a + n,
+                    pitch,
+                    y,
+                    b + n,
+                    y_pitch,
+                    first,
+                    last,
+                    accumulate,
+                    least,
+                )
+                n += 2 * WIDTH
+            if n + WIDTH <= length:
+                _ONE(
+                    begins,
+                    ends,
+                    columns,
+                    values,
+                    start,
+                    x,
+                    a + n,
+                    pitch,
+                    y,
+                    b + n,
+                    y_pitch,
+                    first,
+                    last,
+                    accumulate,
+                    least,
+                )
+                n += WIDTH
+            if WIDTH > 8 and n + 8 <= length:
+                _HALF(
+                    begins,
+                    ends,
+                    columns,
+                    values,
+                    start,
+                    x,
+                    a + n,
+                    pitch,
+                    y,
+                    b + n,
+                    y_pitch,
+                    first,
+                    last,
+                    accumulate,
+                    least,
+                )
+                n += 8
+            if n + 4 <= length:
+                _QUARTER(
+                    begins,
+                    ends,
+                    columns,
+                    values,
+                    start,
+                    x,
+                    a + n,
+                    pitch,
+                    y,
+                    b + n,
+                    y_pitch,
+                    first,
+                    last,
+                    accumulate,
+                    least,
+                )
+                n += 4
+            if n + 2 <= length:
+                _PAIR(
+                    begins,
+                    ends,
+                    columns,
+                    values,
+                    start,
+                    x,
+                    a + n,
+                    pitch,
+                    y,
+                    b + n,
+                    y_pitch,
+                    first,
+                    last,
+                    accumulate,
+                    least,
+                )
+                n += 2
+            if n < length:
+                _SINGLE(
+                    begins,
+                    ends,
+                    columns,
+                    values,
+                    start,
+                    x,
+                    a + n,
+                    pitch,
+                    y,
+                    b + n,
+                    y_pitch,
+                    first,
+                    last,
+                    accumulate,
+                    least,
+                )
+
+
+_EIGHT_DOTS, _FOUR_DOTS, _TWO_DOTS, _ONE_DOT = (dots(count) for count in (8, 4, 2, 1))
+
+
+@kernel
+def sampled_dots(
+    begins: Indices, ends: Indices, columns: Indices, g: Floats, g0: int, g_pitch: int, x: Floats, x0: int, pitch: int,
+    out: Floats, first: int, last: int,
+    rows: int, xi: int, gi: int, parts: int, xj: int, gj: int, length: int, block: int,
+) -> None:  # fmt: skip
+    r"""The gradient of each active weight.
+
+    .. math:: \text{out}_k \mathrel{+}= \sum_{i,j,n} g_{o,i,j,n}\, x_{i,j,n + c_k \text{pitch}}
+
+    Arguments as :func:`weighted_sums`; ``block`` rows at a time, so that what they touch of ``x`` stays in the cache.
+    """
+    for i in range(0, rows, block):
+        count = min(block, rows - i)
+        a = x0 + i * xi
+        for row in range(first, last):
+            b = g0 + row * g_pitch + i * gi
+            k, end = np.int64(begins[row]), np.int64(ends[row])
+            while k + 8 <= end:
+                _EIGHT_DOTS(g, b, columns, k, x, a, pitch, count, gi, xi, parts, gj, xj, length, out)
+                k += 8
+            if k + 4 <= end:
+                _FOUR_DOTS(g, b, columns, k, x, a, pitch, count, gi, xi, parts, gj, xj, length, out)
+                k += 4
+            if k + 2 <= end:
+                _TWO_DOTS(g, b, columns, k, x, a, pitch, count, gi, xi, parts, gj, xj, length, out)
+                k += 2
+            if k < end:
+                _ONE_DOT(g, b, columns, k, x, a, pitch, count, gi, xi, parts, gj, xj, length, out)
+
+
+@kernel
+def row_sums(
+    g: Floats, g0: int, g_pitch: int, out: Floats, first: int, last: int,
+    rows: int, gi: int, parts: int, gj: int, length: int,
+) -> None:  # fmt: skip
+    """The bias gradient: ``out[o] += sum_{i, j, n} g[o, i, j, n]``."""
+    for row in range(first, last):
+        total = out.dtype.type(0)
+        for i in range(rows):
+            for j in range(parts):
+                total += span_sum(g, g0 + row * g_pitch + i * gi + j * gj, length)
+        out[row] += total
+
+
+@kernel
+def vector_product(
+    begins: Indices, ends: Indices, columns: NDArray[Any], values: Floats, start: Floats, x: Floats, y: Floats,
+    first: int, last: int, floor: float,
+) -> None:  # fmt: skip
+    """One example: ``y[o] = max(floor, start[o] + sum_k values[k] * x[columns[k]])``; columns are int32 or uint16."""
+    least = values.dtype.type(floor)
+    for row in range(first, last):
+        total = gathered_dot(values, columns, np.int64(begins[row]), np.int64(ends[row]), x)
+        if start.shape[0] > 0:
+            total += start[row]
+        y[row] = least if total < least else total
+
+
+@kernel
+def all_sums(
+    begins: Blocks, ends: Blocks, columns: Indices, values: Floats, start: Floats, x: Floats, y: Floats,
+    loops: Numbers, first: int, last: int, floor: float,
+) -> None:  # fmt: skip
+    """:func:`weighted_sums` over all blocks of a table; ``loops`` as :class:`sparseflow.engine.geometry.Loops`."""
+    x0, pitch, y0, y_pitch, rows, xi, yi, parts, xj, yj, length = loops
+    blocks = begins.shape[0]
+    for block in range(blocks):
+        weighted_sums(
+            begins[block], ends[block], columns, values, start, x, x0, pitch, y, y0, y_pitch, first, last,
+            rows, xi, yi, parts, xj, yj, length, block > 0, floor if block == blocks - 1 else -np.inf,
+        )  # fmt: skip
+
+
+@kernel
+def all_dots(
+    begins: Blocks, ends: Blocks, columns: Indices, g: Floats, x: Floats, out: Floats,
+    loops: tuple[Numbers, ...], rows_at_a_time: int, first: int, last: int,
+) -> None:  # fmt: skip
+    """:func:`sampled_dots` over all blocks of a table and all loops, ``rows_at_a_time`` rows of pixels at a time."""
+    for block in range(begins.shape[0]):
+        for numbers in loops:
+            x0, pitch, g0, g_pitch, rows, xi, gi, parts, xj, gj, length = numbers
+            sampled_dots(
+                begins[block], ends[block], columns, g, g0, g_pitch, x, x0, pitch, out, first, last,
+                rows, xi, gi, parts, xj, gj, length, rows_at_a_time,
+            )  # fmt: skip
+
+
+@kernel
+def put_in_frame(
+    x: Floats,
+    channels: int,
+    height: int,
+    width: int,
+    batch: int,
+    top: int,
+    bottom: int,
+    left: int,
+    right: int,
+    y: Floats,
+) -> None:
+    """Copy ``(channels, height, width, batch)`` into a border of zeros."""
+    across = (left + width + right) * batch
+    pitch = (top + height + bottom) * across
+    row = width * batch
+    for c in range(channels):
+        base = c * pitch
+        y[base : base + top * across] = 0
+        for i in range(height):
+            a, b = (c * height + i) * row, base + (top + i) * across
+            y[b : b + left * batch] = 0
+            y[b + left * batch : b + left * batch + row] = x[a : a + row]
+            y[b + left * batch + row : b + across] = 0
+        y[base + (top + height) * across : base + pitch] = 0

@@ -1,0 +1,258 @@
+"""Layers whose parameters are the active weights only."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sparseflow.engine.compiling import said_aloud
+from sparseflow.engine.functions import Recorder, SparseProduct
+from sparseflow.engine.geometry import Window
+from sparseflow.engine.pattern import Pattern
+from sparseflow.engine.products import Product, warm_up
+
+Dense = TypeVar("Dense", nn.Linear, nn.Conv1d, nn.Conv2d)
+_FLOATS = (torch.float32, torch.float64)
+#: Input sizes whose tables a layer keeps: training, evaluation, a last smaller batch.
+_KEPT = 4
+
+
+class SparseLayer(nn.Module):
+    """What linear and convolution have in common: a pattern, its values, a bias, and tables for the sizes met so far.
+
+    Parameters are ``values``, ``(nonzeros,)`` in the order of the flattened dense weight, and ``bias``. Inactive
+    weights do not exist: gradients and optimizer state have the size of the values.
+
+    Args:
+        pattern: Where the active weights are.
+        values: ``(nonzeros,)``, float32 or float64, on the CPU; taken over, not copied.
+        bias: ``(outputs,)`` or ``None``.
+        window: Of the convolution.
+    """
+
+    def __init__(self, pattern: Pattern, values: Tensor, bias: Tensor | None, window: Window) -> None:
+        super().__init__()
+        if values.dtype not in _FLOATS or values.device.type != "cpu":
+            raise TypeError(
+                f"the sparse engine computes float32 and float64 on the CPU, got {values.dtype} on {values.device}. "
+                "Convert the model first, or keep it masked."
+            )
+        if values.shape != (pattern.num_active,):
+            raise ValueError(
+                f"values must be one number for each of {pattern.num_active} active weights, got {tuple(values.shape)}."
+            )
+        self.pattern = pattern
+        self.window = window
+        self.values = nn.Parameter(values)
+        self.bias = None if bias is None else nn.Parameter(bias)
+        self.floor = -math.inf
+        """0 once a ReLU that follows is computed here."""
+        self.padding: Any = 0
+        """As the dense convolution has it, to make it again."""
+        self.record: Recorder | None = None
+        """Called in the backward pass, see :class:`SparseProduct`: how RigL gets at dense gradients."""
+        self._products: dict[tuple[tuple[int, int], int, int], Product] = {}
+
+    def replace_(self, pattern: Pattern, values: Tensor) -> None:
+        """Give the layer other active weights, in place: the parameter stays the same object."""
+        self.pattern = pattern
+        self.values.data = values
+        self._products.clear()
+
+    def dense_weight(self) -> Tensor:
+        """The weight with its zeros, detached."""
+        return self.pattern.scatter(self.values)
+
+    def _fill(self, layer: Dense) -> Dense:
+        """Give a layer without storage this one's weights."""
+        layer.weight = nn.Parameter(self.dense_weight(), requires_grad=self.values.requires_grad)
+        if self.bias is not None:
+            layer.bias = nn.Parameter(self.bias.detach().clone(), requires_grad=self.bias.requires_grad)
+        return layer
+
+    def _apply_to(self, images: Tensor) -> Tensor:
+        if images.dtype != self.values.dtype or images.device.type != "cpu" or self.values.device.type != "cpu":
+            raise TypeError(
+                f"a sparse layer of {self.values.dtype} on {self.values.device} needs an input of the same type on the "
+                f"CPU, got {images.dtype} on {images.device}. Convert it with .to({self.values.dtype}); autocast "
+                "and other devices need the masked form."
+            )
+        size = (images.shape[2], images.shape[3]) if images.dim() == 4 else (1, 1)
+        if min(self.window.outputs(size)) < 1:
+            raise ValueError(
+                f"an input of {size[0]} x {size[1]} pixels is smaller than the kernel {self.window.kernel}."
+            )
+        key = (size, images.shape[0], images.element_size())
+        product = self._products.get(key)
+        if product is None:
+            if len(self._products) >= _KEPT:
+                self._products.pop(next(iter(self._products)))
+            product = self._products[key] = Product(self.pattern, self.window, *key)
+            with said_aloud():
+                warm_up(images.dtype)
+        arguments = (images, self.values, self.bias, product, self.floor, self.record)
+        out: Tensor = SparseProduct.apply(*arguments)  # type: ignore[no-untyped-call]
+        return out
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "begins"] = torch.from_numpy(self.pattern.begins)
+        destination[prefix + "indices"] = torch.from_numpy(self.pattern.indices)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take a state of this layer with any pattern, or the dense ``weight`` of the layer that it came from."""
+        weight = state_dict.pop(prefix + "weight", None)
+        if weight is not None:
+            if weight.shape != self.pattern.shape:
+                raise ValueError(f"{prefix}weight must have shape {self.pattern.shape}, got {tuple(weight.shape)}.")
+            values = self.pattern.gather(weight)
+            if int(values.count_nonzero()) != int(weight.count_nonzero()):
+                raise ValueError(
+                    f"{prefix}weight is nonzero where this layer has no weights. Convert the dense model with its own "
+                    "masks: sparseflow.engine.convert(model, masks)."
+                )
+            state_dict[prefix + "values"] = values
+        elif prefix + "begins" in state_dict:
+            begins, indices = state_dict.pop(prefix + "begins"), state_dict.pop(prefix + "indices")
+            rows = torch.repeat_interleave(begins.long().diff())
+            positions = rows * math.prod(self.pattern.shape[1:]) + indices
+            pattern = Pattern.at(positions, self.pattern.shape, groups=self.pattern.groups)
+            values = state_dict[prefix + "values"]
+            self.replace_(pattern, values.detach().to(self.values.dtype, copy=True))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        """Shape and sparsity."""
+        total = math.prod(self.pattern.shape)
+        return f"{list(self.pattern.shape)}, {self.pattern.num_active} of {total} weights, bias={self.bias is not None}"
+
+
+class SparseLinear(SparseLayer):
+    r"""``y = x W^T + b`` over the active weights of W.
+
+    Input ``(..., in)``, output ``(..., out)`` with the batch innermost in memory.
+
+    >>> layer = SparseLinear.of(nn.Linear(3, 1), torch.tensor([[True, False, True]]))
+    >>> layer.values.shape, layer(torch.ones(2, 3)).shape
+    (torch.Size([2]), torch.Size([2, 1]))
+    """
+
+    @classmethod
+    def of(cls, layer: nn.Linear, mask: Tensor) -> SparseLinear:
+        """The sparse form of a dense layer; weights off the mask are dropped."""
+        pattern = Pattern.of(mask)
+        return cls(pattern, pattern.gather(layer.weight.detach()), _copy(layer.bias), Window())
+
+    def dense_form(self) -> nn.Linear:
+        """The dense layer with zeros."""
+        layer = nn.Linear(self.pattern.inputs, self.pattern.outputs, bias=self.bias is not None, device="meta")
+        return self._fill(layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., in)`` to ``(..., out)``."""
+        if x.shape[-1:] != (self.pattern.inputs,):
+            raise ValueError(f"this layer takes (..., {self.pattern.inputs}), got {tuple(x.shape)}.")
+        if x.dim() == 2:
+            return self._apply_to(x)
+        return self._apply_to(x.reshape(-1, self.pattern.inputs)).view(*x.shape[:-1], self.pattern.outputs)
+
+
+class SparseConv2d(SparseLayer):
+    """A 2-d convolution (cross-correlation, zero padding) over the active weights.
+
+    Input ``(batch, in, height, width)`` of any strides, output with the batch innermost in memory.
+
+    >>> conv = nn.Conv2d(2, 4, 3, padding=1)
+    >>> SparseConv2d.of(conv, torch.rand(4, 2, 3, 3) < 0.5)(torch.zeros(5, 2, 8, 8)).shape
+    torch.Size([5, 4, 8, 8])
+    """
+
+    @classmethod
+    def of(cls, layer: nn.Conv2d, mask: Tensor) -> SparseConv2d:
+        """The sparse form of a dense layer; weights off the mask are dropped."""
+        pattern = Pattern.of(mask, groups=layer.groups)
+        window = Window(_two(layer.kernel_size), _two(layer.stride), _two(layer.dilation), _padding(layer))
+        sparse = cls(pattern, pattern.gather(layer.weight.detach()), _copy(layer.bias), window)
+        sparse.padding = layer.padding
+        return sparse
+
+    def dense_form(self) -> nn.Conv2d:
+        """The dense layer with zeros."""
+        window, inputs, outputs = self.window, self.pattern.inputs, self.pattern.outputs
+        axes = slice(0, 2)
+        layer = nn.Conv2d(
+            inputs, outputs, window.kernel[axes], window.stride[axes], self.padding, window.dilation[axes],
+            self.pattern.groups, bias=self.bias is not None, device="meta",
+        )  # fmt: skip
+        return self._fill(layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, in, height, width)`` to ``(batch, out, height', width')``; without a batch alike."""
+        if x.dim() == 3:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
+        if x.dim() != 4 or x.shape[1] != self.pattern.inputs:
+            raise ValueError(f"this layer takes (batch, {self.pattern.inputs}, height, width), got {tuple(x.shape)}.")
+        return self._apply_to(x)
+
+
+class SparseConv1d(SparseLayer):
+    """A 1-d convolution over the active weights: :class:`SparseConv2d` of height 1.
+
+    >>> conv = nn.Conv1d(2, 4, 3)
+    >>> SparseConv1d.of(conv, torch.rand(4, 2, 3) < 0.5)(torch.zeros(5, 2, 8)).shape
+    torch.Size([5, 4, 6])
+    """
+
+    @classmethod
+    def of(cls, layer: nn.Conv1d, mask: Tensor) -> SparseConv1d:
+        """The sparse form of a dense layer; weights off the mask are dropped."""
+        pattern = Pattern.of(mask, groups=layer.groups)
+        window = Window(_two(layer.kernel_size), _two(layer.stride), _two(layer.dilation), _padding(layer))
+        sparse = cls(pattern, pattern.gather(layer.weight.detach()), _copy(layer.bias), window)
+        sparse.padding = layer.padding
+        return sparse
+
+    def dense_form(self) -> nn.Conv1d:
+        """The dense layer with zeros."""
+        window, inputs, outputs = self.window, self.pattern.inputs, self.pattern.outputs
+        axes = slice(1, 2)
+        layer = nn.Conv1d(
+            inputs, outputs, window.kernel[axes], window.stride[axes], self.padding, window.dilation[axes],
+            self.pattern.groups, bias=self.bias is not None, device="meta",
+        )  # fmt: skip
+        return self._fill(layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, in, length)`` to ``(batch, out, length')``; without a batch alike."""
+        if x.dim() == 2:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
+        if x.dim() != 3 or x.shape[1] != self.pattern.inputs:
+            raise ValueError(f"this layer takes (batch, {self.pattern.inputs}, length), got {tuple(x.shape)}.")
+        return self._apply_to(x.unsqueeze(2)).squeeze(2)
+
+
+def _copy(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.detach().clone()
+
+
+def _two(numbers: tuple[int, ...]) -> tuple[int, int]:
+    return (1 if len(numbers) == 1 else numbers[0], numbers[-1])
+
+
+def _padding(layer: nn.Conv1d | nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(before, after) for height and width; ``"same"`` puts the odd one after, as torch does."""
+    if layer.padding_mode != "zeros":
+        raise ValueError(
+            f"the sparse engine pads with zeros, got padding_mode={layer.padding_mode!r}; keep the layer masked."
+        )
+    if layer.padding == "valid":
+        return (0, 0), (0, 0)
+    if layer.padding == "same":
+        reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        pairs = [(total // 2, total - total // 2) for total in reach]
+    else:
+        pairs = [(int(p), int(p)) for p in layer.padding]
+    return (pairs[0] if len(pairs) == 2 else (0, 0)), pairs[-1]

@@ -1,0 +1,190 @@
+"""Where the active weights of a layer are, and the tables that the kernels read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparseflow.engine.compiling import kernel
+
+Indices = NDArray[np.int32]
+#: Nonzeros and columns are counted in int32.
+_LARGEST = 2**31 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """The positions of a layer's active weights, in the order of the flattened dense weight.
+
+    Args:
+        shape: Of the dense weight, ``(out, in / groups, *kernel)``.
+        groups: Of a grouped convolution.
+        begins: int32 ``(out + 1,)``: the nonzeros of output ``o`` are [begins[o], begins[o + 1]).
+        indices: int32 ``(nonzeros,)``: position within the output's own ``in / groups * kernel`` weights, ascending.
+
+    >>> pattern = Pattern.of(torch.tensor([[True, False, True], [False, False, True]]))
+    >>> pattern.begins.tolist(), pattern.indices.tolist(), pattern.mask().sum().item()
+    ([0, 2, 3], [0, 2, 2], 3)
+    """
+
+    shape: tuple[int, ...]
+    begins: Indices
+    indices: Indices
+    groups: int = 1
+
+    @classmethod
+    def of(cls, mask: Tensor, *, groups: int = 1) -> Pattern:
+        """The pattern of a bool mask of at least two axes."""
+        flat = mask.detach().cpu().reshape(mask.shape[0], -1)
+        rows, columns = (index.numpy() for index in flat.nonzero(as_tuple=True))
+        begins = np.zeros(mask.shape[0] + 1, np.int32)
+        np.cumsum(np.bincount(rows, minlength=mask.shape[0]), out=begins[1:])
+        return cls(tuple(mask.shape), begins, columns.astype(np.int32), groups)
+
+    @classmethod
+    def at(cls, positions: Tensor, shape: tuple[int, ...], *, groups: int = 1) -> Pattern:
+        """The pattern of flat positions in the dense weight, int64.
+
+        Raises:
+            ValueError: if they are not ascending, repeat, or lie outside the weight.
+        """
+        flat = positions.cpu().numpy().astype(np.int64, copy=False)
+        if len(flat) and (flat[0] < 0 or flat[-1] >= math.prod(shape) or bool((np.diff(flat) <= 0).any())):
+            raise ValueError(
+                f"positions of active weights must ascend without repetition within [0, {math.prod(shape)}), the size "
+                f"of a weight of shape {tuple(shape)}. Sort them with torch.unique."
+            )
+        row_size = math.prod(shape[1:])
+        begins = np.searchsorted(flat, np.arange(shape[0] + 1, dtype=np.int64) * row_size).astype(np.int32)
+        return cls(tuple(shape), begins, (flat % row_size).astype(np.int32), groups)
+
+    def __post_init__(self) -> None:
+        if len(self.indices) > _LARGEST or math.prod(self.shape[1:]) > _LARGEST:
+            raise ValueError(f"a layer may have at most {_LARGEST} active weights, and as many weights per output.")
+
+    @property
+    def num_active(self) -> int:
+        """Number of active weights."""
+        return len(self.indices)
+
+    @property
+    def outputs(self) -> int:
+        """Number of output units or channels."""
+        return self.shape[0]
+
+    @property
+    def inputs(self) -> int:
+        """Number of input units or channels, of all groups."""
+        return self.shape[1] * self.groups
+
+    @cached_property
+    def rows(self) -> Indices:
+        """The output of each nonzero, int32."""
+        return np.repeat(np.arange(self.outputs, dtype=np.int32), np.diff(self.begins))
+
+    def positions(self) -> Tensor:
+        """Flat position of each nonzero in the dense weight, int64, ascending."""
+        row_size = math.prod(self.shape[1:])
+        return torch.from_numpy(self.rows.astype(np.int64) * row_size + self.indices)
+
+    def mask(self) -> Tensor:
+        """bool, of the dense weight's shape."""
+        return (
+            torch.zeros(math.prod(self.shape), dtype=torch.bool).index_fill_(0, self.positions(), True).view(self.shape)
+        )
+
+    def gather(self, dense: Tensor) -> Tensor:
+        """The active entries of a dense tensor, ``(nonzeros,)``."""
+        return dense.reshape(-1).index_select(0, self.positions())
+
+    def scatter(self, values: Tensor) -> Tensor:
+        """The dense tensor with these active entries and zeros."""
+        dense = torch.zeros(math.prod(self.shape), dtype=values.dtype)
+        return dense.index_copy_(0, self.positions(), values.detach()).view(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """What a kernel reads of a pattern: for each output the nonzeros, in blocks of columns that fit in the cache.
+
+    Args:
+        begins, ends: int32 ``(blocks, outputs)``.
+        columns: int32 per nonzero: where its row of the input begins, over the pitch.
+        order: int32 per nonzero: which of the layer's values it multiplies; ``None`` for their own order.
+    """
+
+    begins: Indices
+    ends: Indices
+    columns: Indices
+    order: Indices | None = None
+
+    @cached_property
+    def edges(self) -> Indices:
+        """``(outputs + 1,)``: nonzeros before each output."""
+        return np.append(self.begins[0], self.ends[-1, -1:])
+
+    @cached_property
+    def short_columns(self) -> NDArray[Any]:
+        """The columns in 16 bits where they fit: at batch 1 the time is that of reading them."""
+        fits = len(self.columns) == 0 or self.columns.max() < 2**16
+        return self.columns.astype(np.uint16) if fits else self.columns
+
+    def values(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The layer's values in the order of the table."""
+        if self.order is None:
+            return values
+        ordered = np.empty(len(self.order), values.dtype)
+        _take(values, self.order, ordered)
+        return ordered
+
+
+@kernel
+def _take(values: NDArray[Any], order: Indices, out: NDArray[Any]) -> None:
+    # NumPy would convert the order to 64 bits first.
+    for k in range(order.shape[0]):
+        out[k] = values[order[k]]
+
+
+@kernel
+def _transpose(key: Indices, counts: NDArray[np.int64], order: Indices) -> None:
+    # A counting sort keeps the order of equal keys, so sums are made in a fixed order.
+    for k in range(key.shape[0]):
+        order[counts[key[k]]] = k
+        counts[key[k]] += 1
+
+
+def sorted_by(key: Indices, size: int) -> tuple[Indices, Indices]:
+    """Where each of ``size`` keys begins, ``(size + 1,)``, and the stable order that sorts by key."""
+    begins = np.zeros(size + 1, np.int64)
+    np.cumsum(np.bincount(key, minlength=size), out=begins[1:])
+    order = np.empty(len(key), np.int32)
+    _transpose(key, begins[:-1].copy(), order)
+    return begins.astype(np.int32), order
+
+
+def in_blocks(begins: Indices, columns: Indices, order: Indices | None, *, num_columns: int, block: int) -> Table:
+    """A table whose columns, ascending within an output, are cut into blocks of ``block`` columns."""
+    edges = np.arange(0, num_columns, block) if num_columns > 2 * block else np.zeros(1, np.int64)
+    if len(edges) == 1:
+        return Table(begins[None, :-1].copy(), begins[None, 1:].copy(), columns, order)
+    cuts = np.empty((len(edges) + 1, len(begins) - 1), np.int32)
+    cuts[-1] = begins[1:]
+    _cut(begins, columns, edges.astype(np.int32), cuts)
+    return Table(cuts[:-1].copy(), cuts[1:].copy(), columns, order)
+
+
+@kernel
+def _cut(begins: Indices, columns: Indices, edges: Indices, cuts: NDArray[np.int32]) -> None:
+    for row in range(begins.shape[0] - 1):
+        k = begins[row]
+        for b in range(edges.shape[0]):
+            while k < begins[row + 1] and columns[k] < edges[b]:
+                k += 1
+            cuts[b, row] = k

@@ -1,0 +1,177 @@
+"""Pooling layers that stay in the engine's layout, and are torch's own in any other."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from sparseflow.engine.functions import to_images, to_storage
+from sparseflow.engine.geometry import Frame, Window
+from sparseflow.engine.pooling import average_pool, average_pool_backward, max_pool, max_pool_backward
+
+#: Taps that an int8 can name.
+_MOST_TAPS = 128
+_FLOATS = (torch.float32, torch.float64)
+
+
+def is_batch_innermost(images: Tensor) -> bool:
+    """Whether ``(batch, channels, height, width)`` lies in memory as ``(channels, height, width, batch)``.
+
+    >>> is_batch_innermost(torch.zeros(3, 4, 4, 2).permute(3, 0, 1, 2)), is_batch_innermost(torch.zeros(2, 3, 4, 4))
+    (True, False)
+    """
+    return images.dim() == 4 and images.permute(1, 2, 3, 0).is_contiguous()
+
+
+def _is_ours(images: Tensor) -> bool:
+    return is_batch_innermost(images) and images.dtype in _FLOATS and images.device.type == "cpu"
+
+
+def _size(x: Frame) -> tuple[int, ...]:
+    return x.pitch, x.width * x.batch, *x.size
+
+
+def _frames(images: Tensor, window: Window) -> tuple[Frame, Frame]:
+    x = Frame((images.shape[2], images.shape[3]), images.shape[0])
+    return x, Frame(window.outputs(x.size), x.batch)
+
+
+class _MaxPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, window: Window, floor: float) -> Tensor:
+        x, y = _frames(images, window)
+        channels = images.shape[1]
+        out = torch.empty(channels * y.pitch, dtype=images.dtype)
+        where = torch.empty(out.numel(), dtype=torch.int8)
+        max_pool(
+            to_storage(images, x).numpy(), 0, *_size(x), out.numpy(), 0, y.pitch,
+            y.width * y.batch, where.numpy(), 0, 0, channels, *y.size, *window.kernel, *window.stride, *window.dilation,
+            window.padding[0][0], window.padding[1][0], x.batch, floor,
+        )  # fmt: skip
+        ctx.window, ctx.frames, ctx.channels = window, (x, y), channels
+        ctx.save_for_backward(where)
+        return to_images(out, channels, y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (where,) = ctx.saved_tensors
+        window, (x, y) = ctx.window, ctx.frames
+        g = to_storage(gradient, y)
+        out = torch.empty(ctx.channels * x.pitch, dtype=g.dtype)
+        max_pool_backward(
+            g.numpy(), 0, y.pitch, y.width * y.batch, where.numpy(), 0, out.numpy(), 0, *_size(x),
+            0, ctx.channels, *y.size, *window.kernel, *window.stride, *window.dilation,
+            window.padding[0][0], window.padding[1][0], x.batch,
+        )  # fmt: skip
+        return to_images(out, ctx.channels, x), None, None
+
+
+class _AveragePool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, window: Window, divisor: int) -> Tensor:
+        x, y = _frames(images, window)
+        channels = images.shape[1]
+        out = torch.empty(channels * y.pitch, dtype=images.dtype)
+        average_pool(
+            to_storage(images, x).numpy(), 0, *_size(x), out.numpy(), 0, y.pitch,
+            y.width * y.batch, 0, channels, *y.size, *window.kernel, *window.stride,
+            window.padding[0][0], window.padding[1][0], x.batch, divisor,
+        )  # fmt: skip
+        ctx.window, ctx.frames, ctx.divisor, ctx.channels = window, (x, y), divisor, channels
+        return to_images(out, channels, y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        window, (x, y) = ctx.window, ctx.frames
+        g = to_storage(gradient, y)
+        out = torch.empty(ctx.channels * x.pitch, dtype=g.dtype)
+        average_pool_backward(
+            g.numpy(), 0, y.pitch, y.width * y.batch, out.numpy(), 0, *_size(x), 0, ctx.channels,
+            *y.size, *window.kernel, *window.stride, window.padding[0][0], window.padding[1][0], x.batch, ctx.divisor,
+        )  # fmt: skip
+        return to_images(out, ctx.channels, x), None, None
+
+
+class MaxPool2d(nn.MaxPool2d):
+    """``nn.MaxPool2d`` in the engine's layout, with the ReLU before it where there was one.
+
+    >>> pool = MaxPool2d(2)
+    >>> pool(torch.arange(16.0).view(1, 1, 4, 4)).flatten()
+    tensor([ 5.,  7., 13., 15.])
+    """
+
+    floor = -math.inf
+    """0 once a ReLU before it is computed here."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, channels, height, width)``."""
+        if _is_ours(x):
+            out: Tensor = _MaxPool.apply(  # type: ignore[no-untyped-call]
+                x, _window(self, _pair(self.dilation)), self.floor
+            )
+            return out
+        plain: Tensor = super().forward(x if self.floor else F.relu(x))
+        return plain
+
+
+class AvgPool2d(nn.AvgPool2d):
+    """``nn.AvgPool2d`` in the engine's layout.
+
+    >>> AvgPool2d(2)(torch.ones(1, 1, 4, 4)).shape
+    torch.Size([1, 1, 2, 2])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, channels, height, width)``."""
+        if _is_ours(x):
+            window = _window(self, (1, 1))
+            inside = math.prod(window.kernel) if self.count_include_pad else 0
+            out: Tensor = _AveragePool.apply(  # type: ignore[no-untyped-call]
+                x, window, self.divisor_override or inside
+            )
+            return out
+        return super().forward(x)
+
+
+def inner_form(module: nn.Module) -> nn.Module | None:
+    """The layer that stays in the engine's layout, or ``None`` if there is none for these options."""
+    if type(module) is nn.MaxPool2d:
+        if module.ceil_mode or module.return_indices or math.prod(_pair(module.kernel_size)) > _MOST_TAPS:
+            return None
+        return MaxPool2d(module.kernel_size, module.stride, module.padding, module.dilation).train(module.training)
+    if type(module) is nn.AvgPool2d and not module.ceil_mode:
+        made = AvgPool2d(
+            module.kernel_size, module.stride, module.padding,
+            count_include_pad=module.count_include_pad, divisor_override=module.divisor_override,
+        )  # fmt: skip
+        return made.train(module.training)
+    return None
+
+
+def plain_form(module: nn.Module) -> nn.Module | None:
+    """The layer of torch of :func:`inner_form`'s, or ``None`` if it is none of these."""
+    if isinstance(module, MaxPool2d):
+        return nn.MaxPool2d(module.kernel_size, module.stride, module.padding, module.dilation).train(module.training)
+    if isinstance(module, AvgPool2d):
+        made = nn.AvgPool2d(
+            module.kernel_size, module.stride, module.padding,
+            count_include_pad=module.count_include_pad, divisor_override=module.divisor_override,
+        )  # fmt: skip
+        return made.train(module.training)
+    return None
+
+
+def _pair(number: int | tuple[int, ...]) -> tuple[int, int]:
+    return (number, number) if isinstance(number, int) else (number[0], number[1])
+
+
+def _window(pool: nn.MaxPool2d | nn.AvgPool2d, dilation: tuple[int, int]) -> Window:
+    top, left = _pair(pool.padding)
+    return Window(_pair(pool.kernel_size), _pair(pool.stride), dilation, ((top, top), (left, left)))

@@ -1,0 +1,222 @@
+"""The engine's products, against torch's dense convolution and its autograd in float64, on random geometries."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparseflow.engine import products as products_module
+from sparseflow.engine.functions import to_storage
+from sparseflow.engine.geometry import Frame, Window
+from sparseflow.engine.kernels import all_dots, all_sums
+from sparseflow.engine.pattern import Pattern
+from sparseflow.engine.products import Product
+from sparseflow.rng import stream
+
+
+@dataclass(frozen=True)
+class Case:
+    outputs: int
+    inputs: int
+    groups: int
+    window: Window
+    size: tuple[int, int]
+    batch: int
+    density: float
+
+
+def random_case(seed: int) -> Case:
+    """Any kernel, stride, dilation, padding, groups, batch and density for which there is an output."""
+    draw = random.Random(seed)
+
+    def two(low: int, high: int) -> tuple[int, int]:
+        return draw.randint(low, high), draw.randint(low, high)
+
+    while True:
+        groups = draw.choice([1, 1, 2, 3])
+        padding = (two(0, 3), two(0, 3))
+        window = Window(two(1, 4), two(1, 3), two(1, 2), padding)
+        size = two(1, 9)
+        if min(window.outputs(size)) >= 1:
+            batch, density = draw.choice([1, 2, 3, 5, 16, 37]), draw.choice([0.02, 0.3, 1.0])
+            return Case(groups * draw.randint(1, 3), groups * draw.randint(1, 3), groups, window, size, batch, density)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """What torch computes."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
+    mask: Tensor
+    y: Tensor
+    g: Tensor
+    x_grad: Tensor
+    weight_grad: Tensor
+    bias_grad: Tensor
+
+
+def dense(case: Case, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> Dense:
+    generator = stream(seed, "products")
+    shape = (case.outputs, case.inputs // case.groups, *case.window.kernel)
+    mask = torch.rand(shape, generator=generator) < case.density
+    weight = (torch.randn(shape, generator=generator, dtype=dtype) * mask).requires_grad_()
+    bias = torch.randn(case.outputs, generator=generator, dtype=dtype, requires_grad=True)
+    x = torch.randn(case.batch, case.inputs, *case.size, generator=generator, dtype=dtype, requires_grad=True)
+    (top, bottom), (left, right) = case.window.padding
+    y = F.conv2d(
+        F.pad(x, (left, right, top, bottom)), weight, bias, case.window.stride, 0, case.window.dilation, case.groups
+    )
+    g = torch.randn(y.shape, generator=generator, dtype=dtype)
+    y.backward(g)
+    assert x.grad is not None
+    assert weight.grad is not None
+    assert bias.grad is not None
+    return Dense(x.detach(), weight.detach(), bias.detach(), mask, y.detach(), g, x.grad, weight.grad, bias.grad)
+
+
+def product_of(case: Case, mask: Tensor, *, itemsize: int = 8) -> Product:
+    return Product(Pattern.of(mask, groups=case.groups), case.window, case.size, case.batch, itemsize)
+
+
+def flat(images: Tensor) -> Tensor:
+    return images.permute(1, 2, 3, 0).reshape(-1)
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_products_are_those_of_the_dense_layer(seed: int) -> None:
+    case = random_case(seed)
+    want = dense(case, seed=seed)
+    product = product_of(case, want.mask)
+    values = product.pattern.gather(want.weight)
+    x = to_storage(want.x, product.x)
+    torch.testing.assert_close(product.forward(values, want.bias, x), flat(want.y))
+    torch.testing.assert_close(product.forward(values, want.bias, x, floor=0.0), flat(want.y.relu()))
+    torch.testing.assert_close(product.forward(values, None, x), flat(want.y - want.bias[:, None, None]))
+    bordered = to_storage(want.g, product.g)
+    torch.testing.assert_close(product.input_gradient(values, bordered), flat(want.x_grad))
+    for frame in (product.y, product.g):
+        g = to_storage(want.g, frame)
+        torch.testing.assert_close(product.weight_gradient(x, g, frame), product.pattern.gather(want.weight_grad))
+        torch.testing.assert_close(product.bias_gradient(g, frame), want.bias_grad)
+
+
+LINEAR = [(7, 50, 30, 0.1), (1, 4096, 64, 0.05), (3, 20, 5000, 0.05), (130, 5000, 20, 0.02), (257, 2500, 2500, 0.01)]
+
+
+@pytest.mark.parametrize(("batch", "inputs", "outputs", "density"), LINEAR)
+def test_linear_layers_of_any_size_are_the_dense_ones(batch: int, inputs: int, outputs: int, density: float) -> None:
+    case = Case(outputs, inputs, 1, Window(), (1, 1), batch, density)
+    want = dense(case)
+    product = product_of(case, want.mask)
+    values, x, g = product.pattern.gather(want.weight), flat(want.x), flat(want.g)
+    torch.testing.assert_close(product.forward(values, want.bias, x), flat(want.y))
+    torch.testing.assert_close(product.input_gradient(values, g), flat(want.x_grad))
+    torch.testing.assert_close(product.weight_gradient(x, g, product.y), product.pattern.gather(want.weight_grad))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_float32_is_as_exact_as_a_sum_in_float32(seed: int) -> None:
+    case = random_case(seed)
+    want, exact = dense(case, dtype=torch.float32, seed=seed), None
+    product = product_of(case, want.mask, itemsize=4)
+    weight = want.weight.double()
+    exact = F.conv2d(
+        F.pad(want.x.double(), (*case.window.padding[1], *case.window.padding[0])), weight, want.bias.double(),
+        case.window.stride, 0, case.window.dilation, case.groups,
+    )  # fmt: skip
+    found = product.forward(product.pattern.gather(want.weight), want.bias, to_storage(want.x, product.x))
+    # Each of at most 50 additions of numbers near 1 errs by 2^-24 of the sum so far.
+    torch.testing.assert_close(found.double(), flat(exact), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_nothing_outside_the_arrays_is_read_or_written(seed: int) -> None:
+    """Arrays lie in a sea of NaN: a number read beside them poisons the result, one written there is seen."""
+    case = random_case(seed)
+    want = dense(case, seed=seed)
+    product = product_of(case, want.mask)
+    seas: list[np.ndarray] = []
+
+    def island(numbers: Tensor) -> np.ndarray:
+        sea = np.full(len(numbers) + 512, np.nan)
+        sea[256 : 256 + len(numbers)] = numbers.numpy()
+        seas.append(sea)
+        return sea[256 : 256 + len(numbers)]
+
+    values = island(product.pattern.gather(want.weight))
+    x, g = island(to_storage(want.x, product.x)), island(to_storage(want.g, product.g))
+    y = island(torch.zeros(case.outputs * product.y.pitch, dtype=torch.float64))
+    gx = island(torch.zeros(case.inputs * product.gx.pitch, dtype=torch.float64))
+    gv = island(torch.zeros(product.pattern.num_active, dtype=torch.float64))
+    table, loops = product._forward
+    all_sums(table.begins, table.ends, table.columns, values, island(want.bias), x, y, loops, 0, case.outputs, -np.inf)
+    (dots, rows), _ = product._gradient_loops[product.g]
+    all_dots(table.begins, table.ends, table.columns, g, x, gv, dots, rows, 0, case.outputs)
+    for transposed, back in product._backward:
+        ordered = island(torch.from_numpy(transposed.values(values.copy())))
+        none = ordered[:0]
+        all_sums(
+            transposed.begins, transposed.ends, transposed.columns, ordered, none, g, gx, back, 0, case.inputs, -np.inf
+        )
+    for found in (y, gx, gv):
+        assert not np.isnan(found).any()
+    for sea in seas:
+        assert np.isnan(sea[:256]).all()
+        assert np.isnan(sea[-256:]).all()
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_the_number_of_threads_changes_no_bit(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(40, 30, 1, Window((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1))), (9, 9), 16, 0.2)
+    want = dense(case, dtype=torch.float32)
+
+    def everything() -> list[Tensor]:
+        product = product_of(case, want.mask, itemsize=4)
+        values, x, g = product.pattern.gather(want.weight), to_storage(want.x, product.x), to_storage(want.g, product.g)
+        found = [product.forward(values, want.bias, x), product.input_gradient(values, g)]
+        return [*found, product.weight_gradient(x, g, product.g)]
+
+    alone = everything()
+    calls: list[int] = []
+    plain = products_module.over_outputs
+
+    def counted(edges: np.ndarray, work: int, run: object) -> None:
+        def noted(first: int, last: int) -> None:
+            calls.append(first)
+            run(first, last)  # type: ignore[operator]
+
+        plain(edges, work, noted)
+
+    monkeypatch.setattr("sparseflow.engine.threads._WORTH_IT", 1)
+    monkeypatch.setattr(products_module, "over_outputs", counted)
+    torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(alone, everything(), strict=True))
+    assert len(calls) == 3 * threads
+
+
+def test_a_border_is_zero_and_the_inside_the_image() -> None:
+    images = torch.arange(24.0).view(2, 2, 2, 3)
+    frame = Frame((2, 3), 2, ((1, 2), (0, 1)))
+    want = F.pad(images, (0, 1, 1, 2)).permute(1, 2, 3, 0).reshape(-1)
+    assert torch.equal(to_storage(images, frame), want)
+    inner = images.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
+    assert torch.equal(to_storage(inner, frame), want)
+
+
+def test_an_image_with_the_batch_innermost_is_not_copied() -> None:
+    images = torch.zeros(3, 4, 5, 2).permute(3, 0, 1, 2)
+    assert to_storage(images, Frame((4, 5), 2)).data_ptr() == images.data_ptr()
+
+
+def test_an_image_too_large_for_the_columns_is_refused() -> None:
+    pattern = Pattern.of(torch.ones(1, 1, 3, 3).bool())
+    with pytest.raises(ValueError, match=r"more than the engine's int32 columns can reach; use masks"):
+        Product(pattern, Window((3, 3)), (60_000, 60_000), 1, 4)._forward  # noqa: B018
