@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow.engine.modules import SparseConv1d, SparseConv2d, SparseLayer, SparseLinear
-from sparseflow.engine.pattern import Pattern
 from sparseflow.rng import stream
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -232,7 +231,8 @@ def test_a_new_pattern_keeps_the_parameter_object() -> None:
     parameter = sparse.values
     x = torch.ones(2, 12, dtype=torch.float64)
     sparse(x)
-    sparse.replace_(Pattern.at(torch.tensor([0]), (7, 12)), torch.tensor([2.0], dtype=torch.float64))
+    sparse.values.data = torch.tensor([2.0], dtype=torch.float64)
+    sparse.move_(torch.tensor([0]))
     assert sparse.values is parameter
     assert sparse.bias is not None
     torch.testing.assert_close((sparse(x) - sparse.bias)[0], torch.tensor([2.0] + [0.0] * 6, dtype=torch.float64))

@@ -19,10 +19,10 @@ from sparseflow.updaters import UPDATERS
 SOURCE = Path(sparseflow.__file__).parent
 #: A module imports from its own floor and those above; a new module takes its place here.
 FLOORS = [
-    {"types", "_checks", "rng", "atomic"},
+    {"types", "_checks", "rng", "atomic", "compiled"},
     {"choose", "fans", "topk", "allocation", "scores", "schedules", "select"},
     {"masks", "init", "gradients"},
-    {"live", "initialize", "promises", "report", "at_init", "tickets"},
+    {"live", "initialize", "promises", "report", "at_init", "tickets", "active"},
     {"updaters", "analysis"},
     {"sparsifier"},
     {"engine"},

@@ -54,16 +54,17 @@ def test_among_chooses_from_the_candidates_only(case: tuple[Tensor, int], seed: 
 
 # --- above the size from which a sample brackets the threshold --------------------------------------------------------
 
-THRESHOLD, STRIDE = 1 << 16, 64  # of the compiled choice
+THRESHOLD = 1 << 16  # of the compiled choice
 N = THRESHOLD + 12_345
-SAMPLE = N // STRIDE
+STRIDE, RUN = 6 * int(N ** (1 / 3) / 3) + 1, 4  # of its sample
+SAMPLE = N // STRIDE * RUN
 
 
 def _structured() -> dict[str, Tensor]:
     """Large tensors for which a regular sample is anything from typical to as wrong as it can be."""
     ramp = torch.arange(N).float()
     normal = torch.randn(N, generator=torch.Generator().manual_seed(0))
-    sampled = ramp % STRIDE == 0
+    sampled = ramp % STRIDE < RUN
     return {
         "normal": normal,
         "sorted": ramp,
@@ -99,8 +100,8 @@ def test_sampling_never_changes_the_choice_among_candidates(name: str, kind: str
     among = {
         "random": torch.rand(N, generator=torch.Generator().manual_seed(1)) < 0.4,
         "few": position % 9973 == 5,
-        "the sample": position % STRIDE == 0,
-        "all but the sample": position % STRIDE != 0,
+        "the sample": position % STRIDE < RUN,
+        "all but the sample": position % STRIDE >= RUN,
         "first half": position < N // 2,
         "the largest": scores >= scores.median(),
     }[kind]

@@ -138,11 +138,11 @@ def test_update_leaves_its_inputs_unchanged(method: str) -> None:
         gradient = torch.randn(mask.shape, generator=stream(0, "gradient", name))
         layers.append(LayerState(name, model.get_parameter(name).detach() * mask, mask, gradient, 1.0))
     copies = [(layer.weight.clone(), layer.mask.clone(), layer.gradient.clone()) for layer in layers]
-    changes = list(updater.update(layers, step=10, generator=stream(0, "grow")))
-    for layer, copy, (name, change) in zip(layers, copies, changes, strict=True):
+    updates = list(updater.update(layers, step=10, generator=stream(0, "grow")))
+    for layer, copy, (name, new) in zip(layers, copies, updates, strict=True):
         assert name == layer.name
         assert_same_bits([layer.weight, layer.mask, layer.gradient], list(copy))
-        change.mask.logical_not_()  # the answer is the caller's: no alias of the input
+        new.logical_not_()  # the answer is the caller's: no alias of the input
         assert torch.equal(layer.mask, copy[1])
 
 

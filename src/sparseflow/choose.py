@@ -1,152 +1,238 @@
 """The largest scores of a large CPU tensor in one pass over memory, compiled by Numba when it is first needed.
 
-Selection by sorting moves every score many times. Here a regular sample brackets the threshold; one vectorised pass
-marks what is above the bracket and lists what is inside, a percent or two of all; and only the listed are compared with
-each other. The choice is exact whatever the sample was: where the bracket misses, the pass is repeated without one.
+Selection by sorting moves every score many times. Here a sample brackets the threshold; one vectorised pass marks what
+is above the bracket and lists what is inside, a percent or two of all; and only the listed are compared with each
+other. The choice is exact whatever the sample was: where the bracket misses, the choice is left to the plain way.
 """
 
 from __future__ import annotations
 
 import numba
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-#: One score in so many is sampled; below so few samples nothing is gained by a bracket.
-_SAMPLE_EVERY, _MIN_SAMPLE = 64, 64
-_LOWEST, _HIGHEST = -(2**31), 2**31 - 1
+Bits = NDArray[np.int32]
+Bytes = NDArray[np.uint8]
+
+#: So many neighbours are sampled at a time: a cache line fetched gives more than one of them. Below so few samples
+#: nothing is gained by a bracket.
+_RUN, _MIN_SAMPLE = 4, 64
+#: Half the bracket, in standard deviations of the rank of a random sample; neighbours that are alike double it.
+_DEVIATIONS = 5
+_LOWEST, _HIGHEST = np.int32(-(2**31)), np.int32(2**31 - 1)
 #: Bits of infinity; what is above is NaN.
 _INFINITY = 0x7F800000
-#: Scores between two looks at the flags: their keys and flags stay in the first-level cache.
-_BLOCK = 4096
-
-
 #: Clears the sign bit, and nothing.
-_MAGNITUDE, _SIGNED = np.int32(0x7FFFFFFF), np.int32(-1)
+_MAGNITUDE, _EVERYTHING = np.int32(0x7FFFFFFF), np.int32(-1)
+#: Eight bytes of 1.
+_ONES = 0x0101010101010101
+#: Scores of one turn: their keys and flags stay in the first-level cache.
+_BLOCK = 1024
+#: Digits of 11 bits in which a threshold is found, and the sign bit's place.
+_DIGITS, _SIGN = 2048, 2**31
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _order(bits: NDArray[np.int32], keys: NDArray[np.int32]) -> None:
-    """Integers in the order of the floats with these bits, equal for 0.0 and -0.0."""
-    for j in range(bits.shape[0]):
-        sign = bits[j] >> np.int32(31)
-        keys[j] = ((bits[j] & _MAGNITUDE) ^ sign) - sign
+def _order(bits: Bits, magnitude: bool, keys: Bits) -> None:
+    """Integers in the order of the floats with these bits or of their magnitudes, equal for 0.0 and -0.0."""
+    if magnitude:
+        for j in range(bits.shape[0]):
+            keys[j] = bits[j] & _MAGNITUDE
+    else:
+        for j in range(bits.shape[0]):
+            sign = bits[j] >> np.int32(31)
+            keys[j] = ((bits[j] & _MAGNITUDE) ^ sign) - sign
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _mark(
-    keys: NDArray[np.int32],
-    clear: np.int32,
-    among: NDArray[np.uint8],
-    low: np.int32,
-    high: np.int32,
-    chosen: NDArray[np.uint8],
-    inside: NDArray[np.uint8],
+def _level(
+    keys: Bits, clear: np.int32, among: Bytes, flip: np.uint8, low: np.int32, high: np.int32, level: Bytes
 ) -> None:
-    # Two loops with one store each: LLVM vectorises these, not their sum.
+    """Of candidates: 2 above ``high``, 1 in [low, high]; 0 for all others."""
     for j in range(keys.shape[0]):
-        chosen[j] = np.uint8((keys[j] & clear) > high) & among[j]
-    for j in range(keys.shape[0]):
-        inside[j] = (np.uint8((keys[j] & clear) >= low) & among[j]) ^ chosen[j]
+        key = keys[j] & clear
+        level[j] = (np.uint8(key >= low) + np.uint8(key > high)) * (among[j] ^ flip)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _largest(bits: Bits) -> np.int32:
+    largest = np.int32(0)
+    for j in range(bits.shape[0]):
+        largest = max(largest, bits[j] & _MAGNITUDE)
+    return largest
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _count(levels: NDArray[np.int64]) -> int:
+    """Number of twos among bytes, eight to a word; up to 127 words add up without a carry."""
+    total = 0
+    for start in range(0, levels.shape[0], 64):
+        lanes = 0
+        for word in levels[start : start + 64]:
+            lanes += (word >> 1) & _ONES
+        pairs = (lanes & 0x00FF00FF00FF00FF) + ((lanes >> 8) & 0x00FF00FF00FF00FF)
+        total += ((pairs * 0x0001000100010001) >> 48) & 0xFFFF
+    return total
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _scan(
-    bits: NDArray[np.int32],
-    among: NDArray[np.uint8],
+    bits: Bits,
+    among: Bytes,
+    flip: np.uint8,
     low: np.int32,
     high: np.int32,
     magnitude: bool,
-    chosen: NDArray[np.uint8],
-    undecided: NDArray[np.int32],
-) -> tuple[int, np.int32]:
-    """Mark candidates above ``high``, list those in [low, high]; how many are listed, and the largest magnitude's bits.
+    chosen: Bytes,
+    places: Bits,
+    listed_keys: Bits,
+) -> tuple[int, int, np.int32]:
+    """Mark candidates above ``high``, list those in [low, high]: numbers marked and listed, largest magnitude's bits.
 
-    ``undecided`` needs 8 entries more than could be listed.
+    With ``flip`` what is already chosen stays so. ``places`` needs 8 entries more than could be listed.
     """
-    keys = np.empty(_BLOCK, np.int32)
-    inside = np.zeros(_BLOCK, np.uint8)
-    words = inside.view(np.int64)
-    listed, largest = 0, np.int32(0)
+    ordered = np.zeros(_BLOCK, np.int32)
+    level = np.zeros(_BLOCK, np.uint8)
+    levels = level.view(np.int64)
+    nonzero = np.empty(_BLOCK // 8 + 1, np.int32)
+    marked, listed, largest = 0, 0, np.int32(0)
     for start in range(0, bits.shape[0], _BLOCK):
         end = min(start + _BLOCK, bits.shape[0])
         size = end - start
-        block = bits[start:end]
+        keys, out = bits[start:end], chosen[start:end]
+        largest = max(largest, _largest(keys))
+        clear = _MAGNITUDE
+        if not magnitude:
+            _order(keys, False, ordered[:size])
+            keys, clear = ordered[:size], _EVERYTHING
+        level[size:] = 0
+        _level(keys, clear, among[start:end], flip, low, high, level[:size])
         for j in range(size):
-            largest = max(largest, block[j] & _MAGNITUDE)
-        inside[size:] = 0
-        if magnitude:
-            _mark(block, _MAGNITUDE, among[start:end], low, high, chosen[start:end], inside[:size])
-        else:
-            _order(block, keys[:size])
-            _mark(keys[:size], _SIGNED, among[start:end], low, high, chosen[start:end], inside[:size])
-        for word in range((size + 7) // 8):
-            if words[word] != 0:
-                for j in range(8 * word, 8 * word + 8):
-                    # Written always, kept if it counts: no branch to mispredict.
-                    undecided[listed] = start + j
-                    listed += inside[j]
-    return listed, largest
+            out[j] = (level[j] >> np.uint8(1)) | (out[j] & flip)
+        marked += _count(levels)
+        # Written always, kept if it counts: no branch to mispredict.
+        found = 0
+        for word in range(levels.shape[0]):
+            nonzero[found] = word
+            found += (levels[word] & _ONES) != 0
+        first = listed
+        for i in range(found):
+            begin = 8 * nonzero[i]
+            for j in range(begin, begin + 8):
+                places[listed] = start + j
+                listed += level[j] & 1
+        for i in range(first, listed):
+            listed_keys[i] = keys[places[i] - start] & clear
+    return marked, listed, largest
 
 
-def _keys(bits: NDArray[np.int32], *, magnitude: bool) -> NDArray[np.int32]:
-    keys = bits & _MAGNITUDE
-    if not magnitude:
-        _order(bits, keys)
-    return keys
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _threshold(keys: Bits, k: int) -> tuple[np.int32, int]:
+    """The ``k``-th largest key, found digit by digit, and how many keys equal to it are among the ``k`` largest."""
+    counts = np.empty(_DIGITS, np.int64)
+    prefix = 0
+    for shift in (22, 11, 0):
+        counts[:] = 0
+        for key in keys:
+            offset = np.int64(key) + _SIGN
+            if offset >> (shift + 11) == prefix:
+                counts[(offset >> shift) & (_DIGITS - 1)] += 1
+        digit = _DIGITS - 1
+        while counts[digit] < k:
+            k -= counts[digit]
+            digit -= 1
+        prefix = (prefix << 11) | digit
+    return np.int32(prefix - _SIGN), k
 
 
-def choose(scores: Tensor, k: int, among: Tensor, num_candidates: int, *, magnitude: bool) -> Tensor | None:
-    """Mark exactly the ``k`` largest candidates; ties go to the lowest index.
-
-    Args:
-        scores: float32 on the CPU, one contiguous axis, fewer than 2^31 entries.
-        k: In [1, num_candidates].
-        among: bool, same shape: the candidates.
-        num_candidates: How many these are.
-        magnitude: Compare absolute values.
-
-    Returns: bool, same shape; ``None`` if a score may be NaN or infinite.
-
-    >>> choose(torch.tensor([1.0, -2.0, 2.0, 9.0]), 1, torch.tensor([True, True, True, False]), 3, magnitude=True)
-    tensor([False,  True, False, False])
-    """
-    bits, members = scores.detach().view(torch.int32).numpy(), among.view(torch.uint8).numpy()
-    chosen = np.empty(len(bits), np.uint8)
-    undecided = np.empty(len(bits) + 8, np.int32)
-    bracket = _bracket(bits, members, k / num_candidates, magnitude=magnitude)
-    for low, high in (bracket, (_LOWEST, _HIGHEST)):
-        listed, largest = _scan(bits, members, np.int32(low), np.int32(high), magnitude, chosen, undecided)
-        if largest >= _INFINITY:
-            return None
-        missing = k - int(np.count_nonzero(chosen))
-        if 0 <= missing <= listed:
-            break
-    candidates = undecided[:listed]
-    chosen[candidates[_largest(_keys(bits[candidates], magnitude=magnitude), missing)]] = 1
-    return torch.from_numpy(chosen).view(torch.bool)
-
-
-def _bracket(bits: NDArray[np.int32], members: NDArray[np.uint8], share: float, *, magnitude: bool) -> tuple[int, int]:
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _bracket(
+    bits: Bits, among: Bytes, flip: np.uint8, k: int, num_candidates: int, magnitude: bool
+) -> tuple[np.int32, np.int32]:
     """Keys between which the threshold lies, but for one draw in thousands."""
-    sample = bits[::_SAMPLE_EVERY][members[::_SAMPLE_EVERY] != 0]
-    m = len(sample)
+    # Sample and list cost about the same where the sample grows as N^(2/3). A stride that 2 and 3 do not divide meets
+    # every column of a matrix and every place of a kernel.
+    stride = 6 * int(num_candidates ** (1 / 3) / 3) + 1
+    sample = np.empty((bits.shape[0] // stride + 1) * _RUN, np.int32)
+    m = 0
+    for start in range(0, bits.shape[0], stride):
+        for j in range(start, min(start + _RUN, bits.shape[0])):
+            sample[m] = bits[j]
+            m += among[j] ^ flip
     if m < _MIN_SAMPLE:
         return _LOWEST, _HIGHEST
-    keys = _keys(sample, magnitude=magnitude)
-    # Four standard deviations of the rank of a random sample's order statistic.
-    margin = 4 * (m * share * (1 - share)) ** 0.5 + 2
-    low, high = int(m - m * share - margin), int(m - m * share + margin)
-    keys.partition([max(low, 0), min(high, m - 1)])
-    return int(keys[low]) if low >= 0 else _LOWEST, int(keys[high]) if high < m else _HIGHEST
+    keys = np.empty(m, np.int32)
+    _order(sample[:m], magnitude, keys)
+    share = k / num_candidates
+    margin = _DEVIATIONS * (m * share * (1 - share)) ** 0.5 + 2
+    first, last = int(m * share - margin), int(m * share + margin)
+    high = _threshold(keys, first)[0] if first >= 1 else _HIGHEST
+    low = _threshold(keys, last)[0] if last <= m else _LOWEST
+    return low, high
 
 
-def _largest(keys: NDArray[np.int32], k: int) -> NDArray[np.bool_]:
-    if k == 0:
-        return np.zeros(len(keys), np.bool_)
-    threshold = np.partition(keys, len(keys) - k)[len(keys) - k]
-    best: NDArray[np.bool_] = keys > threshold
-    tied = np.flatnonzero(keys == threshold)
-    best[tied[: k - np.count_nonzero(best)]] = True
-    return best
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def choose(
+    bits: Bits, k: int, among: Bytes, flip: np.uint8, num_candidates: int, magnitude: bool, chosen: Bytes
+) -> bool:
+    """Mark exactly the ``k`` largest candidates in ``chosen``; ties go to the lowest index.
+
+    Args:
+        bits: Of float32 scores, fewer than 2^31.
+        k: In [0, num_candidates].
+        among: Bytes 0 or 1, one for each score; may be ``chosen`` itself.
+        flip: 0: candidates are the ones of ``among``, and ``chosen`` is overwritten. 1: candidates are its zeros, and
+            what is chosen already stays chosen.
+        num_candidates: How many candidates there are.
+        magnitude: Compare absolute values.
+        chosen: Bytes, one for each score; what they hold afterwards is worth nothing where this fails.
+
+    Returns: whether the choice is made; not if a score may be NaN or infinite, or the sample misled.
+
+    >>> bits, chosen = np.float32([1.0, -2.0, 2.0, 9.0]).view(np.int32), np.empty(4, np.uint8)
+    >>> choose(bits, 1, np.uint8([1, 1, 1, 0]), np.uint8(0), 3, True, chosen), chosen
+    (True, array([0, 1, 0, 0], dtype=uint8))
+    """
+    places = np.empty(bits.shape[0] + 8, np.int32)
+    keys = np.empty(bits.shape[0], np.int32)
+    low, high = _bracket(bits, among, flip, k, num_candidates, magnitude)
+    marked, listed, largest = _scan(bits, among, flip, low, high, magnitude, chosen, places, keys)
+    missing = k - marked
+    if largest >= _INFINITY or not 0 <= missing <= listed:
+        return False
+    if missing:
+        threshold, tied = _threshold(keys[:listed], missing)
+        for i in range(listed):
+            if keys[i] > threshold:
+                chosen[places[i]] = 1
+            elif keys[i] == threshold and tied:
+                chosen[places[i]] = 1
+                tied -= 1
+    return True
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def exchange(
+    mask: Bytes,
+    drop: Bits,
+    grow: Bits,
+    active: int,
+    num_drop: int,
+    num_grow: int,
+    regrow: bool,
+    drop_magnitude: bool,
+    grow_magnitude: bool,
+    new: Bytes,
+) -> bool:
+    """Write to ``new`` what becomes of a mask of ``active`` ones, as ``drop_and_grow`` says; or fail as :func:`choose`.
+
+    >>> mask, new = np.uint8([1, 1, 1, 0, 0]), np.empty(5, np.uint8)
+    >>> w, g = (np.float32(s).view(np.int32) for s in ([3, -1, 2, 0, 0], [0, 0.2, 0, 0.1, -0.9]))
+    >>> exchange(mask, w, g, 3, 1, 1, True, True, True, new), new
+    (True, array([1, 0, 1, 0, 1], dtype=uint8))
+    """
+    kept = active - num_drop
+    if not choose(drop, kept, mask, np.uint8(0), active, drop_magnitude, new):
+        return False
+    taken, num_taken = (new, kept) if regrow else (mask, active)
+    return choose(grow, num_grow, taken, np.uint8(1), mask.shape[0] - num_taken, grow_magnitude, new)

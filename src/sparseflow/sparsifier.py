@@ -8,14 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseflow._checks import check_finite, check_masks
+from sparseflow._checks import check_masks
+from sparseflow.active import LiveMasks, active_weights, check_positions, move_
 from sparseflow.masks import zero_inactive_
 from sparseflow.promises import check, per_weight_state
 from sparseflow.rng import stream
 from sparseflow.select import maskable, unwrap
 from sparseflow.topk import count_true
-from sparseflow.types import Masks, MaskUpdate
-from sparseflow.updaters.base import LayerState, MaskUpdater
+from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
+from sparseflow.updaters.active import ActiveLayer, row_parts
+from sparseflow.updaters.base import ActiveUpdater, LayerState, MaskUpdater, as_dense, changed
+from sparseflow.updaters.static import Static
 
 #: Each weight moves by its own gradient and state alone, so zero gradients and states keep a zero weight at zero.
 #: (Rprop and Adamax do too, but they write a smallest step or norm into the state of every weight.)
@@ -81,25 +84,31 @@ class Sparsifier:
         # Wrappers of training frameworks (accelerate, Lightning) hold the optimizer that really steps.
         while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
             optimizer = inner
-        known = {name: weight.parameter for name, weight in maskable(model).items()}
-        check_masks(masks, known)
-        _check_held(optimizer, {name: known[name] for name in masks})
         self.model = unwrap(model)
+        known = {name: weight.parameter for name, weight in maskable(model).items()}
+        stored = active_weights(self.model)
+        check_masks(masks, known | {name: torch.empty(w.weight_shape, device="meta") for name, w in stored.items()})
+        self._active = {name: stored[name] for name in masks if name in stored}
+        _check_held(optimizer, {name: self._active[name].values if name in stored else known[name] for name in masks})
+        check_positions(self._active, masks)
         self.optimizer = optimizer
         self.updater = updater
         self.gradient_fn = gradient_fn
-        self.masks: dict[str, Tensor] = {
+        self._masks: dict[str, Tensor] = {
             name: torch.empty_like(known[name], dtype=torch.bool, requires_grad=False).copy_(mask)
             for name, mask in masks.items()
+            if name not in stored
         }
+        self.masks: Mapping[str, Tensor] = LiveMasks(masks, self._masks, self._active) if self._active else self._masks
+        """Parameter name -> bool tensor, now."""
         self.step_count = 0
         """Optimizer steps taken; an update that replaces a step does not count."""
         self.before_update: list[Callable[[int], None]] = []
         """Called with the step count just before masks change."""
         self.after_update: list[Callable[[int, Mapping[str, MaskUpdate]], None]] = []
         """Called with the step count and every layer's change just after."""
-        self._parameters = {name: known[name] for name in masks}
-        self._counts = {name: int(mask.sum()) for name, mask in self.masks.items()}
+        self._parameters = {name: known[name] for name in self._masks}
+        self._counts = {name: int(mask.sum()) for name, mask in masks.items()}
         self._generator = stream(seed, "grow")
         self._gradient_mean: dict[str, Tensor] = {}
         self._dense_gradients: dict[str, tuple[Tensor, Tensor]] | None = None
@@ -108,7 +117,13 @@ class Sparsifier:
         self._parked: list[tuple[nn.Parameter, Tensor]] | None = None
         self._step_ran_dense = False
         self._elementwise = _keeps_zeros(optimizer, self._parameters.values())
+        if self._active and isinstance(optimizer, torch.optim.LBFGS) and not isinstance(updater, Static):
+            raise ValueError(
+                "LBFGS remembers directions over all weights together, and active weights that are stored alone move. "
+                "Use Static() or another optimizer, or keep the model masked."
+            )
         self._apply_masks_()
+        self._watch()
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -128,7 +143,10 @@ class Sparsifier:
 
     def check(self) -> None:
         """Prove every promise at this moment, see :func:`sparseflow.check`."""
-        check(self.model, self.optimizer, self.masks, active_counts=self._counts)
+        check(self.model, self.optimizer, self._masks, active_counts=self._counts)
+        for name, weight in self._active.items():
+            if (count := weight.values.numel()) != self._counts[name]:
+                raise BrokenPromiseError(f"{name!r} has {count} active weights, it must have {self._counts[name]}.")
 
     def remove(self) -> None:
         """Stop listening; the model keeps its zeros but nothing holds them any more."""
@@ -161,19 +179,23 @@ class Sparsifier:
         if set(state["masks"]) != set(self.masks):
             different = ", ".join(sorted(set(state["masks"]) ^ set(self.masks)))
             raise ValueError(f"the state was saved with masks of other weights; they differ in: {different}.")
-        check_masks(state["masks"], self._parameters)
-        for name, mask in state["masks"].items():
-            self.masks[name].copy_(mask)
-        self._counts = {name: int(mask.sum()) for name, mask in self.masks.items()}
+        dense = {name: mask for name, mask in state["masks"].items() if name not in self._active}
+        check_masks(dense, self._parameters)
+        check_positions(self._active, state["masks"])
+        for name, mask in dense.items():
+            self._masks[name].copy_(mask)
+        self._counts = {name: int(mask.sum()) for name, mask in state["masks"].items()}
         self.step_count = int(state["step_count"])
         self._last_update = int(state["last_update"])
         self._generator.set_state(state["generator"].cpu())
+        devices = {name: parameter.device for name, parameter in self._parameters.items()}
         self._gradient_mean = {
-            name: mean.to(self._parameters[name].device, copy=True) for name, mean in state["gradient_mean"].items()
+            name: mean.to(devices.get(name, mean.device), copy=True) for name, mean in state["gradient_mean"].items()
         }
         self._learning_rates = list(state["learning_rates"])
         self._dense_gradients = None
         self._apply_masks_()
+        self._watch()
 
     # -- what the optimizer calls --------------------------------------------------------------------------------
 
@@ -241,6 +263,7 @@ class Sparsifier:
                 parameter.grad = gradient
             self._parked = None
             self._update()
+            self._watch()
             return
         self.step_count += 1
         if self._step_ran_dense or not self._elementwise:
@@ -249,26 +272,28 @@ class Sparsifier:
         if not self.updater.replaces_step and self.updater.due(self.step_count):
             self._update()
         self._dense_gradients = None
+        self._watch()
 
     # -- how ----------------------------------------------------------------------------------------------------
 
     def _update(self) -> None:
         for call in self.before_update:
             call(self.step_count)
-        gradients = self._growth_gradients()
-        # Everything is computed from a consistent state and checked before the first mask is written.
-        for name, gradient in gradients.items():
-            check_finite(gradient, name=f"the gradient of {name!r} at the mask update of step {self.step_count}")
+        # Everything is computed from a consistent state, and checked by the updater, before the first mask is written.
+        proposed = dict(self._proposals(self._growth_gradients()))
         changes: dict[str, MaskUpdate] = {}
-        masks: dict[str, Tensor] = {}
-        layers = self._layers(gradients)
-        for name, change in self.updater.update(layers, step=self.step_count, generator=self._generator):
-            masks[name] = change.mask
+        for name, new in proposed.items():
+            weight = self._active.get(name)
             if self.after_update:
-                changes[name] = change
-        for name, mask in masks.items():
-            self.masks[name].copy_(mask)
-            self._counts[name] = count_true(mask)
+                before = self.masks[name].clone()
+            if weight is None:
+                self._masks[name].copy_(new)
+                self._counts[name] = count_true(new)
+            else:
+                move_(weight, new, self.optimizer)
+                self._counts[name] = len(new)
+            if self.after_update:
+                changes[name] = changed(before, self.masks[name])
         self._last_update = self.step_count
         self._dense_gradients = None
         self._apply_masks_()
@@ -276,17 +301,57 @@ class Sparsifier:
         for notify in self.after_update:
             notify(self.step_count, changes)
 
-    def _layers(self, gradients: Mapping[str, Tensor]) -> Iterator[LayerState]:
-        rates = {
+    def _proposals(self, gradients: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Each weight's new mask; of those that are stored as active values, their new positions."""
+        arguments: dict[str, Any] = {"step": self.step_count, "generator": self._generator}
+        if not self._active:
+            yield from self.updater.update(self._layers(self._masks, gradients), **arguments)
+        elif isinstance(self.updater, ActiveUpdater):
+            for name in self.masks:  # in the order of the masks, as every draw is
+                if name in self._active:
+                    yield from self.updater.update_active(self._active_layers(name, gradients), **arguments)
+                else:
+                    yield from self.updater.update(self._layers([name], gradients), **arguments)
+        else:
+            for name, mask in self.updater.update(self._layers(self.masks, gradients), **arguments):
+                yield name, mask.view(-1).nonzero().squeeze(1) if name in self._active else mask
+
+    def _layers(self, names: Iterable[str], gradients: Mapping[str, Tensor]) -> Iterator[LayerState]:
+        rates = self._learning_rate_ratios()
+        for name in names:
+            if name in self._active:
+                yield from (as_dense(layer) for layer in self._active_layers(name, gradients))
+                continue
+            parameter = self._parameters[name]
+            if not parameter.requires_grad or (self.updater.needs_gradient and name not in gradients):
+                continue
+            ratio = rates.get(id(parameter), 1.0)
+            yield LayerState(name, parameter.detach(), self._masks[name], gradients.get(name), ratio)
+
+    def _active_layers(self, name: str, gradients: Mapping[str, Tensor]) -> Iterator[ActiveLayer]:
+        """The layer, unless it sits the update out."""
+        weight = self._active[name]
+        values = weight.values
+        rows: Callable[[int, int], Tensor] | None = None
+        if self.updater.needs_gradient:
+            given = gradients.get(name)
+            rows = weight.gradient_rows() if given is None else (lambda first, last: given[first:last])
+        if values.requires_grad and not (self.updater.needs_gradient and rows is None):
+            ratio = self._learning_rate_ratios().get(id(values), 1.0)
+            yield ActiveLayer(name, weight.weight_shape, weight.positions(), values.detach(), values.grad, rows, ratio)
+
+    def _learning_rate_ratios(self) -> dict[int, float]:
+        return {
             id(parameter): (float(group["lr"]) / initial if initial else 1.0)
             for group, initial in zip(self.optimizer.param_groups, self._learning_rates, strict=False)
             for parameter in group["params"]
         }
-        for name, parameter in self._parameters.items():
-            if not parameter.requires_grad or (self.updater.needs_gradient and name not in gradients):
-                continue
-            ratio = rates.get(id(parameter), 1.0)
-            yield LayerState(name, parameter.detach(), self.masks[name], gradients.get(name), ratio)
+
+    def _watch(self) -> None:
+        """Let stored weights keep what the next step's dense gradient is made of, if growth will look at it."""
+        keep = self._grows_by_step_gradients() and (bool(self.updater.gradient_decay) or self._update_follows())
+        for weight in self._active.values():
+            weight.keep_gradients(keep)
 
     def _growth_gradients(self) -> Mapping[str, Tensor]:
         if not self.updater.needs_gradient:
@@ -294,10 +359,10 @@ class Sparsifier:
         if self.gradient_fn is not None:
             with torch.enable_grad():
                 given = self.gradient_fn()
-            if not self._parameters.keys() & given.keys():
-                needed, got = ", ".join(self._parameters), ", ".join(given)
+            if not self.masks.keys() & given.keys():
+                needed, got = ", ".join(self.masks), ", ".join(given)
                 raise ValueError(f"gradient_fn names no masked weight. Needed: {needed}; got: {got}.")
-            return {name: given[name].detach() for name in self._parameters if name in given}
+            return {name: given[name].detach() for name in self.masks if name in given}
         if self.updater.gradient_decay:
             return self._gradient_mean
         if self._dense_gradients is not None:
@@ -331,7 +396,7 @@ class Sparsifier:
                 continue
             source, dense = kept.get(name, (None, None))
             # Masked already, and not written to off the mask since: the copy is of this very gradient.
-            if dense is None or source is not parameter.grad or bool((parameter.grad[~self.masks[name]] != 0).any()):
+            if dense is None or source is not parameter.grad or bool((parameter.grad[~self._masks[name]] != 0).any()):
                 dense = parameter.grad.clone()
             self._dense_gradients[name] = (parameter.grad, dense)
 
@@ -350,20 +415,27 @@ class Sparsifier:
                 gradient = kept[name][1] if name in kept else parameter.grad
                 gradient = gradient if scale is None else gradient / scale
                 mean.mul_(decay).add_(gradient, alpha=1 - decay)
+        for name, weight in self._active.items():
+            if (rows := weight.gradient_rows()) is not None:
+                shape = weight.weight_shape
+                mean = self._gradient_mean.setdefault(name, torch.zeros(shape, dtype=weight.values.dtype))
+                for first, last in row_parts(shape):
+                    gradient = rows(first, last) if scale is None else rows(first, last) / scale
+                    mean[first:last].mul_(decay).add_(gradient, alpha=1 - decay)
 
     def _mask_gradients_(self) -> None:
         for name, parameter in self._parameters.items():
             if parameter.grad is not None:
                 if parameter.grad.layout != torch.strided:
                     raise ValueError(f"{name!r} has a sparse gradient tensor; make its embedding with sparse=False.")
-                zero_inactive_(parameter.grad, self.masks[name])
+                zero_inactive_(parameter.grad, self._masks[name])
 
     def _apply_masks_(self) -> None:
         with torch.no_grad():
             for name, parameter in self._parameters.items():
-                zero_inactive_(parameter.data, self.masks[name])
+                zero_inactive_(parameter.data, self._masks[name])
                 for _, state in per_weight_state(self.optimizer, parameter):
-                    zero_inactive_(state, self.masks[name])
+                    zero_inactive_(state, self._masks[name])
 
     def _step_is_skipped(self) -> bool:
         """Fused optimizers are called even when ``GradScaler`` found an overflow, and skip inside the kernel."""

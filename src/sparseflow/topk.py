@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from sparseflow._checks import check_finite, check_sparsity
-
-#: From so many entries on, selection is compiled: below, loading Numba costs more than it saves.
-_COMPILED_FROM = 1 << 16
+from sparseflow.compiled import is_compiled, words
 
 
 def active_count(numel: int, sparsity: float) -> int:
@@ -82,16 +80,20 @@ def topk_mask(scores: Tensor, k: int, *, among: Tensor | None = None, magnitude:
 
 def _compiled_choice(flat: Tensor, k: int, among: Tensor | None, *, magnitude: bool) -> Tensor | None:
     """The fast way, where there is one; what it leaves, and every error, is the plain way's."""
+    if flat.dtype != torch.float32 or not is_compiled(flat):
+        return None
     n = flat.numel()
-    if not (_COMPILED_FROM <= n < 2**31 and flat.device.type == "cpu" and flat.dtype == torch.float32):
+    num_candidates = n if among is None else count_true(among)
+    if not 0 <= k <= num_candidates:
         return None
-    among = torch.ones(n, dtype=torch.bool) if among is None else among
-    num_candidates = count_true(among)
-    if not 0 < k <= num_candidates:
-        return None
+    import numpy
+
     from sparseflow.choose import choose
 
-    return choose(flat, k, among, num_candidates, magnitude=magnitude)
+    members = numpy.ones(n, numpy.uint8) if among is None else words(among)
+    mask = torch.empty(n, dtype=torch.bool)
+    made = choose(words(flat), k, members, numpy.uint8(0), num_candidates, magnitude, words(mask))
+    return mask if made else None
 
 
 def _scores_at(flat: Tensor, index: Tensor, *, magnitude: bool) -> Tensor:

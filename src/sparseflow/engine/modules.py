@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import reduce
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from sparseflow.engine.compiling import said_aloud
-from sparseflow.engine.functions import Recorder, SparseProduct
+from sparseflow.engine.dense_gradient import gradient_rows
+from sparseflow.engine.functions import SparseProduct
 from sparseflow.engine.geometry import Window
 from sparseflow.engine.pattern import Pattern
 from sparseflow.engine.products import Product, warm_up
@@ -52,15 +55,47 @@ class SparseLayer(nn.Module):
         """0 once a ReLU that follows is computed here."""
         self.padding: Any = 0
         """As the dense convolution has it, to make it again."""
-        self.record: Recorder | None = None
-        """Called in the backward pass, see :class:`SparseProduct`: how RigL gets at dense gradients."""
+        self._passes: list[tuple[Product, Tensor, Tensor]] | None = None
         self._products: dict[tuple[tuple[int, int], int, int], Product] = {}
 
-    def replace_(self, pattern: Pattern, values: Tensor) -> None:
-        """Give the layer other active weights, in place: the parameter stays the same object."""
-        self.pattern = pattern
-        self.values.data = values
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Of the dense weight."""
+        return self.pattern.shape
+
+    def positions(self) -> Tensor:
+        """int64 ``(nonzeros,)``, ascending: where the values are in the flattened dense weight."""
+        return self.pattern.positions()
+
+    def mask(self) -> Tensor:
+        """bool, of the dense weight's shape."""
+        return self.pattern.mask()
+
+    def move_(self, positions: Tensor) -> None:
+        """Take other positions; ``values`` must have as many entries by the time of the next forward pass.
+
+        Raises:
+            ValueError: if they are not ascending, repeat, or lie outside the weight.
+        """
+        self.pattern = Pattern.at(positions, self.pattern.shape, groups=self.pattern.groups)
         self._products.clear()
+
+    def keep_gradients(self, keep: bool) -> None:
+        """Whether backward passes from now on keep their input and output gradient; ``False`` forgets them."""
+        self._passes = [] if keep else None
+
+    def gradient_rows(self) -> Callable[[int, int], Tensor] | None:
+        """Dense gradient of the outputs [first, last) over the backward passes kept since gradients were zero."""
+        passes = self._passes
+        if not passes:
+            return None
+        return lambda first, last: reduce(torch.add, (gradient_rows(*kept, first, last) for kept in passes))
+
+    def _record(self, product: Product, x: Tensor, gradient: Tensor) -> None:
+        assert self._passes is not None
+        if self.values.grad is None or not self.values.grad.any():
+            self._passes.clear()  # gradients were set to zero since
+        self._passes.append((product, x, gradient))
 
     def dense_weight(self) -> Tensor:
         """The weight with its zeros, detached."""
@@ -93,7 +128,8 @@ class SparseLayer(nn.Module):
             product = self._products[key] = Product(self.pattern, self.window, *key)
             with said_aloud():
                 warm_up(images.dtype)
-        arguments = (images, self.values, self.bias, product, self.floor, self.record)
+        record = None if self._passes is None else self._record
+        arguments = (images, self.values, self.bias, product, self.floor, record)
         out: Tensor = SparseProduct.apply(*arguments)  # type: ignore[no-untyped-call]
         return out
 
@@ -119,9 +155,8 @@ class SparseLayer(nn.Module):
             begins, indices = state_dict.pop(prefix + "begins"), state_dict.pop(prefix + "indices")
             rows = torch.repeat_interleave(begins.long().diff())
             positions = rows * math.prod(self.pattern.shape[1:]) + indices
-            pattern = Pattern.at(positions, self.pattern.shape, groups=self.pattern.groups)
-            values = state_dict[prefix + "values"]
-            self.replace_(pattern, values.detach().to(self.values.dtype, copy=True))
+            self.move_(positions)
+            self.values.data = state_dict[prefix + "values"].detach().to(self.values.dtype, copy=True)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:

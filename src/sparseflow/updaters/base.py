@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from sparseflow._checks import check_choice, check_fraction
+from sparseflow._checks import check_choice, check_finite, check_fraction
+from sparseflow.compiled import is_compiled, spread, words
 from sparseflow.schedules import DROP_SCHEDULES
 from sparseflow.scores import ScoreFn, gradient_magnitude, magnitude
 from sparseflow.topk import count_true, topk_mask
 from sparseflow.types import MaskUpdate
+from sparseflow.updaters.active import ActiveLayer, exchange_active
 
 
 def drop_and_grow(
@@ -46,29 +49,54 @@ def drop_and_grow(
                grown=tensor([False, False, False, False,  True]),
                dropped=tensor([False,  True, False, False, False]))
     """
-    return _swap(mask, drop_score, grow_score, num_drop, num_grow, regrow=regrow)
+    swap = _Swap(mask, drop_score, grow_score, count_true(mask), num_drop, num_grow, regrow)
+    return changed(mask, swap.plain() if (new := swap.compiled()) is None else new)
 
 
-def _swap(
-    mask: Tensor,
-    drop_score: Tensor,
-    grow_score: Tensor,
-    num_drop: int,
-    num_grow: int,
-    *,
-    regrow: bool,
-    drop_magnitude: bool = False,
-    grow_magnitude: bool = False,
-) -> MaskUpdate:
-    """:func:`drop_and_grow`, by the magnitude of the scores where asked."""
-    active = count_true(mask)
-    if not 0 <= num_drop <= active:
-        raise ValueError(f"num_drop must be in [0, {active}], the active count, got {num_drop}.")
-    kept = topk_mask(drop_score, active - num_drop, among=mask, magnitude=drop_magnitude)
-    candidates = ((kept if regrow else mask).view(torch.uint8) ^ 1).view(torch.bool)  # as bytes: ~ is not vectorised
-    new = topk_mask(grow_score, num_grow, among=candidates, magnitude=grow_magnitude).bitwise_or_(kept)
-    stays = new & mask
-    return MaskUpdate(mask=new, grown=new ^ stays, dropped=mask ^ stays)
+def changed(before: Tensor, after: Tensor) -> MaskUpdate:
+    """What an update did that made one mask of another.
+
+    >>> changed(torch.tensor([True, False]), torch.tensor([False, True])).grown
+    tensor([False,  True])
+    """
+    stays = after & before
+    return MaskUpdate(mask=after, grown=after ^ stays, dropped=before ^ stays)
+
+
+class _Swap(NamedTuple):
+    """The arguments of :func:`drop_and_grow`; scores are compared by magnitude where asked."""
+
+    mask: Tensor
+    drop_score: Tensor
+    grow_score: Tensor
+    active: int
+    num_drop: int
+    num_grow: int
+    regrow: bool
+    drop_magnitude: bool = False
+    grow_magnitude: bool = False
+
+    def compiled(self) -> Tensor | None:
+        """The new mask, of a large layer whose arguments are in order."""
+        mask, drop_score, grow_score, active, num_drop, num_grow, regrow, drop_magnitude, grow_magnitude = self
+        free = mask.numel() - active + (num_drop if regrow else 0)
+        if not (0 <= num_drop <= active and 0 <= num_grow <= free and is_compiled(mask, drop_score, grow_score)):
+            return None
+        from sparseflow.choose import exchange
+
+        new = torch.empty_like(mask)
+        scores = words(drop_score), words(grow_score)
+        counts = active, num_drop, num_grow
+        made = exchange(words(mask), *scores, *counts, regrow, drop_magnitude, grow_magnitude, words(new))
+        return new if made else None
+
+    def plain(self) -> Tensor:
+        """The new mask, of any layer, or the error."""
+        if not 0 <= self.num_drop <= self.active:
+            raise ValueError(f"num_drop must be in [0, {self.active}], the active count, got {self.num_drop}.")
+        kept = topk_mask(self.drop_score, self.active - self.num_drop, among=self.mask, magnitude=self.drop_magnitude)
+        candidates = ~(kept if self.regrow else self.mask)
+        return topk_mask(self.grow_score, self.num_grow, among=candidates, magnitude=self.grow_magnitude) | kept
 
 
 class LayerState(NamedTuple):
@@ -108,9 +136,33 @@ class MaskUpdater(Protocol):
 
     def update(
         self, layers: Iterable[LayerState], *, step: int, generator: torch.Generator
-    ) -> Iterator[tuple[str, MaskUpdate]]:
-        """Yield each layer's change in turn, so that one layer's scores are in memory at a time."""
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield each layer's new mask in turn, so that few layers' scores are in memory at a time.
+
+        Raises:
+            ValueError: if a gradient that it looks at is NaN or infinite; no mask is written then.
+        """
         ...
+
+
+@runtime_checkable
+class ActiveUpdater(Protocol):
+    """A method that can move stored active weights without a dense copy of the layer; others are shown one."""
+
+    def update_active(
+        self, layers: Iterable[ActiveLayer], *, step: int, generator: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield each layer's new positions, int64, ascending; draws and ties as :meth:`MaskUpdater.update`."""
+        ...
+
+
+def as_dense(layer: ActiveLayer) -> LayerState:
+    """A layer that stores active weights only, as the updaters that look at all weights see it."""
+    size = math.prod(layer.shape)
+    weight = torch.zeros(size, dtype=layer.values.dtype).index_copy_(0, layer.positions, layer.values)
+    mask = torch.zeros(size, dtype=torch.bool).index_fill_(0, layer.positions, True)
+    gradient = None if layer.gradient_rows is None else layer.gradient_rows(0, layer.shape[0])
+    return LayerState(layer.name, weight.view(layer.shape), mask.view(layer.shape), gradient, layer.learning_rate_ratio)
 
 
 def periodic(step: int, *, every: int, first: int, until: int | None) -> bool:
@@ -181,28 +233,39 @@ class DropGrow:
 
     def update(
         self, layers: Iterable[LayerState], *, step: int, generator: torch.Generator
-    ) -> Iterator[tuple[str, MaskUpdate]]:
-        """Swap the same number of connections in and out of each layer."""
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Swap the same number of connections in and out of each layer, large layers on several threads."""
+        swaps = ((layer, self._swap(layer, step=step, generator=generator)) for layer in layers)
+        for layer, swap, new in spread(lambda pair: (*pair, pair[1].compiled()), swaps):
+            if layer.gradient is not None and (new is None or swap.grow_score is not layer.gradient):
+                # Otherwise the compiled pass has looked at every entry.
+                name = f"the gradient of {layer.name!r} at the mask update of step {step}"
+                check_finite(layer.gradient, name=name)
+            yield layer.name, swap.plain() if new is None else new
+
+    def update_active(
+        self, layers: Iterable[ActiveLayer], *, step: int, generator: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The same swap in layers that store active weights only; yields their new positions, ascending."""
         for layer in layers:
-            active = count_true(layer.mask)
+            active, total = len(layer.positions), math.prod(layer.shape)
             count = self.num_drop(active, step=step, learning_rate_ratio=layer.learning_rate_ratio)
             if not self.regrow:
-                count = min(count, layer.mask.numel() - active)
-            drop, drop_magnitude = self._scores(self.drop_score, layer, generator=generator)
-            grow, grow_magnitude = self._scores(self.grow_score, layer, generator=generator)
+                count = min(count, total - active)
+            scores = {"drop_score": self.drop_score, "grow_score": self.grow_score}
             yield (
                 layer.name,
-                _swap(
-                    layer.mask,
-                    drop,
-                    grow,
-                    count,
-                    count,
-                    regrow=self.regrow,
-                    drop_magnitude=drop_magnitude,
-                    grow_magnitude=grow_magnitude,
-                ),
+                exchange_active(layer, count, count, **scores, regrow=self.regrow, generator=generator, step=step),
             )
+
+    def _swap(self, layer: LayerState, *, step: int, generator: torch.Generator) -> _Swap:
+        active = count_true(layer.mask)
+        count = self.num_drop(active, step=step, learning_rate_ratio=layer.learning_rate_ratio)
+        if not self.regrow:
+            count = min(count, layer.mask.numel() - active)
+        drop, drop_magnitude = self._scores(self.drop_score, layer, generator=generator)
+        grow, grow_magnitude = self._scores(self.grow_score, layer, generator=generator)
+        return _Swap(layer.mask, drop, grow, active, count, count, self.regrow, drop_magnitude, grow_magnitude)
 
     def _scores(self, score: ScoreFn, layer: LayerState, *, generator: torch.Generator) -> tuple[Tensor, bool]:
         """A layer's scores, or what their magnitude is the score of: absolute values need not be written to memory."""

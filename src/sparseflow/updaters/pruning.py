@@ -10,8 +10,7 @@ from torch import Tensor
 
 from sparseflow._checks import check_choice, check_sparsity
 from sparseflow.schedules import cubic_sparsity
-from sparseflow.topk import active_count, topk_mask
-from sparseflow.types import MaskUpdate
+from sparseflow.topk import active_count, count_true, topk_mask
 from sparseflow.updaters.base import LayerState, periodic
 
 
@@ -53,7 +52,7 @@ class GradualPruning:
 
     def update(
         self, layers: Iterable[LayerState], *, step: int, generator: torch.Generator
-    ) -> Iterator[tuple[str, MaskUpdate]]:
+    ) -> Iterator[tuple[str, Tensor]]:
         """Keep the largest active weights; none comes back."""
         layers = list(layers)
         if isinstance(self.sparsity, Mapping):
@@ -67,22 +66,20 @@ class GradualPruning:
             targets = [self.sparsity] * len(layers)
         for layer, target in zip(layers, targets, strict=True):
             count = active_count(layer.mask.numel(), self._sparsity_at(step, target))
-            yield layer.name, _keep(layer.mask, layer.weight.abs(), count)
+            yield layer.name, _keep(layer.mask, layer.weight, count)
 
 
-def _keep(mask: Tensor, score: Tensor, count: int) -> MaskUpdate:
-    new = topk_mask(score, min(count, int(mask.sum())), among=mask)
-    return MaskUpdate(mask=new, grown=torch.zeros_like(mask), dropped=mask & ~new)
+def _keep(mask: Tensor, weight: Tensor, count: int) -> Tensor:
+    return topk_mask(weight, min(count, count_true(mask)), among=mask, magnitude=True)
 
 
-def _prune_globally(layers: list[LayerState], sparsity: float) -> Iterator[tuple[str, MaskUpdate]]:
+def _prune_globally(layers: list[LayerState], sparsity: float) -> Iterator[tuple[str, Tensor]]:
     sizes = [layer.mask.numel() for layer in layers]
     mask = torch.cat([layer.mask.reshape(-1) for layer in layers])
-    score = torch.cat([layer.weight.reshape(-1) for layer in layers]).abs()
-    new = _keep(mask, score, active_count(sum(sizes), sparsity)).mask
-    for layer, part in zip(layers, torch.split(new, sizes), strict=True):
-        kept = part.view(layer.mask.shape)
-        yield layer.name, MaskUpdate(mask=kept, grown=torch.zeros_like(kept), dropped=layer.mask & ~kept)
+    weight = torch.cat([layer.weight.reshape(-1) for layer in layers])
+    kept = _keep(mask, weight, active_count(sum(sizes), sparsity))
+    for layer, part in zip(layers, torch.split(kept, sizes), strict=True):
+        yield layer.name, part.view(layer.mask.shape)
 
 
 def GMP(  # noqa: N802 - the field's name

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from sparseflow.types import MaskUpdate
 from sparseflow.updaters.base import LayerState
 
 
@@ -31,8 +31,7 @@ class Static:
 
     def update(
         self, layers: Iterable[LayerState], *, step: int, generator: torch.Generator
-    ) -> Iterator[tuple[str, MaskUpdate]]:
+    ) -> Iterator[tuple[str, Tensor]]:
         """Change nothing."""
         for layer in layers:
-            nothing = torch.zeros_like(layer.mask)
-            yield layer.name, MaskUpdate(mask=layer.mask.clone(), grown=nothing, dropped=nothing)
+            yield layer.name, layer.mask.clone()

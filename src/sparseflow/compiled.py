@@ -1,0 +1,74 @@
+"""Which tensors the compiled passes take, and how layers are spread over threads."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+#: From so many entries on, passes are compiled: below, loading Numba costs more than it saves. Once it is loaded, a
+#: call is worth while from fewer; the result is the same.
+_LOADS_FROM, _CALLS_FROM = 1 << 16, 1 << 12
+#: Layers that are under way at once, for each thread: so that small ones fill the time of a large one.
+_AHEAD = 4
+
+
+def is_compiled(*tensors: Tensor) -> bool:
+    """Whether the compiled passes take these: large, on the CPU, in one piece and of floats (or masks).
+
+    >>> is_compiled(torch.ones(300, 300), torch.ones(300, 300, dtype=torch.bool))
+    True
+    >>> is_compiled(torch.ones(300, 300).T)
+    False
+    """
+    smallest = _CALLS_FROM if "sparseflow.choose" in sys.modules else _LOADS_FROM
+    return all(
+        smallest <= tensor.numel() < 2**31
+        and tensor.device.type == "cpu"
+        and tensor.dtype in (torch.float32, torch.bool)
+        and tensor.is_contiguous()
+        for tensor in tensors
+    )
+
+
+def words(tensor: Tensor) -> NDArray[Any]:
+    """The memory of such a tensor on one axis: floats as int32, masks as bytes.
+
+    >>> words(torch.tensor([0.0, -0.0])).tolist()
+    [0, -2147483648]
+    """
+    flat: NDArray[Any] = tensor.detach().numpy().reshape(-1)
+    return flat.view("uint8" if tensor.dtype == torch.bool else "int32")
+
+
+def spread(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """``map`` over as many threads as torch uses, results in order; items are taken as threads become free.
+
+    The function should spend its time in compiled code that leaves other threads alone: Numba's with ``nogil=True``.
+
+    >>> list(spread(abs, [-1, 2, -3]))
+    [1, 2, 3]
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        under_way: deque[Future[_Result]] = deque()
+        for item in items:
+            under_way.append(pool.submit(function, item))
+            if len(under_way) > _AHEAD * threads:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()

@@ -1,0 +1,328 @@
+"""Dynamic sparsity on real sparse storage: every method and optimizer, against the masked form in float64."""
+
+from __future__ import annotations
+
+import copy
+import io
+import weakref
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import sparseflow as sf
+from sparseflow.active import active_weights
+from sparseflow.engine.geometry import Window
+from sparseflow.engine.modules import SparseLinear
+from sparseflow.rng import stream
+from sparseflow.scores import gradient_magnitude, magnitude
+from sparseflow.updaters import UPDATERS
+from sparseflow.updaters.active import ActiveLayer, exchange_active, row_parts
+from tiny import OPTIMIZERS, SIZES, batch, masked, tiny_model
+
+STEPS = 13
+DROP_GROW = {"drop_fraction": 0.3, "update_every": 3}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "static": {},
+    "set": DROP_GROW,
+    "rigl": DROP_GROW,
+    "rigl_inverted": DROP_GROW,
+    "snfs": DROP_GROW,
+    "gmp": {"sparsity": 0.7, "begin": 2, "end": 10, "update_every": 3},
+    "one_shot": {"sparsity": 0.7, "at": 4},
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "no regrowth": {"regrow": False},
+    "in place of the step": {"replaces_step": True, "first_update": 0},
+    "large": {"drop_fraction": 1.0},
+}
+every_method = pytest.mark.parametrize("method", SETTINGS)
+every_optimizer = pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
+
+
+def test_every_method_has_a_row() -> None:
+    assert set(SETTINGS) == set(UPDATERS)
+
+
+class Run:
+    """A model on sparse storage (or masked), its optimizer and its Sparsifier, at step 0."""
+
+    def __init__(self, method: str, optimizer_name: str, *, sparse: bool, seed: int = 0, **changed: Any) -> None:
+        model = tiny_model(dtype=torch.float64)
+        masks = sf.dense_masks(model) if method in ("gmp", "one_shot") else masked(model)
+        sf.apply_masks_(model, masks)
+        self.model = sf.engine.convert(model, masks) if sparse else model
+        self.optimizer = OPTIMIZERS[optimizer_name](self.model.parameters())
+        updater = UPDATERS[method](**{**SETTINGS[method], **changed})
+        self.sparsifier = sf.Sparsifier(self.model, self.optimizer, masks, updater, seed=seed)
+
+    def step(self, number: int, *, parts: int = 1) -> None:
+        x, y = batch(number, dtype=torch.float64)
+        self.optimizer.zero_grad()
+        for images, labels in zip(x.chunk(parts), y.chunk(parts), strict=True):
+            (F.cross_entropy(self.model(images), labels) / parts).backward()
+        self.optimizer.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and per-weight state by name, dense."""
+        found = sf.engine.dense_state_dict(self.model)
+        layers = sf.engine.sparse_layers(self.model)
+        for name in SIZES:
+            parameter = layers[name].values if name in layers else self.model.get_parameter(name)
+            for key, state in self.optimizer.state[parameter].items():
+                if isinstance(state, Tensor) and state.shape == parameter.shape:
+                    found[f"{name} {key}"] = layers[name].pattern.scatter(state) if name in layers else state
+        return {name: tensor.detach().clone() for name, tensor in found.items()}
+
+
+def assert_alike(sparse: Run, dense: Run) -> None:
+    for name in SIZES:
+        assert torch.equal(sparse.sparsifier.masks[name], dense.sparsifier.masks[name]), name
+    found, want = sparse.tensors(), dense.tensors()
+    assert found.keys() == want.keys()
+    for name in want:
+        # Sums in another order, in float64.
+        torch.testing.assert_close(found[name], want[name], rtol=1e-9, atol=1e-11)
+
+
+@every_method
+@every_optimizer
+def test_sparse_storage_trains_like_masks(method: str, optimizer_name: str) -> None:
+    sparse, dense = (Run(method, optimizer_name, sparse=kind) for kind in (True, False))
+    start = {name: mask.clone() for name, mask in sparse.sparsifier.masks.items()}
+    for step in range(1, STEPS + 1):
+        sparse.step(step)
+        dense.step(step)
+        sparse.sparsifier.check()
+        assert_alike(sparse, dense)
+    moved = any(not torch.equal(start[name], sparse.sparsifier.masks[name]) for name in SIZES)
+    assert moved == (method != "static")
+    assert sparse.sparsifier.step_count == dense.sparsifier.step_count == STEPS
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        (method, options)
+        for method in ("set", "rigl", "rigl_inverted")
+        for options in OPTIONS.values()
+        if method != "set" or "replaces_step" not in options
+    ],
+)
+def test_options_of_an_update(method: str, options: dict[str, Any]) -> None:
+    sparse, dense = (Run(method, "momentum", sparse=kind, **options) for kind in (True, False))
+    for step in range(1, STEPS + 1):
+        sparse.step(step)
+        dense.step(step)
+        assert_alike(sparse, dense)
+
+
+@pytest.mark.parametrize("method", ["rigl", "snfs"])
+def test_the_gradient_of_growth_is_accumulated(method: str) -> None:
+    sparse, dense = (Run(method, "momentum", sparse=kind) for kind in (True, False))
+    for step in range(1, STEPS + 1):
+        sparse.step(step, parts=4)
+        dense.step(step, parts=4)
+        assert_alike(sparse, dense)
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+def test_a_backward_pass_that_was_thrown_away_does_not_grow(to_none: bool) -> None:
+    plain, other = Run("rigl", "momentum", sparse=True), Run("rigl", "momentum", sparse=True)
+    for step in range(1, 4):
+        x, y = batch(100 + step, dtype=torch.float64)
+        F.cross_entropy(other.model(x), y).backward()
+        other.optimizer.zero_grad(set_to_none=to_none)
+        other.step(step)
+        plain.step(step)
+    assert all(torch.equal(other.sparsifier.masks[name], plain.sparsifier.masks[name]) for name in SIZES)
+
+
+@every_method
+@pytest.mark.parametrize("optimizer_name", ["momentum", "adam"])
+def test_save_load_and_go_on_is_never_having_stopped(method: str, optimizer_name: str) -> None:
+    through = Run(method, optimizer_name, sparse=True)
+    for step in range(1, 6):
+        through.step(step)
+    file = io.BytesIO()
+    parts = ("model", "optimizer", "sparsifier")
+    torch.save({name: getattr(through, name).state_dict() for name in parts}, file)
+    for step in range(6, STEPS + 1):
+        through.step(step)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    resumed = Run(method, optimizer_name, sparse=True, seed=1)
+    for name in parts:
+        getattr(resumed, name).load_state_dict(saved[name])
+    resumed.sparsifier.check()
+    for step in range(6, STEPS + 1):
+        resumed.step(step)
+    for name, tensor in through.tensors().items():
+        assert torch.equal(tensor, resumed.tensors()[name]), name
+
+
+@every_method
+def test_what_changed_is_told(method: str) -> None:
+    told: dict[bool, list[Any]] = {True: [], False: []}
+    for sparse in told:
+        run = Run(method, "momentum", sparse=sparse)
+        run.sparsifier.after_update.append(
+            lambda step, changes, to=told[sparse]: to.append((step, copy.deepcopy(changes)))
+        )
+        for step in range(1, STEPS + 1):
+            run.step(step)
+    assert [step for step, _ in told[True]] == [step for step, _ in told[False]]
+    for (_, found), (_, want) in zip(told[True], told[False], strict=True):
+        for name in SIZES:
+            assert all(map(torch.equal, found[name], want[name]))
+
+
+@pytest.mark.parametrize("method", ["set", "rigl", "gmp"])
+def test_some_layers_masked_and_some_stored(method: str) -> None:
+    dense = Run(method, "momentum", sparse=False)
+    mixed = Run(method, "momentum", sparse=False)
+    masks = {name: mask.clone() for name, mask in mixed.sparsifier.masks.items()}
+    model = sf.engine.convert(mixed.model, masks, only=["3.weight"])
+    mixed.model, mixed.optimizer = model, OPTIMIZERS["momentum"](model.parameters())
+    mixed.sparsifier = sf.Sparsifier(model, mixed.optimizer, masks, mixed.sparsifier.updater, seed=0)
+    for step in range(1, STEPS + 1):
+        mixed.step(step)
+        dense.step(step)
+        assert_alike(mixed, dense)
+
+
+@pytest.mark.parametrize("shape", [(40, 300), (7, 3, 50, 20), (1, 5)])
+@pytest.mark.parametrize("regrow", [True, False])
+@pytest.mark.parametrize("ties", [True, False])
+def test_an_exchange_in_parts_is_the_whole_one(shape: tuple[int, ...], regrow: bool, ties: bool) -> None:
+    generator = stream(0, "exchange")
+    mask = torch.rand(shape, generator=generator) < 0.4
+    mask.view(-1)[0] = True
+    weight, gradient = (torch.randn(shape, generator=generator) for _ in range(2))
+    if ties:
+        weight, gradient = weight.round(), gradient.round()
+    weight = weight * mask
+    positions = mask.flatten().nonzero().squeeze(1)
+    count = min(int(mask.sum()), int((~mask).sum())) // 2
+    layer = ActiveLayer("w", shape, positions, weight[mask], None, lambda a, b: gradient[a:b], 1.0)
+    scores = {"drop_score": magnitude, "grow_score": gradient_magnitude}
+    found = exchange_active(layer, count, count, **scores, regrow=regrow, generator=generator)
+    want = sf.drop_and_grow(mask, weight.abs(), gradient.abs(), count, count, regrow=regrow).mask
+    assert torch.equal(found, want.flatten().nonzero().squeeze(1))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1000, 3), (17, 5000), (3, 3, 3, 3)])
+def test_parts_are_all_rows_once(shape: tuple[int, ...]) -> None:
+    assert [row for part in row_parts(shape) for row in range(*part)] == list(range(shape[0]))
+
+
+def test_a_gradient_that_is_not_finite_stops_the_update_before_anything_moves() -> None:
+    run = Run("rigl", "momentum", sparse=True)
+    for step in (1, 2):
+        run.step(step)
+    before = {name: mask.clone() for name, mask in run.sparsifier.masks.items()}
+    x, y = batch(3, dtype=torch.float64)
+    x[0] = float("nan")
+    run.optimizer.zero_grad()
+    F.cross_entropy(run.model(x), y).backward()
+    with pytest.raises(
+        ValueError, match=r"the gradient of '0\.weight' at the mask update of step 3 has \d+ of \d+ entries"
+    ):
+        run.optimizer.step()
+    assert all(torch.equal(run.sparsifier.masks[name], before[name]) for name in SIZES)
+
+
+def test_masks_of_other_positions_are_refused() -> None:
+    model = tiny_model()
+    masks = masked(model)
+    sparse = sf.engine.convert(model, masks)
+    optimizer = torch.optim.SGD(sparse.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"mask of '0\.weight' is not where the sparse layer has its weights"):
+        sf.Sparsifier(sparse, optimizer, masked(model, seed=1), sf.Static(), seed=0)
+    with pytest.raises(ValueError, match=r"the optimizer does not hold '0\.weight'"):
+        sf.Sparsifier(sparse, torch.optim.SGD([torch.zeros(1)], lr=0.1), masks, sf.Static(), seed=0)
+    with pytest.raises(ValueError, match="LBFGS remembers directions over all weights together"):
+        sf.Sparsifier(sparse, torch.optim.LBFGS(sparse.parameters()), masks, sf.RigL(update_every=1), seed=0)
+
+
+def test_values_of_another_number_break_a_promise() -> None:
+    run = Run("static", "momentum", sparse=True)
+    layer = active_weights(run.model)["5.weight"]
+    layer.values.data = layer.values.data[:-1]
+    with pytest.raises(sf.BrokenPromiseError, match=r"'5\.weight' has 11 active weights, it must have 12"):
+        run.sparsifier.check()
+
+
+class Allocations(TorchDispatchMode):
+    """Bytes of the storages that operations made and that are still alive, and the most there were at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        known = {tensor.untyped_storage().data_ptr() for tensor in tree_leaves(args) if isinstance(tensor, Tensor)}
+        found = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, Tensor) and (place := tensor.untyped_storage().data_ptr()) not in known:
+                self.alive[place] = tensor.untyped_storage().nbytes()
+                weakref.finalize(tensor.untyped_storage(), self.alive.pop, place, None)
+                self.peak = max(self.peak, sum(self.alive.values()))
+        return found
+
+
+def test_an_update_needs_less_than_one_dense_copy_of_the_largest_layer() -> None:
+    """Bytes that torch allocates at most during an update, beyond those of the gradients kept for it."""
+    torch.manual_seed(0)
+    size = 512
+    pattern = sf.engine.Pattern.of(torch.rand(size, size, generator=stream(0, "mask")) < 0.05)
+    layer = SparseLinear(pattern, torch.randn(pattern.num_active), None, Window())
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+    updater = sf.RigL(drop_fraction=0.3, update_every=1, replaces_step=True, first_update=0)
+    sparsifier = sf.Sparsifier(layer, optimizer, {"weight": pattern.mask()}, updater, seed=0)
+    layer(torch.randn(8, size)).square().sum().backward()
+    with Allocations() as allocations:
+        optimizer.step()
+    assert sparsifier.step_count == 0
+    assert size * size / 4 < allocations.peak < 4 * size * size
+
+
+class Half(nn.Module):
+    """One layer without a gradient at some steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = nn.Linear(20, 20), nn.Linear(20, 20)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x)  # type: ignore[no-any-return]
+
+
+def test_a_layer_without_a_gradient_sits_the_update_out() -> None:
+    model = Half()
+    masks = sf.random_masks(model, 0.5, seed=0)
+    sparse = sf.engine.convert(model, masks)
+    optimizer = torch.optim.SGD(sparse.parameters(), lr=0.1)
+    sparsifier = sf.Sparsifier(sparse, optimizer, masks, sf.RigL(drop_fraction=0.5, update_every=1), seed=0)
+    sparse(torch.randn(4, 20, generator=stream(0, "x"))).square().sum().backward()
+    optimizer.step()
+    assert torch.equal(sparsifier.masks["unused.weight"], masks["unused.weight"])
+    assert not torch.equal(sparsifier.masks["used.weight"], masks["used.weight"])
+
+
+def test_another_gradient_may_decide_what_grows() -> None:
+    gradients = {name: torch.randn(tiny_model().get_parameter(name).shape, dtype=torch.float64) for name in SIZES}
+    runs = [Run("static", "momentum", sparse=kind) for kind in (True, False)]
+    for run in runs:
+        masks = {name: mask.clone() for name, mask in run.sparsifier.masks.items()}
+        run.sparsifier.remove()
+        updater = sf.RigL(**DROP_GROW)
+        run.sparsifier = sf.Sparsifier(run.model, run.optimizer, masks, updater, seed=0, gradient_fn=lambda: gradients)
+        for step in range(1, 5):
+            run.step(step)
+    assert_alike(*runs)

@@ -1,0 +1,231 @@
+"""The compiled exchange of connections against stable sorts, and layers on several threads against one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import sparseflow as sf
+from sparseflow.choose import exchange
+from sparseflow.compiled import spread, words
+from sparseflow.updaters import drop_and_grow
+
+#: Above the size from which a layer's exchange is compiled in any process.
+LARGE = (1 << 16) + 4321
+
+
+def head_of_sort(scores: Tensor, k: int, among: Tensor) -> Tensor:
+    """Oracle: the first ``k`` candidates of a stable descending sort."""
+    index = among.nonzero().flatten()
+    order = torch.sort(scores[index], descending=True, stable=True).indices[:k]
+    return torch.zeros_like(among).index_fill_(0, index[order], True)
+
+
+def sorted_exchange(mask: Tensor, drop: Tensor, grow: Tensor, num_drop: int, num_grow: int, regrow: bool) -> Tensor:
+    kept = head_of_sort(drop, int(mask.sum()) - num_drop, mask)
+    return kept | head_of_sort(grow, num_grow, ~(kept if regrow else mask))
+
+
+#: Values that comparison by bits could get wrong: signed zeros, denormals, the largest, and neighbours of 1.
+DELICATE = torch.tensor([0.0, -0.0, 1e-45, -1e-45, 1e-38, -1e-38, 1.0, -1.0, 1.0000001, -0.99999994, 3.4e38, -3.4e38])
+
+
+def scores_of(kind: str, n: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    normal = torch.randn(n, generator=generator)
+    return {
+        "normal": lambda: normal,
+        "ties": lambda: (normal * 2).round(),
+        "zeros": lambda: torch.where(normal > 1.5, normal, 0.0),
+        "constant": lambda: torch.full((n,), -0.0),
+        "delicate": lambda: DELICATE[torch.randint(len(DELICATE), (n,), generator=generator)],
+        "rows": lambda: normal * torch.exp(torch.arange(n) // 97 % 13),  # neighbours alike
+        "columns": lambda: normal * torch.exp(torch.arange(n) % 64 // 8),
+    }[kind]()
+
+
+KINDS = st.sampled_from(["normal", "ties", "zeros", "constant", "delicate", "rows", "columns"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    n=st.integers(1, 300) | st.integers(4000, 20_000),
+    kinds=st.tuples(KINDS, KINDS),
+    seed=st.integers(0, 10**6),
+    density=st.floats(0, 1),
+    shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    regrow=st.booleans(),
+    magnitudes=st.tuples(st.booleans(), st.booleans()),
+)
+def test_an_exchange_is_two_stable_sorts(
+    n: int,
+    kinds: tuple[str, str],
+    seed: int,
+    density: float,
+    shares: tuple[float, float],
+    regrow: bool,
+    magnitudes: tuple[bool, bool],
+) -> None:
+    mask = torch.rand(n, generator=torch.Generator().manual_seed(seed)) < density
+    drop, grow = scores_of(kinds[0], n, seed + 1), scores_of(kinds[1], n, seed + 2)
+    active = int(mask.sum())
+    num_drop = int(shares[0] * active)
+    num_grow = int(shares[1] * (n - active + (num_drop if regrow else 0)))
+    new = torch.empty_like(mask)
+    counts = active, num_drop, num_grow
+    if not exchange(words(mask), words(drop), words(grow), *counts, regrow, *magnitudes, words(new)):
+        # The sample misled; what happens then is tested on `drop_and_grow` below.
+        assert {"rows", "columns"} & {*kinds}
+        return
+    drop, grow = (s.abs() if absolute else s for s, absolute in zip((drop, grow), magnitudes, strict=True))
+    assert torch.equal(new, sorted_exchange(mask, drop, grow, num_drop, num_grow, regrow))
+
+
+@pytest.mark.parametrize("regrow", [True, False])
+@pytest.mark.parametrize("kind", ["normal", "ties", "zeros", "constant", "delicate", "rows", "columns"])
+def test_a_large_layer_is_exchanged_exactly(kind: str, regrow: bool) -> None:
+    mask = torch.rand(LARGE, generator=torch.Generator().manual_seed(3)) < 0.2
+    drop, grow = scores_of(kind, LARGE, 1), scores_of(kind, LARGE, 2)
+    active = int(mask.sum())
+    for num_drop, num_grow in ((0, 0), (active // 3, active // 3), (active, active), (1, 0), (0, 1)):
+        change = drop_and_grow(mask, drop, grow, num_drop, num_grow, regrow=regrow)
+        assert torch.equal(change.mask, sorted_exchange(mask, drop, grow, num_drop, num_grow, regrow))
+        assert torch.equal(change.grown, change.mask & ~mask)
+        assert torch.equal(change.dropped, mask & ~change.mask)
+
+
+def test_a_sample_that_is_nothing_like_the_rest_does_not_change_the_choice() -> None:
+    mask = torch.ones(LARGE, dtype=torch.bool)
+    stride = 6 * int(LARGE ** (1 / 3) / 3) + 1
+    sampled = torch.arange(LARGE) % stride < 4
+    drop = torch.where(sampled, 100.0, 0.0) + scores_of("normal", LARGE, 0)
+    new = torch.empty_like(mask)
+    arguments = (words(mask), words(drop), words(drop), LARGE, LARGE // 2, 0, True, False, False, words(new))
+    assert not exchange(*arguments), "the sample was to mislead"
+    expected = sorted_exchange(mask, drop, drop, LARGE // 2, 0, True)
+    assert torch.equal(drop_and_grow(mask, drop, drop, LARGE // 2, 0).mask, expected)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_scores_of_a_large_layer_that_are_not_finite(bad: float) -> None:
+    mask = torch.arange(LARGE) < 1000
+    at = {place: torch.zeros(LARGE).index_fill_(0, torch.tensor([place]), bad) for place in (5, LARGE - 5)}
+    fine = torch.zeros(LARGE)
+    with pytest.raises(ValueError, match="scores has 1 of 1000 entries that are NaN or infinite"):
+        drop_and_grow(mask, at[5], fine, 10, 10)
+    with pytest.raises(ValueError, match=f"scores has 1 of {LARGE - 990} entries that are NaN or infinite"):
+        drop_and_grow(mask, fine, at[LARGE - 5], 10, 10)
+    # Scores that no choice looks at may be anything.
+    expected = drop_and_grow(mask, fine, fine, 10, 10).mask
+    assert torch.equal(drop_and_grow(mask, at[LARGE - 5], at[5], 10, 10).mask, expected)
+
+
+def test_counts_of_a_large_layer_out_of_range() -> None:
+    mask, ones = torch.arange(LARGE) < 1000, torch.ones(LARGE)
+    with pytest.raises(ValueError, match=r"num_drop must be in \[0, 1000\], the active count, got 1001"):
+        drop_and_grow(mask, ones, ones, 1001, 0)
+    with pytest.raises(ValueError, match=rf"k must be in \[0, {LARGE - 1000}\], the number of candidates"):
+        drop_and_grow(mask, ones, ones, 0, LARGE - 999)
+
+
+# --- in a training loop -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[1, 2, 5])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def trained(method: str, seed: int = 0) -> list[Tensor]:
+    """Masks and weights after three updates of layers of which some are large enough to be compiled."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(320, 256), nn.Linear(256, 300), nn.Linear(300, 10), nn.Linear(10, 7000))
+    masks = sf.random_masks(model, 0.8, seed=seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    updater = sf.updaters.UPDATERS[method](drop_fraction=0.3, update_every=1)
+    sparsifier = sf.Sparsifier(model, optimizer, masks, updater, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(3):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+    sparsifier.check()
+    return [*sparsifier.masks.values(), *(parameter.detach() for parameter in model.parameters())]
+
+
+ON_ONE_THREAD: dict[str, list[Tensor]] = {}
+
+
+@pytest.mark.parametrize("method", ["rigl", "rigl_inverted", "set", "snfs"])
+def test_any_number_of_threads_gives_the_same_bits(method: str, threads: int) -> None:
+    found = trained(method)
+    for tensor, expected in zip(found, ON_ONE_THREAD.setdefault(method, found), strict=True):
+        assert torch.equal(tensor.view(torch.uint8), expected.view(torch.uint8))
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_gradient_that_is_not_finite_stops_before_any_mask_is_written(place: int, threads: int) -> None:
+    model = nn.Sequential(nn.Linear(300, 300, bias=False), nn.Linear(300, 400, bias=False))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    updater = sf.RigL(update_every=1, replaces_step=True)
+    sparsifier = sf.Sparsifier(model, optimizer, sf.random_masks(model, 0.8, seed=0), updater, seed=0)
+    before = {name: mask.clone() for name, mask in sparsifier.masks.items()}
+    model[0].weight.grad, model[1].weight.grad = torch.randn(300, 300), torch.randn(400, 300)
+    optimizer.step()  # the replacement at step 0 is not due: an ordinary step
+    model[1].weight.grad = torch.randn(400, 300)
+    model[1].weight.grad.view(-1)[place] = float("nan")
+    before = {name: mask.clone() for name, mask in sparsifier.masks.items()}
+    with pytest.raises(ValueError, match=r"the gradient of '1\.weight' at the mask update of step 1 has 1 of 120000"):
+        optimizer.step()
+    for name, mask in sparsifier.masks.items():
+        assert torch.equal(mask, before[name])
+
+
+# --- spread -----------------------------------------------------------------------------------------------------------
+
+
+def test_results_come_in_order_from_several_threads(threads: int) -> None:
+    used = set()
+
+    def square(x: int) -> int:
+        used.add(threading.get_ident())
+        return x * x
+
+    assert list(spread(square, range(100))) == [x * x for x in range(100)]
+    assert (threading.get_ident() in used) == (threads == 1)
+
+
+def test_items_are_taken_as_they_are_needed(threads: int) -> None:
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        while taken < 1000:
+            taken += 1
+            yield taken
+
+    results = spread(abs, items())
+    assert next(results) == 1
+    assert taken < 50
+    assert list(results)[-1] == 1000
+
+
+def test_an_error_in_a_thread_is_raised(threads: int) -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(spread(lambda x: 1 // x, [1, 0, 1]))
+
+
+def test_words_are_the_tensor_itself() -> None:
+    tensor = torch.zeros(2, 3)
+    words(tensor)[4] = np.float32(1.5).view(np.int32)
+    assert tensor[1, 1] == 1.5
