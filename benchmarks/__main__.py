@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--only NAME] [--smoke] [--out FOLDER]``: measure, show a table, write JSON."""
+"""``python -m benchmarks [--only NAME ...] [--smoke] [--out FOLDER]``: measure, show a table, write JSON."""
 
 from __future__ import annotations
 
@@ -19,15 +19,28 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from benchmarks import import_time, initialise, mask_update, masked_step
-    from benchmarks.result import is_held, report
+    from benchmarks import (
+        engine_conv,
+        engine_growth,
+        engine_linear,
+        engine_memory,
+        engine_steps,
+        engine_transformer,
+        import_time,
+        initialise,
+        mask_update,
+        masked_step,
+    )
+    from benchmarks.result import Failure, bound, is_held, report, shown
     from sparseflow.atomic import write_atomically
 
     torch.set_num_threads(THREADS)
     modules = (masked_step, mask_update, initialise, import_time)
-    benchmarks = {module.BENCHMARK.name: module.BENCHMARK for module in modules}
+    engine = (engine_steps, engine_linear, engine_conv, engine_transformer, engine_memory, engine_growth)
+    every = [*(module.BENCHMARK for module in modules), *(found for module in engine for found in module.BENCHMARKS)]
+    benchmarks = {benchmark.name: benchmark for benchmark in every}
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=benchmarks, help="run this one alone")
+    parser.add_argument("--only", choices=benchmarks, nargs="+", metavar="NAME", help=", ".join(benchmarks))
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, nothing written, no time judged")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for one JSON file per benchmark")
     arguments = parser.parse_args()
@@ -35,21 +48,31 @@ def main() -> None:
     console = Console()
     table = Table("what", "case", "reach", "measured", "quartiles", "repeats", "verdict")
     for name, benchmark in benchmarks.items():
-        if arguments.only not in (None, name):
+        if arguments.only and name not in arguments.only:
             continue
-        cases = []
+        cases, failures = [], []
         for case in benchmark.run(arguments.smoke):
-            console.print(f"{name}, {case.label}: {case.timings.ratio:.3f}", highlight=False)
+            if isinstance(case, Failure):
+                console.print(f"{name}, {case.label}: {case.error}", highlight=False, markup=False)
+                failures.append(case)
+                continue
+            ratio = shown(case.timings.ratio, speedup=benchmark.speedup)
+            console.print(f"{name}, {case.label}: {ratio}", highlight=False)
             cases.append(case)
-        result = report(benchmark, cases, command=" ".join(["python -m benchmarks", *sys.argv[1:]]))
+        if not any(case.counts for case in cases):
+            continue
+        result = report(benchmark, cases, failures, command=" ".join(["python -m benchmarks", *sys.argv[1:]]))
         for case in cases:
-            low, high = case.timings.quartiles
+            low, high = (
+                shown(ratio, speedup=benchmark.speedup)
+                for ratio in sorted(case.timings.quartiles, reverse=benchmark.speedup)
+            )
             table.add_row(
                 benchmark.what if case is cases[0] else "",
                 case.label,
-                f"<= {benchmark.reach}" if case.counts else "",
-                f"{case.timings.ratio:.3f}",
-                f"{low:.3f} - {high:.3f}",
+                bound(benchmark.reach, speedup=benchmark.speedup) if case.counts else "",
+                shown(case.timings.ratio, speedup=benchmark.speedup),
+                f"{low} - {high}",
                 str(len(case.timings.subject)),
                 "" if arguments.smoke or not case.counts else _verdict(case.timings.ratio <= benchmark.reach),
             )

@@ -28,6 +28,16 @@ class Case:
     timings: Timings
     counts: bool = True
     """Whether the number to reach is about this case; others are reported beside it."""
+    unit: str = "seconds"
+    """Of what was measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A configuration that could not be measured, and why: that too is a result."""
+
+    label: str
+    error: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +47,40 @@ class Benchmark:
     name: str
     what: str
     reach: float
-    run: Callable[[bool], Iterable[Case]]
+    """What the ratio of subject over baseline may be at most."""
+    run: Callable[[bool], Iterable[Case | Failure]]
+    speedup: bool = False
+    """Shown as how many times faster the subject is than the baseline, ``1 / ratio``."""
 
 
-def report(benchmark: Benchmark, cases: list[Case], *, command: str) -> dict[str, Any]:
+def shown(ratio: float, *, speedup: bool) -> str:
+    """A ratio of subject over baseline as a person reads it.
+
+    >>> shown(0.08, speedup=True), shown(0.08, speedup=False)
+    ('12.5x', '0.08')
+    """
+    return f"{1 / ratio:.3g}x" if speedup else f"{ratio:.2f}"
+
+
+def bound(reach: float, *, speedup: bool) -> str:
+    """A number to reach as a person reads it.
+
+    >>> bound(1 / 6.5, speedup=True), bound(1.03, speedup=False)
+    ('>= 6.5x', '<= 1.03')
+    """
+    return f">= {1 / reach:g}x" if speedup else f"<= {reach:g}"
+
+
+def report(benchmark: Benchmark, cases: list[Case], failures: list[Failure], *, command: str) -> dict[str, Any]:
     """Everything that is worth keeping, as JSON types; the ratio is that of the worst case that counts."""
     return {
         "name": benchmark.name,
         "what": benchmark.what,
+        "speedup": benchmark.speedup,
         "reach": benchmark.reach,
         "ratio": max(case.timings.ratio for case in cases if case.counts),
         "cases": [_case(case) for case in cases],
+        "failures": [{"label": failure.label, "error": failure.error} for failure in failures],
         "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "threads": THREADS, "load": os.getloadavg()[0]},
         "versions": _versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -58,6 +91,21 @@ def report(benchmark: Benchmark, cases: list[Case], *, command: str) -> dict[str
 def is_held(result: dict[str, Any]) -> bool:
     """Whether the number was reached."""
     return bool(result["ratio"] <= result["reach"])
+
+
+def verdict(result: dict[str, Any]) -> str:
+    """Held, or missed in bold."""
+    return "held" if is_held(result) else "**missed**"
+
+
+def machines(results: Iterable[dict[str, Any]]) -> list[str]:
+    """One line for each machine, software and day that results come from."""
+    found = {
+        f"{r['hardware']['cpu']}, {r['hardware']['cores']} cores, {r['hardware']['threads']} threads, "
+        f"Python {r['versions']['python']}, torch {r['versions']['torch']}, {r['date'][:10]}"
+        for r in results
+    }
+    return [f"Medians of the ratios of alternating runs on {machine}." for machine in sorted(found)]
 
 
 def load(folder: Path = RESULTS) -> list[dict[str, Any]]:
@@ -73,11 +121,11 @@ def _case(case: Case) -> dict[str, Any]:
         "configuration": case.configuration,
         "ratio": case.timings.ratio,
         "quartiles": [low, high],
-        "median_seconds": {
+        f"median_{case.unit}": {
             "subject": statistics.median(case.timings.subject),
             "baseline": statistics.median(case.timings.baseline),
         },
-        "seconds": {"subject": case.timings.subject, "baseline": case.timings.baseline},
+        case.unit: {"subject": case.timings.subject, "baseline": case.timings.baseline},
     }
 
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.table``: write the README's benchmark table from the committed results."""
+"""``python -m benchmarks.table``: write the tables of the README and docs/performance.md from the committed results."""
 
 from __future__ import annotations
 
@@ -6,28 +6,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.result import is_held, load
+from benchmarks import performance
+from benchmarks.result import bound, load, machines, shown, verdict
 
-README = Path(__file__).parent.parent / "README.md"
-#: The order of the table; results of other names follow.
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PERFORMANCE = ROOT / "docs" / "performance.md"
+#: What masking costs, in the order of the table.
 ORDER = ("masked_step", "mask_update", "initialise", "import_time")
 
 
 def markdown(results: list[dict[str, Any]]) -> str:
-    """The table and one line for each machine that its numbers come from."""
-    results = sorted(results, key=lambda r: (ORDER.index(r["name"]) if r["name"] in ORDER else len(ORDER), r["name"]))
+    """What masking costs, then what the engine gains, and one line for each machine that the numbers come from."""
+    costs = sorted((r for r in results if r["name"] in ORDER), key=lambda r: ORDER.index(r["name"]))
     lines = ["| what | reach | measured | verdict |", "|---|---|---|---|"]
-    for result in results:
-        cases = [f"{case['ratio']:.2f} ({case['label']})" for case in result["cases"]]
-        verdict = "held" if is_held(result) else "**missed**"
-        lines.append(f"| {result['what']} | <= {result['reach']:g} | {'; '.join(cases)} | {verdict} |")
-    machines = {
-        f"{r['hardware']['cpu']}, {r['hardware']['cores']} cores, {r['hardware']['threads']} threads, "
-        f"Python {r['versions']['python']}, torch {r['versions']['torch']}, {r['date'][:10]}"
-        for r in results
-    }
-    lines += ["", *(f"Medians of the ratios of alternating runs on {machine}." for machine in sorted(machines))]
-    return "\n".join(lines)
+    for result in costs:
+        measured = "; ".join(f"{shown(case['ratio'], speedup=False)} ({case['label']})" for case in result["cases"])
+        lines.append(f"| {result['what']} | {bound(result['reach'], speedup=False)} | {measured} | {verdict(result)} |")
+    gains = [result for result in results if result["name"] in performance.ORDER]
+    tables = ["\n".join(lines), *([performance.summary(gains)] if gains else [])]
+    return "\n\n".join([*tables, "\n".join(machines([*costs, *gains]))])
 
 
 def filled(text: str, name: str, block: str) -> str:
@@ -45,11 +43,19 @@ def filled(text: str, name: str, block: str) -> str:
     return f"{text[: text.index(begin)]}{begin}\n{block}\n{text[text.index(end) :]}"
 
 
+def with_tables(text: str, results: list[dict[str, Any]]) -> str:
+    """docs/performance.md with all its tables."""
+    for name, block in performance.blocks(results).items():
+        text = filled(text, name, block)
+    return text
+
+
 def main() -> None:
     results = load()
     if not results:
         sys.exit("no results yet: run python -m benchmarks first.")
     README.write_text(filled(README.read_text(), "benchmarks", markdown(results)))
+    PERFORMANCE.write_text(with_tables(PERFORMANCE.read_text(), results))
 
 
 if __name__ == "__main__":

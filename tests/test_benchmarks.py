@@ -11,8 +11,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks/ is beside the package, not in it
 
-from benchmarks.result import load  # noqa: E402
-from benchmarks.table import ORDER, README, filled, markdown  # noqa: E402
+from benchmarks import peers, performance  # noqa: E402
+from benchmarks.result import Benchmark, Case, Failure, load, report  # noqa: E402
+from benchmarks.table import ORDER, PERFORMANCE, README, filled, markdown, with_tables  # noqa: E402
 from benchmarks.timing import Timings, alternate  # noqa: E402
 
 
@@ -20,7 +21,7 @@ def test_every_benchmark_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "--smoke", "--out", str(tmp_path / "results")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for name in ORDER:
+    for name in [*ORDER, *performance.ORDER]:
         assert f"{name}, " in done.stdout
     assert not (tmp_path / "results").exists()
 
@@ -33,9 +34,62 @@ def test_resnet50_has_the_known_size() -> None:
 
 def test_readme_says_what_the_results_say() -> None:
     results = load()
-    assert [result["name"] for result in results] == sorted(ORDER)
+    assert set(ORDER) <= {result["name"] for result in results} <= {*ORDER, *performance.ORDER}
     text = README.read_text()
     assert filled(text, "benchmarks", markdown(results)) == text, "run python -m benchmarks.table"
+
+
+def test_performance_page_says_what_the_results_say() -> None:
+    text = PERFORMANCE.read_text()
+    assert with_tables(text, load()) == text, "run python -m benchmarks.table"
+
+
+def engine_result(*, failures: list[Failure]) -> dict[str, object]:
+    """By hand: 8 times faster at one thread, 4 times at two, and a peer that is twice as fast as dense."""
+
+    def case(row: str, threads: int, seconds: float, *, counts: bool) -> Case:
+        configuration = {"row": row, "threads": threads, "sparsity": 0.9, "gflops": 40.0, "gflops_dense": 80.0}
+        timings = Timings([seconds], [8.0])
+        return Case(label=f"{row}, {threads}", configuration=configuration, timings=timings, counts=counts)
+
+    cases = [case("ours", 1, 1.0, counts=True), case("ours", 2, 2.0, counts=True), case("peer", 1, 4.0, counts=False)]
+    benchmark = Benchmark(
+        name="engine_linear_90", what="linear layer", reach=1 / 5, run=lambda smoke: cases, speedup=True
+    )
+    return report(benchmark, cases, failures, command="by hand")
+
+
+def test_a_row_of_the_summary_is_the_worst_case_of_each_number_of_threads() -> None:
+    summary = performance.summary([engine_result(failures=[])])
+    assert summary.splitlines()[-1] == "| linear layer | >= 5x | 8x | 4x | **missed** |"
+
+
+def test_peers_stand_beside_and_what_failed_is_told() -> None:
+    error = "does not install: error: no compiler"
+    blocks = performance.blocks([engine_result(failures=[Failure(label="sparseprop==0.1.14", error=error)])])
+    assert blocks["linear"].splitlines()[-2:] == ["| ours | 8x | 4x |", "| peer | 2x | - |"]
+    assert blocks["limits"].splitlines()[-1] == "| 90%: ours | 40 | 40 | 80 | 80 | - | - |"
+    assert blocks["failures"] == f"* linear layer: sparseprop==0.1.14: `{error}`"
+    assert blocks["memory"] == "Not measured yet: `make bench`, then `python -m benchmarks.table`."
+
+
+def test_a_peer_that_fails_is_a_result() -> None:
+    """In this environment the peers are not installed: their import fails in the child, and the child says so."""
+    request = {"shape": (8, 16), "sparsity": 0.5, "batch": 2}
+    (found,) = peers.measured(sys.executable, ["sparseprop"], "linear", [request], smoke=True)
+    assert found == Failure(
+        label="8x16, sparseprop, 1 thread", error="ModuleNotFoundError: No module named 'sparseprop'"
+    )
+
+
+def test_a_layer_for_the_growth_has_equally_many_nonzeros_in_each_row() -> None:
+    """Closed form: a side of sqrt(n / density), a row of side * density, columns ascending without repetition."""
+    from benchmarks.engine_growth import square
+
+    pattern = square(2000, seed=0).pattern
+    assert pattern.shape == (200, 200)
+    assert (pattern.mask().sum(1) == 10).all()
+    assert pattern.positions().diff().min() > 0
 
 
 def test_a_document_without_markers_is_refused() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
+from sparseflow.engine.chain import SparseSequential, read_stages
 from sparseflow.engine.modules import SparseConv1d, SparseConv2d, SparseLayer, SparseLinear
 from sparseflow.engine.pools import MaxPool2d, inner_form, plain_form
 from sparseflow.masks import apply_masks_
@@ -112,9 +113,12 @@ def convert(model: nn.Module, masks: Masks, *, only: Collection[str] | None = No
     converted = copy.deepcopy(model, memo)
     remaining = {name: mask for name, mask in masks.items() if name not in chosen}
     apply_masks_(converted, remaining)
-    for module in list(converted.modules()):
-        if type(module) is nn.Sequential:
-            _fuse_relus(module)
+    chains = [module for module in converted.modules() if type(module) is nn.Sequential]
+    for chain in chains:
+        _fuse_relus(chain)
+    for chain in chains:
+        if read_stages(chain) is not None:
+            chain.__class__ = SparseSequential
     return converted
 
 
@@ -194,4 +198,8 @@ def to_dense(model: nn.Module) -> nn.Module:
             memo[id(module)] = nn.ReLU().train(module.training)
         elif (plain := plain_form(module)) is not None:
             memo[id(module)] = plain
-    return memo[id(model)] if id(model) in memo else copy.deepcopy(model, memo)
+    dense: nn.Module = memo[id(model)] if id(model) in memo else copy.deepcopy(model, memo)
+    for chain in dense.modules():
+        if type(chain) is SparseSequential:
+            chain.__class__ = nn.Sequential  # type: ignore[assignment]
+    return dense

@@ -80,6 +80,11 @@ class SparseLayer(nn.Module):
         self.pattern = Pattern.at(positions, self.pattern.shape, groups=self.pattern.groups)
         self._products.clear()
 
+    def is_watched(self) -> bool:
+        """Whether somebody wants to see its input, output or gradients: then it must run by itself."""
+        hooks = (self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks)
+        return self._passes is not None or any(hooks)
+
     def keep_gradients(self, keep: bool) -> None:
         """Whether backward passes from now on keep their input and output gradient; ``False`` forgets them."""
         self._passes = [] if keep else None

@@ -114,7 +114,7 @@ class MaxPool2d(nn.MaxPool2d):
         """``(batch, channels, height, width)``."""
         if _is_ours(x):
             out: Tensor = _MaxPool.apply(  # type: ignore[no-untyped-call]
-                x, _window(self, _pair(self.dilation)), self.floor
+                x, pool_window(self), self.floor
             )
             return out
         plain: Tensor = super().forward(x if self.floor else F.relu(x))
@@ -131,7 +131,7 @@ class AvgPool2d(nn.AvgPool2d):
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, channels, height, width)``."""
         if _is_ours(x):
-            window = _window(self, (1, 1))
+            window = pool_window(self)
             inside = math.prod(window.kernel) if self.count_include_pad else 0
             out: Tensor = _AveragePool.apply(  # type: ignore[no-untyped-call]
                 x, window, self.divisor_override or inside
@@ -172,6 +172,8 @@ def _pair(number: int | tuple[int, ...]) -> tuple[int, int]:
     return (number, number) if isinstance(number, int) else (number[0], number[1])
 
 
-def _window(pool: nn.MaxPool2d | nn.AvgPool2d, dilation: tuple[int, int]) -> Window:
+def pool_window(pool: nn.MaxPool2d | nn.AvgPool2d) -> Window:
+    """Kernel, stride, dilation and padding of a pool."""
+    dilation = _pair(pool.dilation) if isinstance(pool, nn.MaxPool2d) else (1, 1)
     top, left = _pair(pool.padding)
     return Window(_pair(pool.kernel_size), _pair(pool.stride), dilation, ((top, top), (left, left)))

@@ -19,6 +19,25 @@ _pools: dict[int, ThreadPoolExecutor] = {}
 os.register_at_fork(after_in_child=_pools.clear)
 
 
+def over_parts(parts: int, run: Callable[[int], None]) -> None:
+    """Call ``run(0)``, ..., ``run(parts - 1)`` on ``torch.get_num_threads()`` threads."""
+    threads = min(torch.get_num_threads(), parts)
+    if threads <= 1:
+        for part in range(parts):
+            run(part)
+        return
+
+    def run_all(share: range) -> None:
+        for part in share:
+            run(part)
+
+    mine, *others = [range(thread, parts, threads) for thread in range(threads)]
+    waiting = [_pool(threads).submit(run_all, share) for share in others]
+    run_all(mine)
+    for done in waiting:
+        done.result()
+
+
 def over_outputs(edges: NDArray[np.int32], work: int, run: Callable[[int, int], None]) -> None:
     """Call ``run(first, last)`` on ranges of outputs with about the same number of nonzeros each.
 
@@ -39,10 +58,13 @@ def over_outputs(edges: NDArray[np.int32], work: int, run: Callable[[int, int], 
     load = edges.astype(np.int64) - edges[0] + np.arange(outputs + 1)
     cuts = np.searchsorted(load, load[-1] * np.arange(1, threads) / threads)
     bounds = [0, *(int(cut) for cut in cuts), outputs]
-    pool = _pools.get(threads)
-    if pool is None:
-        pool = _pools[threads] = ThreadPoolExecutor(threads - 1, thread_name_prefix="sparseflow")
-    waiting = [pool.submit(run, a, b) for a, b in pairwise(bounds[1:]) if a < b]
+    waiting = [_pool(threads).submit(run, a, b) for a, b in pairwise(bounds[1:]) if a < b]
     run(0, bounds[1])
     for done in waiting:
         done.result()
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    if threads not in _pools:
+        _pools[threads] = ThreadPoolExecutor(threads - 1, thread_name_prefix="sparseflow")
+    return _pools[threads]

@@ -1,0 +1,268 @@
+"""A chain of sparse layers as one autograd function: between its layers there is no Python."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import pairwise
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sparseflow.engine.compiling import said_aloud
+from sparseflow.engine.functions import to_images, to_storage
+from sparseflow.engine.geometry import Frame
+from sparseflow.engine.modules import SparseConv1d, SparseLayer, SparseLinear
+from sparseflow.engine.plan_chain import AveragePool, Flatten, MaxPool, Rectify, Stage, Weighted
+from sparseflow.engine.plan_interpreter import run
+from sparseflow.engine.plan_program import Image, Program, build_halves
+from sparseflow.engine.pools import AvgPool2d, MaxPool2d, pool_window
+from sparseflow.engine.threads import over_parts
+
+Floats = NDArray[Any]
+#: Bytes of workspace of the slice of a batch that is worked on at a time: it then stays in the second-level cache.
+_CACHE = 1 << 20
+#: Examples of a slice: fewer make vectors short, more do not make them longer.
+_FEWEST, _MOST = 32, 128
+#: Input sizes whose programs are kept.
+_KEPT = 4
+_NO_NUMBERS = {torch.float32: np.zeros(0, np.float32), torch.float64: np.zeros(0, np.float64)}
+_NO_LABELS = np.zeros(0, np.int64)
+
+
+class _Slices(NamedTuple):
+    """How a batch of one size is worked on: equal slices, and one with the rest."""
+
+    programs: list[tuple[int, Program, Program]]
+    """First example, forward and backward pass of each slice."""
+    output: Image
+    size: tuple[int, int]
+    rows: NDArray[np.int64]
+    """0, 1, ...: all examples."""
+    free: list[list[tuple[Floats, NDArray[np.int8]]]]
+    """Workspaces that no graph holds."""
+
+
+class _Held:
+    """Workspaces of one forward pass; they go back when the graph is gone."""
+
+    def __init__(self, slices: _Slices, dtype: Any) -> None:
+        self._free = slices.free
+        self.workspaces = (
+            slices.free.pop()
+            if slices.free
+            else [(np.zeros(p.workspace, dtype), np.zeros(p.positions, np.int8)) for _, p, _ in slices.programs]
+        )
+
+    def __del__(self) -> None:
+        self._free.append(self.workspaces)
+
+
+class Chain:
+    """The programs of a chain for the input sizes met so far.
+
+    Args:
+        stages: Of the chain.
+        layers: Its sparse layers, in order.
+    """
+
+    def __init__(self, stages: list[Stage], layers: list[SparseLayer]) -> None:
+        self.stages = stages
+        self.layers = layers
+        self.patterns = [layer.pattern for layer in layers]
+        self.parameters = [p for layer in layers for p in (layer.values, layer.bias) if p is not None]
+        self.begins: list[int] = []
+        end = 0
+        for layer in layers:
+            self.begins.append(end)
+            end += layer.pattern.num_active + (0 if layer.bias is None else layer.pattern.outputs)
+        self.sizes = [parameter.numel() for parameter in self.parameters]
+        self.has_run = False
+        self._slices: dict[tuple[Any, ...], _Slices] = {}
+
+    def is_current(self) -> bool:
+        """Whether the layers are still what the programs were made for."""
+        return all(layer.pattern is pattern for layer, pattern in zip(self.layers, self.patterns, strict=True))
+
+    def is_free(self) -> bool:
+        """Whether nobody wants to see what happens between or within layers."""
+        return not any(layer.is_watched() for layer in self.layers)
+
+    def slices(self, shape: tuple[int, ...], itemsize: int, *, inner: bool, input_gradient: bool) -> _Slices:
+        """The programs for inputs of a shape ``(batch, ...)``.
+
+        Raises:
+            ValueError: if the shape does not fit the chain.
+        """
+        key = (shape, itemsize, inner, input_gradient)
+        if key not in self._slices:
+            if len(self._slices) >= _KEPT:
+                self._slices.pop(next(iter(self._slices)))
+
+            def halves(batch: int) -> tuple[Program, Program, Image]:
+                return build_halves(
+                    self.stages, self.begins, shape[1:], batch=batch, itemsize=itemsize,
+                    inner=inner, input_gradient=input_gradient,
+                )  # fmt: skip
+
+            trial = halves(min(_MOST, shape[0]))
+            each = trial[0].workspace * itemsize / min(_MOST, shape[0])
+            size = min(_MOST, max(_FEWEST, int(_CACHE / each) // 16 * 16))
+            edges = [*range(0, shape[0], size), shape[0]]
+            made = {batch: halves(batch) for batch in {b - a for a, b in pairwise(edges)}}
+            programs = [(a, *made[b - a][:2]) for a, b in pairwise(edges)]
+            size_in = (*(1,) * (4 - len(shape)), *shape[2:])[-2:]
+            self._slices[key] = _Slices(programs, trial[2], (size_in[0], size_in[1]), np.arange(shape[0]), [])
+        return self._slices[key]
+
+
+class _ChainFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, chain: Chain, slices: _Slices, inner: bool, *parameters: Tensor) -> Tensor:
+        values = torch.cat([parameter.detach() for parameter in parameters]).numpy()
+        batch, output = len(slices.rows), slices.output
+        frame = Frame(output.frame.size, batch)
+        source = to_storage(x, Frame(slices.size, batch)) if inner else x.detach().reshape(-1)
+        y = torch.empty(output.channels * frame.pitch, dtype=x.dtype)
+        held = _Held(slices, values.dtype)
+        given, out, nothing = source.numpy(), y.numpy(), _NO_NUMBERS[x.dtype]
+
+        def work(number: int) -> None:
+            first, program, _ = slices.programs[number]
+            workspace, positions = held.workspaces[number]
+            run(
+                program.operations, workspace, positions, program.tables, program.order, values, nothing, nothing,
+                given, _NO_LABELS, slices.rows, first, 1, 1.0, out,
+            )  # fmt: skip
+
+        over_parts(len(slices.programs), work)
+        ctx.chain, ctx.slices, ctx.values, ctx.held, ctx.frame = chain, slices, values, held, frame
+        ctx.x_shape = tuple(x.shape)
+        return to_images(y, output.channels, frame, dims=2 if _ends_flat(chain.stages, x.dim()) else x.dim())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the sparse engine has first derivatives only, and create_graph=True asks for more. Use the masked "
+                "form: sparseflow.engine.to_dense(model)."
+            )
+        chain, slices, values, held = ctx.chain, ctx.slices, ctx.values, ctx.held
+        given = to_storage(gradients[0], ctx.frame).numpy()
+        shares = [np.zeros_like(values) for _ in slices.programs]
+        batch, shape = len(slices.rows), ctx.x_shape
+        frame = Frame(slices.size, batch)
+        gx = torch.empty(shape[1] * frame.pitch if ctx.needs_input_grad[0] else 0, dtype=gradients[0].dtype)
+        out = gx.numpy()
+
+        def work(number: int) -> None:
+            first, _, program = slices.programs[number]
+            workspace, positions = held.workspaces[number]
+            transposed = np.empty(len(program.order), values.dtype)
+            run(
+                program.operations, workspace, positions, program.tables, program.order, values, transposed,
+                shares[number], given, _NO_LABELS, slices.rows, first, 1, 1.0, out,
+            )  # fmt: skip
+
+        over_parts(len(slices.programs), work)
+        # Slice by slice in order, whatever the threads did.
+        total = shares[0]
+        for share in shares[1:]:
+            total += share
+        found = torch.from_numpy(total).split(chain.sizes)
+        return (
+            to_images(gx, shape[1], frame, dims=len(shape)) if ctx.needs_input_grad[0] else None,
+            None,
+            None,
+            None,
+            *found,
+        )
+
+
+def _ends_flat(stages: list[Stage], dims: int) -> bool:
+    return dims == 2 or any(isinstance(stage, Flatten) for stage in stages)
+
+
+_chains: WeakKeyDictionary[nn.Module, Chain] = WeakKeyDictionary()
+
+
+class SparseSequential(nn.Sequential):
+    """A ``nn.Sequential`` of sparse layers, ReLUs and pools that runs as one function.
+
+    Layer by layer, as any other, where a layer has hooks, where its dense gradient is wanted, or where the input is not
+    what the engine computes. Parameters, names and results are the same.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The last layer's output."""
+        chain = _chains.get(self)
+        if chain is None or not chain.is_current():
+            read = read_stages(self)
+            assert read is not None
+            chain = _chains[self] = Chain(*read)
+        fits = x.dim() in (2, 3, 4) and x.dtype in _NO_NUMBERS and x.device.type == "cpu" and x.shape[0] > 0
+        if not (fits and chain.is_free() and all(p.dtype == x.dtype for p in chain.parameters)):
+            return self._layer_by_layer(x)
+        inner = not x.is_contiguous()
+        wanted = x.requires_grad and torch.is_grad_enabled()
+        try:
+            slices = chain.slices(tuple(x.shape), x.element_size(), inner=inner, input_gradient=wanted)
+        except ValueError:
+            return self._layer_by_layer(x)  # whose errors name the layer
+        arguments = (x, chain, slices, inner, *chain.parameters)
+        with nullcontext() if chain.has_run else said_aloud():
+            out: Tensor = _ChainFunction.apply(*arguments)  # type: ignore[no-untyped-call]
+        chain.has_run = True
+        return out
+
+    def _layer_by_layer(self, x: Tensor) -> Tensor:
+        out: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return out
+
+
+def read_stages(chain: nn.Sequential) -> tuple[list[Stage], list[SparseLayer]] | None:
+    """The stages and sparse layers of a converted chain; ``None`` if it has another kind of layer, or no sparse one."""
+    stages: list[Stage] = []
+    layers: list[SparseLayer] = []
+    for name, module in _leaves(chain, ""):
+        stage = _stage(name, module)
+        if stage is None:
+            if isinstance(module, nn.Identity):
+                continue
+            return None
+        stages.append(stage)
+        if isinstance(module, SparseLayer):
+            layers.append(module)
+    return (stages, layers) if layers and len(set(map(id, layers))) == len(layers) else None
+
+
+def _leaves(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+    if type(module) in (nn.Sequential, SparseSequential):
+        for key, child in module._modules.items():
+            if child is not None:
+                yield from _leaves(child, f"{name}.{key}" if name else key)
+    else:
+        yield name, module
+
+
+def _stage(name: str, module: nn.Module) -> Stage | None:
+    if isinstance(module, SparseLayer):
+        spatial = 0 if isinstance(module, SparseLinear) else 1 if isinstance(module, SparseConv1d) else 2
+        bias, relu = module.bias is not None, module.floor == 0
+        return Weighted(name, module.pattern, module.window, spatial, bias, relu)
+    if isinstance(module, MaxPool2d):
+        return MaxPool(name, pool_window(module), module.floor == 0)
+    if isinstance(module, AvgPool2d):
+        window = pool_window(module)
+        inside = math.prod(window.kernel) if module.count_include_pad else 0
+        return AveragePool(name, window, module.divisor_override or inside)
+    if type(module) is nn.ReLU:
+        return Rectify(name)
+    if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
+        return Flatten(name)
+    return None

@@ -1,0 +1,212 @@
+"""A chain of sparse layers as one function: against the masked dense chain in float64, and against its own layers."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sparseflow as sf
+from sparseflow.engine import chain as chain_module
+from sparseflow.engine.chain import SparseSequential, read_stages
+from sparseflow.rng import stream
+
+
+def random_chain(seed: int) -> tuple[nn.Sequential, tuple[int, ...]]:
+    """Convolutions, pools and ReLUs in any order, then linear layers; and the shape of one example."""
+    draw = random.Random(seed)
+    size, channels = draw.randint(9, 13), draw.randint(1, 3)
+    shape = (channels, size, draw.randint(9, 13))
+    layers: list[nn.Module] = []
+    for _ in range(draw.randint(1, 3)):
+        out = draw.randint(1, 5)
+        kernel, padding = draw.randint(1, 3), draw.randint(0, 2)
+        layers.append(
+            nn.Conv2d(channels, out, kernel, padding=padding, stride=draw.choice([1, 1, 2]), bias=draw.random() < 0.7)
+        )
+        channels = out
+        if draw.random() < 0.7:
+            layers.append(nn.ReLU())
+        if draw.random() < 0.4:
+            layers.append(
+                draw.choice([nn.MaxPool2d(2, stride=1), nn.AvgPool2d(2, stride=1), nn.MaxPool2d(3, 1, padding=1)])
+            )
+        if draw.random() < 0.2:
+            layers.append(nn.ReLU())
+    layers.append(nn.Flatten())
+    features = nn.Sequential(*layers)(torch.zeros(1, *shape)).shape[1]
+    for out in (draw.randint(1, 20), 3):
+        layers += [nn.Linear(features, out), draw.choice([nn.ReLU(), nn.Identity()])]
+        features = out
+    if draw.random() < 0.5:
+        layers = [nn.Sequential(*layers[:2]), *layers[2:]]
+    model = nn.Sequential(*layers).double()
+    for name, parameter in model.named_parameters():
+        nn.init.normal_(parameter, std=0.4, generator=stream(seed, name))
+    return model, shape
+
+
+def converted(model: nn.Module, *, sparsity: float = 0.6, seed: int = 0) -> nn.Module:
+    masks = sf.random_masks(model, sparsity, seed=seed)
+    sf.apply_masks_(model, masks)
+    return sf.engine.convert(model, masks)
+
+
+def assert_same_gradients(sparse: nn.Module, model: nn.Module) -> None:
+    for name, layer in sf.engine.sparse_layers(sparse).items():
+        want = model.get_parameter(name).grad
+        assert want is not None
+        torch.testing.assert_close(layer.values.grad, layer.pattern.gather(want))
+        if layer.bias is not None:
+            torch.testing.assert_close(layer.bias.grad, model.get_parameter(name.replace("weight", "bias")).grad)
+
+
+@pytest.mark.parametrize("batch", [1, 5, 33, 131])
+@pytest.mark.parametrize("seed", range(12))
+def test_a_chain_is_the_masked_network(seed: int, batch: int) -> None:
+    model, shape = random_chain(seed)
+    sparse = converted(model, seed=seed)
+    assert type(sparse) is SparseSequential
+    a = torch.randn(batch, *shape, generator=stream(seed, "x"), dtype=torch.float64).requires_grad_(seed % 2 == 0)
+    b = a.detach().clone().requires_grad_(a.requires_grad)
+    want, found = model(a), sparse(b)
+    torch.testing.assert_close(found, want)
+    want.square().mean().backward()
+    found.square().mean().backward()
+    assert_same_gradients(sparse, model)
+    if a.requires_grad:
+        torch.testing.assert_close(b.grad, a.grad)
+
+
+def lenet() -> tuple[nn.Module, nn.Module, Tensor]:
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 3),
+    ).double()  # fmt: skip
+    return model, converted(model), torch.randn(6, 1, 8, 8, generator=stream(0, "x"), dtype=torch.float64)
+
+
+def calls_of_the_chain(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    calls: list[int] = []
+    plain: Callable[..., Tensor] = chain_module._ChainFunction.apply
+    monkeypatch.setattr(chain_module._ChainFunction, "apply", lambda *a: (calls.append(1), plain(*a))[1])
+    return calls
+
+
+def test_layers_run_alone_where_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sparse, x = lenet()
+    calls = calls_of_the_chain(monkeypatch)
+    torch.testing.assert_close(sparse(x), model(x))
+    assert len(calls) == 1
+    seen: list[torch.Size] = []
+    layer = sf.engine.sparse_layers(sparse)["4.weight"]
+    handle = layer.register_forward_hook(lambda module, args, out: seen.append(out.shape))
+    torch.testing.assert_close(sparse(x), model(x))
+    assert (len(calls), seen) == (1, [torch.Size([6, 8])])
+    handle.remove()
+    layer.keep_gradients(True)
+    torch.testing.assert_close(sparse(x), model(x))
+    assert len(calls) == 1
+    layer.keep_gradients(False)
+    torch.testing.assert_close(sparse(x), model(x))
+    assert len(calls) == 2
+
+
+def test_several_forward_passes_before_a_backward_pass() -> None:
+    model, sparse, x = lenet()
+    parts = [sparse(part) for part in x.split(2)]
+    torch.stack([part.square().sum() for part in parts]).sum().backward()
+    model(x).square().sum().backward()
+    assert_same_gradients(sparse, model)
+
+
+def test_backward_twice_adds_twice() -> None:
+    model, sparse, x = lenet()
+    for network in (model, sparse):
+        loss = network(x).square().sum()
+        loss.backward(retain_graph=True)
+        loss.backward()
+    assert_same_gradients(sparse, model)
+
+
+def test_workspaces_are_used_again() -> None:
+    _, sparse, x = lenet()
+    for _ in range(3):
+        sparse(x).sum().backward()
+    chain = chain_module._chains[sparse]
+    (slices,) = chain._slices.values()
+    assert len(slices.free) == 1
+
+
+def test_an_input_with_the_batch_innermost() -> None:
+    model, sparse, x = lenet()
+    inner = x.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
+    torch.testing.assert_close(sparse(inner), model(x))
+    torch.testing.assert_close(
+        sparse(x[:, :, ::2].repeat_interleave(2, 2)), model(x[:, :, ::2].repeat_interleave(2, 2))
+    )
+
+
+def test_new_patterns_and_states_are_followed() -> None:
+    model, sparse, x = lenet()
+    sparse(x)
+    other = converted(copy.deepcopy(model), sparsity=0.8, seed=1)
+    sparse.load_state_dict(other.state_dict())
+    torch.testing.assert_close(sparse(x), other(x))
+    twin = copy.deepcopy(sparse)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    assert not twin(x).any()
+    torch.testing.assert_close(sparse(x), other(x))
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_the_number_of_threads_changes_no_bit(threads: int) -> None:
+    found = []
+    _, start, _ = lenet()
+    for count in (1, threads):
+        torch.set_num_threads(count)
+        sparse = copy.deepcopy(start)
+        x = torch.randn(300, 1, 8, 8, generator=stream(0, "x"), dtype=torch.float64)
+        y = sparse(x)
+        y.square().sum().backward()
+        found.append([y, *(parameter.grad for parameter in sparse.parameters())])
+    assert all(map(torch.equal, *found))
+
+
+def test_frozen_layers_get_no_gradient() -> None:
+    _, sparse, x = lenet()
+    layer = sf.engine.sparse_layers(sparse)["4.weight"]
+    layer.values.requires_grad_(False)
+    sparse(x).sum().backward()
+    assert layer.values.grad is None
+    assert layer.bias is not None
+    assert layer.bias.grad is not None
+
+
+def test_errors_are_those_of_the_layers() -> None:
+    _, sparse, x = lenet()
+    with pytest.raises(ValueError, match=r"takes \(batch, 1, height, width\), got \(6, 2, 8, 8\)"):
+        sparse(x.repeat(1, 2, 1, 1))
+    with pytest.raises(TypeError, match="needs an input of the same type"):
+        sparse(x.float())
+    with pytest.raises(RuntimeError, match=r"first derivatives only.*to_dense\(model\)"):
+        torch.autograd.grad(sparse(x).sum(), list(sparse.parameters()), create_graph=True)
+
+
+@pytest.mark.parametrize("odd", [nn.BatchNorm2d(4), nn.Dropout(), nn.Tanh(), nn.Flatten(0)])
+def test_a_chain_with_another_layer_runs_layer_by_layer(odd: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), odd)
+    assert type(converted(model)) is nn.Sequential
+    assert read_stages(nn.Sequential(nn.ReLU())) is None
+
+
+def test_the_dense_form_is_an_ordinary_sequential() -> None:
+    model, sparse, _ = lenet()
+    assert type(sf.engine.to_dense(sparse)) is nn.Sequential
+    assert repr(sf.engine.to_dense(sparse)) == repr(model)
