@@ -213,3 +213,48 @@ def test_without_numba_one_line_says_how_to_get_the_engine() -> None:
 def test_an_unknown_name_of_the_package_is_an_error() -> None:
     with pytest.raises(AttributeError, match="module 'sparseflow' has no attribute 'engines'"):
         sf.engines  # noqa: B018
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_normalisation_keeps_the_layout_and_its_statistics(training: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU()).double()
+    sparse = sf.engine.convert(model, sf.random_masks(model, 0.0, seed=0))
+    model.train(training)
+    sparse.train(training)
+    x = torch.randn(5, 2, 8, 7, generator=stream(0, "x"), dtype=torch.float64)
+    for _ in range(2):
+        a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+        want, found = model(a), sparse(b)
+        torch.testing.assert_close(found, want)
+        assert is_batch_innermost(found)
+        want.square().sum().backward()
+        found.square().sum().backward()
+        torch.testing.assert_close(b.grad, a.grad)
+    state = sf.engine.dense_state_dict(sparse)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(state[name], tensor)
+    torch.testing.assert_close(sparse[1](x[:, :1].repeat(1, 3, 1, 1)), model[1](x[:, :1].repeat(1, 3, 1, 1)))  # type: ignore[index]
+    assert repr(sf.engine.to_dense(sparse)) == repr(model)
+
+
+def test_torch_code_that_looks_at_a_weight_finds_one() -> None:
+    model = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0.0).double()
+    masks = sf.random_masks(model, 0.8, seed=0)
+    sf.apply_masks_(model, masks)
+    sparse = sf.engine.convert(model, masks)
+    x = torch.randn(2, 5, 16, generator=stream(0, "x"), dtype=torch.float64)
+    torch.testing.assert_close(sparse(x), model(x))
+    model.eval()
+    sparse.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(sparse(x), model(x))
+    layer = sf.engine.sparse_layers(sparse)["linear1.weight"]
+    layer.weight.sum().backward()
+    assert torch.equal(layer.values.grad, torch.ones_like(layer.values))
+
+
+def test_a_layer_with_two_names_has_two_in_the_dense_state() -> None:
+    model = nn.Module()
+    model.a = model.b = nn.Linear(6, 4)
+    sparse = sf.engine.convert(model, {"a.weight": torch.eye(4, 6).bool()})
+    assert set(sf.engine.dense_state_dict(sparse)) == set(model.state_dict())

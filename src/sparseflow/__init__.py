@@ -28,6 +28,7 @@ from sparseflow.updaters import GMP, SET, SNFS, OneShot, RigL, RigLInverted, Sta
 
 if TYPE_CHECKING:
     from sparseflow import engine
+    from sparseflow.engine import compile_sparse
 
 __version__ = "0.1.0"
 
@@ -46,6 +47,7 @@ __all__ = [
     "analysis",
     "apply_masks_",
     "check",
+    "compile_sparse",
     "dense_masks",
     "drop_and_grow",
     "engine",
@@ -74,4 +76,6 @@ def __getattr__(name: str) -> Any:
     # Loads NumPy and Numba, which only the engine needs.
     if name == "engine":
         return importlib.import_module("sparseflow.engine")
+    if name == "compile_sparse":
+        return importlib.import_module("sparseflow.engine").compile_sparse
     raise AttributeError(f"module 'sparseflow' has no attribute {name!r}")

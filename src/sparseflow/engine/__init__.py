@@ -12,20 +12,34 @@ except ModuleNotFoundError as error:
         "the sparse engine needs Numba: pip install numba. Without it everything works masked."
     ) from error
 
+from sparseflow.engine.auto import compile_sparse
 from sparseflow.engine.convert import convert, convertible, dense_state_dict, masks_of, sparse_layers, to_dense
+from sparseflow.engine.export import load, load_state, save
 from sparseflow.engine.modules import SparseConv1d, SparseConv2d, SparseLayer, SparseLinear
+from sparseflow.engine.onnx import to_onnx
 from sparseflow.engine.pattern import Pattern
+from sparseflow.engine.plan import Plan, plan
+from sparseflow.engine.speed_table import LayerSpeed, SpeedTable
 
 __all__ = [
+    "LayerSpeed",
     "Pattern",
+    "Plan",
     "SparseConv1d",
     "SparseConv2d",
     "SparseLayer",
     "SparseLinear",
+    "SpeedTable",
+    "compile_sparse",
     "convert",
     "convertible",
     "dense_state_dict",
+    "load",
+    "load_state",
     "masks_of",
+    "plan",
+    "save",
     "sparse_layers",
     "to_dense",
+    "to_onnx",
 ]

@@ -66,9 +66,9 @@ def convert(model: nn.Module, masks: Masks, *, only: Collection[str] | None = No
     """A copy of the model whose masked linear and convolution layers hold and compute active weights only.
 
     Layers without a sparse form (3-d and transposed convolutions, attention, recurrent, tied weights) stay dense with
-    zeros; :func:`convertible` says which and why. Max and average pools behind
-    convolutions keep the engine's layout. In a ``nn.Sequential``, a ReLU behind a sparse layer is computed by it, or by
-    the pool that follows.
+    zeros; :func:`convertible` says which and why. Pools and batch normalisation of a model with sparse convolutions
+    keep the engine's layout. In a ``nn.Sequential``, a ReLU behind a sparse layer is computed by it, or by the pool that
+    follows; one that has nothing but such layers, ReLUs, pools and Flatten runs as a single autograd function.
     Dense weights are not copied, so memory grows by the sparse model only.
 
     Args:
@@ -143,10 +143,9 @@ def sparse_layers(model: nn.Module) -> dict[str, SparseLayer]:
     >>> sparse_layers(convert(nn.Linear(2, 1), {"weight": torch.ones(1, 2).bool()}))
     {'weight': SparseLinear([1, 2], 2 of 2 weights, bias=True)}
     """
-    model = unwrap(model)
     return {
         f"{path}.weight" if path else "weight": module
-        for path, module in model.named_modules()
+        for path, module in unwrap(model).named_modules(remove_duplicate=False)
         if isinstance(module, SparseLayer)
     }
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sparseflow.engine.pattern import Indices, Pattern, Table, in_blocks, sorted_by
+from sparseflow.engine.pattern import Indices, Pattern, Table, in_blocks, sorted_by, transposed
 
 #: Bytes of input that the rows of one block of columns should fill: half of a second-level cache.
 CACHE = 1 << 19
@@ -158,9 +158,9 @@ def backward(pattern: Pattern, window: Window, x: Frame, g: Frame, itemsize: int
     tap = pattern.indices % kernel_size
     _check_reach(pattern.outputs * g.height * g.width)
     if kernel_size == 1 and window.stride == (1, 1) and x.size == (1, 1):
-        begins, order = sorted_by(own.astype(np.int32), pattern.inputs)
         block = max(TILE, CACHE // (min(TILE, x.batch) * itemsize))
-        table = in_blocks(begins, pattern.rows[order], order, num_columns=pattern.outputs, block=block)
+        sizes = {"num_inputs": pattern.inputs, "num_rows": pattern.outputs, "block": block}
+        table = transposed(pattern.rows, own, **sizes)
         return [(table, _loops(g, x, g.place(0, 0), x.place(0, 0), (1, 1), (1, 1), (1, 1)))]
     taps = (tap // window.kernel[1] * window.dilation[0], tap % window.kernel[1] * window.dilation[1])
     phases = []

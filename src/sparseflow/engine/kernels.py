@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparseflow.engine.compiling import kernel, part
-from sparseflow.engine.simd import WIDTH, dots, gathered_dot, span_sum, weighted_sum
+from sparseflow.engine.simd import WIDTH, dots, gathered_dot, prefetch, span_sum, weighted_sum
 
 Floats = NDArray[Any]
 Indices = NDArray[np.int32]
@@ -23,6 +23,10 @@ Indices = NDArray[np.int32]
 Blocks = NDArray[np.int32]
 #: The fields of :class:`sparseflow.engine.geometry.Loops`, as integers.
 Numbers = tuple[int, ...]
+
+
+#: Indices in a cache line.
+_LINE = 16
 
 
 def _over_rows(width: int, count: int) -> Callable[..., None]:
@@ -36,6 +40,11 @@ def _over_rows(width: int, count: int) -> Callable[..., None]:
     ) -> None:  # fmt: skip
         started = start.shape[0] > 0
         for row in range(first, last):
+            if row + 1 < last:
+                # In a block of columns the next output's nonzeros lie elsewhere, where no hardware would look.
+                for k in range(begins[row + 1], ends[row + 1], _LINE):
+                    prefetch(columns, np.int64(k))
+                    prefetch(values, np.int64(k))
             bias = start[row] if started else values.dtype.type(0)
             sum_of(
                 values, columns, np.int64(begins[row]), np.int64(ends[row]), x, x0, pitch, y, y0 + row * y_pitch,
@@ -249,6 +258,12 @@ def sampled_dots(
         for row in range(first, last):
             b = g0 + row * g_pitch + i * gi
             k, end = np.int64(begins[row]), np.int64(ends[row])
+            if row + 1 < last:
+                for line in range(begins[row + 1], ends[row + 1], _LINE):
+                    prefetch(columns, np.int64(line))
+                    prefetch(out, np.int64(line))
+                for n in range(0, min(length, 8 * WIDTH), _LINE):
+                    prefetch(g, np.int64(b + g_pitch + n))
             while k + 8 <= end:
                 _EIGHT_DOTS(g, b, columns, k, x, a, pitch, count, gi, xi, parts, gj, xj, length, out)
                 k += 8

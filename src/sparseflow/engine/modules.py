@@ -63,6 +63,12 @@ class SparseLayer(nn.Module):
         """Of the dense weight."""
         return self.pattern.shape
 
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight, made anew at each call, for code that looks at it; gradients reach the values."""
+        flat = torch.zeros(math.prod(self.pattern.shape), dtype=self.values.dtype)
+        return flat.index_copy(0, self.pattern.positions(), self.values).view(self.pattern.shape)
+
     def positions(self) -> Tensor:
         """int64 ``(nonzeros,)``, ascending: where the values are in the flattened dense weight."""
         return self.pattern.positions()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparseflow.engine.compiling import kernel
+from sparseflow.engine.simd import prefetch
 
 Indices = NDArray[np.int32]
 #: Nonzeros and columns are counted in int32.
@@ -126,9 +127,10 @@ class Table:
     order: Indices | None = None
 
     @cached_property
-    def edges(self) -> Indices:
-        """``(outputs + 1,)``: nonzeros before each output."""
-        return np.append(self.begins[0], self.ends[-1, -1:])
+    def edges(self) -> NDArray[np.int64]:
+        """``(outputs + 1,)``: nonzeros of the outputs before each."""
+        counts = (self.ends - self.begins).sum(axis=0, dtype=np.int64)
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
 
     @cached_property
     def short_columns(self) -> NDArray[Any]:
@@ -145,28 +147,53 @@ class Table:
         return ordered
 
 
+#: Values ahead of which memory is asked for.
+_AHEAD = 64
+
+
 @kernel
 def _take(values: NDArray[Any], order: Indices, out: NDArray[Any]) -> None:
-    # NumPy would convert the order to 64 bits first.
-    for k in range(order.shape[0]):
+    # NumPy would convert the order to 64 bits first, and wait for every line.
+    whole = max(0, order.shape[0] - _AHEAD)
+    for k in range(whole):
+        prefetch(values, np.int64(order[k + _AHEAD]))
+        out[k] = values[order[k]]
+    for k in range(whole, order.shape[0]):
         out[k] = values[order[k]]
 
 
 @kernel
-def _transpose(key: Indices, counts: NDArray[np.int64], order: Indices) -> None:
+def _transpose(key: NDArray[Any], counts: NDArray[np.int64], order: Indices) -> None:
     # A counting sort keeps the order of equal keys, so sums are made in a fixed order.
     for k in range(key.shape[0]):
         order[counts[key[k]]] = k
         counts[key[k]] += 1
 
 
-def sorted_by(key: Indices, size: int) -> tuple[Indices, Indices]:
+def sorted_by(key: NDArray[Any], size: int) -> tuple[Indices, Indices]:
     """Where each of ``size`` keys begins, ``(size + 1,)``, and the stable order that sorts by key."""
     begins = np.zeros(size + 1, np.int64)
     np.cumsum(np.bincount(key, minlength=size), out=begins[1:])
     order = np.empty(len(key), np.int32)
     _transpose(key, begins[:-1].copy(), order)
     return begins.astype(np.int32), order
+
+
+def transposed(rows: Indices, inputs: Indices, *, num_inputs: int, num_rows: int, block: int) -> Table:
+    """The table of the transposed pattern: for each input, the outputs that it feeds.
+
+    It is stored block after block of outputs, so that a pass over one reads and orders the values of few rows.
+
+    Args:
+        rows, inputs: int32, per nonzero: its output and its input.
+        num_inputs, num_rows: How many there are.
+        block: Outputs of a block.
+    """
+    blocks = -(-num_rows // block) if num_rows > 2 * block else 1
+    key = inputs if blocks == 1 else (rows // block).astype(np.int64) * num_inputs + inputs
+    begins, order = sorted_by(key, blocks * num_inputs)
+    starts, stops = begins[:-1].reshape(blocks, num_inputs), begins[1:].reshape(blocks, num_inputs)
+    return Table(starts.copy(), stops.copy(), rows[order], order)
 
 
 def in_blocks(begins: Indices, columns: Indices, order: Indices | None, *, num_columns: int, block: int) -> Table:

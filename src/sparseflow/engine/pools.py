@@ -1,7 +1,8 @@
-"""Pooling layers that stay in the engine's layout, and are torch's own in any other."""
+"""Pools and batch normalisation that stay in the engine's layout, and are torch's own in any other."""
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -140,12 +141,35 @@ class AvgPool2d(nn.AvgPool2d):
         return super().forward(x)
 
 
+class BatchNorm2d(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` in the engine's layout: to torch it is one example, whose pixels are all pixels of the batch.
+
+    >>> images = torch.randn(4, 5, 5, 2).permute(3, 0, 1, 2)
+    >>> torch.allclose(BatchNorm2d(4)(images), nn.BatchNorm2d(4)(images), atol=1e-6)
+    True
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, channels, height, width)``."""
+        if not _is_ours(x):
+            plain: Tensor = super().forward(x)
+            return plain
+        batch, channels, height, width = x.shape
+        pixels = x.permute(1, 2, 3, 0).reshape(1, channels, -1, 1)
+        out: Tensor = super().forward(pixels)
+        return out.view(channels, height, width, batch).permute(3, 0, 1, 2)
+
+
 def inner_form(module: nn.Module) -> nn.Module | None:
     """The layer that stays in the engine's layout, or ``None`` if there is none for these options."""
     if type(module) is nn.MaxPool2d:
         if module.ceil_mode or module.return_indices or math.prod(_pair(module.kernel_size)) > _MOST_TAPS:
             return None
         return MaxPool2d(module.kernel_size, module.stride, module.padding, module.dilation).train(module.training)
+    if type(module) is nn.BatchNorm2d:
+        same = copy.deepcopy(module)
+        same.__class__ = BatchNorm2d
+        return same
     if type(module) is nn.AvgPool2d and not module.ceil_mode:
         made = AvgPool2d(
             module.kernel_size, module.stride, module.padding,
@@ -159,6 +183,10 @@ def plain_form(module: nn.Module) -> nn.Module | None:
     """The layer of torch of :func:`inner_form`'s, or ``None`` if it is none of these."""
     if isinstance(module, MaxPool2d):
         return nn.MaxPool2d(module.kernel_size, module.stride, module.padding, module.dilation).train(module.training)
+    if isinstance(module, BatchNorm2d):
+        same = copy.deepcopy(module)
+        same.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
+        return same
     if isinstance(module, AvgPool2d):
         made = nn.AvgPool2d(
             module.kernel_size, module.stride, module.padding,

@@ -102,7 +102,7 @@ class Product:
         gx = make(self.pattern.inputs * self.gx.pitch, dtype=values.dtype)
         numbers = values.detach().numpy()
         for table, loops in self._backward:
-            self._sum(table, loops, table.values(numbers), numbers[:0], g.numpy(), gx.numpy(), _NO_FLOOR)
+            self._sum(table, loops, numbers, numbers[:0], g.numpy(), gx.numpy(), _NO_FLOOR)
         return gx
 
     def weight_gradient(self, x: Tensor, g: Tensor, frame: Frame) -> Tensor:
@@ -135,12 +135,14 @@ class Product:
             loops.length == 1 and loops.rows == loops.parts == len(table.begins) == loops.pitch == loops.y_pitch == 1
         )
 
+        ordered = table.values(values)
+
         def run(first: int, last: int) -> None:
             if single:
                 columns, begins, ends = table.short_columns, table.begins[0], table.ends[0]
-                vector_product(begins, ends, columns, values, start, x, y, first, last, floor)
+                vector_product(begins, ends, columns, ordered, start, x, y, first, last, floor)
             else:
-                all_sums(table.begins, table.ends, table.columns, values, start, x, y, loops, first, last, floor)
+                all_sums(table.begins, table.ends, table.columns, ordered, start, x, y, loops, first, last, floor)
 
         over_outputs(table.edges, self.work, run)
 

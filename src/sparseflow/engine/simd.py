@@ -191,6 +191,22 @@ def dots(count: int) -> Callable[..., None]:
 
 
 @_intrinsic  # type: ignore[untyped-decorator]
+def prefetch(typingctx: Any, array: Any, place: Any) -> Any:
+    """Ask for the cache line of ``array[place]``; nothing is read, so any place will do."""
+    signature = types.void(array, place)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _pointer(context, builder, signature.args[0], *arguments)
+        byte = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [byte.type, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [byte, ir.Constant(_I32, 0), ir.Constant(_I32, 3), ir.Constant(_I32, 1)])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@_intrinsic  # type: ignore[untyped-decorator]
 def span_sum(typingctx: Any, g: Any, g0: Any, length: Any) -> Any:
     """``sum_n g[g0 + n]``, n < length."""
     signature = g.dtype(g, g0, length)

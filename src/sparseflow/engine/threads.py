@@ -38,7 +38,7 @@ def over_parts(parts: int, run: Callable[[int], None]) -> None:
         done.result()
 
 
-def over_outputs(edges: NDArray[np.int32], work: int, run: Callable[[int, int], None]) -> None:
+def over_outputs(edges: NDArray[np.int64], work: int, run: Callable[[int, int], None]) -> None:
     """Call ``run(first, last)`` on ranges of outputs with about the same number of nonzeros each.
 
     An output is computed whole by one thread, so the result does not depend on their number, which is
@@ -55,7 +55,7 @@ def over_outputs(edges: NDArray[np.int32], work: int, run: Callable[[int, int], 
         run(0, outputs)
         return
     # An output without nonzeros is work too: it is written.
-    load = edges.astype(np.int64) - edges[0] + np.arange(outputs + 1)
+    load = edges + np.arange(outputs + 1)
     cuts = np.searchsorted(load, load[-1] * np.arange(1, threads) / threads)
     bounds = [0, *(int(cut) for cut in cuts), outputs]
     waiting = [_pool(threads).submit(run, a, b) for a, b in pairwise(bounds[1:]) if a < b]

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from sparseflow.lab.config import RunConfig, pruning_parent
+from sparseflow.lab.engine_commands import Bench, Export
 
 _out = Console()
 _err = Console(stderr=True)
@@ -152,7 +153,15 @@ class Info:
             print(f"{name}: {value}")
 
 
-_COMMANDS: dict[str, Callable[..., Any]] = {"demo": Demo, "train": Train, "report": Report, "data": Data, "info": Info}
+_COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": Demo,
+    "train": Train,
+    "report": Report,
+    "export": Export,
+    "bench": Bench,
+    "data": Data,
+    "info": Info,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

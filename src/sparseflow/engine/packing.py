@@ -1,0 +1,174 @@
+"""The file of a sparse model: active values, the gaps between them, and a checksum over everything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparseflow.engine.pattern import Pattern
+
+#: A tensor of the state as it is, or a sparse weight: where its active entries are, and what they are.
+Entry = Tensor | tuple[Pattern, Tensor]
+
+_FORMAT, _VERSION = "sparseflow sparse model", "1"
+# A colon cannot come from a parameter's name made of identifiers and dots.
+_VALUES, _GAPS = ":values", ":gaps"
+
+
+def pack(positions: NDArray[np.int64]) -> NDArray[Any]:
+    """Ascending positions as the gaps between them, in 8 or 16 bits, whichever takes less room.
+
+    The largest number of the type says "this far, and on": a gap g is g // 255 times 255, then g % 255. At density d a
+    gap is 1 / d on average, so a position takes 1 byte down to a density of about 0.003, and 2 bytes below.
+
+    >>> pack(np.array([3, 4, 300])).tolist()
+    [3, 1, 255, 41]
+    """
+    gaps = np.diff(positions, prepend=0)
+    escapes = {dtype: int(np.iinfo(dtype).max) for dtype in (np.uint8, np.uint16)}
+    dtype = min(escapes, key=lambda kind: (len(gaps) + int((gaps // escapes[kind]).sum())) * np.dtype(kind).itemsize)
+    further, rest = np.divmod(gaps, escapes[dtype])
+    ends = np.cumsum(further + 1) - 1
+    codes = np.full(int(ends[-1]) + 1 if len(ends) else 0, escapes[dtype], dtype)
+    codes[ends] = rest
+    return codes
+
+
+def unpack(codes: NDArray[Any]) -> NDArray[np.int64]:
+    """The positions again.
+
+    >>> unpack(np.array([3, 1, 255, 41], np.uint8)).tolist()
+    [3, 4, 300]
+    """
+    reached: NDArray[np.int64] = np.cumsum(codes, dtype=np.int64)
+    ends: NDArray[np.bool_] = codes != np.iinfo(codes.dtype).max
+    return reached[ends]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file holds."""
+
+    entries: dict[str, Entry]
+    """All names of the dense state; tied names have the same entry."""
+    groups: dict[str, int]
+    """Groups of the weights, where the model was known."""
+
+
+def dense_tensor(entry: Entry) -> Tensor:
+    """With its zeros."""
+    return entry[0].scatter(entry[1]) if isinstance(entry, tuple) else entry
+
+
+def dense_bytes(entry: Entry) -> int:
+    """Size of the dense tensor."""
+    if isinstance(entry, tuple):
+        return math.prod(entry[0].shape) * entry[1].element_size()
+    return entry.numel() * entry.element_size()
+
+
+def to_bytes(content: Content) -> bytes:
+    """The file."""
+    tensors: dict[str, Tensor] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    tied: dict[str, str] = {}
+    first: dict[int, str] = {}
+    for name, entry in content.entries.items():
+        if first.setdefault(id(entry), name) != name:
+            tied[name] = first[id(entry)]
+        elif isinstance(entry, tuple):
+            pattern, values = entry
+            shapes[name] = pattern.shape
+            tensors[name + _VALUES] = values.detach().contiguous()
+            tensors[name + _GAPS] = torch.from_numpy(pack(pattern.positions().numpy()))
+        else:
+            tensors[name] = entry.contiguous()
+    return _sealed(tensors, {"shapes": shapes, "groups": content.groups, "tied": tied})
+
+
+def _sealed(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
+    # Safetensors refuses tensors that share a storage.
+    whole = {name: t if t.untyped_storage().nbytes() == t.nbytes else t.clone() for name, t in tensors.items()}
+    text = json.dumps(header)
+    metadata = {"format": _FORMAT, "version": _VERSION, "header": text, "sha256": _digest(whole, text)}
+    data: bytes = _safetensors().torch.save(whole, metadata=metadata)
+    return data
+
+
+def _digest(tensors: Mapping[str, Tensor], header: str) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def read(path: Path) -> Content:
+    """What :func:`to_bytes` was given.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, of another kind or version, or holds what cannot be: places that repeat or lie
+            outside the weight, other numbers of values than of places, values that are no floating point numbers.
+    """
+    path.open("rb").close()  # a missing file is its own error
+    try:
+        with _safetensors().safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except _safetensors().SafetensorError as error:
+        raise ValueError(f"{path} is not an intact file ({error}). Export the model again.") from error
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(f"{path} is another kind of safetensors file. Make a sparse one: sparseflow export {path} OUT")
+    if metadata.get("version") != _VERSION:
+        raise ValueError(
+            f"{path} has version {metadata.get('version')} of the format, this sparseflow reads {_VERSION}. Update it."
+        )
+    if metadata.get("sha256") != _digest(tensors, metadata.get("header", "")):
+        raise ValueError(f"{path} is damaged: its content does not match its checksum. Export the model again.")
+    header = json.loads(metadata["header"])
+    entries: dict[str, Entry] = {name: t for name, t in tensors.items() if not name.endswith((_VALUES, _GAPS))}
+    for name, shape in header["shapes"].items():
+        try:
+            entries[name] = _sparse_entry(tensors, name, tuple(shape), header["groups"].get(name, 1))
+        except ValueError as error:
+            raise ValueError(f"{path} is not valid at {name!r}: {error}") from error
+    entries |= {name: entries[first] for name, first in header["tied"].items()}
+    return Content(entries, header["groups"])
+
+
+def _sparse_entry(
+    tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], groups: int
+) -> tuple[Pattern, Tensor]:
+    values, gaps = tensors.get(name + _VALUES), tensors.get(name + _GAPS)
+    if values is None or gaps is None:
+        raise ValueError(f"it has a shape, but not both of {name}{_VALUES} and {name}{_GAPS}.")
+    if not values.is_floating_point() or gaps.dtype not in (torch.uint8, torch.uint16) or gaps.dim() != 1:
+        raise ValueError(
+            f"values must be floating point and gaps a row of uint8 or uint16, got {values.dtype} and {gaps.dtype}."
+        )
+    codes = gaps.numpy()
+    positions = unpack(codes)
+    if values.shape != positions.shape or (len(codes) and codes[-1] == np.iinfo(codes.dtype).max):
+        raise ValueError(f"it has {values.numel()} values for {len(positions)} places.")
+    return Pattern.at(torch.from_numpy(positions), shape, groups=groups), values
+
+
+def _safetensors() -> ModuleType:
+    try:
+        import safetensors.torch
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("export files need safetensors: pip install safetensors") from error
+    return safetensors

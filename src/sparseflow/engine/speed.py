@@ -1,0 +1,189 @@
+"""What dense and sparse cost on this machine: steps of layers and models, timed in turns, and the cheapest mix."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseflow.engine.modules import SparseLayer
+
+#: ``costs[before][own]``: seconds of a layer in form ``own`` behind a layer in form ``before``; 0 is dense, 1 sparse.
+Costs = tuple[tuple[float, float], tuple[float, float]]
+
+_WARMUP = 2
+_LEAST, _MOST = 5, 1000
+
+
+def medians(steps: Sequence[Callable[[], object]], *, seconds: float) -> list[float]:
+    """Median seconds of each step, taken in turns so that a load on the machine slows all alike.
+
+    Args:
+        steps: Called 2 times uncounted, then each at least 5 and at most 1000 times.
+        seconds: To spend on all of them, beyond that minimum.
+
+    >>> quick, slow = medians([lambda: None, lambda: time.sleep(1e-3)], seconds=0.01)
+    >>> quick < 1e-3 <= slow
+    True
+    """
+    for step in [*steps] * _WARMUP:
+        step()
+    times: list[list[float]] = [[] for _ in steps]
+    numbered = list(enumerate(steps))
+    end = time.perf_counter() + seconds
+    for turn in range(_MOST):
+        for index, step in reversed(numbered) if turn % 2 else numbered:
+            began = time.perf_counter()
+            step()
+            times[index].append(time.perf_counter() - began)
+        if turn + 1 >= _LEAST and time.perf_counter() >= end:
+            break
+    return [statistics.median(each) for each in times]
+
+
+def model_step(model: nn.Module, arguments: tuple[Any, ...], *, backward: bool) -> Callable[[], None]:
+    """A call that runs the model, and with ``backward`` also computes the gradient of every parameter."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def run() -> None:
+        with torch.set_grad_enabled(backward):
+            outputs = [tensor for tensor in _tensors(model(*arguments)) if tensor.requires_grad]
+        if outputs:
+            # In the ordinary layout, as a loss would give it.
+            start = [torch.ones(output.shape, dtype=output.dtype, device=output.device) for output in outputs]
+            torch.autograd.grad(outputs, parameters, start, allow_unused=True)
+
+    return run
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+@dataclass
+class Call:
+    """What a layer met in one run of its model: input and gradient of the output, with the strides they had."""
+
+    x: Tensor
+    needs_gradient: bool
+    """Whether the layers before want the gradient of ``x``."""
+    gradient: Tensor | None = None
+    count: int = 1
+    """How often the layer was called; only the first call is kept."""
+
+
+def watch(step: Callable[[], None], layers: Mapping[str, nn.Module]) -> dict[str, Call]:
+    """Run a step and note what each layer met, in the order of execution; layers that were not called are left out."""
+    calls: dict[str, Call] = {}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if name in calls:
+                calls[name].count += 1
+                return
+            call = calls[name] = Call(inputs[0].detach(), inputs[0].requires_grad)
+            if output.requires_grad:
+                output.register_hook(lambda gradient: setattr(call, "gradient", gradient.detach()))
+
+        return hook
+
+    handles = [layer.register_forward_hook(note(name)) for name, layer in layers.items()]
+    try:
+        step()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def layer_step(layer: nn.Module, met: Call, gradient: Tensor | None, *, backward: bool) -> Callable[[], None]:
+    """A call that runs one layer on the input it met, and with ``backward`` its gradients.
+
+    The gradient of the input is handed back in the layout in which the input came, so whoever changes the layout pays.
+    """
+    x = met.x.detach().requires_grad_(backward and met.needs_gradient)
+    wanted: list[Tensor] = [parameter for parameter in layer.parameters() if parameter.requires_grad]
+    wanted += [x] if x.requires_grad else []
+
+    def run() -> None:
+        with torch.set_grad_enabled(backward):
+            y = layer(x)
+        if gradient is None or not wanted:
+            return
+        last = torch.autograd.grad(y, wanted, gradient)[-1]
+        if x.requires_grad and last.stride() != x.stride():
+            torch.empty_like(x).copy_(last)
+
+    return run
+
+
+def layer_costs(
+    dense: Mapping[str, nn.Module], sparse: Mapping[str, SparseLayer], met: tuple[dict[str, Call], dict[str, Call]],
+    *, backward: bool, seconds: float,
+) -> dict[str, Costs]:  # fmt: skip
+    """Time each layer dense and sparse, on the input as it comes from dense and from sparse layers.
+
+    Args:
+        dense, sparse: Name -> layer, the same names.
+        met: What the layers met in a run of the dense and of the sparse model.
+        backward: Also the gradients.
+        seconds: To spend on each layer.
+    """
+    costs = {}
+    for name in met[0]:
+        own = sparse[name]
+        # The sparse layer computes the ReLU behind it; so the dense one is timed with it.
+        forms: list[nn.Module] = [nn.Sequential(dense[name], nn.ReLU()) if own.floor == 0 else dense[name], own]
+        inputs = [met[0][name], met[1][name]]
+        if inputs[0].x.stride() == inputs[1].x.stride():
+            del inputs[1]
+        steps = [
+            layer_step(form, x, calls[name].gradient, backward=backward)
+            for x in inputs
+            for form, calls in zip(forms, met, strict=True)
+        ]
+        times = [met[0][name].count * each for each in medians(steps, seconds=seconds)]
+        behind_dense, behind_sparse = (times[0], times[1]), (times[-2], times[-1])
+        costs[name] = behind_dense, behind_sparse
+    return costs
+
+
+def cheapest(costs: Sequence[Costs]) -> list[bool]:
+    """Which layers of a chain to make sparse so that their sum of seconds is least; ties stay dense.
+
+    The chain begins in the ordinary layout, as behind a dense layer.
+
+    >>> change_of_layout = 2.0
+    >>> alone = ((3.0, 1.0 + change_of_layout), (3.0 + change_of_layout, 1.0))
+    >>> cheapest([alone]), cheapest([alone, alone])
+    ([False], [True, True])
+    """
+    best: list[tuple[float, list[bool]]] = [(0.0, []), (float("inf"), [])]
+    for cost in costs:
+        best = [
+            min(
+                ((spent + cost[before][own], [*path, bool(own)]) for before, (spent, path) in enumerate(best)),
+                key=lambda way: way[0],
+            )
+            for own in (0, 1)
+        ]
+    return min(best, key=lambda way: way[0])[1]
+
+
+def settled(costs: Sequence[Costs], is_sparse: Sequence[bool]) -> list[tuple[float, float]]:
+    """Dense seconds in the dense model and sparse seconds in the chosen mix, for each layer of the chain."""
+    before = itertools.chain([False], is_sparse)
+    return [(cost[0][0], cost[previous][1]) for cost, previous in zip(costs, before, strict=False)]

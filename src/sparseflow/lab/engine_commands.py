@@ -1,0 +1,314 @@
+"""The commands about real sparsity: ``export`` writes a model as small as it is, ``bench`` times it against dense."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+import torch.nn.functional as F
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import sparseflow as sf
+from sparseflow.atomic import write_atomically
+from sparseflow.lab.checkpoint import read_checkpoint
+from sparseflow.lab.environment import describe_environment
+from sparseflow.lab.models import MODELS, build_model
+from sparseflow.lab.runs import CHECKPOINTS, load_run
+from sparseflow.rng import stream
+
+if TYPE_CHECKING:
+    from sparseflow.engine.speed_table import SpeedTable
+
+_out = Console()
+_err = Console(stderr=True)
+
+_OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
+_OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
+_OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT")]
+
+#: Shape of an image for the lab's models.
+_IMAGE = (1, 28, 28)
+#: Zeros of which a model that nobody made sparse may have fewer: random numbers are sometimes 0.
+_BY_CHANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a trained model with its active weights only: about 5 bytes each."""
+
+    source: tyro.conf.Positional[Path]
+    """Folder of a finished run, or a dense state dict (.safetensors, .pt) with zeros."""
+    out: _OptionalPath = None
+    """None: <run>/model.safetensors, or <file>.sparse.safetensors."""
+    onnx: _OptionalPath = None
+    """Also write the dense graph with zeros, for other runtimes; of runs."""
+
+    def run(self) -> None:
+        """Write, and print the sizes."""
+        with _one_line_if_missing():
+            from sparseflow.engine.export import save
+            from sparseflow.engine.onnx import to_onnx
+
+            model: nn.Module | Mapping[str, Tensor]
+            if self.source.is_dir():
+                model, masks = trained(self.source)
+                state: Mapping[str, Tensor] = model.state_dict()
+            else:
+                if self.onnx is not None:
+                    raise ValueError(
+                        "--onnx needs the folder of a run: a state dict has no graph. In Python: "
+                        "sparseflow.engine.to_onnx(model, example, path)"
+                    )
+                state = model = read_state(self.source)
+                masks = {}
+            out = self.out or _default_out(self.source)
+            _check_folders(out, self.onnx)
+            if out.exists() and self.source.is_file() and out.samefile(self.source):
+                raise ValueError(f"{out} is what is read. Name another file with --out.")
+            if self.onnx is not None and isinstance(model, nn.Module):
+                size = to_onnx(model, torch.zeros(1, *_IMAGE), self.onnx)
+                print(f"{self.onnx}: {size:,} bytes, the dense graph with zeros")
+            dense, sparse = save(model, out, masks=masks)
+        weights = [tensor for tensor in state.values() if tensor.dim() > 1]
+        active, total = sum(int(w.count_nonzero()) for w in weights), sum(w.numel() for w in weights)
+        print(f"{out}: {sparse:,} bytes, {100 * sparse / dense:.1f} % of {dense:,} for the dense model")
+        print(f"{active:,} of {total:,} weights are not zero. To run it: sparseflow.engine.load({str(out)!r}, model)")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Time dense against sparse on this machine, for each layer and the whole model."""
+
+    model: tyro.conf.Positional[str]
+    """Folder of a run, lenet5[-small], mlp[-small], or package.module:function."""
+    sparsity: _OptionalFloat = None
+    """Zero fraction, at random places; None: the zeros that are there, else 0.95."""
+    batch: int = 128
+    """Examples in a step."""
+    threads: _OptionalInt = None
+    """None: as many as torch takes."""
+    input_shape: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT...")] = None
+    """Of one example, such as 3 32 32; for a model of your own."""
+    forward_only: bool = False
+    """Inference; else forward and backward."""
+    seconds: float = 0.5
+    """To spend on each layer and on the whole."""
+    json: _OptionalPath = None
+    """Also write the numbers there."""
+
+    def run(self) -> None:
+        """Measure, print the table, say who wins."""
+        if self.batch < 1 or (self.threads is not None and self.threads < 1):
+            raise ValueError(f"batch and threads must be at least 1, got {self.batch} and {self.threads}.")
+        _check_folders(self.json)
+        with _one_line_if_missing(), _threads(self.threads):
+            from sparseflow.engine.auto import compile_sparse
+
+            model, masks = self._model()
+            x = torch.randn(self.batch, *(self.input_shape or _IMAGE), generator=stream(0, "bench"))
+            x = x.to(next(model.parameters()).dtype)
+            backward = not self.forward_only
+            with _err.status("timing dense and sparse, in turns"):
+                best, batch, layout = faster_layout(model, x, backward=backward, seconds=self.seconds)
+                _, table = compile_sparse(best, batch, masks=masks, backward=backward, seconds=self.seconds)
+                plan = time_plan(best, masks, x, batch, seconds=self.seconds) if backward else None
+        _out.print(terminal_table(table))
+        conditions, *notes = table.notes()
+        print(f"\n{conditions}; dense in its faster layout, {layout}", *notes, sep="\n")
+        if plan is not None:
+            dense, sparse = plan
+            print(
+                f"Training it as a plan (the lab does): {sparse * 1e3:.2f} ms a step with loss and SGD, dense "
+                f"{dense * 1e3:.2f} ms: {dense / sparse:.1f} times as fast."
+            )
+        if self.json is not None:
+            step = None if plan is None else {"dense_seconds": plan[0], "plan_seconds": plan[1]}
+            values = {"model": self.model, **table.to_dict(), "layout": layout, "training_step": step}
+            text = json.dumps({**values, "environment": describe_environment()}, indent=2)
+            write_atomically(self.json, f"{text}\n".encode())
+
+    def _model(self) -> tuple[nn.Module, sf.types.Masks]:
+        if Path(self.model).is_dir():
+            if self.sparsity is not None:
+                raise ValueError("a run has masks of its own; leave --sparsity out.")
+            return trained(Path(self.model))
+        if self.model in MODELS:
+            model: nn.Module = build_model(self.model, generator=stream(0, "model"))
+        elif ":" in self.model:
+            if self.input_shape is None:
+                raise ValueError("say what one example of your model looks like, such as --input-shape 3 32 32.")
+            model = imported(self.model)
+        else:
+            raise ValueError(
+                f"there is no folder and no model {self.model!r}. Models: {', '.join(MODELS)}; one of your own is "
+                "package.module:function."
+            )
+        masks: Mapping[str, Tensor] = {name: w.parameter.detach() != 0 for name, w in sf.prunable(model).items()}
+        if self.sparsity is not None or sf.sparsity_of(masks) < _BY_CHANCE:
+            masks = sf.random_masks(
+                model, 0.95 if self.sparsity is None else self.sparsity, allocation="uniform", seed=0
+            )
+        return sf.apply_masks_(model, masks), masks
+
+
+def trained(folder: Path) -> tuple[nn.Sequential, dict[str, Tensor]]:
+    """Network and masks at the end of a finished run.
+
+    Raises:
+        FileNotFoundError: if the folder holds no finished run, or its last checkpoint was removed.
+        ValueError: if a file is damaged.
+    """
+    config = load_run(folder).config
+    path = folder / CHECKPOINTS / f"{config.steps:06d}.pt"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no checkpoint of its last step, {config.steps}. Delete it and run again."
+        )
+    state = read_checkpoint(path)["state"]
+    *_, last = state["model"].values()
+    model = build_model(config.model, generator=stream(config.seed, "model"), num_classes=len(last))
+    model.load_state_dict(state["model"])
+    return model, state["sparsifier"]["masks"]
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A dense state dict from a safetensors file or from what ``torch.save`` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged or holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no run and no file {path}. Name the folder of a run, or a state dict.")
+    if path.suffix != ".safetensors":
+        state = read_checkpoint(path)
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            held = f"with the keys {', '.join(map(str, state))}" if isinstance(state, dict) else "but something else"
+            raise ValueError(f"{path} holds no state dict, {held}. Save it alone: torch.save(model.state_dict(), path)")
+        return state
+    import safetensors
+    import safetensors.torch
+
+    try:
+        state = safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not an intact safetensors file ({error}).") from error
+    if any(name.endswith(":gaps") for name in state):
+        raise ValueError(f"{path} is an export already. Its dense state: sparseflow.engine.load_state({str(path)!r})")
+    return state
+
+
+def imported(name: str) -> nn.Module:
+    """The module that ``package.module:function`` returns, looked for in the working folder too.
+
+    Raises:
+        ValueError: if it cannot be imported or is no ``torch.nn.Module``.
+    """
+    module_name, _, function = name.partition(":")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        make = getattr(importlib.import_module(module_name), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"cannot import {name!r}: {error}.") from error
+    model = make()
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{name!r} must return a torch.nn.Module, got {type(model).__name__}.")
+    return model
+
+
+def faster_layout(model: nn.Module, x: Tensor, *, backward: bool, seconds: float) -> tuple[nn.Module, Tensor, str]:
+    """The dense model and its input in the memory format in which it is faster, and the format's name."""
+    if x.dim() != 4 or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        return model, x, "contiguous"
+    from sparseflow.engine.speed import medians, model_step
+
+    last = copy.deepcopy(model)
+    last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    image = x.to(memory_format=torch.channels_last)
+    steps = [model_step(copy.deepcopy(model), (x,), backward=backward), model_step(last, (image,), backward=backward)]
+    first_seconds, last_seconds = medians(steps, seconds=seconds)
+    return (model, x, "contiguous") if first_seconds <= last_seconds else (last, image, "channels_last")
+
+
+def time_plan(
+    model: nn.Module, masks: sf.types.Masks, x: Tensor, dense_x: Tensor, *, seconds: float
+) -> tuple[float, float] | None:
+    """Seconds of a training step with loss and SGD, dense and as a plan; ``None`` if the model is no chain."""
+    from sparseflow.engine.plan import plan
+    from sparseflow.engine.speed import medians
+
+    model, twin = copy.deepcopy(model), copy.deepcopy(model)
+    optimizer, twin_optimizer = (torch.optim.SGD(m.parameters(), lr=1e-4, momentum=0.9) for m in (model, twin))
+    try:
+        made = plan(model, masks, optimizer)
+        classes = made.logits(x[:1]).shape[-1]
+        labels = torch.randint(classes, (len(x),), generator=stream(0, "labels"))
+        made.step(x, labels)
+    except (TypeError, ValueError):
+        return None
+
+    def dense_step() -> None:
+        twin_optimizer.zero_grad()
+        F.cross_entropy(twin(dense_x), labels).backward()
+        twin_optimizer.step()
+
+    dense, sparse = medians([dense_step, lambda: made.step(x, labels)], seconds=seconds)
+    return dense, sparse
+
+
+def terminal_table(table: SpeedTable) -> Table:
+    """The table for a terminal: what is computed sparse in green, what stays dense as it is."""
+    head, *rows, whole = table.cells()
+    rendered = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_footer=False)
+    for index, name in enumerate(head):
+        is_text = index in (0, 1, len(head) - 1)
+        rendered.add_column(name, justify="left" if is_text else "right", no_wrap=index > 0, overflow="fold")
+    for layer, row in zip(table.layers, rows, strict=True):
+        rendered.add_row(*row, style="green" if layer.is_sparse else None)
+    rendered.add_section()
+    rendered.add_row(*whole, style="bold")
+    return rendered
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if number is None else number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _one_line_if_missing() -> Iterator[None]:
+    """A package that is not installed is an error like others: what to type, in a line."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise RuntimeError(str(error)) from error
+
+
+def _check_folders(*paths: Path | None) -> None:
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise ValueError(f"there is no folder {path.parent} for {path.name}. Make it first.")
+
+
+def _default_out(source: Path) -> Path:
+    return source / "model.safetensors" if source.is_dir() else source.with_suffix(".sparse.safetensors")

@@ -1,0 +1,276 @@
+"""The commands ``export`` and ``bench``: what they write and print, and one clear line for bad input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sparseflow as sf
+from sparseflow.engine.convert import sparse_layers
+from sparseflow.engine.export import load, load_state, save
+from sparseflow.lab import engine_commands
+from sparseflow.lab.cli import main
+from sparseflow.lab.config import RunConfig
+from sparseflow.lab.engine_commands import imported, read_state, trained
+from sparseflow.lab.models import build_model
+from sparseflow.lab.train import train
+
+TINY = RunConfig(dataset="mnist-5k", model="lenet5-small", steps=4, batch_size=16, method="set", update_every=2)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return train(TINY, root=tmp_path_factory.mktemp("runs")).folder
+
+
+@pytest.fixture(autouse=True)
+def _screen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """80 columns, and an empty folder to be in."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+def dense_lenet() -> nn.Sequential:
+    return build_model("lenet5-small", generator=torch.Generator())
+
+
+def masked_state() -> dict[str, Tensor]:
+    model = nn.Sequential(nn.Linear(200, 50), nn.ReLU(), nn.Linear(50, 10))
+    return sf.apply_masks_(model, sf.random_masks(model, 0.95, seed=0)).state_dict()
+
+
+def fails(arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr, after exit code 2 and nothing on stdout; no file is left in the working folder."""
+    before = sorted(Path.cwd().rglob("*"))
+    with pytest.raises(SystemExit) as ended:
+        main(arguments.split())
+    told = capsys.readouterr()
+    assert (ended.value.code, told.out) == (2, "")
+    (line,) = told.err.strip().splitlines()
+    assert sorted(path for path in Path.cwd().rglob("*") if "__pycache__" not in path.parts) == before
+    return line.removeprefix("sparseflow: ")
+
+
+@pytest.mark.parametrize("command", ["export", "bench"])
+def test_help_fits_a_screen(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert len(text.splitlines()) <= 24
+    assert "``" not in text
+    assert "{None}" not in text
+
+
+# -- export ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_exported_with_its_masks(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["export", str(run_folder), "--out", "small.safetensors"])
+    model, masks = trained(run_folder)
+    loaded = load("small.safetensors", dense_lenet())
+    found = {name: layer.pattern.mask() for name, layer in sparse_layers(loaded).items()}
+    assert found.keys() == masks.keys()
+    assert all(torch.equal(found[name], mask) for name, mask in masks.items())  # grown weights that are still 0 too
+    x = torch.randn(2, 1, 28, 28)
+    torch.testing.assert_close(loaded(x), model(x))
+    size, dense = (tmp_path / "small.safetensors").stat().st_size, 4 * 2399
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"small.safetensors: {size:,} bytes, {100 * size / dense:.1f} % of {dense:,} for the dense model"
+    active = sum(int((model.get_parameter(name) != 0).sum()) for name in masks)
+    assert second.startswith(f"{active:,} of 2,336 weights are not zero. To run it: sparseflow.engine.load(")
+
+
+def test_by_default_the_file_lies_in_the_run(run_folder: Path) -> None:
+    main(["export", str(run_folder)])
+    expected, _ = trained(run_folder)
+    state = load_state(run_folder / "model.safetensors")
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected.state_dict().items())
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_state_dict_is_exported(tmp_path: Path, suffix: str) -> None:
+    state, path = masked_state(), tmp_path / f"net{suffix}"
+    if suffix == ".pt":
+        torch.save(state, path)
+    else:
+        pytest.importorskip("safetensors.torch").save_file(state, path)
+    main(["export", path.name])
+    found = load_state(tmp_path / "net.sparse.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+    assert (tmp_path / "net.sparse.safetensors").stat().st_size < 0.1 * 4 * 10_500
+
+
+def test_the_graph_is_written_for_other_runtimes(run_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install sparseflow[onnx]")
+    reference = pytest.importorskip("onnx.reference")
+    main(["export", str(run_folder), "--out", "a.safetensors", "--onnx", "a.onnx"])
+    evaluator = reference.ReferenceEvaluator(str(tmp_path / "a.onnx"))
+    x = torch.randn(3, 1, 28, 28)
+    (found,) = evaluator.run(None, {evaluator.input_names[0]: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), trained(run_folder)[0](x).detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("export nowhere", "there is no run and no file nowhere. Name the folder of a run, or a state dict."),
+        ("export folder", "folder has no config.json: it is not the folder of a run."),
+        ("export net.pt --out no/x.safetensors", "there is no folder no for x.safetensors. Make it first."),
+        ("export net.pt --onnx x.onnx", "--onnx needs the folder of a run: a state dict has no graph."),
+        ("export all.pt", "all.pt holds no state dict, with the keys model, step. Save it alone: torch.save("),
+        ("export list.pt", "list.pt holds no state dict, but something else."),
+        ("export broken.pt", "checkpoint broken.pt is damaged"),
+        ("export broken.safetensors", "broken.safetensors is not an intact safetensors file ("),
+        ("export small.safetensors", "small.safetensors is an export already. Its dense state: sparseflow.engine."),
+        ("export net.safetensors --out net.safetensors", "net.safetensors is what is read. Name another file"),
+    ],
+)
+def test_bad_input_of_export(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    state = masked_state()
+    Path("folder").mkdir()
+    torch.save(state, "net.pt")
+    torch.save({"model": state, "step": 3}, "all.pt")
+    torch.save([1, 2], "list.pt")
+    pytest.importorskip("safetensors.torch").save_file(state, "net.safetensors")
+    save(state, "small.safetensors")
+    for name in ("broken.pt", "broken.safetensors"):
+        Path(name).write_bytes(Path(name.replace("broken", "net")).read_bytes()[:-100])
+    assert fails(arguments, capsys).startswith(message)
+
+
+def test_a_run_whose_last_checkpoint_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = train(TINY, root=tmp_path).folder
+    (folder / "checkpoints" / "000004.pt").unlink()
+    assert "has no checkpoint of its last step, 4. Delete it and run again." in fails(f"export {folder}", capsys)
+
+
+# -- bench -----------------------------------------------------------------------------------------------------------
+
+
+def told(arguments: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    main(["bench", *arguments.split(), "--seconds", "0", "--threads", "1"])
+    return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_lab_model_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = told("lenet5 --batch 4 --sparsity 0.9 --json speed.json", capsys)
+    assert max(map(len, lines[:9])) <= 80
+    assert lines[0].split() == ["layer", "weight", "active", "density", "dense", "ms", "sparse", "ms", "speed-up"]
+    assert [line.split()[:4] for line in lines[2:7]] == [
+        ["conv1", "6x1x5x5", "15", "0.100"],
+        ["conv2", "16x6x5x5", "240", "0.100"],
+        ["fc1", "120x256", "3072", "0.100"],
+        ["fc2", "84x120", "1008", "0.100"],
+        ["fc3", "10x84", "84", "0.100"],
+    ]
+    assert lines[8].startswith("whole model")
+    assert any(line.startswith("forward + backward, batch 4, 1 thread, float32; dense in its faster") for line in lines)
+    assert lines[-1].startswith("Training it as a plan (the lab does): ")
+    values = json.loads((tmp_path / "speed.json").read_text())
+    assert values["model"] == "lenet5"
+    assert [layer["num_active"] for layer in values["layers"]] == [15, 240, 3072, 1008, 84]
+    assert values["speedup"] == pytest.approx(values["dense_seconds"] / values["sparse_seconds"])
+    assert values["environment"]["torch"] == torch.__version__
+    assert set(values["training_step"]) == {"dense_seconds", "plan_seconds"}
+
+
+def test_a_run_is_timed_with_its_own_masks(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, masks = trained(run_folder)
+    lines = told(f"{run_folder} --batch 2 --forward-only", capsys)
+    active = [line.split()[2] for line in lines if line.startswith(("conv", "fc"))]
+    assert active == [str(int(mask.sum())) for mask in masks.values()]
+    assert any(line.startswith("forward, batch 2") for line in lines)
+
+
+OWN = """
+import torch
+from torch import nn
+
+def dense():
+    return nn.TransformerEncoderLayer(64, 2, 128, dropout=0.0, batch_first=True)
+
+def sparse():
+    layer = nn.Linear(20, 10, dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight[1:].zero_()
+    return layer
+
+def three():
+    return 3
+"""
+
+
+def test_a_model_of_ones_own_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own_model_a.py").write_text(OWN)
+    lines = told("own_model_a:dense --input-shape 8 64 --batch 2", capsys)
+    assert any("0.050" in line for line in lines)  # 95 % of it are made zero
+    assert any(line.startswith("Not timed, dense: self_attn.in_proj_weight (") for line in lines)
+    lines = told("own_model_a:sparse --input-shape 20 --batch 2", capsys)
+    assert lines[2].split()[:4] == ["weight", "10x20", "20", "0.100"]
+    assert any("float64" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("lenet6", "there is no folder and no model 'lenet6'. Models: lenet5, lenet5-small, mlp, mlp-small; one of"),
+        ("lenet5 --sparsity 95", "sparsity must be in [0, 1), got 95.0. For 95% zeros write sparsity=0.95, not 95."),
+        ("lenet5 --batch 0", "batch and threads must be at least 1, got 0 and None."),
+        ("lenet5 --threads 0", "batch and threads must be at least 1, got 128 and 0."),
+        ("lenet5 --json no/x.json", "there is no folder no for x.json. Make it first."),
+        ("own_model_b:dense", "say what one example of your model looks like, such as --input-shape 3 32 32."),
+        ("own_model_b:four --input-shape 2", "cannot import 'own_model_b:four': module 'own_model_b' has no attribute"),
+        ("own_model_c:dense --input-shape 2", "cannot import 'own_model_c:dense': No module named 'own_model_c'."),
+        ("own_model_b:three --input-shape 2", "'own_model_b:three' must return a torch.nn.Module, got int."),
+        (":three --input-shape 2", "cannot import ':three': "),
+    ],
+)
+def test_bad_input_of_bench(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own_model_b.py").write_text(OWN)
+    assert fails(f"bench {arguments}", capsys).startswith(message)
+
+
+def test_a_run_keeps_its_masks(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = fails(f"bench {run_folder} --sparsity 0.5", capsys)
+    assert line == "a run has masks of its own; leave --sparsity out."
+
+
+def test_threads_are_given_back(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.set_num_threads(2)
+    told("mlp-small --batch 2 --forward-only", capsys)
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("command", ["export net.pt", "bench lenet5"])
+def test_without_numba_one_line_says_what_to_install(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(masked_state(), "net.pt")
+    for name in [name for name in sys.modules if name.startswith("sparseflow.engine")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    assert fails(command, capsys).startswith("the sparse engine needs Numba: pip install numba.")
+
+
+def test_the_faster_layout_computes_the_same() -> None:
+    model = dense_lenet()
+    x = torch.randn(2, 1, 28, 28)
+    best, batch, name = engine_commands.faster_layout(model, x, backward=False, seconds=0.0)
+    assert name in ("contiguous", "channels_last")
+    torch.testing.assert_close(best(batch), model(x))
+    assert model.conv2.weight.is_contiguous()  # the given one stays as it is
+
+
+def test_what_reads_and_imports(tmp_path: Path) -> None:
+    (tmp_path / "own_model_d.py").write_text(OWN)
+    assert isinstance(imported("own_model_d:sparse"), nn.Linear)
+    torch.save(masked_state(), "net.pt")
+    assert list(read_state(Path("net.pt"))) == ["0.weight", "0.bias", "2.weight", "2.bias"]
