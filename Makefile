@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS ?= runs/demo
 
-.PHONY: demo test lint types unit bench docs clean help
+.PHONY: demo test lint types unit bounds bench docs clean help
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -22,6 +22,9 @@ types: $(VENV)/.installed
 
 unit: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+bounds: $(VENV)/.installed  ## the engine's tests once more, with every array access of its kernels checked
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/bounds OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_engine_*.py
 
 bench: $(VENV)/.installed  ## measure every number in the README's benchmark table
 	$(BIN)/python -m benchmarks

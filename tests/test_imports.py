@@ -20,11 +20,11 @@ SOURCE = Path(sparseflow.__file__).parent
 #: A module imports from its own floor and those above; a new module takes its place here.
 FLOORS = [
     {"types", "_checks", "rng", "atomic", "compiled"},
-    {"choose", "fans", "topk", "allocation", "scores", "schedules", "select"},
+    {"choose", "clear", "fans", "topk", "allocation", "scores", "schedules", "select"},
     {"masks", "init", "gradients"},
-    {"live", "initialize", "promises", "report", "at_init", "tickets", "active"},
+    {"live", "initialize", "promises", "report", "at_init", "tickets", "active", "rewrite", "optimizers"},
     {"updaters", "analysis"},
-    {"sparsifier"},
+    {"sparsifier", "proposals", "growth"},
     {"engine"},
     {"lab", "__main__"},
 ]

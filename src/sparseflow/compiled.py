@@ -6,6 +6,8 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -27,19 +29,26 @@ _AHEAD = 4
 def is_compiled(*tensors: Tensor) -> bool:
     """Whether the compiled passes take these: large, on the CPU, in one piece and of floats (or masks).
 
+    None without Numba: the plain ways of torch give the same results.
+
     >>> is_compiled(torch.ones(300, 300), torch.ones(300, 300, dtype=torch.bool))
     True
     >>> is_compiled(torch.ones(300, 300).T)
     False
     """
     smallest = _CALLS_FROM if "sparseflow.choose" in sys.modules else _LOADS_FROM
-    return all(
+    return _has_numba() and all(
         smallest <= tensor.numel() < 2**31
         and tensor.device.type == "cpu"
         and tensor.dtype in (torch.float32, torch.bool)
         and tensor.is_contiguous()
         for tensor in tensors
     )
+
+
+@cache
+def _has_numba() -> bool:
+    return find_spec("numba") is not None
 
 
 def words(tensor: Tensor) -> NDArray[Any]:

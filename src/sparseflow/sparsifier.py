@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,22 +10,17 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
 from sparseflow.active import LiveMasks, active_weights, check_positions, move_
+from sparseflow.growth import keep_dense, observe_
 from sparseflow.masks import zero_inactive_
+from sparseflow.optimizers import check_held, initial_rate, innermost, keeps_zeros, learning_rate_ratios
 from sparseflow.promises import check, per_weight_state
+from sparseflow.proposals import View, proposals
+from sparseflow.rewrite import Rewrite, rewrite_
 from sparseflow.rng import stream
 from sparseflow.select import maskable, unwrap
-from sparseflow.topk import count_true
 from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
-from sparseflow.updaters.active import ActiveLayer, row_parts
-from sparseflow.updaters.base import ActiveUpdater, LayerState, MaskUpdater, as_dense, changed
+from sparseflow.updaters.base import MaskUpdater, changed
 from sparseflow.updaters.static import Static
-
-#: Each weight moves by its own gradient and state alone, so zero gradients and states keep a zero weight at zero.
-#: (Rprop and Adamax do too, but they write a smallest step or norm into the state of every weight.)
-_ELEMENTWISE = {
-    getattr(torch.optim, name) for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta")
-}
-
 
 _STATE_KEYS = {"masks", "step_count", "last_update", "generator", "gradient_mean", "learning_rates"}
 
@@ -81,15 +76,13 @@ class Sparsifier:
         seed: int,
         gradient_fn: Callable[[], Mapping[str, Tensor]] | None = None,
     ) -> None:
-        # Wrappers of training frameworks (accelerate, Lightning) hold the optimizer that really steps.
-        while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-            optimizer = inner
+        optimizer = innermost(optimizer)
         self.model = unwrap(model)
         known = {name: weight.parameter for name, weight in maskable(model).items()}
         stored = active_weights(self.model)
         check_masks(masks, known | {name: torch.empty(w.weight_shape, device="meta") for name, w in stored.items()})
         self._active = {name: stored[name] for name in masks if name in stored}
-        _check_held(optimizer, {name: self._active[name].values if name in stored else known[name] for name in masks})
+        check_held(optimizer, {name: self._active[name].values if name in stored else known[name] for name in masks})
         check_positions(self._active, masks)
         self.optimizer = optimizer
         self.updater = updater
@@ -112,11 +105,11 @@ class Sparsifier:
         self._generator = stream(seed, "grow")
         self._gradient_mean: dict[str, Tensor] = {}
         self._dense_gradients: dict[str, tuple[Tensor, Tensor]] | None = None
-        self._learning_rates = [_initial_rate(group) for group in optimizer.param_groups]
+        self._learning_rates = [initial_rate(group) for group in optimizer.param_groups]
         self._last_update = -1
         self._parked: list[tuple[nn.Parameter, Tensor]] | None = None
         self._step_ran_dense = False
-        self._elementwise = _keeps_zeros(optimizer, self._parameters.values())
+        self._elementwise = keeps_zeros(optimizer, self._parameters.values())
         if self._active and isinstance(optimizer, torch.optim.LBFGS) and not isinstance(updater, Static):
             raise ValueError(
                 "LBFGS remembers directions over all weights together, and active weights that are stored alone move. "
@@ -280,72 +273,35 @@ class Sparsifier:
         for call in self.before_update:
             call(self.step_count)
         # Everything is computed from a consistent state, and checked by the updater, before the first mask is written.
-        proposed = dict(self._proposals(self._growth_gradients()))
-        changes: dict[str, MaskUpdate] = {}
-        for name, new in proposed.items():
-            weight = self._active.get(name)
-            if self.after_update:
-                before = self.masks[name].clone()
-            if weight is None:
-                self._masks[name].copy_(new)
-                self._counts[name] = count_true(new)
-            else:
-                move_(weight, new, self.optimizer)
-                self._counts[name] = len(new)
-            if self.after_update:
-                changes[name] = changed(before, self.masks[name])
+        proposed = dict(proposals(self.updater, self._view(), step=self.step_count, generator=self._generator))
+        before = {name: self.masks[name].clone() for name in proposed} if self.after_update else {}
+        self._write(proposed)
+        changes = {name: changed(mask, self.masks[name]) for name, mask in before.items()}
         self._last_update = self.step_count
         self._dense_gradients = None
-        self._apply_masks_()
-        self._mask_gradients_()
         for notify in self.after_update:
             notify(self.step_count, changes)
 
-    def _proposals(self, gradients: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Each weight's new mask; of those that are stored as active values, their new positions."""
-        arguments: dict[str, Any] = {"step": self.step_count, "generator": self._generator}
-        if not self._active:
-            yield from self.updater.update(self._layers(self._masks, gradients), **arguments)
-        elif isinstance(self.updater, ActiveUpdater):
-            for name in self.masks:  # in the order of the masks, as every draw is
-                if name in self._active:
-                    yield from self.updater.update_active(self._active_layers(name, gradients), **arguments)
-                else:
-                    yield from self.updater.update(self._layers([name], gradients), **arguments)
-        else:
-            for name, mask in self.updater.update(self._layers(self.masks, gradients), **arguments):
-                yield name, mask.view(-1).nonzero().squeeze(1) if name in self._active else mask
+    def _write(self, proposed: Mapping[str, Tensor]) -> None:
+        for name in proposed.keys() & self._active.keys():
+            move_(self._active[name], proposed[name], self.optimizer)
+            self._counts[name] = len(proposed[name])
+        # Weights that sat the update out too: the step may have left their gradients dense.
+        layers = [
+            Rewrite(mask, proposed.get(name, mask), (*self._weight_and_states(name), *self._gradient(name)))
+            for name, mask in self._masks.items()
+        ]
+        self._counts.update(zip(self._masks, rewrite_(layers), strict=True))
 
-    def _layers(self, names: Iterable[str], gradients: Mapping[str, Tensor]) -> Iterator[LayerState]:
-        rates = self._learning_rate_ratios()
-        for name in names:
-            if name in self._active:
-                yield from (as_dense(layer) for layer in self._active_layers(name, gradients))
-                continue
-            parameter = self._parameters[name]
-            if not parameter.requires_grad or (self.updater.needs_gradient and name not in gradients):
-                continue
-            ratio = rates.get(id(parameter), 1.0)
-            yield LayerState(name, parameter.detach(), self._masks[name], gradients.get(name), ratio)
-
-    def _active_layers(self, name: str, gradients: Mapping[str, Tensor]) -> Iterator[ActiveLayer]:
-        """The layer, unless it sits the update out."""
-        weight = self._active[name]
-        values = weight.values
-        rows: Callable[[int, int], Tensor] | None = None
-        if self.updater.needs_gradient:
-            given = gradients.get(name)
-            rows = weight.gradient_rows() if given is None else (lambda first, last: given[first:last])
-        if values.requires_grad and not (self.updater.needs_gradient and rows is None):
-            ratio = self._learning_rate_ratios().get(id(values), 1.0)
-            yield ActiveLayer(name, weight.weight_shape, weight.positions(), values.detach(), values.grad, rows, ratio)
-
-    def _learning_rate_ratios(self) -> dict[int, float]:
-        return {
-            id(parameter): (float(group["lr"]) / initial if initial else 1.0)
-            for group, initial in zip(self.optimizer.param_groups, self._learning_rates, strict=False)
-            for parameter in group["params"]
-        }
+    def _view(self) -> View:
+        return View(
+            masks=self.masks,
+            parameters=self._parameters,
+            stored=self._active,
+            counts=self._counts,
+            gradients=self._growth_gradients(),
+            learning_rate_ratios=learning_rate_ratios(self.optimizer, self._learning_rates),
+        )
 
     def _watch(self) -> None:
         """Let stored weights keep what the next step's dense gradient is made of, if growth will look at it."""
@@ -388,78 +344,40 @@ class Sparsifier:
         return self.updater.due(self.step_count) and self._last_update != self.step_count
 
     def _keep_dense_gradients(self) -> None:
-        """Copy dense gradients before they are masked; a copy of an older backward pass is replaced."""
-        kept = self._dense_gradients or {}
-        self._dense_gradients = {}
-        for name, parameter in self._parameters.items():
-            if parameter.grad is None:
-                continue
-            source, dense = kept.get(name, (None, None))
-            # Masked already, and not written to off the mask since: the copy is of this very gradient.
-            if dense is None or source is not parameter.grad or bool((parameter.grad[~self._masks[name]] != 0).any()):
-                dense = parameter.grad.clone()
-            self._dense_gradients[name] = (parameter.grad, dense)
+        self._dense_gradients = keep_dense(self._parameters, self._masks, self._dense_gradients or {})
 
     def _observe_gradients(self) -> None:
         """Running mean of the dense gradient, for methods that grow by momentum."""
-        decay = self.updater.gradient_decay
         if self._dense_gradients is not None:
             self._keep_dense_gradients()  # masked already: look at what was there before
-        if not decay or not self._grows_by_step_gradients():
-            return
-        kept = self._dense_gradients or {}
-        scale = getattr(self.optimizer, "grad_scale", None)
-        for name, parameter in self._parameters.items():
-            if parameter.grad is not None:
-                mean = self._gradient_mean.setdefault(name, torch.zeros_like(parameter.grad))
-                gradient = kept[name][1] if name in kept else parameter.grad
-                gradient = gradient if scale is None else gradient / scale
-                mean.mul_(decay).add_(gradient, alpha=1 - decay)
-        for name, weight in self._active.items():
-            if (rows := weight.gradient_rows()) is not None:
-                shape = weight.weight_shape
-                mean = self._gradient_mean.setdefault(name, torch.zeros(shape, dtype=weight.values.dtype))
-                for first, last in row_parts(shape):
-                    gradient = rows(first, last) if scale is None else rows(first, last) / scale
-                    mean[first:last].mul_(decay).add_(gradient, alpha=1 - decay)
+        decay = self.updater.gradient_decay
+        if decay and self._grows_by_step_gradients():
+            kept, scale = self._dense_gradients or {}, getattr(self.optimizer, "grad_scale", None)
+            observe_(self._gradient_mean, self._parameters, kept, self._active, decay=decay, scale=scale)
+
+    def _gradient(self, name: str) -> list[Tensor]:
+        """The weight's gradient, if it has one."""
+        gradient = self._parameters[name].grad
+        if gradient is not None and gradient.layout != torch.strided:
+            raise ValueError(f"{name!r} has a sparse gradient tensor; make its embedding with sparse=False.")
+        return [] if gradient is None else [gradient]
+
+    def _weight_and_states(self, name: str) -> list[Tensor]:
+        parameter = self._parameters[name]
+        return [parameter.data, *(state for _, state in per_weight_state(self.optimizer, parameter))]
 
     def _mask_gradients_(self) -> None:
-        for name, parameter in self._parameters.items():
-            if parameter.grad is not None:
-                if parameter.grad.layout != torch.strided:
-                    raise ValueError(f"{name!r} has a sparse gradient tensor; make its embedding with sparse=False.")
-                zero_inactive_(parameter.grad, self._masks[name])
+        for name, mask in self._masks.items():
+            for gradient in self._gradient(name):
+                zero_inactive_(gradient, mask)
 
     def _apply_masks_(self) -> None:
         with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                zero_inactive_(parameter.data, self._masks[name])
-                for _, state in per_weight_state(self.optimizer, parameter):
-                    zero_inactive_(state, self._masks[name])
+            for name, mask in self._masks.items():
+                for tensor in self._weight_and_states(name):
+                    zero_inactive_(tensor, mask)
 
     def _step_is_skipped(self) -> bool:
         """Fused optimizers are called even when ``GradScaler`` found an overflow, and skip inside the kernel."""
         found = getattr(self.optimizer, "found_inf", None)
         return isinstance(found, Tensor) and bool(found.item())
-
-
-def _keeps_zeros(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> bool:
-    """Whether a step leaves a zero weight with zero gradient and state at zero; without an ``eps``, 0 / 0 is NaN."""
-    if type(optimizer) not in _ELEMENTWISE:
-        return False
-    smallest = min(float(group.get("eps", 1.0)) for group in optimizer.param_groups)
-    return all(float(torch.tensor(smallest, dtype=parameter.dtype)) > 0 for parameter in parameters)
-
-
-def _initial_rate(group: Mapping[str, Any]) -> float:
-    return float(group.get("initial_lr", group["lr"]))
-
-
-def _check_held(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    for name, parameter in parameters.items():
-        if parameter.requires_grad and id(parameter) not in held:
-            raise ValueError(
-                f"the optimizer does not hold {name!r}, so its mask could not be kept. Add it with "
-                "optimizer.add_param_group, freeze it with requires_grad_(False), or leave it out with exclude=."
-            )

@@ -20,14 +20,15 @@ _PATIENCE = 1.0
 _SPINNER = "|/-\\"
 
 
-def _fingerprint() -> str:
+def fingerprint(folder: Path) -> str:
+    """A digest of the sources that kernels are made of."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(folder.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-_FINGERPRINT = _fingerprint()
+_FINGERPRINT = fingerprint(Path(__file__).parent)
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -110,6 +110,13 @@ class LayerState(NamedTuple):
     """Dense gradient, if the updater asked for it."""
     learning_rate_ratio: float
     """Learning rate of this weight's group over its initial one."""
+    counted: int | None = None
+    """Number of active weights, where somebody knows it."""
+
+    @property
+    def num_active(self) -> int:
+        """Number of active weights."""
+        return count_true(self.mask) if self.counted is None else self.counted
 
 
 class MaskUpdater(Protocol):
@@ -259,7 +266,7 @@ class DropGrow:
             )
 
     def _swap(self, layer: LayerState, *, step: int, generator: torch.Generator) -> _Swap:
-        active = count_true(layer.mask)
+        active = layer.num_active
         count = self.num_drop(active, step=step, learning_rate_ratio=layer.learning_rate_ratio)
         if not self.regrow:
             count = min(count, layer.mask.numel() - active)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparseflow._checks import check_choice, check_sparsity
 from sparseflow.schedules import cubic_sparsity
-from sparseflow.topk import active_count, count_true, topk_mask
+from sparseflow.topk import active_count, topk_mask
 from sparseflow.updaters.base import LayerState, periodic
 
 
@@ -66,18 +66,19 @@ class GradualPruning:
             targets = [self.sparsity] * len(layers)
         for layer, target in zip(layers, targets, strict=True):
             count = active_count(layer.mask.numel(), self._sparsity_at(step, target))
-            yield layer.name, _keep(layer.mask, layer.weight, count)
+            yield layer.name, _keep(layer.mask, layer.weight, min(count, layer.num_active))
 
 
 def _keep(mask: Tensor, weight: Tensor, count: int) -> Tensor:
-    return topk_mask(weight, min(count, count_true(mask)), among=mask, magnitude=True)
+    return topk_mask(weight, count, among=mask, magnitude=True)
 
 
 def _prune_globally(layers: list[LayerState], sparsity: float) -> Iterator[tuple[str, Tensor]]:
     sizes = [layer.mask.numel() for layer in layers]
     mask = torch.cat([layer.mask.reshape(-1) for layer in layers])
     weight = torch.cat([layer.weight.reshape(-1) for layer in layers])
-    kept = _keep(mask, weight, active_count(sum(sizes), sparsity))
+    active = sum(layer.num_active for layer in layers)
+    kept = _keep(mask, weight, min(active_count(sum(sizes), sparsity), active))
     for layer, part in zip(layers, torch.split(kept, sizes), strict=True):
         yield layer.name, part.view(layer.mask.shape)
 

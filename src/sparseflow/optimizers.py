@@ -1,0 +1,74 @@
+"""What the Sparsifier must know of the optimizer that it listens to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+#: Each weight moves by its own gradient and state alone, so zero gradients and states keep a zero weight at zero.
+#: (Rprop and Adamax do too, but they write a smallest step or norm into the state of every weight.)
+_ELEMENTWISE = {
+    getattr(torch.optim, name) for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta")
+}
+
+
+def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer that really steps; wrappers of training frameworks (accelerate, Lightning) hold it.
+
+    >>> optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))])
+    >>> innermost(optimizer) is optimizer
+    True
+    """
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
+    return optimizer
+
+
+def keeps_zeros(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> bool:
+    """Whether a step leaves a zero weight with zero gradient and state at zero; without an ``eps``, 0 / 0 is NaN.
+
+    >>> weight = nn.Parameter(torch.ones(1))
+    >>> [keeps_zeros(torch.optim.Adam([weight], eps=eps), [weight]) for eps in (1e-8, 0.0)]
+    [True, False]
+    """
+    if type(optimizer) not in _ELEMENTWISE:
+        return False
+    smallest = min(float(group.get("eps", 1.0)) for group in optimizer.param_groups)
+    return all(float(torch.tensor(smallest, dtype=parameter.dtype)) > 0 for parameter in parameters)
+
+
+def initial_rate(group: Mapping[str, Any]) -> float:
+    """Learning rate of a group before any schedule: what a scheduler remembers, or what the group has.
+
+    >>> initial_rate({"lr": 0.01, "initial_lr": 0.1})
+    0.1
+    """
+    return float(group.get("initial_lr", group["lr"]))
+
+
+def learning_rate_ratios(optimizer: torch.optim.Optimizer, initial: Iterable[float]) -> dict[int, float]:
+    """``id`` of each parameter -> the learning rate of its group over the initial one; 1 where that is 0.
+
+    >>> weight = nn.Parameter(torch.ones(1))
+    >>> learning_rate_ratios(torch.optim.SGD([weight], lr=0.1), [0.4])[id(weight)]
+    0.25
+    """
+    return {
+        id(parameter): (float(group["lr"]) / before if before else 1.0)
+        for group, before in zip(optimizer.param_groups, initial, strict=False)
+        for parameter in group["params"]
+    }
+
+
+def check_held(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Raise ``ValueError`` unless the optimizer holds every parameter that requires a gradient."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in parameters.items():
+        if parameter.requires_grad and id(parameter) not in held:
+            raise ValueError(
+                f"the optimizer does not hold {name!r}, so its mask could not be kept. Add it with "
+                "optimizer.add_param_group, freeze it with requires_grad_(False), or leave it out with exclude=."
+            )

@@ -1,0 +1,52 @@
+"""Replace masks, and zero what is off them: the second half of a mask update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparseflow.compiled import is_compiled, spread, words
+from sparseflow.masks import zero_inactive_
+from sparseflow.topk import count_true
+
+
+class Rewrite(NamedTuple):
+    """A mask, what it becomes, and what must be zero off it."""
+
+    mask: Tensor
+    """bool, overwritten."""
+    new: Tensor
+    """bool, same shape."""
+    tensors: tuple[Tensor, ...]
+    """Same shape, overwritten: the weight first, then its optimizer states and gradient as far as there are any."""
+
+    def compiled(self) -> int | None:
+        """Rewrite a large layer in one pass that leaves other threads alone; its active count."""
+        fits = self.new.dtype == torch.bool and self.new.shape == self.mask.shape
+        floats = all(tensor.dtype == torch.float32 for tensor in self.tensors)
+        if not (fits and floats and is_compiled(self.mask, self.new, *self.tensors)):
+            return None
+        from sparseflow.clear import replace
+
+        return int(replace(words(self.mask), words(self.new), tuple(map(words, self.tensors))))
+
+    def plain(self) -> int:
+        """Rewrite any layer; its active count."""
+        self.mask.copy_(self.new)
+        for tensor in self.tensors:
+            zero_inactive_(tensor, self.mask)
+        return count_true(self.mask)
+
+
+def rewrite_(layers: Iterable[Rewrite]) -> Iterator[int]:
+    """Rewrite each in turn, large layers on several threads; yields their active counts.
+
+    >>> mask, weight = torch.tensor([True, False]), torch.tensor([5.0, 0.0])
+    >>> list(rewrite_([Rewrite(mask, torch.tensor([False, True]), (weight,))])), mask, weight
+    ([1], tensor([False,  True]), tensor([0., 0.]))
+    """
+    for layer, active in spread(lambda layer: (layer, layer.compiled()), layers):
+        yield layer.plain() if active is None else active

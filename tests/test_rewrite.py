@@ -1,0 +1,148 @@
+"""Masks replaced and tensors cleared off them in one compiled pass, against torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import sparseflow as sf
+from sparseflow.clear import replace
+from sparseflow.compiled import words
+from sparseflow.rewrite import Rewrite, rewrite_
+
+#: Above the size from which a layer is rewritten by a compiled pass in any process; no multiple of 8.
+LARGE = (1 << 16) + 4321
+
+
+def delicate(n: int, seed: int) -> Tensor:
+    """Numbers among which are those that a product with 0 would not make +0.0."""
+    generator = torch.Generator().manual_seed(seed)
+    special = torch.tensor([float("nan"), float("inf"), float("-inf"), -0.0, -1.0, 1e-45])
+    chosen = special[torch.randint(len(special), (n,), generator=generator)]
+    return torch.where(torch.rand(n, generator=generator) < 0.5, chosen, torch.randn(n, generator=generator))
+
+
+def random_mask(n: int, density: float, seed: int) -> Tensor:
+    return torch.rand(n, generator=torch.Generator().manual_seed(seed)) < density
+
+
+def cleared(tensor: Tensor, mask: Tensor) -> Tensor:
+    """Oracle: +0.0 off the mask."""
+    return torch.where(mask, tensor, torch.zeros((), dtype=tensor.dtype))
+
+
+def assert_same_bits(a: Tensor, b: Tensor) -> None:
+    assert torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(0, 70) | st.integers(1000, 5000),
+    densities=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    num_tensors=st.integers(1, 3),
+    seed=st.integers(0, 10**6),
+)
+def test_one_pass_copies_counts_and_clears(n: int, densities: tuple[float, float], num_tensors: int, seed: int) -> None:
+    mask, new = random_mask(n, densities[0], seed), random_mask(n, densities[1], seed + 1)
+    before = [delicate(n, seed + 2 + i) for i in range(num_tensors)]
+    after = [tensor.clone() for tensor in before]
+    assert replace(words(mask), words(new), tuple(map(words, after))) == int(new.sum())
+    assert torch.equal(mask, new)
+    for tensor, old in zip(after, before, strict=True):
+        assert_same_bits(tensor, cleared(old, new))
+
+
+@pytest.mark.parametrize("density", [0.0, 0.1, 1.0])
+def test_a_large_layer_and_the_plain_way_agree(density: float) -> None:
+    mask, new = random_mask(LARGE, 0.1, 0), random_mask(LARGE, density, 1)
+    tensors = tuple(delicate(LARGE, seed) for seed in (2, 3))
+    plain = Rewrite(mask.clone(), new, tuple(tensor.clone() for tensor in tensors))
+    compiled = Rewrite(mask, new, tensors)
+    assert compiled.compiled() == plain.plain() == int(new.sum())
+    assert torch.equal(compiled.mask, plain.mask)
+    for a, b in zip(compiled.tensors, plain.tensors, strict=True):
+        assert_same_bits(a, b)
+
+
+def test_a_mask_that_stays_may_be_its_own_successor() -> None:
+    mask, weight = random_mask(LARGE, 0.3, 0), delicate(LARGE, 1)
+    before, expected = mask.clone(), cleared(weight, mask)
+    assert list(rewrite_([Rewrite(mask, mask, (weight,))])) == [int(before.sum())]
+    assert torch.equal(mask, before)
+    assert_same_bits(weight, expected)
+
+
+SHAPE = (8, 16, 32, 32)
+
+
+def refused(what: str) -> Rewrite:
+    new = random_mask(8 * 16 * 32 * 32, 0.5, 0).view(SHAPE)
+    mask, tensor = torch.zeros_like(new), delicate(new.numel(), 1).view(SHAPE)
+    if what == "channels_last":
+        tensor = tensor.to(memory_format=torch.channels_last)
+    elif what == "mask":
+        mask = mask.to(memory_format=torch.channels_last)
+    elif what == "small":
+        mask, new, tensor = mask[:1, :1], new[:1, :1], tensor[:1, :1].clone()
+    elif what == "uint8":
+        return Rewrite(mask, new.to(torch.uint8), (tensor,))
+    else:
+        tensor = tensor.to(getattr(torch, what))
+    return Rewrite(mask, new, (tensor,))
+
+
+@pytest.mark.parametrize("what", ["channels_last", "mask", "small", "uint8", "float64", "bfloat16", "bool"])
+def test_what_the_compiled_pass_does_not_take_is_rewritten_all_the_same(what: str) -> None:
+    layer = refused(what)
+    expected = cleared(layer.tensors[0], layer.new.bool())
+    assert layer.compiled() is None
+    assert list(rewrite_([layer])) == [int(layer.new.sum())]
+    assert torch.equal(layer.mask, layer.new.bool())
+    assert_same_bits(layer.tensors[0], expected)
+
+
+# --- in a training loop -----------------------------------------------------------------------------------------------
+
+
+def trained(optimizer_name: str) -> list[Tensor]:
+    """Masks, weights, gradients and states after three updates of a large layer and a small one."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(320, 256), nn.Linear(256, 10))
+    optimizer = getattr(torch.optim, optimizer_name)(model.parameters(), lr=0.1)
+    updater = sf.RigL(update_every=1)
+    sparsifier = sf.Sparsifier(model, optimizer, sf.random_masks(model, 0.8, seed=0), updater, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+        sparsifier.check()
+    states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    weights = [tensor for p in model.parameters() for tensor in (p.detach(), p.grad) if tensor is not None]
+    return [*sparsifier.masks.values(), *weights, *states]
+
+
+@pytest.mark.parametrize("optimizer_name", ["SGD", "Adagrad", "Adam"])
+def test_training_is_the_same_as_with_the_plain_way(optimizer_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = trained(optimizer_name)
+    monkeypatch.setattr(Rewrite, "compiled", lambda layer: None)
+    for a, b in zip(compiled, trained(optimizer_name), strict=True):
+        assert_same_bits(a, b)
+
+
+def test_a_weight_that_sits_the_update_out_is_left_without_gradients_off_its_mask() -> None:
+    model = nn.Sequential(nn.Linear(12, 10), nn.Linear(10, 8))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = sf.Sparsifier(model, optimizer, sf.random_masks(model, 0.8, seed=0), sf.RigL(update_every=1), seed=0)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    model[0].weight.requires_grad_(False)
+    before = sparsifier.masks["0.weight"].clone()
+    optimizer.step()
+    assert torch.equal(sparsifier.masks["0.weight"], before)
+    for name, mask in sparsifier.masks.items():
+        assert torch.equal(model.get_parameter(name).grad, mask.float())
+    sparsifier.check()

@@ -1,0 +1,62 @@
+"""Where Numba is not installed, large layers go the plain ways, with the same results."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import sparseflow as sf
+from sparseflow.compiled import is_compiled
+from sparseflow.topk import topk_mask
+
+#: Above the size from which choices are compiled in any process.
+LARGE = (1 << 16) + 4321
+
+
+def digest(method: str) -> str:
+    """Of what the core chooses, exchanges, trains and prunes."""
+    torch.set_num_threads(1)
+    scores = torch.randn(LARGE, generator=torch.Generator().manual_seed(0))
+    mask = topk_mask(scores, LARGE // 5)
+    model = nn.Sequential(nn.Linear(320, 256), nn.Linear(256, 10))
+    masks = sf.random_masks(model, 0.8, seed=0)
+    sf.initialize_(model, masks, seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    updater = sf.updaters.UPDATERS[method](update_every=1)
+    sparsifier = sf.Sparsifier(model, optimizer, masks, updater, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+    sparsifier.check()
+    weights = [sparsifier.model.get_parameter(name).detach() for name in masks]
+    pruned = sf.magnitude_masks(model, 0.95, scope="global")
+    tensors = [
+        *(mask, *sf.updaters.drop_and_grow(mask, scores.roll(7), scores.roll(9), 1000, 1000)),
+        *(*sparsifier.masks.values(), *weights, *pruned.values()),
+    ]
+    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()
+
+
+@pytest.mark.parametrize("method", ["rigl", "set"])
+def test_results_do_not_need_numba(method: str) -> None:
+    assert is_compiled(torch.ones(LARGE))
+    code = f"""
+import sys
+sys.modules["numba"] = None  # importing it fails, as if it were not installed
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import test_without_numba
+print(test_without_numba.digest({method!r}))
+assert not any(name in sys.modules for name in ("sparseflow.choose", "sparseflow.clear"))
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == digest(method)
+    assert {"sparseflow.choose", "sparseflow.clear"} <= sys.modules.keys()
