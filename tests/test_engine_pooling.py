@@ -18,6 +18,7 @@ from sparseflow.engine.pooling import (
     max_pool_backward,
     relu,
     relu_backward,
+    relu_gate,
 )
 
 JUNK = 7.0  # what arrays hold before, and what borders must hold afterwards
@@ -172,8 +173,11 @@ def test_relu_is_torchs_also_at_nan_and_in_place() -> None:
     x, frame = framed(image.detach(), ((1, 0), (2, 1)))
     g, g_frame = framed(gradient, ((0, 0), (1, 1)))
     relu(x, *at(frame), x, *at(frame), 0, 2, 3, 4 * 5)
-    relu_backward(g, *at(g_frame), x, *at(frame), g, *at(g_frame), 0, 2, 3, 4 * 5)
+    gx, gx_frame = framed(torch.zeros_like(gradient), ((1, 1), (0, 0)))
+    relu_backward(g, *at(g_frame), x, *at(frame), gx, *at(gx_frame), 0, 2, 3, 4 * 5)
+    relu_gate(x, *at(frame), g, *at(g_frame), 0, 2, 3, 4 * 5)
     torch.testing.assert_close(image_of(x, frame), expected.detach(), rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(image_of(gx, gx_frame), image.grad)
     assert torch.equal(image_of(g, g_frame), image.grad)
 
 

@@ -41,6 +41,7 @@ OTHER = {
     "log_every": 100,
     "eval_every": 100,
     "checkpoint_every": 100,
+    "engine": "masked",
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import sparseflow as sf
 from sparseflow.lab import train as train_module
 from sparseflow.lab.config import SPARSE_METHODS, RunConfig, pruning_parent
 from sparseflow.lab.data import Dataset, load_dataset
+from sparseflow.lab.engine import Engine
 from sparseflow.lab.methods import Setup, final_state, set_up
 from sparseflow.lab.probes import evaluate
 from sparseflow.lab.runs import METRICS, Run
@@ -226,7 +226,7 @@ def test_constants_of_a_collapsed_mnist_run() -> None:
     for part, counts in (("train", train_counts), ("test", test_counts)):
         labels = torch.arange(10).repeat_interleave(torch.tensor(counts))
         images = torch.zeros(1, 1, 28, 28).expand(len(labels), -1, -1, -1)
-        found[part] = evaluate(model, Dataset("constant", images[:1], labels[:1], images, labels))
+        found[part] = evaluate(model, images, labels)
     assert found["test"]["test/accuracy"] == 0.1135
     assert found["train"]["test/loss"] == pytest.approx(float(-(prior * prior.log()).sum()), abs=1e-6)
     assert round(found["train"]["test/loss"], 3) == 2.301
@@ -242,8 +242,11 @@ def test_a_dead_network_answers_one_class_at_the_entropy_of_the_prior(tmp_path: 
 
 def test_evaluation_is_in_eval_mode_and_leaves_no_trace(data: Dataset) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.9), nn.Linear(784, 10)).train()
-    small = replace(data, test_images=data.test_images[:30], test_labels=data.test_labels[:30])
-    assert evaluate(model, small) == pytest.approx(evaluate(model, small, batch_size=7), rel=1e-5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = sf.Sparsifier(model, optimizer, sf.dense_masks(model), sf.Static(), seed=0)
+    logits = Engine(Setup(model, optimizer, sparsifier), "auto").logits  # dropout is no layer of a plan
+    small = data.test_images[:30], data.test_labels[:30]
+    assert evaluate(logits, *small) == pytest.approx(evaluate(logits, *small, batch_size=7), rel=1e-5)
     assert model[1].training
     assert model[2].weight.grad is None
 

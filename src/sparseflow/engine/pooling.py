@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparseflow.engine.compiling import kernel, part
+from sparseflow.engine.pooling_simd import window_max, window_spread
+from sparseflow.engine.simd import WIDTH
 
 Floats = NDArray[Any]
 Places = NDArray[Any]
@@ -27,36 +29,9 @@ def _span(position: int, size: int, kernel: int, dilation: int) -> tuple[int, in
     return min(low, kernel), max(min(low, kernel), min(kernel, high))
 
 
-@part
-def _two_by_two(a: Floats, b: Floats, c: Floats, d: Floats, y: Floats, where: Places, floor: float) -> None:
-    for n in range(y.shape[0]):
-        top, tap = a[n], where.dtype.type(0)
-        if (b[n] > top) | (b[n] != b[n]):
-            top, tap = b[n], where.dtype.type(1)
-        if (c[n] > top) | (c[n] != c[n]):
-            top, tap = c[n], where.dtype.type(2)
-        if (d[n] > top) | (d[n] != d[n]):
-            top, tap = d[n], where.dtype.type(3)
-        cut = (top <= floor) & (floor > -np.inf)
-        y[n] = floor if cut else top
-        where[n] = where.dtype.type(-1) if cut else tap
-
-
-@part
-def _raise_to(x: Floats, y: Floats, where: Places, tap: int) -> None:
-    this = where.dtype.type(tap)
-    for n in range(y.shape[0]):
-        higher = (x[n] > y[n]) | (x[n] != x[n])
-        y[n] = x[n] if higher else y[n]
-        where[n] = this if higher else where[n]
-
-
-@part
-def _cut(y: Floats, where: Places, floor: float) -> None:
-    for n in range(y.shape[0]):
-        cut = y[n] <= floor
-        y[n] = floor if cut else y[n]
-        where[n] = where.dtype.type(-1) if cut else where[n]
+_MAX, _MAX_OF_ONE = window_max(WIDTH), window_max(1)
+_PUT, _PUT_ONE = window_spread(WIDTH, add=False), window_spread(1, add=False)
+_ADD, _ADD_ONE = window_spread(WIDTH, add=True), window_spread(1, add=True)
 
 
 @kernel
@@ -80,54 +55,25 @@ def max_pool(
         first, last: Channels.
         rows, columns: Size of the output.
         kernel_y ... pad_x: The window.
-        floor: 0 for a ReLU (before or after the pool: it is the same), minus infinity for none.
+        floor: 0 for a ReLU (before or after the pool: it is the same), minus infinity for none; no other.
     """
-    least = y.dtype.type(floor)
-    pairs = kernel_y == 2 and kernel_x == 2 and dilation_y == 1 and dilation_x == 1 and pad_y == 0 and pad_x == 0
-    pairs = pairs and (rows - 1) * stride_y + 2 <= height and (columns - 1) * stride_x + 2 <= width
+    whole = batch - batch % WIDTH
+    rectify = floor == 0
+    xu, xv = np.int64(dilation_y * x_row), np.int64(dilation_x * batch)
     for c in range(first, last):
         for i in range(rows):
             top = i * stride_y - pad_y
+            u0, u1 = _span(top, height, kernel_y, dilation_y)
             for j in range(columns):
                 left = j * stride_x - pad_x
-                at = x0 + c * pitch + top * x_row + left * batch
+                v0, v1 = _span(left, width, kernel_x, dilation_x)
+                a = x0 + c * pitch + top * x_row + left * batch
                 b = y0 + c * y_pitch + i * y_row + j * batch
                 w = where0 + ((c * rows + i) * columns + j) * batch
-                out, taps = y[b : b + batch], where[w : w + batch]
-                if pairs:
-                    below = at + x_row
-                    _two_by_two(
-                        x[at : at + batch], x[at + batch : at + 2 * batch],
-                        x[below : below + batch], x[below + batch : below + 2 * batch], out, taps, least,
-                    )  # fmt: skip
-                    continue
-                first_u, last_u = _span(top, height, kernel_y, dilation_y)
-                first_v, last_v = _span(left, width, kernel_x, dilation_x)
-                out[:] = -np.inf
-                taps[:] = first_u * kernel_x + first_v
-                for u in range(first_u, last_u):
-                    for v in range(first_v, last_v):
-                        a = at + u * dilation_y * x_row + v * dilation_x * batch
-                        _raise_to(x[a : a + batch], out, taps, u * kernel_x + v)
-                if least > -np.inf:
-                    _cut(out, taps, least)
-
-
-@part
-def _spread(g: Floats, where: Places, a: Floats, b: Floats, c: Floats, d: Floats) -> None:
-    zero = g.dtype.type(0)
-    for n in range(g.shape[0]):
-        a[n] = g[n] if where[n] == 0 else zero
-        b[n] = g[n] if where[n] == 1 else zero
-        c[n] = g[n] if where[n] == 2 else zero
-        d[n] = g[n] if where[n] == 3 else zero
-
-
-@part
-def _add_where(g: Floats, where: Places, x: Floats, tap: int) -> None:
-    zero, this = g.dtype.type(0), where.dtype.type(tap)
-    for n in range(g.shape[0]):
-        x[n] += g[n] if where[n] == this else zero
+                for n in range(0, whole, WIDTH):
+                    _MAX(x, a + n, xu, xv, u0, u1, v0, v1, kernel_x, y, b + n, where, w + n, rectify)
+                for n in range(whole, batch):
+                    _MAX_OF_ONE(x, a + n, xu, xv, u0, u1, v0, v1, kernel_x, y, b + n, where, w + n, rectify)
 
 
 @part
@@ -147,33 +93,33 @@ def max_pool_backward(
 
     Arguments as :func:`max_pool`, with ``g`` the output's gradient. What ``x`` held before is overwritten.
     """
-    pairs = kernel_y == 2 and kernel_x == 2 and dilation_y == 1 and dilation_x == 1 and pad_y == 0 and pad_x == 0
-    pairs = pairs and stride_y == 2 and stride_x == 2 and 2 * rows <= height and 2 * columns <= width
-    whole = pairs and 2 * rows == height and 2 * columns == width
+    # Windows that lie side by side and cover the image write each pixel once; others add to zeros.
+    tiles = kernel_y == stride_y and kernel_x == stride_x and dilation_y == dilation_x == 1 and pad_y == pad_x == 0
+    tiles = tiles and rows * stride_y == height and columns * stride_x == width
+    whole = batch - batch % WIDTH
+    xu, xv = np.int64(dilation_y * x_row), np.int64(dilation_x * batch)
     for c in range(first, last):
-        if not whole:
+        if not tiles:
             _clear(x, x0 + c * pitch, x_row, height, width * batch)
         for i in range(rows):
             top = i * stride_y - pad_y
+            u0, u1 = _span(top, height, kernel_y, dilation_y)
             for j in range(columns):
                 left = j * stride_x - pad_x
-                at = x0 + c * pitch + top * x_row + left * batch
+                v0, v1 = _span(left, width, kernel_x, dilation_x)
+                a = x0 + c * pitch + top * x_row + left * batch
                 b = g0 + c * g_pitch + i * g_row + j * batch
                 w = where0 + ((c * rows + i) * columns + j) * batch
-                given, taps = g[b : b + batch], where[w : w + batch]
-                if pairs:
-                    below = at + x_row
-                    _spread(
-                        given, taps, x[at : at + batch], x[at + batch : at + 2 * batch],
-                        x[below : below + batch], x[below + batch : below + 2 * batch],
-                    )  # fmt: skip
-                    continue
-                first_u, last_u = _span(top, height, kernel_y, dilation_y)
-                first_v, last_v = _span(left, width, kernel_x, dilation_x)
-                for u in range(first_u, last_u):
-                    for v in range(first_v, last_v):
-                        a = at + u * dilation_y * x_row + v * dilation_x * batch
-                        _add_where(given, taps, x[a : a + batch], u * kernel_x + v)
+                if tiles:
+                    for n in range(0, whole, WIDTH):
+                        _PUT(g, b + n, where, w + n, x, a + n, xu, xv, u0, u1, v0, v1, kernel_x)
+                    for n in range(whole, batch):
+                        _PUT_ONE(g, b + n, where, w + n, x, a + n, xu, xv, u0, u1, v0, v1, kernel_x)
+                else:
+                    for n in range(0, whole, WIDTH):
+                        _ADD(g, b + n, where, w + n, x, a + n, xu, xv, u0, u1, v0, v1, kernel_x)
+                    for n in range(whole, batch):
+                        _ADD_ONE(g, b + n, where, w + n, x, a + n, xu, xv, u0, u1, v0, v1, kernel_x)
 
 
 @part
@@ -268,7 +214,7 @@ def relu_backward(
     g: Floats, g0: int, g_pitch: int, g_row: int, y: Floats, y0: int, y_pitch: int, y_row: int,
     x: Floats, x0: int, pitch: int, x_row: int, first: int, last: int, rows: int, length: int,
 ) -> None:  # fmt: skip
-    """The input's gradient, into ``x``: ``g`` where the ReLU's output ``y`` is not zero. ``x`` may be ``g``."""
+    """The input's gradient, into ``x``: ``g`` where the ReLU's output ``y`` is not zero."""
     zero = x.dtype.type(0)
     for c in range(first, last):
         for i in range(rows):
@@ -276,3 +222,18 @@ def relu_backward(
             given, result, out = g[a : a + length], y[b : b + length], x[d : d + length]
             for n in range(length):
                 out[n] = zero if result[n] <= zero else given[n]
+
+
+@kernel
+def relu_gate(
+    y: Floats, y0: int, y_pitch: int, y_row: int, g: Floats, g0: int, pitch: int, g_row: int,
+    first: int, last: int, rows: int, length: int,
+) -> None:  # fmt: skip
+    """The input's gradient in place of the output's: 0 where the ReLU's output ``y`` is zero."""
+    zero = g.dtype.type(0)
+    for c in range(first, last):
+        for i in range(rows):
+            a, b = y0 + c * y_pitch + i * y_row, g0 + c * pitch + i * g_row
+            result, out = y[a : a + length], g[b : b + length]
+            for n in range(length):
+                out[n] = zero if result[n] <= zero else out[n]

@@ -15,6 +15,7 @@ from sparseflow.allocation import ALLOCATIONS
 from sparseflow.init import INITIALIZERS
 
 SCHEMES = ("dense", "liu", "sparse", "live")
+ENGINES = ("auto", "sparse", "masked")
 METHODS = ("dense", "scratch", "set", "rigl", "rigl_inverted", "snfs", "prune")
 #: Methods whose network is masked from the first step on.
 SPARSE_METHODS = frozenset({"scratch", "set", "rigl", "rigl_inverted", "snfs"})
@@ -24,6 +25,7 @@ _CHOICES: dict[str, Collection[str]] = {
     "init": SCHEMES,
     "init_base": INITIALIZERS,
     "allocation": ALLOCATIONS,
+    "engine": ENGINES,
 }
 
 
@@ -81,6 +83,8 @@ class RunConfig:
     """Steps between test evaluations."""
     checkpoint_every: int = 2000
     """Steps between checkpoints."""
+    engine: str = "auto"
+    """auto, sparse or masked: bits differ, results only by rounding."""
 
     def __post_init__(self) -> None:
         self._normalise_numbers()
@@ -103,6 +107,11 @@ class RunConfig:
             raise ValueError(
                 f"pruning must begin and end within the run: got begin {self.prune_begin}, end {self.prune_end}, "
                 f"{self.steps} steps. Lower prune_begin and prune_end, or raise steps."
+            )
+        if self.method == "snfs" and self.engine == "sparse":
+            raise ValueError(
+                "snfs looks at the dense gradient of every step, which the sparse engine does not compute. Leave "
+                "engine at 'auto', or write engine='masked'."
             )
         if self.mask_from is not None:
             self._check_parent(self.mask_from)

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor
 
 import sparseflow as sf
-from sparseflow.analysis import record_update_flow
-from sparseflow.gradients import undisturbed
+from sparseflow.analysis import GradientFlow
 from sparseflow.lab.data import Dataset
+from sparseflow.lab.engine import Engine
 
 Log = Callable[[int, Mapping[str, float]], None]
 
 
-def evaluate(model: nn.Module, data: Dataset, *, batch_size: int = 1000) -> dict[str, float]:
-    """Accuracy (a fraction) and mean cross-entropy (nats) on the test set, in eval mode."""
+def evaluate(
+    logits: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, *, batch_size: int = 1000
+) -> dict[str, float]:
+    """Accuracy (a fraction) and mean cross-entropy (nats) of what gives the logits of a batch."""
     correct, loss = 0, 0.0
-    with torch.no_grad(), undisturbed(model, training=False):
-        for images, labels in zip(data.test_images.split(batch_size), data.test_labels.split(batch_size), strict=True):
-            logits = model(images)
-            correct += int((logits.argmax(1) == labels).sum())
-            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-    return {"test/accuracy": correct / len(data.test_labels), "test/loss": loss / len(data.test_labels)}
+    for some, wanted in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        found = logits(some).detach()
+        correct += int((found.argmax(1) == wanted).sum())
+        loss += float(F.cross_entropy(found, wanted, reduction="sum"))
+    return {"test/accuracy": correct / len(labels), "test/loss": loss / len(labels)}
 
 
 class Probes:
@@ -33,26 +33,37 @@ class Probes:
     Reference: protocol A.0 (1000 fixed training images, masked, without the L2 term) and A.3.
     """
 
-    def __init__(self, model: nn.Module, sparsifier: sf.Sparsifier, data: Dataset, *, log: Log) -> None:
-        self._model, self._sparsifier, self._data, self._log = model, sparsifier, data, log
-        self._batches = [data.validation(1)]
-        self._records = record_update_flow(sparsifier, model, F.cross_entropy, self._batches)
+    def __init__(self, engine: Engine, sparsifier: sf.Sparsifier, data: Dataset, *, log: Log) -> None:
+        self._engine, self._data, self._log = engine, data, log
+        self._validation = data.validation(1)
+        self._before: GradientFlow | None = None
+        self._records: list[tuple[int, dict[str, float]]] = []
+        sparsifier.before_update.append(self._before_update)
+        sparsifier.after_update.append(self._after_update)
 
     def flow(self, step: int) -> None:
         """Log the gradient norm, whole and by parameter."""
-        found = sf.gradient_flow(self._model, F.cross_entropy, self._batches, self._sparsifier.masks)
+        found = self._engine.flow(*self._validation)
         layers = {f"flow/norm/{name}": norm for name, norm in found.per_layer.items()}
         self._log(step, {"flow/norm": found.norm, "flow/loss": found.loss, **layers})
 
     def updates(self) -> None:
         """Log the mask updates since the last call: the norm right before and right after, and how much moved."""
         while self._records:
-            record = self._records.pop(0)
-            values = {"before": record.before.norm, "after": record.after.norm, "moved": record.moved}
-            self._log(record.step, {f"update/{name}": value for name, value in values.items()})
+            self._log(*self._records.pop(0))
 
     def test(self, step: int) -> dict[str, float]:
         """Log accuracy and loss on the test set, and return them."""
-        found = evaluate(self._model, self._data)
+        found = evaluate(self._engine.logits, self._data.test_images, self._data.test_labels)
         self._log(step, found)
         return found
+
+    def _before_update(self, step: int) -> None:
+        self._before = self._engine.flow(*self._validation)
+
+    def _after_update(self, step: int, changes: Mapping[str, sf.MaskUpdate]) -> None:
+        assert self._before is not None
+        after = self._engine.flow(*self._validation)
+        moved = sum(max(int(change.grown.sum()), int(change.dropped.sum())) for change in changes.values())
+        values = {"before": self._before.norm, "after": after.norm, "moved": moved}
+        self._records.append((step, {f"update/{name}": value for name, value in values.items()}))

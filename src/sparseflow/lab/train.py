@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 import sparseflow as sf
 from sparseflow.lab.config import RunConfig
 from sparseflow.lab.data import Dataset, batch_indices, load_dataset
+from sparseflow.lab.engine import Engine
 from sparseflow.lab.methods import Setup, set_up
 from sparseflow.lab.optimizer import set_step_
 from sparseflow.lab.probes import Log, Probes
@@ -57,11 +57,13 @@ def train(
             # Before there is a folder: what cannot be set up leaves none.
             data = load_dataset(config.dataset, root=data_root)
             setup = set_up(config, data, root=root)
+            engine = Engine(setup, config.engine)
             store = stack.enter_context(RunStore(root, config))
             if not store.is_done:
                 step, seconds = _resume(setup, store)
+                engine.reload()
                 log = stack.enter_context(_tensorboard(store)) if tensorboard else store.log
-                _train(config, data, setup, store, step=step, seconds=seconds, log=log, progress=progress)
+                _train(config, data, setup, engine, store, step=step, seconds=seconds, log=log, progress=progress)
     return load_run(root / config.name)
 
 
@@ -69,6 +71,7 @@ def _train(
     config: RunConfig,
     data: Dataset,
     setup: Setup,
+    engine: Engine,
     store: RunStore,
     *,
     step: int,
@@ -77,8 +80,8 @@ def _train(
     progress: Progress | None,
 ) -> None:
     began = time.perf_counter() - seconds
-    probes = Probes(setup.model, setup.sparsifier, data, log=log)
-    model = setup.model.train()
+    probes = Probes(engine, setup.sparsifier, data, log=log)
+    setup.model.train()
     while step < config.steps:
         chosen = batch_indices(
             step, num_examples=len(data.train_labels), batch_size=config.batch_size, seed=config.seed
@@ -89,19 +92,18 @@ def _train(
         if step % config.eval_every == 0:
             probes.test(step)
         set_step_(setup.optimizer, step, config)
-        setup.optimizer.zero_grad()
-        loss = F.cross_entropy(model(data.train_images[chosen]), data.train_labels[chosen])
-        loss.backward()
+        is_sparse = engine.is_sparse
+        loss = engine.step(data.train_images, data.train_labels, chosen)
         if is_logged:
-            log(step, {"train/loss": float(loss.detach())})
-        setup.optimizer.step()
+            log(step, {"train/loss": loss, "train/is_sparse": float(is_sparse)})
         step += 1
         probes.updates()
         if progress is not None:
             progress(step, config.steps)
         if step % config.checkpoint_every == 0 or step == config.steps:
+            engine.settle()
             store.save_checkpoint(step, _state(setup, time.perf_counter() - began))
-    # After the last checkpoint, so that a run continued from there logs the end once.
+    # After the last checkpoint, so that a run continued from there logs the end once. The engine has settled there.
     setup.sparsifier.check()
     probes.flow(step)
     final = probes.test(step) | {"sparsity": sf.sparsity_of(setup.sparsifier.masks)}

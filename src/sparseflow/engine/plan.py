@@ -1,0 +1,323 @@
+"""A plan: forward, loss and backward of a chain of layers in one compiled call, and the optimizer step in another."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sparseflow.engine.compiling import said_aloud
+from sparseflow.engine.plan_chain import Weighted, read_chain
+from sparseflow.engine.plan_interpreter import run
+from sparseflow.engine.plan_program import Program, build_program
+from sparseflow.engine.plan_state import Part, State
+
+Floats = NDArray[Any]
+Integers = NDArray[np.int64]
+
+#: Bytes of workspace that a slice of the batch should need at most: then it stays in the second-level cache.
+_CACHE = 1 << 20
+#: Examples in a slice, at least and at most, unless the batch is smaller.
+_FEWEST, _MOST = 64, 128
+#: Multiply-adds of a forward pass below which another thread costs more than it saves (about 100 microseconds).
+_WORTH_IT = 750_000
+
+_pools: dict[int, ThreadPoolExecutor] = {}
+# Threads do not survive a fork; a pool that seems to have them would wait for ever.
+os.register_at_fork(after_in_child=_pools.clear)
+
+
+class _Worker(NamedTuple):
+    """Everything that one thread writes."""
+
+    workspace: NDArray[Any]
+    positions: NDArray[np.int8]
+    transposed: NDArray[Any]
+
+
+class _Piece(NamedTuple):
+    """Slices of a batch, one after the other, from example ``first`` on."""
+
+    first: int
+    slices: int
+    program: Program
+    worker: _Worker
+
+
+class Plan:
+    """Trains and evaluates a sparse chain of layers on flat vectors; made by :func:`plan`.
+
+    A plan holds copies of the active weights, biases and optimizer state. :meth:`read` takes them from the model and
+    the optimizer, :meth:`write` gives them back. Hooks of modules and of the optimizer are not called.
+
+    A batch is worked on in slices that fit in the cache, by ``torch.get_num_threads()`` threads. The same input gives
+    the same bits each time; another number of threads sums gradients in another order.
+    """
+
+    def __init__(
+        self, model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer | None = None
+    ) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._dtype = _dtype_of(model)
+        self._itemsize = self._dtype.itemsize
+        self._slice_sizes: dict[tuple[tuple[int, ...], bool], int] = {}
+        self._has_run = False
+        self._take(masks)
+        self.read()
+
+    def read(self, masks: Mapping[str, Tensor] | None = None) -> None:
+        """Take values and optimizer state from the model and the optimizer.
+
+        Args:
+            masks: Name -> bool mask, where they changed; ``None`` keeps the plan's.
+        """
+        if masks is not None and not self._has(masks):
+            self._take(masks)
+        self._state.read()
+
+    def write(self) -> None:
+        """Give values and optimizer state to the model and the optimizer; inactive entries become exactly zero."""
+        self._state.write()
+
+    def step(self, images: Tensor, labels: Tensor, chosen: Tensor | None = None) -> float:
+        """One training step with the optimizer's present settings; the loss before it.
+
+        Args:
+            images: ``(examples, ...)``, of the model's dtype.
+            labels: int64 ``(examples,)``.
+            chosen: int64: the rows of ``images`` and ``labels`` that make the batch; ``None`` takes all.
+
+        Raises:
+            TypeError, ValueError: if shapes, dtypes or labels do not fit, or the plan has no optimizer.
+        """
+        loss, gradient = self._loss(images, labels, chosen)
+        self._state.step(gradient)
+        return loss
+
+    def loss_and_gradients(
+        self, images: Tensor, labels: Tensor, chosen: Tensor | None = None, *, dense: bool = False
+    ) -> tuple[float, dict[str, Tensor]]:
+        """Mean cross-entropy and its gradient by parameter name.
+
+        Args:
+            images, labels, chosen: As :meth:`step`.
+            dense: Gradients of the parameters' shapes with zeros, instead of those of the active weights, in the order
+                of the flattened weight.
+        """
+        loss, gradient = self._loss(images, labels, chosen)
+        flat = torch.from_numpy(gradient)
+        return loss, {
+            part.name: part.scatter(flat[part.where]) if dense else flat[part.where] for part in self._state.parts
+        }
+
+    def logits(self, images: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """``(batch, classes)``."""
+        numbers, rows = self._check_images(images, chosen)
+        share = self._share(tuple(images.shape[1:]), 0, len(rows), training=False)
+        out = np.empty(len(rows) * share[0].program.classes, numbers.dtype)
+        none = np.zeros(0, np.int64)
+        with self._said_aloud():
+            for piece in share:
+                self._run(piece, numbers, none, rows, 1.0, out[:0], out)
+        return torch.from_numpy(out).view(len(rows), -1)
+
+    # -- how ----------------------------------------------------------------------------------------------------
+
+    def _has(self, masks: Mapping[str, Tensor]) -> bool:
+        return self._masks.keys() == masks.keys() and all(torch.equal(self._masks[name], masks[name]) for name in masks)
+
+    def _take(self, masks: Mapping[str, Tensor]) -> None:
+        """New tables; the vectors are empty until they are read."""
+        self._stages = read_chain(self._model, masks)
+        parameters = dict(self._model.named_parameters())
+        parts: list[Part] = []
+        self._begins: list[int] = []
+        end = 0
+        for stage in self._stages:
+            if isinstance(stage, Weighted):
+                self._begins.append(end)
+                for kind, pattern in (("weight", stage.pattern), ("bias", None))[: 1 + stage.bias]:
+                    name = f"{stage.name}.{kind}" if stage.name else kind
+                    parts.append(Part(name, parameters[name], end, pattern))
+                    end = parts[-1].where.stop
+        if not parts:
+            raise ValueError("the chain has no layer with weights, so there is nothing to plan.")
+        self._state = State(parts, self._optimizer, self._dtype)
+        self._programs: dict[tuple[tuple[int, ...], int, bool], Program] = {}
+        self._shares: dict[tuple[tuple[int, ...], int, int, bool, int], tuple[_Piece, ...]] = {}
+        self._workers: dict[tuple[tuple[int, ...], int, bool, int], _Worker] = {}
+        self._gradients: dict[int, Floats] = {}
+        self._masks = {name: mask.clone() for name, mask in masks.items()}
+
+    def _loss(self, images: Tensor, labels: Tensor, chosen: Tensor | None) -> tuple[float, Floats]:
+        numbers, rows = self._check_images(images, chosen)
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise TypeError(
+                f"labels must be int64 of shape ({len(images)},), got {labels.dtype} {tuple(labels.shape)}."
+            )
+        targets = labels.detach().contiguous().numpy()
+        shape, size = tuple(images.shape[1:]), len(rows)
+        work = self._program(shape, _MOST, True).work * size // _MOST
+        threads = max(1, min(torch.get_num_threads(), size // _FEWEST, work // _WORTH_IT))
+        edges = [size * thread // threads for thread in range(threads + 1)]
+        shares = [
+            self._share(shape, *ends, training=True, thread=t) for t, ends in enumerate(itertools.pairwise(edges))
+        ]
+        classes, wanted = shares[0][0].program.classes, targets[rows]
+        if wanted.min() < 0 or wanted.max() >= classes:
+            raise ValueError(f"labels must be in [0, {classes}), got {wanted.min()} to {wanted.max()}.")
+        gradients = [self._gradient(thread) for thread in range(threads)]
+
+        def run_share(thread: int) -> float:
+            gradient = gradients[thread]
+            gradient[:] = 0
+            return sum(
+                self._run(piece, numbers, targets, rows, 1 / size, gradient, gradient[:0]) for piece in shares[thread]
+            )
+
+        with self._said_aloud():
+            waiting = [_pool(threads).submit(run_share, thread) for thread in range(1, threads)]
+            total = run_share(0)
+            for done in waiting:
+                total += done.result()
+        for other in gradients[1:]:
+            gradients[0] += other
+        return total / size, gradients[0]
+
+    def _run(
+        self, piece: _Piece, images: Floats, labels: Integers, rows: Integers, scale: float, gradient: Floats,
+        out: Floats,
+    ) -> float:  # fmt: skip
+        program, worker = piece.program, piece.worker
+        total: float = run(
+            program.operations, worker.workspace, worker.positions, program.tables, program.order,
+            self._state.values.numpy(), worker.transposed, gradient, images, labels, rows, piece.first, piece.slices,
+            scale, out,
+        )  # fmt: skip
+        return total
+
+    def _share(
+        self, shape: tuple[int, ...], first: int, last: int, *, training: bool, thread: int = 0
+    ) -> tuple[_Piece, ...]:
+        """A thread's part of the batch as slices that fit in the cache, and a rest."""
+        key = (shape, first, last, training, thread)
+        if key not in self._shares:
+            if (shape, training) not in self._slice_sizes:
+                trial = self._program(shape, _MOST, training)
+                fitting = _CACHE // (trial.workspace // _MOST * self._itemsize)
+                self._slice_sizes[shape, training] = min(_MOST, max(_FEWEST, fitting // 16 * 16))
+            size = self._slice_sizes[shape, training]
+            whole, rest = divmod(last - first, size)
+            pieces = [(first, size, whole), (last - rest, rest, min(rest, 1))]
+            self._shares[key] = tuple(
+                _Piece(
+                    start, slices, self._program(shape, batch, training), self._worker(shape, batch, training, thread)
+                )
+                for start, batch, slices in pieces
+                if slices
+            )
+        return self._shares[key]
+
+    def _program(self, shape: tuple[int, ...], batch: int, training: bool) -> Program:
+        key = (shape, batch, training)
+        if key not in self._programs:
+            self._programs[key] = build_program(
+                self._stages, self._begins, shape, batch=batch, itemsize=self._itemsize, training=training
+            )
+        return self._programs[key]
+
+    def _worker(self, shape: tuple[int, ...], batch: int, training: bool, thread: int) -> _Worker:
+        program, key = self._program(shape, batch, training), (shape, batch, training, thread)
+        if key not in self._workers:
+            dtype = self._state.values.numpy().dtype
+            self._workers[key] = _Worker(
+                np.zeros(program.workspace, dtype),
+                np.zeros(program.positions, np.int8),
+                np.zeros(len(program.order), dtype),
+            )
+        return self._workers[key]
+
+    def _gradient(self, thread: int) -> Floats:
+        if thread not in self._gradients:
+            self._gradients[thread] = np.zeros_like(self._state.values.numpy())
+        return self._gradients[thread]
+
+    def _check_images(self, images: Tensor, chosen: Tensor | None) -> tuple[Floats, Integers]:
+        if images.dtype != self._dtype or images.device.type != "cpu" or images.dim() < 2 or not len(images):
+            raise TypeError(
+                f"images must be {self._dtype} on the CPU, (examples, ...), got {images.dtype} {tuple(images.shape)} "
+                f"on {images.device}."
+            )
+        numbers = images.detach().contiguous().view(-1).numpy()
+        if chosen is None:
+            return numbers, np.arange(len(images))
+        if chosen.dtype != torch.int64 or chosen.dim() != 1 or not len(chosen):
+            raise TypeError(f"chosen must be int64 of shape (batch,), got {chosen.dtype} {tuple(chosen.shape)}.")
+        rows = chosen.contiguous().numpy()
+        if rows.min() < 0 or rows.max() >= len(images):
+            raise ValueError(f"chosen must be in [0, {len(images)}), got {rows.min()} to {rows.max()}.")
+        return numbers, rows
+
+    @contextmanager
+    def _said_aloud(self) -> Iterator[None]:
+        if self._has_run:
+            yield
+            return
+        with said_aloud():
+            yield
+        self._has_run = True
+
+
+def plan(model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer | None = None) -> Plan:
+    """A plan that trains or evaluates a masked chain of layers without computing what is zero.
+
+    The loss is softmax cross-entropy, averaged over the batch. Layers: Linear, Conv1d and Conv2d (any stride, padding
+    with zeros, dilation, groups), ReLU, MaxPool2d, AvgPool2d, Flatten, Identity, in (nested) ``nn.Sequential``.
+
+    Args:
+        model: The network, float32 or float64, on the CPU. It stays as it is until :meth:`Plan.write`.
+        masks: Parameter name -> bool mask; a weight without one is dense.
+        optimizer: SGD, Adam or AdamW over the model's parameters, for :meth:`Plan.step`. Its settings are read at every
+            step, so learning-rate schedulers work.
+
+    Raises:
+        TypeError: if a layer, dtype or optimizer is not supported; ``engine.convert`` takes any network.
+        ValueError: if an option of one is not, or a mask does not fit.
+
+    >>> import sparseflow as sf
+    >>> model = nn.Sequential(nn.Linear(20, 50), nn.ReLU(), nn.Linear(50, 2))
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    >>> masks = sf.random_masks(model, 0.9, seed=0)
+    >>> fast = plan(sf.apply_masks_(model, masks), masks, optimizer)
+    >>> x, y = torch.randn(16, 20), torch.zeros(16, dtype=torch.int64)
+    >>> expected = nn.functional.cross_entropy(model(x), y).item()
+    >>> losses = [fast.step(x, y) for _ in range(10)]
+    >>> abs(losses[0] - expected) < 1e-6, losses[-1] < losses[0]
+    (True, True)
+    >>> fast.write()
+    >>> sf.check(model, optimizer, masks)
+    """
+    return Plan(model, masks, optimizer)
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    kinds = {(parameter.dtype, parameter.device.type) for parameter in model.parameters()}
+    if kinds not in ({(torch.float32, "cpu")}, {(torch.float64, "cpu")}):
+        found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds)) or "no parameters"
+        raise TypeError(f"a plan needs all parameters float32, or all float64, on the CPU; got {found}.")
+    return next(iter(kinds))[0]
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    if threads not in _pools:
+        _pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="sparseflow-plan")
+    return _pools[threads]
