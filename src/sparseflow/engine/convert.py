@@ -67,8 +67,8 @@ def convert(model: nn.Module, masks: Masks, *, only: Collection[str] | None = No
 
     Layers without a sparse form (3-d and transposed convolutions, attention, recurrent, tied weights) stay dense with
     zeros; :func:`convertible` says which and why. Pools and batch normalisation of a model with sparse convolutions
-    keep the engine's layout. In a ``nn.Sequential``, a ReLU behind a sparse layer is computed by it, or by the pool that
-    follows; one that has nothing but such layers, ReLUs, pools and Flatten runs as a single autograd function.
+    keep the engine's layout. In a ``nn.Sequential``, a ReLU behind a sparse layer is computed by it, or by the pool
+    that follows; a chain of nothing but such layers, ReLUs, pools and Flatten runs as a single autograd function.
     Dense weights are not copied, so memory grows by the sparse model only.
 
     Args:
