@@ -195,29 +195,37 @@ def test_a_gradient_that_is_not_finite_stops_before_any_mask_is_written(place: i
 
 
 def test_results_come_in_order_from_several_threads(threads: int) -> None:
-    used = set()
+    meeting = threading.Barrier(threads, timeout=60)
 
     def square(x: int) -> int:
-        used.add(threading.get_ident())
+        if x < threads:
+            meeting.wait()  # passes once each of the threads has taken one
         return x * x
 
     assert list(spread(square, range(100))) == [x * x for x in range(100)]
-    assert (threading.get_ident() in used) == (threads == 1)
 
 
-def test_items_are_taken_as_they_are_needed(threads: int) -> None:
-    taken = 0
+def test_an_item_is_let_go_when_its_result_is_there(threads: int) -> None:
+    """Scores are as large as weights: no more of them than threads, and the one being made, are alive at a time."""
 
-    def items() -> Iterator[int]:
-        nonlocal taken
-        while taken < 1000:
-            taken += 1
-            yield taken
+    class Scores:
+        alive, most = 0, 0
 
-    results = spread(abs, items())
-    assert next(results) == 1
-    assert taken < 50
-    assert list(results)[-1] == 1000
+        def __init__(self) -> None:
+            Scores.alive += 1
+            Scores.most = max(Scores.most, Scores.alive)
+
+        def __del__(self) -> None:
+            Scores.alive -= 1
+
+    assert list(spread(lambda scores: 1, (Scores() for _ in range(200)))) == [1] * 200
+    assert Scores.most <= 2 * threads + 1
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_threads_have_the_gradient_mode_of_the_caller(enabled: bool, threads: int) -> None:
+    with torch.set_grad_enabled(enabled):
+        assert set(spread(lambda x: torch.is_grad_enabled(), range(50))) == {enabled}
 
 
 def test_an_error_in_a_thread_is_raised(threads: int) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from sparseflow.threads import on_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,8 +23,6 @@ _Result = TypeVar("_Result")
 #: From so many entries on, passes are compiled: below, loading Numba costs more than it saves. Once it is loaded, a
 #: call is worth while from fewer; the result is the same.
 _LOADS_FROM, _CALLS_FROM = 1 << 16, 1 << 12
-#: Layers that are under way at once, for each thread: so that small ones fill the time of a large one.
-_AHEAD = 4
 
 
 def is_compiled(*tensors: Tensor) -> bool:
@@ -62,7 +61,9 @@ def words(tensor: Tensor) -> NDArray[Any]:
 
 
 def spread(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """``map`` over as many threads as torch uses, results in order; items are taken as threads become free.
+    """``map`` over as many threads as torch uses, results in order once all are there.
+
+    Items are taken one after the other, as threads become free.
 
     The function should spend its time in compiled code that leaves other threads alone: Numba's with ``nogil=True``.
 
@@ -73,11 +74,19 @@ def spread(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iter
     if threads == 1:
         yield from map(function, items)
         return
-    with ThreadPoolExecutor(threads) as pool:
-        under_way: deque[Future[_Result]] = deque()
-        for item in items:
-            under_way.append(pool.submit(function, item))
-            if len(under_way) > _AHEAD * threads:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
+    numbered, lock = enumerate(items), Lock()
+    results: dict[int, _Result] = {}
+    gradients_wanted = torch.is_grad_enabled()
+
+    def work(_: int) -> None:
+        with torch.set_grad_enabled(gradients_wanted):  # every thread has a mode of its own
+            while True:
+                with lock:
+                    taken = next(numbered, None)
+                if taken is None:
+                    return
+                number, item = taken
+                results[number] = function(item)
+
+    on_threads(threads, work)
+    yield from (results[number] for number in range(len(results)))

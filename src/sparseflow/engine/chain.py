@@ -25,10 +25,8 @@ from sparseflow.engine.pools import AvgPool2d, MaxPool2d, pool_window
 from sparseflow.engine.threads import over_parts
 
 Floats = NDArray[Any]
-#: Bytes of workspace of the slice of a batch that is worked on at a time: it then stays in the second-level cache.
-_CACHE = 1 << 20
-#: Examples of a slice: fewer make vectors short, more do not make them longer.
-_FEWEST, _MOST = 32, 128
+#: Examples that are worked on at a time: fewer make vectors short, more do not fit in the cache.
+_SLICE = 64
 #: Input sizes whose programs are kept.
 _KEPT = 4
 _NO_NUMBERS = {torch.float32: np.zeros(0, np.float32), torch.float64: np.zeros(0, np.float64)}
@@ -44,6 +42,8 @@ class _Slices(NamedTuple):
     size: tuple[int, int]
     rows: NDArray[np.int64]
     """0, 1, ...: all examples."""
+    work: int
+    """Multiply-adds of a forward pass."""
     free: list[list[tuple[Floats, NDArray[np.int8]]]]
     """Workspaces that no graph holds."""
 
@@ -110,14 +110,13 @@ class Chain:
                     inner=inner, input_gradient=input_gradient,
                 )  # fmt: skip
 
-            trial = halves(min(_MOST, shape[0]))
-            each = trial[0].workspace * itemsize / min(_MOST, shape[0])
-            size = min(_MOST, max(_FEWEST, int(_CACHE / each) // 16 * 16))
-            edges = [*range(0, shape[0], size), shape[0]]
+            edges = [*range(0, shape[0], _SLICE), shape[0]]
             made = {batch: halves(batch) for batch in {b - a for a, b in pairwise(edges)}}
             programs = [(a, *made[b - a][:2]) for a, b in pairwise(edges)]
-            size_in = (*(1,) * (4 - len(shape)), *shape[2:])[-2:]
-            self._slices[key] = _Slices(programs, trial[2], (size_in[0], size_in[1]), np.arange(shape[0]), [])
+            output = made[edges[1]][2]
+            size = (*(1,) * (4 - len(shape)), *shape[2:])[-2:]
+            work = sum(program.work for _, program, _ in programs)
+            self._slices[key] = _Slices(programs, output, (size[0], size[1]), np.arange(shape[0]), work, [])
         return self._slices[key]
 
 
@@ -140,7 +139,7 @@ class _ChainFunction(torch.autograd.Function):
                 given, _NO_LABELS, slices.rows, first, 1, 1.0, out,
             )  # fmt: skip
 
-        over_parts(len(slices.programs), work)
+        over_parts(len(slices.programs), slices.work, work)
         ctx.chain, ctx.slices, ctx.values, ctx.held, ctx.frame = chain, slices, values, held, frame
         ctx.x_shape = tuple(x.shape)
         return to_images(y, output.channels, frame, dims=2 if _ends_flat(chain.stages, x.dim()) else x.dim())
@@ -169,7 +168,7 @@ class _ChainFunction(torch.autograd.Function):
                 shares[number], given, _NO_LABELS, slices.rows, first, 1, 1.0, out,
             )  # fmt: skip
 
-        over_parts(len(slices.programs), work)
+        over_parts(len(slices.programs), 2 * slices.work, work)
         # Slice by slice in order, whatever the threads did.
         total = shares[0]
         for share in shares[1:]:

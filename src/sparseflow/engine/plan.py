@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -19,6 +17,7 @@ from sparseflow.engine.plan_chain import Weighted, read_chain
 from sparseflow.engine.plan_interpreter import run
 from sparseflow.engine.plan_program import Program, build_program
 from sparseflow.engine.plan_state import Part, State
+from sparseflow.threads import on_threads
 
 Floats = NDArray[Any]
 Integers = NDArray[np.int64]
@@ -27,12 +26,8 @@ Integers = NDArray[np.int64]
 _CACHE = 1 << 20
 #: Examples in a slice, at least and at most, unless the batch is smaller.
 _FEWEST, _MOST = 64, 128
-#: Multiply-adds of a forward pass below which another thread costs more than it saves (about 100 microseconds).
-_WORTH_IT = 750_000
-
-_pools: dict[int, ThreadPoolExecutor] = {}
-# Threads do not survive a fork; a pool that seems to have them would wait for ever.
-os.register_at_fork(after_in_child=_pools.clear)
+#: Multiply-adds of a forward pass below which another thread costs more than it saves.
+_WORTH_IT = 300_000
 
 
 class _Worker(NamedTuple):
@@ -177,21 +172,19 @@ class Plan:
             raise ValueError(f"labels must be in [0, {classes}), got {wanted.min()} to {wanted.max()}.")
         gradients = [self._gradient(thread) for thread in range(threads)]
 
-        def run_share(thread: int) -> float:
+        losses = [0.0] * threads
+
+        def run_share(thread: int) -> None:
             gradient = gradients[thread]
             gradient[:] = 0
-            return sum(
-                self._run(piece, numbers, targets, rows, 1 / size, gradient, gradient[:0]) for piece in shares[thread]
-            )
+            for piece in shares[thread]:
+                losses[thread] += self._run(piece, numbers, targets, rows, 1 / size, gradient, gradient[:0])
 
         with self._said_aloud():
-            waiting = [_pool(threads).submit(run_share, thread) for thread in range(1, threads)]
-            total = run_share(0)
-            for done in waiting:
-                total += done.result()
+            on_threads(threads, run_share)
         for other in gradients[1:]:
             gradients[0] += other
-        return total / size, gradients[0]
+        return sum(losses) / size, gradients[0]
 
     def _run(
         self, piece: _Piece, images: Floats, labels: Integers, rows: Integers, scale: float, gradient: Floats,
@@ -315,9 +308,3 @@ def _dtype_of(model: nn.Module) -> torch.dtype:
         found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds)) or "no parameters"
         raise TypeError(f"a plan needs all parameters float32, or all float64, on the CPU; got {found}.")
     return next(iter(kinds))[0]
-
-
-def _pool(threads: int) -> ThreadPoolExecutor:
-    if threads not in _pools:
-        _pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="sparseflow-plan")
-    return _pools[threads]

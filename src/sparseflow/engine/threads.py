@@ -1,41 +1,34 @@
-"""Work spread over Python threads: the kernels run without the interpreter's lock."""
+"""How a layer's work is divided among threads."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-#: Multiply-adds below which handing work to another thread costs more than it saves (about 50 microseconds).
-_WORTH_IT = 2_000_000
+from sparseflow.threads import on_threads
 
-_pools: dict[int, ThreadPoolExecutor] = {}
-# Threads do not survive a fork; a pool that seems to have them would wait for ever.
-os.register_at_fork(after_in_child=_pools.clear)
+#: Multiply-adds below which handing work to another thread costs more than it saves.
+_WORTH_IT = 500_000
 
 
-def over_parts(parts: int, run: Callable[[int], None]) -> None:
-    """Call ``run(0)``, ..., ``run(parts - 1)`` on ``torch.get_num_threads()`` threads."""
-    threads = min(torch.get_num_threads(), parts)
-    if threads <= 1:
-        for part in range(parts):
+def over_parts(parts: int, work: int, run: Callable[[int], None]) -> None:
+    """Call ``run(0)``, ..., ``run(parts - 1)`` on up to ``torch.get_num_threads()`` threads.
+
+    Args:
+        parts: How many.
+        work: Multiply-adds in all.
+        run: Computes one.
+    """
+    threads = max(1, min(torch.get_num_threads(), work // _WORTH_IT, parts))
+
+    def share(thread: int) -> None:
+        for part in range(thread, parts, threads):
             run(part)
-        return
 
-    def run_all(share: range) -> None:
-        for part in share:
-            run(part)
-
-    mine, *others = [range(thread, parts, threads) for thread in range(threads)]
-    waiting = [_pool(threads).submit(run_all, share) for share in others]
-    run_all(mine)
-    for done in waiting:
-        done.result()
+    on_threads(threads, share)
 
 
 def over_outputs(edges: NDArray[np.int64], work: int, run: Callable[[int, int], None]) -> None:
@@ -58,13 +51,9 @@ def over_outputs(edges: NDArray[np.int64], work: int, run: Callable[[int, int], 
     load = edges + np.arange(outputs + 1)
     cuts = np.searchsorted(load, load[-1] * np.arange(1, threads) / threads)
     bounds = [0, *(int(cut) for cut in cuts), outputs]
-    waiting = [_pool(threads).submit(run, a, b) for a, b in pairwise(bounds[1:]) if a < b]
-    run(0, bounds[1])
-    for done in waiting:
-        done.result()
 
+    def share(thread: int) -> None:
+        if bounds[thread] < bounds[thread + 1]:
+            run(bounds[thread], bounds[thread + 1])
 
-def _pool(threads: int) -> ThreadPoolExecutor:
-    if threads not in _pools:
-        _pools[threads] = ThreadPoolExecutor(threads - 1, thread_name_prefix="sparseflow")
-    return _pools[threads]
+    on_threads(threads, share)

@@ -1,0 +1,84 @@
+"""Work for compiled code on the threads that torch itself computes with."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+_BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_pools: dict[int, ThreadPoolExecutor] = {}
+_forked = False
+
+
+def on_threads(threads: int, run: Callable[[int], None]) -> None:
+    """Call ``run(0)``, ..., ``run(threads - 1)`` at the same time.
+
+    Each should spend its time in compiled code that leaves the interpreter's lock alone. torch's OpenMP threads wait for work at full speed for a while after each operation, and would take the cores from
+    threads of our own. So these are used where they are GNU's, and threads of Python elsewhere and after a fork.
+
+    Args:
+        threads: At least 1.
+        run: Given the number of its part. Whatever one raises, the first is raised here when all are done.
+
+    >>> found = [0, 0, 0]
+    >>> on_threads(3, lambda part: found.__setitem__(part, part + 1))
+    >>> found
+    [1, 2, 3]
+    """
+    if threads == 1:
+        run(0)
+        return
+    openmp = None if _forked else _openmp()
+    if openmp is None:
+        _on_own_threads(threads, run)
+        return
+    failures: list[BaseException] = []
+
+    def body(_: object) -> None:
+        # OpenMP may give fewer threads than asked for, as within one of its own loops.
+        for part in range(openmp.omp_get_thread_num(), threads, openmp.omp_get_num_threads()):
+            try:
+                run(part)
+            except BaseException as error:  # noqa: BLE001 - it is raised below; C code cannot pass it on
+                failures.append(error)
+
+    openmp.GOMP_parallel(_BODY(body), None, threads, 0)
+    if failures:
+        raise failures[0]
+
+
+@cache
+def _openmp() -> ctypes.CDLL | None:
+    """GNU's OpenMP, if torch has loaded it."""
+    try:
+        library = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+        library.GOMP_parallel.argtypes = [_BODY, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    except (OSError, AttributeError):
+        return None
+    return library
+
+
+def _on_own_threads(threads: int, run: Callable[[int], None]) -> None:
+    if threads not in _pools:
+        _pools[threads] = ThreadPoolExecutor(threads - 1, thread_name_prefix="sparseflow")
+    waiting = [_pools[threads].submit(run, part) for part in range(1, threads)]
+    try:
+        run(0)
+    finally:
+        # What the others write to must not be freed under them.
+        failures = [error for done in waiting if (error := done.exception()) is not None]
+    if failures:
+        raise failures[0]
+
+
+def _after_fork() -> None:
+    # Threads do not survive a fork: a pool that seems to have them would wait for ever.
+    global _forked
+    _forked = True
+    _pools.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
