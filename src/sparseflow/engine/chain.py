@@ -25,8 +25,8 @@ from sparseflow.engine.pools import AvgPool2d, MaxPool2d, pool_window
 from sparseflow.engine.threads import over_parts
 
 Floats = NDArray[Any]
-#: Examples that are worked on at a time: fewer make vectors short, more do not fit in the cache.
-_SLICE = 64
+#: Examples that are worked on at a time, or half of them where their activations would not fit in the cache.
+_SLICE, _CACHE = 128, 1 << 21
 #: Input sizes whose programs are kept.
 _KEPT = 4
 _NO_NUMBERS = {torch.float32: np.zeros(0, np.float32), torch.float64: np.zeros(0, np.float64)}
@@ -110,7 +110,8 @@ class Chain:
                     inner=inner, input_gradient=input_gradient,
                 )  # fmt: skip
 
-            edges = [*range(0, shape[0], _SLICE), shape[0]]
+            trial = halves(_SLICE)[0]
+            edges = [*range(0, shape[0], _SLICE if trial.workspace * itemsize <= _CACHE else _SLICE // 2), shape[0]]
             made = {batch: halves(batch) for batch in {b - a for a, b in pairwise(edges)}}
             programs = [(a, *made[b - a][:2]) for a, b in pairwise(edges)]
             output = made[edges[1]][2]
@@ -168,7 +169,7 @@ class _ChainFunction(torch.autograd.Function):
                 shares[number], given, _NO_LABELS, slices.rows, first, 1, 1.0, out,
             )  # fmt: skip
 
-        over_parts(len(slices.programs), 2 * slices.work, work)
+        over_parts(len(slices.programs), slices.work, work)
         # Slice by slice in order, whatever the threads did.
         total = shares[0]
         for share in shares[1:]:

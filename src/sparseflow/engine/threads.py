@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from sparseflow.threads import on_threads
 
-#: Multiply-adds below which handing work to another thread costs more than it saves.
-_WORTH_IT = 500_000
+#: Multiply-adds below which handing work to another thread costs more than it saves: in a layer, and in a chain, where
+#: gradients are added up afterwards.
+_WORTH_IT, _WORTH_ADDING = 500_000, 900_000
 
 
 def over_parts(parts: int, work: int, run: Callable[[int], None]) -> None:
@@ -22,7 +23,7 @@ def over_parts(parts: int, work: int, run: Callable[[int], None]) -> None:
         work: Multiply-adds in all.
         run: Computes one.
     """
-    threads = max(1, min(torch.get_num_threads(), work // _WORTH_IT, parts))
+    threads = max(1, min(torch.get_num_threads(), work // _WORTH_ADDING, parts))
 
     def share(thread: int) -> None:
         for part in range(thread, parts, threads):
