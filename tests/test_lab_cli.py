@@ -205,6 +205,7 @@ def test_module_and_info() -> None:
     facts = dict(line.split(": ", 1) for line in found.stdout.splitlines())
     assert facts["sparseflow"] == sparseflow.__version__
     assert facts["cpu_count"] == str(os.cpu_count())
+    assert facts["engine"] == "sparse on the CPU"
     assert {"python", "torch", "numpy", "numba", "platform", "torch_threads"} <= set(facts)
 
 

@@ -9,7 +9,7 @@ try:
     import numba as _numba  # noqa: F401
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "the sparse engine needs Numba: pip install numba. Without it everything works masked."
+        "the sparse engine needs Numba: pip install numba. Without it everything works masked.", name="numba"
     ) from error
 
 from sparseflow.engine.auto import compile_sparse

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -151,6 +152,7 @@ class Info:
 
         for name, value in describe_environment().items():
             print(f"{name}: {value}")
+        print(f"engine: {'sparse on the CPU' if find_spec('numba') else 'masked only; pip install numba'}")
 
 
 _COMMANDS: dict[str, Callable[..., Any]] = {
