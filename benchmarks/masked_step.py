@@ -16,7 +16,7 @@ SPARSITIES = (0.8, 0.9, 0.95)
 
 
 def run(smoke: bool) -> Iterator[Case]:
-    batch, size, repeats = (2, 32, 1) if smoke else (8, 64, 31)
+    batch, size, repeats = (2, 32, 1) if smoke else (8, 64, 61)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(batch, 3, size, size, generator=generator)
     y = torch.randint(0, 1000, (batch,), generator=generator)

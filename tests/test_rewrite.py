@@ -11,7 +11,8 @@ from torch import Tensor, nn
 import sparseflow as sf
 from sparseflow.clear import replace
 from sparseflow.compiled import words
-from sparseflow.rewrite import Rewrite, rewrite_
+from sparseflow.rewrite import Rewrite, rewrite_, zero_off_
+from sparseflow.rng import stream
 
 #: Above the size from which a layer is rewritten by a compiled pass in any process; no multiple of 8.
 LARGE = (1 << 16) + 4321
@@ -146,3 +147,22 @@ def test_a_weight_that_sits_the_update_out_is_left_without_gradients_off_its_mas
     for name, mask in sparsifier.masks.items():
         assert torch.equal(model.get_parameter(name).grad, mask.float())
     sparsifier.check()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_zeroing_off_masks_is_multiplying_bits(threads: int) -> None:
+    """Large and small, NaN and infinity, any memory format; the oracle is ``torch.where``."""
+    torch.set_num_threads(threads)
+    generator = stream(0, "zero")
+    shapes = [(300, 400), (7, 3), (64, 64, 5, 5), (1, 65_537)]
+    tensors = [torch.randn(shape, generator=generator) for shape in shapes]
+    tensors.append(tensors[2].clone().contiguous(memory_format=torch.channels_last))
+    tensors.append(tensors[0].double())
+    for tensor in tensors:
+        tensor[..., ::3] = float("nan")
+    masks = [torch.rand(tensor.shape, generator=generator) < 0.2 for tensor in tensors]
+    want = [torch.where(mask, tensor, 0.0) for tensor, mask in zip(tensors, masks, strict=True)]
+    zero_off_(list(zip(tensors, masks, strict=True)))
+    for found, expected in zip(tensors, want, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+        assert not torch.signbit(found[expected == 0]).any()

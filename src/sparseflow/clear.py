@@ -15,7 +15,8 @@ _EVEN = 0x00FF00FF00FF00FF
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _clear(bits: Bits, mask: Bytes) -> None:
+def clear(bits: Bits, mask: Bytes) -> None:
+    """Make a float32 tensor +0.0 off its mask, whatever was there."""
     # Neither a branch nor a list of what to visit: at usual drop fractions most cache lines hold something to zero.
     for j in range(bits.shape[0]):
         bits[j] &= -np.int32(mask[j])
@@ -53,10 +54,10 @@ def replace(mask: Bytes, new: Bytes, tensors: tuple[Bits, ...]) -> int:
         end = min(start + _BLOCK, whole)
         active += _copy(new[start:end].view(np.int64), mask[start:end].view(np.int64))
         for bits in tensors:
-            _clear(bits[start:end], new[start:end])
+            clear(bits[start:end], new[start:end])
     for j in range(whole, n):
         active += new[j]
         mask[j] = new[j]
     for bits in tensors:
-        _clear(bits[whole:], new[whole:])
+        clear(bits[whole:], new[whole:])
     return active

@@ -1,4 +1,4 @@
-"""Replace masks, and zero what is off them: the second half of a mask update."""
+"""Zero what is off the masks, at every step, and replace masks: the second half of a mask update."""
 
 from __future__ import annotations
 
@@ -39,6 +39,30 @@ class Rewrite(NamedTuple):
         for tensor in self.tensors:
             zero_inactive_(tensor, self.mask)
         return count_true(self.mask)
+
+
+def zero_off_(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Set tensors to exactly +0.0 off their masks, large ones on several threads at once.
+
+    Args:
+        pairs: Tensor, overwritten, and bool mask of the same shape.
+
+    >>> weight = torch.tensor([5.0, float("nan")])
+    >>> zero_off_([(weight, torch.tensor([True, False]))])
+    >>> weight
+    tensor([5., 0.])
+    """
+    large = []
+    for tensor, mask in pairs:
+        if tensor.dtype == torch.float32 and is_compiled(tensor, mask):
+            large.append((words(tensor), words(mask)))
+        else:
+            zero_inactive_(tensor, mask)
+    if large:
+        from sparseflow.clear import clear
+
+        for _ in spread(lambda pair: clear(*pair), large):
+            pass
 
 
 def rewrite_(layers: Iterable[Rewrite]) -> Iterator[int]:

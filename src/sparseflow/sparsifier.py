@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from sparseflow._checks import check_masks
 from sparseflow.active import LiveMasks, active_weights, check_positions, move_
 from sparseflow.growth import keep_dense, observe_
-from sparseflow.masks import zero_inactive_
 from sparseflow.optimizers import check_held, initial_rate, innermost, keeps_zeros, learning_rate_ratios
 from sparseflow.promises import check, per_weight_state
 from sparseflow.proposals import View, proposals
-from sparseflow.rewrite import Rewrite, rewrite_
+from sparseflow.rewrite import Rewrite, rewrite_, zero_off_
 from sparseflow.rng import stream
 from sparseflow.select import maskable, unwrap
 from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
@@ -108,6 +107,7 @@ class Sparsifier:
         self._learning_rates = [initial_rate(group) for group in optimizer.param_groups]
         self._last_update = -1
         self._parked: list[tuple[nn.Parameter, Tensor]] | None = None
+        self._stateless: list[nn.Parameter] = []
         self._step_ran_dense = False
         self._elementwise = keeps_zeros(optimizer, self._parameters.values())
         if self._active and isinstance(optimizer, torch.optim.LBFGS) and not isinstance(updater, Static):
@@ -199,6 +199,8 @@ class Sparsifier:
         args = args[1:] if args and args[0] is optimizer else args
         closure = kwargs.get("closure", args[0] if args else None)
         if self._step_is_skipped():
+            held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            self._stateless = [parameter for parameter in held if not optimizer.state.get(parameter)]
             return None
         if closure is not None:
             if self.updater.replaces_step:
@@ -249,7 +251,10 @@ class Sparsifier:
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._step_is_skipped():
-            self._apply_masks_()  # fused SGD makes its buffers from uninitialised memory before its kernel skips
+            # Fused SGD makes its buffers from uninitialised memory before its kernel skips, and adds to them later.
+            for parameter in self._stateless:
+                for _, state in per_weight_state(optimizer, parameter):
+                    state.zero_()
             return
         if self._parked is not None:
             for parameter, gradient in self._parked:
@@ -367,15 +372,13 @@ class Sparsifier:
         return [parameter.data, *(state for _, state in per_weight_state(self.optimizer, parameter))]
 
     def _mask_gradients_(self) -> None:
-        for name, mask in self._masks.items():
-            for gradient in self._gradient(name):
-                zero_inactive_(gradient, mask)
+        zero_off_([(gradient, mask) for name, mask in self._masks.items() for gradient in self._gradient(name)])
 
     def _apply_masks_(self) -> None:
         with torch.no_grad():
-            for name, mask in self._masks.items():
-                for tensor in self._weight_and_states(name):
-                    zero_inactive_(tensor, mask)
+            zero_off_(
+                [(tensor, mask) for name, mask in self._masks.items() for tensor in self._weight_and_states(name)]
+            )
 
     def _step_is_skipped(self) -> bool:
         """Fused optimizers are called even when ``GradScaler`` found an overflow, and skip inside the kernel."""

@@ -123,9 +123,7 @@ def forward_loops(window: Window, x: Frame, y: Frame) -> Loops:
 def forward_table(pattern: Pattern, window: Window, x: Frame, itemsize: int = 4) -> Table:
     """For each output channel, the places of its taps."""
     kernel_size = math.prod(window.kernel)
-    own = pattern.indices // kernel_size
-    if pattern.groups > 1:
-        own = own + pattern.rows // (pattern.outputs // pattern.groups) * pattern.shape[1]
+    own = _inputs(pattern, kernel_size)
     if kernel_size == 1:
         if x.height * x.width == 1:
             block = max(TILE, CACHE // (min(TILE, x.batch) * itemsize))
@@ -137,6 +135,14 @@ def forward_table(pattern: Pattern, window: Window, x: Frame, itemsize: int = 4)
         columns = (own * x.height + dy) * x.width + dx
     _check_reach(pattern.inputs * x.height * x.width)
     return Table(pattern.begins[None, :-1].copy(), pattern.begins[None, 1:].copy(), columns.astype(np.int32))
+
+
+def _inputs(pattern: Pattern, kernel_size: int) -> Indices:
+    """The input channel of each nonzero."""
+    own = pattern.indices if kernel_size == 1 else pattern.indices // kernel_size
+    if pattern.groups > 1:
+        own = own + pattern.rows // (pattern.outputs // pattern.groups) * pattern.shape[1]
+    return own
 
 
 def _check_reach(places: int) -> None:
@@ -152,9 +158,7 @@ def backward(pattern: Pattern, window: Window, x: Frame, g: Frame, itemsize: int
     gradient's frame, needs the border that :meth:`Window.gradient_border` says.
     """
     kernel_size = math.prod(window.kernel)
-    own = pattern.indices // kernel_size
-    if pattern.groups > 1:
-        own = own + pattern.rows // (pattern.outputs // pattern.groups) * pattern.shape[1]
+    own = _inputs(pattern, kernel_size)
     tap = pattern.indices % kernel_size
     _check_reach(pattern.outputs * g.height * g.width)
     if kernel_size == 1 and window.stride == (1, 1) and x.size == (1, 1):

@@ -85,9 +85,9 @@ class Pattern:
         """Number of input units or channels, of all groups."""
         return self.shape[1] * self.groups
 
-    @cached_property
+    @property
     def rows(self) -> Indices:
-        """The output of each nonzero, int32."""
+        """The output of each nonzero, int32; made anew, for it is as large as the indices."""
         return np.repeat(np.arange(self.outputs, dtype=np.int32), np.diff(self.begins))
 
     def positions(self) -> Tensor:

@@ -27,7 +27,7 @@ _CACHE = 1 << 20
 #: Examples in a slice, at least and at most, unless the batch is smaller.
 _FEWEST, _MOST = 64, 128
 #: Multiply-adds of a forward pass below which another thread costs more than it saves.
-_WORTH_IT = 300_000
+_WORTH_IT = 900_000
 
 
 class _Worker(NamedTuple):

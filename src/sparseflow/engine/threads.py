@@ -12,7 +12,7 @@ from sparseflow.threads import on_threads
 
 #: Multiply-adds below which handing work to another thread costs more than it saves: in a layer, and in a chain, where
 #: gradients are added up afterwards.
-_WORTH_IT, _WORTH_ADDING = 500_000, 900_000
+_WORTH_IT, _WORTH_ADDING = 2_000_000, 900_000
 
 
 def over_parts(parts: int, work: int, run: Callable[[int], None]) -> None:
