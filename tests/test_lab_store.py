@@ -370,6 +370,26 @@ def test_a_second_writer_is_refused_while_the_first_lives(tmp_path: Path) -> Non
     RunStore(tmp_path, CONFIG).close()
 
 
+@pytest.mark.parametrize("error", [FileExistsError, FileNotFoundError])
+def test_another_process_makes_the_run_while_this_one_begins(
+    error: type[OSError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The staging folder vanishes under ``mkdir``: the other process named it, or found the run and removed it."""
+    mkdir = Path.mkdir
+
+    def vanishing(path: Path, *args: object, **options: object) -> None:
+        if path.parent.name.startswith("."):
+            monkeypatch.setattr(Path, "mkdir", mkdir)
+            RunStore(tmp_path, CONFIG).close()
+            raise error(path)
+        mkdir(path, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "mkdir", vanishing)
+    with RunStore(tmp_path, CONFIG) as store:
+        assert store.folder.is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == [CONFIG.name]
+
+
 def test_of_processes_that_begin_at_once_one_gets_the_run(tmp_path: Path) -> None:
     code = """
         import json, sys

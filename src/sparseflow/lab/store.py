@@ -208,10 +208,12 @@ def _create(folder: Path, config: RunConfig) -> IO[bytes] | None:
     with ExitStack() as undo:
         undo.callback(shutil.rmtree, staging, ignore_errors=True)
         with explain_full_disk(folder, num_bytes=0):
-            (staging / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
             try:
+                (staging / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
                 lock = (staging / LOCK).open("ab+", buffering=0)
-            except FileNotFoundError:  # another process has just given the staging folder its name
+            except (FileNotFoundError, FileExistsError):
+                # Another process has just given the staging folder its name, or removed it because the run exists.
+                undo.pop_all()
                 return None
         undo.callback(lock.close)
         try:
