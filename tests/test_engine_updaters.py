@@ -249,6 +249,24 @@ def test_masks_of_other_positions_are_refused() -> None:
         sf.Sparsifier(sparse, torch.optim.LBFGS(sparse.parameters()), masks, sf.RigL(update_every=1), seed=0)
 
 
+class Replica(nn.parallel.DistributedDataParallel):
+    """As the Sparsifier sees it, without a process group."""
+
+    def __init__(self, module: nn.Module) -> None:
+        nn.Module.__init__(self)
+        self.module = module
+
+
+def test_masks_that_move_on_sparse_storage_are_refused_on_many_ranks() -> None:
+    model = tiny_model()
+    masks = masked(model)
+    sparse = Replica(sf.engine.convert(model, masks))
+    optimizer = torch.optim.SGD(sparse.parameters(), lr=0.1)
+    sf.Sparsifier(sparse, optimizer, masks, sf.Static(), seed=0).check()
+    with pytest.raises(ValueError, match="under DistributedDataParallel masks move on masked weights only"):
+        sf.Sparsifier(sparse, optimizer, masks, sf.RigL(update_every=1), seed=0)
+
+
 def test_values_of_another_number_break_a_promise() -> None:
     run = Run("static", "momentum", sparse=True)
     layer = active_weights(run.model)["5.weight"]

@@ -110,11 +110,8 @@ class Sparsifier:
         self._stateless: list[nn.Parameter] = []
         self._step_ran_dense = False
         self._elementwise = keeps_zeros(optimizer, self._parameters.values())
-        if self._active and isinstance(optimizer, torch.optim.LBFGS) and not isinstance(updater, Static):
-            raise ValueError(
-                "LBFGS remembers directions over all weights together, and active weights that are stored alone move. "
-                "Use Static() or another optimizer, or keep the model masked."
-            )
+        if self._active and not isinstance(updater, Static):
+            _check_can_move(model, optimizer)
         self._apply_masks_()
         self._watch()
         self._handles = [
@@ -384,3 +381,18 @@ class Sparsifier:
         """Fused optimizers are called even when ``GradScaler`` found an overflow, and skip inside the kernel."""
         found = getattr(self.optimizer, "found_inf", None)
         return isinstance(found, Tensor) and bool(found.item())
+
+
+def _check_can_move(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise where weights that are stored alone cannot change places."""
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError(
+            "LBFGS remembers directions over all weights together, and active weights that are stored alone move. "
+            "Use Static() or another optimizer, or keep the model masked."
+        )
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise ValueError(
+            "under DistributedDataParallel masks move on masked weights only: gradients that are reduced over all "
+            "ranks decide what grows, and sparse layers have those of active weights. Keep the model masked, or use "
+            "Static()."
+        )
