@@ -217,6 +217,25 @@ def test_interrupted_before_its_workers_are_up(tmp_path: Path, monkeypatch: pyte
     assert not list(tmp_path.glob("*/done.json"))
 
 
+class Interrupted:
+    """Ctrl-C while it is finalised, where Python prints exceptions and goes on."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_drops_is_raised_at_the_next_turn() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with sweep_module._interrupts_noticed() as raise_if_interrupted:
+        raise_if_interrupted()
+        Interrupted()  # dropped: the next line is reached
+        with pytest.raises(KeyboardInterrupt):
+            raise_if_interrupted()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 @pytest.mark.parametrize("jobs", [0, -1])
 def test_jobs_must_be_positive(jobs: int, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"jobs must be at least 1, got {jobs}"):

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -111,8 +111,9 @@ def _run(
     )
     waiting, running = list(todo), dict[Future[None], RunConfig]()
     try:
-        with table.progress:
+        with table.progress, _interrupts_noticed() as raise_if_interrupted:
             while waiting or running:
+                raise_if_interrupted()
                 for config in list(waiting):
                     parent = config.mask_from
                     if parent is not None and parent in failures:
@@ -146,6 +147,29 @@ def _run(
         raise
     pool.shutdown()
     return failures
+
+
+@contextmanager
+def _interrupts_noticed() -> Iterator[Callable[[], None]]:
+    """Ctrl-C raises as ever, and what is yielded raises again: Python drops exceptions that fall into a finaliser."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    noticed = threading.Event()
+
+    def notice(number: int, frame: object) -> None:
+        noticed.set()
+        raise KeyboardInterrupt
+
+    def raise_if_interrupted() -> None:
+        if noticed.is_set():
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, notice)
+    try:
+        yield raise_if_interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
