@@ -26,6 +26,7 @@ def main() -> None:
         engine_memory,
         engine_steps,
         engine_transformer,
+        hessian,
         import_time,
         initialise,
         mask_update,
@@ -36,8 +37,8 @@ def main() -> None:
 
     torch.set_num_threads(THREADS)
     modules = (masked_step, mask_update, initialise, import_time)
-    engine = (engine_steps, engine_linear, engine_conv, engine_transformer, engine_memory, engine_growth)
-    every = [*(module.BENCHMARK for module in modules), *(found for module in engine for found in module.BENCHMARKS)]
+    several = (engine_steps, engine_linear, engine_conv, engine_transformer, engine_memory, engine_growth, hessian)
+    every = [*(module.BENCHMARK for module in modules), *(found for module in several for found in module.BENCHMARKS)]
     benchmarks = {benchmark.name: benchmark for benchmark in every}
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", choices=benchmarks, nargs="+", metavar="NAME", help=", ".join(benchmarks))

@@ -60,3 +60,20 @@ assert not any(name in sys.modules for name in ("sparseflow.choose", "sparseflow
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == digest(method)
     assert {"sparseflow.choose", "sparseflow.clear"} <= sys.modules.keys()
+
+
+def test_a_numba_that_cannot_be_imported_counts_as_none(tmp_path: Path) -> None:
+    """As one made for another NumPy: it is there, and raises."""
+    (tmp_path / "numba.py").write_text('raise ImportError("Numba needs NumPy 2.3 or less")')
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+import torch
+import sparseflow as sf
+print(sum(int(mask.sum()) for mask in sf.magnitude_masks(torch.nn.Linear(400, 400), 0.9).values()))
+sf.engine
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert done.stdout == "16000\n"
+    assert "the sparse engine needs Numba: pip install numba." in done.stderr
+    assert "(Numba needs NumPy 2.3 or less)" in done.stderr

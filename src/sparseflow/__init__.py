@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sparseflow import analysis, init, updaters
+from sparseflow import analysis, init, tickets, updaters
 from sparseflow.analysis import gradient_flow
 from sparseflow.at_init import grasp, snip, synflow_masks
 from sparseflow.initialize import initialize_
@@ -68,6 +68,7 @@ __all__ = [
     "sparsity_of",
     "sparsity_report",
     "synflow_masks",
+    "tickets",
     "updaters",
 ]
 

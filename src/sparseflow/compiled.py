@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from importlib.util import find_spec
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,18 +35,27 @@ def is_compiled(*tensors: Tensor) -> bool:
     False
     """
     smallest = _CALLS_FROM if "sparseflow.choose" in sys.modules else _LOADS_FROM
-    return _has_numba() and all(
-        smallest <= tensor.numel() < 2**31
-        and tensor.device.type == "cpu"
-        and tensor.dtype in (torch.float32, torch.bool)
-        and tensor.is_contiguous()
-        for tensor in tensors
+    # Numba last: asking for it loads it.
+    return (
+        all(
+            smallest <= tensor.numel() < 2**31
+            and tensor.device.type == "cpu"
+            and tensor.dtype in (torch.float32, torch.bool)
+            and tensor.is_contiguous()
+            for tensor in tensors
+        )
+        and has_numba()
     )
 
 
 @cache
-def _has_numba() -> bool:
-    return find_spec("numba") is not None
+def has_numba() -> bool:
+    """Whether Numba can be imported; one that does not fit the NumPy beside it counts as none."""
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def words(tensor: Tensor) -> NDArray[Any]:

@@ -7,10 +7,11 @@
 
 try:
     import numba as _numba  # noqa: F401
-except ModuleNotFoundError as error:
+except ImportError as error:  # not installed, or not made for the NumPy that is
+    reason = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
     raise ModuleNotFoundError(
-        "the sparse engine needs Numba: pip install numba. Without it everything works masked.", name="numba"
-    ) from error
+        f"the sparse engine needs Numba: pip install numba. Without it everything works masked.{reason}", name="numba"
+    ) from None
 
 from sparseflow.engine.auto import compile_sparse
 from sparseflow.engine.convert import convert, convertible, dense_state_dict, masks_of, sparse_layers, to_dense

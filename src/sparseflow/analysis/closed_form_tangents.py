@@ -1,0 +1,61 @@
+"""First derivatives of what enters a dense layer by parameters in front of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Tangents:
+    """How the inputs of a dense layer move with some earlier units."""
+
+    columns: slice
+    """Of the parameters that belong to these units."""
+    values: Tensor
+    """``(units, inputs, B)``; with ``ends``, only those inputs that are the positions of the unit's own channel."""
+    ends: Sequence[int] | None = None
+    """Of a convolution's parameters: where the units of each channel end."""
+    unit: Tensor | None = None
+    """``(columns,)``: the unit of each column; ``None`` where each is one."""
+    features: Tensor | None = None
+    """``(columns, B)``: what the column's weight multiplies, times the slope behind the unit."""
+
+    def by_channel(self) -> list[tuple[slice, slice]]:
+        """Units and inputs that belong together."""
+        positions = self.values.shape[1]
+        if self.ends is None:
+            return [(slice(0, len(self.values)), slice(0, positions))]
+        starts = [0, *self.ends]
+        return [
+            (slice(start, end), slice(number * positions, (number + 1) * positions))
+            for number, (start, end) in enumerate(zip(starts, self.ends, strict=False))
+            if end > start
+        ]
+
+    def of_input(self, number: int) -> tuple[slice, Tensor]:
+        """The columns that move an input, and how: ``(columns, B)``."""
+        if self.ends is not None:
+            channel, position = divmod(number, self.values.shape[1])
+            start, end = self.ends[channel - 1] if channel else 0, self.ends[channel]
+            return slice(self.columns.start + start, self.columns.start + end), self.values[start:end, position]
+        found = self.values[:, number]
+        if self.unit is not None and self.features is not None:
+            found = found[self.unit].mul_(self.features)
+        return self.columns, found
+
+    def of_outputs(self, cotangents: Tensor) -> Tensor:
+        """``(K, inputs, B)`` rows times the tangents: ``(K, units, B)``."""
+        found = cotangents.new_empty(len(cotangents), len(self.values), cotangents.shape[-1])
+        for units, inputs in self.by_channel():
+            for row, cotangent in zip(found, cotangents, strict=True):
+                torch.sum(cotangent[inputs] * self.values[units], 1, out=row[units])
+        return found
+
+    def through(self, weight: Tensor, slope: Tensor | None) -> Tangents:
+        """Behind a dense layer and its pointwise functions."""
+        found = torch.cat([torch.matmul(weight[:, inputs], self.values[units]) for units, inputs in self.by_channel()])
+        return replace(self, values=found if slope is None else found.mul_(slope), ends=None)
