@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from sparseflow.lab.claims import CLAIMS, judge
+from sparseflow.lab.claims.verdict import Verdict
 from sparseflow.lab.config import RunConfig
+from sparseflow.lab.evidence import Evidence
 from sparseflow.lab.store import Run
 
 STEPS = 900
@@ -63,6 +67,62 @@ def _metrics(config: RunConfig, *, accuracy: float, onset: int | None, start_nor
             change = (0.08 if config.method == "rigl" else -0.02) * learned * (1 - step / 1000) * jitter
             rows += [(step, "update/before", norm), (step, "update/after", norm + change), (step, "update/moved", 40.0)]
     return pd.DataFrame(rows, columns=["step", "name", "value"])
+
+
+def runs_like(
+    count: int,
+    *,
+    accuracy: float = 97.0,
+    std: float = 0.1,
+    stuck: int = 0,
+    onset: int = 20,
+    norm: float | Callable[[float], float] = 0.5,
+    spread: float = 0.05,
+    change: tuple[float, float] = (0.0, 0.0),
+    method: str = "scratch",
+    **changes: object,
+) -> list[Run]:
+    """``count`` runs of 1000 steps whose numbers lie evenly around what is asked for: no chance, exact means.
+
+    Args:
+        count: Seeds 0, 1, ...
+        accuracy: Mean, in percent.
+        std: Half the range of accuracies.
+        stuck: How many of the runs, from the first, never learn.
+        onset: First step with a low loss, a multiple of 10.
+        norm: The gradient norm, or a function of the share of training.
+        spread: Half the range of log norms, and of changes in units of themselves, over seeds.
+        change: Of the norm at a mask update, in the first and in the second half.
+        method: Of the config; ``changes`` are its other fields.
+    """
+    level = norm if callable(norm) else lambda share: norm
+    runs = []
+    for seed in range(count):
+        place = 2 * seed / (count - 1) - 1 if count > 1 else 0.0
+        config = RunConfig(
+            method=method, seed=seed, **{"steps": 1000, "log_every": 10, "update_every": 100, "prune_begin": 250}
+            | {"prune_end": 600, **changes},
+        )  # fmt: skip
+        learns = seed >= stuck
+        rows: list[tuple[int, str, float]] = []
+        for step in range(0, config.steps + 1, config.log_every):
+            now = level(step / config.steps) * math.exp(spread * place)
+            rows.append((step, "train/loss", 0.1 if learns and step >= onset else 2.3))
+            moves = method in ("set", "rigl", "rigl_inverted") and step and step % config.update_every == 0
+            delta = change[step > config.steps / 2] * (1 + spread * place) if moves else 0.0
+            if moves:
+                rows += [(step, "update/before", now), (step, "update/after", now + delta)]
+            rows.append((step, "flow/norm", now + delta))
+        final = {"test/accuracy": (accuracy + std * place) / 100 if learns else 0.1135}
+        metrics = pd.DataFrame(rows, columns=["step", "name", "value"])
+        runs.append(Run(config, Path(config.name), metrics, final, ENV, 1.0))
+    return runs
+
+
+def verdict_on(claim: str, groups: Mapping[str, Sequence[Run]], **tables: pd.DataFrame) -> Verdict:
+    """What is made of a claim if this is all that was run."""
+    (verdict,) = judge(Evidence(groups, tables), {claim: CLAIMS[claim]})
+    return verdict
 
 
 def demo_runs(*, num_seeds: int = 3) -> list[Run]:

@@ -12,7 +12,7 @@ import pytest
 
 from sparseflow.init import INITIALIZERS
 from sparseflow.initialize import SCHEMES as CORE_SCHEMES
-from sparseflow.lab.config import METHODS, SCHEMES, SPARSE_METHODS, RunConfig, pruning_parent
+from sparseflow.lab.config import METHODS, SCHEMES, SPARSE_METHODS, TICKET_METHODS, RunConfig, pruning_parent
 from sparseflow.lab.methods import METHOD_UPDATERS
 from sparseflow.lab.recipes.demo import demo
 
@@ -42,6 +42,13 @@ OTHER = {
     "eval_every": 100,
     "checkpoint_every": 100,
     "engine": "masked",
+    "rewind_step": 1000,
+    "control": "signs",
+    "start_noise": 0.5,
+    "init_seed": 0,
+    "schedule": "step",
+    "snapshots": (100, 200),
+    "holdout": 1000,
 }
 
 
@@ -158,7 +165,7 @@ def test_name_says_what_the_run_is() -> None:
 def test_the_registries_agree() -> None:
     assert set(METHODS) == set(METHOD_UPDATERS)
     assert set(SCHEMES) == set(CORE_SCHEMES)
-    assert set(METHODS) - {"dense", "prune"} == SPARSE_METHODS
+    assert set(METHODS) - {"dense", "prune"} == SPARSE_METHODS | TICKET_METHODS
     for base in INITIALIZERS:
         assert RunConfig(init_base=base).init_base == base
 

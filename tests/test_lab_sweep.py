@@ -19,11 +19,12 @@ from queue import Empty
 import pytest
 from rich.console import Console
 
-from sparseflow.lab import sweep as sweep_module
+from sparseflow.lab import pool as pool_module
 from sparseflow.lab.config import RunConfig, pruning_parent
+from sparseflow.lab.pool import in_order
 from sparseflow.lab.recipes.demo import demo
 from sparseflow.lab.runs import METRICS, is_done, unfinished_runs
-from sparseflow.lab.sweep import plan, sweep
+from sparseflow.lab.sweep import Training, sweep
 from sparseflow.lab.train import train
 
 BASE = RunConfig(
@@ -53,6 +54,10 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
+def plan(configs: list[RunConfig]) -> list[RunConfig]:
+    return [task.config for task in in_order([Training(config) for config in configs]) if isinstance(task, Training)]
+
+
 def test_parents_come_first_and_once() -> None:
     runs = [BASE.with_(method=m, mask_from=pruning_parent(BASE), seed=0) for m in ("set", "rigl")]
     assert plan([*runs, BASE, runs[0]]) == [pruning_parent(BASE), *runs, BASE]
@@ -60,8 +65,8 @@ def test_parents_come_first_and_once() -> None:
     planned = plan(configs)
     assert len(planned) == len(configs) == 36
     assert set(planned) == set(configs)
-    assert [config.method for config in planned[:3]] == ["prune"] * 3
-    assert {config.method for config in planned[3:]} == {"dense", "scratch", "set", "rigl"}
+    for config in planned:
+        assert config.mask_from is None or planned.index(config.mask_from) < planned.index(config)
 
 
 def test_in_parallel_as_one_by_one_and_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +88,7 @@ def test_in_parallel_as_one_by_one_and_nothing_twice(tmp_path: Path, monkeypatch
     def no_pool(*args: object, **kwargs: object) -> None:
         raise AssertionError("a finished sweep needs no process")
 
-    monkeypatch.setattr(sweep_module, "ProcessPoolExecutor", no_pool)
+    monkeypatch.setattr(pool_module, "ProcessPoolExecutor", no_pool)
     again = sweep(wanted, root=tmp_path / "many", jobs=2, console=quiet())
     assert [run.seconds for run in again] == [run.seconds for run in runs]
 
@@ -210,7 +215,7 @@ def test_interrupted_before_its_workers_are_up(tmp_path: Path, monkeypatch: pyte
         assert set(multiprocessing.active_children()) - others
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep_module, "wait", interrupt)
+    monkeypatch.setattr(pool_module, "wait", interrupt)
     with pytest.raises(KeyboardInterrupt):
         sweep([LONG], root=tmp_path, jobs=1, console=quiet())
     wait_for(lambda: set(multiprocessing.active_children()) <= others, "the workers to end")
@@ -228,7 +233,7 @@ class Interrupted:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_that_python_drops_is_raised_at_the_next_turn() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with sweep_module._interrupts_noticed() as raise_if_interrupted:
+    with pool_module._interrupts_noticed() as raise_if_interrupted:
         raise_if_interrupted()
         Interrupted()  # dropped: the next line is reached
         with pytest.raises(KeyboardInterrupt):
@@ -269,7 +274,7 @@ def test_the_live_table_fits_80_columns() -> None:
     """The longest name, the longest run: one line each, with steps and the time left."""
     configs = [RunConfig(method="rigl_inverted", model="lenet5-small", seed=seed) for seed in range(97, 125)]
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
-    table = sweep_module._Table(configs, console)
+    table = pool_module._Table(tasks := [Training(config) for config in configs], console)
     table.show(Messages((configs[0].name, 20), (configs[20].name, 11_700)))
     console.print(table.progress.get_renderable())
     lines = console.file.getvalue().splitlines()
@@ -279,7 +284,7 @@ def test_the_live_table_fits_80_columns() -> None:
     assert lines[1].startswith("rigl_inverted-spar")
     assert "20/11719" in lines[1]
     assert "11720/328132" in lines[0]
-    table.finish(configs[20], failed=False)
+    table.finish(tasks[20], failed=False)
     table.show(Messages())
     console.file.truncate(0)
     console.print(table.progress.get_renderable())

@@ -7,7 +7,6 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,8 +15,10 @@ import tyro
 from rich.console import Console
 from rich.table import Column, Table
 
+from sparseflow.compiled import has_numba
 from sparseflow.lab.config import RunConfig, pruning_parent
 from sparseflow.lab.engine_commands import Bench, Export
+from sparseflow.lab.reproduce_command import Reproduce
 
 _out = Console()
 _err = Console(stderr=True)
@@ -82,6 +83,8 @@ class Train:
         from sparseflow.lab.sweep import sweep
 
         config = self.config.with_(mask_from=pruning_parent(self.config)) if self.pruned_mask else self.config
+        if config.engine == "auto" and not has_numba():
+            _err.print("engine: masked, because Numba is not there; pip install numba computes no zeros")
         (run,) = sweep([config], root=self.out, jobs=1, data_root=self.data, tensorboard=self.tensorboard, console=_err)
         for name, value in run.final.items():
             _out.print(f"{name}: {value:.4f}")
@@ -152,12 +155,13 @@ class Info:
 
         for name, value in describe_environment().items():
             print(f"{name}: {value}")
-        print(f"engine: {'sparse on the CPU' if find_spec('numba') else 'masked only; pip install numba'}")
+        print(f"engine: {'sparse on the CPU' if has_numba() else 'masked only; pip install numba'}")
 
 
 _COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": Demo,
     "train": Train,
+    "reproduce": Reproduce,
     "report": Report,
     "export": Export,
     "bench": Bench,

@@ -16,9 +16,14 @@ from sparseflow.init import INITIALIZERS
 
 SCHEMES = ("dense", "liu", "sparse", "live")
 ENGINES = ("auto", "sparse", "masked")
-METHODS = ("dense", "scratch", "set", "rigl", "rigl_inverted", "snfs", "prune")
-#: Methods whose network is masked from the first step on.
+SCHEDULES = ("cosine", "step")
+METHODS = ("dense", "scratch", "set", "rigl", "rigl_inverted", "snfs", "prune", "lottery", "restart")
+#: Methods whose network is masked and drawn anew at the first step.
 SPARSE_METHODS = frozenset({"scratch", "set", "rigl", "rigl_inverted", "snfs"})
+#: Methods that start from masks *and* weights of a pruning run.
+TICKET_METHODS = frozenset({"lottery", "restart"})
+#: What is done to the start of a masked run, to learn what of it matters.
+CONTROLS = ("none", "shuffled_masks", "shuffled_weights", "signs")
 #: Field -> what it may be. Datasets and models are checked before training, so that runs of others' can be read.
 _CHOICES: dict[str, Collection[str]] = {
     "method": METHODS,
@@ -26,6 +31,8 @@ _CHOICES: dict[str, Collection[str]] = {
     "init_base": INITIALIZERS,
     "allocation": ALLOCATIONS,
     "engine": ENGINES,
+    "control": CONTROLS,
+    "schedule": SCHEDULES,
 }
 
 
@@ -44,7 +51,7 @@ class RunConfig:
     model: str = "lenet5"
     """lenet5[-small] or mlp[-small]."""
     method: str = "scratch"
-    """dense, scratch, set, rigl, rigl_inverted, snfs or prune."""
+    """dense, scratch, set, rigl, rigl_inverted, snfs, prune, lottery or restart."""
     init: str = "sparse"
     """dense (Original), liu, sparse (Ours) or live."""
     init_base: str = "xavier_uniform"
@@ -55,14 +62,24 @@ class RunConfig:
     """uniform, er or erk over layers."""
     mask_from: Annotated[RunConfig | None, tyro.conf.Suppress] = None
     """The pruning run whose final masks this run starts from; None draws random masks."""
+    rewind_step: int = 0
+    """Step of the pruning run whose weights a ticket takes."""
+    control: tyro.conf.Suppress[str] = "none"
+    """none, shuffled_masks, shuffled_weights or signs: what is done to the start."""
+    start_noise: tyro.conf.Suppress[float] = 0.0
+    """Std of noise on start weights, per std of the layer's."""
     seed: int = 0
     """Of everything random."""
+    init_seed: tyro.conf.Suppress[int | None] = None
+    """Of the start alone; None: seed."""
     steps: int = 11719
     """Optimizer steps."""
     batch_size: int = 128
     """Examples in a step."""
     learning_rate: float = 0.05
-    """At step 0; cosine to 0 at the end."""
+    """At step 0."""
+    schedule: str = "cosine"
+    """cosine to 0, or step: a tenth at 30, 70, 90 %."""
     momentum: float = 0.9
     """Heavy-ball momentum, in [0, 1)."""
     weight_decay: float = 5e-4
@@ -83,6 +100,10 @@ class RunConfig:
     """Steps between test evaluations."""
     checkpoint_every: int = 2000
     """Steps between checkpoints."""
+    snapshots: tyro.conf.Suppress[tuple[int, ...]] = ()
+    """Steps whose weights and masks are kept."""
+    holdout: tyro.conf.Suppress[int] = 0
+    """Training images kept out of training, to select by."""
     engine: str = "auto"
     """auto, sparse or masked: bits differ, results only by rounding."""
 
@@ -113,6 +134,21 @@ class RunConfig:
                 "snfs looks at the dense gradient of every step, which the sparse engine does not compute. Leave "
                 "engine at 'auto', or write engine='masked'."
             )
+        if self.start_noise < 0 or self.holdout < 0:
+            raise ValueError(
+                f"start_noise and holdout must not be negative, got {self.start_noise!r} and {self.holdout!r}."
+            )
+        object.__setattr__(self, "snapshots", tuple(sorted(set(self.snapshots))))
+        if self.snapshots and not 0 <= self.snapshots[0] <= self.snapshots[-1] <= self.steps:
+            raise ValueError(f"snapshots must be steps from 0 to {self.steps}, got {list(self.snapshots)}.")
+        if self.method in TICKET_METHODS and self.mask_from is None:
+            raise ValueError(
+                f"{self.method} starts from a pruning run: give mask_from, or --pruned-mask on the command line."
+            )
+        if (self.control != "none" or self.start_noise) and self.method not in SPARSE_METHODS | TICKET_METHODS:
+            raise ValueError(
+                f"control and start_noise change a masked start; {self.method!r} has none. Leave them out."
+            )
         if self.mask_from is not None:
             self._check_parent(self.mask_from)
 
@@ -129,11 +165,16 @@ class RunConfig:
     def _check_parent(self, parent: RunConfig) -> None:
         if parent.method != "prune":
             raise ValueError(f"mask_from must be a run of method 'prune', got {parent.method!r}.")
-        if self.method not in SPARSE_METHODS:
+        if self.method not in SPARSE_METHODS | TICKET_METHODS:
             raise ValueError(f"method {self.method!r} starts from no mask. Leave mask_from (--pruned-mask) out.")
         for name in ("model", "sparsity"):
             if (theirs := getattr(parent, name)) != (ours := getattr(self, name)):
                 raise ValueError(f"mask_from must be a run of the same {name}: it has {theirs!r}, this run {ours!r}.")
+        if self.method == "lottery" and self.rewind_step and self.rewind_step not in parent.snapshots:
+            raise ValueError(
+                f"rewind_step {self.rewind_step} was not kept by the pruning run: add it to its snapshots, which are "
+                f"{list(parent.snapshots)}."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict, as stored in ``config.json``."""
@@ -150,7 +191,11 @@ class RunConfig:
         if unknown := sorted(set(values) - set(_defaults())):
             raise ValueError(f"the config has fields this version does not know: {', '.join(unknown)}.")
         parent = values.get("mask_from")
-        return cls(**{**values, "mask_from": None if parent is None else cls.from_dict(parent)})
+        nested = {
+            "mask_from": None if parent is None else cls.from_dict(parent),
+            "snapshots": tuple(values.get("snapshots", ())),
+        }
+        return cls(**{**values, **nested})
 
     @property
     def hash(self) -> str:
@@ -177,6 +222,11 @@ class RunConfig:
         init = f"-{self.init}" if self.method in SPARSE_METHODS else ""
         return f"{self.method}{init}-{self.model}-s{self.seed}-{self.hash}"
 
+    @property
+    def start_seed(self) -> int:
+        """Seed of everything at step 0: network, random masks, weights."""
+        return self.seed if self.init_seed is None else self.init_seed
+
     def with_(self, **changes: Any) -> RunConfig:
         """A copy with some fields changed."""
         return replace(self, **changes)
@@ -189,9 +239,13 @@ def pruning_parent(config: RunConfig) -> RunConfig:
     {'method': 'prune', 'seed': 3}
     """
     # What a pruning run does not look at stays at its default, so that all methods share one pruning run.
-    ignored = ("init", "init_base", "allocation", "drop_fraction", "update_every", "mask_from")
+    ignored = (
+        "init", "init_base", "allocation", "drop_fraction", "update_every", "mask_from", "rewind_step", "control",
+        "start_noise", "init_seed",
+    )  # fmt: skip
     defaults = _defaults()
-    return config.with_(method="prune", **{name: defaults[name] for name in ignored})
+    kept = (config.rewind_step,) if config.method == "lottery" and config.rewind_step else ()
+    return config.with_(method="prune", snapshots=kept, **{name: defaults[name] for name in ignored})
 
 
 def _defaults() -> dict[str, Any]:

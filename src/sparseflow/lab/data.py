@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -39,6 +39,8 @@ class Dataset:
     test_images: Tensor
     test_labels: Tensor
     num_classes: int = NUM_CLASSES
+    holdout: tuple[Tensor, Tensor] | None = None
+    """Images and labels taken out of the training set, see :meth:`held_out`."""
 
     def __post_init__(self) -> None:
         for part, images, labels in (
@@ -72,6 +74,29 @@ class Dataset:
         order = torch.randperm(len(self.train_labels), generator=stream(0, "validation"))
         chosen = order[(index - 1) * size : index * size]
         return self.train_images[chosen], self.train_labels[chosen]
+
+    def held_out(self, size: int) -> Dataset:
+        """The same data with fixed training images taken out, the same for every seed, to select by.
+
+        Args:
+            size: How many images; 0 changes nothing.
+
+        Raises:
+            ValueError: if fewer than half of the training images would remain.
+
+        >>> part = load_dataset("mnist-5k").held_out(500)
+        >>> len(part.train_labels), len(part.holdout[1])
+        (3500, 500)
+        """
+        if size == 0:
+            return self
+        count = len(self.train_labels)
+        if not 0 < size <= count // 2:
+            raise ValueError(f"holdout must be at most half of the {count} training images, got {size}.")
+        order = torch.randperm(count, generator=stream(0, "holdout"))
+        out, rest = order[:size], order[size:].sort().values
+        images, labels = self.train_images, self.train_labels
+        return replace(self, train_images=images[rest], train_labels=labels[rest], holdout=(images[out], labels[out]))
 
 
 def load_dataset(name: str, *, root: Path | None = None, download: bool = True) -> Dataset:

@@ -15,6 +15,8 @@ METHOD_LABELS = {
     "dense": "Dense",
     "small_dense": "Small Dense",
     "prune": "Pruned",
+    "lottery": "Lottery",
+    "restart": "Prune Restart",
     "scratch": "Scratch",
     "set": "SET",
     "rigl": "RigL",

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparseflow as sf
+from sparseflow import tickets
 from sparseflow.gradients import loss_gradient
 from sparseflow.lab.checkpoint import read_checkpoint
-from sparseflow.lab.config import SPARSE_METHODS, RunConfig
+from sparseflow.lab.config import SPARSE_METHODS, TICKET_METHODS, RunConfig
 from sparseflow.lab.data import Dataset
 from sparseflow.lab.models import build_model
 from sparseflow.lab.optimizer import make_optimizer
-from sparseflow.lab.runs import CHECKPOINTS, is_done
+from sparseflow.lab.runs import CHECKPOINTS, SNAPSHOTS, is_done, snapshot_name
 from sparseflow.rng import stream
 from sparseflow.updaters import MaskUpdater
 
@@ -49,6 +51,8 @@ METHOD_UPDATERS: dict[str, UpdaterFn] = {
     "rigl_inverted": _drop_grow(sf.RigLInverted),
     "snfs": _drop_grow(sf.SNFS),
     "prune": _prune,
+    "lottery": lambda config: sf.Static(),
+    "restart": lambda config: sf.Static(),
 }
 
 
@@ -72,10 +76,18 @@ def set_up(config: RunConfig, data: Dataset, *, root: Path) -> Setup:
     Raises:
         FileNotFoundError: if the pruning run that the masks come from is not finished.
     """
-    model = build_model(config.model, generator=stream(config.seed, "model"), num_classes=data.num_classes)
+    model = dense_start(config, num_classes=data.num_classes)
     masks = starting_masks(model, config, root=root)
     if config.method in SPARSE_METHODS:
-        sf.initialize_(model, masks, scheme=config.init, seed=config.seed, base=config.init_base)
+        sf.initialize_(model, masks, scheme=config.init, seed=config.start_seed, base=config.init_base)
+    elif config.method in TICKET_METHODS:
+        tickets.rewind_(model, _ticket(config, root=root), masks)
+    if config.control == "shuffled_weights":
+        tickets.shuffle_weights_(model, masks, seed=config.start_seed)
+    elif config.control == "signs":
+        tickets.keep_signs_(model, masks)
+    if config.start_noise:
+        tickets.perturb_(model, masks, relative_std=config.start_noise, seed=config.start_seed)
     optimizer = make_optimizer(model, config)
     sparsifier = sf.Sparsifier(
         model,
@@ -88,21 +100,45 @@ def set_up(config: RunConfig, data: Dataset, *, root: Path) -> Setup:
     return Setup(model, optimizer, sparsifier)
 
 
+def dense_start(config: RunConfig, *, num_classes: int = 10) -> nn.Sequential:
+    """The network as a dense run of this config starts.
+
+    >>> a, b = (dense_start(RunConfig(seed=seed, init_seed=7)) for seed in (0, 1))
+    >>> torch.equal(a.fc1.weight, b.fc1.weight)
+    True
+    """
+    return build_model(config.model, generator=stream(config.start_seed, "model"), num_classes=num_classes)
+
+
+def _ticket(config: RunConfig, *, root: Path) -> dict[str, Tensor]:
+    """The weights that a ticket starts from, dense."""
+    parent = config.mask_from
+    assert parent is not None
+    if config.method == "restart":
+        kept: dict[str, Tensor] = final_state(parent, root=root)["model"]
+    elif config.rewind_step:
+        kept = read_snapshot(parent, config.rewind_step, root=root)["model"]
+    else:
+        kept = dense_start(parent).state_dict()
+    return kept
+
+
 def starting_masks(model: nn.Module, config: RunConfig, *, root: Path) -> dict[str, Tensor]:
     """All ones for dense and pruning runs, the pruned masks of ``mask_from``, else random ones.
 
     Raises:
         FileNotFoundError: if the pruning run is not finished.
     """
-    if config.method not in SPARSE_METHODS:
+    if config.method not in SPARSE_METHODS | TICKET_METHODS:
         return sf.dense_masks(model)
     if config.mask_from is None:
-        return sf.random_masks(model, config.sparsity, allocation=config.allocation, seed=config.seed)
-    masks: dict[str, Tensor] = final_state(config.mask_from, root=root)["sparsifier"]["masks"]
-    return masks
+        masks = sf.random_masks(model, config.sparsity, allocation=config.allocation, seed=config.start_seed)
+    else:
+        masks = final_state(config.mask_from, root=root)["sparsifier"]["masks"]
+    return tickets.shuffle_masks(masks, seed=config.start_seed) if config.control == "shuffled_masks" else masks
 
 
-def final_state(config: RunConfig, *, root: Path) -> dict[str, dict[str, dict[str, Tensor]]]:
+def final_state(config: RunConfig, *, root: Path) -> dict[str, Any]:
     """Model, optimizer and sparsifier state at the end of a finished run.
 
     Raises:
@@ -114,8 +150,27 @@ def final_state(config: RunConfig, *, root: Path) -> dict[str, dict[str, dict[st
             f"{root / config.name} is no finished run, and another one starts from its masks. Train it first: a sweep "
             "and `sparseflow train` do so by themselves."
         )
-    state: dict[str, dict[str, dict[str, Tensor]]] = read_checkpoint(path)["state"]
+    state: dict[str, Any] = read_checkpoint(path)["state"]
     return state
+
+
+def read_snapshot(config: RunConfig, step: int, *, root: Path, before_update: bool = False) -> dict[str, Any]:
+    """Weights (``model``) and ``masks`` that a finished run kept at a step.
+
+    Args:
+        config: The run.
+        step: One of its ``snapshots``.
+        root: Folder of all runs.
+        before_update: As they were after that step's optimizer step and before its mask update.
+
+    Raises:
+        FileNotFoundError: if there is no such snapshot.
+    """
+    path = root / config.name / SNAPSHOTS / snapshot_name(step, before_update=before_update)
+    if not path.is_file():
+        kept = sorted(found.stem for found in path.parent.glob("*.pt")) or "none"
+        raise FileNotFoundError(f"{root / config.name} has no snapshot {path.stem}; it has {kept}.")
+    return read_checkpoint(path)
 
 
 def _growth_gradient(model: nn.Module, data: Dataset, config: RunConfig) -> Callable[[], dict[str, Tensor]]:

@@ -9,11 +9,14 @@ from torch import nn
 
 from sparseflow.lab.config import RunConfig
 
+#: Shares of the training at which the "step" schedule divides the learning rate by ten: the paper's epochs 30, 70, 90.
+DROPS = (0.3, 0.7, 0.9)
+
 
 def learning_rate_at(step: int, config: RunConfig) -> float:
-    r"""Cosine from the initial learning rate to zero.
+    r"""Cosine from the initial learning rate to zero, or steps down.
 
-    .. math:: \eta(t) = \eta_0 \frac{1 + \cos(\pi t / T)}{2}
+    .. math:: \eta(t) = \eta_0 \frac{1 + \cos(\pi t / T)}{2} \quad\text{or}\quad \eta_0\, 10^{-\#\{d: t \ge d T\}}
 
     Args:
         step: ``t``, optimizer steps taken; 0 at the first update.
@@ -22,6 +25,9 @@ def learning_rate_at(step: int, config: RunConfig) -> float:
     >>> [learning_rate_at(step, RunConfig(steps=100, learning_rate=0.5)) for step in (0, 50, 100)]
     [0.5, 0.25, 0.0]
     """
+    if config.schedule == "step":
+        drops = sum(step >= share * config.steps for share in DROPS)
+        return config.learning_rate * 0.1**drops
     return config.learning_rate * (1 + math.cos(math.pi * step / config.steps)) / 2
 
 

@@ -16,15 +16,15 @@ Log = Callable[[int, Mapping[str, float]], None]
 
 
 def evaluate(
-    logits: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, *, batch_size: int = 1000
+    logits: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, *, part: str = "test", batch_size: int = 1000
 ) -> dict[str, float]:
-    """Accuracy (a fraction) and mean cross-entropy (nats) of what gives the logits of a batch."""
+    """Accuracy (a fraction) and mean cross-entropy (nats) of what gives the logits of a batch, named after the part."""
     correct, loss = 0, 0.0
     for some, wanted in zip(images.split(batch_size), labels.split(batch_size), strict=True):
         found = logits(some).detach()
         correct += int((found.argmax(1) == wanted).sum())
         loss += float(F.cross_entropy(found, wanted, reduction="sum"))
-    return {"test/accuracy": correct / len(labels), "test/loss": loss / len(labels)}
+    return {f"{part}/accuracy": correct / len(labels), f"{part}/loss": loss / len(labels)}
 
 
 class Probes:
@@ -56,6 +56,13 @@ class Probes:
         """Log accuracy and loss on the test set, and return them."""
         found = evaluate(self._engine.logits, self._data.test_images, self._data.test_labels)
         self._log(step, found)
+        return found
+
+    def end(self, step: int) -> dict[str, float]:
+        """As :meth:`test`, and on the images that were held out of training, if any."""
+        found = self.test(step)
+        if (kept := self._data.holdout) is not None:
+            found |= evaluate(self._engine.logits, *kept, part="holdout")
         return found
 
     def _before_update(self, step: int) -> None:

@@ -15,6 +15,7 @@ CONFIG = "config.json"
 ENVIRONMENT = "env.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
+SNAPSHOTS = "snapshots"
 DONE = "done.json"
 
 
@@ -52,6 +53,15 @@ def load_run(folder: Path) -> Run:
         env=_read_json(folder / ENVIRONMENT),
         seconds=done["seconds"],
     )
+
+
+def snapshot_name(step: int, *, before_update: bool = False) -> str:
+    """File name of a snapshot.
+
+    >>> snapshot_name(200, before_update=True)
+    '000200-before.pt'
+    """
+    return f"{step:06d}{'-before' if before_update else ''}.pt"
 
 
 def load_runs(root: Path) -> list[Run]:
@@ -104,21 +114,35 @@ def _read_config(folder: Path) -> RunConfig:
 
 
 def _read_metrics(path: Path) -> pd.DataFrame:
-    rows = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    lines = path.read_text().splitlines()
+    try:
+        # Twice as fast as line by line; two torn lines that make a whole one together would be seen by the count.
+        rows = json.loads(f"[{','.join(lines)}]")
+        if len(rows) != len(lines):
+            raise ValueError(f"{len(lines)} lines hold {len(rows)} rows")
+        columns = [[kind(row[name]) for row in rows] for name, kind in _COLUMNS.items()]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"line {_damaged_line(lines)} of {path} is damaged. Delete {path.parent} and run again."
+        ) from error
+    dtypes = ("int64", "str", "float64")
+    return pd.DataFrame(
+        {name: pd.Series(column, dtype=dtype) for name, column, dtype in zip(_COLUMNS, columns, dtypes, strict=True)}
+    )
+
+
+_COLUMNS: dict[str, type] = {"step": int, "name": str, "value": float}
+
+
+def _damaged_line(lines: list[str]) -> int:
+    for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            rows.append((int(row["step"]), str(row["name"]), float(row["value"])))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"line {number} of {path} is damaged. Delete {path.parent} and run again.") from error
-    steps, names, values = zip(*rows, strict=True) if rows else ((), (), ())
-    return pd.DataFrame(
-        {
-            "step": pd.Series(steps, dtype="int64"),
-            "name": pd.Series(names, dtype="str"),
-            "value": pd.Series(values, dtype="float64"),
-        }
-    )
+            for name, kind in _COLUMNS.items():
+                kind(row[name])
+        except (ValueError, TypeError, KeyError):
+            return number
+    raise AssertionError("every line can be read alone, but not all together")
 
 
 def _run_folders(root: Path) -> list[Path]:

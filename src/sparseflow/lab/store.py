@@ -22,11 +22,13 @@ from sparseflow.lab.runs import (
     DONE,
     ENVIRONMENT,
     METRICS,
+    SNAPSHOTS,
     Run,
     is_done,
     load_run,
     load_runs,
     require_config,
+    snapshot_name,
     unfinished_runs,
 )
 
@@ -67,6 +69,7 @@ class RunStore:
         try:
             remove_leftovers(self.folder)
             remove_leftovers(self.folder / CHECKPOINTS)
+            remove_leftovers(self.folder / SNAPSHOTS)
             self._metrics = (self.folder / METRICS).open("ab+", buffering=0)
             self._drop_torn_line()
         except BaseException:
@@ -124,6 +127,17 @@ class RunStore:
         write_checkpoint(self._checkpoint_path(step), payload)
         for path in self._checkpoints()[:-keep]:
             path.unlink()
+
+    def save_snapshot(self, step: int, state: dict[str, Any], *, before_update: bool = False) -> None:
+        """Keep a state for good; written again, the same, by a run that is continued from before it.
+
+        Args:
+            step: Number of optimizer steps taken.
+            state: As :meth:`save_checkpoint`.
+            before_update: The state is that before the step's mask update.
+        """
+        (self.folder / SNAPSHOTS).mkdir(exist_ok=True)
+        write_checkpoint(self.folder / SNAPSHOTS / snapshot_name(step, before_update=before_update), state)
 
     def latest_checkpoint(self) -> tuple[int, dict[str, Any]] | None:
         """The newest checkpoint as ``(step, state)``; None if there is none yet.

@@ -15,7 +15,7 @@ import torch
 import sparseflow as sf
 from sparseflow.lab.config import RunConfig
 from sparseflow.lab.data import Dataset, batch_indices, load_dataset
-from sparseflow.lab.engine import Engine
+from sparseflow.lab.engine import MOST_ACTIVE, MOST_ACTIVE_ELSEWHERE, Engine
 from sparseflow.lab.methods import Setup, set_up
 from sparseflow.lab.optimizer import set_step_
 from sparseflow.lab.probes import Log, Probes
@@ -55,9 +55,10 @@ def train(
         with ExitStack() as stack:
             stack.enter_context(_one_thread())
             # Before there is a folder: what cannot be set up leaves none.
-            data = load_dataset(config.dataset, root=data_root)
+            data = load_dataset(config.dataset, root=data_root).held_out(config.holdout)
             setup = set_up(config, data, root=root)
-            engine = Engine(setup, config.engine)
+            most_active = MOST_ACTIVE.get(config.model, MOST_ACTIVE_ELSEWHERE)
+            engine = Engine(setup, config.engine, most_active=most_active)
             store = stack.enter_context(RunStore(root, config))
             if not store.is_done:
                 step, seconds = _resume(setup, store)
@@ -80,8 +81,18 @@ def _train(
     progress: Progress | None,
 ) -> None:
     began = time.perf_counter() - seconds
+
+    def snapshot(step: int, *, before_update: bool = False) -> None:
+        if step in config.snapshots:
+            engine.settle()
+            state = {"model": setup.model.state_dict(), "masks": dict(setup.sparsifier.masks)}
+            store.save_snapshot(step, state, before_update=before_update)
+
+    setup.sparsifier.before_update.append(lambda due: snapshot(due, before_update=True))
     probes = Probes(engine, setup.sparsifier, data, log=log)
     setup.model.train()
+    if step == 0:
+        snapshot(0)
     while step < config.steps:
         chosen = batch_indices(
             step, num_examples=len(data.train_labels), batch_size=config.batch_size, seed=config.seed
@@ -98,6 +109,7 @@ def _train(
             log(step, {"train/loss": loss, "train/is_sparse": float(is_sparse)})
         step += 1
         probes.updates()
+        snapshot(step)
         if progress is not None:
             progress(step, config.steps)
         if step % config.checkpoint_every == 0 or step == config.steps:
@@ -106,7 +118,7 @@ def _train(
     # After the last checkpoint, so that a run continued from there logs the end once. The engine has settled there.
     setup.sparsifier.check()
     probes.flow(step)
-    final = probes.test(step) | {"sparsity": sf.sparsity_of(setup.sparsifier.masks)}
+    final = probes.end(step) | {"sparsity": sf.sparsity_of(setup.sparsifier.masks)}
     store.finish(final, time.perf_counter() - began)
 
 

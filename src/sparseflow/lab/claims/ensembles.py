@@ -1,0 +1,96 @@
+"""What several networks gain by answering together (section 4.3, Table 2): ensembles of five, mean of probabilities.
+
+Networks on ImageNet, for which C41 has a part of its own, were not trained.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from sparseflow.lab.claims.contrasts import contrast, spread_above, subset_spread
+from sparseflow.lab.claims.intervals import Spread
+from sparseflow.lab.claims.similarity import LOTTERY, PRUNED, SCRATCH, SCRATCH_SAME, pairwise
+from sparseflow.lab.claims.tables import rows
+from sparseflow.lab.claims.verdict import FEWEST_RANKED, Verdict, all_of, conclude, need
+from sparseflow.lab.evidence import Evidence
+
+#: Ensembles that C40 asks for.
+ENSEMBLES = 10
+
+
+def c40(evidence: Evidence) -> Verdict:
+    """A start each gives more diverse Scratch solutions, and better ensembles, than one start for all.
+
+    Criterion: pairwise disagreement and the accuracy of ensembles of five are higher, p < 0.05 by resampling runs. By
+    leaving runs out (t tests of jackknife estimates), not by drawing them twice: see :mod:`.contrasts`.
+    """
+    groups = (SCRATCH, SCRATCH_SAME)
+    pairs = [pairwise(evidence, group) for group in groups]
+    ensembles = [_ensemble_accuracy(evidence, group) for group in groups]
+    parts = {}
+    for name, spreads in (("disagreement", pairs), ("ensemble accuracy", ensembles)):
+        n = " vs ".join(f"{spread.freedom + 1:.0f}" for spread in spreads)
+        parts[name] = spread_above(
+            contrast(spreads, [1.0, -1.0]), alpha=0.05, n=n, test="jackknife t over runs, difference"
+        )
+    return conclude(
+        "C40",
+        all_of(parts),
+        ours=f"a start each vs one for all: pairwise disagreement {pairs[0].estimate:.4f} vs {pairs[1].estimate:.4f}, "
+        f"ensembles {ensembles[0].estimate:.2f} vs {ensembles[1].estimate:.2f} %",
+        held="Networks from different random weights differ more, and together answer better, than networks from the "
+        "same weights.",
+        failed="Networks from different random weights do not both differ more and answer better together.",
+        numbers={
+            "disagreement": pairs[0].estimate - pairs[1].estimate,
+            "ensemble accuracy": ensembles[0].estimate - ensembles[1].estimate,
+        },
+    )
+
+
+def c41(evidence: Evidence) -> Verdict:
+    """An ensemble of tickets barely beats one; an ensemble of pruned networks from different starts clearly does.
+
+    Criterion (MNIST): the gain of five pruned networks over their mean is more than 0.3 points above that of five
+    tickets, p < 0.05 by resampling runs: a jackknife t test, see C40, from the ensembles of four of the five.
+    """
+    pruned, lottery = (_gain_of_five(evidence, group) for group in (PRUNED, LOTTERY))
+    n = f"{pruned.freedom + 1:.0f} vs {lottery.freedom + 1:.0f}"
+    return conclude(
+        "C41",
+        spread_above(
+            contrast([pruned, lottery], [1.0, -1.0]), 0.3, alpha=0.05, n=n, test="jackknife t over runs, difference"
+        ),
+        ours=f"points that an ensemble of five gains: pruned networks {pruned.estimate:.2f}, lottery "
+        f"{lottery.estimate:.2f}",
+        held="Together, lottery tickets answer hardly better than one of them, since they are nearly the same network; "
+        "ImageNet was not tested.",
+        failed="Together, pruned networks from different weights do not gain clearly more than lottery tickets do; "
+        "ImageNet was not tested.",
+        numbers={"gain, pruned": pruned.estimate, "gain, lottery": lottery.estimate},
+    )
+
+
+def _draws(evidence: Evidence, group: str, *, at_least: int) -> tuple[pd.DataFrame, int]:
+    """Ensembles that leave runs out, and of how many runs."""
+    table = rows(evidence, "function_ensembles", group=group)
+    runs = {seed for text in table["seeds"] for seed in text.split()}
+    drawn = table[(table["draw"] > 0) & (table["members"] < len(runs))]
+    need(drawn, at_least, of=f"ensembles of {group} that leave runs out", make="function_ensembles")
+    return drawn, len(runs)
+
+
+def _ensemble_accuracy(evidence: Evidence, group: str) -> Spread:
+    drawn, runs = _draws(evidence, group, at_least=ENSEMBLES)
+    values = drawn["probabilities"]
+    return subset_spread(float(values.mean()), values, members=int(drawn["members"].iloc[0]), models=runs)
+
+
+def _gain_of_five(evidence: Evidence, group: str) -> Spread:
+    five = rows(evidence, "function_ensembles", group=group, draw=0)
+    drawn, runs = _draws(evidence, group, at_least=FEWEST_RANKED)
+    gains = [table["probabilities"] - table["member_accuracy"] for table in (five, drawn)]
+    return subset_spread(float(gains[0].iloc[0]), gains[1], members=int(drawn["members"].iloc[0]), models=runs)
+
+
+CLAIMS = {"C40": c40, "C41": c41}

@@ -1,0 +1,140 @@
+"""The gradient norm over training, between methods (Figures 2 and 7b)."""
+
+from __future__ import annotations
+
+import math
+
+from sparseflow.lab.claims.intervals import Values
+from sparseflow.lab.claims.run_statistics import PAPER_STEPS, mean_log_norm, mean_log_norm_before_updates, of_each
+from sparseflow.lab.claims.statistics import different, greater, not_different
+from sparseflow.lab.claims.verdict import FEWEST, FEWEST_RANKED, Part, Verdict, all_of, conclude
+from sparseflow.lab.evidence import Evidence
+from sparseflow.lab.runs import Run
+
+#: Trainable parameters of the LeNet5s: Small Dense, and at 95 % sparsity with biases (protocol H).
+SMALL_DENSE_PARAMETERS, SPARSE_PARAMETERS = 2399, 2446
+#: |log ratio| of norms that the criterion of C10 calls no difference.
+NEGLIGIBLE = 0.1
+
+
+def c12(evidence: Evidence) -> Verdict:
+    """The gradient norm of sparse networks during training differs from that of Small Dense networks.
+
+    Criterion, on LeNet5 with Scratch+, 5 seeds: the time-averaged log norm differs, two-sided Welch p < 0.01; which is
+    higher is reported. Failed if the two are shown to differ by less than 0.1, for C10's criterion no difference.
+    """
+    small, scratch = (
+        of_each(evidence.runs(f"lenet5/{group}", at_least=FEWEST_RANKED), mean_log_norm)
+        for group in ("small_dense", "scratch/sparse")
+    )
+    gap = float(small.mean() - scratch.mean())
+    per_parameter = gap - 0.5 * math.log(SMALL_DENSE_PARAMETERS / SPARSE_PARAMETERS)
+    return conclude(
+        "C12",
+        different(small, scratch, alpha=0.01, negligible=NEGLIGIBLE),
+        ours=f"norm of Small Dense / Scratch+: {math.exp(gap):.2f}, per parameter {math.exp(per_parameter):.2f}",
+        held="A small dense network and a sparse one of its size differ in their gradients: those of the dense one are "
+        f"{'larger' if gap > 0 else 'smaller'}.",
+        failed="A small dense network and a sparse one of its size have gradients of the same size.",
+        inconclusive="The gradients of small dense and of sparse networks cannot be told apart with so few runs.",
+        numbers={"log norm, Small Dense - Scratch+": gap},
+    )
+
+
+def c15(evidence: Evidence) -> Verdict:
+    """RigL adds nothing to the gradient flow that Liu's initialisation gives, while it adds to that of Ours.
+
+    Criterion, on LeNet5, mean log norm over steps 500 to 6000, RigL minus Scratch: the 95 % interval includes 0 for
+    Liu, and lies above 0 for Ours; both measured off-cycle and right before mask updates. To include 0 is no proof of
+    equality, but it is the criterion. Updates every 500 steps (Table 4) are judged, every 100 reported.
+    """
+    parts, numbers = {}, {}
+    for moment, before_updates in (("off-cycle", False), ("before updates", True)):
+        for label, init in (("Liu", "liu"), ("Ours", "sparse")):
+            flows = rigl_and_scratch(
+                evidence, "lenet5", init, first=500, last=6000, before_updates=before_updates, at_least=FEWEST_RANKED
+            )
+            # One-sided at 0.025: the two-sided 95 % interval lies above 0.
+            name = f"{label}, {moment}"
+            parts[name] = not_different(*flows, alpha=0.05) if init == "liu" else greater(*flows, alpha=0.025)
+            numbers[name] = _gap(flows)
+    for label, init in (("Liu", "liu"), ("Ours", "sparse")):
+        if evidence.groups.get(f"lenet5/rigl/{init}/f100"):
+            flows = rigl_and_scratch(evidence, "lenet5", init, first=500, last=6000, often="/f100", at_least=1)
+            numbers[f"{label}, off-cycle, every 100"] = _gap(flows)
+    return conclude(
+        "C15",
+        all_of(parts),
+        ours="log norm, RigL - Scratch: " + ", ".join(f"{name} {gap:+.3f}" for name, gap in numbers.items()),
+        held="RigL raises the gradients of networks scaled by unit, and not of those scaled by layer.",
+        failed="It is not so that RigL raises the gradients of networks scaled by unit, and only of these.",
+        numbers=numbers,
+    )
+
+
+def c21(evidence: Evidence) -> Verdict:
+    """RigL has a higher gradient norm during training than Scratch. Criterion, on LeNet5: :func:`rigl_above_scratch`.
+
+    Updates every 500 steps (Table 4) are judged; the moments right before updates are reported.
+    """
+    before = rigl_and_scratch(evidence, "lenet5", "sparse", first=1000, before_updates=True)
+    off_cycle = rigl_and_scratch(evidence, "lenet5", "sparse", first=1000)
+    numbers = {"off-cycle": _gap(off_cycle), "before updates": _gap(before)}
+    return conclude(
+        "C21",
+        rigl_above_scratch(evidence, "lenet5"),
+        ours="norm of RigL / Scratch: " + ", ".join(f"{math.exp(gap):.2f} {moment}" for moment, gap in numbers.items()),
+        held="While RigL trains, its gradients are larger than those of a network whose connections stay in place.",
+        failed="Between mask updates RigL's gradients are no larger than those of a network whose connections stay.",
+        numbers=numbers,
+    )
+
+
+def rigl_above_scratch(evidence: Evidence, network: str) -> Part:
+    """Whether the log norm of RigL+, averaged off-cycle from step 1000 on, is above Scratch+'s: Welch, p < 0.01."""
+    return greater(*rigl_and_scratch(evidence, network, "sparse", first=1000), alpha=0.01)
+
+
+def rigl_and_scratch(
+    evidence: Evidence,
+    network: str,
+    init: str,
+    *,
+    first: float,
+    last: float = PAPER_STEPS,
+    before_updates: bool = False,
+    often: str = "",
+    at_least: int = FEWEST,
+) -> tuple[Values, Values]:
+    """Mean log norms of the runs of RigL, and of Scratch at the same steps.
+
+    Args:
+        evidence: The runs.
+        network: lenet5 or mlp.
+        init: dense, liu or sparse.
+        first: First of the paper's steps.
+        last: Last of them.
+        before_updates: Right before RigL's mask updates instead of off-cycle.
+        often: "/f100" for RigL with updates every 100 steps.
+        at_least: Runs that are needed of each.
+
+    Raises:
+        NotEnoughRunsError: if there are fewer.
+    """
+    rigl = evidence.runs(f"{network}/rigl/{init}{often}", at_least=at_least)
+    scratch = evidence.runs(f"{network}/scratch/{init}", at_least=at_least)
+    period = rigl[0].config.update_every
+
+    def measured(run: Run) -> float:
+        if before_updates:
+            return mean_log_norm_before_updates(run, first, last, update_every=period)
+        return mean_log_norm(run, first, last, off_cycle=period)
+
+    return of_each(rigl, measured), of_each(scratch, measured)
+
+
+def _gap(pair: tuple[Values, Values]) -> float:
+    return float(pair[0].mean() - pair[1].mean())
+
+
+CLAIMS = {"C12": c12, "C15": c15, "C21": c21}

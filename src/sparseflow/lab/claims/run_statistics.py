@@ -1,0 +1,205 @@
+"""One number a run: what claims about training compare.
+
+Steps are those of the paper's runs of 11719; of a run of another length they mean the same share of training. A moving
+mask changes at multiples of ``update_every``. There ``flow/norm`` is measured right after the update; everywhere else
+it is *off-cycle*, and only off-cycle steps are comparable with those of a static mask (protocol A.0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from sparseflow.lab.claims.intervals import Values
+from sparseflow.lab.config import RunConfig
+from sparseflow.lab.evidence import NotEnoughRunsError
+from sparseflow.lab.recipes.scales import PAPER
+from sparseflow.lab.runs import Run
+from sparseflow.lab.summary import accuracy_percent, onset_step
+
+PAPER_STEPS = PAPER.base.steps
+#: Stands for what is exactly zero where a logarithm is taken; far below every norm and signal of a connected network.
+SMALLEST = 1e-12
+
+
+def of_each(runs: Iterable[Run], statistic: Callable[[Run], float]) -> Values:
+    """A number of each run.
+
+    >>> from pathlib import Path
+    >>> runs = [Run(RunConfig(), Path("run"), pd.DataFrame(), {"test/accuracy": 0.75}, {}, 1.0)]
+    >>> of_each(runs, accuracy_percent).tolist()
+    [75.0]
+    """
+    return np.array([statistic(run) for run in runs], dtype=np.float64)
+
+
+def accuracies(runs: Iterable[Run]) -> Values:
+    """Final test accuracies in percent."""
+    return of_each(runs, accuracy_percent)
+
+
+def onsets(runs: Iterable[Run]) -> Values:
+    """First logged steps with a loss below 2.2; a run that never learns counts as its last step."""
+    return of_each(runs, lambda run: min(onset_step(run.metrics), float(run.config.steps)))
+
+
+def num_collapsed(runs: Iterable[Run], *, below: float) -> int:
+    """How many end under a test accuracy of ``below`` percent: they did not learn."""
+    return int((accuracies(runs) < below).sum())
+
+
+def at_paper_step(config: RunConfig, step: float) -> int:
+    """The step of a run that is the same share of training as ``step`` of the paper's 11719.
+
+    >>> at_paper_step(RunConfig(), 1000), at_paper_step(RunConfig(steps=1000), 11719 / 2)
+    (1000, 500)
+    """
+    return round(step * config.steps / PAPER_STEPS)
+
+
+def logged(run: Run, name: str) -> pd.Series[float]:
+    """The values of a metric by step.
+
+    >>> from pathlib import Path
+    >>> metrics = pd.DataFrame({"step": [0, 50], "name": ["flow/norm", "train/loss"], "value": [0.5, 2.0]})
+    >>> logged(Run(RunConfig(), Path("run"), metrics, {}, {}, 1.0), "flow/norm").to_dict()
+    {0: 0.5}
+
+    Raises:
+        NotEnoughRunsError: if it was not logged.
+    """
+    rows = run.metrics[run.metrics["name"] == name]
+    if rows.empty:
+        raise NotEnoughRunsError(
+            f"{run.config.name} has no {name}. Delete its folder and run it again:\nsparseflow reproduce"
+        )
+    return rows.set_index("step")["value"]
+
+
+def norm_at(run: Run, step: int) -> float:
+    """The gradient norm at a step of the run itself.
+
+    Raises:
+        ValueError: if it was not logged there.
+    """
+    norms = logged(run, "flow/norm")
+    if step not in norms.index:
+        raise ValueError(f"{run.config.name} logged no gradient norm at step {step}, but every {run.config.log_every}.")
+    return float(norms[step])
+
+
+def mean_log_norm(run: Run, first: float = 0, last: float = PAPER_STEPS, *, off_cycle: int | None = None) -> float:
+    r"""Mean of :math:`\ln \lVert g \rVert` over the logged steps from ``first`` to ``last``.
+
+    Args:
+        run: A finished run.
+        first: First of the paper's steps.
+        last: Last of the paper's steps, included.
+        off_cycle: Leave out the steps at which a mask that moves every so many steps was just updated. Give the same to
+            both sides of a comparison, so that they are compared at the same steps.
+
+    Raises:
+        NotEnoughRunsError: if nothing was logged there.
+    """
+    norms = _between(run, logged(run, "flow/norm"), first, last)
+    if off_cycle is not None:
+        norms = norms[(norms.index % off_cycle != 0) | (norms.index == 0)]
+    return _mean_log(run, norms)
+
+
+def mean_log_norm_before_updates(
+    run: Run, first: float = 0, last: float = PAPER_STEPS, *, update_every: int | None = None
+) -> float:
+    """As :func:`mean_log_norm`, over the moments right before mask updates.
+
+    Args:
+        run: A finished run. One with a static mask is taken at the steps at which the other's mask moves.
+        first: First of the paper's steps.
+        last: Last of the paper's steps, included.
+        update_every: The period of the updates; default the run's own.
+
+    Raises:
+        NotEnoughRunsError: if nothing was logged there.
+    """
+    if (run.metrics["name"] == "update/before").any():
+        norms = logged(run, "update/before")
+    else:
+        norms = logged(run, "flow/norm")
+        norms = norms[(norms.index % (update_every or run.config.update_every) == 0) & (norms.index > 0)]
+    return _mean_log(run, _between(run, norms, first, last))
+
+
+def update_deltas(run: Run) -> pd.Series[float]:
+    """The change of the gradient norm at each mask update, right after minus right before, by step (Figure 3).
+
+    >>> from pathlib import Path
+    >>> names = ["update/before", "update/after"]
+    >>> metrics = pd.DataFrame({"step": [500, 500], "name": names, "value": [0.25, 0.75]})
+    >>> update_deltas(Run(RunConfig(), Path("run"), metrics, {}, {}, 1.0)).to_dict()
+    {500: 0.5}
+
+    Raises:
+        NotEnoughRunsError: if the run logged none.
+    """
+    return logged(run, "update/after") - logged(run, "update/before")
+
+
+def mean_delta(run: Run, first: float = 0, last: float = PAPER_STEPS) -> float:
+    """Mean of :func:`update_deltas` over the updates after the paper's step ``first``, up to ``last``.
+
+    Raises:
+        NotEnoughRunsError: if there was none.
+    """
+    deltas = update_deltas(run)
+    start = at_paper_step(run.config, first)
+    return float(_required(run, _between(run, deltas[deltas.index > start], first, last)).mean())
+
+
+def first_half_delta(run: Run) -> float:
+    """Mean change of the gradient norm at the mask updates of the first half of training."""
+    return mean_delta(run, 0, PAPER_STEPS / 2)
+
+
+def second_half_delta(run: Run) -> float:
+    """Mean change of the gradient norm at the mask updates of the second half of training."""
+    return mean_delta(run, PAPER_STEPS / 2)
+
+
+def log_of(values: ArrayLike) -> Values:
+    """Natural logarithms; of zero, that of ``SMALLEST``.
+
+    >>> log_of([1.0, 0.0]).round(1).tolist()
+    [0.0, -27.6]
+    """
+    return np.log(np.maximum(np.asarray(values, dtype=np.float64), SMALLEST))
+
+
+def mean_and_std(values: ArrayLike, *, digits: int = 2) -> str:
+    """Mean and population standard deviation, as the paper prints them, and of how many.
+
+    >>> mean_and_std([97.0, 98.0])
+    '97.50±0.50 (2)'
+    """
+    found = np.asarray(values, dtype=np.float64)
+    return f"{found.mean():.{digits}f}±{found.std():.{digits}f} ({len(found)})"
+
+
+def _between(run: Run, values: pd.Series[float], first: float, last: float) -> pd.Series[float]:
+    steps = np.asarray(values.index)
+    return values[(steps >= at_paper_step(run.config, first)) & (steps <= at_paper_step(run.config, last))]
+
+
+def _required(run: Run, values: pd.Series[float]) -> pd.Series[float]:
+    if values.empty:
+        raise NotEnoughRunsError(
+            f"{run.config.name} measured no gradient norm in the part of training that is asked for: it logs every "
+            f"{run.config.log_every} of {run.config.steps} steps. Run it at the paper's scale:\nsparseflow reproduce"
+        )
+    return values
+
+
+def _mean_log(run: Run, norms: pd.Series[float]) -> float:
+    return float(log_of(_required(run, norms)).mean())

@@ -1,0 +1,59 @@
+"""What was measured, by name: the finished runs of each group of the run matrix, and the tables computed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from sparseflow.lab.runs import Run
+
+
+class NotEnoughRunsError(LookupError):
+    """Something a claim or figure needs was not run, or not often enough; the text says what to type."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Runs by group and tables by name; what is asked for and not there raises, it is never made up.
+
+    >>> Evidence({}, {}).runs("lenet5/dense")
+    Traceback (most recent call last):
+    sparseflow.lab.evidence.NotEnoughRunsError: lenet5/dense has 0 finished runs of at least 1 needed. Make them:
+    sparseflow reproduce lenet5/dense
+    """
+
+    groups: Mapping[str, Sequence[Run]]
+    """Name of a group, see :mod:`sparseflow.lab.recipes.matrix` -> its finished runs, by seed."""
+    tables: Mapping[str, pd.DataFrame]
+    """Name of a measurement, see :mod:`sparseflow.lab.measurements` -> its table."""
+    scale: str = "paper"
+    """demo or paper."""
+    collapse_percent: float = field(default=12.0)
+    """A run that ends below this test accuracy did not learn."""
+
+    def runs(self, group: str, *, at_least: int = 1) -> list[Run]:
+        """The finished runs of a group, by seed.
+
+        Raises:
+            NotEnoughRunsError: if there are fewer than ``at_least``.
+        """
+        found = list(self.groups.get(group, ()))
+        if len(found) < at_least:
+            raise NotEnoughRunsError(
+                f"{group} has {len(found)} finished runs of at least {at_least} needed. Make them:\n"
+                f"sparseflow reproduce {group}"
+            )
+        return found
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A table of measurements.
+
+        Raises:
+            NotEnoughRunsError: if it was not measured, or has no rows.
+        """
+        found = self.tables.get(name)
+        if found is None or found.empty:
+            raise NotEnoughRunsError(f"{name} was not measured. Make it:\nsparseflow reproduce {name}")
+        return found

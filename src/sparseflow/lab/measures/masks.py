@@ -1,0 +1,72 @@
+"""Signal at initialisation, on random masks (Figure 1c) and on those that pruning found (claim C16)."""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+
+import sparseflow as sf
+from sparseflow.lab.config import RunConfig
+from sparseflow.lab.measures.source import Source, Tables
+from sparseflow.lab.methods import dense_start
+from sparseflow.lab.signal_at_init import signal_at_init
+from sparseflow.report import mask_statistics
+from sparseflow.rng import stream
+
+SCHEMES = ("dense", "liu", "sparse", "live")
+BASES = ("kaiming_normal", "xavier_uniform")
+
+
+def signal(source: Source, runs: tuple[RunConfig, ...], /, *, sparsity: float, networks: int) -> Tables:
+    """Standard deviation of the logits of untrained LeNet5s on noise, see :func:`.signal_at_init`.
+
+    Args:
+        source: Told how far it is.
+        runs: None.
+        sparsity: Fraction of zeros in every layer.
+        networks: Independently masked and drawn.
+    """
+    del runs
+    found = signal_at_init(
+        networks=networks,
+        sparsities=[sparsity],
+        schemes=SCHEMES,
+        bases=BASES,
+        progress=lambda done, of: source.report(done / of),
+    )
+    return {"signal": found}
+
+
+def masks(source: Source, runs: tuple[RunConfig, ...], /) -> Tables:
+    """How evenly a pruning run spread its weights over units, and what signal its masks let through.
+
+    Beside it the same for random masks with as many weights in every layer.
+
+    Args:
+        source: Where the run is.
+        runs: One pruning run.
+
+    Reference: protocol A.1; claim C16.
+    """
+    (config,) = runs
+    model = dense_start(config)
+    kinds = {
+        "pruned": source.end_masks(config),
+        "random": sf.random_masks(model, config.sparsity, seed=config.seed),
+    }
+    inputs = torch.randn(500, 1, 28, 28, generator=stream(config.seed, "inputs"))
+    spread, levels = [], []
+    for kind, found in kinds.items():
+        for name, mask in found.items():
+            statistics = mask_statistics(mask)
+            spread.append({
+                "masks": kind, "layer": name.removesuffix(".weight"), "fan_in_cv": statistics.fan_in_cv,
+                "dead_units": statistics.units_without_inputs, "units": len(mask),
+            })  # fmt: skip
+        for base in BASES:
+            for scheme in SCHEMES:
+                sf.initialize_(model, found, scheme=scheme, seed=config.seed, base=base, example_inputs=inputs)
+                with torch.no_grad():
+                    std = float(model(inputs).std(correction=0))
+                levels.append({"masks": kind, "scheme": scheme, "base": base, "logit_std": std})
+    return {"mask_uniformity": pd.DataFrame(spread), "pruned_signal": pd.DataFrame(levels)}

@@ -1,0 +1,1 @@
+"""The paper's tables and figures beside ours, and the verdict on every claim, as one page."""

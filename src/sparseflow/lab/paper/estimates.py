@@ -1,0 +1,81 @@
+"""A mean with its spread and its uncertainty, from runs or from pairs of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over ``n`` models; NaN where too few of them say nothing."""
+
+    n: int
+    mean: float
+    std: float
+    """Population standard deviation (ddof=0), as in the paper; NaN for one."""
+    low: float
+    high: float
+    """Ends of the 95 % confidence interval of the mean; NaN for one."""
+
+
+def estimate(values: Sequence[float] | npt.NDArray[np.float64]) -> Estimate:
+    r"""Mean, population std, and the t interval of the mean.
+
+    .. math:: \bar x \pm t_{0.975,\,n-1}\, s / \sqrt n, \quad s \text{ with } n - 1
+
+    >>> estimate([1.0, 3.0]).std, round(estimate([1.0, 2.0, 3.0]).high, 3)  # t(0.975, 2) = 4.303
+    (1.0, 4.484)
+    """
+    given = np.asarray(values, dtype=float)
+    n = len(given)
+    if n < 2:
+        return Estimate(n, float(given.mean()) if n else np.nan, np.nan, np.nan, np.nan)
+    margin = interval_margin(float(given.std(ddof=1)) / n**0.5, n)
+    mean = float(given.mean())
+    return Estimate(n, mean, float(given.std()), mean - margin, mean + margin)
+
+
+def interval_margin(standard_error: float, n: int, *, level: float = 0.95) -> float:
+    """Half the width of a t interval with ``n - 1`` degrees of freedom.
+
+    >>> round(interval_margin(1.0, 5, level=0.8), 3)  # the paper's bands (protocol I.2)
+    1.533
+    """
+    return float(stats.t.ppf(0.5 + level / 2, n - 1)) * standard_error
+
+
+def pair_estimate(pairs: pd.DataFrame) -> Estimate:
+    r"""Mean over pairs of models, with an interval that knows that pairs share models.
+
+    The standard error is the jackknife's over models: :math:`\hat\theta_{-i}` is the mean without the pairs of model
+    :math:`i`,
+
+    .. math:: s^2 = \frac{n - 1}{n} \sum_i (\hat\theta_{-i} - \bar\theta)^2.
+
+    Args:
+        pairs: columns ``a``, ``b`` (models) and ``value``.
+
+    Returns:
+        ``n`` counts models; ``std`` is over pairs, as in the paper.
+
+    >>> pairs = pd.DataFrame({"a": [0, 0, 1], "b": [1, 2, 2], "value": [1.0, 2.0, 3.0]})
+    >>> pair_estimate(pairs).mean, pair_estimate(pairs).n
+    (2.0, 3)
+    """
+    models = sorted({*pairs["a"], *pairs["b"]})
+    n, value = len(models), pairs["value"].to_numpy(dtype=float)
+    if not n:
+        return Estimate(0, np.nan, np.nan, np.nan, np.nan)
+    mean, std = float(value.mean()), float(value.std())
+    if n < 3:
+        return Estimate(n, mean, np.nan, np.nan, np.nan)
+    without = np.array([value[((pairs["a"] != model) & (pairs["b"] != model)).to_numpy()].mean() for model in models])
+    error = float(np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2)))
+    margin = interval_margin(error, n)
+    return Estimate(n, mean, std, mean - margin, mean + margin)

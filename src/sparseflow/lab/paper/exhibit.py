@@ -1,0 +1,141 @@
+"""What the page is made of: an exhibit says what it needs and builds its words, tables and drawings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.recipes.matrix import groups
+from sparseflow.lab.recipes.scales import Scale
+from sparseflow.lab.runs import Run
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table on the page."""
+
+    lines: tuple[str, ...]
+    """Text; the lines after the first are set smaller."""
+    tone: str = ""
+    """"" or a class of the page: "good", "bad", "soft" (colour that only repeats the text), "remark" (prose)."""
+
+
+def cell(*lines: str, tone: str = "") -> Cell:
+    """A cell without its empty lines.
+
+    >>> cell("97.70", "", tone="good")
+    Cell(lines=('97.70',), tone='good')
+    """
+    return Cell(tuple(line for line in lines if line), tone)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table as it is read, and the tidy one that is written as CSV."""
+
+    name: str
+    """File name without ending."""
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    data: pd.DataFrame
+    note: str = ""
+    paired: bool = False
+    """Whether rows come in pairs: ours, and the paper's."""
+
+
+def unaltered(svg: str, _: Figure) -> str:
+    """Leave a drawing as it is."""
+    return svg
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A figure in its two widths, in words, and as a table."""
+
+    name: str
+    """File name without ending."""
+    how: str
+    """How to read it."""
+    alt: str
+    """The figure in words and numbers, for those who do not see it."""
+    draw: Callable[..., Figure]
+    """Takes ``narrow=``."""
+    data: pd.DataFrame
+    """What is drawn, tidy."""
+    finish: Callable[[str, Figure], str] = unaltered
+    """Takes the SVG and the figure that it shows, gives the SVG of the page."""
+    animated: bool = False
+    """Whether it moves: the page then offers to halt it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """What an exhibit puts on the page."""
+
+    shows: Sequence[str]
+    """What it shows, computed: a sentence each."""
+    drawings: Sequence[Drawing] = ()
+    tables: Sequence[Table] = ()
+    missing: Sequence[str] = ()
+    """What is not there and the command that makes it, as :class:`NotEnoughRunsError` says it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exhibit:
+    """A table or figure of the paper, or one of ours: what it needs and how it is built."""
+
+    title: str
+    """As the paper calls it, with what it is about."""
+    question: str
+    """Heading on the page."""
+    groups: tuple[str, ...] = ()
+    """Groups of the run matrix that it shows; ``*`` stands for anything."""
+    tables: tuple[str, ...] = ()
+    """Measurements that it shows."""
+    claims: tuple[str, ...] = ()
+    """Claims that are about it."""
+    build: Callable[[Evidence, Scale], Content] | None
+    """Raises :class:`NotEnoughRunsError` where nothing of it can be shown; None for what the page itself writes."""
+
+
+def available(evidence: Evidence, names: Iterable[str]) -> tuple[dict[str, list[Run]], list[str]]:
+    """The groups that have runs, and for each other one what is missing.
+
+    Raises:
+        NotEnoughRunsError: if no group has any; names them all.
+
+    >>> available(Evidence({}, {}), ["lenet5/dense"])
+    Traceback (most recent call last):
+    sparseflow.lab.evidence.NotEnoughRunsError: lenet5/dense has 0 finished runs of at least 1 needed. Make them:
+    sparseflow reproduce lenet5/dense
+    """
+    found: dict[str, list[Run]] = {}
+    missing: list[str] = []
+    for name in dict.fromkeys(names):
+        try:
+            found[name] = evidence.runs(name)
+        except NotEnoughRunsError as error:
+            missing.append(str(error))
+    if not found:
+        raise NotEnoughRunsError("\n".join(missing))
+    return found, missing
+
+
+def shortfalls(evidence: Evidence, scale: Scale, names: Iterable[str]) -> list[str]:
+    """For each group with some runs but fewer than planned: how many, and the command that makes the rest.
+
+    >>> from sparseflow.lab.recipes.scales import PAPER
+    >>> shortfalls(Evidence({}, {}), PAPER, ["lenet5/dense"])
+    []
+    """
+    planned = groups(scale)
+    return [
+        f"{name} has {found} of {len(planned[name])} runs. Make the others:\nsparseflow reproduce {name}"
+        for name in dict.fromkeys(names)
+        if 0 < (found := len(evidence.groups.get(name, ()))) < len(planned.get(name, ()))
+    ]

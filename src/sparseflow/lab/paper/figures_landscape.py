@@ -1,0 +1,187 @@
+"""Figures 5a and 5b: where lottery tickets and scratch runs start and end, seen from the pruned network."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.findings import number
+from sparseflow.lab.panels import NARROW, legend
+from sparseflow.lab.paper.estimates import estimate
+from sparseflow.lab.paper.exhibit import Content, Drawing, Table, cell
+from sparseflow.lab.paper.published import reported
+from sparseflow.lab.paper.tables import verdict_cell
+from sparseflow.lab.paper.words import plus_minus, times
+from sparseflow.lab.recipes.scales import Scale
+from sparseflow.lab.summary import accuracy_percent, records
+from sparseflow.lab.svg import INK, PALETTE, STYLE
+
+TICKET, SCRATCH = PALETTE["blue"], PALETTE["green"]
+#: Kind of a point of the map -> (label, marker, colour).
+POINTS = {
+    "prune-end": ("Pruned network", "*", INK),
+    "lottery-start": ("Lottery, start", "v", TICKET),
+    "lottery-end": ("Lottery, end", "o", TICKET),
+    "scratch-start": ("Scratch, start", "^", SCRATCH),
+    "scratch-end": ("Scratch, end", "s", SCRATCH),
+}
+NAMES = {"lottery": "Lottery", "scratch": "Scratch"}
+
+
+def of_setting(evidence: Evidence, name: str, setting: str) -> pd.DataFrame:
+    """The rows of a table about ``tickets`` (LeNet5) or ``mlp-tickets``.
+
+    Raises:
+        NotEnoughRunsError: if there are none.
+    """
+    table = evidence.table(name)
+    rows = table[table["setting"] == setting]
+    if rows.empty:
+        raise NotEnoughRunsError(f"{name} has nothing of {setting}. Make it:\nsparseflow reproduce {name}")
+    return rows
+
+
+def fig5a(evidence: Evidence, _: Scale) -> Content:
+    """A map of starts and ends on which distances are kept as well as two dimensions can.
+
+    Raises:
+        NotEnoughRunsError: if the map was not computed.
+    """
+    rows = of_setting(evidence, "mds", "tickets")
+    target = rows.loc[rows["kind"] == "prune-end", ["x", "y"]].to_numpy(dtype=float).mean(axis=0)
+    away = {
+        kind: float(np.linalg.norm(points[["x", "y"]].to_numpy(dtype=float) - target, axis=1).mean())
+        for kind, points in rows.groupby("kind")
+        if kind != "prune-end"
+    }
+    spoken = ", ".join(f"{POINTS[kind][0]} {number(away[kind], 3)}" for kind in POINTS if kind in away)
+    sentence = (
+        f"Mean distance to the pruned network on the map: {spoken}. Stress {number(float(rows['stress'].iloc[0]), 2)}."
+    )
+    drawing = Drawing(
+        name="fig5a",
+        how="Each point is a network: all its weights, laid out on a plane so that distances between points are as "
+        "near as possible to distances between weights (multi-dimensional scaling). Directions mean nothing, closeness "
+        "does. Stress is the sum of squared errors of these distances.",
+        alt=f"Scatter plot of {len(rows)} networks. {sentence}",
+        draw=partial(draw_map, rows),
+        data=rows,
+    )
+    return Content(shows=[sentence], drawings=[drawing])
+
+
+@rc_context(STYLE)
+def draw_map(rows: pd.DataFrame, *, narrow: bool = False) -> Figure:
+    """The points by kind, one scale for both axes."""
+    figure = Figure(figsize=(NARROW, 4.2) if narrow else (6.4, 4.6), layout="constrained")
+    axes = figure.subplots()
+    keys: list[Artist] = []
+    for kind, (label, marker, colour) in POINTS.items():
+        points = rows[rows["kind"] == kind]
+        if points.empty:
+            continue
+        fill = "none" if kind.endswith("start") else colour
+        size = 15 if marker == "*" else 7
+        axes.plot(
+            points["x"], points["y"], linestyle="", marker=marker, markersize=size, color=fill, markeredgecolor=colour,
+            alpha=0.85,
+        )  # fmt: skip
+        keys.append(Line2D([], [], linestyle="", marker=marker, color=fill, markeredgecolor=colour, label=label))
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_xlabel("First coordinate (L2 distance)")
+    axes.set_ylabel("Second coordinate")
+    legend(figure, keys, columns=2 if narrow else 3)
+    return figure
+
+
+#: Column of the table of distances -> (row on the page, the paper's name).
+DISTANCES = {
+    "init": ("Start: distance", "L2_distance_to_pruning_solution_at_init"),
+    "final": ("End: distance", "L2_distance_to_pruning_solution_final"),
+    "control_init": ("Start: random, same length", ""),
+    "cosine_init": ("Start: cosine similarity", ""),
+    "cosine_final": ("End: cosine similarity", ""),
+}
+
+
+def fig5b(evidence: Evidence, _: Scale) -> Content:
+    """L2 distances to the pruned network, and test accuracies, ours beside the paper's.
+
+    Raises:
+        NotEnoughRunsError: if the distances were not measured.
+    """
+    everywhere = of_setting(evidence, "distances", "tickets")
+    rows = everywhere[everywhere["prune_seed"] == everywhere["prune_seed"].min()]
+    values: dict[tuple[str, str], list[float]] = {}
+    for kind in NAMES:
+        of_kind = rows[rows["group"] == f"tickets/{kind}"]
+        values["test_top1_percent", kind] = [
+            accuracy_percent(run) for run in evidence.groups.get(f"tickets/{kind}", ())
+        ]
+        for column in DISTANCES:
+            values[column, kind] = of_kind[column].to_list()
+    labels = {"test_top1_percent": ("Test accuracy, %", "test_top1_percent"), **DISTANCES}
+    found, cells = [], []
+    for measure, (label, printed) in labels.items():
+        line = [cell(label)]
+        for kind, paper_name in (("lottery", "LT"), ("scratch", "Scratch")):
+            ours = estimate(values[measure, kind])
+            paper = reported("figure_numbers", method=paper_name, metric=printed) if printed else None
+            inside = None if paper is None else paper.holds(ours)
+            interval = "" if np.isnan(ours.low) else f"{ours.low:.2f} to {ours.high:.2f}"
+            line += [
+                cell(plus_minus(ours.mean, ours.std, 2), interval),
+                cell("-" if paper is None else f"{paper.mean:.2f}", tone="soft"),
+                verdict_cell(inside),
+            ]
+            found.append(
+                {"measure": label, "network": NAMES[kind], "n": ours.n, "mean": ours.mean, "std": ours.std,
+                 "low": ours.low, "high": ours.high, "paper_mean": np.nan if paper is None else paper.mean,
+                 "paper_in_interval": inside}
+            )  # fmt: skip
+        cells.append(line)
+    data = pd.DataFrame(found)
+    table = Table(
+        name="fig5b",
+        caption="L2 distance between all weights and biases of a network and those of the pruned network whose mask "
+        "it has.",
+        head=["", "Lottery", "Paper", "In interval", "Scratch", "Paper", "In interval"],
+        rows=cells,
+        data=data,
+        note="Mean ± population standard deviation over runs on the mask of one pruning run; below it the 95 % "
+        "interval of the mean, and whether the paper's number is in it. Random, same length: how far a random network "
+        "would be that is as long as the start.",
+    )
+    return Content(shows=[*_farther(data), *_on_other_masks(everywhere)], tables=[table])
+
+
+def _farther(data: pd.DataFrame) -> list[str]:
+    means = {(row["measure"], row["network"]): row for row in records(data)}
+    sentences = []
+    for key, when in (("init", "start"), ("final", "end")):
+        ticket, scratch = (means[DISTANCES[key][0], name] for name in NAMES.values())
+        if not np.isnan(ticket["mean"] + scratch["mean"]):
+            sentences.append(
+                f"At the {when}, scratch is {times(scratch['mean'] / ticket['mean'])} as far from the pruned network "
+                f"as a lottery ticket (in the paper {times(scratch['paper_mean'] / ticket['paper_mean'])})."
+            )
+    return sentences or ["Distances of only one kind of network were measured."]
+
+
+def _on_other_masks(rows: pd.DataFrame) -> list[str]:
+    """The ratio of final distances for every pruning run, where there are several."""
+    final = rows.pivot_table(index="prune_seed", columns="group", values="final")
+    if len(final) < 2 or len(final.columns) < 2:
+        return []
+    ratios = (final["tickets/scratch"] / final["tickets/lottery"]).dropna()
+    return [
+        f"On the masks of {len(ratios)} pruning runs that ratio at the end is between {number(ratios.min())} and "
+        f"{number(ratios.max())}."
+    ]

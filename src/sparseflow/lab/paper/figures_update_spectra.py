@@ -1,0 +1,168 @@
+"""Figure 10: eigenvalues of the Hessian right before and right after a mask update, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.figure_data import condensed
+from sparseflow.lab.findings import number
+from sparseflow.lab.panels import Look
+from sparseflow.lab.paper.curves import Curve, curve_of
+from sparseflow.lab.paper.densities import (
+    WHAT,
+    Floats,
+    Moment,
+    density_table,
+    draw_densities,
+    ends,
+    first_seed,
+    negative_ends,
+    stored_spectra,
+)
+from sparseflow.lab.paper.estimates import estimate
+from sparseflow.lab.paper.exhibit import Content, Drawing
+from sparseflow.lab.paper.plots import curve_legend, draw_band, log_norm_axis, row_of_panels
+from sparseflow.lab.recipes.scales import SCALES, Scale
+from sparseflow.lab.svg import INK, PALETTE, STYLE
+
+#: Around an update: SET left, RigL right, as in the paper.
+MOVING = ("lenet5/set/sparse/f100", "lenet5/rigl/sparse/f100")
+MOMENTS = {"before": Look(INK, ":", ""), "after": Look(PALETTE["vermillion"], "-", "")}
+
+
+def fig10(evidence: Evidence, _: Scale) -> Content:
+    """Densities right before and right after one mask update, and what becomes of the largest and smallest eigenvalue.
+
+    Raises:
+        NotEnoughRunsError: if no spectrum around an update was stored.
+    """
+    stored = stored_spectra(evidence, MOVING, tuple(MOMENTS))
+    seed, step = first_seed(stored), min(key.step for key in stored)
+    panels: dict[str, list[tuple[Curve, Floats]]] = {}
+    tables = []
+    for group in MOVING:
+        name = curve_of(group).label
+        for moment, look in MOMENTS.items():
+            key = Moment(group, seed, step, moment)
+            if key in stored:
+                panels.setdefault(name, []).append((Curve(f"right {moment}", group, look), stored[key]))
+                tables.append(density_table(name, key, stored[key]))
+    sentences, missing = _around(evidence, step)
+    drawings = [
+        Drawing(
+            name="fig10",
+            how=f"{WHAT}Left the whole spectrum, right its negative side; seed {seed}, step {step}.",
+            alt=f"Densities of Hessian eigenvalues right before and right after a mask update. {' '.join(sentences)}",
+            draw=partial(draw_pairs, panels),
+            data=pd.concat(tables, ignore_index=True),
+        )
+    ]
+    try:
+        drawings.append(_aftermath(evidence, step))
+    except NotEnoughRunsError as error:
+        missing.append(str(error))
+    return Content(shows=sentences, drawings=drawings, missing=missing)
+
+
+def _around(evidence: Evidence, step: int) -> tuple[list[str], list[str]]:
+    """Over all seeds, how an update changes the extreme eigenvalues."""
+    try:
+        table = evidence.table("spectra")
+    except NotEnoughRunsError as error:
+        return [f"The densities are those of step {step}."], [str(error)]
+    sentences = []
+    for group in MOVING:
+        rows = _of_most_seeds(table[(table["group"] == group) & (table["step"] == step) & (table["moment"] != "at")])
+        before, after = (rows[rows["moment"] == moment].set_index("seed") for moment in MOMENTS)
+        if len(before.index.intersection(after.index)):
+            low = estimate((after["smallest"] / before["smallest"]).dropna().to_numpy(dtype=float))
+            high = estimate((after["largest"] / before["largest"]).dropna().to_numpy(dtype=float))
+            counts = [estimate(rows["num_negative"].to_numpy(dtype=float)).mean for rows in (before, after)]
+            sentences.append(
+                f"The {curve_of(group).label} update at step {step} multiplies the most negative eigenvalue by "
+                f"{number(low.mean)} and the largest by {number(high.mean)} (means of {low.n} runs); negative "
+                f"eigenvalues go from {number(counts[0])} to {number(counts[1])}."
+            )
+    return sentences or [f"The densities are those of step {step}."], []
+
+
+def _of_most_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of spectra from several numbers of training images, those that most seeds have."""
+    seeds = rows.groupby("examples")["seed"].nunique()
+    return rows if seeds.empty else rows[rows["examples"] == seeds.idxmax()]
+
+
+@rc_context(STYLE)
+def draw_pairs(panels: Mapping[str, Sequence[tuple[Curve, Floats]]], *, narrow: bool = False) -> Figure:
+    """A row a method: the whole spectrum, and its negative side."""
+    figure, axes = row_of_panels(2 * len(panels), narrow=narrow, height=2.5, columns=2)
+    every = [values for spectra in panels.values() for _, values in spectra]
+    for row, (title, spectra) in enumerate(panels.items()):
+        for column, (name, limits) in enumerate((("all", ends(every)), ("negative side", negative_ends(every)))):
+            panel = axes[2 * row + column]
+            draw_densities(panel, spectra, limits)
+            panel.set_title(f"{title}, {name}")
+            if narrow or column == 0:
+                panel.set_ylabel("Density (share per unit)")
+    for panel in axes if narrow else axes[-2:]:
+        panel.set_xlabel("Eigenvalue (nats per squared unit of weight)")
+    curve_legend(figure, [curve for curve, _ in next(iter(panels.values()))], narrow=narrow)
+    return figure
+
+
+def _aftermath(evidence: Evidence, step: int) -> Drawing:
+    """The extreme eigenvalues right before, right after, and in the steps that follow."""
+    often = SCALES[evidence.scale].often
+    rows = evidence.table("spectra")
+    rows = rows[rows["group"].isin(MOVING) & rows["step"].between(step, step + often // 2)]
+    rows = _of_most_seeds(rows[(rows["moment"] != "at") | (rows["step"] != step)])
+    if not (rows["step"] > step).any():
+        raise NotEnoughRunsError(f"spectra has nothing after step {step}. Make it:\nsparseflow reproduce spectra")
+    # Right before an update stands half a step to the left of right after it.
+    rows = rows.assign(place=rows["step"] - step - np.where(rows["moment"] == "before", 0.5, 0.0))
+    tables = []
+    for kind, column in (("largest", "largest"), ("most negative", "smallest")):
+        values = rows.assign(value=rows[column].abs())
+        for group, of_group in values.groupby("group"):
+            table = condensed(of_group.sort_values("place", kind="stable"), ["place"])
+            tables.append(table.assign(kind=kind, group=group))
+    data = pd.concat(tables, ignore_index=True)
+    return Drawing(
+        name="fig10-after",
+        how="What becomes of the extreme eigenvalues after that update. The first point is right before, the second "
+        "(0) right after, the others so many steps later. A line is the mean over runs, its band one population "
+        "standard deviation to either side.",
+        alt="Line charts of the largest eigenvalue and of the magnitude of the most negative one. "
+        + " ".join(
+            f"{curve_of(str(group)).label}, {kind}: "
+            f"{', '.join(number(value) for value in table['mean'].iloc[[0, 1, -1]])} right before, right after and at "
+            "the end."
+            for (kind, group), table in data.groupby(["kind", "group"])
+            if len(table) > 2
+        ),
+        draw=partial(draw_aftermath, data),
+        data=data,
+    )
+
+
+@rc_context(STYLE)
+def draw_aftermath(data: pd.DataFrame, *, narrow: bool = False) -> Figure:
+    """A panel for the largest, one for the most negative eigenvalue."""
+    figure, axes = row_of_panels(2, narrow=narrow, columns=2, height=2.6)
+    for panel, (kind, rows) in zip(axes, data.groupby("kind", sort=False), strict=True):
+        for group in MOVING:
+            of_group = rows[rows["group"] == group]
+            if len(of_group):
+                draw_band(panel, curve_of(group), of_group, x="place")
+        log_norm_axis(panel, [rows])
+        panel.set_title(f"The {kind} eigenvalue" + (", magnitude" if kind != "largest" else ""))
+        panel.set_xlabel("Steps after the update")
+    curve_legend(figure, [curve_of(group) for group in MOVING], narrow=narrow)
+    return figure

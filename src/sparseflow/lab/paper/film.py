@@ -1,0 +1,208 @@
+"""The Hessian's spectrum over training as a film, frames of one SVG that CSS shows in turn, and as stills."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.findings import number
+from sparseflow.lab.panels import NARROW, WIDE
+from sparseflow.lab.paper.curves import Curve
+from sparseflow.lab.paper.densities import (
+    FLOOR,
+    Floats,
+    Moment,
+    density_axes,
+    density_table,
+    draw_densities,
+    drawn_density,
+    ends,
+    first_seed,
+    negative_ends,
+    stored_spectra,
+)
+from sparseflow.lab.paper.exhibit import Content, Drawing
+from sparseflow.lab.paper.figures_spectra import TRAINED
+from sparseflow.lab.paper.plots import curve_legend, row_of_panels
+from sparseflow.lab.recipes.scales import Scale
+from sparseflow.lab.svg import STYLE
+
+#: How long a frame is shown.
+SECONDS = 0.5
+#: Points of a curve in a frame; the CSV has as many.
+POINTS = 160
+#: Frames among the stills.
+STILLS = 8
+#: Matplotlib works in points of 1/72 inch in an SVG.
+SVG_DPI = 72
+_DASHES = {"-": "", ":": "1.2 2", "--": "4.5 2", "-.": "6 2 1.2 2"}
+#: Selectors are of the film alone; who asks for less motion sees the last frame.
+_STYLE = """
+.film-frame {{ opacity: 0; animation: film {length:g}s step-end infinite }}
+@keyframes film {{ 0% {{ opacity: 1 }} {share:.4f}% {{ opacity: 0 }} }}
+@media (prefers-reduced-motion: reduce) {{ .film-frame {{ animation: none }} .film-last {{ opacity: 1 }} }}
+@media print {{ .film-frame {{ animation: none }} .film-last {{ opacity: 1 }} }}
+"""
+
+#: Step -> the spectra of that moment.
+Frames = Mapping[int, Sequence[tuple[Curve, Floats]]]
+
+
+def film(evidence: Evidence, scale: Scale) -> Content:
+    """Every stored spectrum over training, as frames and as stills.
+
+    Raises:
+        NotEnoughRunsError: if no spectrum over training was stored.
+    """
+    stored = stored_spectra(evidence, list(TRAINED), ("at",))
+    seed = first_seed(stored)
+    checkpoints = {scale.often * k for k in scale.checkpoints}
+    frames: dict[int, list[tuple[Curve, Floats]]] = {}
+    tables = []
+    for step in sorted({key.step for key in stored} & checkpoints):
+        for group, curve in TRAINED.items():
+            key = Moment(group, seed, step, "at")
+            if key in stored:
+                frames.setdefault(step, []).append((curve._replace(look=curve.look._replace(marker="")), stored[key]))
+                tables.append(density_table(curve.label, key, stored[key], points=POINTS))
+    if not frames:
+        raise NotEnoughRunsError("eigenvalues has nothing over training. Make it:\nsparseflow reproduce spectra")
+    sentences = [_widest(frames)]
+    data = pd.concat(tables, ignore_index=True)
+    first, last = min(frames), max(frames)
+    how = f"Each frame is one step of training, from {first} to {last}; seed {seed}. "
+    return Content(
+        shows=sentences,
+        drawings=[
+            Drawing(
+                name="film",
+                how=how + "Left (above) the whole spectrum, beside it (below) its negative side; axes are as in the "
+                "densities before. The film repeats; where less motion is asked for it stands still at the last frame.",
+                alt=f"Film of {len(frames)} frames: densities of Hessian eigenvalues over training. {sentences[0]}",
+                draw=partial(draw_screen, frames),
+                data=data,
+                finish=partial(with_frames, frames),
+                animated=True,
+            ),
+            Drawing(
+                name="film-stills",
+                how=how + "The same as stills, the whole spectrum, evenly chosen.",
+                alt=f"Stills of the film. {sentences[0]}",
+                draw=partial(draw_stills, _stills(frames)),
+                data=data[data["step"].isin(_stills(frames))],
+            ),
+        ],
+    )
+
+
+def _stills(frames: Frames) -> Frames:
+    steps = list(frames)
+    chosen = np.unique(np.linspace(0, len(steps) - 1, min(STILLS, len(steps))).round().astype(int))
+    return {steps[i]: frames[steps[i]] for i in chosen}
+
+
+def _widest(frames: Frames) -> str:
+    parts = []
+    for curve, _ in next(iter(frames.values())):
+        of_curve = {step: values for step, spectra in frames.items() for other, values in spectra if other == curve}
+        top = max(of_curve, key=lambda step: of_curve[step][-1])
+        bottom = min(of_curve, key=lambda step: of_curve[step][0])
+        parts.append(
+            f"{curve.label} reaches up to {number(float(of_curve[top][-1]))} at step {top} and down to "
+            f"{number(float(of_curve[bottom][0]))} at step {bottom}"
+        )
+    return "; ".join(parts) + "."
+
+
+def _limits(frames: Frames) -> tuple[tuple[float, float], tuple[float, float]]:
+    every = [values for spectra in frames.values() for _, values in spectra]
+    return ends(every), negative_ends(every)
+
+
+@rc_context(STYLE)
+def draw_screen(frames: Frames, *, narrow: bool = False) -> Figure:
+    """The axes that all frames share, with nothing in them."""
+    figure, axes = row_of_panels(2, narrow=narrow, columns=2, height=3.4)
+    for panel, limits, title in zip(axes, _limits(frames), ("All", "Negative side"), strict=True):
+        density_axes(panel, *limits)
+        panel.set_title(title)
+        panel.set_xlabel("Eigenvalue")
+        if narrow or panel is axes[0]:
+            panel.set_ylabel("Density (share per unit)")
+    curves = {curve.label: curve for spectra in frames.values() for curve, _ in spectra}
+    curve_legend(figure, list(curves.values()), narrow=narrow)
+    return figure
+
+
+def with_frames(frames: Frames, svg: str, figure: Figure) -> str:
+    """Put the frames into the SVG of their axes, each shown in its turn."""
+    length = SECONDS * len(frames)
+    layers = [f"<style>{_STYLE.format(length=length, share=100 / len(frames))}</style>"]
+    for index, (step, spectra) in enumerate(frames.items()):
+        paths = [
+            f'<path d="{path}" fill="none" stroke="{curve.look.colour}" stroke-width="1.3" '
+            f'stroke-dasharray="{_DASHES[str(curve.look.line)]}" />'
+            for axes, limits in zip(figure.axes, _limits(frames), strict=True)
+            for curve, values in spectra
+            if (path := _path(axes, *drawn_density(values, *limits, points=POINTS)))
+        ]
+        x, y = _place(figure.axes[0], np.array([[0.97, 0.9]]), of_axes=True)[0]
+        label = f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="end" font-size="13" font-weight="bold">Step {step}</text>'
+        last = " film-last" if index == len(frames) - 1 else ""
+        layers.append(
+            f'<g class="film-frame{last}" style="animation-delay: {index * SECONDS:g}s">{"".join(paths)}{label}</g>'
+        )
+    return svg.removesuffix("</svg>") + "".join(layers) + "</svg>"
+
+
+def _place(axes: Axes, points: Floats, *, of_axes: bool = False) -> Floats:
+    """Coordinates in the SVG of points of a panel, once the figure was drawn."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    pixels = (axes.transAxes if of_axes else axes.transData).transform(points)
+    scaled = np.asarray(pixels, dtype=float) * (SVG_DPI / figure.dpi)
+    scaled[:, 1] = figure.get_figheight() * SVG_DPI - scaled[:, 1]
+    return scaled
+
+
+def _path(axes: Axes, at: Floats, density: Floats) -> str:
+    """A path along the parts of a curve that are above the floor."""
+    shown = density > FLOOR
+    shown |= np.append(shown[1:], False) | np.append(False, shown[:-1])
+    places = _place(axes, np.column_stack([at, density.clip(min=FLOOR)]))
+    parts, pen = [], ""
+    for (x, y), visible in zip(places, shown, strict=True):
+        if visible:
+            parts.append(f"{'L' if pen else 'M'}{x:.1f} {y:.1f}")
+        pen = "down" if visible else ""
+    return "".join(parts)
+
+
+@rc_context(STYLE)
+def draw_stills(frames: Frames, *, narrow: bool = False) -> Figure:
+    """Small panels, one a step."""
+    columns = 2 if narrow else 4
+    rows = -(-len(frames) // columns)
+    figure = Figure(figsize=(NARROW, 0.6 + 1.7 * rows) if narrow else (WIDE, 0.6 + 2.1 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    limits, _ = _limits(frames)
+    for panel, (step, spectra) in zip(panels, frames.items(), strict=False):
+        draw_densities(panel, spectra, limits)
+        panel.set_title(f"Step {step}")
+        panel.tick_params(labelbottom=True)
+    for spare in panels[len(frames) :]:
+        spare.remove()
+    for panel in panels[::columns]:
+        panel.set_ylabel("Density")
+    for panel in panels[max(0, len(frames) - columns) : len(frames)]:
+        panel.set_xlabel("Eigenvalue")
+    curves = {curve.label: curve for spectra in frames.values() for curve, _ in spectra}
+    curve_legend(figure, list(curves.values()), narrow=narrow)
+    return figure

@@ -1,0 +1,100 @@
+"""Panels, bands and axes that the figures of the page share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from sparseflow.lab.findings import number
+from sparseflow.lab.panels import NARROW, WIDE, legend, log_scale
+from sparseflow.lab.paper.curves import Curve, thinned
+
+
+def row_of_panels(
+    count: int, *, narrow: bool, height: float = 2.9, sharey: bool = False, columns: int = 3
+) -> tuple[Figure, list[Axes]]:
+    """Panels side by side, at most ``columns`` in a row, or, for a phone, one below the other.
+
+    >>> [len(row_of_panels(4, narrow=narrow)[1]) for narrow in (False, True)]
+    [4, 4]
+    """
+    across = 1 if narrow else min(count, columns)
+    rows = -(-count // across)
+    figure = Figure(figsize=(NARROW if narrow else WIDE, 0.5 + (2.3 if narrow else height) * rows))
+    figure.set_layout_engine("constrained", h_pad=0.09)
+    axes = list(figure.subplots(rows, across, sharey=sharey, squeeze=False).flat)
+    for spare in axes[count:]:
+        spare.remove()
+    return figure, axes[:count]
+
+
+def draw_band(axes: Axes, curve: Curve, rows: pd.DataFrame, *, x: str = "step", mark: tuple[int, int] = (0, 1)) -> None:
+    """Line through ``mean``, band of one ``std`` to either side."""
+    rows = thinned(rows)
+    place = rows[x].to_numpy()
+    fill_between(axes, place, rows["mean"] - rows["std"], rows["mean"] + rows["std"], colour=curve.look.colour)
+    axes.plot(
+        place,
+        rows["mean"],
+        color=curve.look.colour,
+        linestyle=curve.look.line,
+        marker=curve.look.marker,
+        markevery=mark,
+    )
+
+
+def fill_between(
+    axes: Axes, x: npt.NDArray[np.generic], low: pd.Series[float], high: pd.Series[float], *, colour: str
+) -> None:
+    """A band between two curves."""
+    axes.fill_between(x, low.to_numpy(), high.to_numpy(), color=colour, alpha=0.1, linewidth=0)
+
+
+def steps_axis(axes: Axes, *, last: float | None = None) -> None:
+    """Optimizer steps, evenly spaced."""
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.set_xlabel("Optimizer steps")
+    if last is not None:
+        axes.set_xlim(-0.02 * last, 1.02 * last)
+
+
+def log_steps_axis(axes: Axes, *, first: float, last: float) -> None:
+    """Optimizer steps on a logarithmic axis that begins with 0: linear up to ``first``."""
+    axes.set_xscale("symlog", linthresh=first, linscale=0.4)
+    axes.set_xlim(-0.05 * first, 1.1 * last)
+    decades = [10.0**k for k in range(1, 9) if first < 10.0**k <= last]
+    axes.set_xticks([0, *decades], ["0", *(f"{step:.0f}" for step in decades)])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("Optimizer steps (log scale)")
+
+
+def log_norm_axis(axes: Axes, tables: Sequence[pd.DataFrame]) -> None:
+    """A logarithmic y axis that shows every mean; a band that reaches zero leaves through the bottom."""
+    log_scale(axes)
+    means = np.concatenate([table["mean"].to_numpy(dtype=float) for table in tables])
+    means = means[means > 0]
+    tops = np.concatenate([(table["mean"] + table["std"].fillna(0)).to_numpy(dtype=float) for table in tables])
+    if not len(means):
+        return
+    low, high = means.min() / 1.6, tops.max() * 1.3
+    axes.set_ylim(low, high)
+    if high / low < 60:  # with a tick a decade there would be one number, or none
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 1)))
+
+
+def curve_legend(figure: Figure, curves: Sequence[Curve], *, narrow: bool) -> None:
+    """What each line is, on top of the figure."""
+    keys = [
+        Line2D([], [], color=curve.look.colour, linestyle=curve.look.line, marker=curve.look.marker, label=curve.label)
+        for curve in curves
+    ]
+    few = max((len(curve.label) for curve in curves), default=0) > 11  # more than two of these are wider than a phone
+    legend(figure, keys, columns=(2 if few else 3) if narrow else 8)

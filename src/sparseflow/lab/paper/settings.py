@@ -1,0 +1,104 @@
+"""Tables 3 and 4: the hyper-parameters that the paper prints, and those of the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import pandas as pd
+
+from sparseflow.lab.config import RunConfig
+from sparseflow.lab.evidence import Evidence
+from sparseflow.lab.paper.exhibit import Content, Table, available, cell
+from sparseflow.lab.paper.published import mnist
+from sparseflow.lab.paper.words import count, listed
+from sparseflow.lab.recipes.scales import Scale
+from sparseflow.lab.report import DATASETS_IN_WORDS
+
+#: Groups whose configs are compared.
+TABLE3 = ("tickets/prune", "tickets/lottery", "tickets/scratch")
+TABLE4 = ("lenet5/set/sparse", "lenet5/rigl/sparse", "lenet5/set/sparse/f100", "lenet5/rigl/sparse/f100")
+
+
+def epochs(config: RunConfig) -> float:
+    """How often training sees every image.
+
+    >>> round(epochs(RunConfig()), 1)  # 11719 steps of 128 out of 60000
+    25.0
+    """
+    images = DATASETS_IN_WORDS[config.dataset][1] - config.holdout
+    return config.steps * config.batch_size / images
+
+
+def _of_pruning(name: str) -> Callable[[RunConfig], object]:
+    return lambda config: getattr(config if config.mask_from is None else config.mask_from, name)
+
+
+#: What the paper's tables call a setting -> (for people, how a config has it).
+SETTINGS: dict[str, tuple[str, Callable[[RunConfig], object]]] = {
+    "total_steps": ("Optimizer steps", lambda config: config.steps),
+    "epochs": ("Epochs", lambda config: round(epochs(config), 1)),
+    "batch_size": ("Batch size, images", lambda config: config.batch_size),
+    "learning_rate": ("Learning rate at the start", lambda config: config.learning_rate),
+    "lr_schedule": ("Learning-rate schedule", lambda config: config.schedule),
+    "momentum": ("Momentum", lambda config: config.momentum),
+    "weight_decay": ("Weight decay", lambda config: config.weight_decay),
+    "final_sparsity": ("Sparsity", lambda config: config.sparsity),
+    "sparsity": ("Sparsity", lambda config: config.sparsity),
+    "prune_start_step": ("First pruning, step", _of_pruning("prune_begin")),
+    "prune_end_step": ("Last pruning, step", _of_pruning("prune_end")),
+    "prune_frequency": ("Steps between prunings", _of_pruning("prune_every")),
+    "initial_drop_fraction": ("Drop fraction at the start", lambda config: config.drop_fraction),
+    "mask_update_frequency": ("Steps between mask updates", lambda config: config.update_every),
+    "mask_update_end_step": ("Last step of mask updates", lambda config: config.steps),
+}
+
+
+def settings_table(name: str, names: Sequence[str], evidence: Evidence, _: Scale) -> Content:
+    """A row a setting: printed, used, and whether they are the same.
+
+    Raises:
+        NotEnoughRunsError: if none of the groups has a run.
+    """
+    found, missing = available(evidence, names)
+    configs = [run.config for runs in found.values() for run in runs]
+    records, cells = [], []
+    for setting, printed, remark in mnist(name)[["metric", "mean", "note"]].itertuples(index=False, name=None):
+        label, get = SETTINGS[setting]
+        used = list(dict.fromkeys(_text(get(config)) for config in configs))
+        same = used == [_text(printed)]
+        answer = "yes" if same else "both" if _text(printed) in used else "no"
+        records.append({"setting": setting, "paper": _text(printed), "ours": " / ".join(used), "same": answer})
+        cells.append(
+            [
+                cell(label),
+                cell(_text(printed)),
+                cell(listed(used)),
+                cell(answer, tone="good" if same else "bad" if answer == "no" else ""),
+                cell(remark, tone="remark"),
+            ]
+        )
+    data = pd.DataFrame(records)
+    differing = [row[0].lines[0] for row, answer in zip(cells, data["same"], strict=True) if answer != "yes"]
+    sentence = f"{int((data['same'] == 'yes').sum())} of {count(len(data), 'setting')} are as printed"
+    table = Table(
+        name=name,
+        caption=f"Settings of {listed(list(found))}.",
+        head=["Setting", "Paper", "Ours", "Same", "Remark"],
+        rows=cells,
+        data=data,
+        note='"Both" says that some of our runs use the printed value and some another, which the remark is about.',
+    )
+    shows = [sentence + (f"; not, or not everywhere: {listed(differing)}." if differing else ".")]
+    return Content(shows=shows, tables=[table], missing=missing)
+
+
+def _text(value: object) -> str:
+    try:
+        return f"{float(str(value)):g}" if not isinstance(value, bool) else str(value)
+    except ValueError:
+        return str(value)
+
+
+table3 = partial(settings_table, "table3", TABLE3)
+table4 = partial(settings_table, "table4", TABLE4)

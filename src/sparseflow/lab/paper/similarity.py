@@ -1,0 +1,263 @@
+"""Tables 2 and 6: do tickets, scratch runs and pruned networks compute the same function?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.paper.estimates import Estimate, estimate, pair_estimate
+from sparseflow.lab.paper.exhibit import Cell, Content, Table, cell, shortfalls
+from sparseflow.lab.paper.published import Reported, reported
+from sparseflow.lab.paper.words import count, plus_minus, times, yes_no
+from sparseflow.lab.recipes.scales import Scale
+from sparseflow.lab.summary import accuracy_percent
+
+
+class Row(NamedTuple):
+    """One row: a group of ours, and what Tables 2 and 6 call it."""
+
+    label: str
+    group: str
+    table2: str
+    table6: str
+
+
+ROWS = (
+    Row("Lottery", "tickets/lottery", "LT", "LT"),
+    Row("Scratch, one start for all", "tickets/scratch-same", "Scratch (same init)", "Scratch (same init)"),
+    Row("Scratch, a start each", "tickets/scratch", "Scratch (Diff. Init.)", "Scratch (Diff. Init.)"),
+    Row("Prune Restart", "tickets/restart", "Prune Restart", "Prune Restart"),
+    Row("The pruned network", "tickets/prune", "Pruned Soln.", "Pruned Soln."),
+    Row("Pruned, one mask each", "tickets/prune", "5 Diff. Pruned", "Pruned w/ Diff. Init."),
+)
+GROUPS = tuple(dict.fromkeys(row.group for row in ROWS))
+FUNCTION_TABLES = ("function_pairs", "function_reference", "function_ensembles")
+#: Models in the paper's ensembles and its multi-model JSD.
+MEMBERS = 5
+#: The row that is one network: it has an accuracy and nothing to be compared with.
+SINGLE = "Pruned Soln."
+#: The two columns of Table 6 whose MNIST part looks interchanged (protocol I.4).
+INTERCHANGED = {"KL_with_pruned": "five_model_JSD", "five_model_JSD": "KL_with_pruned"}
+
+
+def _accuracy(evidence: Evidence, row: Row) -> Estimate:
+    runs = evidence.runs(row.group)
+    return estimate([accuracy_percent(run) for run in (runs[:1] if row.table2 == SINGLE else runs)])
+
+
+def _ensembles(column: str) -> Callable[[Evidence, Row], Estimate]:
+    def measure(evidence: Evidence, row: Row) -> Estimate:
+        draws = _rows(evidence, "function_ensembles", row)[["draw", column]]
+        resampled = draws.loc[draws["draw"] > 0, column].to_numpy(dtype=float)
+        if len(resampled) < 2:
+            return Estimate(1, float(draws[column].iloc[0]), np.nan, np.nan, np.nan)
+        low, high = np.quantile(resampled, [0.025, 0.975])
+        return Estimate(len(resampled), float(resampled.mean()), float(resampled.std()), float(low), float(high))
+
+    return measure
+
+
+def _pairs(*columns: str) -> Callable[[Evidence, Row], Estimate]:
+    def measure(evidence: Evidence, row: Row) -> Estimate:
+        rows = _rows(evidence, "function_pairs", row)
+        return pair_estimate(rows.assign(value=rows[list(columns)].mean(axis=1)))
+
+    return measure
+
+
+def _with_pruned(column: str) -> Callable[[Evidence, Row], Estimate]:
+    return lambda evidence, row: estimate(_rows(evidence, "function_reference", row)[column].to_numpy(dtype=float))
+
+
+def _rows(evidence: Evidence, table: str, row: Row) -> pd.DataFrame:
+    rows = evidence.table(table)
+    rows = rows[rows["group"] == row.group]
+    if rows.empty:
+        raise NotEnoughRunsError(f"{table} has nothing of {row.group}. Make it:\nsparseflow reproduce {table}")
+    return rows
+
+
+class Metric(NamedTuple):
+    """One column."""
+
+    head: str
+    digits: int
+    measure: Callable[[Evidence, Row], Estimate]
+
+
+#: The paper's name of a column -> ours.
+METRICS = {
+    "test_top1_percent": Metric("Test accuracy, %", 2, _accuracy),
+    "ensemble_test_top1_percent": Metric("Ensemble accuracy, %", 2, _ensembles("probabilities")),
+    "pairwise_disagreement_fraction": Metric("Disagreement of two", 4, _pairs("disagreement")),
+    "disagreement_with_pruned_fraction": Metric("Disagreement with pruned", 4, _with_pruned("disagreement")),
+    "pairwise_KL": Metric("KL of two, nats", 4, _pairs("kl_ab", "kl_ba")),
+    "KL_with_pruned": Metric("KL with pruned, nats", 4, _with_pruned("kl_from_model")),
+    "five_model_JSD": Metric("JSD of five, nats", 4, _ensembles("multi_jsd")),
+    "JSD_with_pruned": Metric("JSD with pruned, nats", 4, _with_pruned("jsd")),
+}
+TABLE2 = tuple(METRICS)[:4]
+TABLE6 = tuple(METRICS)[4:]
+_NOTE = (
+    "A second line in a row of ours is a 95 % interval: of the mean over models; for pairs by leaving out one model at "
+    "a time, because pairs share models; for ensembles the middle 95 % of ensembles of five drawn from all runs, where "
+    "there are more than five. In a row of the paper it says whether the paper's number lies in that interval, and "
+    "whether our mean lies within three of the paper's standard deviations."
+)
+
+
+def similarity_table(name: str, metrics: Sequence[str], evidence: Evidence, scale: Scale) -> Content:
+    """Two rows a kind of network, ours and the paper's; a column a metric.
+
+    Args:
+        name: ``table2`` or ``table6``.
+        metrics: keys of ``METRICS``.
+        evidence: runs and the ``function_*`` tables.
+        scale: how many runs are planned.
+
+    Raises:
+        NotEnoughRunsError: if nothing of it was measured.
+    """
+    records: list[dict[str, object]] = []
+    cells: list[list[Cell]] = []
+    missing: dict[str, None] = {}
+    for row in ROWS:
+        lines = [cell(row.label, "ours"), *(cell("-") for _ in metrics)], [cell("paper", tone="soft")]
+        for place, metric in enumerate(metrics, start=1):
+            paper = _paper(name, row, metric)
+            if row.table2 == SINGLE and metric != "test_top1_percent":
+                lines[1].append(cell("-", tone="soft"))
+                continue
+            try:
+                ours = METRICS[metric].measure(evidence, row)
+            except NotEnoughRunsError as error:
+                missing[str(error)] = None
+                ours = estimate([])
+            digits = METRICS[metric].digits
+            lines[0][place] = cell(plus_minus(ours.mean, ours.std, digits), _interval(ours, digits))
+            other = _paper(name, row, INTERCHANGED[metric]) if metric in INTERCHANGED else None
+            lines[1].append(_paper_cell(ours, paper, other, digits))
+            records.append(_record(row, metric, ours, paper, other))
+        cells += lines
+    data = pd.DataFrame(records)
+    if data["mean"].isna().all():
+        raise NotEnoughRunsError("\n".join(missing))
+    table = Table(
+        name=name,
+        caption="Mean ± population standard deviation.",
+        head=["Network", *(METRICS[metric].head for metric in metrics)],
+        rows=cells,
+        data=data,
+        note=_NOTE,
+        paired=True,
+    )
+    findings = _functions(data) if name == "table2" else _divergences(data)
+    return Content(shows=findings, tables=[table], missing=[*missing, *shortfalls(evidence, scale, GROUPS)])
+
+
+def _paper(name: str, row: Row, metric: str) -> Reported:
+    try:
+        return reported(name, method=row.table2 if name == "table2" else row.table6, metric=metric)
+    except KeyError:
+        return Reported(np.nan, np.nan, np.nan)
+
+
+def _interval(ours: Estimate, digits: int) -> str:
+    return "" if np.isnan(ours.low) else f"{ours.low:.{digits}f} to {ours.high:.{digits}f}"
+
+
+def _paper_cell(ours: Estimate, paper: Reported, other: Reported | None, digits: int) -> Cell:
+    lines = [plus_minus(paper.mean, paper.std, digits)]
+    if other is not None and not np.isnan(other.mean):
+        lines.append(f"interchanged: {plus_minus(other.mean, other.std, digits)}")
+        paper = other
+    inside, near = paper.holds(ours), paper.reaches(ours)
+    answers = {"in interval": inside, "within 3 std": near}
+    lines += [f"{question}: {yes_no(answer)}" for question, answer in answers.items() if answer is not None]
+    return cell(*lines, tone="soft")
+
+
+def _record(row: Row, metric: str, ours: Estimate, paper: Reported, other: Reported | None) -> dict[str, object]:
+    compared = paper if other is None or np.isnan(other.mean) else other
+    return {
+        "network": row.label,
+        "group": row.group,
+        "metric": metric,
+        "n": ours.n,
+        "mean": ours.mean,
+        "std": ours.std,
+        "low": ours.low,
+        "high": ours.high,
+        "paper_mean": paper.mean,
+        "paper_std": paper.std,
+        "paper_n": paper.n,
+        "paper_mean_if_interchanged": np.nan if other is None else other.mean,
+        "paper_in_interval": compared.holds(ours),
+        "ours_within_3_std": compared.reaches(ours),
+    }
+
+
+def _functions(data: pd.DataFrame) -> list[str]:
+    values = data.set_index(["network", "metric"])["mean"]
+    sentences = []
+    ticket, scratch = (
+        values.get((name, "disagreement_with_pruned_fraction")) for name in (ROWS[0].label, ROWS[2].label)
+    )
+    if ticket and scratch and not np.isnan(ticket + scratch):
+        sentences.append(
+            f"Lottery tickets name {100 * ticket:.2f} % of the test images differently from the pruned network that "
+            f"they come from, scratch runs {100 * scratch:.2f} %: {times(scratch / ticket)} as many."
+        )
+    gains = []
+    for row in ROWS:
+        gain = values.get((row.label, "ensemble_test_top1_percent"), np.nan) - values.get(
+            (row.label, "test_top1_percent"), np.nan
+        )
+        if not np.isnan(gain):
+            gains.append(f"{row.label} {gain:+.2f}".replace("-", "−"))
+    if gains:
+        sentences.append(f"Points that an ensemble of five adds to its members: {'; '.join(gains)}.")
+    return sentences or [_judged(data)]
+
+
+def _divergences(data: pd.DataFrame) -> list[str]:
+    bound = (MEMBERS - 1) / MEMBERS
+    printed = [{metric: _paper("table6", row, metric).mean for metric in TABLE6} for row in ROWS]
+    above = sum(row["five_model_JSD"] > bound * row["pairwise_KL"] for row in printed)
+    below = sum(row["KL_with_pruned"] < 4 * row["JSD_with_pruned"] for row in printed)
+    order = [(row.label, value) for row in ROWS if not np.isnan(value := _mean(data, row.label, "JSD_with_pruned"))]
+    sentences = []
+    if order:
+        ranked = sorted(order, key=lambda pair: pair[1])
+        sentences.append(
+            "From most to least like the pruned network, by JSD: "
+            + ", ".join(f"{label} ({value:.4f})" for label, value in ranked)
+            + "."
+        )
+    sentences.append(
+        "In the paper two of these columns, the KL with the pruned network and the JSD of five, look interchanged. The "
+        f"JSD of five models cannot exceed {bound:g} times the mean KL over their pairs; as printed it does in "
+        f"{count(above, 'row')}. The KL of two networks, averaged over its directions, is at least four times their "
+        f"JSD; as printed the KL with the pruned network is less in {count(below, 'row')}. Our numbers stand under the "
+        "heading that they are; they are compared with the paper's after interchanging its two columns."
+    )
+    return sentences
+
+
+def _mean(data: pd.DataFrame, label: str, metric: str) -> float:
+    rows = data[(data["network"] == label) & (data["metric"] == metric)]
+    return float(rows["mean"].iloc[0]) if len(rows) else np.nan
+
+
+def _judged(data: pd.DataFrame) -> str:
+    judged = data["ours_within_3_std"].dropna()
+    return f"{int(judged.sum())} of {len(judged)} of our means lie within three of the paper's standard deviations."
+
+
+table2 = partial(similarity_table, "table2", TABLE2)
+table6 = partial(similarity_table, "table6", TABLE6)

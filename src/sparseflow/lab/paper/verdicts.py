@@ -1,0 +1,105 @@
+"""The verdicts on the paper's claims as the page tells them: counted, listed, and one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from sparseflow.lab.claims.verdict import Verdict
+from sparseflow.lab.findings import number
+from sparseflow.lab.paper.published import Claim, claims
+from sparseflow.lab.paper.words import count
+
+#: Verdict -> (sign, word); the last is for claims that were not judged.
+SIGNS = {
+    "held": ("✓", "held"),
+    "failed": ("✗", "failed"),
+    "inconclusive": ("?", "inconclusive"),
+    "not judged": ("–", "not judged"),
+}
+COLUMNS = ("id", "verdict", "statistic", "p_value", "n", "ours", "published", "note")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with its verdict, as text."""
+
+    claim: Claim
+    verdict: str
+    """Key of ``SIGNS``."""
+    statistic: str = ""
+    p_value: str = ""
+    n: str = ""
+    ours: str = ""
+    note: str = ""
+
+    @property
+    def sign(self) -> str:
+        """What is seen beside the word."""
+        return SIGNS[self.verdict][0]
+
+
+def judged(verdicts: Sequence[Verdict]) -> list[Judged]:
+    """Every claim in order, with its verdict where there is one.
+
+    Raises:
+        ValueError: if a verdict is on no claim, or on one that has a verdict already.
+
+    >>> {claim.verdict for claim in judged([])}
+    {'not judged'}
+    """
+    by_id = {verdict.id: verdict for verdict in verdicts}
+    known = {claim.id for claim in claims()}
+    if len(by_id) < len(verdicts) or not by_id.keys() <= known:
+        raise ValueError(
+            f"every verdict must be on a claim of its own, got {[verdict.id for verdict in verdicts]}; claims are "
+            f"{min(known)} to {max(known)}."
+        )
+    return [_judged(claim, by_id.get(claim.id)) for claim in claims()]
+
+
+def _judged(claim: Claim, verdict: Verdict | None) -> Judged:
+    if verdict is None:
+        return Judged(claim, "not judged")
+    return Judged(
+        claim,
+        verdict.verdict,
+        statistic=verdict.statistic,
+        p_value=spoken_p(verdict.p_value),
+        n=str(verdict.n),
+        ours=verdict.ours,
+        note=verdict.note,
+    )
+
+
+def spoken_p(p_value: float | None) -> str:
+    """A p-value for people.
+
+    >>> spoken_p(0.0421), spoken_p(1e-9), spoken_p(None)
+    ('0.042', '< 0.0001', '')
+    """
+    if p_value is None or p_value != p_value:
+        return ""
+    return "< 0.0001" if p_value < 1e-4 else number(p_value, 2)
+
+
+def headline(found: Sequence[Judged]) -> str:
+    """How many claims held, failed, and are open.
+
+    >>> headline(judged([]))
+    'Of 53 claims of the paper 0 held, 0 failed and 0 are inconclusive; 53 were not judged.'
+    """
+    counts = {word: sum(claim.verdict == word for claim in found) for word in SIGNS}
+    sentence = (
+        f"Of {count(len(found), 'claim')} of the paper {counts['held']} held, {counts['failed']} failed and "
+        f"{counts['inconclusive']} {'is' if counts['inconclusive'] == 1 else 'are'} inconclusive"
+    )
+    missing = counts["not judged"]
+    return sentence + (f"; {missing} {'was' if missing == 1 else 'were'} not judged." if missing else ".")
+
+
+def claims_csv(verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """Columns ``COLUMNS``, one row a verdict."""
+    return pd.DataFrame([[getattr(verdict, name) for name in COLUMNS] for verdict in verdicts], columns=list(COLUMNS))

@@ -1,0 +1,60 @@
+"""Numbers and lists as they stand in a sentence or a cell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from sparseflow.lab.findings import number
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Parts joined by commas and an "and".
+
+    >>> listed(["SET"]), listed(["Scratch", "SET", "RigL"])
+    ('SET', 'Scratch, SET and RigL')
+    """
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def plus_minus(mean: float, std: float, digits: int) -> str:
+    """A mean with its standard deviation, or without where there is none; "-" for no number.
+
+    >>> plus_minus(97.7, 0.09, 2), plus_minus(98.53, math.nan, 2), plus_minus(math.nan, math.nan, 2)
+    ('97.70 ± 0.09', '98.53', '-')
+    """
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
+
+
+def times(ratio: float) -> str:
+    """How many times larger.
+
+    >>> times(3.217), times(0.25), times(1234.0)
+    ('3.2 times', '0.25 times', '1200 times')
+    """
+    return f"{number(ratio, 2)} times"
+
+
+def yes_no(answer: bool | None) -> str:
+    """An answer, or "-" where there is none."""
+    return "-" if answer is None else "yes" if answer else "no"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A change, with its sign.
+
+    >>> signed(0.08), signed(-0.08)
+    ('+0.08', '−0.08')
+    """
+    return ("+" if value > 0 else "") + number(value, digits)
+
+
+def count(found: int, noun: str) -> str:
+    """A number of things.
+
+    >>> count(1, "claim"), count(3, "claim")
+    ('1 claim', '3 claims')
+    """
+    return f"{found} {noun}" + ("" if found == 1 else "s")

@@ -1,0 +1,124 @@
+"""The paper on MNIST: which runs and measurements an item needs, what they cost, and what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from sparseflow.lab.evidence import Evidence
+from sparseflow.lab.measurements import Measurement, read_tables
+from sparseflow.lab.paper.exhibits import EXHIBITS
+from sparseflow.lab.pool import Task, in_order
+from sparseflow.lab.recipes.matrix import Groups, groups
+from sparseflow.lab.recipes.measured import TABLES, measurements
+from sparseflow.lab.recipes.scales import Scale
+from sparseflow.lab.runs import is_done, load_run
+from sparseflow.lab.sweep import Training
+
+#: Milliseconds a step takes on one core of a server of 2023, batch 128: (model, is it sparse from the start).
+_STEP = {
+    ("lenet5", True): 1.3, ("lenet5", False): 7.0, ("lenet5-small", False): 1.5,
+    ("mlp", True): 0.5, ("mlp", False): 3.5, ("mlp-small", False): 0.4,
+}  # fmt: skip
+#: Pruning runs are dense for a quarter of their steps.
+_PRUNING_SHARE = 0.6
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """All runs and measurements of a scale."""
+
+    scale: Scale
+    groups: Groups
+    measurements: tuple[Measurement, ...]
+
+    @classmethod
+    def of(cls, scale: Scale, *, data_root: Path | None = None) -> Matrix:
+        """The whole matrix.
+
+        >>> from sparseflow.lab.recipes.scales import DEMO
+        >>> len(Matrix.of(DEMO).groups) > 50
+        True
+        """
+        found = groups(scale)
+        return cls(scale, found, tuple(measurements(scale, found, data_root=data_root)))
+
+    def tasks(self, items: Iterable[str], *, data_root: Path | None = None) -> list[Task]:
+        """What has to be computed for items, what they need included.
+
+        Args:
+            items: ``all``, keys of :data:`.EXHIBITS`, ids of claims, names of groups or of tables; ``*`` stands for
+                anything.
+            data_root: Folder of datasets.
+
+        Raises:
+            ValueError: if nothing has such a name.
+
+        >>> from sparseflow.lab.recipes.scales import DEMO
+        >>> [task.config.method for task in Matrix.of(DEMO).tasks(["lenet5/dense"])]
+        ['dense', 'dense']
+        """
+        wanted_groups, wanted_tables = self._names(items)
+        runs = [config for name in wanted_groups for config in self.groups[name]]
+        measured = [one for one in self.measurements if wanted_tables & set(TABLES[one.kind])]
+        return in_order([*(Training(config, data_root) for config in dict.fromkeys(runs)), *measured])
+
+    def _names(self, items: Iterable[str]) -> tuple[list[str], set[str]]:
+        tables = {table for kind in TABLES.values() for table in kind}
+        found_groups: dict[str, None] = {}
+        found_tables: set[str] = set()
+        for item in items:
+            if item == "all":
+                return list(self.groups), tables
+            exhibits = [
+                exhibit
+                for name, exhibit in EXHIBITS.items()
+                if fnmatchcase(name, item) or name.rstrip("abc") == item or item in exhibit.claims
+            ]
+            patterns = [pattern for exhibit in exhibits for pattern in exhibit.groups]
+            matches = [name for name in self.groups for pattern in (*patterns, item) if fnmatchcase(name, pattern)]
+            measured = {name for name in tables if fnmatchcase(name, item)}
+            measured |= {name for exhibit in exhibits for name in exhibit.tables}
+            if not (exhibits or matches or measured):
+                raise ValueError(
+                    f"there is no item {item!r}. Items are {', '.join(EXHIBITS)}, claims such as C06, groups of runs "
+                    "such as 'lenet5/rigl/*'; see sparseflow reproduce --list."
+                )
+            found_groups.update(dict.fromkeys(matches))
+            found_tables |= measured
+        return list(found_groups), found_tables
+
+    def evidence(self, root: Path) -> Evidence:
+        """What is finished, by the names that claims and figures ask for."""
+        loaded = {
+            config: load_run(root / config.name)
+            for config in dict.fromkeys(config for configs in self.groups.values() for config in configs)
+            if is_done(root, config)
+        }
+        found = {
+            name: [loaded[config] for config in configs if config in loaded] for name, configs in self.groups.items()
+        }
+        return Evidence(found, read_tables(self.measurements, root=root), self.scale.name)
+
+
+def seconds(tasks: Sequence[Task]) -> float:
+    """About how long tasks take on one core; as good as the table of step times above.
+
+    >>> from sparseflow.lab.config import RunConfig
+    >>> 10 < seconds([Training(RunConfig())]) < 30
+    True
+    """
+    total = 0.0
+    for task in tasks:
+        if isinstance(task, Training):
+            config = task.config
+            dense = _STEP.get((config.model, False), _STEP["lenet5", False])
+            step = _STEP.get((config.model, True), dense) if config.method not in ("dense", "prune") else dense
+            if config.method == "prune":
+                step *= _PRUNING_SHARE
+            total += config.steps * step * config.batch_size / 128 / 1000
+        else:
+            total += task.size / 1000
+    return total

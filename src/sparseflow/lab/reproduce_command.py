@@ -1,0 +1,125 @@
+"""``sparseflow reproduce``: the paper's MNIST experiments, all or some, and the page about them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Column, Table
+
+if TYPE_CHECKING:
+    from sparseflow.lab.pool import Task
+    from sparseflow.lab.reproduce import Matrix
+
+_out = Console()
+_err = Console(stderr=True)
+
+_OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Re-measure the paper on MNIST, and write a page about its tables, figures and claims."""
+
+    items: tyro.conf.Positional[tuple[str, ...]] = ("all",)
+    """all, fig1c ... fig11b, table1 ... table6, film, grid, C01 ... C53, or groups of runs such as lenet5/rigl/*."""
+    scale: Literal["demo", "paper"] = "demo"
+    """demo: 4000 digits, minutes. paper: MNIST, 11719 steps, hours on 2 cores."""
+    only: tuple[str, ...] = ()
+    """Of the items, only these."""
+    seeds: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Repetitions of every cell; None: as the claims need (5 to 20 at paper scale)."""
+    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes; one thread each."""
+    out: _OptionalPath = None
+    """Folder of the runs; None: runs/<scale>."""
+    report: _OptionalPath = None
+    """Folder of the page; None: <out>/report."""
+    data: _OptionalPath = None
+    """Folder of datasets; None: $SPARSEFLOW_DATA, else the user's cache."""
+    list: bool = False
+    """Show every item with its runs and cost, and train nothing."""
+
+    def run(self) -> None:
+        """Train and measure what is not there yet, judge the claims, write the page."""
+        from sparseflow.lab.claims import judge
+        from sparseflow.lab.paper.page import write_paper_report
+        from sparseflow.lab.pool import run_tasks
+        from sparseflow.lab.recipes.scales import SCALES
+        from sparseflow.lab.reproduce import Matrix, seconds
+        from sparseflow.lab.sweep import prepare
+
+        scale = SCALES[self.scale]
+        if self.seeds is not None:
+            scale = scale.with_seeds(self.seeds)
+        root = self.out or Path("runs") / self.scale
+        matrix = Matrix.of(scale, data_root=self.data)
+        if self.list:
+            _out.print(_listing(matrix, root))
+            return
+        tasks = matrix.tasks(self.only or self.items, data_root=self.data)
+        todo = [task for task in tasks if not task.is_done(root)]
+        _err.print(
+            f"{len(tasks)} runs and measurements, {len(todo)} to do: about {_duration(seconds(todo) / self.jobs)} with "
+            f"{self.jobs} processes."
+        )
+        began = time.monotonic()
+        prepare(todo, root=root, data_root=self.data)
+        run_tasks(tasks, root=root, jobs=self.jobs, console=_err)
+        with _err.status("reading runs, judging claims, drawing figures"):
+            evidence = matrix.evidence(root)
+            verdicts = judge(evidence)
+            command = shlex.join(["sparseflow", *sys.argv[1:]])
+            page = write_paper_report(evidence, verdicts, self.report or root / "report", command=command, scale=scale)
+        counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in ("held", "failed", "inconclusive")}
+        _out.print(", ".join(f"{count} claims {kind}" for kind, count in counts.items()))
+        _err.print(f"{_duration(time.monotonic() - began)}.")
+        _out.print(f"Open [bold]{page}[/bold] in a browser.", soft_wrap=True)
+
+
+def _listing(matrix: Matrix, root: Path) -> Table:
+    from sparseflow.lab.paper.exhibits import EXHIBITS
+
+    table = Table(
+        "item",
+        Column("what", overflow="fold"),
+        Column("runs", justify="right"),
+        Column("measured", justify="right"),
+        Column("core time", justify="right"),
+        Column("done", justify="right"),
+        title=f"--scale {matrix.scale.name}; what items share is computed once",
+    )
+    for name, exhibit in EXHIBITS.items():
+        if exhibit.groups or exhibit.tables:
+            _row(table, name, exhibit.title, matrix.tasks([name]), root)
+    table.add_section()
+    _row(table, "all", "", matrix.tasks(["all"]), root)
+    return table
+
+
+def _row(table: Table, name: str, title: str, tasks: Sequence[Task], root: Path) -> None:
+    from sparseflow.lab.reproduce import seconds
+    from sparseflow.lab.sweep import Training
+
+    runs = sum(isinstance(task, Training) for task in tasks)
+    done = sum(task.is_done(root) for task in tasks)
+    table.add_row(name, title, str(runs), str(len(tasks) - runs), _duration(seconds(tasks)), f"{done} of {len(tasks)}")
+
+
+def _duration(seconds: float) -> str:
+    """Rounded for people.
+
+    >>> _duration(40), _duration(340), _duration(8000)
+    ('40 s', '6 min', '2.2 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
