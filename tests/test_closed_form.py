@@ -74,6 +74,28 @@ def test_chunks_blocks_and_batches_do_not_matter(name: str, monkeypatch: pytest.
     assert_same(closed(model, data(name, (5, 2)), masks), expected)
 
 
+@pytest.mark.parametrize("sums_bytes", [0, 2**30])
+@pytest.mark.parametrize("name", ["deep", "lenet"])
+def test_threads_do_not_matter(name: str, sums_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with its own examples, or all with the same."""
+    model, masks = chain(name)
+    expected = closed(model, data(name), masks)
+    monkeypatch.setattr(closed_form_sums, "CHUNK", 2)
+    monkeypatch.setattr(driver, "SUMS_BYTES", sums_bytes)
+    torch.set_num_threads(3)  # the fixture of every test sets it back
+    calls: list[tuple[int, int]] = []
+    found = driver.closed_form(
+        chain_of(model),
+        active_parameters(model, masks),
+        data(name, (5, 2)),
+        dtype=torch.float64,
+        progress=lambda done, of: calls.append((done, of)),
+    )
+    assert_same(found, expected)
+    assert calls == sorted(calls)
+    assert calls[-1] == (7, 7)
+
+
 # --- what sparse networks are like ------------------------------------------------------------------------------------
 
 

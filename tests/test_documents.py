@@ -74,6 +74,25 @@ def test_readme_shows_the_committed_demo() -> None:
     assert filled(text, "demo", table) == text, "run python -m benchmarks.demo RUNS"
 
 
+def test_readme_shows_the_committed_paper() -> None:
+    from benchmarks.paper import KEPT, markdown
+    from benchmarks.table import filled
+
+    text = (ROOT / "README.md").read_text()
+    block = markdown(pd.read_csv(KEPT / "tables" / "table1.csv"), pd.read_csv(KEPT / "claims.csv"))
+    assert filled(text, "paper", block) == text, "run python -m benchmarks.paper"
+
+
+def test_the_committed_claims_have_a_verdict_each() -> None:
+    """53 rows; a p-value only where there is a verdict or a test that did not decide."""
+    claims = pd.read_csv(ROOT / "results" / "paper" / "claims.csv")
+    assert list(claims.columns) == ["id", "verdict", "statistic", "p_value", "n", "ours", "published", "note"]
+    assert claims["id"].tolist() == [f"C{number:02d}" for number in range(1, 54)]
+    assert set(claims["verdict"]) <= {"held", "failed", "inconclusive"}
+    assert claims["p_value"].dropna().between(0, 1).all()
+    assert claims.loc[claims["p_value"].notna(), "n"].notna().all()
+
+
 def test_docs_show_the_committed_signal() -> None:
     from benchmarks.signal import PAGE, RESULT, markdown
     from benchmarks.table import filled

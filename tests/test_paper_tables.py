@@ -207,8 +207,9 @@ def test_many_ensembles_give_an_interval() -> None:
     draws = pd.DataFrame(
         {
             "group": "tickets/scratch",
-            "draw": range(41),
-            "probabilities": [50.0, *np.linspace(98, 99, 40)],
+            "draw": range(43),
+            "members": [5] * 41 + [4] * 2,  # ensembles of four are the claims' alone
+            "probabilities": [50.0, *np.linspace(98, 99, 40), 10.0, 10.0],
             "multi_jsd": 0.1,
         }
     )

@@ -52,7 +52,8 @@ def closed_form(
     def begin(inputs: Tensor) -> Tensor:
         return linearise(chain.before, inputs.to(dtype).movedim(0, -1).contiguous())[0]
 
-    threads = torch.get_num_threads() if batches[0][0].device.type == "cpu" else 1
+    chunks = -(-total // closed_form_sums.CHUNK)
+    threads = min(torch.get_num_threads(), chunks) if batches[0][0].device.type == "cpu" else 1
     found = [Liveness(layers) for _ in range(threads)]
 
     def look(thread: int) -> None:

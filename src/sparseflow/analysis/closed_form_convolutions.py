@@ -33,7 +33,7 @@ class ConvolutionBlocks:
 
     def tangents(
         self, values: Sequence[Tensor], segments: Sequence[Sequence[Operation]], cotangent: Tensor
-    ) -> Iterator[Tangents]:
+    ) -> list[Tangents]:
         """Push tangents to the end of the convolutions and add the second derivatives that they meet.
 
         Args:
@@ -43,22 +43,39 @@ class ConvolutionBlocks:
         """
         layers = self._columns.convolutions
         deltas = _deltas(layers, values, segments, cotangent)
-        for number, layer in enumerate(layers):
-            for part in _blocks(layers, number, values):
-                first = self._columns.tails[number].start
-                columns = slice(first + part.start, first + part.stop)
-                channels: Tensor | None = layer.unit[part]
-                counts = torch.bincount(layer.unit[part], minlength=len(layer.weight))
-                ends: list[int] | None = counts.cumsum(0).tolist()
-                found = own_tangents(layer, values[number], segments[number], part)
-                for later in range(number + 1, len(layers)):
-                    found = _windows(layers[later], found, channels)
-                    self._sums[later][columns] += _met(layers[later], found, deltas[later], channels)
-                    found, channels, ends = _through(layers[later], found, channels), None, None
-                    for operation in segments[later]:
-                        found = operation.push(found, None)
-                shift = self._columns.num_dense
-                yield Tangents(slice(shift + columns.start, shift + columns.stop), found, ends)
+        pushed = [
+            [self._pushed(number, part, values, segments, deltas) for part in _blocks(layers, number, values)]
+            for number in range(len(layers))
+        ]
+        first, found = self._columns.num_dense, []
+        if full := [tangents for blocks in pushed[:-1] for tangents in blocks]:
+            found.append(Tangents(slice(first, first + self._columns.tails[-1].start), torch.cat(full)))
+        if own := [tangents for blocks in pushed[-1:] for tangents in blocks]:
+            part, layer = self._columns.tails[-1], layers[-1]
+            ends = torch.bincount(layer.unit, minlength=len(layer.weight)).cumsum(0).tolist()
+            found.append(Tangents(slice(first + part.start, first + part.stop), torch.cat(own), ends))
+        return found
+
+    def _pushed(
+        self,
+        number: int,
+        part: slice,
+        values: Sequence[Tensor],
+        segments: Sequence[Sequence[Operation]],
+        deltas: Sequence[Tensor],
+    ) -> Tensor:
+        """Tangents of some of a convolution's parameters at the end, their own in its channels if it is the last."""
+        layers, first = self._columns.convolutions, self._columns.tails[number].start
+        rows = slice(first + part.start, first + part.stop)
+        found = own_tangents(layers[number], values[number], segments[number], part)
+        channels: Tensor | None = layers[number].unit[part]
+        for later in range(number + 1, len(layers)):
+            found = _windows(layers[later], found, channels)
+            self._sums[later][rows] += _met(layers[later], found, deltas[later], channels)
+            found, channels = _through(layers[later], found, channels), None
+            for operation in segments[later]:
+                found = operation.push(found, None)
+        return found
 
     def merge(self, other: ConvolutionBlocks) -> None:
         """Add what was added to another one."""

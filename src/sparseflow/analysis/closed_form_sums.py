@@ -13,7 +13,7 @@ from sparseflow.analysis.closed_form_gauss_newton import PANEL, add_gauss_newton
 from sparseflow.analysis.closed_form_layers import Layer
 from sparseflow.analysis.closed_form_mixed import MixedBlock
 from sparseflow.analysis.closed_form_segments import Operation, Scale, linearise
-from sparseflow.analysis.closed_form_tangents import Tangents
+from sparseflow.analysis.closed_form_tangents import Tangents, joined
 
 #: Examples at a time, at most: enough for long runs in the innermost loop, few enough for the caches.
 CHUNK = 128
@@ -57,7 +57,7 @@ class Sums:
         values, segments, logits = forward([*columns.convolutions, *columns.dense], value)
         slopes = [_slope(segment) for segment in segments[inside:]]
         by_unit, rows = _backward(columns.dense, slopes, _cotangents(logits, targets, total))
-        tangents = list(self.between_convolutions.tangents(values[:inside], segments[:inside], rows[-1]))
+        tangents = self.between_convolutions.tangents(values[:inside], segments[:inside], rows[-1])
         jacobian = torch.cat([*(each[:-1] for each in by_unit), *(each.of_outputs(rows[:-1]) for each in tangents)], 1)
         features = columns.features(values[inside:]) if columns.dense else logits[:0]
         add_gauss_newton(self.gauss_newton, columns, jacobian, features)
@@ -77,7 +77,7 @@ class Sums:
                 self.mixed[number].add_adjacent(delta, moved)
             if layer is columns.dense[-1]:
                 return
-            tangents = [each.through(layer.weight, slope) for each in tangents]
+            tangents = joined([each.through(layer.weight, slope) for each in tangents])
             if number:
                 part, unit = columns.parts[number - 1], columns.dense[number - 1].unit
                 values = layer.weight.T[:, :, None] * (torch.ones_like(delta) if slope is None else slope)

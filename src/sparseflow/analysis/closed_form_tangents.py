@@ -44,7 +44,7 @@ class Tangents:
             return slice(self.columns.start + start, self.columns.start + end), self.values[start:end, position]
         found = self.values[:, number]
         if self.unit is not None and self.features is not None:
-            found = found[self.unit].mul_(self.features)
+            found = found.index_select(0, self.unit).mul_(self.features)
         return self.columns, found
 
     def of_outputs(self, cotangents: Tensor) -> Tensor:
@@ -59,3 +59,12 @@ class Tangents:
         """Behind a dense layer and its pointwise functions."""
         found = torch.cat([torch.matmul(weight[:, inputs], self.values[units]) for units, inputs in self.by_channel()])
         return replace(self, values=found if slope is None else found.mul_(slope), ends=None)
+
+
+def joined(several: Sequence[Tangents]) -> list[Tangents]:
+    """The same with those of all convolutions, which follow each other in front, as one."""
+    together = [each for each in several if each.unit is None]
+    if len(together) < 2:
+        return list(several)
+    part = slice(together[0].columns.start, together[-1].columns.stop)
+    return [Tangents(part, torch.cat([each.values for each in together])), *several[len(together) :]]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pandas as pd
 
 from sparseflow.lab.runs import Run
+from sparseflow.lab.summary import COLLAPSE_PERCENT
 
 
 class NotEnoughRunsError(LookupError):
@@ -30,7 +31,7 @@ class Evidence:
     """Name of a measurement, see :mod:`sparseflow.lab.measurements` -> its table."""
     scale: str = "paper"
     """demo or paper."""
-    collapse_percent: float = field(default=12.0)
+    collapse_percent: float = COLLAPSE_PERCENT
     """A run that ends below this test accuracy did not learn."""
 
     def runs(self, group: str, *, at_least: int = 1) -> list[Run]:

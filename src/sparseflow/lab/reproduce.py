@@ -62,7 +62,7 @@ class Matrix:
         """
         wanted_groups, wanted_tables = self._names(items)
         runs = [config for name in wanted_groups for config in self.groups[name]]
-        measured = [one for one in self.measurements if wanted_tables & set(TABLES[one.kind])]
+        measured = [one for one in self.measurements if _is_wanted(one, wanted_tables, set(wanted_groups))]
         return in_order([*(Training(config, data_root) for config in dict.fromkeys(runs)), *measured])
 
     def _names(self, items: Iterable[str]) -> tuple[list[str], set[str]]:
@@ -101,6 +101,12 @@ class Matrix:
             name: [loaded[config] for config in configs if config in loaded] for name, configs in self.groups.items()
         }
         return Evidence(found, read_tables(self.measurements, root=root), self.scale.name)
+
+
+def _is_wanted(measurement: Measurement, tables: set[str], groups: set[str]) -> bool:
+    """Whether it fills one of the tables, for a group that is wanted; all groups where none is named."""
+    group = dict(measurement.labels).get("group")
+    return bool(tables & set(TABLES[measurement.kind])) and (not groups or group is None or group in groups)
 
 
 def seconds(tasks: Sequence[Task]) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -52,11 +53,12 @@ class Reproduce:
         """Train and measure what is not there yet, judge the claims, write the page."""
         from sparseflow.lab.claims import judge
         from sparseflow.lab.paper.page import write_paper_report
-        from sparseflow.lab.pool import run_tasks
+        from sparseflow.lab.pool import check_jobs, run_tasks
         from sparseflow.lab.recipes.scales import SCALES
         from sparseflow.lab.reproduce import Matrix, seconds
-        from sparseflow.lab.sweep import prepare
+        from sparseflow.lab.sweep import Training, prepare
 
+        check_jobs(self.jobs)
         scale = SCALES[self.scale]
         if self.seeds is not None:
             scale = scale.with_seeds(self.seeds)
@@ -67,9 +69,11 @@ class Reproduce:
             return
         tasks = matrix.tasks(self.only or self.items, data_root=self.data)
         todo = [task for task in tasks if not task.is_done(root)]
+        runs = sum(isinstance(task, Training) for task in tasks)
         _err.print(
-            f"{len(tasks)} runs and measurements, {len(todo)} to do: about {_duration(seconds(todo) / self.jobs)} with "
-            f"{self.jobs} processes."
+            f"runs {runs}, measurements {len(tasks) - runs}; to do: {len(todo)}, about "
+            f"{_duration(seconds(todo) / self.jobs)} on {self.jobs} processes",
+            soft_wrap=True,
         )
         began = time.monotonic()
         prepare(todo, root=root, data_root=self.data)
@@ -89,13 +93,15 @@ def _listing(matrix: Matrix, root: Path) -> Table:
     from sparseflow.lab.paper.exhibits import EXHIBITS
 
     table = Table(
-        "item",
-        Column("what", overflow="fold"),
-        Column("runs", justify="right"),
-        Column("measured", justify="right"),
-        Column("core time", justify="right"),
-        Column("done", justify="right"),
-        title=f"--scale {matrix.scale.name}; what items share is computed once",
+        Column("item", no_wrap=True),
+        "what",
+        *(Column(name, justify="right", no_wrap=True) for name in ("runs", "measured", "core time", "done")),
+        title=f"sparseflow reproduce ITEM --scale {matrix.scale.name}",
+        caption="What items share is computed once. Core time is that of one core.",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
     )
     for name, exhibit in EXHIBITS.items():
         if exhibit.groups or exhibit.tables:
@@ -111,7 +117,7 @@ def _row(table: Table, name: str, title: str, tasks: Sequence[Task], root: Path)
 
     runs = sum(isinstance(task, Training) for task in tasks)
     done = sum(task.is_done(root) for task in tasks)
-    table.add_row(name, title, str(runs), str(len(tasks) - runs), _duration(seconds(tasks)), f"{done} of {len(tasks)}")
+    table.add_row(name, title, str(runs), str(len(tasks) - runs), _duration(seconds(tasks)), f"{done}/{len(tasks)}")
 
 
 def _duration(seconds: float) -> str:

@@ -66,6 +66,7 @@ def c07(evidence: Evidence) -> Verdict:
     parts = {"Original": interval_above(clopper_pearson(lost["Original"], total["Original"]), 0.05)}
     for label in ("Ours", "Liu"):
         parts[label] = reaches(lost[label], at_most=0, n=str(total[label]), of="collapsed runs")
+    others = [f"{lost[label]} of {total[label]} with {label}" for label in ("Ours", "Liu") if lost[label]]
     undecayed = [run for key in METHODS.values() for run in evidence.groups.get(f"lenet5/{key}/dense/wd0", ())]
     wd0 = num_collapsed(undecayed, below=evidence.collapse_percent) if undecayed else 0
     return conclude(
@@ -74,7 +75,9 @@ def c07(evidence: Evidence) -> Verdict:
         ours=f"did not learn: {', '.join(f'{label} {lost[label]}/{total[label]}' for label in INITS)}; "
         f"Original without weight decay {wd0}/{len(undecayed)}",
         held="From the usual initial weights some LeNet5 runs never learn; from weights scaled to the mask all do.",
-        failed="It is not so that masked LeNet5 runs fail to learn from the usual initial weights, and only from them.",
+        failed=f"Not only runs from the usual initial weights fail to learn: {' and '.join(others)} do too."
+        if others
+        else "Hardly any masked LeNet5 run fails to learn from the usual initial weights.",
         numbers={f"collapsed, {label}": lost[label] / total[label] for label in INITS},
     )
 

@@ -21,8 +21,8 @@ from sparseflow.lab.svg import INK, PALETTE, STYLE
 _OURS, _PAPER, _STUCK = PALETTE["blue"], PALETTE["vermillion"], PALETTE["vermillion"]
 
 
-#: How far left of the lowest median the axis begins, in points of accuracy.
-MARGIN = 1.2
+#: Points of accuracy: how far left of the lowest median the axis begins, and how far below the highest it ends at most.
+MARGIN, RANGE = 1.2, 10.0
 
 Accuracies = Mapping[str, np.ndarray[tuple[int], np.dtype[np.float64]]]
 
@@ -78,13 +78,15 @@ def draw_accuracy(shown: pd.DataFrame, learned: Accuracies, *, narrow: bool = Fa
     figure = Figure(figsize=(NARROW if narrow else WIDE, 1.0 + 0.29 * len(shown)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 2) if narrow else (1, 3))
     rows = records(shown)
-    low = min((float(np.median(values)) for values in learned.values() if len(values)), default=0.0) - MARGIN
+    medians = [float(np.median(values)) for values in learned.values() if len(values)] or [0.0]
+    low = max(min(medians), max(medians) - RANGE) - MARGIN
+    high = max([*shown["paper_mean"].dropna(), *(values.max() for values in learned.values() if len(values))])
     for place, row in enumerate(rows):
         left.barh(place, 100 * row["collapsed"] / row["runs"], 0.6, color=_STUCK, linewidth=0)
         left.text(3, place, f"{row['collapsed']} of {row['runs']}", va="center", fontsize=8)
         _ours(right, place, learned[row["group"]], low=low)
         _papers(right, place, row["paper_mean"], row["paper_std"], low=low)
-    right.set_xlim(left=low)
+    right.set_xlim(low, high + MARGIN / 2)
     left.set_xlim(0, 100)
     left.set_xticks([0, 50, 100])
     left.set_xlabel("Did not learn (%)")

@@ -30,8 +30,8 @@ from sparseflow.lab.runs import Run
 from sparseflow.lab.summary import records
 from sparseflow.lab.svg import PALETTE, STYLE
 
-#: The paper calls the first thousand steps of LeNet5 the start (section 4.1).
-START = 1000
+#: What counts as the start, in units of ``often``: the first thousand steps, as in the paper (section 4.1).
+START = 10
 
 FIG2A = tuple(
     curve_of(f"lenet5/{name}")
@@ -74,7 +74,7 @@ def flow_exhibit(name: str, curves: Sequence[Curve], evidence: Evidence, scale: 
     between = over_seeds(pairs, off_cycle, phase="between updates")
     after = over_seeds(pairs, right_after, phase="right after an update")
     first = min(run.config.log_every for runs in found.values() for run in runs)
-    start = min(START, scale.base.steps)
+    start = START * scale.often
     drawing = Drawing(
         name=name,
         how=_HOW + (_AFTER if len(after) else "") if name == "fig2a" else _AS_BEFORE,
@@ -170,13 +170,18 @@ def _means(
 
 
 def _table(name: str, means: pd.DataFrame, start: int) -> Table:
-    columns = ("first", "early", "late", "after_over_between")
+    columns = ("first", "early", "late")
     return Table(
         name=f"{name}-means",
         caption="Gradient norm between mask updates, geometric mean over steps.",
         head=["Network", "Runs", "Before the first step", f"To step {start}", "Later", "Right after an update, times"],
         rows=[
-            [cell(str(row["network"])), cell(str(row["runs"])), *(cell(_text(float(row[name]))) for name in columns)]
+            [
+                cell(str(row["network"])),
+                cell(str(row["runs"])),
+                *(cell(_text(float(row[column]))) for column in columns),
+                cell("-" if np.isnan(row["after_over_between"]) else f"{row['after_over_between']:.2f}"),
+            ]
             for row in records(means)
         ],
         data=means,

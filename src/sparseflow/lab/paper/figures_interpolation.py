@@ -17,6 +17,7 @@ from sparseflow.lab.paper.estimates import estimate, interval_margin
 from sparseflow.lab.paper.exhibit import Content, Drawing
 from sparseflow.lab.paper.figures_landscape import NAMES, SCRATCH, TICKET, of_setting
 from sparseflow.lab.paper.plots import curve_legend, fill_between
+from sparseflow.lab.paper.words import interval
 from sparseflow.lab.recipes.scales import Scale
 from sparseflow.lab.svg import INK, STYLE
 
@@ -54,10 +55,10 @@ def interpolation(name: str, setting: str, evidence: Evidence, _: Scale) -> Cont
             heights = estimate(
                 [barrier(path["alpha"].to_list(), path["loss"].to_list()) for _, path in of_line.groupby("seed")]
             )
-            interval = "" if np.isnan(heights.low) else f", 95 % interval {heights.low:.3f} to {heights.high:.3f}"
+            spread = f", 95 % interval {interval(heights.low, heights.high, 3)}" if heights.n > 1 else ""
             sentences.append(
                 f"From the end of {NAMES[kind].lower()} training to the pruned network the barrier is "
-                f"{heights.mean:.3f} nats high (mean of {heights.n} runs{interval}): "
+                f"{heights.mean:.3f} nats high (mean of {heights.n} runs{spread}): "
                 + ("no barrier." if heights.mean <= NO_BARRIER else "a barrier.")
             )
     if not curves:

@@ -18,7 +18,7 @@ from sparseflow.lab.paper.estimates import estimate
 from sparseflow.lab.paper.exhibit import Content, Drawing, Table, cell
 from sparseflow.lab.paper.published import reported
 from sparseflow.lab.paper.tables import verdict_cell
-from sparseflow.lab.paper.words import plus_minus, times
+from sparseflow.lab.paper.words import interval, plus_minus, times
 from sparseflow.lab.recipes.scales import Scale
 from sparseflow.lab.summary import accuracy_percent, records
 from sparseflow.lab.svg import INK, PALETTE, STYLE
@@ -135,9 +135,8 @@ def fig5b(evidence: Evidence, _: Scale) -> Content:
             ours = estimate(values[measure, kind])
             paper = reported("figure_numbers", method=paper_name, metric=printed) if printed else None
             inside = None if paper is None else paper.holds(ours)
-            interval = "" if np.isnan(ours.low) else f"{ours.low:.2f} to {ours.high:.2f}"
             line += [
-                cell(plus_minus(ours.mean, ours.std, 2), interval),
+                cell(plus_minus(ours.mean, ours.std, 2), interval(ours.low, ours.high, 2)),
                 cell("-" if paper is None else f"{paper.mean:.2f}", tone="soft"),
                 verdict_cell(inside),
             ]

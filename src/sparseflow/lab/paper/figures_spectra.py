@@ -108,7 +108,9 @@ def fig11b(evidence: Evidence, scale: Scale) -> Content:
     """
     stored = stored_spectra(evidence, list(TRAINED), ("at",))
     seed = first_seed(stored)
-    steps = chosen_steps(sorted({key.step for key in stored if key.seed == seed}), often=scale.often)
+    checkpoints = {scale.often * k for k in scale.checkpoints}
+    measured = {key.step for key in stored if key.seed == seed}
+    steps = chosen_steps(sorted(measured & checkpoints or measured), often=scale.often)
     panels: dict[int, list[tuple[Curve, Floats]]] = {}
     tables = []
     for step in steps:

@@ -29,7 +29,8 @@ from sparseflow.lab.paper.densities import (
 from sparseflow.lab.paper.estimates import estimate
 from sparseflow.lab.paper.exhibit import Content, Drawing
 from sparseflow.lab.paper.plots import curve_legend, draw_band, log_norm_axis, row_of_panels
-from sparseflow.lab.recipes.scales import SCALES, Scale
+from sparseflow.lab.recipes.matrix import after_update
+from sparseflow.lab.recipes.scales import Scale
 from sparseflow.lab.svg import INK, PALETTE, STYLE
 
 #: Around an update: SET left, RigL right, as in the paper.
@@ -37,7 +38,7 @@ MOVING = ("lenet5/set/sparse/f100", "lenet5/rigl/sparse/f100")
 MOMENTS = {"before": Look(INK, ":", ""), "after": Look(PALETTE["vermillion"], "-", "")}
 
 
-def fig10(evidence: Evidence, _: Scale) -> Content:
+def fig10(evidence: Evidence, scale: Scale) -> Content:
     """Densities right before and right after one mask update, and what becomes of the largest and smallest eigenvalue.
 
     Raises:
@@ -65,7 +66,7 @@ def fig10(evidence: Evidence, _: Scale) -> Content:
         )
     ]
     try:
-        drawings.append(_aftermath(evidence, step))
+        drawings.append(_aftermath(evidence, step, last=max(after_update(scale))))
     except NotEnoughRunsError as error:
         missing.append(str(error))
     return Content(shows=sentences, drawings=drawings, missing=missing)
@@ -117,11 +118,10 @@ def draw_pairs(panels: Mapping[str, Sequence[tuple[Curve, Floats]]], *, narrow: 
     return figure
 
 
-def _aftermath(evidence: Evidence, step: int) -> Drawing:
+def _aftermath(evidence: Evidence, step: int, *, last: int) -> Drawing:
     """The extreme eigenvalues right before, right after, and in the steps that follow."""
-    often = SCALES[evidence.scale].often
     rows = evidence.table("spectra")
-    rows = rows[rows["group"].isin(MOVING) & rows["step"].between(step, step + often // 2)]
+    rows = rows[rows["group"].isin(MOVING) & rows["step"].between(step, last)]
     rows = _of_most_seeds(rows[(rows["moment"] != "at") | (rows["step"] != step)])
     if not (rows["step"] > step).any():
         raise NotEnoughRunsError(f"spectra has nothing after step {step}. Make it:\nsparseflow reproduce spectra")

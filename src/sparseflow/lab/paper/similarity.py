@@ -13,7 +13,7 @@ from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.paper.estimates import Estimate, estimate, pair_estimate
 from sparseflow.lab.paper.exhibit import Cell, Content, Table, cell, shortfalls
 from sparseflow.lab.paper.published import Reported, reported
-from sparseflow.lab.paper.words import count, plus_minus, times, yes_no
+from sparseflow.lab.paper.words import count, interval, plus_minus, times, yes_no
 from sparseflow.lab.recipes.scales import Scale
 from sparseflow.lab.summary import accuracy_percent
 
@@ -52,8 +52,10 @@ def _accuracy(evidence: Evidence, row: Row) -> Estimate:
 
 def _ensembles(column: str) -> Callable[[Evidence, Row], Estimate]:
     def measure(evidence: Evidence, row: Row) -> Estimate:
-        draws = _rows(evidence, "function_ensembles", row)[["draw", column]]
-        resampled = draws.loc[draws["draw"] > 0, column].to_numpy(dtype=float)
+        draws = _rows(evidence, "function_ensembles", row)
+        # Smaller ensembles are there for the claims' jackknife.
+        again = (draws["draw"] > 0) & (draws["members"] == MEMBERS)
+        resampled = draws.loc[again, column].to_numpy(dtype=float)
         if len(resampled) < 2:
             return Estimate(1, float(draws[column].iloc[0]), np.nan, np.nan, np.nan)
         low, high = np.quantile(resampled, [0.025, 0.975])
@@ -139,7 +141,7 @@ def similarity_table(name: str, metrics: Sequence[str], evidence: Evidence, scal
                 missing[str(error)] = None
                 ours = estimate([])
             digits = METRICS[metric].digits
-            lines[0][place] = cell(plus_minus(ours.mean, ours.std, digits), _interval(ours, digits))
+            lines[0][place] = cell(plus_minus(ours.mean, ours.std, digits), interval(ours.low, ours.high, digits))
             other = _paper(name, row, INTERCHANGED[metric]) if metric in INTERCHANGED else None
             lines[1].append(_paper_cell(ours, paper, other, digits))
             records.append(_record(row, metric, ours, paper, other))
@@ -165,10 +167,6 @@ def _paper(name: str, row: Row, metric: str) -> Reported:
         return reported(name, method=row.table2 if name == "table2" else row.table6, metric=metric)
     except KeyError:
         return Reported(np.nan, np.nan, np.nan)
-
-
-def _interval(ours: Estimate, digits: int) -> str:
-    return "" if np.isnan(ours.low) else f"{ours.low:.{digits}f} to {ours.high:.{digits}f}"
 
 
 def _paper_cell(ours: Estimate, paper: Reported, other: Reported | None, digits: int) -> Cell:

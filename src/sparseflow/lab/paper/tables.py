@@ -14,7 +14,7 @@ from sparseflow.lab.paper.accuracy_plot import accuracy_drawing
 from sparseflow.lab.paper.estimates import Estimate, estimate
 from sparseflow.lab.paper.exhibit import Cell, Content, Table, available, cell, shortfalls
 from sparseflow.lab.paper.published import Reported, reported
-from sparseflow.lab.paper.words import count, listed, plus_minus, yes_no
+from sparseflow.lab.paper.words import count, interval, listed, plus_minus, yes_no
 from sparseflow.lab.recipes.matrix import groups
 from sparseflow.lab.recipes.scales import Scale
 from sparseflow.lab.runs import Run
@@ -138,7 +138,7 @@ def _cells(row: Row, ours: Accuracies, planned: int, paper: Reported) -> list[Ce
         cell(row.label),
         cell(runs, tone="" if n >= planned else "bad"),
         cell(plus_minus(ours.all.mean, ours.all.std, 2)),
-        cell("-" if np.isnan(ours.all.low) else f"{ours.all.low:.2f} to {ours.all.high:.2f}"),
+        cell(interval(ours.all.low, ours.all.high, 2) or "-"),
         cell(f"{ours.collapsed} of {n}" if n else "-", tone="bad" if ours.collapsed else ""),
         cell(plus_minus(ours.learned.mean, ours.learned.std, 2)),
         cell(plus_minus(paper.mean, paper.std, 2)),

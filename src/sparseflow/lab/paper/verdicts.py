@@ -36,6 +36,11 @@ class Judged:
     note: str = ""
 
     @property
+    def lacks_runs(self) -> bool:
+        """Whether it is open only for want of runs, which its note then says how to make."""
+        return self.verdict == "inconclusive" and "sparseflow reproduce" in self.note
+
+    @property
     def sign(self) -> str:
         """What is seen beside the word."""
         return SIGNS[self.verdict][0]
@@ -96,6 +101,8 @@ def headline(found: Sequence[Judged]) -> str:
         f"Of {count(len(found), 'claim')} of the paper {counts['held']} held, {counts['failed']} failed and "
         f"{counts['inconclusive']} {'is' if counts['inconclusive'] == 1 else 'are'} inconclusive"
     )
+    if lacking := sum(claim.lacks_runs for claim in found):
+        sentence += f", of which {lacking} for want of runs"
     missing = counts["not judged"]
     return sentence + (f"; {missing} {'was' if missing == 1 else 'were'} not judged." if missing else ".")
 

@@ -25,7 +25,25 @@ def plus_minus(mean: float, std: float, digits: int) -> str:
     """
     if math.isnan(mean):
         return "-"
-    return f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
+    return fixed(mean, digits) + ("" if math.isnan(std) else f" ± {fixed(std, digits)}")
+
+
+def fixed(value: float, digits: int) -> str:
+    """A number with so many decimals, and a true minus.
+
+    >>> fixed(-0.0312, 2)
+    '−0.03'
+    """
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def interval(low: float, high: float, digits: int) -> str:
+    """An interval, or nothing where there is none.
+
+    >>> interval(-1.0, 2.0, 1), interval(math.nan, math.nan, 1)
+    ('−1.0 to 2.0', '')
+    """
+    return "" if math.isnan(low) else f"{fixed(low, digits)} to {fixed(high, digits)}"
 
 
 def times(ratio: float) -> str:

@@ -1,0 +1,77 @@
+"""`sparseflow reproduce`: what it lists, what it trains, and what it says where something is missing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sparseflow.lab.cli import main
+from sparseflow.lab.paper.exhibits import EXHIBITS
+from sparseflow.lab.recipes.scales import DEMO
+from sparseflow.lab.reproduce import Matrix
+
+
+def test_the_list_has_every_item_and_trains_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for scale in ("demo", "paper"):
+        main(["reproduce", "--list", "--scale", scale])
+        told = capsys.readouterr().out
+        for name, exhibit in EXHIBITS.items():
+            if exhibit.groups or exhibit.tables:
+                assert re.search(rf"^\W*{name} ", told, flags=re.MULTILINE), name
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_group_makes_its_runs_and_a_page_that_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One network of one group: 53 open claims, none with a p-value; the second call trains nothing."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ["reproduce", "mlp/small_dense", "--seeds", "1", "--jobs", "1"]
+    main(arguments)
+    told = capsys.readouterr()
+    assert "0 claims held, 0 claims failed, 53 claims inconclusive" in told.out
+    assert "runs 1, measurements 0; to do: 1, about" in told.err
+    report = tmp_path / "runs" / "demo" / "report"
+    claims = pd.read_csv(report / "claims.csv")
+    assert list(claims.columns) == ["id", "verdict", "statistic", "p_value", "n", "ours", "published", "note"]
+    assert len(claims) == 53
+    assert (claims["verdict"] == "inconclusive").all()
+    assert claims["p_value"].isna().all()
+    page = (report / "index.html").read_text()
+    assert "sparseflow reproduce table1" in page
+    assert len(pd.read_csv(report / "runs.csv")) == 1
+    main(arguments)
+    assert "runs 1, measurements 0; to do: 0, about" in capsys.readouterr().err
+
+
+def test_evidence_is_what_is_finished(tmp_path: Path) -> None:
+    found = Matrix.of(DEMO).evidence(tmp_path)
+    assert found.scale == "demo"
+    assert not any(found.groups.values())
+    assert not found.tables
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("fig99", "there is no item 'fig99'. Items are table1"),
+        ("table1 --seeds 0", "seeds must be at least 1, got 0"),
+        ("lenet5/dense --jobs 0", "jobs must be at least 1, got 0"),
+    ],
+)
+def test_bad_input_ends_with_one_line(
+    arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["reproduce", *arguments.split()])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"sparseflow: {message}")
+    assert not list(tmp_path.iterdir())
