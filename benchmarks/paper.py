@@ -17,8 +17,8 @@ def markdown(table1: pd.DataFrame, claims: pd.DataFrame) -> str:
     counts = claims["verdict"].value_counts()
     held, failed, open_ = (int(counts.get(verdict, 0)) for verdict in ("held", "failed", "inconclusive"))
     lines = [
-        f"Of the paper's {len(claims)} claims {held} held, {failed} failed and {open_} are open: they need networks, runs "
-        "or seeds that are not there, or more of them. LeNet5 on MNIST, 95 % sparse:",
+        f"Of the paper's {len(claims)} claims {held} held, {failed} failed and {open_} are open: they need networks, "
+        "runs or seeds that are not there, or more of them. LeNet5 on MNIST, 95 % sparse:",
         "",
         "| network | ours, % | did not learn | those that learned, % | paper, % |",
         "|---|---|---|---|---|",
