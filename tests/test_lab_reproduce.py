@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from sparseflow.lab.cli import main
+from sparseflow.lab.measurements import Measurement
 from sparseflow.lab.paper.exhibits import EXHIBITS
-from sparseflow.lab.recipes.scales import DEMO
+from sparseflow.lab.recipes.scales import DEMO, PAPER
 from sparseflow.lab.reproduce import Matrix
 
 
@@ -48,6 +50,25 @@ def test_one_group_makes_its_runs_and_a_page_that_says_what_is_missing(
     assert len(pd.read_csv(report / "runs.csv")) == 1
     main(arguments)
     assert "runs 1, measurements 0; to do: 0, about" in capsys.readouterr().err
+
+
+def test_a_figure_of_spectra_makes_its_own_spectra_only() -> None:
+    """Counted by hand: 2 methods around 3 updates of 2 seeds and their aftermath; 3 networks over training."""
+
+    def steps(item: str) -> Counter[tuple[str, int]]:
+        tasks = Matrix.of(PAPER).tasks([item])
+        told = [dict(task.options) for task in tasks if isinstance(task, Measurement)]
+        return Counter((str(one["moment"]), int(one["step"])) for one in told)
+
+    seeds, followed = PAPER.seeds, 3 * PAPER.spectrum_seeds
+    around = steps("fig10")
+    # Step 200 once more, with all images, for one seed.
+    assert around["before", 200] == around["after", 200] == 2 * seeds + 2
+    assert around["before", 500] == around["after", 1000] == 2 * seeds
+    assert around["at", 201] == around["at", 220] == 2 * seeds
+    assert sum(around.values()) == 2 * (2 * seeds + 2) + 4 * 2 * seeds + 11 * 2 * seeds
+    assert steps("fig11b") == {("at", step): followed for step in (200, 500, 2000, 10000)}
+    assert sum(steps("film").values()) == len(PAPER.checkpoints) * followed
 
 
 def test_evidence_is_what_is_finished(tmp_path: Path) -> None:

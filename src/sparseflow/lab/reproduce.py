@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sparseflow.lab.evidence import Evidence
 from sparseflow.lab.measurements import Measurement, read_tables
+from sparseflow.lab.paper.exhibit import Exhibit
 from sparseflow.lab.paper.exhibits import EXHIBITS
 from sparseflow.lab.pool import Task, in_order
 from sparseflow.lab.recipes.matrix import Groups, groups
@@ -60,35 +61,38 @@ class Matrix:
         >>> [task.config.method for task in Matrix.of(DEMO).tasks(["lenet5/dense"])]
         ['dense', 'dense']
         """
-        wanted_groups, wanted_tables = self._names(items)
-        runs = [config for name in wanted_groups for config in self.groups[name]]
-        measured = [one for one in self.measurements if _is_wanted(one, wanted_tables, set(wanted_groups))]
-        return in_order([*(Training(config, data_root) for config in dict.fromkeys(runs)), *measured])
-
-    def _names(self, items: Iterable[str]) -> tuple[list[str], set[str]]:
-        tables = {table for kind in TABLES.values() for table in kind}
-        found_groups: dict[str, None] = {}
-        found_tables: set[str] = set()
+        wanted_groups: dict[str, None] = {}
+        measured: dict[Measurement, None] = {}
         for item in items:
-            if item == "all":
-                return list(self.groups), tables
-            exhibits = [
-                exhibit
-                for name, exhibit in EXHIBITS.items()
-                if fnmatchcase(name, item) or name.rstrip("abc") == item or item in exhibit.claims
-            ]
-            patterns = [pattern for exhibit in exhibits for pattern in exhibit.groups]
-            matches = [name for name in self.groups for pattern in (*patterns, item) if fnmatchcase(name, pattern)]
-            measured = {name for name in tables if fnmatchcase(name, item)}
-            measured |= {name for exhibit in exhibits for name in exhibit.tables}
-            if not (exhibits or matches or measured):
-                raise ValueError(
-                    f"there is no item {item!r}. Items are {', '.join(EXHIBITS)}, claims such as C06, groups of runs "
-                    "such as 'lenet5/rigl/*'; see sparseflow reproduce --list."
-                )
-            found_groups.update(dict.fromkeys(matches))
-            found_tables |= measured
-        return list(found_groups), found_tables
+            names, found = self._named(item)
+            wanted_groups.update(dict.fromkeys(names))
+            measured.update(dict.fromkeys(found))
+        runs = dict.fromkeys(config for name in wanted_groups for config in self.groups[name])
+        return in_order([*(Training(config, data_root) for config in runs), *measured])
+
+    def _named(self, item: str) -> tuple[list[str], list[Measurement]]:
+        """Groups and measurements of one item."""
+        if item == "all":
+            return list(self.groups), list(self.measurements)
+        exhibits = [
+            exhibit
+            for name, exhibit in EXHIBITS.items()
+            if fnmatchcase(name, item) or name.rstrip("abc") == item or item in exhibit.claims
+        ]
+        patterns = (item, *(pattern for exhibit in exhibits for pattern in exhibit.groups))
+        matches = [name for name in self.groups if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        measured = [
+            one
+            for one in self.measurements
+            if any(fnmatchcase(table, item) for table in TABLES[one.kind])
+            or any(_is_shown(one, exhibit, self.scale) for exhibit in exhibits)
+        ]
+        if not (exhibits or matches or measured):
+            raise ValueError(
+                f"there is no item {item!r}. Items are {', '.join(EXHIBITS)}, claims such as C06, groups of runs "
+                "such as 'lenet5/rigl/*'; see sparseflow reproduce --list."
+            )
+        return matches, measured
 
     def evidence(self, root: Path) -> Evidence:
         """What is finished, by the names that claims and figures ask for."""
@@ -103,10 +107,10 @@ class Matrix:
         return Evidence(found, read_tables(self.measurements, root=root), self.scale.name)
 
 
-def _is_wanted(measurement: Measurement, tables: set[str], groups: set[str]) -> bool:
-    """Whether it fills one of the tables, for a group that is wanted; all groups where none is named."""
-    group = dict(measurement.labels).get("group")
-    return bool(tables & set(TABLES[measurement.kind])) and (not groups or group is None or group in groups)
+def _is_shown(measurement: Measurement, exhibit: Exhibit, scale: Scale) -> bool:
+    """Whether it fills a table of the exhibit, with a row that is shown there."""
+    row = dict(measurement.options) | dict(measurement.labels)
+    return not set(exhibit.tables).isdisjoint(TABLES[measurement.kind]) and exhibit.shows(row, scale)
 
 
 def seconds(tasks: Sequence[Task]) -> float:

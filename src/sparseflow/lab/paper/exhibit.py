@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.measurements import Option
 from sparseflow.lab.recipes.matrix import groups
 from sparseflow.lab.recipes.scales import Scale
 from sparseflow.lab.runs import Run
+
+Row = Mapping[str, Option]
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,11 @@ class Content:
     """What is not there and the command that makes it, as :class:`NotEnoughRunsError` says it."""
 
 
+def every_row(row: Row, scale: Scale) -> bool:
+    """Show all that was measured."""
+    return True
+
+
 @dataclass(frozen=True, kw_only=True)
 class Exhibit:
     """A table or figure of the paper, or one of ours: what it needs and how it is built."""
@@ -97,6 +105,8 @@ class Exhibit:
     """Groups of the run matrix that it shows; ``*`` stands for anything."""
     tables: tuple[str, ...] = ()
     """Measurements that it shows."""
+    shows: Callable[[Row, Scale], bool] = every_row
+    """Whether it shows a row of them, by the row's labels and options."""
     claims: tuple[str, ...] = ()
     """Claims that are about it."""
     build: Callable[[Evidence, Scale], Content] | None

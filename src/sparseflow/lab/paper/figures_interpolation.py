@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,7 @@ from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.panels import NARROW, Look, log_scale
 from sparseflow.lab.paper.curves import Curve
 from sparseflow.lab.paper.estimates import estimate, interval_margin
-from sparseflow.lab.paper.exhibit import Content, Drawing
+from sparseflow.lab.paper.exhibit import Content, Drawing, Row
 from sparseflow.lab.paper.figures_landscape import NAMES, SCRATCH, TICKET, of_setting
 from sparseflow.lab.paper.plots import curve_legend, fill_between
 from sparseflow.lab.paper.words import interval
@@ -34,6 +35,11 @@ LINES = {
     ("scratch", "solution"): Look(SCRATCH, "--", "D"),
 }
 _STARTS = {"init": "start", "solution": "end"}
+
+
+def shows(setting: str) -> Callable[[Row, Scale], bool]:
+    """Whether a path is one of a setting's tickets or scratch runs."""
+    return lambda row, _: row["group"] in (f"{setting}/lottery", f"{setting}/scratch")
 
 
 def interpolation(name: str, setting: str, evidence: Evidence, _: Scale) -> Content:

@@ -27,7 +27,7 @@ from sparseflow.lab.paper.densities import (
     negative_ends,
     stored_spectra,
 )
-from sparseflow.lab.paper.exhibit import Content, Drawing, Table, cell
+from sparseflow.lab.paper.exhibit import Content, Drawing, Row, Table, cell
 from sparseflow.lab.paper.plots import curve_legend, draw_band, log_norm_axis, steps_axis
 from sparseflow.lab.paper.words import listed
 from sparseflow.lab.recipes.scales import Scale
@@ -45,6 +45,18 @@ TRAINED = {
     for group, line in _LINES.items()
     for curve in (curve_of(group),)
 }
+
+
+def shows(row: Row, scale: Scale) -> bool:
+    """Whether a spectrum is one of those over training."""
+    checkpoints = {scale.often * k for k in scale.checkpoints}
+    return row["group"] in TRAINED and row["moment"] == "at" and row["step"] in checkpoints
+
+
+def shows_at_four(row: Row, scale: Scale) -> bool:
+    """Whether a spectrum is one of those at the four steps of Figure 11b."""
+    steps = chosen_steps([scale.often * k for k in scale.checkpoints], often=scale.often)
+    return shows(row, scale) and row["step"] in steps
 
 
 def fig11a(evidence: Evidence, scale: Scale) -> Content:

@@ -27,7 +27,7 @@ from sparseflow.lab.paper.densities import (
     stored_spectra,
 )
 from sparseflow.lab.paper.estimates import estimate
-from sparseflow.lab.paper.exhibit import Content, Drawing
+from sparseflow.lab.paper.exhibit import Content, Drawing, Row
 from sparseflow.lab.paper.plots import curve_legend, draw_band, log_norm_axis, row_of_panels
 from sparseflow.lab.recipes.matrix import after_update
 from sparseflow.lab.recipes.scales import Scale
@@ -36,6 +36,11 @@ from sparseflow.lab.svg import INK, PALETTE, STYLE
 #: Around an update: SET left, RigL right, as in the paper.
 MOVING = ("lenet5/set/sparse/f100", "lenet5/rigl/sparse/f100")
 MOMENTS = {"before": Look(INK, ":", ""), "after": Look(PALETTE["vermillion"], "-", "")}
+
+
+def shows(row: Row, scale: Scale) -> bool:
+    """Whether a spectrum is from around a mask update."""
+    return row["group"] in MOVING and (row["moment"] in MOMENTS or row["step"] in after_update(scale))
 
 
 def fig10(evidence: Evidence, scale: Scale) -> Content:
