@@ -36,6 +36,11 @@ class Judged:
     note: str = ""
 
     @property
+    def parts(self) -> list[str]:
+        """What was tested, one by one."""
+        return [part for part in self.statistic.split("; ") if part]
+
+    @property
     def lacks_runs(self) -> bool:
         """Whether it is open only for want of runs, which its note then says how to make."""
         return self.verdict == "inconclusive" and "sparseflow reproduce" in self.note
