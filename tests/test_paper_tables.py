@@ -13,7 +13,7 @@ from scipy import stats
 
 from sparseflow.lab.config import RunConfig, pruning_parent
 from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.paper import grid, settings, similarity, tables
+from sparseflow.lab.paper import figures_masks, grid, settings, similarity, tables
 from sparseflow.lab.paper.contradictions import contradictions
 from sparseflow.lab.paper.estimates import Estimate, estimate, pair_estimate
 from sparseflow.lab.paper.exhibit import Content
@@ -248,6 +248,48 @@ def test_settings_of_pruning_are_the_pruning_runs() -> None:
     data = content.tables[0].data.set_index("setting")
     assert data.loc["prune_start_step"].to_list() == ["3000", "10", "no"]
     assert pruning_parent(RunConfig()).prune_begin == 3000
+
+
+# --- masks twice ------------------------------------------------------------------------------------------------------
+
+
+def runs_on_masks(accuracies: dict[int, float], **changes: object) -> list[Run]:
+    return [
+        paper_run(PAPER.base.with_(mask_from=PAPER.base.with_(method="prune", seed=mask), **changes), accuracy=a / 100)
+        for mask, a in accuracies.items()
+    ]
+
+
+def test_two_runs_on_each_mask_counted_by_hand() -> None:
+    """Mask 0 fails both times, 1 and 2 once each; on the other four the order is the same twice but for one swap."""
+    first = {0: 10.0, 1: 11.0, 2: 97.0, 3: 95.0, 4: 96.0, 5: 97.0, 6: 98.0, 7: 98.5}
+    second = {6: 97.5, 5: 98.0, 4: 96.5, 3: 90.0, 2: 9.0, 1: 98.0, 0: 10.5}  # mask 7 has no second run
+    evidence = Evidence(
+        {
+            "lenet5/scratch/dense": runs_on_masks(first),
+            "lenet5/scratch/dense/again": runs_on_masks(second, seed=9),
+        },
+        {},
+    )
+    content = figures_masks.masks_twice(evidence, PAPER)
+    (sentence,) = content.shows
+    assert sentence.startswith("Original: 2 of 7 first runs and 2 second runs did not learn, 1 of them on the same")
+    assert "(by chance 0.57)" in sentence  # 2 * 2 / 7
+    assert sentence.endswith("rank correlation of their accuracies is 0.80.")  # 1 - 6 * 2 / (4 * 15)
+    (line,) = content.tables[0].data.to_dict("records")
+    assert (line["runs"], line["collapsed"], line["median"]) == (14, 4, pytest.approx(96.25))
+    assert line["paper_mean"] == pytest.approx(62.99, abs=0.01)
+    assert len(content.missing) >= 2  # Liu and Ours
+    assert list(content.drawings[0].data["mask"]) == list(range(7))
+    for narrow in (False, True):
+        content.drawings[0].draw(narrow=narrow)
+
+
+def test_masks_that_were_trained_once_say_what_to_type() -> None:
+    first, second = runs_on_masks({0: 97.0}), runs_on_masks({1: 97.0})
+    evidence = Evidence({"lenet5/scratch/liu": first, "lenet5/scratch/liu/again": second}, {})
+    with pytest.raises(NotEnoughRunsError, match=r"share no mask\. Make more:\nsparseflow reproduce .*/again"):
+        figures_masks.masks_twice(evidence, PAPER)
 
 
 # --- grid -------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from sparseflow.lab.paper import (
     figures_flow,
     figures_interpolation,
     figures_landscape,
+    figures_masks,
     figures_spectra,
     figures_update_spectra,
     figures_updates,
@@ -187,6 +188,12 @@ EXHIBITS: dict[str, Exhibit] = {
         tables=("eigenvalues",),
         shows=figures_spectra.shows,
         build=film.film,
+    ),
+    "masks": Exhibit(
+        title="Masks twice: two runs on every mask of Table 1",
+        question="Is a bad end the doing of the mask?",
+        groups=figures_masks.GROUPS,
+        build=figures_masks.masks_twice,
     ),
     "grid": Exhibit(
         title="Grid search: choosing settings by held-out and by test images",

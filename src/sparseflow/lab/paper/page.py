@@ -28,7 +28,7 @@ from sparseflow.lab.svg import inline_svg, standalone_svg
 PARTS = {
     "tables": ("The paper's tables", ("table",)),
     "figures": ("The paper's figures", ("fig", "film")),
-    "search": ("The search for settings", ("grid",)),
+    "more": ("Behind the paper's numbers", ("masks", "grid")),
 }
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _PATH = re.compile(r' d="[^"]*"')

@@ -149,6 +149,13 @@ def _variants(base: RunConfig, scale: Scale) -> Iterator[tuple[str, list[RunConf
     yield "lenet5/rigl/sparse/wd0", _pruned(base, scale.some, method="rigl", weight_decay=0.0)
     yield "lenet5/dense/wd0", repeat(base.with_(method="dense", weight_decay=0.0), scale.seeds)
     yield "lenet5/scratch/dense/wd1e-4", _pruned(base, scale.some, init="dense", weight_decay=1e-4)
+    for init in INITS:
+        # Seed s starts from the mask of pruning run s once more, with other weights and another order of the data.
+        again = [
+            config.with_(seed=REPEATS + config.seed, mask_from=pruning_parent(config), init=init)
+            for config in repeat(base, scale.many)
+        ]
+        yield f"lenet5/scratch/{init}/again", again
     one = pruning_parent(base)
     yield "lenet5/scratch/sparse/one-mask", _pruned(base, scale.seeds, mask=one, first=REPEATS)
     yield "lenet5/scratch/sparse/step", _pruned(base, scale.seeds, schedule="step")

@@ -1,0 +1,194 @@
+"""The same mask twice: whether a bad end is the doing of the mask, or of the weights and the order of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.findings import number
+from sparseflow.lab.groups import INIT_LABELS
+from sparseflow.lab.panels import INIT_LOOKS, legend
+from sparseflow.lab.paper.estimates import estimate
+from sparseflow.lab.paper.exhibit import Content, Drawing, Table, cell, shortfalls
+from sparseflow.lab.paper.plots import row_of_panels
+from sparseflow.lab.paper.published import reported
+from sparseflow.lab.paper.words import fixed, plus_minus
+from sparseflow.lab.recipes.matrix import INITS
+from sparseflow.lab.recipes.scales import Scale
+from sparseflow.lab.summary import accuracy_percent, records
+from sparseflow.lab.svg import INK, STYLE
+
+#: Groups: one run on each pruned mask, and another one on the same masks.
+TWICE = {init: (f"lenet5/scratch/{init}", f"lenet5/scratch/{init}/again") for init in INITS}
+ONE_MASK = "lenet5/scratch/sparse/one-mask"
+GROUPS = (*(group for pair in TWICE.values() for group in pair), ONE_MASK)
+#: Points of accuracy below the best run that are shown; runs further down stand at the edge.
+SHOWN = 6.0
+
+
+def masks_twice(evidence: Evidence, scale: Scale) -> Content:
+    """Final accuracy of two runs on each pruned mask, and how often the same masks fail.
+
+    Raises:
+        NotEnoughRunsError: if no mask was trained twice.
+    """
+    found, missing = {}, []
+    for init, groups in TWICE.items():
+        try:
+            found[init] = _pairs(evidence, *groups)
+        except NotEnoughRunsError as error:
+            missing.append(str(error))
+    if not found:
+        raise NotEnoughRunsError("\n".join(missing))
+    sentences = [_sentence(init, pairs, evidence.collapse_percent) for init, pairs in found.items()]
+    data = pd.concat([pairs.assign(init=init) for init, pairs in found.items()], ignore_index=True)
+    drawing = Drawing(
+        name="masks-twice",
+        how="A column is the mask of one pruning run, best last; its two rings are two runs on it, which differ in "
+        "their first weights and in the order of the images. Rings that lie low together speak of the mask. A "
+        "triangle at the bottom stands for a run further down; a cross, for one that did not learn.",
+        alt=f"Accuracy of two runs on each of {data['mask'].nunique()} masks. {' '.join(sentences)}",
+        draw=partial(draw_pairs, found, evidence.collapse_percent),
+        data=data,
+    )
+    return Content(
+        shows=sentences,
+        drawings=[drawing],
+        tables=[_table(evidence, found)],
+        missing=[*missing, *shortfalls(evidence, scale, GROUPS)],
+    )
+
+
+def _pairs(evidence: Evidence, first: str, second: str) -> pd.DataFrame:
+    """Columns ``mask`` (seed of the pruning run), ``first`` and ``second`` (final accuracy in percent)."""
+    columns = {}
+    for name, group in (("first", first), ("second", second)):
+        runs = evidence.runs(group)
+        columns[name] = {run.config.mask_from.seed: accuracy_percent(run) for run in runs if run.config.mask_from}
+    both = sorted(columns["first"].keys() & columns["second"].keys())
+    if not both:
+        raise NotEnoughRunsError(f"{first} and {second} share no mask. Make more:\nsparseflow reproduce {second}")
+    rows = [{"mask": mask, "first": columns["first"][mask], "second": columns["second"][mask]} for mask in both]
+    return pd.DataFrame(rows)
+
+
+def _sentence(init: str, pairs: pd.DataFrame, collapse_percent: float) -> str:
+    stuck = pairs[["first", "second"]] < collapse_percent
+    first, second, both = int(stuck["first"].sum()), int(stuck["second"].sum()), int(stuck.all(axis=1).sum())
+    text = f"{INIT_LABELS[init]}: {first} of {len(pairs)} first runs and {second} second runs did not learn"
+    if first and second:
+        text += f", {both} of them on the same masks (by chance {number(first * second / len(pairs), 2)})"
+    if (correlation := rank_correlation(pairs[~stuck.any(axis=1)])) is not None:
+        text += f"; where both learned, the rank correlation of their accuracies is {fixed(correlation, 2)}"
+    return text + "."
+
+
+def rank_correlation(pairs: pd.DataFrame) -> float | None:
+    """Spearman's, of first and second; None where too few say nothing.
+
+    >>> rank_correlation(pd.DataFrame({"first": [1.0, 2.0, 3.0, 4.0], "second": [2.0, 3.0, 4.0, 9.0]}))
+    1.0
+    """
+    if len(pairs) < 4 or min(pairs[name].nunique() for name in ("first", "second")) < 2:
+        return None
+    return round(float(pairs["first"].corr(pairs["second"], method="spearman")), 12)
+
+
+def _table(evidence: Evidence, found: Mapping[str, pd.DataFrame]) -> Table:
+    kinds = {
+        (init, "each mask twice"): pairs[["first", "second"]].to_numpy(dtype=float).ravel()
+        for init, pairs in found.items()
+    }
+    if one := evidence.groups.get(ONE_MASK):
+        kinds["sparse", "one mask"] = np.array([accuracy_percent(run) for run in one])
+    data = pd.DataFrame(
+        [_row(INIT_LABELS[init], masks, values, evidence.collapse_percent) for (init, masks), values in kinds.items()]
+    )
+    return Table(
+        name="masks-twice",
+        caption="Scratch by initialisation. Final test accuracy in percent.",
+        head=[
+            "Initialisation",
+            "Masks",
+            "Runs",
+            "Did not learn",
+            "Median",
+            "Mean ± std of those that learned",
+            "Paper",
+        ],
+        rows=[
+            [
+                cell(str(row["init"])),
+                cell(str(row["masks"])),
+                cell(str(row["runs"])),
+                cell(str(row["collapsed"])),
+                cell(fixed(row["median"], 2)),
+                cell(plus_minus(row["learned_mean"], row["learned_std"], 2)),
+                cell(plus_minus(row["paper_mean"], row["paper_std"], 2)),
+            ]
+            for row in records(data)
+        ],
+        data=data,
+        note="The median does not move for one bad mask, as mean and standard deviation do. The paper's mean and "
+        "standard deviation are those of 5 runs; it does not say whether they had one mask.",
+    )
+
+
+def _row(init: str, masks: str, values: npt.NDArray[np.float64], collapse_percent: float) -> dict[str, object]:
+    learned = estimate(values[values >= collapse_percent])
+    paper = reported("table1", method="Scratch", init=init)
+    return {
+        "init": init,
+        "masks": masks,
+        "runs": len(values),
+        "collapsed": int((values < collapse_percent).sum()),
+        "median": float(np.median(values)),
+        "learned_mean": learned.mean,
+        "learned_std": learned.std,
+        "paper_mean": paper.mean,
+        "paper_std": paper.std,
+    }
+
+
+@rc_context(STYLE)
+def draw_pairs(found: Mapping[str, pd.DataFrame], collapse_percent: float, *, narrow: bool = False) -> Figure:
+    """A panel an initialisation, a column a mask."""
+    figure, axes = row_of_panels(len(found), narrow=narrow, sharey=True, height=3.0)
+    best = max(pairs[["first", "second"]].to_numpy().max() for pairs in found.values())
+    for panel, (init, pairs) in zip(axes, found.items(), strict=True):
+        _draw_masks(panel, pairs, INIT_LOOKS[init].colour, low=best - SHOWN, collapse_percent=collapse_percent)
+        panel.set_title(INIT_LABELS[init])
+        panel.set_ylim(best - SHOWN - 0.6, best + 0.4)
+        panel.set_xlabel("Mask of pruning run (seed)")
+        if narrow or panel is axes[0]:
+            panel.set_ylabel("Final test accuracy (%)")
+    keys = [
+        Line2D([], [], linestyle="", marker="o", color="none", markeredgecolor=INK, label="one run"),
+        Line2D([], [], linestyle="", marker="v", color=INK, label="further down"),
+        Line2D([], [], linestyle="", marker="x", color=INK, label="did not learn"),
+    ]
+    legend(figure, keys, columns=3)
+    return figure
+
+
+def _draw_masks(axes: Axes, pairs: pd.DataFrame, colour: str, *, low: float, collapse_percent: float) -> None:
+    ordered = pairs.assign(worst=pairs[["first", "second"]].min(axis=1)).sort_values("worst", kind="stable")
+    for place, row in enumerate(records(ordered)):
+        values = np.array([row["first"], row["second"]])
+        axes.plot([place, place], values.clip(min=low - 0.3), color=colour, linewidth=0.7, alpha=0.5)
+        for value, across in zip(values, (-0.12, 0.12), strict=True):
+            marker = "o" if value >= low else "v" if value >= collapse_percent else "x"
+            axes.plot(
+                place + across, max(value, low - 0.3), marker, markersize=4, markeredgecolor=colour,
+                color="none" if marker == "o" else colour,
+            )  # fmt: skip
+    axes.set_xticks(range(len(ordered)), [str(mask) for mask in ordered["mask"]], fontsize=6)
