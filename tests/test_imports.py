@@ -26,6 +26,7 @@ FLOORS = [
     {"updaters", "analysis"},
     {"sparsifier", "proposals", "growth"},
     {"engine"},
+    {"vision"},
     {"lab", "__main__"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

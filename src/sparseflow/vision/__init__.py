@@ -1,0 +1,1 @@
+"""Networks and data for natural images: what the paper trains on ImageNet."""

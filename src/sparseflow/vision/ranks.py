@@ -1,0 +1,139 @@
+"""The processes that train one model together: who this one is, and what all of them agree on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sparseflow.types import Masks
+
+#: Longer than the slowest step with a checkpoint; a rank that died is noticed by then at the latest.
+TIMEOUT = timedelta(minutes=10)
+
+
+class RanksDisagreeError(RuntimeError):
+    """Processes that must hold the same do not; the text names what, and the ranks."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One process among ``world``; a process alone is rank 0 of 1 and needs no process group."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it writes files and speaks for all."""
+        return self.rank == 0
+
+    def sum_(self, *tensors: Tensor) -> None:
+        """Add up over all ranks, in place, in one message a tensor."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.all_reduce(tensor)
+
+    def everyones(self, text: str) -> list[str]:
+        """What each rank says, by rank."""
+        if self.world == 1:
+            return [text]
+        said: list[str | None] = [None] * self.world
+        dist.all_gather_object(said, text)
+        return [str(one) for one in said]
+
+    def check_same(self, text: str, *, of: str) -> None:
+        """Raise on every rank where they differ.
+
+        Args:
+            text: Short; a digest of what must be equal.
+            of: What it is, for the message.
+
+        Raises:
+            RanksDisagreeError: naming the ranks that differ from rank 0.
+
+        >>> Ranks().check_same("a", of="masks")
+        """
+        said = self.everyones(text)
+        if odd := [rank for rank, other in enumerate(said) if other != said[0]]:
+            raise RanksDisagreeError(
+                f"{of} of rank {', '.join(map(str, odd))} differ from those of rank 0. All ranks must be started with "
+                "the same command, seed and files; continue from the last checkpoint."
+            )
+
+
+@contextmanager
+def ranks_of_torchrun() -> Iterator[Ranks]:
+    """The ranks that ``torchrun`` started, in a process group that ends with the block; without it, this one alone.
+
+    gloo on the CPU, NCCL where there are GPUs, one for each process of a machine.
+
+    Raises:
+        ValueError: if the machine has fewer GPUs than processes.
+
+    >>> with ranks_of_torchrun() as ranks:
+    ...     ranks.world
+    1
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    gpus = torch.cuda.device_count()
+    if world == 1:
+        yield Ranks(device=torch.device("cuda", 0) if gpus else torch.device("cpu"))
+        return
+    local = int(os.environ["LOCAL_RANK"])
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    if gpus and local_world > gpus:
+        raise ValueError(
+            f"torchrun started {local_world} processes on a machine with {gpus} GPUs. Use --nproc-per-node {gpus}, or "
+            "hide the GPUs with CUDA_VISIBLE_DEVICES='' to train on the CPU."
+        )
+    device = torch.device("cuda", local) if gpus else torch.device("cpu")
+    if gpus:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if gpus else "gloo", timeout=TIMEOUT)
+    try:
+        yield Ranks(int(os.environ["RANK"]), world, device)
+    finally:
+        dist.destroy_process_group()
+
+
+def digest(masks: Masks) -> str:
+    """Short text that is the same for the same masks only.
+
+    >>> one, two = {"a": torch.tensor([True, False])}, {"a": torch.tensor([False, True])}
+    >>> digest(one) == digest({"a": torch.tensor([True, False])}), digest(one) == digest(two)
+    (True, False)
+    """
+    found = hashlib.sha256()
+    for name in sorted(masks):
+        mask = masks[name]
+        found.update(f"{name}{tuple(mask.shape)}".encode())
+        found.update(mask.detach().to("cpu", torch.uint8).contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def share(micro_batches: Sequence[Tensor], ranks: Ranks) -> Sequence[Tensor]:
+    """One rank's contiguous part of a step's micro-batches.
+
+    Raises:
+        ValueError: if they cannot be shared evenly.
+
+    >>> share([torch.tensor(k) for k in range(4)], Ranks(1, 2))
+    [tensor(2), tensor(3)]
+    """
+    count = len(micro_batches)
+    if count % ranks.world:
+        raise ValueError(
+            f"a step of {count} micro-batches cannot be shared by {ranks.world} processes. Take a number of processes "
+            f"that divides {count}, or smaller micro-batches."
+        )
+    each = count // ranks.world
+    return micro_batches[ranks.rank * each : (ranks.rank + 1) * each]

@@ -1,0 +1,179 @@
+"""One optimizer step of a global batch: micro-batches shared by processes, reduced gradients, equal masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparseflow.sparsifier import Sparsifier
+from sparseflow.types import Masks
+from sparseflow.vision.optimizer import StepSchedule
+from sparseflow.vision.ranks import Ranks, digest
+from sparseflow.vision.statistics import StepStatistics
+
+#: Name -> what forward and backward compute in; weights, gradients and masks stay float32.
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    r"""Takes the steps of a run on this process.
+
+    A step's batch is cut into ``micro_batches`` parts of equal size. A process takes a contiguous share of them, and
+    the gradient is the mean over all,
+
+    .. math:: g = \frac{1}{B} \sum_{b=1}^{B} \nabla L_b,
+
+    so that one process and several take the same steps up to rounding, and to the last bit where no process adds more
+    than two parts. Masks change by these reduced gradients; after each update all processes compare theirs.
+    """
+
+    model: nn.Module
+    """In train mode; inside ``DistributedDataParallel`` where there are several processes."""
+    optimizer: torch.optim.Optimizer
+    sparsifier: Sparsifier
+    """Of this model and optimizer."""
+    schedule: StepSchedule
+    micro_batches: int
+    """In a step, on all processes together."""
+    statistics: StepStatistics
+    ranks: Ranks = field(default_factory=Ranks)
+    label_smoothing: float = 0.1
+    """The paper's code has 0.1 on ImageNet (protocol 0)."""
+    precision: str = "float32"
+    """Key of ``PRECISIONS``."""
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
+        if self.micro_batches % self.ranks.world:
+            raise ValueError(
+                f"a step of {self.micro_batches} micro-batches cannot be shared by {self.ranks.world} processes. Take "
+                f"a number of processes that divides {self.micro_batches}, or another micro-batch size."
+            )
+        if self.ranks.world > 1 and not isinstance(self.model, nn.parallel.DistributedDataParallel):
+            raise TypeError(
+                f"{self.ranks.world} processes need a model whose gradients are reduced; wrap it in "
+                "sparseflow.vision.distributed(model, ranks)."
+            )
+        self.check_masks()
+        self.sparsifier.after_update.append(lambda step, changes: self.check_masks())
+
+    def check_masks(self) -> None:
+        """Compare masks with those of the other processes.
+
+        Raises:
+            RanksDisagreeError: where they differ.
+        """
+        self.ranks.check_same(digest(self.sparsifier.masks), of="the masks")
+
+    def step(self, number: int, local: Sequence[tuple[Tensor, Tensor]]) -> float:
+        """:meth:`backward` and :meth:`update`; the loss."""
+        loss = self.backward(number, local)
+        self.update()
+        return loss
+
+    def backward(self, number: int, local: Sequence[tuple[Tensor, Tensor]]) -> float:
+        """Compute the gradients of a step, reduced over all processes.
+
+        Args:
+            number: Steps taken before; sets the learning rate.
+            local: This process's micro-batches, ``(images, labels)``.
+
+        Returns: the mean loss of the whole batch before the step, smoothed labels included, without L2.
+
+        Raises:
+            ValueError: if the number of micro-batches is not this process's share.
+            FloatingPointError: if the loss is not finite; nothing has moved then.
+        """
+        if len(local) != (share := self.micro_batches // self.ranks.world):
+            raise ValueError(f"this process takes {share} micro-batches of a step, got {len(local)}.")
+        self.schedule.set_(self.optimizer, number)
+        self.optimizer.zero_grad()
+        total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
+        for index, (images, labels) in enumerate(local):
+            with self._reduced(is_last=index == len(local) - 1), self.statistics.micro_batch():
+                loss = self.loss(images, labels)
+                (loss / len(local)).backward()
+            total += loss.detach()
+        self.ranks.sum_(total)
+        mean = float(total) / self.micro_batches
+        if not math.isfinite(mean):
+            raise FloatingPointError(
+                f"the loss of step {number} is {mean}. Lower the learning rate, or warm up for more steps."
+            )
+        return mean
+
+    def update(self) -> None:
+        """Move weights, masks where they are due, and running statistics."""
+        self.optimizer.step()
+        self.statistics.step(self.ranks)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Mean smoothed cross-entropy in nats, in float32 whatever the network computes in."""
+        dtype = PRECISIONS[self.precision]
+        context: AbstractContextManager[object] = (
+            torch.autocast(images.device.type, dtype=dtype) if dtype else nullcontext()
+        )
+        with context:
+            logits = self.model(images)
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+
+    def _reduced(self, *, is_last: bool) -> AbstractContextManager[object]:
+        """Gradients are exchanged once a step, with the last micro-batch."""
+        if isinstance(self.model, nn.parallel.DistributedDataParallel) and not is_last:
+            return self.model.no_sync()
+        return nullcontext()
+
+
+def distributed(model: nn.Module, ranks: Ranks) -> nn.Module:
+    """The model with gradients that are means over all processes; itself where there is one only.
+
+    Every process starts with rank 0's weights. Buffers stay its own: :class:`.StepStatistics` keeps them equal.
+    """
+    if ranks.world == 1:
+        return model
+    devices = [ranks.device.index] if ranks.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+
+def training_norm(optimizer: torch.optim.Optimizer, *, names: Mapping[nn.Parameter, str], masks: Masks) -> float:
+    r"""Norm of the gradient of the total loss, as the authors' ImageNet code logs it: of the training batch, with L2.
+
+    .. math:: \| g + \lambda w \|_2
+
+    over all trainable parameters, inactive weights left out (the authors' code has them in the L2 part; ours are zero).
+    Call it after the backward pass and before the optimizer's step. Beside it log :func:`sparseflow.gradient_flow` on
+    fixed images, which is free of L2, smoothing and chance.
+
+    Args:
+        optimizer: Its parameters' ``.grad``, and their groups' ``weight_decay``.
+        names: Parameter -> name, to find its mask.
+        masks: Name -> mask.
+
+    Reference: protocol A.0.
+
+    >>> layer = nn.Linear(2, 1, bias=False)
+    >>> with torch.no_grad():
+    ...     _ = layer.weight.copy_(torch.tensor([[10.0, 0.0]]))
+    >>> layer.weight.grad = torch.tensor([[2.0, 7.0]])
+    >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, weight_decay=0.1)
+    >>> masks = {"weight": torch.tensor([[True, False]])}
+    >>> training_norm(optimizer, names={layer.weight: "weight"}, masks=masks)  # 2 + 0.1 * 10
+    3.0
+    """
+    squares = 0.0
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            total = parameter.grad.double() + group["weight_decay"] * parameter.detach().double()
+            mask = masks.get(names.get(parameter, ""))
+            squares += float((total if mask is None else total * mask).square().sum())
+    return math.sqrt(squares)

@@ -1,0 +1,198 @@
+"""One process and two take the same steps of a global batch; oracles: each other, and torch on the whole batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import sparseflow as sf
+import vision_worker
+from sparseflow.vision.optimizer import StepSchedule, nesterov_sgd
+from sparseflow.vision.ranks import Ranks, RanksDisagreeError, digest, ranks_of_torchrun, share
+from sparseflow.vision.statistics import StepStatistics
+from sparseflow.vision.step import Trainer, distributed
+
+STEPS = 24
+
+
+def launch(folder: Path, *, processes: int, mode: str = "train") -> subprocess.CompletedProcess[str]:
+    worker = str(Path(vision_worker.__file__))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.run(
+        [*command, worker, str(folder), str(STEPS), mode],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Of one process, and of both of two."""
+    folder = tmp_path_factory.mktemp("ranks")
+    vision_worker.main(str(folder), STEPS, "train")
+    done = launch(folder, processes=2)
+    assert done.returncode == 0, done.stderr
+    return [torch.load(folder / name, weights_only=True) for name in ("1-0.pt", "2-0.pt", "2-1.pt")]
+
+
+def test_two_processes_take_the_steps_of_one(ends: list[dict[str, Any]]) -> None:
+    """To the last bit: each adds two micro-batches at most, and sums of two do not depend on their order."""
+    one, *both = ends
+    for other in both:
+        assert torch.equal(one["losses"], other["losses"])
+        for part in ("masks", "model"):
+            assert one[part].keys() == other[part].keys()
+            assert all(torch.equal(value, other[part][name]) for name, value in one[part].items()), part
+    assert one["losses"][-4:].mean() < one["losses"][:4].mean()
+
+
+def test_masks_moved(ends: list[dict[str, Any]]) -> None:
+    start = sf.random_masks(vision_worker.network(), 0.8, seed=0)
+    assert any(not torch.equal(start[name], mask) for name, mask in ends[0]["masks"].items())
+
+
+def test_ranks_with_other_masks_stop_before_the_first_step(tmp_path: Path) -> None:
+    done = launch(tmp_path, processes=2, mode="disagree")
+    assert done.returncode != 0
+    assert "the masks of rank 1 differ from those of rank 0" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_gradients_are_those_of_the_whole_batch() -> None:
+    """Without batch norm, two micro-batches have the gradient that torch computes of both together."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 5)).double()
+    optimizer = nesterov_sgd(model, learning_rate=0.1)
+    masks = sf.random_masks(model, 0.5, seed=0)
+    trainer = Trainer(
+        model=model,
+        optimizer=optimizer,
+        sparsifier=sf.Sparsifier(model, optimizer, masks, sf.Static(), seed=0),
+        schedule=StepSchedule(0.1, 0, ()),
+        micro_batches=2,
+        statistics=StepStatistics(model, micro_batches=2),
+    )
+    parts = [(x.double(), y) for x, y in (vision_worker.micro_batch(0, index) for index in range(2))]
+    loss = trainer.backward(0, parts)
+    images, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+    whole = F.cross_entropy(model(images).float(), labels, label_smoothing=0.1)
+    (expected,) = torch.autograd.grad(whole, [model[1].weight])
+    assert loss == pytest.approx(whole.item(), rel=1e-6)
+    torch.testing.assert_close(model[1].weight.grad, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_running_statistics_are_means_over_micro_batches() -> None:
+    norm = nn.BatchNorm1d(2, momentum=0.25).double()
+    statistics = StepStatistics(norm, micro_batches=3)
+    parts = torch.randn(3, 6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for _ in range(2):
+        for part in parts:
+            with statistics.micro_batch():
+                norm(part)
+        statistics.step(Ranks())
+    mean, variance = parts.mean(1).mean(0), parts.var(1).mean(0)
+    torch.testing.assert_close(norm.running_mean, (1 - 0.75**2) * mean)
+    torch.testing.assert_close(norm.running_var, 0.75**2 + (1 - 0.75**2) * variance)
+    assert int(norm.num_batches_tracked) == 2
+    assert norm.momentum == 0.25
+
+
+def test_bfloat16_is_near_float32() -> None:
+    """Two significant digits: bfloat16 has 8 bits."""
+    exact, rough = (vision_worker.trainer(Ranks(), steps=4) for _ in range(2))
+    object.__setattr__(rough, "precision", "bfloat16")
+    parts = [vision_worker.micro_batch(0, index) for index in range(2)]
+    assert rough.step(0, parts) == pytest.approx(exact.step(0, parts), rel=0.02)
+    rough.sparsifier.check()
+
+
+def test_an_update_that_replaces_a_step_takes_none() -> None:
+    """The authors' ImageNet RigL (protocol C.4): the sixth batch moves masks, and no weight that stays."""
+    made = vision_worker.trainer(Ranks(), steps=10, replaces_step=True)
+    parts = [vision_worker.micro_batch(0, index) for index in range(2)]
+    for step in range(5):
+        made.step(step, parts)
+    weight = made.model[0].weight
+    before, mask = weight.detach().clone(), made.sparsifier.masks["0.weight"].clone()
+    made.step(5, parts)
+    after = made.sparsifier.masks["0.weight"]
+    assert made.sparsifier.step_count == 5
+    assert not torch.equal(mask, after)
+    assert torch.equal(weight[mask & after], before[mask & after])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: share([torch.zeros(1)] * 3, Ranks(0, 2)),
+            ValueError,
+            "a step of 3 micro-batches cannot be shared by 2 processes",
+        ),
+        (
+            lambda: vision_worker.trainer(Ranks(), steps=4).step(0, [vision_worker.micro_batch(0, 0)]),
+            ValueError,
+            "takes 2 micro-batches of a step, got 1",
+        ),
+        (
+            lambda: vision_worker.trainer(Ranks(), steps=4).step(
+                7, [(torch.full((8, 3, 8, 8), torch.nan), torch.zeros(8, dtype=torch.long))] * 2
+            ),
+            FloatingPointError,
+            "the loss of step 7 is nan. Lower the learning rate",
+        ),
+        (
+            lambda: StepStatistics(nn.BatchNorm1d(2, momentum=None), micro_batches=1),
+            ValueError,
+            "BatchNorm1d keeps no running statistics with a momentum",
+        ),
+        (lambda: StepSchedule(0.0, 5, ()), ValueError, "peak must be positive"),
+    ],
+)
+def test_bad_input_is_one_clear_error(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_more_processes_than_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with (
+        pytest.raises(ValueError, match=r"4 processes on a machine with 2 GPUs. Use --nproc-per-node 2"),
+        ranks_of_torchrun(),
+    ):
+        pass
+
+
+def test_several_processes_need_reduced_gradients() -> None:
+    made = vision_worker.trainer(Ranks(), steps=4)
+    with pytest.raises(TypeError, match="wrap it in"):
+        Trainer(**{**vars(made), "ranks": Ranks(0, 2)})
+
+
+def test_a_digest_sees_every_position() -> None:
+    mask = torch.zeros(3, 5, dtype=torch.bool)
+    seen = {digest({"a": mask})}
+    for place in range(15):
+        other = mask.clone()
+        other.view(-1)[place] = True
+        seen.add(digest({"a": other}))
+    assert len(seen) == 16
+    assert distributed(nn.Linear(1, 1), Ranks()).__class__ is nn.Linear
+    with pytest.raises(RanksDisagreeError, match="the masks of rank 1 differ"):
+        _SaysOther(0, 2).check_same("a", of="the masks")
+
+
+class _SaysOther(Ranks):
+    def everyones(self, text: str) -> list[str]:
+        return [text, text + "x"]
