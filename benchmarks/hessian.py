@@ -16,6 +16,7 @@ from benchmarks.timing import alternate, stopwatch
 from sparseflow.analysis.hessian import hessian
 from sparseflow.analysis.layout import ActiveLayout, active_parameters
 from sparseflow.analysis.products import hessian_product
+from sparseflow.analysis.spectrum import eigenvalues
 from sparseflow.gradients import loss_gradient
 from sparseflow.lab.models import build_model
 
@@ -102,6 +103,33 @@ def run_hessian(dtype: torch.dtype, smoke: bool) -> Iterator[Case]:
             )
 
 
+def run_spectrum(smoke: bool) -> Iterator[Case]:
+    """All eigenvalues over the whole training set, beside the row-by-row Hessian of as many examples."""
+    model, masks = lenet5(steps=0 if smoke else 300)
+    layout = active_parameters(model, masks)
+    chunk, chunks = (8, 2) if smoke else (EXAMPLES, 60)
+    batches = [images(chunk, seed=number) for number in range(chunks)]
+    row = row_by_row(model, layout, batches[0], torch.float64)
+    for threads in (1,) if smoke else THREAD_COUNTS:
+        with torch_threads(threads):
+            timings = alternate(
+                lambda: stopwatch(lambda: eigenvalues(hessian(model, batches, masks))),
+                lambda: stopwatch(lambda: [row(i) for i in range(ROWS)]) * layout.size / ROWS * chunks,
+                repeats=1 if smoke else 3,
+                warmup=0 if smoke else 1,
+            )
+        configuration = {
+            "model": "lenet5",
+            "sparsity": 0.95,
+            "parameters": layout.size,
+            "examples": chunk * chunks,
+            "dtype": "torch.float64",
+            "threads": threads,
+            "rows_timed": ROWS,
+        }
+        yield Case(label=on_threads(threads), configuration=configuration, timings=timings)
+
+
 def large_networks(smoke: bool) -> Iterator[tuple[str, nn.Module, Tensor]]:
     """Name, network and inputs: 37 and 34 million weights."""
     width = 16 if smoke else 4096
@@ -169,6 +197,13 @@ BENCHMARKS = (
             ("hessian", "float64", torch.float64, 600),
             ("hessian_float32", "float32", torch.float32, 200),
         )
+    ),
+    Benchmark(
+        name="spectrum",
+        what="exact spectrum of a 95 % sparse LeNet5, 60,000 examples, float64 / its Hessian row by row",
+        reach=3 / (4.8 * 60),
+        run=run_spectrum,
+        speedup=True,
     ),
     Benchmark(
         name="hessian_product",

@@ -16,12 +16,14 @@ CONV = ("engine_conv_90", "engine_conv_95")
 ORDER = (
     *STEPS, *LINEAR, *CONV, "engine_transformer", "engine_batch_1", "engine_memory", "engine_growth",
 )  # fmt: skip
+#: Results on curvature, likewise.
+CURVATURE = ("hessian", "hessian_float32", "spectrum", "hessian_product")
 _NOTHING = "Not measured yet: `make bench`, then `python -m benchmarks.table`."
 
 
 def blocks(results: Iterable[Result]) -> dict[str, str]:
     """Marker of docs/performance.md -> table."""
-    found = {result["name"]: result for result in results if result["name"] in ORDER}
+    found = {result["name"]: result for result in results if result["name"] in (*ORDER, *CURVATURE)}
     every = [found[name] for name in ORDER if name in found]
 
     def table(make: Any, names: Sequence[str]) -> str:
@@ -36,13 +38,14 @@ def blocks(results: Iterable[Result]) -> dict[str, str]:
         "limits": table(limits, (*LINEAR, *CONV, "engine_transformer", "engine_batch_1")),
         "memory": table(memory, ("engine_memory",)),
         "growth": table(growth, ("engine_growth",)),
+        "curvature": table(summary, CURVATURE),
         "failures": failures(every) if every else _NOTHING,
     }
 
 
 def summary(results: Iterable[Result]) -> str:
     """A row a number to reach: the worst case that counts, at each number of threads."""
-    results = sorted(results, key=lambda result: ORDER.index(result["name"]))
+    results = sorted(results, key=lambda result: (*ORDER, *CURVATURE).index(result["name"]))
     lines = ["| what | reach | 1 thread | 2 threads | verdict |", "|---|---|---|---|---|"]
     for result in results:
         worst = [_worst(result, threads) for threads in (1, 2)]

@@ -56,10 +56,13 @@ class Benchmark:
 def shown(ratio: float, *, speedup: bool) -> str:
     """A ratio of subject over baseline as a person reads it.
 
-    >>> shown(0.08, speedup=True), shown(0.08, speedup=False)
-    ('12.5x', '0.08')
+    >>> shown(0.08, speedup=True), shown(1 / 3216, speedup=True), shown(0.08, speedup=False)
+    ('12.5x', '3220x', '0.08')
     """
-    return f"{1 / ratio:.3g}x" if speedup else f"{ratio:.2f}"
+    if not speedup:
+        return f"{ratio:.2f}"
+    digits = float(f"{1 / ratio:.3g}")
+    return f"{digits:.0f}x" if digits >= 1000 else f"{digits:g}x"
 
 
 def bound(reach: float, *, speedup: bool) -> str:

@@ -17,15 +17,16 @@ ORDER = ("masked_step", "mask_update", "initialise", "import_time")
 
 
 def markdown(results: list[dict[str, Any]]) -> str:
-    """What masking costs, then what the engine gains, and one line for each machine that the numbers come from."""
+    """What masking costs, what the engine gains, what curvature costs, and a line for each machine they come from."""
     costs = sorted((r for r in results if r["name"] in ORDER), key=lambda r: ORDER.index(r["name"]))
     lines = ["| what | reach | measured | verdict |", "|---|---|---|---|"]
     for result in costs:
         measured = "; ".join(f"{shown(case['ratio'], speedup=False)} ({case['label']})" for case in result["cases"])
         lines.append(f"| {result['what']} | {bound(result['reach'], speedup=False)} | {measured} | {verdict(result)} |")
     gains = [result for result in results if result["name"] in performance.ORDER]
-    tables = ["\n".join(lines), *([performance.summary(gains)] if gains else [])]
-    return "\n\n".join([*tables, "\n".join(machines([*costs, *gains]))])
+    curvature = [result for result in results if result["name"] in performance.CURVATURE]
+    tables = ["\n".join(lines), *(performance.summary(found) for found in (gains, curvature) if found)]
+    return "\n\n".join([*tables, "\n".join(machines([*costs, *gains, *curvature]))])
 
 
 def filled(text: str, name: str, block: str) -> str:
