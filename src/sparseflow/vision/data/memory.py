@@ -1,0 +1,90 @@
+"""A small dataset decoded once: CIFAR-10 as one tensor of 150 MB, augmented to the same pixels as from its files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparseflow.vision.data.draws import uniforms
+from sparseflow.vision.data.loader import MAX_BROKEN, ImageBatches, Reader
+from sparseflow.vision.data.order import DatasetOrder, TrainingOrder, rank_slices
+from sparseflow.vision.data.sources import ImageSource
+from sparseflow.vision.data.transforms import PadCropFlip, Unchanged
+
+
+class DecodedImages(NamedTuple):
+    """Pixels and labels of a whole split."""
+
+    images: Tensor
+    """uint8, ``(N, 3, size, size)``."""
+    labels: Tensor
+    """int64, ``(N,)``."""
+    broken: dict[str, str]
+    """Name -> what is wrong, of each image that the next readable one stands for."""
+
+
+def decode_all(source: ImageSource, *, size: int = 32, workers: int = 0, max_broken: int = MAX_BROKEN) -> DecodedImages:
+    """Decode a split of images of one size into memory.
+
+    A broken image is replaced as by :func:`image_batches`.
+
+    Args:
+        source: See :func:`open_images`.
+        size: Side of every image, in pixels.
+        workers: Processes that decode; 0 decodes in this one.
+        max_broken: Distinct broken images after which this raises.
+
+    Raises:
+        RuntimeError: if an image has another size, or more than ``max_broken`` are broken.
+    """
+    reader = Reader(source, Unchanged(size=size), 0, max_broken, replaces=True)
+    batches = ImageBatches(reader, DatasetOrder(0, len(source), 512), workers, None)
+    images = torch.empty(len(source), 3, size, size, dtype=torch.uint8)
+    labels = torch.empty(len(source), dtype=torch.int64)
+    begin = 0
+    for piece, piece_labels in batches:
+        end = begin + len(piece)
+        images[begin:end], labels[begin:end] = piece, piece_labels
+        begin = end
+    return DecodedImages(images, labels, batches.broken)
+
+
+def decoded_batches(
+    decoded: DecodedImages,
+    transform: PadCropFlip,
+    *,
+    batch_size: int,
+    seed: int,
+    steps: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    accumulation: int = 1,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of :func:`image_batches`, pixel for pixel, from images in memory and without worker processes.
+
+    Args:
+        decoded: See :func:`decode_all`.
+        transform: What to do with the pixels.
+        batch_size: As for :func:`image_batches`, and so are all the others.
+
+    >>> images = torch.arange(2, dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 32, 32)
+    >>> decoded = DecodedImages(images, torch.tensor([0, 1]), {})
+    >>> pixels, labels = next(decoded_batches(decoded, PadCropFlip(), batch_size=2, seed=0, steps=1))
+    >>> bool((pixels.amax(dim=(1, 2, 3)) == labels).all())
+    True
+    """
+    slices = rank_slices(batch_size, rank=rank, world=world, accumulation=accumulation)
+    order = TrainingOrder(len(decoded.labels), batch_size, seed, start_step, steps, slices)
+    for epochs, indices in order:
+        draws = np.stack(
+            [
+                uniforms(seed, epoch, index, transform.num_draws)
+                for epoch, index in zip(epochs.tolist(), indices.tolist(), strict=True)
+            ]
+        )
+        yield transform.batch(decoded.images[indices], draws), decoded.labels[indices]
