@@ -16,7 +16,7 @@ from torch import nn
 import sparseflow as sf
 import vision_worker
 from sparseflow.vision.optimizer import StepSchedule, nesterov_sgd
-from sparseflow.vision.ranks import Ranks, RanksDisagreeError, digest, ranks_of_torchrun, share
+from sparseflow.vision.ranks import Ranks, RanksDisagreeError, digest, ranks_of_torchrun
 from sparseflow.vision.statistics import StepStatistics
 from sparseflow.vision.step import Trainer, distributed
 
@@ -133,11 +133,6 @@ def test_an_update_that_replaces_a_step_takes_none() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (
-            lambda: share([torch.zeros(1)] * 3, Ranks(0, 2)),
-            ValueError,
-            "a step of 3 micro-batches cannot be shared by 2 processes",
-        ),
         (
             lambda: vision_worker.trainer(Ranks(), steps=4).step(0, [vision_worker.micro_batch(0, 0)]),
             ValueError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -118,22 +118,3 @@ def digest(masks: Masks) -> str:
         found.update(f"{name}{tuple(mask.shape)}".encode())
         found.update(mask.detach().to("cpu", torch.uint8).contiguous().numpy().tobytes())
     return found.hexdigest()[:16]
-
-
-def share(micro_batches: Sequence[Tensor], ranks: Ranks) -> Sequence[Tensor]:
-    """One rank's contiguous part of a step's micro-batches.
-
-    Raises:
-        ValueError: if they cannot be shared evenly.
-
-    >>> share([torch.tensor(k) for k in range(4)], Ranks(1, 2))
-    [tensor(2), tensor(3)]
-    """
-    count = len(micro_batches)
-    if count % ranks.world:
-        raise ValueError(
-            f"a step of {count} micro-batches cannot be shared by {ranks.world} processes. Take a number of processes "
-            f"that divides {count}, or smaller micro-batches."
-        )
-    each = count // ranks.world
-    return micro_batches[ranks.rank * each : (ranks.rank + 1) * each]

@@ -52,11 +52,7 @@ class Trainer:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
-        if self.micro_batches % self.ranks.world:
-            raise ValueError(
-                f"a step of {self.micro_batches} micro-batches cannot be shared by {self.ranks.world} processes. Take "
-                f"a number of processes that divides {self.micro_batches}, or another micro-batch size."
-            )
+        check_shares(self.micro_batches, self.ranks)
         if self.ranks.world > 1 and not isinstance(self.model, nn.parallel.DistributedDataParallel):
             raise TypeError(
                 f"{self.ranks.world} processes need a model whose gradients are reduced; wrap it in "
@@ -130,6 +126,15 @@ class Trainer:
         if isinstance(self.model, nn.parallel.DistributedDataParallel) and not is_last:
             return self.model.no_sync()
         return nullcontext()
+
+
+def check_shares(micro_batches: int, ranks: Ranks) -> None:
+    """Raise where a step's micro-batches cannot be shared evenly."""
+    if micro_batches % ranks.world:
+        raise ValueError(
+            f"a step of {micro_batches} micro-batches cannot be shared by {ranks.world} processes. Take a number of "
+            f"processes that divides {micro_batches}, or another micro-batch size."
+        )
 
 
 def distributed(model: nn.Module, ranks: Ranks) -> nn.Module:

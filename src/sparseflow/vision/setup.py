@@ -1,0 +1,117 @@
+"""A run at step 0: network, masks, start, optimizer and method, on one of several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparseflow.masks import dense_masks
+from sparseflow.rng import stream
+from sparseflow.sparsifier import Sparsifier
+from sparseflow.types import Masks
+from sparseflow.updaters import GMP, SET, RigL, RigLInverted, Static
+from sparseflow.updaters.base import MaskUpdater
+from sparseflow.vision.config import ImageRun
+from sparseflow.vision.networks import build_network, draw_sparse_, network_masks
+from sparseflow.vision.optimizer import StepSchedule, nesterov_sgd
+from sparseflow.vision.ranks import Ranks
+from sparseflow.vision.statistics import StepStatistics
+from sparseflow.vision.step import Trainer, check_shares, distributed
+
+
+def updater_of(run: ImageRun, target: Masks) -> MaskUpdater:
+    """The method of a run.
+
+    Args:
+        run: The run.
+        target: Masks at the run's sparsity, layer by layer; what pruning ends with.
+
+    >>> updater_of(ImageRun(method="set", updates="authors"), {}).due(1)
+    True
+    """
+    moving: dict[str, Any] = {
+        "drop_fraction": run.drop_fraction,
+        "update_every": run.update_every,
+        "update_until": run.update_until,
+        "schedule": "cosine",
+    }
+    authors = run.updates == "authors"
+    first: dict[str, Any] = {"first_update": 1} if authors else {}
+    replacing: dict[str, Any] = {"first_update": 0, "replaces_step": True} if authors else {}
+    make: dict[str, Callable[[], MaskUpdater]] = {
+        "dense": Static,
+        "scratch": Static,
+        "set": lambda: SET(**moving, **first),
+        "rigl": lambda: RigL(**moving, **replacing),
+        "rigl_inverted": lambda: RigLInverted(**moving, **replacing),
+        "prune": lambda: GMP(
+            sparsity={name: 1 - float(mask.double().mean()) for name, mask in target.items()},
+            begin=run.prune_begin,
+            end=run.prune_end,
+            update_every=run.update_every,
+        ),
+    }
+    return make[run.method]()
+
+
+def batches_of(run: ImageRun) -> int:
+    """Global batches that a run uses: one a step, and one for each update that replaces a step.
+
+    >>> run = ImageRun(steps=1000, update_every=100, update_until=700)
+    >>> batches_of(run), batches_of(run.with_(updates="authors"))
+    (1000, 1008)
+    """
+    if not run.replaces_steps:
+        return run.steps
+    updater = updater_of(run, {})
+    return run.steps + sum(updater.due(step) for step in range(run.steps))
+
+
+def set_up_images(run: ImageRun, ranks: Ranks) -> Trainer:
+    """Everything at step 0, the same on every process; all randomness is from named streams of the seed.
+
+    Raises:
+        ValueError: if the processes cannot share the micro-batches of a step.
+        RanksDisagreeError: if a process has other masks.
+    """
+    check_shares(run.micro_batches, ranks)
+    model: nn.Module = build_network(
+        run.network,
+        generator=stream(run.seed, "model"),
+        num_classes=run.num_classes,
+        width=run.width,
+        stem=run.stem,
+    )
+    target = network_masks(run.network, model, run.sparsity, seed=run.seed)
+    masks: Masks = target
+    if run.method in ("dense", "prune"):
+        masks = {name: mask for name, mask in dense_masks(model).items() if name in target}
+    else:
+        draw_sparse_(model, masks, name=run.network, scheme=run.init, seed=run.seed, example_inputs=_example(run))
+    if run.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(ranks.device).train()
+    masks = {name: mask.to(ranks.device) for name, mask in masks.items()}
+    trained = distributed(torch.compile(model) if run.compiled else model, ranks)  # type: ignore[arg-type]
+    optimizer = nesterov_sgd(
+        model, learning_rate=run.learning_rate, momentum=run.momentum, weight_decay=run.weight_decay
+    )
+    return Trainer(
+        model=trained,
+        optimizer=optimizer,
+        sparsifier=Sparsifier(trained, optimizer, masks, updater_of(run, target), seed=run.seed),
+        schedule=StepSchedule.of_paper(peak=run.learning_rate, steps=run.steps),
+        micro_batches=run.micro_batches,
+        statistics=StepStatistics(model, micro_batches=run.micro_batches),
+        ranks=ranks,
+        label_smoothing=run.label_smoothing,
+        precision=run.precision,
+    )
+
+
+def _example(run: ImageRun) -> torch.Tensor:
+    size = 32 if run.stem == "cifar" else 64
+    return torch.zeros(1, 3, size, size)

@@ -1,0 +1,40 @@
+"""What each process of tests/test_vision_train.py does: train a run on images of a folder, write what rank 0 logged."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from sparseflow.vision.config import ImageRun
+from sparseflow.vision.data import open_images
+from sparseflow.vision.ranks import digest, ranks_of_torchrun
+from sparseflow.vision.setup import set_up_images
+from sparseflow.vision.train import train_images
+
+
+def main(data: str, out: str, settings: str) -> None:
+    torch.set_num_threads(1)
+    told = json.loads(settings)
+    run, image_size = ImageRun(**told["run"]), told["image_size"]
+    logged: list[tuple[int, dict[str, float]]] = []
+    with ranks_of_torchrun() as ranks:
+        trainer = train_images(
+            run,
+            open_images(data, told["split"]),
+            open_images(data, told["split"]),
+            trainer=set_up_images(run, ranks),
+            log=lambda step, values: logged.append((step, dict(values))),
+            image_size=image_size,
+            log_every=1,
+            probe_images=4,
+        )
+        if ranks.is_first:
+            found = {"logged": logged, "masks": digest(trainer.sparsifier.masks)}
+            Path(out).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
