@@ -112,11 +112,12 @@ def run_spectrum(smoke: bool) -> Iterator[Case]:
     row = row_by_row(model, layout, batches[0], torch.float64)
     for threads in (1,) if smoke else THREAD_COUNTS:
         with torch_threads(threads):
+            hessian(model, batches[:threads], masks)  # warm: minutes each, so they are timed once
             timings = alternate(
                 lambda: stopwatch(lambda: eigenvalues(hessian(model, batches, masks))),
                 lambda: stopwatch(lambda: [row(i) for i in range(ROWS)]) * layout.size / ROWS * chunks,
-                repeats=1 if smoke else 3,
-                warmup=0 if smoke else 1,
+                repeats=1,
+                warmup=0,
             )
         configuration = {
             "model": "lenet5",

@@ -54,8 +54,9 @@ def masks_twice(evidence: Evidence, scale: Scale) -> Content:
     drawing = Drawing(
         name="masks-twice",
         how="A column is the mask of one pruning run, best last; its two rings are two runs on it, which differ in "
-        "their first weights and in the order of the images. Rings that lie low together speak of the mask. A "
-        "triangle at the bottom stands for a run further down; a cross, for one that did not learn.",
+        "their first weights and in the order of the images. If the mask decided, rings would lie low together, rank "
+        "correlations be near 1, and the same masks fail twice far more often than by chance. A triangle at the "
+        "bottom stands for a run further down; a cross, for one that did not learn.",
         alt=f"Accuracy of two runs on each of {data['mask'].nunique()} masks. {' '.join(sentences)}",
         draw=partial(draw_pairs, found, evidence.collapse_percent),
         data=data,
@@ -138,8 +139,8 @@ def _table(evidence: Evidence, found: Mapping[str, pd.DataFrame]) -> Table:
             for row in records(data)
         ],
         data=data,
-        note="The median does not move for one bad mask, as mean and standard deviation do. The paper's mean and "
-        "standard deviation are those of 5 runs; it does not say whether they had one mask.",
+        note="One or two runs of forty that end low move mean and standard deviation, not the median; five runs, the "
+        "paper's number, mostly have none of them. The paper does not say whether its runs had one mask.",
     )
 
 

@@ -53,6 +53,8 @@ _STYLE = """
 
 #: Step -> the spectra of that moment.
 Frames = Mapping[int, Sequence[tuple[Curve, Floats]]]
+#: Step -> for each panel the curves: positions and densities.
+Screens = Mapping[int, Sequence[Sequence[tuple[Curve, Floats, Floats]]]]
 
 
 def film(evidence: Evidence, scale: Scale) -> Content:
@@ -88,7 +90,7 @@ def film(evidence: Evidence, scale: Scale) -> Content:
                 alt=f"Film of {len(frames)} frames: densities of Hessian eigenvalues over training. {sentences[0]}",
                 draw=partial(draw_screen, frames),
                 data=data,
-                finish=partial(with_frames, frames),
+                finish=partial(with_frames, _screens(frames)),
                 animated=True,
             ),
             Drawing(
@@ -141,21 +143,33 @@ def draw_screen(frames: Frames, *, narrow: bool = False) -> Figure:
     return figure
 
 
-def with_frames(frames: Frames, svg: str, figure: Figure) -> str:
+def _screens(frames: Frames) -> Screens:
+    """The densities that each frame draws."""
+    limits = _limits(frames)
+    return {
+        step: [
+            [(curve, *drawn_density(values, low, high, points=POINTS)) for curve, values in spectra]
+            for (low, high) in limits
+        ]
+        for step, spectra in frames.items()
+    }
+
+
+def with_frames(screens: Screens, svg: str, figure: Figure) -> str:
     """Put the frames into the SVG of their axes, each shown in its turn."""
-    length = SECONDS * len(frames)
-    layers = [f"<style>{_STYLE.format(length=length, share=100 / len(frames))}</style>"]
-    for index, (step, spectra) in enumerate(frames.items()):
+    length = SECONDS * len(screens)
+    layers = [f"<style>{_STYLE.format(length=length, share=100 / len(screens))}</style>"]
+    for index, (step, panels) in enumerate(screens.items()):
         paths = [
             f'<path d="{path}" fill="none" stroke="{curve.look.colour}" stroke-width="1.3" '
             f'stroke-dasharray="{_DASHES[str(curve.look.line)]}" />'
-            for axes, limits in zip(figure.axes, _limits(frames), strict=True)
-            for curve, values in spectra
-            if (path := _path(axes, *drawn_density(values, *limits, points=POINTS)))
+            for axes, densities in zip(figure.axes, panels, strict=True)
+            for curve, at, density in densities
+            if (path := _path(axes, at, density))
         ]
         x, y = _place(figure.axes[0], np.array([[0.97, 0.9]]), of_axes=True)[0]
         label = f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="end" font-size="13" font-weight="bold">Step {step}</text>'
-        last = " film-last" if index == len(frames) - 1 else ""
+        last = " film-last" if index == len(screens) - 1 else ""
         layers.append(
             f'<g class="film-frame{last}" style="animation-delay: {index * SECONDS:g}s">{"".join(paths)}{label}</g>'
         )

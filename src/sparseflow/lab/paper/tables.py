@@ -49,6 +49,10 @@ TABLE1 = (*_rows("lenet5"), Row("RigL-Inverted, Ours", "lenet5/rigl_inverted/spa
 TABLE5 = _rows("mlp")
 
 
+#: Table -> where it is looked into.
+_MORE = {"table1": " Whether masks or chance make the runs that end low: see Masks twice, below."}
+
+
 def accuracy_table(rows: Sequence[Row], name: str, evidence: Evidence, scale: Scale) -> Content:
     """Every row with mean, spread, interval, runs that did not learn, and the paper's cell.
 
@@ -83,7 +87,7 @@ def accuracy_table(rows: Sequence[Row], name: str, evidence: Evidence, scale: Sc
         "others. \"In interval\": the paper's mean lies in the 95 % interval of ours. \"Within 3 std\": our mean lies "
         "within three of the paper's standard deviations of its mean. Where some runs learn and some do not, "
         "accuracies fall into two heaps and mean, standard deviation and interval describe them badly; read the "
-        f"counts.{_paper_runs(data)}",
+        f"counts.{_paper_runs(data)}{_MORE.get(name, '')}",
     )  # fmt: skip
     return Content(
         shows=_findings(data),
