@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import sys
 from collections.abc import Callable, Iterable
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import Timings
+from sparseflow.lab.environment import processor
 
 RESULTS = Path(__file__).parent / "results"
 THREADS = 2
@@ -84,7 +84,7 @@ def report(benchmark: Benchmark, cases: list[Case], failures: list[Failure], *, 
         "ratio": max(case.timings.ratio for case in cases if case.counts),
         "cases": [_case(case) for case in cases],
         "failures": [{"label": failure.label, "error": failure.error} for failure in failures],
-        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "threads": THREADS, "load": os.getloadavg()[0]},
+        "hardware": {"cpu": processor(), "cores": os.cpu_count(), "threads": THREADS, "load": os.getloadavg()[0]},
         "versions": _versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
@@ -130,14 +130,6 @@ def _case(case: Case) -> dict[str, Any]:
         },
         case.unit: {"subject": case.timings.subject, "baseline": case.timings.baseline},
     }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _versions() -> dict[str, str]:

@@ -112,7 +112,7 @@ def test_environment_is_recorded(tmp_path: Path) -> None:
     assert env["numpy"] == np.__version__
     assert env["cpu_count"] == os.cpu_count()
     assert env["torch_threads"] == torch.get_num_threads()
-    assert {"sparseflow", "python", "numba", "platform"} <= set(env)
+    assert {"sparseflow", "python", "numba", "platform", "cpu"} <= set(env)
 
 
 def test_values_that_are_not_finite_are_kept(tmp_path: Path) -> None:
