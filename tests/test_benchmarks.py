@@ -21,7 +21,7 @@ def test_every_benchmark_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "--smoke", "--out", str(tmp_path / "results")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for name in [*ORDER, *performance.ORDER]:
+    for name in [*ORDER, *performance.ORDER, *performance.CURVATURE]:
         assert f"{name}, " in done.stdout
     assert not (tmp_path / "results").exists()
 
@@ -34,7 +34,7 @@ def test_resnet50_has_the_known_size() -> None:
 
 def test_readme_says_what_the_results_say() -> None:
     results = load()
-    assert set(ORDER) <= {result["name"] for result in results} <= {*ORDER, *performance.ORDER}
+    assert set(ORDER) <= {result["name"] for result in results} <= {*ORDER, *performance.ORDER, *performance.CURVATURE}
     text = README.read_text()
     assert filled(text, "benchmarks", markdown(results)) == text, "run python -m benchmarks.table"
 
