@@ -47,9 +47,22 @@ def c51(evidence: Evidence) -> Verdict:
 
 
 def c52(evidence: Evidence) -> Verdict:
-    """ERK beats uniform sparsity on VGG16. Not judged: the criterion is about VGG16 on ImageNet alone."""
-    del evidence
-    return undecided("C52", "The claim is about VGG16 on ImageNet, which was not trained here.")
+    """ERK beats uniform sparsity on VGG16.
+
+    Criterion: Scratch+ with ERK masks ends above Scratch+ with uniform ones, one-sided Welch p < 0.05.
+    """
+    names = {"ERK": "vgg16/scratch/sparse", "uniform": "vgg16/scratch/sparse/uniform"}
+    if not evidence.groups.get(names["uniform"]):
+        return undecided("C52", "The claim is about VGG16 on ImageNet, which was not trained here.")
+    erk, uniform = (accuracies(evidence.runs(name, at_least=FEWEST)) for name in names.values())
+    return conclude(
+        "C52",
+        greater(erk, uniform, alpha=0.05),
+        ours=f"accuracy: ERK {mean_and_std(erk)}, uniform {mean_and_std(uniform)}",
+        held="VGG16 ends better where small layers keep more of their weights.",
+        failed="VGG16 does not end better where small layers keep more of their weights.",
+        numbers={"ERK - uniform": float(erk.mean() - uniform.mean())},
+    )
 
 
 def c53(evidence: Evidence) -> Verdict:
