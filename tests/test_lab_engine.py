@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from sparseflow.engine.stepper import Stepper
 from sparseflow.lab import train as train_module
 from sparseflow.lab.config import RunConfig
 from sparseflow.lab.data import load_dataset
-from sparseflow.lab.engine import Engine
 from sparseflow.lab.methods import Setup, set_up
 from sparseflow.lab.runs import Run
 from sparseflow.lab.train import train
@@ -106,7 +106,7 @@ def test_auto_is_sparse_where_few_weights_are_active(
     changes: dict[str, str | float], is_sparse: bool, tmp_path: Path
 ) -> None:
     config = BASE.with_(**changes)
-    engine = Engine(set_up(config, load_dataset("mnist-5k"), root=tmp_path), config.engine)
+    engine = Stepper(set_up(config, load_dataset("mnist-5k"), root=tmp_path).sparsifier, config.engine)
     assert engine.is_sparse == is_sparse
 
 
@@ -117,9 +117,9 @@ def test_without_numba_auto_is_masked_and_sparse_says_what_to_install(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "numba", None)
     setup = set_up(BASE, load_dataset("mnist-5k"), root=tmp_path)
-    assert not Engine(setup, "auto").is_sparse
+    assert not Stepper(setup.sparsifier, "auto").is_sparse
     with pytest.raises(ModuleNotFoundError, match="pip install numba"):
-        Engine(setup, "sparse")
+        Stepper(setup.sparsifier, "sparse")
 
 
 def test_snfs_needs_dense_gradients() -> None:

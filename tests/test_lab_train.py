@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparseflow as sf
+from sparseflow.engine.stepper import Stepper
 from sparseflow.lab import train as train_module
 from sparseflow.lab.config import SPARSE_METHODS, RunConfig, pruning_parent
 from sparseflow.lab.data import Dataset, load_dataset
-from sparseflow.lab.engine import Engine
 from sparseflow.lab.methods import Setup, final_state, set_up
 from sparseflow.lab.probes import evaluate
 from sparseflow.lab.runs import METRICS, Run
@@ -244,7 +244,7 @@ def test_evaluation_is_in_eval_mode_and_leaves_no_trace(data: Dataset) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.9), nn.Linear(784, 10)).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     sparsifier = sf.Sparsifier(model, optimizer, sf.dense_masks(model), sf.Static(), seed=0)
-    logits = Engine(Setup(model, optimizer, sparsifier), "auto").logits  # dropout is no layer of a plan
+    logits = Stepper(sparsifier, "auto").logits  # dropout is no layer of a plan
     small = data.test_images[:30], data.test_labels[:30]
     assert evaluate(logits, *small) == pytest.approx(evaluate(logits, *small, batch_size=7), rel=1e-5)
     assert model[1].training

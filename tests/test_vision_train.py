@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ from PIL import Image
 
 import vision_worker_images
 from sparseflow.masks import sparsity_of
-from sparseflow.vision.config import METHODS, ImageRun, paper_run, shortened
+from sparseflow.vision.config import METHODS, TICKET_METHODS, ImageRun, paper_run, shortened
 from sparseflow.vision.data import open_images
-from sparseflow.vision.networks import NETWORKS
 from sparseflow.vision.ranks import Ranks
 from sparseflow.vision.setup import batches_of, set_up_images, updater_of
 from sparseflow.vision.train import train_images
@@ -28,7 +26,7 @@ from sparseflow.vision.train import train_images
 #: Small enough for a second: a few channels, crops of 32 pixels.
 TINY = ImageRun(
     width=1 / 16, num_classes=3, sparsity=0.5, steps=4, batch_size=8, micro_batch=4, update_every=2, update_until=4,
-    learning_rate=0.05, prune_begin=1, prune_end=3,
+    learning_rate=0.05, prune_begin=1, prune_end=3, image_size=32, log_every=1, probe_images=6,
 )  # fmt: skip
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "imagenet-sample"
 
@@ -51,7 +49,7 @@ def train(run: ImageRun, folder: Path, **options: Any) -> tuple[Any, list[tuple[
     images, logged = open_images(folder, "train"), []
     trainer = train_images(
         run, images, images, log=lambda step, values: logged.append((step, dict(values))),
-        **{"image_size": 32, "log_every": 1, "probe_images": 6, **options},
+        **options,
     )  # fmt: skip
     return trainer, logged
 
@@ -60,9 +58,9 @@ def told(logged: list[tuple[int, dict[str, float]]], name: str) -> list[float]:
     return [values[name] for _, values in logged if name in values]
 
 
-def both(run: ImageRun, data: Path, folder: Path, *, split: str, image_size: int) -> list[dict[str, Any]]:
+def both(run: ImageRun, data: Path, folder: Path, *, split: str) -> list[dict[str, Any]]:
     """What one process and two find."""
-    settings = json.dumps({"run": asdict(run), "image_size": image_size, "split": split})
+    settings = json.dumps({"run": run.to_dict(), "split": split})
     found = []
     for processes in (1, 2):
         out = folder / f"{processes}.json"
@@ -88,15 +86,15 @@ def assert_equal(one: dict[str, Any], two: dict[str, Any]) -> None:
         assert others == (pytest.approx(values, rel=1e-6) if "test/loss" in values else values)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("network", ["vgg16", "resnet50"])
+@pytest.mark.parametrize("method", sorted(set(METHODS) - TICKET_METHODS))
 def test_every_method_trains_both_networks(network: str, method: str, folder: Path) -> None:
     trainer, logged = train(TINY.with_(network=network, method=method), folder)
     trainer.sparsifier.check()
     losses = told(logged, "train/loss")
     assert len(losses) == TINY.steps
     assert np.isfinite(losses).all()
-    assert all(norm > 0 for norm in told(logged, "gradient/training") + told(logged, "gradient/clean"))
+    assert all(norm > 0 for norm in told(logged, "gradient/training") + told(logged, "flow/norm"))
     target = 0.0 if method == "dense" else 0.5
     assert told(logged, "sparsity") == [pytest.approx(target, abs=0.01)]
     assert 0 <= told(logged, "test/accuracy")[0] <= 1
@@ -106,7 +104,7 @@ def test_every_method_trains_both_networks(network: str, method: str, folder: Pa
 def test_every_initialisation_has_a_gradient(init: str, folder: Path) -> None:
     _, logged = train(TINY.with_(network="vgg16", method="scratch", init=init, steps=1), folder)
     assert np.isfinite(told(logged, "train/loss")).all()
-    assert told(logged, "gradient/clean")[0] > 0
+    assert told(logged, "flow/norm")[0] > 0
 
 
 def test_it_learns_colours(folder: Path) -> None:
@@ -124,7 +122,7 @@ def test_it_learns_colours(folder: Path) -> None:
 
 def test_two_processes_log_what_one_does(folder: Path, tmp_path: Path) -> None:
     """Batch norm, moving masks and random crops."""
-    one, two = both(TINY, folder, tmp_path, split="train", image_size=32)
+    one, two = both(TINY, folder, tmp_path, split="train")
     assert_equal(one, two)
     assert len(one["logged"]) > 2 * TINY.steps
 
@@ -132,8 +130,8 @@ def test_two_processes_log_what_one_does(folder: Path, tmp_path: Path) -> None:
 def test_two_processes_on_real_images(tmp_path: Path) -> None:
     if not SAMPLE.is_dir():
         pytest.skip("the 1000 ImageNet images are not there")
-    run = TINY.with_(num_classes=1000, steps=3, sparsity=0.8)
-    assert_equal(*both(run, SAMPLE, tmp_path, split="validation", image_size=64))
+    run = TINY.with_(num_classes=1000, steps=3, sparsity=0.8, image_size=64)
+    assert_equal(*both(run, SAMPLE, tmp_path, split="validation"))
 
 
 def test_a_run_is_a_function_of_its_seed(folder: Path) -> None:
@@ -152,7 +150,7 @@ def test_authors_updates_use_batches_without_steps(folder: Path) -> None:
     assert batches_of(TINY.with_(updates="authors", method="set")) == TINY.steps
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["vgg16", "resnet50"])
 def test_the_papers_settings(network: str) -> None:
     """Protocol 0 and C.4: 251 updates of RigL from step 0, 250 of SET from step 1, for ResNet-50."""
     rigl = paper_run(network)

@@ -18,7 +18,7 @@ from sparseflow.vision.train import train_images
 def main(data: str, out: str, settings: str) -> None:
     torch.set_num_threads(1)
     told = json.loads(settings)
-    run, image_size = ImageRun(**told["run"]), told["image_size"]
+    run = ImageRun.from_dict(told["run"])
     logged: list[tuple[int, dict[str, float]]] = []
     with ranks_of_torchrun() as ranks:
         trainer = train_images(
@@ -27,9 +27,6 @@ def main(data: str, out: str, settings: str) -> None:
             open_images(data, told["split"]),
             trainer=set_up_images(run, ranks),
             log=lambda step, values: logged.append((step, dict(values))),
-            image_size=image_size,
-            log_every=1,
-            probe_images=4,
         )
         if ranks.is_first:
             found = {"logged": logged, "masks": digest(trainer.sparsifier.masks)}

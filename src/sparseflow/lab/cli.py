@@ -66,7 +66,7 @@ _TITLE = "Why a sparse network does not learn, and what helps"
 
 @dataclass(frozen=True)
 class Train:
-    """Train one run, or continue it, or show it if it is done."""
+    """Train one run, or continue it, or show it if it is done; on images: sparseflow train images --help."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     out: Path = Path("runs/train")
@@ -175,23 +175,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     ``SPARSEFLOW_TRACEBACK=1`` shows where an error came from instead.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if given[:2] == ["train", "images"]:
+            from sparseflow.lab.image_commands import train_images_command
+
+            train_images_command(given[2:]).run()
+            return
         command = tyro.extras.subcommand_cli_from_dict(
             _COMMANDS,
             prog="sparseflow",
             description="Train sparse neural networks, and see why they learn or do not.",
-            args=arguments,
+            args=given,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
         command.run()
     except KeyboardInterrupt:
         _err.print("sparseflow: stopped; the same command continues where it was.")
         raise SystemExit(130) from None
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         if os.environ.get("SPARSEFLOW_TRACEBACK"):
             raise
-        print(f"sparseflow: {error}", file=sys.stderr)
+        _tell(error)
         raise SystemExit(2) from None
+
+
+def _tell(error: Exception) -> None:
+    """One line on stderr; of what all processes of ``torchrun`` raise together, once."""
+    from sparseflow.vision.ranks import OnEveryRankError
+
+    rank = os.environ.get("RANK", "0")
+    if rank != "0" and isinstance(error, OnEveryRankError | FloatingPointError):
+        return
+    print(f"sparseflow: {'' if rank == '0' else f'rank {rank}: '}{error}", file=sys.stderr)
 
 
 def _signal(path: Path, *, networks: int) -> pd.DataFrame:

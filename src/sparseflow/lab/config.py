@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 import tyro
 
 from sparseflow.allocation import ALLOCATIONS
 from sparseflow.init import INITIALIZERS
+from sparseflow.naming import changed, defaults_of, hash_of
 
 SCHEMES = ("dense", "liu", "sparse", "live")
 ENGINES = ("auto", "sparse", "masked")
@@ -114,7 +113,7 @@ class RunConfig:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
-        for name in ("steps", "batch_size", *(name for name in _defaults() if name.endswith("_every"))):
+        for name in ("steps", "batch_size", *(name for name in defaults_of(RunConfig) if name.endswith("_every"))):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}.")
         if not (0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.momentum < 1):
@@ -154,7 +153,7 @@ class RunConfig:
 
     def _normalise_numbers(self) -> None:
         # 0 and 0.0 are equal and print differently: without this, equal configs could have two names.
-        for name, default in _defaults().items():
+        for name, default in defaults_of(RunConfig).items():
             if isinstance(default, int | float):
                 given = getattr(self, name)
                 value = type(default)(given)
@@ -188,7 +187,7 @@ class RunConfig:
         >>> RunConfig.from_dict(config.to_dict()) == config
         True
         """
-        if unknown := sorted(set(values) - set(_defaults())):
+        if unknown := sorted(set(values) - set(defaults_of(RunConfig))):
             raise ValueError(f"the config has fields this version does not know: {', '.join(unknown)}.")
         parent = values.get("mask_from")
         nested = {
@@ -203,7 +202,7 @@ class RunConfig:
 
         A field added later with a default that keeps the old behaviour leaves the names of old runs as they were.
         """
-        return hashlib.sha256(json.dumps(self.changed(), sort_keys=True).encode()).hexdigest()[:12]
+        return hash_of(self.changed())
 
     def changed(self) -> dict[str, Any]:
         """The fields that differ from their defaults, nested for ``mask_from``.
@@ -211,10 +210,7 @@ class RunConfig:
         >>> RunConfig(seed=3).changed()
         {'seed': 3}
         """
-        values = {name: getattr(self, name) for name, default in _defaults().items() if getattr(self, name) != default}
-        if self.mask_from is not None:
-            values["mask_from"] = self.mask_from.changed()
-        return values
+        return changed(self)
 
     @property
     def name(self) -> str:
@@ -243,10 +239,6 @@ def pruning_parent(config: RunConfig) -> RunConfig:
         "init", "init_base", "allocation", "drop_fraction", "update_every", "mask_from", "rewind_step", "control",
         "start_noise", "init_seed",
     )  # fmt: skip
-    defaults = _defaults()
+    defaults = defaults_of(RunConfig)
     kept = (config.rewind_step,) if config.method == "lottery" and config.rewind_step else ()
     return config.with_(method="prune", snapshots=kept, **{name: defaults[name] for name in ignored})
-
-
-def _defaults() -> dict[str, Any]:
-    return {field.name: field.default for field in fields(RunConfig)}

@@ -9,8 +9,8 @@ from torch import Tensor
 
 import sparseflow as sf
 from sparseflow.analysis import GradientFlow
+from sparseflow.engine.stepper import Stepper
 from sparseflow.lab.data import Dataset
-from sparseflow.lab.engine import Engine
 
 Log = Callable[[int, Mapping[str, float]], None]
 
@@ -33,7 +33,7 @@ class Probes:
     Reference: protocol A.0 (1000 fixed training images, masked, without the L2 term) and A.3.
     """
 
-    def __init__(self, engine: Engine, sparsifier: sf.Sparsifier, data: Dataset, *, log: Log) -> None:
+    def __init__(self, engine: Stepper, sparsifier: sf.Sparsifier, data: Dataset, *, log: Log) -> None:
         self._engine, self._data, self._log = engine, data, log
         self._validation = data.validation(1)
         self._before: GradientFlow | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from sparseflow.lab.config import RunConfig
 from sparseflow.lab.evidence import Evidence
 from sparseflow.lab.measurements import Measurement, read_tables
 from sparseflow.lab.paper.exhibit import Exhibit
@@ -122,7 +123,7 @@ def seconds(tasks: Sequence[Task]) -> float:
     """
     total = 0.0
     for task in tasks:
-        if isinstance(task, Training):
+        if isinstance(task, Training) and isinstance(task.config, RunConfig):
             config = task.config
             dense = _STEP.get((config.model, False), _STEP["lenet5", False])
             step = _STEP.get((config.model, True), dense) if config.method not in ("dense", "prune") else dense

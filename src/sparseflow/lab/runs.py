@@ -10,7 +10,10 @@ from typing import Any
 import pandas as pd
 
 from sparseflow.lab.config import RunConfig
+from sparseflow.vision.config import ImageRun
 
+#: What a run is a pure function of: on digits, or on images.
+Config = RunConfig | ImageRun
 CONFIG = "config.json"
 ENVIRONMENT = "env.json"
 METRICS = "metrics.jsonl"
@@ -23,7 +26,8 @@ DONE = "done.json"
 class Run:
     """A finished run, read only."""
 
-    config: RunConfig
+    config: Any
+    """A ``RunConfig``, or an ``ImageRun``."""
     folder: Path
     metrics: pd.DataFrame
     """Columns step (int), name (str), value (float), in the order of logging."""
@@ -78,7 +82,7 @@ def unfinished_runs(root: Path) -> list[Path]:
     return [folder for folder in _run_folders(root) if not (folder / DONE).is_file()]
 
 
-def is_done(root: Path, config: RunConfig) -> bool:
+def is_done(root: Path, config: Config) -> bool:
     """Whether ``root`` has this run, finished.
 
     Raises:
@@ -91,7 +95,7 @@ def is_done(root: Path, config: RunConfig) -> bool:
     return True
 
 
-def require_config(folder: Path, config: RunConfig) -> None:
+def require_config(folder: Path, config: Config) -> None:
     """Refuse the folder of a run of another config, or of no run.
 
     Raises:
@@ -103,12 +107,13 @@ def require_config(folder: Path, config: RunConfig) -> None:
         )
 
 
-def _read_config(folder: Path) -> RunConfig:
+def _read_config(folder: Path) -> Config:
     path = folder / CONFIG
     if not path.is_file():
         raise ValueError(f"{folder} has no {CONFIG}: it is not the folder of a run. Move it away.")
     try:
-        return RunConfig.from_dict(_read_json(path))
+        values = _read_json(path)
+        return (ImageRun if "network" in values else RunConfig).from_dict(values)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not the config of a run of this version: {error}") from error
 

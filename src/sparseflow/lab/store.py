@@ -14,7 +14,6 @@ from typing import IO, Any, Self
 
 from sparseflow.atomic import explain_full_disk, remove_leftovers, sync_folder, write_atomically
 from sparseflow.lab.checkpoint import read_checkpoint, write_checkpoint
-from sparseflow.lab.config import RunConfig
 from sparseflow.lab.environment import describe_environment
 from sparseflow.lab.runs import (
     CHECKPOINTS,
@@ -23,6 +22,7 @@ from sparseflow.lab.runs import (
     ENVIRONMENT,
     METRICS,
     SNAPSHOTS,
+    Config,
     Run,
     is_done,
     load_run,
@@ -53,6 +53,7 @@ class RunStore:
         OSError: If the disk is full; no folder is then left behind.
 
     >>> from tempfile import TemporaryDirectory
+    >>> from sparseflow.lab.config import RunConfig
     >>> with TemporaryDirectory() as root:
     ...     with RunStore(Path(root), RunConfig(seed=1)) as store:
     ...         store.log(100, {"train/loss": 0.5})
@@ -62,7 +63,7 @@ class RunStore:
     (True, 0.75, [0.5])
     """
 
-    def __init__(self, root: Path, config: RunConfig) -> None:
+    def __init__(self, root: Path, config: Config) -> None:
         self.config = config
         self.folder = root / config.name
         self._lock = _create(self.folder, config) or _open_existing(self.folder, config)
@@ -210,7 +211,7 @@ class RunStore:
             self._metrics.truncate(data.rfind(b"\n") + 1)
 
 
-def _create(folder: Path, config: RunConfig) -> IO[bytes] | None:
+def _create(folder: Path, config: Config) -> IO[bytes] | None:
     """Make the folder, complete at once, and return its lock; None if it exists.
 
     The lock is taken in a folder of another name, which then gets its name in one rename, lock and all. A staging
@@ -246,7 +247,7 @@ def _create(folder: Path, config: RunConfig) -> IO[bytes] | None:
     return lock
 
 
-def _open_existing(folder: Path, config: RunConfig) -> IO[bytes]:
+def _open_existing(folder: Path, config: Config) -> IO[bytes]:
     """Its lock."""
     require_config(folder, config)
     lock = (folder / LOCK).open("ab+", buffering=0)

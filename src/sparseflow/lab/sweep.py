@@ -9,24 +9,25 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from sparseflow.lab.config import RunConfig
 from sparseflow.lab.data import fetch
 from sparseflow.lab.models import build_model
 from sparseflow.lab.pool import Task, check_jobs, in_order, run_tasks
-from sparseflow.lab.runs import Run, is_done, load_run
+from sparseflow.lab.runs import Config, Run, is_done, load_run
+from sparseflow.vision.config import ImageRun
 
 
 @dataclass(frozen=True)
 class Training:
     """A run as a task of a pool.
 
+    >>> from sparseflow.lab.config import RunConfig
     >>> pruning = RunConfig(method="prune")
     >>> runs = [Training(RunConfig(mask_from=pruning, seed=seed)) for seed in (0, 1)]
     >>> [task.config.method for task in in_order(runs)]
     ['prune', 'scratch', 'scratch']
     """
 
-    config: RunConfig
+    config: Config
     data_root: Path | None = None
     tensorboard: bool = False
 
@@ -52,6 +53,11 @@ class Training:
 
     def work(self, root: Path, report: Callable[[int], None]) -> None:
         """Train it."""
+        if isinstance(self.config, ImageRun):
+            from sparseflow.lab.images import train_image_run
+
+            train_image_run(self.config, root=root, data_root=self.data_root, progress=lambda step, steps: report(step))
+            return
         from sparseflow.lab.train import train
 
         train(
@@ -64,7 +70,7 @@ class Training:
 
 
 def sweep(
-    configs: Sequence[RunConfig],
+    configs: Sequence[Config],
     *,
     root: Path,
     jobs: int,
@@ -105,7 +111,13 @@ def prepare(tasks: Sequence[Task], *, root: Path, data_root: Path | None = None)
         ValueError: if a dataset or model is unknown.
         ConnectionError: if a dataset is not here and cannot be fetched.
     """
-    configs = [task.config for task in tasks if isinstance(task, Training)]
+    runs = [task.config for task in tasks if isinstance(task, Training)]
+    if images := [run for run in runs if isinstance(run, ImageRun)]:
+        from sparseflow.lab.image_data import check_images
+
+        for image_run in {run.dataset: run for run in images}.values():
+            check_images(image_run, root=data_root)
+    configs = [run for run in runs if not isinstance(run, ImageRun)]
     for dataset in sorted({config.dataset for config in configs}):
         fetch(dataset, data_root)
     for model in sorted({config.model for config in configs}):

@@ -19,7 +19,11 @@ from sparseflow.types import Masks
 TIMEOUT = timedelta(minutes=10)
 
 
-class RanksDisagreeError(RuntimeError):
+class OnEveryRankError(RuntimeError):
+    """What all processes raise together, so that rank 0 can speak for them."""
+
+
+class RanksDisagreeError(OnEveryRankError):
     """Processes that must hold the same do not; the text names what, and the ranks."""
 
 
@@ -49,6 +53,29 @@ class Ranks:
         said: list[str | None] = [None] * self.world
         dist.all_gather_object(said, text)
         return [str(one) for one in said]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What one process raises in the block, all raise at its end; nothing in it may wait for other processes.
+
+        Raises:
+            OnEveryRankError: with the first rank's text, where there are several processes.
+
+        >>> with Ranks().together():
+        ...     pass
+        """
+        if self.world == 1:
+            yield
+            return
+        failure = ""
+        try:
+            yield
+        except (ValueError, OSError, RuntimeError) as error:
+            failure = str(error) or type(error).__name__
+        said = self.everyones(failure)
+        if failed := [rank for rank, text in enumerate(said) if text]:
+            where = "" if len(failed) == self.world else f"rank {failed[0]}: "
+            raise OnEveryRankError(where + said[failed[0]])
 
     def check_same(self, text: str, *, of: str) -> None:
         """Raise on every rank where they differ.

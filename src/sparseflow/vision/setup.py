@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -11,10 +11,11 @@ from torch import nn
 from sparseflow.masks import dense_masks
 from sparseflow.rng import stream
 from sparseflow.sparsifier import Sparsifier
+from sparseflow.tickets import State, rewind_
 from sparseflow.types import Masks
 from sparseflow.updaters import GMP, SET, RigL, RigLInverted, Static
 from sparseflow.updaters.base import MaskUpdater
-from sparseflow.vision.config import ImageRun
+from sparseflow.vision.config import DENSE_METHODS, ImageRun
 from sparseflow.vision.networks import build_network, draw_sparse_, network_masks
 from sparseflow.vision.optimizer import StepSchedule, nesterov_sgd
 from sparseflow.vision.ranks import Ranks
@@ -44,6 +45,8 @@ def updater_of(run: ImageRun, target: Masks) -> MaskUpdater:
     make: dict[str, Callable[[], MaskUpdater]] = {
         "dense": Static,
         "scratch": Static,
+        "lottery": Static,
+        "restart": Static,
         "set": lambda: SET(**moving, **first),
         "rigl": lambda: RigL(**moving, **replacing),
         "rigl_inverted": lambda: RigLInverted(**moving, **replacing),
@@ -70,25 +73,36 @@ def batches_of(run: ImageRun) -> int:
     return run.steps + sum(updater.due(step) for step in range(run.steps))
 
 
-def set_up_images(run: ImageRun, ranks: Ranks) -> Trainer:
+class Start(NamedTuple):
+    """What a run takes from a pruning run."""
+
+    masks: Masks
+    weights: State | None
+    """Of a ticket: all parameters and buffers; ``None`` where weights are drawn anew."""
+
+
+def set_up_images(run: ImageRun, ranks: Ranks, *, start: Start | None = None) -> Trainer:
     """Everything at step 0, the same on every process; all randomness is from named streams of the seed.
 
+    Args:
+        run: The run.
+        ranks: This process among all.
+        start: Masks, and a ticket's weights, if ``run.mask_from`` is given.
+
     Raises:
-        ValueError: if the processes cannot share the micro-batches of a step.
+        ValueError: if the processes cannot share the micro-batches of a step, or a start is missing.
         RanksDisagreeError: if a process has other masks.
     """
     check_shares(run.micro_batches, ranks)
-    model: nn.Module = build_network(
-        run.network,
-        generator=stream(run.seed, "model"),
-        num_classes=run.num_classes,
-        width=run.width,
-        stem=run.stem,
-    )
+    if (run.mask_from is None) != (start is None):
+        raise ValueError("a start goes with mask_from: give both or none.")
+    model: nn.Module = dense_network(run)
     target = network_masks(run.network, model, run.sparsity, seed=run.seed)
-    masks: Masks = target
-    if run.method in ("dense", "prune"):
+    masks: Masks = target if start is None else start.masks
+    if run.method in DENSE_METHODS:
         masks = {name: mask for name, mask in dense_masks(model).items() if name in target}
+    elif start is not None and start.weights is not None:
+        rewind_(model, start.weights, masks)
     else:
         draw_sparse_(model, masks, name=run.network, scheme=run.init, seed=run.seed, example_inputs=_example(run))
     if run.channels_last:
@@ -109,6 +123,23 @@ def set_up_images(run: ImageRun, ranks: Ranks) -> Trainer:
         ranks=ranks,
         label_smoothing=run.label_smoothing,
         precision=run.precision,
+    )
+
+
+def dense_network(run: ImageRun) -> nn.Sequential:
+    """The network as a dense run starts, on the CPU.
+
+    >>> run = ImageRun(network="vgg16", width=1 / 16, num_classes=3)
+    >>> one, other = (dense_network(run.with_(method=method)).fc8.weight for method in ("dense", "rigl"))
+    >>> torch.equal(one, other)
+    True
+    """
+    return build_network(
+        run.network,
+        generator=stream(run.seed, "model"),
+        num_classes=run.num_classes,
+        width=run.width,
+        stem=run.stem,
     )
 
 

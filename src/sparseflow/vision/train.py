@@ -2,150 +2,140 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from sparseflow.analysis.flow import gradient_flow
-from sparseflow.gradients import undisturbed
+from sparseflow.engine.stepper import Stepper
 from sparseflow.masks import sparsity_of
 from sparseflow.vision.config import ImageRun
-from sparseflow.vision.data import (
-    CIFAR10,
-    IMAGENET,
-    CentreCrop,
-    ImageSource,
-    PadCropFlip,
-    RandomResizedCrop,
-    Unchanged,
-    evaluation_batches,
-    image_batches,
-    normalise,
-)
+from sparseflow.vision.probes import Flow, Log, evaluate
 from sparseflow.vision.ranks import Ranks
-from sparseflow.vision.setup import batches_of, set_up_images
-from sparseflow.vision.step import Trainer, training_norm
+from sparseflow.vision.setup import set_up_images
+from sparseflow.vision.step import PRECISIONS, Trainer, training_norm
+from sparseflow.vision.streams import (
+    Images,
+    check_classes,
+    first_images,
+    plain_batches,
+    preparation,
+    training_batches,
+)
 
-#: Called with the steps taken and what was measured then, on rank 0 alone.
-Log = Callable[[int, Mapping[str, float]], None]
+#: Called with the steps taken and what is kept of them, ``{"model": ..., "masks": ...}``, on rank 0 alone.
+Keep = Callable[[int, Mapping[str, Any]], None]
 
 
 def train_images(
     run: ImageRun,
-    training: ImageSource,
-    test: ImageSource,
+    training: Images,
+    test: Images,
     *,
     trainer: Trainer | None = None,
     log: Log,
-    image_size: int = 224,
-    log_every: int = 100,
-    eval_every: int | None = None,
-    probe_images: int = 256,
+    keep: Keep | None = None,
+    progress: Callable[[int], None] | None = None,
     workers: int = 0,
 ) -> Trainer:
     """Train a run to its end.
 
-    Logged every ``log_every`` steps, before the step: ``train/loss`` (smoothed, of the batch), ``gradient/training``
-    (of the training batch with L2, the authors' way on ImageNet), ``gradient/clean`` (of fixed training images in plain
-    cross-entropy, active weights only). At the end, and every ``eval_every`` steps: ``test/accuracy``, ``test/loss``.
+    Logged every ``run.log_every`` steps, before the step: ``train/loss`` (smoothed, of the batch),
+    ``gradient/training`` (of the training batch with L2, the authors' way on ImageNet) and ``flow/norm`` (of
+    ``run.probe_images`` training images that are not augmented, in plain cross-entropy, active weights only), which is
+    also logged right before and right after every mask update. At the end, and every ``run.eval_every`` steps:
+    ``test/accuracy``, ``test/loss``.
 
     Args:
         run: What to train.
-        training, test: Images, see :func:`sparseflow.vision.data.open_images`.
+        training, test: Images, see :func:`sparseflow.vision.data.open_images` and ``decode_all``.
         trainer: The run at step 0, of :func:`.set_up_images`; default on this process alone.
-        log: Where measurements go.
-        image_size: Of the crops, in pixels; ignored with the CIFAR stem, which takes 32.
-        log_every, eval_every: In steps; no evaluation before the end by default.
-        probe_images: First training images that ``gradient/clean`` is about, not augmented (paper, on MNIST: 1000).
+        log: Where measurements go, on rank 0.
+        keep: Where weights and masks of ``run.snapshots`` and of the end go.
+        progress: Told about every step.
         workers: Processes that decode images, for each rank.
 
     Returns: the trainer, at the end.
 
     Raises:
-        ValueError: if a dataset has other classes than the run.
+        ValueError: if a dataset has other classes than the run, or the sparse engine is asked for where it cannot be.
         FloatingPointError: if the loss is no longer finite.
     """
-    for source in (training, test):
-        if (found := int(source.labels.max()) + 1) > run.num_classes:
-            raise ValueError(f"the images have {found} classes, the run {run.num_classes}. Give num_classes={found}.")
+    for split in (training, test):
+        check_classes(split, run)
     trainer = trainer or set_up_images(run, Ranks())
-    ranks, cifar = trainer.ranks, run.stem == "cifar"
-    augment = PadCropFlip() if cifar else RandomResizedCrop(size=image_size)
-    plain = Unchanged() if cifar else CentreCrop(size=image_size)
+    ranks, sparsifier = trainer.ranks, trainer.sparsifier
+    stepper = planned(run, trainer)
+    prepare = preparation(run, ranks.device)
+    probe = [prepare(batch) for batch in first_images(plain_batches(training, run), run.probe_images)]
+    names = {parameter: name for name, parameter in sparsifier.model.named_parameters()}
     each = run.micro_batches // ranks.world
-    prepare = _preparation(run, trainer)
-    stream = image_batches(
-        training,
-        augment,
-        batch_size=run.batch_size,
-        seed=run.seed,
-        steps=batches_of(run),
-        rank=ranks.rank,
-        world=ranks.world,
-        accumulation=each,
-        workers=workers,
-    )
-    probe = [prepare(batch) for batch in _first(evaluation_batches(training, plain, batch_size=64), probe_images)]
-    model = trainer.sparsifier.model
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    micro_batches = iter(stream)
+    micro_batches = training_batches(training, run, ranks, workers=workers)
 
     def tell(step: int, values: Mapping[str, float]) -> None:
         if ranks.is_first:
             log(step, values)
 
-    while (step := trainer.sparsifier.step_count) < run.steps:
+    def save(step: int) -> None:
+        if keep is not None and ranks.is_first and step in (*run.snapshots, run.steps):
+            if stepper is not None:
+                stepper.settle()
+            keep(step, {"model": sparsifier.model.state_dict(), "masks": dict(sparsifier.masks)})
+
+    flow = Flow(trainer, stepper, probe, log=tell)
+    save(0)
+    while (step := sparsifier.step_count) < run.steps:
         local = [prepare(next(micro_batches)) for _ in range(each)]
-        is_logged = step % log_every == 0
-        if is_logged:
-            clean = gradient_flow(model, F.cross_entropy, probe, trainer.sparsifier.masks)
-            tell(step, {"gradient/clean": clean.norm})
-        loss = trainer.backward(step, local)
-        if is_logged:
-            norm = training_norm(trainer.optimizer, names=names, masks=trainer.sparsifier.masks)
-            tell(step, {"train/loss": loss, "gradient/training": norm})
-        trainer.update()
-        taken = trainer.sparsifier.step_count
-        if taken == run.steps or (eval_every and taken % eval_every == 0 and taken > step):
-            batches = evaluation_batches(test, plain, batch_size=run.micro_batch, rank=ranks.rank, world=ranks.world)
-            tell(taken, evaluate(trainer, (prepare(batch) for batch in batches)))
-    trainer.sparsifier.check()
-    tell(run.steps, {"sparsity": sparsity_of(trainer.sparsifier.masks)})
+        if is_logged := step % run.log_every == 0:
+            flow.log(step)
+        if stepper is not None and stepper.is_sparse and not (is_logged or stepper.moves_next):
+            trainer.schedule.set_(trainer.optimizer, step)
+            images, labels = (torch.cat(parts) for parts in zip(*local, strict=True))
+            stepper.step(images, labels, torch.arange(len(labels)))
+        else:
+            if stepper is not None:
+                stepper.settle()
+            loss = trainer.backward(step, local)
+            if is_logged:
+                norm = training_norm(trainer.optimizer, names=names, masks=sparsifier.masks)
+                tell(step, {"train/loss": loss, "gradient/training": norm})
+            trainer.update()
+            if stepper is not None:
+                stepper.reload()
+        flow.log_updates()
+        taken = sparsifier.step_count
+        if taken > step:
+            save(taken)
+            if taken == run.steps or taken % run.eval_every == 0:
+                batches = (prepare(batch) for batch in plain_batches(test, run, ranks, workers=workers))
+                tell(taken, evaluate(trainer, batches, logits=None if stepper is None else stepper.logits))
+            if progress is not None:
+                progress(taken)
+    if stepper is not None:
+        stepper.settle()
+    sparsifier.check()
+    tell(run.steps, {"sparsity": sparsity_of(sparsifier.masks)})
     return trainer
 
 
-def evaluate(trainer: Trainer, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Accuracy in [0, 1] and mean cross-entropy in nats over the batches of all ranks, in eval mode."""
-    sums = torch.zeros(3, dtype=torch.float64, device=trainer.ranks.device)
-    model = trainer.sparsifier.model
-    with torch.no_grad(), undisturbed(model, training=False):
-        for images, labels in batches:
-            logits = model(images).float()
-            sums[0] += (logits.argmax(dim=1) == labels).sum()
-            sums[1] += F.cross_entropy(logits, labels, reduction="sum")
-            sums[2] += len(labels)
-    trainer.ranks.sum_(sums)
-    right, loss, count = sums.tolist()
-    return {"test/accuracy": right / count, "test/loss": loss / count}
+def planned(run: ImageRun, trainer: Trainer) -> Stepper | None:
+    """The sparse engine for a run, which computes steps between mask updates; ``None`` where torch takes all.
 
-
-def _preparation(run: ImageRun, trainer: Trainer) -> Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
-    statistics = CIFAR10 if run.stem == "cifar" else IMAGENET
-    device = trainer.ranks.device
-    layout = torch.channels_last if run.channels_last else torch.contiguous_format
-
-    def prepare(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
-        return normalise(images, statistics).contiguous(memory_format=layout), labels
-
-    return prepare
-
-
-def _first(batches: Iterable[tuple[Tensor, Tensor]], count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for images, labels in batches:
-        if count <= 0:
-            return
-        yield images[:count], labels[:count]
-        count -= len(labels)
+    Raises:
+        ValueError: with ``engine="sparse"``, if the run has what the engine does not compute.
+    """
+    if run.engine == "masked":
+        return None
+    against = {
+        "several processes": trainer.ranks.world > 1,
+        "a GPU": trainer.ranks.device.type != "cpu",
+        "autocast (give precision='float32')": PRECISIONS[run.precision] is not None,
+        "smoothed labels (give label_smoothing=0)": run.label_smoothing > 0,
+        "updates that replace a step (give updates='after_step')": run.replaces_steps,
+        "torch.compile (give compiled=False)": run.compiled,
+    }
+    if found := [reason for reason, holds in against.items() if holds]:
+        if run.engine == "sparse":
+            raise ValueError(f"the sparse engine does not go with {', '.join(found)}. Or give engine='masked'.")
+        return None
+    return Stepper(trainer.sparsifier, run.engine)

@@ -76,7 +76,8 @@ def off_cycle(run: Run) -> pd.DataFrame:
     norms = logged(run, "flow/norm")
     if run.config.method not in MOVING:
         return norms
-    return norms[(norms["step"] % run.config.update_every != 0) | (norms["step"] == 0)]
+    period: int = run.config.update_every
+    return norms[(norms["step"] % period != 0) | (norms["step"] == 0)]
 
 
 def right_after(run: Run) -> pd.DataFrame:

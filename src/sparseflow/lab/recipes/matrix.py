@@ -136,8 +136,8 @@ def _mlp_tickets(base: RunConfig, scale: Scale) -> Iterator[tuple[str, list[RunC
     """Figure 9c: tickets and scratch on the masks of one pruning run of the MLP."""
     same: dict[str, Any] = {"mask": pruning_parent(base), "first": REPEATS}
     yield "mlp-tickets/prune", [pruning_parent(base)]
-    yield "mlp-tickets/lottery", _pruned(base, scale.seeds, method="lottery", **same)
-    yield "mlp-tickets/scratch", _pruned(base, scale.seeds, init="dense", **same)
+    yield "mlp-tickets/lottery", _pruned(base, scale.some, method="lottery", **same)
+    yield "mlp-tickets/scratch", _pruned(base, scale.some, init="dense", **same)
 
 
 def _variants(base: RunConfig, scale: Scale) -> Iterator[tuple[str, list[RunConfig]]]:
@@ -158,7 +158,7 @@ def _variants(base: RunConfig, scale: Scale) -> Iterator[tuple[str, list[RunConf
         yield f"lenet5/scratch/{init}/again", again
     one = pruning_parent(base)
     yield "lenet5/scratch/sparse/one-mask", _pruned(base, scale.seeds, mask=one, first=REPEATS)
-    yield "lenet5/scratch/sparse/step", _pruned(base, scale.seeds, schedule="step")
+    yield "lenet5/scratch/sparse/step", _pruned(base, scale.some, schedule="step")
 
 
 def _ticket_controls(base: RunConfig, scale: Scale) -> Iterator[tuple[str, list[RunConfig]]]:

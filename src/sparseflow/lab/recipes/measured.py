@@ -51,7 +51,7 @@ def measurements(scale: Scale, groups: Groups, *, data_root: Path | None = None)
         for sparsity in SPARSITIES:
             yield make("signal", (), 30 * 500 * scale.networks // 20, {}, sparsity=sparsity, networks=scale.networks)
         for name in ("lenet5", "mlp"):
-            for config in groups[f"{name}/prune"][: scale.seeds]:
+            for config in groups[f"{name}/prune"][: scale.some]:
                 yield make("masks", (config,), 1500, {"network": name, "seed": config.seed})
         yield from distances()
         yield from paths()
@@ -85,7 +85,7 @@ def measurements(scale: Scale, groups: Groups, *, data_root: Path | None = None)
         for setting in ("tickets", "mlp-tickets"):
             for method in ("lottery", "scratch"):
                 group = f"{setting}/{method}"
-                for config in groups[group][: scale.seeds]:
+                for config in groups[group][: scale.some]:
                     for start in ("solution", "init"):
                         yield make("path", (config,), size, {"setting": setting, "group": group}, start=start)
         for group in CONTROLS:
@@ -106,9 +106,9 @@ def measurements(scale: Scale, groups: Groups, *, data_root: Path | None = None)
                 want(group, 1, moments[:1], moment, scale.before_after_examples)
         for moment in ("before", "after"):
             for group in UPDATED:
-                want(group, scale.seeds, moments, moment, scale.spectrum_examples)
+                want(group, scale.some, moments, moment, scale.spectrum_examples)
         for group in UPDATED:
-            want(group, scale.seeds, after_update(scale), "at", scale.spectrum_examples)
+            want(group, scale.some, after_update(scale), "at", scale.spectrum_examples)
         steps = [scale.often * k for k in scale.checkpoints]
         for seed in range(scale.spectrum_seeds):
             for group in FOLLOWED:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import nn
 
-from sparseflow.vision.networks.resnet import resnet50
+from sparseflow.vision.networks.resnet import resnet14, resnet50
 from sparseflow.vision.networks.vgg import vgg16
 
 
@@ -44,15 +44,17 @@ class Network:
     small_dense_width: float
 
 
-#: Name -> network.
+#: What the paper does with ResNet-50, which any bottleneck network with batch norm can have.
+_RESNET: dict[str, Any] = {
+    "allocation": "uniform",
+    "dense": ("conv1.weight",),
+    "nonlinearity": "linear",
+    "normals": {"fc.weight": 0.01},
+    "small_dense_width": 0.465,
+}
+#: Name -> network. The paper has no resnet14, which is ResNet-50 with one block a group, for small images and machines.
 NETWORKS: dict[str, Network] = {
     "vgg16": Network(build=vgg16, allocation="erk", nonlinearity="relu", small_dense_width=0.44),
-    "resnet50": Network(
-        build=resnet50,
-        allocation="uniform",
-        dense=("conv1.weight",),
-        nonlinearity="linear",
-        normals={"fc.weight": 0.01},
-        small_dense_width=0.465,
-    ),
+    "resnet50": Network(build=resnet50, **_RESNET),
+    "resnet14": Network(build=resnet14, **_RESNET),
 }

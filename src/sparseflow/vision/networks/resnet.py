@@ -135,6 +135,22 @@ def resnet50(
     return nn.Sequential(layers)
 
 
+def resnet14(num_classes: int = 1000, *, width: float = 1.0, stem: str = "imagenet") -> nn.Sequential:
+    """:func:`resnet50` with one block a group: fourteen layers with weights on the longest path, for small machines.
+
+    Args:
+        num_classes, width, stem: As there.
+
+    Reference: none; the paper has no such network.
+
+    >>> import torch
+    >>> with torch.device("meta"):
+    ...     sum(p.numel() for p in resnet14(10, width=1 / 8, stem="cifar").parameters())
+    130002
+    """
+    return resnet50(num_classes, width=width, stem=stem, blocks=(1, 1, 1, 1))
+
+
 def _conv(inputs: int, outputs: int, *, kernel_size: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
 

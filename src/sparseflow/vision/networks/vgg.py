@@ -25,7 +25,8 @@ def vgg16(num_classes: int = 1000, *, width: float = 1.0, stem: str = "imagenet"
 
     Maps of 224x224 images end at 14x14. Those of 32x32 images would end at 2x2, where more than half of what a 3x3
     kernel sees is padding; ``stem="cifar"`` leaves out the fourth pool, and they end at 4x4, as those of
-    :func:`~sparseflow.vision.networks.resnet50` do. The weights are the same. Images of any other size work too.
+    :func:`~sparseflow.vision.networks.resnet50` do. The weights are the same. Without that stem images of any other
+    size work too.
 
     Args:
         num_classes: Number of logits; never scaled.
@@ -40,8 +41,8 @@ def vgg16(num_classes: int = 1000, *, width: float = 1.0, stem: str = "imagenet"
         ValueError: if the stem is unknown or the width leaves no channel.
 
     Note:
-        ``global_pool`` takes maps of any size. :func:`sparseflow.engine.plan` wants to know theirs: write
-        ``model.global_pool = nn.AvgPool2d(4)`` first (4 for 32x32 images, 14 for 224x224).
+        With the stem of ImageNet ``global_pool`` takes maps of any size. :func:`sparseflow.engine.plan` wants to know
+        theirs: write ``model.global_pool = nn.AvgPool2d(14)`` first, for images of 224x224.
 
     Reference: Simonyan and Zisserman (2015), *Very Deep Convolutional Networks for Large-Scale Image Recognition*;
     protocol G.3.
@@ -62,7 +63,8 @@ def vgg16(num_classes: int = 1000, *, width: float = 1.0, stem: str = "imagenet"
             inputs = outputs
         if group <= _POOLED[stem]:
             layers[f"pool{group}"] = nn.MaxPool2d(2)
-    layers["global_pool"] = nn.AdaptiveAvgPool2d(1)
+    # The sparse engine must know the size of the maps, which that of CIFAR's images settles.
+    layers["global_pool"] = nn.AvgPool2d(4) if stem == "cifar" else nn.AdaptiveAvgPool2d(1)
     layers["fc8"] = nn.Conv2d(inputs, num_classes, kernel_size=1, bias=False)
     layers["flatten"] = nn.Flatten()
     return nn.Sequential(layers)

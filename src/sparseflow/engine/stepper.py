@@ -8,22 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import sparseflow as sf
-from sparseflow.analysis import GradientFlow
+from sparseflow.analysis.flow import GradientFlow, gradient_flow
 from sparseflow.gradients import undisturbed
-from sparseflow.lab.methods import Setup
+from sparseflow.masks import sparsity_of
+from sparseflow.sparsifier import Sparsifier
 
 if TYPE_CHECKING:
     from sparseflow.engine.plan import Plan
 
-#: Model -> share of active weights up to which ``auto`` takes the sparse engine, measured at batch 128 on one thread.
-#: LeNet5's plan is twice as fast as torch even when dense; the MLP's equals torch at 0.8.
-MOST_ACTIVE = {"lenet5": 1.0, "lenet5-small": 1.0, "mlp-small": 1.0, "mlp": 0.6}
-#: For a model that is not in the table.
-MOST_ACTIVE_ELSEWHERE = 0.3
+#: Share of active weights up to which ``auto`` takes a plan, for a network that nobody measured.
+MOST_ACTIVE = 0.3
 
 
-class Engine:
+class Stepper:
     """Takes a run's steps and measurements, each by the faster way.
 
     Model, optimizer and Sparsifier are the truth at every event (mask update, checkpoint, end). Between events a plan
@@ -31,20 +28,20 @@ class Engine:
     that the Sparsifier sees it as ever. Which way is taken depends on the masks alone: a continued run takes the same.
 
     Args:
-        setup: The run.
+        sparsifier: With its model and optimizer.
         kind: ``auto``: a plan where at most ``most_active`` of the weights are active, the network is a chain that a
             plan takes, and the method needs no dense gradient at every step. ``sparse``: always a plan. ``masked``:
             never.
-        most_active: See :data:`MOST_ACTIVE`.
+        most_active: Share of active weights, in [0, 1].
 
     Raises:
         TypeError, ValueError: with ``sparse``, if the network is no such chain.
         ModuleNotFoundError: with ``sparse``, if Numba is not installed.
     """
 
-    def __init__(self, setup: Setup, kind: str, *, most_active: float = MOST_ACTIVE_ELSEWHERE) -> None:
+    def __init__(self, sparsifier: Sparsifier, kind: str, *, most_active: float = MOST_ACTIVE) -> None:
         self._most_active = most_active
-        self._model, self._optimizer, self._sparsifier = setup.model, setup.optimizer, setup.sparsifier
+        self._model, self._optimizer, self._sparsifier = sparsifier.model, sparsifier.optimizer, sparsifier
         self._always = kind == "sparse"
         self._made = self._make() if kind != "masked" else None
         self._is_current, self._is_ahead, self._is_sparse = False, False, False
@@ -75,9 +72,7 @@ class Engine:
 
     def step(self, images: Tensor, labels: Tensor, chosen: Tensor) -> float:
         """One optimizer step on the chosen examples; their mean cross-entropy before it."""
-        plan = self._plan
-        due = self._sparsifier.updater.due(self._sparsifier.step_count + 1)
-        if plan is not None and not due:
+        if (plan := self._plan) is not None and not self.moves_next:
             loss = plan.step(images, labels, chosen)
             self._sparsifier.step_count += 1
             self._is_ahead = True
@@ -91,6 +86,11 @@ class Engine:
         return float(mean.detach())
 
     @property
+    def moves_next(self) -> bool:
+        """Whether masks change after the next step, which torch then takes."""
+        return self._sparsifier.updater.due(self._sparsifier.step_count + 1)
+
+    @property
     def is_sparse(self) -> bool:
         """Whether the sparse engine computes at the present masks."""
         return self._plan is not None
@@ -101,7 +101,7 @@ class Engine:
             return None
         if not self._is_current:
             masks = self._sparsifier.masks
-            self._is_sparse = self._always or sf.sparsity_of(masks) >= 1 - self._most_active
+            self._is_sparse = self._always or sparsity_of(masks) >= 1 - self._most_active
             if self._is_sparse:
                 self._made.read(masks)
             self._is_current = True
@@ -110,7 +110,7 @@ class Engine:
     def flow(self, images: Tensor, labels: Tensor) -> GradientFlow:
         """Gradient norms of the mean cross-entropy, see :func:`sparseflow.gradient_flow`."""
         if (plan := self._plan) is None:
-            return sf.gradient_flow(self._model, F.cross_entropy, [(images, labels)], self._sparsifier.masks)
+            return gradient_flow(self._model, F.cross_entropy, [(images, labels)], self._sparsifier.masks)
         loss, gradients = plan.loss_and_gradients(images, labels)
         return GradientFlow(loss, {name: float(g.double().norm()) for name, g in gradients.items()})
 

@@ -1,0 +1,77 @@
+"""The image datasets by name: where they are, which splits a run uses, and small ones decoded once a process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from sparseflow.vision.config import ImageRun
+from sparseflow.vision.data import ImageSource, decode_all, open_images
+from sparseflow.vision.streams import Images
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Names of a dataset and its splits."""
+
+    hub: str
+    """On the Hugging Face hub."""
+    training: str
+    """Split that is trained on."""
+    test: str
+    """Split that is evaluated on."""
+    num_classes: int
+
+
+#: The sample is the first thousand validation images that were at hand: to see that a run works, not to learn from.
+IMAGE_DATASETS = {
+    "imagenet": ImageDataset("ILSVRC/imagenet-1k", "train", "validation", 1000),
+    "imagenet-sample": ImageDataset("ILSVRC/imagenet-1k", "validation", "validation", 1000),
+    "cifar10": ImageDataset("uoft-cs/cifar10", "train", "test", 10),
+}
+
+
+def load_images(run: ImageRun, *, root: Path | None = None) -> tuple[Images, Images]:
+    """Training and test images of a run; those of CIFAR in memory.
+
+    Args:
+        run: Its dataset, and whether its network takes images of 32x32.
+        root: Folder of the dataset's splits, or of a folder of its name; default the hub's, by its own cache.
+
+    Raises:
+        ValueError: if there is no such dataset, or the classes do not fit the run.
+        FileNotFoundError: if a split is not there.
+    """
+    check_images(run, root=root)
+    return _load(run.dataset, _place(run.dataset, root), run.stem == "cifar")
+
+
+def check_images(run: ImageRun, *, root: Path | None = None) -> None:
+    """Raise as :func:`load_images` does, before anything is decoded."""
+    if run.dataset not in IMAGE_DATASETS:
+        raise ValueError(f"dataset must be one of {', '.join(IMAGE_DATASETS)}, got {run.dataset!r}.")
+    known = IMAGE_DATASETS[run.dataset]
+    if run.num_classes != known.num_classes:
+        raise ValueError(f"{run.dataset} has {known.num_classes} classes, the run {run.num_classes}. Give num_classes.")
+    _open(run.dataset, _place(run.dataset, root))
+
+
+@lru_cache(maxsize=1)
+def _load(dataset: str, where: Path | str, in_memory: bool) -> tuple[Images, Images]:
+    training, test = _open(dataset, where)
+    return (decode_all(training), decode_all(test)) if in_memory else (training, test)
+
+
+def _open(dataset: str, where: Path | str) -> tuple[ImageSource, ImageSource]:
+    known = IMAGE_DATASETS[dataset]
+    training, test = (
+        open_images(where, split, num_classes=known.num_classes) for split in (known.training, known.test)
+    )
+    return training, test
+
+
+def _place(dataset: str, root: Path | None) -> Path | str:
+    if root is None:
+        return IMAGE_DATASETS[dataset].hub
+    return inner if (inner := root / dataset).is_dir() else root

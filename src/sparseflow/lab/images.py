@@ -1,0 +1,132 @@
+"""One training on images: a pure function of its config and the data, on one process or on those of ``torchrun``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparseflow.lab.checkpoint import read_checkpoint
+from sparseflow.lab.image_data import load_images
+from sparseflow.lab.runs import SNAPSHOTS, Run, is_done, load_run, snapshot_name
+from sparseflow.lab.store import RunStore
+from sparseflow.vision.config import ImageRun
+from sparseflow.vision.ranks import Ranks
+from sparseflow.vision.setup import Start, dense_network, set_up_images
+from sparseflow.vision.train import train_images
+
+
+def train_image_run(
+    run: ImageRun,
+    *,
+    root: Path,
+    data_root: Path | None = None,
+    ranks: Ranks | None = None,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Run:
+    """Train the run that a config describes, or return it if it is done; a pruning run it starts from comes first.
+
+    Args:
+        run: The run.
+        root: Folder of all runs.
+        data_root: Folder of the images, see :func:`.load_images`.
+        ranks: This process among all; default alone.
+        workers: Processes that decode images, for each rank.
+        progress: Told about every step: those taken, and all.
+
+    Raises:
+        ValueError, OSError, RuntimeError: as the store, the data and the network say.
+    """
+    ranks = ranks or Ranks()
+    if run.mask_from is not None:
+        train_image_run(run.mask_from, root=root, data_root=data_root, ranks=ranks, workers=workers, progress=progress)
+    if not is_done(root, run):
+        with ExitStack() as stack:
+            # Before there is a folder: what cannot be set up leaves none.
+            with ranks.together():
+                training, test = load_images(run, root=data_root)
+                start = start_of(run, root=root)
+            trainer = set_up_images(run, ranks, start=start)
+            with ranks.together():
+                store = stack.enter_context(RunStore(root, run)) if ranks.is_first else None
+            stack.enter_context(_memory_explained(run))
+            began = time.perf_counter()
+            final: dict[str, float] = {}
+
+            def log(step: int, values: Mapping[str, float]) -> None:
+                assert store is not None
+                store.log(step, values)
+                if step == run.steps:
+                    final.update({name: value for name, value in values.items() if not name.startswith("update/")})
+
+            if store is not None:
+                store.truncate_metrics(0)
+            train_images(
+                run,
+                training,
+                test,
+                trainer=trainer,
+                log=log,
+                keep=None if store is None else lambda step, state: store.save_snapshot(step, dict(state)),
+                progress=None if progress is None else lambda step: progress(step, run.steps),
+                workers=workers,
+            )
+            if store is not None:
+                store.finish(final, time.perf_counter() - began)
+        ranks.check_same("done", of="the ends")
+    return load_run(root / run.name)
+
+
+@contextmanager
+def _memory_explained(run: ImageRun) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
+            raise
+        raise RuntimeError(
+            f"out of memory with {run.micro_batch} images of {run.image_size} pixels at once. Lower --micro-batch, "
+            "give --precision bfloat16, or start more processes; batch norms see a micro-batch at a time."
+        ) from error
+
+
+def start_of(run: ImageRun, *, root: Path) -> Start | None:
+    """Masks, and a ticket's weights, from the pruning run that a run starts from.
+
+    Raises:
+        FileNotFoundError: if it is not finished, or did not keep what is needed.
+    """
+    parent = run.mask_from
+    if parent is None:
+        return None
+    masks = kept_state(parent, parent.steps, root=root)["masks"]
+    if run.method == "restart":
+        return Start(masks, kept_state(parent, parent.steps, root=root)["model"])
+    if run.method == "lottery":
+        weights = (
+            kept_state(parent, run.rewind_step, root=root)["model"]
+            if run.rewind_step
+            else dense_network(parent).state_dict()
+        )
+        return Start(masks, weights)
+    return Start(masks, None)
+
+
+def kept_state(run: ImageRun, step: int, *, root: Path) -> dict[str, Any]:
+    """Weights (``model``) and ``masks`` that a run kept at a step.
+
+    Raises:
+        FileNotFoundError: if there is no such snapshot.
+    """
+    path = root / run.name / SNAPSHOTS / snapshot_name(step)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{root / run.name} kept no weights of step {step}, from which another run starts. Train it first: "
+            "sparseflow train does so by itself."
+        )
+    return read_checkpoint(path)

@@ -1,0 +1,124 @@
+"""The paper's ImageNet runs on CIFAR-10, narrow and short: VGG16 without batch norm, and a ResNet with it.
+
+A group is a list of runs that differ in seeds alone; names are ``setting/method/init`` as in
+:mod:`sparseflow.lab.recipes.matrix`. Settings are VGG16 at three sparsities and ResNet-14, which is ResNet-50 with one
+block a group.
+
+Reference: protocol 0, C.4, D.4 and G.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sparseflow.vision.config import ImageRun, pruning_parent
+
+INITS = ("dense", "liu", "sparse")
+METHODS = ("scratch", "set", "rigl")
+#: Name of a setting -> its sparsity; ERK.
+VGG = {"vgg16-80": 0.8, "vgg16-90": 0.9, "vgg16-95": 0.95}
+RESNET = "resnet14"
+#: The ResNet's; the paper's ResNet-50 has 0.8, of a hundred times the weights.
+RESNET_SPARSITY = 0.9
+#: Width of the dense twin with as many weights as the sparse ResNet at its own width.
+SMALL_DENSE = 0.34
+#: Step whose weights a ticket takes: as much of training as 2000 of ResNet-50's 32000.
+REWIND = 62
+#: Seeds of runs that share a start: none of a pruning run, so that no ticket sees its data in the same order.
+REPEATS = 100
+
+ImageGroups = dict[str, list[ImageRun]]
+
+#: 1000 steps of 64 images are 1.3 epochs: minutes a run on one core.
+_BASE = ImageRun(
+    dataset="cifar10",
+    stem="cifar",
+    image_size=32,
+    num_classes=10,
+    steps=1000,
+    batch_size=64,
+    micro_batch=64,
+    label_smoothing=0.0,
+    update_every=40,
+    update_until=780,
+    prune_begin=160,
+    prune_end=480,
+    log_every=20,
+    probe_images=128,
+    eval_every=1000,
+    checkpoint_every=500,
+    engine="auto",
+)
+VGG_BASE = _BASE.with_(network="vgg16", width=3 / 16, learning_rate=0.04, drop_fraction=0.1)
+RESNET_BASE = _BASE.with_(
+    network="resnet14", width=1 / 8, learning_rate=0.1, sparsity=RESNET_SPARSITY, channels_last=True, engine="masked"
+)
+
+
+def image_groups(*, seeds: int = 3) -> ImageGroups:
+    """Every group, the most wanted first.
+
+    >>> found = image_groups()
+    >>> len(found["vgg16-95/rigl/sparse"]), found["vgg16-95/rigl/sparse"][0].sparsity
+    (3, 0.95)
+    """
+    settings = {name: VGG_BASE.with_(sparsity=sparsity) for name, sparsity in VGG.items()}
+    middle = "vgg16-90"
+    return {
+        **dict(_table(middle, settings[middle], seeds)),
+        **dict(_table(RESNET, RESNET_BASE, seeds)),
+        **dict(_tickets(RESNET, RESNET_BASE, seeds)),
+        **dict(_table("vgg16-95", settings["vgg16-95"], seeds)),
+        **dict(_table("vgg16-80", settings["vgg16-80"], seeds)),
+        **dict(_controls(middle, settings[middle], seeds)),
+        **dict(_controls(RESNET, RESNET_BASE, seeds)),
+        f"{RESNET}/small_dense": _repeat(RESNET_BASE.with_(method="dense", width=SMALL_DENSE / 8), seeds),
+        **dict(_original_tickets(middle, settings[middle], seeds)),
+    }
+
+
+def _repeat(run: ImageRun, seeds: int, *, first: int = 0) -> list[ImageRun]:
+    return [run.with_(seed=first + seed) for seed in range(seeds)]
+
+
+def _table(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[ImageRun]]]:
+    """Table 1 and Figures 2b, 2c: every method from every start, on random masks."""
+    for method in METHODS:
+        for init in INITS:
+            yield f"{name}/{method}/{init}", _repeat(base.with_(method=method, init=init), seeds)
+
+
+def _controls(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[ImageRun]]]:
+    """Claims C19 and C20, and the dense network."""
+    yield f"{name}/rigl_inverted/sparse", _repeat(base.with_(method="rigl_inverted"), seeds)
+    yield f"{name}/dense", _repeat(base.with_(method="dense", engine="masked"), seeds)
+
+
+def _tickets(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[ImageRun]]]:
+    """Section 4.3: tickets, rewound late and not at all, and scratch on the masks of pruning runs (C29 to C36, C44).
+
+    ``seeds`` runs on the masks of the first pruning run, and one on those of each other.
+    """
+    prunes = [pruning_parent(base.with_(rewind_step=REWIND, seed=seed)) for seed in range(seeds)]
+    yield f"{name}/prune", prunes
+    kinds: dict[str, dict[str, Any]] = {
+        "lottery": {"method": "lottery", "rewind_step": REWIND},
+        "lottery-k0": {"method": "lottery"},
+        "ticket-scratch": {"method": "scratch", "init": "dense"},
+        "ticket-scratch-sparse": {"method": "scratch", "init": "sparse"},
+    }
+    for kind, changes in kinds.items():
+        for number, parent in enumerate(prunes):
+            count = 1 if number else seeds
+            runs = _repeat(base.with_(mask_from=parent, **changes), count, first=REPEATS * (number + 1))
+            yield f"{name}/{kind}/mask{number}", runs
+
+
+def _original_tickets(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[ImageRun]]]:
+    """Claim C44: the ticket of VGG16 that is not rewound late ends at chance in the paper."""
+    parent = pruning_parent(base.with_(rewind_step=REWIND))
+    yield f"{name}/prune", [parent]
+    for kind, step in (("lottery", REWIND), ("lottery-k0", 0)):
+        ticket = base.with_(method="lottery", rewind_step=step, mask_from=parent)
+        yield f"{name}/{kind}/mask0", _repeat(ticket, seeds, first=REPEATS)
