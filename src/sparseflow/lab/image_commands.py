@@ -50,15 +50,16 @@ class TrainImages:
         with ExitStack() as stack:
             ranks = stack.enter_context(ranks_of_torchrun())
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            bar = stack.enter_context(Progress(*columns, console=_err, disable=not ranks.is_first))
+            bar = Progress(*columns, console=_err, disable=not ranks.is_first)
             task = bar.add_task(f"{config.method}, {config.network}", total=config.steps)
+
+            def show(step: int, steps: int) -> None:
+                if not bar.live.is_started:
+                    stack.enter_context(bar)
+                bar.update(task, completed=step, total=steps)
+
             found = train_image_run(
-                config,
-                root=self.out,
-                data_root=self.data,
-                ranks=ranks,
-                workers=self.workers,
-                progress=lambda step, steps: bar.update(task, completed=step, total=steps),
+                config, root=self.out, data_root=self.data, ranks=ranks, workers=self.workers, progress=show
             )
         if ranks.is_first:
             for name, value in found.final.items():

@@ -1,0 +1,227 @@
+"""Image runs in the store: trained once, tickets from pruning runs, both engines, the command and its errors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sparseflow.lab.cli import main
+from sparseflow.lab.images import kept_state, start_of, train_image_run
+from sparseflow.lab.runs import load_run
+from sparseflow.lab.sweep import sweep
+from sparseflow.masks import sparsity_of
+from sparseflow.vision.config import ImageRun, pruning_parent
+from sparseflow.vision.ranks import OnEveryRankError, Ranks
+from sparseflow.vision.setup import dense_network
+
+RUN = ImageRun(
+    dataset="cifar10", network="vgg16", width=1 / 16, stem="cifar", num_classes=10, image_size=32, sparsity=0.5,
+    steps=6, batch_size=8, micro_batch=4, update_every=2, update_until=4, learning_rate=0.05, prune_begin=1,
+    prune_end=3, log_every=1, probe_images=6, eval_every=3, label_smoothing=0.0,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CIFAR-10 in small: ten classes, four training images each and two to test."""
+    root = tmp_path_factory.mktemp("cifar")
+    noise = np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 2)):
+        for label in range(10):
+            folder = root / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(noise.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    return root
+
+
+def losses(run: ImageRun, root: Path, data: Path) -> list[float]:
+    metrics = train_image_run(run, root=root, data_root=data).metrics
+    return metrics.loc[metrics["name"] == "train/loss", "value"].tolist()
+
+
+def test_every_field_is_in_the_name() -> None:
+    """Two runs that differ in any field are two runs; the fields left out change another as well."""
+    other: dict[str, Any] = {
+        "dataset": "imagenet", "network": "resnet50", "width": 0.5, "stem": "imagenet", "num_classes": 11,
+        "image_size": 64, "method": "rigl_inverted", "init": "liu", "sparsity": 0.6, "seed": 1, "steps": 7,
+        "batch_size": 16, "micro_batch": 2, "learning_rate": 0.1, "momentum": 0.5, "weight_decay": 0.0,
+        "label_smoothing": 0.1, "drop_fraction": 0.1, "update_every": 3, "update_until": 5, "prune_begin": 2,
+        "prune_end": 4, "updates": "authors", "precision": "bfloat16", "channels_last": True, "compiled": True,
+        "engine": "auto", "log_every": 2, "probe_images": 7, "eval_every": 4, "checkpoint_every": 5, "snapshots": (2,),
+        "mask_from": pruning_parent(RUN), "rewind_step": 2,
+    }  # fmt: skip
+    assert set(other) == {field.name for field in fields(ImageRun)}
+    kept = pruning_parent(RUN.with_(rewind_step=2))
+    runs = [RUN, *(RUN.with_(**{name: value}) for name, value in other.items() if name != "rewind_step")]
+    runs += [RUN.with_(method="lottery", mask_from=kept, rewind_step=step) for step in (0, 2)]
+    assert len({run.name for run in runs}) == len(runs)
+    assert all(ImageRun.from_dict(run.to_dict()) == run for run in runs)
+
+
+def test_a_run_is_trained_once(data: Path, tmp_path: Path) -> None:
+    steps: list[int] = []
+    first = train_image_run(RUN, root=tmp_path, data_root=data, progress=lambda step, steps_: steps.append(step))
+    again = train_image_run(RUN, root=tmp_path, data_root=None, progress=lambda step, steps_: steps.append(step))
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert again.final == first.final == load_run(tmp_path / RUN.name).final
+    assert set(first.final) == {"test/accuracy", "test/loss", "sparsity"}
+    assert first.config == RUN
+    logged = first.metrics.groupby("name")["step"].apply(list).to_dict()
+    assert logged["train/loss"] == logged["flow/norm"] == [0, 1, 2, 3, 4, 5]
+    assert logged["update/before"] == logged["update/after"] == [2, 4]
+    assert logged["test/accuracy"] == [3, 6]
+    state = kept_state(RUN, 6, root=tmp_path)
+    assert all(bool((state["model"][name][~mask] == 0).all()) for name, mask in state["masks"].items())
+
+
+def test_the_engine_trains_the_same_run(data: Path, tmp_path: Path) -> None:
+    """Oracle: torch on masked weights. Steps between updates are the plan's, but for those that are logged."""
+    base = RUN.with_(steps=12, log_every=4, update_every=6, update_until=6, batch_size=64, micro_batch=64)
+    found = {engine: losses(base.with_(engine=engine), tmp_path, data) for engine in ("masked", "sparse")}
+    assert found["sparse"] == pytest.approx(found["masked"], rel=1e-4)
+    masks = [kept_state(base.with_(engine=engine), 12, root=tmp_path)["masks"] for engine in ("masked", "sparse")]
+    assert all(torch.equal(mask, masks[1][name]) for name, mask in masks[0].items())
+    with pytest.raises(ValueError, match=r"does not go with smoothed labels \(give label_smoothing=0\)"):
+        train_image_run(base.with_(engine="sparse", label_smoothing=0.1), root=tmp_path, data_root=data)
+    network = base.with_(engine="sparse", network="resnet14")
+    with pytest.raises(TypeError, match=r"\w"):  # no chain
+        train_image_run(network, root=tmp_path, data_root=data)
+
+
+@pytest.mark.parametrize("network", ["vgg16", "resnet14"])
+def test_tickets_start_where_they_say(network: str, data: Path, tmp_path: Path) -> None:
+    base = RUN.with_(network=network, update_every=1)
+    parent = pruning_parent(base.with_(rewind_step=2, mask_from=None))
+    late = base.with_(method="lottery", mask_from=parent, rewind_step=2, seed=7)
+    runs = {
+        "late": late,
+        "original": late.with_(rewind_step=0),
+        "restart": late.with_(rewind_step=0, method="restart"),
+        "scratch": late.with_(rewind_step=0, method="scratch", init="dense"),
+    }
+    sweep(list(runs.values()), root=tmp_path, jobs=1, data_root=data)
+    end = kept_state(parent, parent.steps, root=tmp_path)
+    assert sparsity_of(end["masks"]) == pytest.approx(0.5, abs=0.02)
+    weights = {name: start_of(run, root=tmp_path) for name, run in runs.items()}
+    for start in weights.values():
+        assert start is not None
+        assert all(torch.equal(mask, end["masks"][name]) for name, mask in start.masks.items())
+    expected = {
+        "late": kept_state(parent, 2, root=tmp_path)["model"],
+        "original": dense_network(parent).state_dict(),
+        "restart": end["model"],
+    }
+    for name, state in expected.items():
+        start = weights[name]
+        assert start is not None
+        assert start.weights is not None
+        assert all(torch.equal(value, start.weights[key]) for key, value in state.items())
+    assert weights["scratch"] is not None
+    assert weights["scratch"].weights is None
+    finals = [kept_state(run, 6, root=tmp_path)["masks"] for run in runs.values()]
+    assert all(torch.equal(mask, end["masks"][key]) for masks in finals for key, mask in masks.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "lottery"}, "lottery starts from a pruning run: give mask_from"),
+        ({"mask_from": RUN}, "mask_from must be a run of method 'prune', got 'rigl'"),
+        ({"method": "dense", "mask_from": pruning_parent(RUN)}, "method 'dense' starts from no mask"),
+        ({"mask_from": pruning_parent(RUN), "width": 1 / 8}, "a run of the same width: it has 0.0625, this run 0.125"),
+        ({"mask_from": pruning_parent(RUN), "rewind_step": 3}, "rewind_step 3 was not kept by the pruning run"),
+        ({"snapshots": (7,)}, r"snapshots must be steps from 0 to 6, got \[7\]"),
+        ({"engine": "fast"}, "engine must be one of auto, sparse, masked"),
+        ({"log_every": 0}, "log_every must be at least 1"),
+    ],
+)
+def test_runs_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RUN.with_(**changes)
+
+
+def test_data_that_does_not_fit(data: Path, tmp_path: Path) -> None:
+    for changes, message in (
+        ({"dataset": "svhn"}, "dataset must be one of imagenet, imagenet-sample, cifar10"),
+        ({"num_classes": 100}, "cifar10 has 10 classes, the run 100"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train_image_run(RUN.with_(**changes), root=tmp_path, data_root=data)
+    with pytest.raises(FileNotFoundError, match="kept no weights of step 6, from which another run starts"):
+        start_of(RUN.with_(mask_from=pruning_parent(RUN)), root=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_errors_say_what_to_lower(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("no")
+
+    monkeypatch.setattr("sparseflow.lab.images.train_images", full)
+    with pytest.raises(RuntimeError, match=r"out of memory with 4 images of 32 pixels at once. Lower --micro-batch"):
+        train_image_run(RUN, root=tmp_path, data_root=data)
+
+
+def test_one_process_raises_as_it_is() -> None:
+    with pytest.raises(ValueError, match="alone"), Ranks().together():
+        raise ValueError("alone")
+    assert issubclass(OnEveryRankError, RuntimeError)
+
+
+COMMAND = [
+    "--network", "vgg16", "--dataset", "cifar10", "--stem", "cifar", "--width", "0.0625", "--num-classes", "10",
+    "--short", "4", "8", "--micro-batch", "4", "--log-every", "1", "--method", "set",
+]  # fmt: skip
+
+
+def run_command(*arguments: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    launcher = torchrun if processes > 1 else []
+    return subprocess.run(
+        [sys.executable, "-m", *launcher, "sparseflow", "train", "images", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"},
+    )
+
+
+def test_the_command_on_one_process_and_on_two(data: Path, tmp_path: Path) -> None:
+    found = []
+    for processes in (1, 2):
+        root = tmp_path / str(processes)
+        done = run_command(*COMMAND, "--data", str(data), "--out", str(root), processes=processes)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("test/accuracy") == 1  # rank 0 alone
+        (folder,) = [path for path in root.iterdir() if not path.name.startswith(".")]
+        metrics = load_run(folder).metrics
+        found.append(metrics[metrics["name"].isin(["train/loss", "flow/norm", "gradient/training"])])
+    assert len(found[0]) == 12
+    assert found[0].equals(found[1])
+
+
+def test_the_command_fails_with_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "images", *COMMAND, "--data", str(tmp_path), "--out", str(tmp_path / "runs")])
+    assert capfd.readouterr().err.startswith(f"sparseflow: {tmp_path} has no split 'train'")
+    done = run_command(*COMMAND, "--data", str(tmp_path), "--out", str(tmp_path / "runs"), processes=2)
+    assert done.returncode != 0
+    assert sum(line.startswith("sparseflow: ") for line in done.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_help_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "images", "--help"])
+    out = capsys.readouterr().out
+    assert "--network" in out
+    assert out.count("\n") < 70
