@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from sparseflow.lab.claims import CLAIMS, judge, judge_images
+from sparseflow.lab.claims.verdict import Verdict
 from sparseflow.lab.evidence import Evidence
 from sparseflow.lab.image_cost import SUSTAINED, core_seconds, device_seconds
 from sparseflow.lab.measurements import Measurement, read_tables
+from sparseflow.lab.paper.image_page import write_image_report
 from sparseflow.lab.pool import Task, in_order
 from sparseflow.lab.recipes.cifar import ImageGroups
 from sparseflow.lab.recipes.image_measured import IMAGE_TABLES, image_measurements
@@ -20,6 +23,14 @@ from sparseflow.vision.config import ImageRun
 
 #: Seconds of one core that a unit of a measurement's size stands for; a training step takes about as long.
 UNIT = 0.1
+#: Claims of the whole paper that read groups of the paper's own networks.
+_IMAGENET_CLAIMS = {id: CLAIMS[id] for id in ("C09", "C10", "C13", "C52")}
+#: Scale -> what judges its runs.
+_JUDGES: dict[str, Callable[[Evidence], list[Verdict]]] = {
+    "smoke": lambda evidence: [],
+    "cifar": judge_images,
+    "imagenet": lambda evidence: judge(evidence, _IMAGENET_CLAIMS),
+}
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,11 @@ class ImageMatrix:
 
     def _run_seconds(self, run: ImageRun) -> float:
         return core_seconds(run) if self.scale.machine == "core" else device_seconds(run, rate=self.rate)
+
+    def report(self, evidence: Evidence, out: Path, *, command: str) -> tuple[Path, list[Verdict]]:
+        """Judge the claims that a scale can say something about, and write the page."""
+        verdicts = _JUDGES[self.scale.name](evidence)
+        return write_image_report(evidence, verdicts, out, command=command, scale=self.scale), verdicts
 
     @property
     def machine(self) -> str:
