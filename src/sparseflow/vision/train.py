@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ from sparseflow.vision.data import (
     normalise,
 )
 from sparseflow.vision.ranks import Ranks
+from sparseflow.vision.resume import Checkpoints
 from sparseflow.vision.setup import batches_of, set_up_images
 from sparseflow.vision.step import Trainer, training_norm
 
@@ -44,8 +46,10 @@ def train_images(
     eval_every: int | None = None,
     probe_images: int = 256,
     workers: int = 0,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 1000,
 ) -> Trainer:
-    """Train a run to its end.
+    """Train a run to its end, from its last checkpoint if there is one.
 
     Logged every ``log_every`` steps, before the step: ``train/loss`` (smoothed, of the batch), ``gradient/training``
     (of the training batch with L2, the authors' way on ImageNet), ``gradient/clean`` (of fixed training images in plain
@@ -60,17 +64,22 @@ def train_images(
         log_every, eval_every: In steps; no evaluation before the end by default.
         probe_images: First training images that ``gradient/clean`` is about, not augmented (paper, on MNIST: 1000).
         workers: Processes that decode images, for each rank.
+        checkpoint: Folder of this run's checkpoints; none by default. What was logged after the last one is logged
+            again, the same.
+        checkpoint_every: In steps; one more at the end.
 
     Returns: the trainer, at the end.
 
     Raises:
-        ValueError: if a dataset has other classes than the run.
+        ValueError: if a dataset has other classes than the run, or the checkpoint is of another run or damaged.
         FloatingPointError: if the loss is no longer finite.
     """
     for source in (training, test):
         if (found := int(source.labels.max()) + 1) > run.num_classes:
             raise ValueError(f"the images have {found} classes, the run {run.num_classes}. Give num_classes={found}.")
     trainer = trainer or set_up_images(run, Ranks())
+    checkpoints = Checkpoints(run=run, folder=checkpoint, every=checkpoint_every)
+    used = checkpoints.resume(trainer)
     ranks, cifar = trainer.ranks, run.stem == "cifar"
     augment = PadCropFlip() if cifar else RandomResizedCrop(size=image_size)
     plain = Unchanged() if cifar else CentreCrop(size=image_size)
@@ -82,6 +91,7 @@ def train_images(
         batch_size=run.batch_size,
         seed=run.seed,
         steps=batches_of(run),
+        start_step=used,
         rank=ranks.rank,
         world=ranks.world,
         accumulation=each,
@@ -111,6 +121,8 @@ def train_images(
         if taken == run.steps or (eval_every and taken % eval_every == 0 and taken > step):
             batches = evaluation_batches(test, plain, batch_size=run.micro_batch, rank=ranks.rank, world=ranks.world)
             tell(taken, evaluate(trainer, (prepare(batch) for batch in batches)))
+        used += 1
+        checkpoints.save_if_due(trainer, before=step, batches=used)
     trainer.sparsifier.check()
     tell(run.steps, {"sparsity": sparsity_of(trainer.sparsifier.masks)})
     return trainer
