@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from sparseflow.types import Masks
+
+Found = TypeVar("Found")
 
 #: Longer than the slowest step with a checkpoint; a rank that died is noticed by then at the latest.
 TIMEOUT = timedelta(minutes=10)
@@ -76,6 +79,25 @@ class Ranks:
         if failed := [rank for rank, text in enumerate(said) if text]:
             where = "" if len(failed) == self.world else f"rank {failed[0]}: "
             raise OnEveryRankError(where + said[failed[0]])
+
+    def from_first(self, work: Callable[[], Found]) -> Found:
+        """What rank 0 finds, on every rank; where it fails with an OSError or ValueError, so do all.
+
+        >>> Ranks().from_first(lambda: 3)
+        3
+        """
+        found: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                found[0] = work()
+            except (OSError, ValueError) as error:
+                found[1] = error
+        if self.world > 1:
+            dist.broadcast_object_list(found, src=0)
+        if found[1] is not None:
+            raise found[1]
+        answer: Found = found[0]
+        return answer
 
     def check_same(self, text: str, *, of: str) -> None:
         """Raise on every rank where they differ.
