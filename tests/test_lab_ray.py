@@ -1,4 +1,4 @@
-"""Sweeps on a real Ray cluster of this machine alone: same bits as in local processes, and every way to go wrong."""
+"""Sweeps on a real Ray cluster of this machine alone: same bits as one by one, and every way to go wrong."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def address(cluster: Ports) -> str:
     return f"127.0.0.1:{cluster.drivers}"
 
 
-def test_same_bits_as_in_local_processes_and_a_failure_stops_nothing_else(address: str, tmp_path: Path) -> None:
+def test_same_bits_as_one_by_one_and_a_failure_stops_nothing_else(address: str, tmp_path: Path) -> None:
     """A pruning run, two that start from it, and one whose folder is no run's."""
     wanted = [BASE.with_(method=m, mask_from=pruning_parent(BASE)) for m in ("rigl", "set")]
     strange = BASE.with_(method="dense")
@@ -113,9 +113,9 @@ def test_same_bits_as_in_local_processes_and_a_failure_stops_nothing_else(addres
     ended = [line.split()[-1] for line in told.file.getvalue().splitlines() if line]
     assert len(ended) == 4
     assert all(ended.index(pruning_parent(BASE).name) < ended.index(config.name) for config in wanted)
-    sweep(wanted, root=here, jobs=2, console=quiet())
     for config in [pruning_parent(BASE), *wanted]:
-        assert (there / config.name / METRICS).read_bytes() == (here / config.name / METRICS).read_bytes()
+        one = train(config, root=here)
+        assert (there / config.name / METRICS).read_bytes() == (one.folder / METRICS).read_bytes()
     assert not list(there.glob(".shared-*"))
 
 
@@ -143,29 +143,21 @@ class Scribble:
         (root / self.name).touch()
 
 
-def test_no_more_at_once_than_asked_for(address: str, tmp_path: Path) -> None:
-    """The cluster has two CPUs; what is needed comes first though it is asked for last."""
-    first = Scribble("first")
-    run_tasks([Scribble("second", needs=(first,)), Scribble("third"), first], root=tmp_path, jobs=1, ray=address)
-    lines = (tmp_path / "log").read_text().splitlines()
-    assert lines == [f"{name} {what}" for name in ("first", "second", "third") for what in ("begins", "ends")]
-
-
-def test_a_killed_worker_is_tried_again_and_then_named(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With one retry: dead once is done, dead twice failed, and what needs it is not begun."""
+def test_order_number_at_once_and_killed_workers(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One at a time on two CPUs, with one retry: dead once is done; dead twice failed, what needs it does not begin."""
     from sparseflow.lab import ray_pool
 
     monkeypatch.setattr(ray_pool, "_RETRIES", 1)
-    once, twice = Scribble("once", deaths=1), Scribble("twice", deaths=2)
-    child = Scribble("child", needs=(twice,))
-    with pytest.raises(RuntimeError, match="2 of 3 runs failed") as failed:
-        run_tasks([once, child], root=tmp_path, ray=address, console=quiet())
+    first, once, twice = Scribble("first"), Scribble("once", deaths=1), Scribble("twice", deaths=2)
+    tasks = [Scribble("second", needs=(first,)), first, once, Scribble("child", needs=(twice,)), Scribble("last")]
+    with pytest.raises(RuntimeError, match="2 of 6 runs failed") as failed:
+        run_tasks(tasks, root=tmp_path, jobs=1, ray=address, console=quiet())
     assert "\n  twice: WorkerCrashedError: " in str(failed.value)
     assert "\n  child: RuntimeError: it starts from twice, which failed" in str(failed.value)
-    assert once.is_done(tmp_path)
-    assert "child" not in (tmp_path / "log").read_text()
+    assert (tmp_path / "log").read_text().splitlines() == [
+        *("first begins", "first ends", "second begins", "second ends"),
+        *("once begins", "once begins", "once ends", "twice begins", "twice begins", "last begins", "last ends"),
+    ]
 
 
 def test_interrupted_it_ends_what_runs_on_the_cluster(address: str, tmp_path: Path) -> None:

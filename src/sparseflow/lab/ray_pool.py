@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -48,19 +49,18 @@ class RayCluster:
             token = undo.enter_context(NamedTemporaryFile(dir=self._root, prefix=".shared-"))
             self._token = Path(token.name)
             self._require_shared_folder()
-            self._inbox = ray.remote(num_cpus=0, max_restarts=-1)(_Inbox).remote()
+            self._inbox = ray.remote(num_cpus=0, max_restarts=-1)(_inbox()).remote()
             self._work = ray.remote(num_cpus=1, max_retries=_RETRIES)(_work)
             self._leave = undo.pop_all()
 
     def _require_shared_folder(self) -> None:
         strategy = partial(self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy, soft=False)
-        look = self._ray.remote(num_cpus=0)(_require_token)
-        nodes = [node["NodeID"] for node in self._ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-        looks = [look.options(scheduling_strategy=strategy(node)).remote(self._token) for node in nodes]
-        try:
-            self._ray.get(looks)
-        except self._ray.exceptions.RayTaskError as error:
-            raise error.cause from None
+        look = self._ray.remote(num_cpus=0)(os.path.isfile)
+        nodes = [node for node in self._ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        looks = [look.options(scheduling_strategy=strategy(node["NodeID"])).remote(self._token) for node in nodes]
+        for node, is_seen in zip(nodes, self._ray.get(looks), strict=True):
+            if not is_seen:
+                raise _not_shared(self._root, machine=node["NodeManagerHostname"])
 
     def most(self) -> int:
         """The number asked for, or the cluster's CPUs; at least one, which then waits for a machine."""
@@ -98,32 +98,36 @@ class RayCluster:
         self._leave.close()
 
 
-class _Inbox:
-    """How far each task is, by name; on one of the machines."""
+def _inbox() -> type:
+    # Made in a function, it is sent as it is: its process need not load torch.
+    class Inbox:
+        """How far each task is, by name; on one of the machines."""
 
-    def __init__(self) -> None:
-        self._said: dict[str, int] = {}
+        def __init__(self) -> None:
+            self._said: dict[str, int] = {}
 
-    def put(self, name: str, done: int) -> None:
-        self._said[name] = done
+        def put(self, name: str, done: int) -> None:
+            self._said[name] = done
 
-    def take(self) -> dict[str, int]:
-        said, self._said = self._said, {}
-        return said
+        def take(self) -> dict[str, int]:
+            said, self._said = self._said, {}
+            return said
+
+    return Inbox
 
 
 def _work(task: Task, root: Path, token: Path, inbox: Any) -> None:
     take_one_thread()
-    _require_token(token)
+    if not token.is_file():  # a machine that joined later
+        raise _not_shared(root, machine=socket.gethostname())
     compute(task, root, tell=inbox.put.remote)
 
 
-def _require_token(token: Path) -> None:
-    if not token.is_file():
-        raise FileNotFoundError(
-            f"the machine {socket.gethostname()} does not see {token.parent} as the one with the command does. "
-            "With --ray the runs go to a folder that all machines share, under the same path: name it by --out."
-        )
+def _not_shared(root: Path, *, machine: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"the machine {machine} does not see {root} as the one with the command does. With --ray the runs go to a "
+        "folder that all machines share, under the same path: name it by --out."
+    )
 
 
 def _connect(address: str) -> ModuleType:
