@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -38,8 +37,10 @@ class Reproduce:
     """Of the items, only these."""
     seeds: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Repetitions of every cell; None: as the claims need (5 to 20 at paper scale)."""
-    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Processes; one thread each."""
+    jobs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Processes, one thread each; None: one a CPU."""
+    ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
+    """Ray cluster; its machines share --out."""
     out: _OptionalPath = None
     """Folder of the runs; None: runs/<scale>."""
     report: _OptionalPath = None
@@ -53,7 +54,7 @@ class Reproduce:
         """Train and measure what is not there yet, judge the claims, write the page."""
         from sparseflow.lab.claims import judge
         from sparseflow.lab.paper.page import write_paper_report
-        from sparseflow.lab.pool import check_jobs, run_tasks
+        from sparseflow.lab.pool import check_jobs, local_jobs, run_tasks
         from sparseflow.lab.recipes.scales import SCALES
         from sparseflow.lab.reproduce import Matrix, seconds
         from sparseflow.lab.sweep import Training, prepare
@@ -63,21 +64,25 @@ class Reproduce:
         if self.seeds is not None:
             scale = scale.with_seeds(self.seeds)
         root = self.out or Path("runs") / self.scale
-        matrix = Matrix.of(scale, data_root=self.data)
+        # Other machines have other working folders.
+        data = self.data and self.data.absolute()
+        matrix = Matrix.of(scale, data_root=data)
         if self.list:
             _out.print(_listing(matrix, root))
             return
-        tasks = matrix.tasks(self.only or self.items, data_root=self.data)
+        tasks = matrix.tasks(self.only or self.items, data_root=data)
         todo = [task for task in tasks if not task.is_done(root)]
         runs = sum(isinstance(task, Training) for task in tasks)
+        jobs = 1 if self.ray and self.jobs is None else local_jobs(self.jobs)
+        where = f"{jobs} processes" if self.jobs or not self.ray else "one CPU, shared by those of the cluster"
         _err.print(
             f"runs {runs}, measurements {len(tasks) - runs}; to do: {len(todo)}, about "
-            f"{_duration(seconds(todo) / self.jobs)} on {self.jobs} processes",
+            f"{_duration(seconds(todo) / jobs)} on {where}",
             soft_wrap=True,
         )
         began = time.monotonic()
-        prepare(todo, root=root, data_root=self.data)
-        run_tasks(tasks, root=root, jobs=self.jobs, console=_err)
+        prepare(todo, root=root, data_root=data)
+        run_tasks(tasks, root=root, jobs=self.jobs, ray=self.ray, console=_err)
         with _err.status("reading runs, judging claims, drawing figures"):
             evidence = matrix.evidence(root)
             verdicts = judge(evidence)
