@@ -19,6 +19,7 @@ from sparseflow.lab.claims import (
     tickets,
     updates,
 )
+from sparseflow.lab.claims.images import IMAGE_CLAIMS
 from sparseflow.lab.claims.verdict import Verdict, undecided
 from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
 
@@ -58,6 +59,15 @@ def judge(evidence: Evidence, claims: Mapping[str, Judge] | None = None) -> list
     ({'inconclusive'}, {None})
     """
     return [_judge(id, judged, evidence) for id, judged in (CLAIMS if claims is None else claims).items()]
+
+
+def judge_images(evidence: Evidence) -> list[Verdict]:
+    """As :func:`judge`, the claims about ImageNet by the runs on CIFAR-10.
+
+    >>> {verdict.verdict for verdict in judge_images(Evidence({}, {}))}
+    {'inconclusive'}
+    """
+    return judge(evidence, IMAGE_CLAIMS)
 
 
 def _judge(id: str, judged: Judge, evidence: Evidence) -> Verdict:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from sparseflow.lab.claims.bounds import interval_above, reaches
 from sparseflow.lab.claims.intervals import clopper_pearson
 from sparseflow.lab.claims.run_statistics import accuracies, mean_and_std, mean_log_norm, num_collapsed, of_each
 from sparseflow.lab.claims.statistics import equivalent, fisher_greater, greater, mann_whitney_greater
-from sparseflow.lab.claims.verdict import FEWEST, Verdict, all_of, conclude, undecided
+from sparseflow.lab.claims.verdict import FEWEST, Part, Verdict, all_of, conclude, undecided
 from sparseflow.lab.evidence import Evidence
 from sparseflow.lab.runs import Run
 
@@ -63,15 +65,12 @@ def c07(evidence: Evidence) -> Verdict:
     }
     lost = {label: num_collapsed(runs, below=evidence.collapse_percent) for label, runs in groups.items()}
     total = {label: len(runs) for label, runs in groups.items()}
-    parts = {"Original": interval_above(clopper_pearson(lost["Original"], total["Original"]), 0.05)}
-    for label in ("Ours", "Liu"):
-        parts[label] = reaches(lost[label], at_most=0, n=str(total[label]), of="collapsed runs")
     others = [f"{lost[label]} of {total[label]} with {label}" for label in ("Ours", "Liu") if lost[label]]
     undecayed = [run for key in METHODS.values() for run in evidence.groups.get(f"lenet5/{key}/dense/wd0", ())]
     wd0 = num_collapsed(undecayed, below=evidence.collapse_percent) if undecayed else 0
     return conclude(
         "C07",
-        all_of(parts),
+        only_original_collapses(lost, total),
         ours=f"did not learn: {', '.join(f'{label} {lost[label]}/{total[label]}' for label in INITS)}; "
         f"Original without weight decay {wd0}/{len(undecayed)}",
         held="From the usual initial weights some LeNet5 runs never learn; from weights scaled to the mask all do.",
@@ -80,6 +79,14 @@ def c07(evidence: Evidence) -> Verdict:
         else "Hardly any masked LeNet5 run fails to learn from the usual initial weights.",
         numbers={f"collapsed, {label}": lost[label] / total[label] for label in INITS},
     )
+
+
+def only_original_collapses(lost: Mapping[str, int], total: Mapping[str, int]) -> Part:
+    """C07's criterion on how many runs of Original, Ours and Liu did not learn, of how many."""
+    parts = {"Original": interval_above(clopper_pearson(lost["Original"], total["Original"]), 0.05)}
+    for label in ("Ours", "Liu"):
+        parts[label] = reaches(lost[label], at_most=0, n=str(total[label]), of="collapsed runs")
+    return all_of(parts)
 
 
 def c08(evidence: Evidence) -> Verdict:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from itertools import combinations
 
 import numpy as np
 
 from sparseflow.lab.claims.bounds import reaches
+from sparseflow.lab.claims.intervals import Values
 from sparseflow.lab.claims.run_statistics import (
-    PAPER_STEPS,
     accuracies,
     at_paper_step,
+    at_share,
     log_of,
     logged,
     mean_and_std,
@@ -20,7 +22,7 @@ from sparseflow.lab.claims.run_statistics import (
     of_each,
 )
 from sparseflow.lab.claims.statistics import above, equivalent, greater, not_different
-from sparseflow.lab.claims.verdict import FEWEST, Verdict, all_of, conclude, undecided
+from sparseflow.lab.claims.verdict import FEWEST, Part, Verdict, all_of, conclude, undecided
 from sparseflow.lab.evidence import Evidence
 from sparseflow.lab.optimizer import DROPS
 from sparseflow.lab.recipes.matrix import INITS
@@ -30,6 +32,7 @@ from sparseflow.lab.runs import Run
 RESNET = "resnet50"
 #: Optimizer steps of the paper's ResNet-50.
 RESNET_STEPS = 32_000
+METHODS = ("scratch", "set", "rigl")
 #: The criterion's window on either side of a drop, in the paper's steps.
 WINDOW = 500
 
@@ -41,30 +44,44 @@ def c09(evidence: Evidence) -> Verdict:
     point, TOST p < 0.05, and no pair differs, Welch p < 0.05 after Holm's correction (whose first step is the smallest
     p-value against 0.05 over the number of pairs).
     """
-    names = [f"{RESNET}/{method}/{init}" for method in ("scratch", "set", "rigl") for init in INITS]
-    if not any(evidence.groups.get(name) for name in names):
+    if not any(evidence.groups.get(f"{RESNET}/{method}/{init}") for method in METHODS for init in INITS):
         return undecided(
             "C09", "The claim is about networks with batch norm and skip connections; those of MNIST have none."
         )
-    values = {name: accuracies(evidence.runs(name, at_least=FEWEST)) for name in names}
-    pairs = [
-        (one, other)
-        for method in ("scratch", "set", "rigl")
-        for one, other in combinations([name for name in names if f"/{method}/" in name], 2)
-    ]
-    parts = {}
-    for one, other in pairs:
-        what = f"{one.removeprefix(RESNET + '/')} vs {other.rsplit('/', 1)[1]}"
-        parts[f"{what}, alike"] = equivalent(values[one], values[other], margin=0.5, alpha=0.05)
-        parts[f"{what}, no difference"] = not_different(values[one], values[other], alpha=0.05 / len(pairs))
+    values = accuracies_by_start(evidence, RESNET)
     return conclude(
         "C09",
-        all_of(parts),
-        ours="; ".join(f"{name.removeprefix(RESNET + '/')} {mean_and_std(found)}" for name, found in values.items()),
+        alike_from_any_start(values),
+        ours="; ".join(f"{name} {mean_and_std(found)}" for name, found in values.items()),
         held="With batch norm and skip connections networks end alike from any of the three initialisations.",
         failed="With batch norm and skip connections, too, some initialisation ends better than another.",
-        numbers={name: float(found.mean()) for name, found in values.items()},
+        numbers={f"{RESNET}/{name}": float(found.mean()) for name, found in values.items()},
     )
+
+
+def accuracies_by_start(evidence: Evidence, network: str) -> dict[str, Values]:
+    """Accuracies of Scratch, SET and RigL from each initialisation, by ``method/init``.
+
+    Raises:
+        NotEnoughRunsError: if there are fewer than three runs of one.
+    """
+    return {
+        f"{method}/{init}": accuracies(evidence.runs(f"{network}/{method}/{init}", at_least=FEWEST))
+        for method in METHODS
+        for init in INITS
+    }
+
+
+def alike_from_any_start(values: Mapping[str, Values]) -> Part:
+    """Whether no method ends otherwise from another initialisation: C09's criterion on :func:`accuracies_by_start`."""
+    pairs = [(method, one, other) for method in METHODS for one, other in combinations(INITS, 2)]
+    parts = {}
+    for method, one, other in pairs:
+        both = values[f"{method}/{one}"], values[f"{method}/{other}"]
+        what = f"{method}/{one} vs {other}"
+        parts[f"{what}, alike"] = equivalent(*both, margin=0.5, alpha=0.05)
+        parts[f"{what}, no difference"] = not_different(*both, alpha=0.05 / len(pairs))
+    return all_of(parts)
 
 
 def c10(evidence: Evidence) -> Verdict:
@@ -73,12 +90,30 @@ def c10(evidence: Evidence) -> Verdict:
     Criterion, of Scratch: the mean log norm over the first 100 of 32000 steps is higher with Ours than with Original,
     one-sided Welch p < 0.05, and after step 2000 the means differ by less than 0.1 (a bound without a test).
     """
-    names = {init: f"{RESNET}/scratch/{init}" for init in ("dense", "sparse")}
-    if not any(evidence.groups.get(name) for name in names.values()):
+    if not any(evidence.groups.get(f"{RESNET}/scratch/{init}") for init in ("dense", "sparse")):
         return undecided("C10", "The claim is about ResNet-50 with batch norm; the networks of MNIST have none.")
-    runs = {init: evidence.runs(name, at_least=FEWEST) for init, name in names.items()}
-    # Windows are told in MNIST's steps.
-    start, later = (step * PAPER_STEPS / RESNET_STEPS for step in (100, 2000))
+    part, gains = gain_at_very_start(evidence, RESNET)
+    return conclude(
+        "C10",
+        part,
+        ours=f"norm of Ours / Original: {math.exp(gains['log norm, start']):.2f} at the start, "
+        f"{math.exp(gains['log norm, later']):.2f} after step 2000",
+        held="With batch norm the scaled initial weights have more gradient at the very start, and soon no more.",
+        failed="With batch norm the scaled initial weights do not have more gradient at the very start alone.",
+        numbers=gains,
+    )
+
+
+def gain_at_very_start(evidence: Evidence, network: str) -> tuple[Part, dict[str, float]]:
+    """C10's criterion on a network, and the differences of log norms that it judges: at the start, and later.
+
+    Its windows, of 32000 steps, mean the same shares of training.
+
+    Raises:
+        NotEnoughRunsError: if there are fewer than three runs of an initialisation.
+    """
+    runs = {init: evidence.runs(f"{network}/scratch/{init}", at_least=FEWEST) for init in ("dense", "sparse")}
+    start, later = (at_share(step / RESNET_STEPS) for step in (100, 2000))
     first = {init: of_each(found, partial(mean_log_norm, last=start)) for init, found in runs.items()}
     rest = {init: of_each(found, partial(mean_log_norm, first=later)) for init, found in runs.items()}
     gone = float(rest["sparse"].mean() - rest["dense"].mean())
@@ -88,14 +123,7 @@ def c10(evidence: Evidence) -> Verdict:
         "start": greater(first["sparse"], first["dense"], alpha=0.05),
         "later": reaches(abs(gone), at_most=0.1, n=fewest, of="difference of log norms"),
     }
-    return conclude(
-        "C10",
-        all_of(parts),
-        ours=f"norm of Ours / Original: {math.exp(gain):.2f} at the start, {math.exp(gone):.2f} after step 2000",
-        held="With batch norm the scaled initial weights have more gradient at the very start, and soon no more.",
-        failed="With batch norm the scaled initial weights do not have more gradient at the very start alone.",
-        numbers={"log norm, start": gain, "log norm, later": gone},
-    )
+    return all_of(parts), {"log norm, start": gain, "log norm, later": gone}
 
 
 def c11(evidence: Evidence) -> Verdict:
@@ -106,7 +134,10 @@ def c11(evidence: Evidence) -> Verdict:
     Differs: this is LeNet5, Scratch+, with the schedule of the paper's ResNet-50, which needs ImageNet itself.
     """
     runs = evidence.runs("lenet5/scratch/sparse/step", at_least=FEWEST)
-    rises = {f"{100 * share:.0f} %": of_each(runs, partial(_rise, share=share)) for share in DROPS}
+    window = at_paper_step(runs[0].config, WINDOW)
+    # The first step with the lower rate.
+    drops = {f"{100 * share:.0f} %": math.ceil(share * runs[0].config.steps) for share in DROPS}
+    rises = {share: of_each(runs, partial(rise_of_norm, drop=drop, window=window)) for share, drop in drops.items()}
     factors = {share: float(np.exp(rise.mean())) for share, rise in rises.items()}
     return conclude(
         "C11",
@@ -118,13 +149,13 @@ def c11(evidence: Evidence) -> Verdict:
     )
 
 
-def _rise(run: Run, *, share: float) -> float:
-    """Mean log norm after a drop of the learning rate, minus that before."""
+def rise_of_norm(run: Run, *, drop: int, window: int) -> float:
+    """Mean log norm in the ``window`` steps after the learning rate drops, minus that in those before.
+
+    ``drop`` is the first step with the lower rate: its own norm is still that of the weights before.
+    """
     norms = logged(run, "flow/norm")
     logs, steps = log_of(norms.to_numpy()), norms.index.to_numpy()
-    # The first step with the lower rate; its own norm is still that of the weights before.
-    drop = math.ceil(share * run.config.steps)
-    window = at_paper_step(run.config, WINDOW)
     after = logs[(drop < steps) & (steps <= drop + window)]
     before = logs[(drop - window < steps) & (steps <= drop)]
     return float(after.mean() - before.mean())

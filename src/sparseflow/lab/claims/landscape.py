@@ -42,26 +42,31 @@ def c30(evidence: Evidence) -> Verdict:
     direction as long as the ticket is away is reported: what lengths alone explain.
     """
     lottery, scratch = _by_pruning_run(evidence, "init")
-    ratio = float(scratch.mean() / lottery.mean())
-    n = f"{len(lottery)} pruning runs"
-    parts = {
-        "every pruning run": reaches(float((scratch / lottery).min()), at_least=1.0, n=n, of="smallest ratio"),
-        "means": greater(scratch, lottery, alpha=0.01),
-        "size": reaches(ratio, at_least=1.1, n=n, of="ratio of means"),
-    }
     control, _ = _by_pruning_run(evidence, "control_init")
     cosine = [float(found.mean()) for found in _by_pruning_run(evidence, "cosine_init")]
     return conclude(
         "C30",
-        all_of(parts),
+        starts_nearer(lottery, scratch),
         ours=f"distance at the start: lottery {mean_and_std(lottery)}, scratch {mean_and_std(scratch)}, ratio "
-        f"{ratio:.2f}; a random direction as long as the ticket {control.mean():.2f}; cosine {cosine[0]:.2f} vs "
-        f"{cosine[1]:.2f}",
+        f"{scratch.mean() / lottery.mean():.2f}; a random direction as long as the ticket {control.mean():.2f}; cosine "
+        f"{cosine[0]:.2f} vs {cosine[1]:.2f}",
         held="The weights that a lottery ticket starts from are nearer to the pruned network than random ones.",
         failed="The weights that a lottery ticket starts from are not clearly nearer to the pruned network than random "
         "ones.",
         numbers={"lottery": float(lottery.mean()), "scratch": float(scratch.mean()), "control": float(control.mean())},
     )
+
+
+def starts_nearer(lottery: Values, scratch: Values) -> Part:
+    """C30's criterion on distances at the start, of the same pruning runs in the same order."""
+    n = f"{len(lottery)} pruning runs"
+    ratio = float(scratch.mean() / lottery.mean())
+    parts = {
+        "every pruning run": reaches(float((scratch / lottery).min()), at_least=1.0, n=n, of="smallest ratio"),
+        "means": greater(scratch, lottery, alpha=0.01),
+        "size": reaches(ratio, at_least=1.1, n=n, of="ratio of means"),
+    }
+    return all_of(parts)
 
 
 def c31(evidence: Evidence) -> Verdict:
@@ -71,8 +76,7 @@ def c31(evidence: Evidence) -> Verdict:
     ratio over pruning runs.
     """
     lottery, scratch = _by_pruning_run(evidence, "final")
-    estimate, low, high, n, level = mean_interval(np.log(scratch / lottery))
-    ratio = Interval(math.exp(estimate), math.exp(low), math.exp(high), n, level)
+    ratio = ratio_interval(scratch, lottery)
     return conclude(
         "C31",
         interval_above(ratio, 2.0),
@@ -83,6 +87,16 @@ def c31(evidence: Evidence) -> Verdict:
         "was not tested.",
         numbers={"lottery": float(lottery.mean()), "scratch": float(scratch.mean()), "ratio": ratio.estimate},
     )
+
+
+def ratio_interval(a: Values, b: Values) -> Interval:
+    """Geometric mean of paired ratios ``a / b``, with the t interval of the mean log ratio.
+
+    >>> str(ratio_interval(np.array([2.0, 4.0, 8.0]), np.array([1.0, 2.0, 4.0])))
+    '2 [2, 2]'
+    """
+    estimate, low, high, n, level = mean_interval(np.log(a / b))
+    return Interval(math.exp(estimate), math.exp(low), math.exp(high), n, level)
 
 
 def c32(evidence: Evidence) -> Verdict:
@@ -96,21 +110,26 @@ def c32(evidence: Evidence) -> Verdict:
         column(evidence, "distances", "final", at_least=FEWEST_RANKED, group=group, prune_seed=first)
         for group in (LOTTERY, SCRATCH)
     )
+    return conclude(
+        "C32",
+        around_pruned(lottery, scratch),
+        ours=f"distance to the pruned network: lottery {mean_and_std(lottery)}, scratch {mean_and_std(scratch)}",
+        held="Trained lottery tickets lie around the pruned network, runs from random weights far away from it.",
+        failed="Trained lottery tickets do not lie much closer around the pruned network than runs from random "
+        "weights.",
+        numbers={"ratio": float(lottery.mean() / scratch.mean())},
+    )
+
+
+def around_pruned(lottery: Values, scratch: Values) -> Part:
+    """C32's criterion on distances at the end."""
     ratio = float(lottery.mean() / scratch.mean())
     n = f"{len(lottery)} vs {len(scratch)}"
     parts = {
         "half": reaches(ratio, at_most=0.5, n=n, of="ratio of mean distances"),
         "permutation": permutation_greater(scratch, lottery, alpha=0.01),
     }
-    return conclude(
-        "C32",
-        all_of(parts),
-        ours=f"distance to the pruned network: lottery {mean_and_std(lottery)}, scratch {mean_and_std(scratch)}",
-        held="Trained lottery tickets lie around the pruned network, runs from random weights far away from it.",
-        failed="Trained lottery tickets do not lie much closer around the pruned network than runs from random "
-        "weights.",
-        numbers={"ratio": ratio},
-    )
+    return all_of(parts)
 
 
 def c33(evidence: Evidence) -> Verdict:
@@ -180,6 +199,11 @@ def connected(evidence: Evidence, setting: str) -> Part:
 def separated(evidence: Evidence, setting: str) -> Part:
     """Whether the barrier of Scratch is above 10 times that of tickets (Welch) and above 0.1 nats (t); p < 0.01."""
     lottery, scratch = (_barriers(evidence, f"{setting}/{method}") for method in ("lottery", "scratch"))
+    return high_barrier(lottery, scratch)
+
+
+def high_barrier(lottery: Values, scratch: Values) -> Part:
+    """The tests of :func:`separated` on barriers."""
     parts = {"10 times": greater(scratch, 10 * lottery, alpha=0.01), "0.1 nats": above(scratch, 0.1, alpha=0.01)}
     return all_of(parts)
 

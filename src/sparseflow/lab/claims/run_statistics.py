@@ -60,6 +60,15 @@ def at_paper_step(config: RunConfig, step: float) -> int:
     return round(step * config.steps / PAPER_STEPS)
 
 
+def at_share(share: float) -> float:
+    """The paper's step at a share of training, for windows of networks whose runs are not of 11719 steps.
+
+    >>> at_paper_step(RunConfig(steps=1000), at_share(0.25))
+    250
+    """
+    return share * PAPER_STEPS
+
+
 def logged(run: Run, name: str) -> pd.Series[float]:
     """The values of a metric by step.
 

@@ -29,13 +29,9 @@ def c36(evidence: Evidence) -> Verdict:
     """
     lottery, scratch = (_with_pruned(evidence, group) for group in (LOTTERY, SCRATCH))
     ratio = float(scratch.mean() / lottery.mean())
-    parts = {
-        "less": greater(scratch, lottery, alpha=0.01),
-        "ratio": reaches(ratio, at_least=2.0, n=f"{len(scratch)} vs {len(lottery)}", of="ratio"),
-    }
     return conclude(
         "C36",
-        all_of(parts),
+        answers_like_pruned(lottery, scratch),
         ours=f"disagreement with the pruned network: lottery {mean_and_std(lottery, digits=4)}, scratch "
         f"{mean_and_std(scratch, digits=4)}, ratio {ratio:.1f}",
         held="A trained lottery ticket answers like the pruned network it comes from, far more than other networks on "
@@ -44,6 +40,16 @@ def c36(evidence: Evidence) -> Verdict:
         "same connections.",
         numbers={"lottery": float(lottery.mean()), "scratch": float(scratch.mean()), "ratio": ratio},
     )
+
+
+def answers_like_pruned(lottery: Values, scratch: Values) -> Part:
+    """C36's criterion on disagreements with the pruning solution."""
+    ratio = float(scratch.mean() / lottery.mean())
+    parts = {
+        "less": greater(scratch, lottery, alpha=0.01),
+        "ratio": reaches(ratio, at_least=2.0, n=f"{len(scratch)} vs {len(lottery)}", of="ratio"),
+    }
+    return all_of(parts)
 
 
 def c37(evidence: Evidence) -> Verdict:

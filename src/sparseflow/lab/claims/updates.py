@@ -32,8 +32,11 @@ def updates_raise_norm(evidence: Evidence, group: str) -> Part:
 
     One-sided t tests over seeds, p < 0.01, the second one paired.
     """
-    first = first_half(evidence, group)
-    second = of_each(evidence.runs(group), second_half_delta)
+    return raised_and_mostly_early(first_half(evidence, group), of_each(evidence.runs(group), second_half_delta))
+
+
+def raised_and_mostly_early(first: Values, second: Values) -> Part:
+    """The tests of :func:`updates_raise_norm` on mean changes of runs in the two halves, in the same order."""
     return all_of(
         {"first half": above(first, alpha=0.01), "above second half": paired_greater(first, second, alpha=0.01)}
     )

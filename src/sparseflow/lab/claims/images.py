@@ -1,0 +1,22 @@
+"""The paper's claims about ImageNet, judged on networks that were trained on CIFAR-10."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from sparseflow.lab.claims import image_accuracy, image_flow, image_landscape, image_start, image_tickets
+from sparseflow.lab.claims.verdict import Verdict
+from sparseflow.lab.evidence import Evidence
+
+#: Id -> what judges it on the groups of :func:`sparseflow.lab.recipes.cifar.image_groups`, in the order of the paper.
+IMAGE_CLAIMS: Mapping[str, Callable[[Evidence], Verdict]] = dict(
+    sorted(
+        {
+            **image_start.CLAIMS,
+            **image_accuracy.CLAIMS,
+            **image_flow.CLAIMS,
+            **image_tickets.CLAIMS,
+            **image_landscape.CLAIMS,
+        }.items()
+    )
+)
