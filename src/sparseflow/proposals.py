@@ -79,9 +79,7 @@ def _layers(updater: MaskUpdater, view: View, names: Iterable[str]) -> Iterator[
         if parameter.requires_grad and not (updater.needs_gradient and gradient is None):
             ratio = view.learning_rate_ratios.get(id(parameter), 1.0)
             gradient = None if gradient is None else full(gradient)
-            yield LayerState(
-                name, full(parameter.detach()), full(view.masks[name]), gradient, ratio, view.counts[name]
-            )
+            yield LayerState(name, full(parameter.detach()), full(view.masks[name]), gradient, ratio, view.counts[name])
 
 
 def _active_layer(updater: MaskUpdater, view: View, name: str) -> Iterator[ActiveLayer]:

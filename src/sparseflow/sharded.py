@@ -44,7 +44,7 @@ def full(tensor: Tensor) -> Tensor:
     >>> full(weight) is weight
     True
     """
-    return tensor.detach().full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined, no-any-return]
+    return tensor.detach().full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def shard_like(whole: Tensor, example: Tensor) -> Tensor:

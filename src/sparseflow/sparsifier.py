@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -103,6 +103,7 @@ class Sparsifier:
         """Called with the step count and every layer's change just after."""
         self.fingerprints: Mapping[str, str]
         """Of sharded masks, as this process computed them whole; where ranks disagree, these differ."""
+        self._local_masks = {name: local(mask) for name, mask in self._masks.items()}
         self._take_(masks)
         self._parameters = {name: known[name] for name in self._masks}
         self._generator = stream(seed, "grow")
@@ -167,8 +168,7 @@ class Sparsifier:
         Raises:
             ValueError: if the state is of other masks.
         """
-        missing = _STATE_KEYS - set(state)
-        if missing:
+        if missing := _STATE_KEYS - set(state):
             raise ValueError(f"this is no Sparsifier state: it lacks {', '.join(sorted(missing))}.")
         if set(state["masks"]) != set(self.masks):
             different = ", ".join(sorted(set(state["masks"]) ^ set(self.masks)))
@@ -295,7 +295,7 @@ class Sparsifier:
         """Copy masks that come from outside."""
         whole = Whole()
         for name, kept in self._masks.items():
-            local(kept).copy_(local(whole.cut(name, masks[name], kept)))
+            self._local_masks[name].copy_(local(whole.cut(name, masks[name], kept)))
         self._counts = {name: num_true(mask) for name, mask in masks.items()}
         self.fingerprints = whole.fingerprints
 
@@ -306,7 +306,7 @@ class Sparsifier:
         # Weights that sat the update out too: the step may have left their gradients dense.
         layers = [
             Rewrite(mask, local(proposed.get(name, mask)), (*self._weight_and_states(name), *self._gradient(name)))
-            for name, mask in self._local_masks()
+            for name, mask in self._local_masks.items()
         ]
         counts = zip(self._masks.items(), rewrite_(layers), strict=True)
         self._counts.update({name: count for (name, mask), count in counts if not is_sharded(mask)})
@@ -385,16 +385,13 @@ class Sparsifier:
         states = (local(state) for _, state in per_weight_state(self.optimizer, parameter))
         return [local(parameter.data), *states]
 
-    def _local_masks(self) -> Iterator[tuple[str, Tensor]]:
-        return ((name, local(mask)) for name, mask in self._masks.items())
-
     def _mask_gradients_(self) -> None:
-        zero_off_([(gradient, mask) for name, mask in self._local_masks() for gradient in self._gradient(name)])
+        zero_off_([(gradient, mask) for name, mask in self._local_masks.items() for gradient in self._gradient(name)])
 
     def _apply_masks_(self) -> None:
         with torch.no_grad():
             zero_off_(
-                [(tensor, mask) for name, mask in self._local_masks() for tensor in self._weight_and_states(name)]
+                [(tensor, mask) for name, mask in self._local_masks.items() for tensor in self._weight_and_states(name)]
             )
 
     def _step_is_skipped(self) -> bool:

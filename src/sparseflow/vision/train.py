@@ -120,15 +120,36 @@ def evaluate(trainer: Trainer, batches: Iterable[tuple[Tensor, Tensor]]) -> dict
     """Accuracy in [0, 1] and mean cross-entropy in nats over the batches of all ranks, in eval mode."""
     sums = torch.zeros(3, dtype=torch.float64, device=trainer.ranks.device)
     model = trainer.sparsifier.model
+    together = _together(batches, trainer.ranks) if trainer.is_cut else ((*batch, True) for batch in batches)
     with torch.no_grad(), undisturbed(model, training=False):
-        for images, labels in batches:
+        for images, labels, is_counted in together:
             logits = model(images).float()
-            sums[0] += (logits.argmax(dim=1) == labels).sum()
-            sums[1] += F.cross_entropy(logits, labels, reduction="sum")
-            sums[2] += len(labels)
+            if is_counted:
+                sums[0] += (logits.argmax(dim=1) == labels).sum()
+                sums[1] += F.cross_entropy(logits, labels, reduction="sum")
+                sums[2] += len(labels)
     trainer.ranks.sum_(sums)
     right, loss, count = sums.tolist()
     return {"test/accuracy": right / count, "test/loss": loss / count}
+
+
+def _together(batches: Iterable[tuple[Tensor, Tensor]], ranks: Ranks) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    """As many batches on every rank as the one with the most has: its last one again, and whether one counts."""
+    remaining = iter(batches)
+    last = next(remaining, None)
+    without = torch.tensor(int(last is None), device=ranks.device)
+    ranks.sum_(without)
+    if without or last is None:
+        raise ValueError(f"{int(without)} of {ranks.world} processes have no test image; FSDP needs one for each.")
+    batch: tuple[Tensor, Tensor] | None = last
+    while True:
+        with_more = torch.tensor(int(batch is not None), device=ranks.device)
+        ranks.sum_(with_more)
+        if not with_more:
+            return
+        last = batch or last
+        yield *last, batch is not None
+        batch = next(remaining, None)
 
 
 def _preparation(run: ImageRun, trainer: Trainer) -> Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
