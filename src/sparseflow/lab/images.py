@@ -28,6 +28,7 @@ def train_image_run(
     root: Path,
     data_root: Path | None = None,
     ranks: Ranks | None = None,
+    sharded: bool = False,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Run:
@@ -40,6 +41,7 @@ def train_image_run(
         root: Folder of all runs.
         data_root: Folder of the images, see :func:`.load_images`.
         ranks: This process among all; default alone.
+        sharded: Whether each process keeps only its part of the network (FSDP2).
         workers: Processes that decode images, for each rank.
         progress: Told about every step: those taken, and all.
 
@@ -48,14 +50,17 @@ def train_image_run(
     """
     ranks = ranks or Ranks()
     if run.mask_from is not None:
-        train_image_run(run.mask_from, root=root, data_root=data_root, ranks=ranks, workers=workers, progress=progress)
+        train_image_run(
+            run.mask_from, root=root, data_root=data_root, ranks=ranks, sharded=sharded, workers=workers,
+            progress=progress,
+        )  # fmt: skip
     if not is_done(root, run):
         with ExitStack() as stack:
             # Before there is a folder: what cannot be set up leaves none.
             with ranks.together():
                 training, test = load_images(run, root=data_root)
                 start = start_of(run, root=root)
-            trainer = set_up_images(run, ranks, start=start)
+            trainer = set_up_images(run, ranks, start=start, sharded=sharded)
             with ranks.together():
                 store = stack.enter_context(RunStore(root, run)) if ranks.is_first else None
             stack.enter_context(_memory_explained(run))
@@ -67,6 +72,10 @@ def train_image_run(
                 store.log(step, values)
                 if step == run.steps:
                     final.update({name: value for name, value in values.items() if not name.startswith("update/")})
+
+            def keep(step: int, state: Mapping[str, Any]) -> None:
+                assert store is not None
+                store.save_snapshot(step, dict(state))
 
             def mark() -> dict[str, float]:
                 spent = before + time.perf_counter() - began
@@ -86,7 +95,7 @@ def train_image_run(
                 test,
                 trainer=trainer,
                 log=log,
-                keep=None if store is None else lambda step, state: store.save_snapshot(step, dict(state)),
+                keep=keep,
                 progress=None if progress is None else lambda step: progress(step, run.steps),
                 workers=workers,
                 checkpoints=Checkpoints(run=run, folder=root / run.name / CHECKPOINTS, mark=mark, restore=restore),

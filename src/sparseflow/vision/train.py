@@ -9,6 +9,7 @@ import torch
 
 from sparseflow.engine.stepper import Stepper
 from sparseflow.masks import sparsity_of
+from sparseflow.sharded import full
 from sparseflow.vision.config import ImageRun
 from sparseflow.vision.probes import Flow, Log, evaluate
 from sparseflow.vision.ranks import Ranks
@@ -24,7 +25,7 @@ from sparseflow.vision.streams import (
     training_batches,
 )
 
-#: Called with the steps taken and what is kept of them, ``{"model": ..., "masks": ...}``, on rank 0 alone.
+#: Called with the steps taken and what is kept of them, ``{"model": ..., "masks": ...}`` whole, on rank 0 alone.
 Keep = Callable[[int, Mapping[str, Any]], None]
 
 
@@ -83,10 +84,15 @@ def train_images(
             log(step, values)
 
     def save(step: int) -> None:
-        if keep is not None and ranks.is_first and step in (*run.snapshots, run.steps):
-            if stepper is not None:
-                stepper.settle()
-            keep(step, {"model": sparsifier.model.state_dict(), "masks": dict(sparsifier.masks)})
+        if keep is None or step not in (*run.snapshots, run.steps):
+            return
+        if stepper is not None:
+            stepper.settle()
+        # All ranks gather what is cut, one tensor at a time.
+        state = {"model": sparsifier.model.state_dict(), "masks": sparsifier.masks}
+        whole = {part: {name: full(tensor) for name, tensor in tensors.items()} for part, tensors in state.items()}
+        if ranks.is_first:
+            keep(step, whole)
 
     def test_now(step: int) -> None:
         batches = (prepare(batch) for batch in plain_batches(test, run, ranks, workers=workers))
