@@ -38,7 +38,7 @@ clean:  ## remove the environment and all caches
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "sparseflow needs Python >= 3.11; try: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
-	@echo "Installing the pinned set into $(VENV), once: a minute or two, about 2 GB of disk."
+	@echo "Installing the pinned set into $(VENV), once: a minute or two, about 2.5 GB of disk."
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .

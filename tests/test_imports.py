@@ -19,7 +19,7 @@ from sparseflow.updaters import UPDATERS
 SOURCE = Path(sparseflow.__file__).parent
 #: A module imports from its own floor and those above; a new module takes its place here.
 FLOORS = [
-    {"types", "_checks", "rng", "atomic", "threads", "compiled", "naming"},
+    {"types", "_checks", "rng", "atomic", "threads", "compiled", "naming", "sharded"},
     {"choose", "clear", "fans", "topk", "allocation", "scores", "schedules", "select"},
     {"masks", "init", "gradients"},
     {"live", "initialize", "promises", "report", "at_init", "tickets", "active", "rewrite", "optimizers"},

@@ -84,6 +84,27 @@ def test_a_run_is_trained_once(data: Path, tmp_path: Path) -> None:
     assert all(bool((state["model"][name][~mask] == 0).all()) for name, mask in state["masks"].items())
 
 
+@pytest.mark.parametrize("engine", ["masked", "sparse"])
+def test_a_run_that_was_stopped_continues(engine: str, data: Path, tmp_path: Path) -> None:
+    """Oracle: a run that was not. Stopped after step 5 of 6, with checkpoints every 2."""
+    run = RUN.with_(checkpoint_every=2, engine=engine, eval_every=1, log_every=3)
+    whole = train_image_run(run, root=tmp_path / "whole", data_root=data)
+
+    def stop(step: int, steps: int) -> None:
+        if step == 5:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train_image_run(run, root=tmp_path, data_root=data, progress=stop)
+    steps: list[int] = []
+    found = train_image_run(run, root=tmp_path, data_root=data, progress=lambda step, steps_: steps.append(step))
+    assert steps == [5, 6]
+    assert found.metrics.equals(whole.metrics)
+    assert found.final == whole.final
+    ends = [kept_state(run, 6, root=root)["model"] for root in (tmp_path, tmp_path / "whole")]
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+
 def test_the_engine_trains_the_same_run(data: Path, tmp_path: Path) -> None:
     """Oracle: torch on masked weights. Steps between updates are the plan's, but for those that are logged."""
     base = RUN.with_(steps=12, log_every=4, update_every=6, update_until=6, batch_size=64, micro_batch=64)

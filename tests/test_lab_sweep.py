@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from queue import Empty
 
 import pytest
 from rich.console import Console
 
 from sparseflow.lab import pool as pool_module
+from sparseflow.lab import processes as processes_module
 from sparseflow.lab.config import RunConfig, pruning_parent
 from sparseflow.lab.pool import in_order
 from sparseflow.lab.recipes.demo import demo
@@ -88,7 +88,7 @@ def test_in_parallel_as_one_by_one_and_nothing_twice(tmp_path: Path, monkeypatch
     def no_pool(*args: object, **kwargs: object) -> None:
         raise AssertionError("a finished sweep needs no process")
 
-    monkeypatch.setattr(pool_module, "ProcessPoolExecutor", no_pool)
+    monkeypatch.setattr(processes_module, "ProcessPoolExecutor", no_pool)
     again = sweep(wanted, root=tmp_path / "many", jobs=2, console=quiet())
     assert [run.seconds for run in again] == [run.seconds for run in runs]
 
@@ -258,24 +258,12 @@ def test_what_cannot_be_trained_starts_nothing(changes: dict[str, str], message:
     assert not (tmp_path / "runs").exists()
 
 
-class Messages:
-    """A queue with these messages in it."""
-
-    def __init__(self, *messages: tuple[str, int]) -> None:
-        self._messages = list(messages)
-
-    def get_nowait(self) -> tuple[str, int]:
-        if not self._messages:
-            raise Empty
-        return self._messages.pop(0)
-
-
 def test_the_live_table_fits_80_columns() -> None:
     """The longest name, the longest run: one line each, with steps and the time left."""
     configs = [RunConfig(method="rigl_inverted", model="lenet5-small", seed=seed) for seed in range(97, 125)]
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
     table = pool_module._Table(tasks := [Training(config) for config in configs], console)
-    table.show(Messages((configs[0].name, 20), (configs[20].name, 11_700)))
+    table.show([(configs[0].name, 20), (configs[20].name, 11_700)])
     console.print(table.progress.get_renderable())
     lines = console.file.getvalue().splitlines()
     assert len(lines) == 3
@@ -285,7 +273,7 @@ def test_the_live_table_fits_80_columns() -> None:
     assert "20/11719" in lines[1]
     assert "11720/328132" in lines[0]
     table.finish(tasks[20], failed=False)
-    table.show(Messages())
+    table.show([(configs[20].name, 11_719)])  # words that came late
     console.file.truncate(0)
     console.print(table.progress.get_renderable())
     lines = console.file.getvalue().splitlines()

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from sparseflow.sharded import full, shard_like
+
 
 def check_sparsity(sparsity: float, *, name: str = "sparsity") -> None:
     """Raise ``ValueError`` unless ``sparsity`` is a fraction in [0, 1)."""
@@ -42,7 +44,8 @@ def check_finite(scores: Tensor, *, name: str) -> None:
 
 def check_zero_off_mask(name: str, parameter: Tensor, mask: Tensor) -> None:
     """Raise ``ValueError`` if an inactive weight is not zero: what is measured would be another network."""
-    if bool(((parameter.detach() != 0) & ~mask.to(parameter.device)).any()):
+    mask = shard_like(mask.to(parameter.device), parameter)
+    if bool(full(((parameter.detach() != 0) & ~mask).any())):
         raise ValueError(f"{name!r} is not zero off its mask; call sparseflow.apply_masks_(model, masks) first.")
 
 

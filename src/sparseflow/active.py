@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.promises import per_weight_state
+from sparseflow.sharded import is_sharded
 from sparseflow.types import Masks
 
 
@@ -48,16 +49,22 @@ class ActiveWeight(Protocol):
 def active_weights(model: nn.Module) -> dict[str, ActiveWeight]:
     """Name of the dense weight -> the layer that holds its active values.
 
+    Raises:
+        ValueError: if ``fully_shard`` has cut such a layer.
+
     >>> import sparseflow as sf
     >>> model = nn.Sequential(nn.Linear(4, 2))
     >>> list(active_weights(sf.engine.convert(model, sf.random_masks(model, 0.5, seed=0))))
     ['0.weight']
     """
-    return {
+    found = {
         f"{path}.weight" if path else "weight": module
         for path, module in model.named_modules()
         if isinstance(module, ActiveWeight)
     }
+    if cut := [name for name, weight in found.items() if is_sharded(weight.values)]:
+        raise ValueError(f"fully_shard cannot cut {cut[0]!r}, which is stored as active values alone. Keep it masked.")
+    return found
 
 
 class LiveMasks(Mapping[str, Tensor]):
@@ -123,3 +130,18 @@ def move_(weight: ActiveWeight, positions: Tensor, optimizer: torch.optim.Optimi
         for key, state in states:
             optimizer.state[parameter][key] = moved(state)
     weight.move_(positions)
+
+
+def check_can_move(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise ``ValueError`` where weights that are stored alone cannot change places."""
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError(
+            "LBFGS remembers directions over all weights together, and active weights that are stored alone move. "
+            "Use Static() or another optimizer, or keep the model masked."
+        )
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise ValueError(
+            "under DistributedDataParallel masks move on masked weights only: gradients that are reduced over all "
+            "ranks decide what grows, and sparse layers have those of active weights. Keep the model masked, or use "
+            "Static()."
+        )

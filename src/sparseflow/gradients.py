@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.select import unwrap
+from sparseflow.sharded import is_sharded, reshard_
 from sparseflow.types import Batches, LossFn
 
 
@@ -48,6 +49,7 @@ def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[N
                 for module, name, buffer, value in buffers:
                     buffer.copy_(value)
                     setattr(module, name, buffer)  # some modules rebind theirs
+            reshard_(model)
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -56,6 +58,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     >>> list(trainable(nn.Linear(2, 1)))
     ['weight', 'bias']
     """
+    reshard_(model)
     return {name: p for name, p in unwrap(model).named_parameters() if p.requires_grad}
 
 
@@ -69,7 +72,8 @@ def loss_gradient(
     Args:
         model: Masked or dense; its gradients, buffers, modes and random state stay as they are.
         loss_fn: Mean loss of a batch, without any L2 term.
-        batches: Pairs of inputs and targets; a batch of ``n_b`` examples weighs ``n_b``.
+        batches: Pairs of inputs and targets; a batch of ``n_b`` examples weighs ``n_b``. Of a sharded model the same
+            on all ranks.
         training: Train or eval mode for the measurement; ``None`` keeps the model's.
 
     Returns: the loss, and name -> gradient of every trainable parameter (zeros where the loss does not depend on it).
@@ -90,17 +94,30 @@ def loss_gradient(
         for inputs, targets in batches:
             size = len(targets)
             loss = loss_fn(model(inputs), targets)
-            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-            gradients = [
-                torch.zeros_like(p) if g is None else g.to_dense()
-                for g, p in zip(found, parameters.values(), strict=True)
-            ]
+            gradients = _gradients(loss, list(parameters.values()))
             sums = _accumulate(sums, gradients, size)
             loss_sum += float(loss.detach()) * size
             total += size
     if sums is None:
         raise ValueError("batches is empty; give at least one (inputs, targets) pair, and a list if it is used twice.")
     return loss_sum / total, {name: s / total for name, s in zip(parameters, sums, strict=True)}
+
+
+def _gradients(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    """Zeros where the loss does not depend on the parameter."""
+    if not any(map(is_sharded, parameters)):
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        return [torch.zeros_like(p) if g is None else g.to_dense() for g, p in zip(found, parameters, strict=True)]
+    # The graph ends at whole weights that are gone by then; only a backward pass brings gradients to the parts.
+    kept = [parameter.grad for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.grad = None
+        loss.backward()
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    finally:
+        for parameter, gradient in zip(parameters, kept, strict=True):
+            parameter.grad = gradient
 
 
 def _accumulate(sums: list[Tensor] | None, gradients: Sequence[Tensor], size: int) -> list[Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.active import ActiveWeight
+from sparseflow.sharded import local, num_true
 from sparseflow.types import Masks
 from sparseflow.updaters.active import row_parts
 
@@ -31,7 +32,7 @@ def keep_dense(parameters: Mapping[str, nn.Parameter], masks: Masks, before: Kep
             continue
         source, dense = before.get(name, (None, None))
         # Masked already, and not written to off the mask since: the copy is of this very gradient.
-        if dense is None or source is not parameter.grad or bool((parameter.grad[~masks[name]] != 0).any()):
+        if dense is None or source is not parameter.grad or num_true((parameter.grad != 0) & ~masks[name]):
             dense = parameter.grad.clone()
         kept[name] = (parameter.grad, dense)
     return kept
@@ -66,8 +67,8 @@ def observe_(
     """
     for name, parameter in parameters.items():
         if parameter.grad is not None:
-            mean = means.setdefault(name, torch.zeros_like(parameter.grad))
-            gradient = kept[name][1] if name in kept else parameter.grad
+            mean = local(means.setdefault(name, torch.zeros_like(parameter.grad)))
+            gradient = local(kept[name][1] if name in kept else parameter.grad)
             gradient = gradient if scale is None else gradient / scale
             mean.mul_(decay).add_(gradient, alpha=1 - decay)
     for name, weight in stored.items():

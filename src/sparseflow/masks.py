@@ -15,6 +15,7 @@ from sparseflow.allocation import ALLOCATIONS
 from sparseflow.atomic import write_atomically
 from sparseflow.rng import stream
 from sparseflow.select import Rule, Weight, maskable, prunable
+from sparseflow.sharded import full, local, num_true, shard_like
 from sparseflow.topk import active_count, topk_mask
 from sparseflow.types import Masks
 
@@ -108,7 +109,7 @@ def magnitude_masks(
     {'weight': tensor([[False,  True,  True, False]])}
     """
     chosen = prunable(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
-    scores = {name: weight.parameter.detach().abs() for name, weight in chosen.items()}
+    scores = {name: full(weight.parameter.detach()).abs() for name, weight in chosen.items()}
     return score_masks(scores, sparsity, scope=scope, allocation=allocation, overrides=overrides)
 
 
@@ -185,13 +186,16 @@ def apply_masks_(model: nn.Module, masks: Masks) -> nn.Module:
     check_masks(masks, parameters)
     with torch.no_grad():
         for name, mask in masks.items():
-            zero_inactive_(parameters[name].data, mask.to(parameters[name].device))
+            weight = parameters[name].data
+            zero_inactive_(local(weight), local(shard_like(mask.to(weight.device), weight)))
     return model
 
 
 def _like(mask: Tensor, parameter: Tensor) -> Tensor:
-    """The mask on the parameter's device and in its memory format, so that the two are read in step."""
-    return torch.empty_like(parameter, dtype=torch.bool).copy_(mask)
+    """The mask on the parameter's device, in its memory format and parts, so that the two are read in step."""
+    made = torch.empty_like(parameter, dtype=torch.bool, requires_grad=False)
+    local(made).copy_(local(shard_like(mask.to(parameter.device), parameter)))
+    return made
 
 
 def sparsity_of(masks: Masks) -> float:
@@ -206,7 +210,7 @@ def sparsity_of(masks: Masks) -> float:
     if not masks:
         raise ValueError("there are no masks; make some, for instance with sparseflow.random_masks(model, 0.95).")
     total = sum(mask.numel() for mask in masks.values())
-    return 1 - sum(int(mask.sum()) for mask in masks.values()) / total
+    return 1 - sum(map(num_true, masks.values())) / total
 
 
 def overlap(a: Masks, b: Masks) -> dict[str, float]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
 from sparseflow.select import maskable
+from sparseflow.sharded import num_true, shard_like
 from sparseflow.types import BrokenPromiseError, Masks
 
 
@@ -57,7 +58,7 @@ def check(
     parameters = {name: weight.parameter for name, weight in maskable(model).items()}
     check_masks(masks, parameters)
     for name, mask in masks.items():
-        inactive = ~mask.to(parameters[name].device)
+        inactive = ~shard_like(mask.to(parameters[name].device), parameters[name])
         if count := _num_nonzero(parameters[name], inactive):
             raise BrokenPromiseError(
                 f"{count} inactive weight{'s' * (count > 1)} of {name!r} {'are' if count > 1 else 'is'} not zero. "
@@ -70,10 +71,10 @@ def check(
                         f"the optimizer's {key!r} of {name!r} has {count} nonzero entries at inactive weights. Make "
                         "the Sparsifier before the first optimizer step, and load its state_dict with the optimizer's."
                     )
-        if active_counts is not None and (active := int(mask.sum())) != active_counts[name]:
+        if active_counts is not None and (active := num_true(mask)) != active_counts[name]:
             raise BrokenPromiseError(f"{name!r} has {active} active weights, it must have {active_counts[name]}.")
 
 
 def _num_nonzero(tensor: Tensor, where: Tensor) -> int:
     # NaN counts as nonzero: NaN != 0 is true.
-    return int(((tensor.detach() != 0) & where).sum())
+    return num_true((tensor.detach() != 0) & where)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.active import ActiveWeight
+from sparseflow.sharded import full, is_sharded
 from sparseflow.types import Masks
 from sparseflow.updaters.active import ActiveLayer
 from sparseflow.updaters.base import ActiveUpdater, LayerState, MaskUpdater, as_dense
@@ -55,10 +56,11 @@ def proposals(
     >>> list(proposals(sf.RigL(drop_fraction=0.5), view, step=100, generator=torch.Generator()))
     [('w', tensor([ True, False,  True]))]
     """
-    if not view.stored:
+    if not view.stored and not any(map(is_sharded, view.parameters.values())):
         yield from updater.update(_layers(updater, view, view.masks), step=step, generator=generator)
     elif isinstance(updater, ActiveUpdater):
         for name in view.masks:
+            # Of a sharded model one layer at a time is gathered.
             if name in view.stored:
                 yield from updater.update_active(_active_layer(updater, view, name), step=step, generator=generator)
             else:
@@ -76,7 +78,8 @@ def _layers(updater: MaskUpdater, view: View, names: Iterable[str]) -> Iterator[
         parameter, gradient = view.parameters[name], view.gradients.get(name)
         if parameter.requires_grad and not (updater.needs_gradient and gradient is None):
             ratio = view.learning_rate_ratios.get(id(parameter), 1.0)
-            yield LayerState(name, parameter.detach(), view.masks[name], gradient, ratio, view.counts[name])
+            gradient = None if gradient is None else full(gradient)
+            yield LayerState(name, full(parameter.detach()), full(view.masks[name]), gradient, ratio, view.counts[name])
 
 
 def _active_layer(updater: MaskUpdater, view: View, name: str) -> Iterator[ActiveLayer]:

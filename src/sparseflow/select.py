@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim.swa_utils import AveragedModel
 
 from sparseflow.fans import PLAIN, Layout
+from sparseflow.sharded import reshard_
 
 #: A name pattern such as ``"encoder.*"``, or a module class.
 Rule = str | type[nn.Module]
@@ -129,7 +130,8 @@ def weights(
     once; shared with an embedding it stays dense unless included.
 
     Args:
-        model: Any module, also inside ``torch.compile`` or ``DistributedDataParallel``.
+        model: Any module, also inside ``torch.compile`` or ``DistributedDataParallel``, or after ``fully_shard``, whose
+            gathered weights it lets go of.
         include: Name patterns (of parameter or module, ``fnmatch``) or module classes. Adds opt-in layers; wins over
             ``exclude``.
         exclude: Name patterns or module classes to keep dense.
@@ -143,6 +145,7 @@ def weights(
     include, exclude = _rules(include, name="include"), _rules(exclude, name="exclude")
     unused = {*include, *exclude}
     found = []
+    reshard_(model)
     for parameter, places in _places(unwrap(model)):
         known = [place for place in places if place.layout is not None]
         opt_in = [place for place in known if isinstance(place.module, OPT_IN)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
-from sparseflow.active import LiveMasks, active_weights, check_positions, move_
+from sparseflow.active import LiveMasks, active_weights, check_can_move, check_positions, move_
 from sparseflow.growth import keep_dense, observe_
 from sparseflow.optimizers import check_held, initial_rate, innermost, keeps_zeros, learning_rate_ratios
 from sparseflow.promises import check, per_weight_state
@@ -17,6 +17,7 @@ from sparseflow.proposals import View, proposals
 from sparseflow.rewrite import Rewrite, rewrite_, zero_off_
 from sparseflow.rng import stream
 from sparseflow.select import maskable, unwrap
+from sparseflow.sharded import Whole, is_sharded, local, num_true, reshard_, shard_like
 from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
 from sparseflow.updaters.base import MaskUpdater, changed
 from sparseflow.updaters.static import Static
@@ -36,13 +37,14 @@ class Sparsifier:
     * **GradScaler**: a skipped step skips everything here too, with fused optimizers as well.
     * **Closures** (LBFGS, Lightning): gradients are masked after each call of the closure.
     * **DDP**: masks follow the reduced gradients and one generator, so all ranks agree; give all the same seed.
+    * **FSDP2** (``fully_shard``): each process holds its part of every mask; an update gathers one layer at a time.
     * **Frozen parameters** keep their masks. Where growth needs a gradient, a weight without one sits the update out.
     * **Copies** (EMA): ``sparseflow.apply_masks_(copy, sparsifier.masks)`` after masks change.
 
     Args:
-        model: Also inside ``torch.compile`` or ``DistributedDataParallel``.
+        model: Also inside ``torch.compile`` or ``DistributedDataParallel``, or after ``fully_shard``.
         optimizer: Any ``torch.optim.Optimizer`` that holds every masked parameter which requires a gradient.
-        masks: Parameter name -> bool tensor; copied.
+        masks: Parameter name -> bool tensor; copied. Of a sharded model whole, the same on all ranks, or as its parts.
         updater: The method, such as ``sparseflow.RigL(...)``; ``sparseflow.Static()`` keeps the masks.
         seed: Growth draws from ``stream(seed, "grow")``, saved with the state.
         gradient_fn: Where growth takes its dense gradients from, called at an update after the step: name -> gradient.
@@ -87,8 +89,8 @@ class Sparsifier:
         self.updater = updater
         self.gradient_fn = gradient_fn
         self._masks: dict[str, Tensor] = {
-            name: torch.empty_like(known[name], dtype=torch.bool, requires_grad=False).copy_(mask)
-            for name, mask in masks.items()
+            name: torch.empty_like(known[name], dtype=torch.bool, requires_grad=False)
+            for name in masks
             if name not in stored
         }
         self.masks: Mapping[str, Tensor] = LiveMasks(masks, self._masks, self._active) if self._active else self._masks
@@ -99,8 +101,11 @@ class Sparsifier:
         """Called with the step count just before masks change."""
         self.after_update: list[Callable[[int, Mapping[str, MaskUpdate]], None]] = []
         """Called with the step count and every layer's change just after."""
+        self.fingerprints: Mapping[str, str]
+        """Of sharded masks, as this process computed them whole; where ranks disagree, these differ."""
+        self._local_masks = {name: local(mask) for name, mask in self._masks.items()}
+        self._take_(masks)
         self._parameters = {name: known[name] for name in self._masks}
-        self._counts = {name: int(mask.sum()) for name, mask in masks.items()}
         self._generator = stream(seed, "grow")
         self._gradient_mean: dict[str, Tensor] = {}
         self._dense_gradients: dict[str, tuple[Tensor, Tensor]] | None = None
@@ -111,7 +116,7 @@ class Sparsifier:
         self._step_ran_dense = False
         self._elementwise = keeps_zeros(optimizer, self._parameters.values())
         if self._active and not isinstance(updater, Static):
-            _check_can_move(model, optimizer)
+            check_can_move(model, optimizer)
         self._apply_masks_()
         self._watch()
         self._handles = [
@@ -163,8 +168,7 @@ class Sparsifier:
         Raises:
             ValueError: if the state is of other masks.
         """
-        missing = _STATE_KEYS - set(state)
-        if missing:
+        if missing := _STATE_KEYS - set(state):
             raise ValueError(f"this is no Sparsifier state: it lacks {', '.join(sorted(missing))}.")
         if set(state["masks"]) != set(self.masks):
             different = ", ".join(sorted(set(state["masks"]) ^ set(self.masks)))
@@ -172,15 +176,13 @@ class Sparsifier:
         dense = {name: mask for name, mask in state["masks"].items() if name not in self._active}
         check_masks(dense, self._parameters)
         check_positions(self._active, state["masks"])
-        for name, mask in dense.items():
-            self._masks[name].copy_(mask)
-        self._counts = {name: int(mask.sum()) for name, mask in state["masks"].items()}
+        self._take_(state["masks"])
         self.step_count = int(state["step_count"])
         self._last_update = int(state["last_update"])
         self._generator.set_state(state["generator"].cpu())
-        devices = {name: parameter.device for name, parameter in self._parameters.items()}
+        means = {name: (mean, self._parameters.get(name, mean)) for name, mean in state["gradient_mean"].items()}
         self._gradient_mean = {
-            name: mean.to(devices.get(name, mean.device), copy=True) for name, mean in state["gradient_mean"].items()
+            name: shard_like(mean.to(like.device, copy=True), like) for name, (mean, like) in means.items()
         }
         self._learning_rates = list(state["learning_rates"])
         self._dense_gradients = None
@@ -274,15 +276,28 @@ class Sparsifier:
     def _update(self) -> None:
         for call in self.before_update:
             call(self.step_count)
+        reshard_(self.model)
         # Everything is computed from a consistent state, and checked by the updater, before the first mask is written.
-        proposed = dict(proposals(self.updater, self._view(), step=self.step_count, generator=self._generator))
+        proposed, whole = {}, Whole()
+        for name, new in proposals(self.updater, self._view(), step=self.step_count, generator=self._generator):
+            proposed[name] = whole.cut(name, new, self._masks[name]) if name in self._masks else new
         before = {name: self.masks[name].clone() for name in proposed} if self.after_update else {}
         self._write(proposed)
+        self._counts.update(whole.counts)
+        self.fingerprints = {**self.fingerprints, **whole.fingerprints}
         changes = {name: changed(mask, self.masks[name]) for name, mask in before.items()}
         self._last_update = self.step_count
         self._dense_gradients = None
         for notify in self.after_update:
             notify(self.step_count, changes)
+
+    def _take_(self, masks: Masks) -> None:
+        """Copy masks that come from outside."""
+        whole = Whole()
+        for name, kept in self._masks.items():
+            self._local_masks[name].copy_(local(whole.cut(name, masks[name], kept)))
+        self._counts = {name: num_true(mask) for name, mask in masks.items()}
+        self.fingerprints = whole.fingerprints
 
     def _write(self, proposed: Mapping[str, Tensor]) -> None:
         for name in proposed.keys() & self._active.keys():
@@ -290,10 +305,11 @@ class Sparsifier:
             self._counts[name] = len(proposed[name])
         # Weights that sat the update out too: the step may have left their gradients dense.
         layers = [
-            Rewrite(mask, proposed.get(name, mask), (*self._weight_and_states(name), *self._gradient(name)))
-            for name, mask in self._masks.items()
+            Rewrite(mask, local(proposed.get(name, mask)), (*self._weight_and_states(name), *self._gradient(name)))
+            for name, mask in self._local_masks.items()
         ]
-        self._counts.update(zip(self._masks, rewrite_(layers), strict=True))
+        counts = zip(self._masks.items(), rewrite_(layers), strict=True)
+        self._counts.update({name: count for (name, mask), count in counts if not is_sharded(mask)})
 
     def _view(self) -> View:
         return View(
@@ -362,37 +378,23 @@ class Sparsifier:
         gradient = self._parameters[name].grad
         if gradient is not None and gradient.layout != torch.strided:
             raise ValueError(f"{name!r} has a sparse gradient tensor; make its embedding with sparse=False.")
-        return [] if gradient is None else [gradient]
+        return [] if gradient is None else [local(gradient)]
 
     def _weight_and_states(self, name: str) -> list[Tensor]:
         parameter = self._parameters[name]
-        return [parameter.data, *(state for _, state in per_weight_state(self.optimizer, parameter))]
+        states = (local(state) for _, state in per_weight_state(self.optimizer, parameter))
+        return [local(parameter.data), *states]
 
     def _mask_gradients_(self) -> None:
-        zero_off_([(gradient, mask) for name, mask in self._masks.items() for gradient in self._gradient(name)])
+        zero_off_([(gradient, mask) for name, mask in self._local_masks.items() for gradient in self._gradient(name)])
 
     def _apply_masks_(self) -> None:
         with torch.no_grad():
             zero_off_(
-                [(tensor, mask) for name, mask in self._masks.items() for tensor in self._weight_and_states(name)]
+                [(tensor, mask) for name, mask in self._local_masks.items() for tensor in self._weight_and_states(name)]
             )
 
     def _step_is_skipped(self) -> bool:
         """Fused optimizers are called even when ``GradScaler`` found an overflow, and skip inside the kernel."""
         found = getattr(self.optimizer, "found_inf", None)
         return isinstance(found, Tensor) and bool(found.item())
-
-
-def _check_can_move(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Raise where weights that are stored alone cannot change places."""
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise ValueError(
-            "LBFGS remembers directions over all weights together, and active weights that are stored alone move. "
-            "Use Static() or another optimizer, or keep the model masked."
-        )
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        raise ValueError(
-            "under DistributedDataParallel masks move on masked weights only: gradients that are reduced over all "
-            "ranks decide what grows, and sparse layers have those of active weights. Keep the model masked, or use "
-            "Static()."
-        )

@@ -14,6 +14,7 @@ from sparseflow._checks import check_masks, check_zero_off_mask
 from sparseflow.gradients import loss_gradient, trainable, undisturbed
 from sparseflow.masks import zero_inactive_
 from sparseflow.select import maskable
+from sparseflow.sharded import full, local, shard_like
 from sparseflow.types import Batches, LossFn, Masks, MaskUpdate
 
 
@@ -70,7 +71,7 @@ def gradient_flow(
     """
     loss, gradient = masked_gradient(model, loss_fn, batches, masks, training=training)
     # In float64: squares of small float32 gradients underflow from 1e-23 on.
-    return GradientFlow(loss, {name: float(g.double().norm()) for name, g in gradient.items()})
+    return GradientFlow(loss, {name: float(full(g.double().norm())) for name, g in gradient.items()})
 
 
 def masked_gradient(
@@ -93,7 +94,8 @@ def masked_gradient(
     loss, gradient = loss_gradient(model, loss_fn, batches, training=training)
     for name, mask in (masks or {}).items():
         if name in gradient:
-            zero_inactive_(gradient[name], mask.to(gradient[name].device))
+            mask = shard_like(mask.to(gradient[name].device), gradient[name])
+            zero_inactive_(local(gradient[name]), local(mask))
     return loss, gradient
 
 
@@ -149,7 +151,7 @@ def descent(
         finally:
             for name, parameter in parameters.items():
                 parameter.copy_(saved[name])
-    squared = sum(float(g.double().square().sum()) for g in gradient.values())
+    squared = sum(float(full(g.double().square().sum())) for g in gradient.values())
     return Descent(predicted=learning_rate * squared, measured=before - after)
 
 

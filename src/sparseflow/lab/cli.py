@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,8 +36,10 @@ class Demo:
     """Repetitions of every network."""
     steps: int = 800
     """Optimizer steps of each run."""
-    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Processes; one thread each."""
+    jobs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Processes, one thread each; None: one a CPU."""
+    ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
+    """Ray cluster; its machines share --out."""
     quick: bool = False
     """250 steps and 1 network a point: seconds a run, every code path."""
     tensorboard: bool = False
@@ -52,7 +54,7 @@ class Demo:
         from sparseflow.lab.sweep import sweep
 
         configs = demo(seeds=self.seeds, steps=self.steps, quick=self.quick)
-        runs = sweep(configs, root=self.out, jobs=self.jobs, tensorboard=self.tensorboard, console=_err)
+        runs = sweep(configs, root=self.out, jobs=self.jobs, ray=self.ray, tensorboard=self.tensorboard, console=_err)
         signal = _signal(self.out / "signal.csv", networks=1 if self.quick else 5)
         table = summarize(runs)
         _out.print(terminal_table(table))
@@ -193,8 +195,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _err.print("sparseflow: stopped; the same command continues where it was.")
         raise SystemExit(130) from None
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        if os.environ.get("SPARSEFLOW_TRACEBACK"):
+    except (ValueError, OSError, RuntimeError, FloatingPointError, ModuleNotFoundError) as error:
+        # A missing package without a name is one whose text says what to type.
+        is_bare = isinstance(error, ModuleNotFoundError) and error.name is not None
+        if is_bare or os.environ.get("SPARSEFLOW_TRACEBACK"):
             raise
         _tell(error)
         raise SystemExit(2) from None

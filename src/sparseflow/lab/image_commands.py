@@ -34,6 +34,8 @@ class TrainImages:
     """The same run on fewer and smaller steps; all that is counted in steps shrinks."""
     pruned_mask: bool = False
     """Start from a pruning run's masks."""
+    fsdp: bool = False
+    """Each process keeps only its part of the network."""
     workers: int = 0
     """Processes that decode images, for each rank."""
 
@@ -59,7 +61,13 @@ class TrainImages:
                 bar.update(task, completed=step, total=steps)
 
             found = train_image_run(
-                config, root=self.out, data_root=self.data, ranks=ranks, workers=self.workers, progress=show
+                config,
+                root=self.out,
+                data_root=self.data,
+                ranks=ranks,
+                sharded=self.fsdp,
+                workers=self.workers,
+                progress=show,
             )
         if ranks.is_first:
             for name, value in found.final.items():

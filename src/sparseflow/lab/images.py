@@ -12,10 +12,12 @@ import torch
 
 from sparseflow.lab.checkpoint import read_checkpoint
 from sparseflow.lab.image_data import load_images
-from sparseflow.lab.runs import SNAPSHOTS, Run, is_done, load_run, snapshot_name
+from sparseflow.lab.runs import CHECKPOINTS, SNAPSHOTS, Run, is_done, load_run, snapshot_name
 from sparseflow.lab.store import RunStore
+from sparseflow.vision.checkpoint_folder import latest_checkpoint
 from sparseflow.vision.config import ImageRun
 from sparseflow.vision.ranks import Ranks
+from sparseflow.vision.resume import Checkpoints
 from sparseflow.vision.setup import Start, dense_network, set_up_images
 from sparseflow.vision.train import train_images
 
@@ -26,16 +28,20 @@ def train_image_run(
     root: Path,
     data_root: Path | None = None,
     ranks: Ranks | None = None,
+    sharded: bool = False,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Run:
-    """Train the run that a config describes, or return it if it is done; a pruning run it starts from comes first.
+    """Train the run that a config describes, or continue it, or return it if it is done.
+
+    The pruning run that it starts from, if any, is trained first.
 
     Args:
         run: The run.
         root: Folder of all runs.
         data_root: Folder of the images, see :func:`.load_images`.
         ranks: This process among all; default alone.
+        sharded: Whether each process keeps only its part of the network (FSDP2).
         workers: Processes that decode images, for each rank.
         progress: Told about every step: those taken, and all.
 
@@ -44,18 +50,21 @@ def train_image_run(
     """
     ranks = ranks or Ranks()
     if run.mask_from is not None:
-        train_image_run(run.mask_from, root=root, data_root=data_root, ranks=ranks, workers=workers, progress=progress)
+        train_image_run(
+            run.mask_from, root=root, data_root=data_root, ranks=ranks, sharded=sharded, workers=workers,
+            progress=progress,
+        )  # fmt: skip
     if not is_done(root, run):
         with ExitStack() as stack:
             # Before there is a folder: what cannot be set up leaves none.
             with ranks.together():
                 training, test = load_images(run, root=data_root)
                 start = start_of(run, root=root)
-            trainer = set_up_images(run, ranks, start=start)
+            trainer = set_up_images(run, ranks, start=start, sharded=sharded)
             with ranks.together():
                 store = stack.enter_context(RunStore(root, run)) if ranks.is_first else None
             stack.enter_context(_memory_explained(run))
-            began = time.perf_counter()
+            began, before = time.perf_counter(), 0.0
             final: dict[str, float] = {}
 
             def log(step: int, values: Mapping[str, float]) -> None:
@@ -64,20 +73,35 @@ def train_image_run(
                 if step == run.steps:
                     final.update({name: value for name, value in values.items() if not name.startswith("update/")})
 
-            if store is not None:
-                store.truncate_metrics(0)
+            def keep(step: int, state: Mapping[str, Any]) -> None:
+                assert store is not None
+                store.save_snapshot(step, dict(state))
+
+            def mark() -> dict[str, float]:
+                spent = before + time.perf_counter() - began
+                return {"seconds": spent, "metrics_bytes": 0 if store is None else store.metrics_bytes()}
+
+            def restore(kept: Mapping[str, Any]) -> None:
+                nonlocal before
+                before = kept["seconds"]
+                if store is not None:
+                    store.cut_metrics(kept["metrics_bytes"])
+
+            if store is not None and latest_checkpoint(store.folder / CHECKPOINTS) is None:
+                store.cut_metrics(0)
             train_images(
                 run,
                 training,
                 test,
                 trainer=trainer,
                 log=log,
-                keep=None if store is None else lambda step, state: store.save_snapshot(step, dict(state)),
+                keep=keep,
                 progress=None if progress is None else lambda step: progress(step, run.steps),
                 workers=workers,
+                checkpoints=Checkpoints(run=run, folder=root / run.name / CHECKPOINTS, mark=mark, restore=restore),
             )
             if store is not None:
-                store.finish(final, time.perf_counter() - began)
+                store.finish(final, before + time.perf_counter() - began)
         ranks.check_same("done", of="the ends")
     return load_run(root / run.name)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 _out = Console()
 _err = Console(stderr=True)
 
-_MACHINES = {"core": "processes", "device": "GPU"}
 _CAPTIONS = {
     "core": "Core time is that of one core.",
     "device": "Device time is that of one GPU at the rate of --tflops, for training steps alone.",
@@ -42,8 +40,10 @@ class Reproduce:
     """Of the items, only these."""
     seeds: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Repetitions of every cell; None: as the claims need (5 to 20 at paper scale, 3 to 5 of images)."""
-    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Processes; one thread each."""
+    jobs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Processes, one thread each; None: one a CPU."""
+    ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
+    """Ray cluster; its machines share --out."""
     out: _OptionalPath = None
     """Folder of the runs; None: runs/<scale>."""
     report: _OptionalPath = None
@@ -57,27 +57,32 @@ class Reproduce:
 
     def run(self) -> None:
         """Train and measure what is not there yet, judge the claims, write the page."""
-        from sparseflow.lab.pool import check_jobs, run_tasks
+        from sparseflow.lab.pool import check_jobs, local_jobs, run_tasks
         from sparseflow.lab.sweep import Training, prepare
 
         check_jobs(self.jobs)
         root = self.out or Path("runs") / self.scale
-        matrix = self._matrix()
+        # Other machines have other working folders.
+        data = self.data and self.data.absolute()
+        matrix = self._matrix(data)
         if self.list:
             _out.print(_listing(matrix, root))
             return
-        tasks = matrix.tasks(self.only or self.items, data_root=self.data)
+        tasks = matrix.tasks(self.only or self.items, data_root=data)
         todo = [task for task in tasks if not task.is_done(root)]
         runs = sum(isinstance(task, Training) for task in tasks)
-        workers = self.jobs if matrix.machine == "core" else 1
+        jobs = 1 if self.ray and self.jobs is None else local_jobs(self.jobs)
+        where = f"{jobs} processes" if self.jobs or not self.ray else "one CPU, shared by those of the cluster"
+        if matrix.machine == "device":
+            jobs, where = 1, "one GPU"
         _err.print(
             f"runs {runs}, measurements {len(tasks) - runs}; to do: {len(todo)}, about "
-            f"{_duration(matrix.seconds(todo) / workers)} on {workers} {_MACHINES[matrix.machine]}",
+            f"{_duration(matrix.seconds(todo) / jobs)} on {where}",
             soft_wrap=True,
         )
         began = time.monotonic()
-        prepare(todo, root=root, data_root=self.data)
-        run_tasks(tasks, root=root, jobs=self.jobs, console=_err)
+        prepare(todo, root=root, data_root=data)
+        run_tasks(tasks, root=root, jobs=self.jobs, ray=self.ray, console=_err)
         with _err.status("reading runs, judging claims, drawing figures"):
             evidence = matrix.evidence(root)
             command = shlex.join(["sparseflow", *sys.argv[1:]])
@@ -88,7 +93,7 @@ class Reproduce:
         _err.print(f"{_duration(time.monotonic() - began)}.")
         _out.print(f"Open [bold]{page}[/bold] in a browser.", soft_wrap=True)
 
-    def _matrix(self) -> Matrix | ImageMatrix:
+    def _matrix(self, data: Path | None) -> Matrix | ImageMatrix:
         from sparseflow.lab.image_cost import SUSTAINED
         from sparseflow.lab.recipes.image_scales import IMAGE_SCALES
         from sparseflow.lab.recipes.scales import SCALES
@@ -100,11 +105,11 @@ class Reproduce:
             if self.seeds is not None:
                 images = images.with_seeds(self.seeds)
             rate = SUSTAINED if self.tflops is None else self.tflops * 1e12
-            return ImageMatrix.of(images, data_root=self.data, rate=rate)
+            return ImageMatrix.of(images, data_root=data, rate=rate)
         digits = SCALES[self.scale]
         if self.seeds is not None:
             digits = digits.with_seeds(self.seeds)
-        return Matrix.of(digits, data_root=self.data)
+        return Matrix.of(digits, data_root=data)
 
 
 def _listing(matrix: Matrix | ImageMatrix, root: Path) -> Table:

@@ -123,8 +123,7 @@ class RunStore:
         """
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep!r}.")
-        self._sync_metrics()
-        payload = {"state": state, "metrics_bytes": self._metrics.seek(0, os.SEEK_END)}
+        payload = {"state": state, "metrics_bytes": self.metrics_bytes()}
         write_checkpoint(self._checkpoint_path(step), payload)
         for path in self._checkpoints()[:-keep]:
             path.unlink()
@@ -166,10 +165,23 @@ class RunStore:
             size = 0
         else:
             raise ValueError(f"{self.folder} has no checkpoint of step {step}, so its metrics cannot go back to there.")
+        self.cut_metrics(size)
+
+    def metrics_bytes(self) -> int:
+        """Length of the metrics, which are on the disk when this returns."""
+        self._sync_metrics()
+        return self._metrics.seek(0, os.SEEK_END)
+
+    def cut_metrics(self, size: int) -> None:
+        """Take the metrics back to a length.
+
+        Raises:
+            ValueError: If they are shorter than that already.
+        """
         if self._metrics.seek(0, os.SEEK_END) < size:
             raise ValueError(
-                f"{self.folder / METRICS} is shorter than when the checkpoint of step {step} was saved: lines are "
-                f"lost. Delete {self.folder} and run again."
+                f"{self.folder / METRICS} is shorter than when the last checkpoint was saved: lines are lost. Delete "
+                f"{self.folder} and run again."
             )
         self._metrics.truncate(size)
         self._sync_metrics()

@@ -1,4 +1,4 @@
-"""Many runs over local processes, one thread each, with a live table; what is done is never trained again."""
+"""Many runs over processes, one thread each, with a live table; what is done is never trained again."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ def sweep(
     configs: Sequence[Config],
     *,
     root: Path,
-    jobs: int,
+    jobs: int | None = None,
+    ray: str | None = None,
     data_root: Path | None = None,
     tensorboard: bool = False,
     console: Console | None = None,
@@ -95,7 +96,8 @@ def sweep(
     Args:
         configs: The runs; the pruning runs they start from are added and trained first.
         root: Folder of all runs.
-        jobs: Processes, at least 1.
+        jobs: Processes, at least 1; default one for each CPU of this machine, or of the cluster.
+        ray: Address of a Ray cluster, see :func:`~sparseflow.lab.pool.run_tasks`; default this machine alone.
         data_root: Folder of datasets.
         tensorboard: Also write TensorBoard events.
         console: Where the live table is drawn; default stderr.
@@ -104,12 +106,13 @@ def sweep(
         ValueError: if ``jobs`` is below 1, or a dataset or model is unknown; nothing is written then.
         ConnectionError: if a dataset is not here and cannot be fetched; nothing is written then.
         RuntimeError: after all other runs ended, if any failed; it names each with its error. At once, if the system
-            killed a process.
+            killed a process of this machine.
+        ModuleNotFoundError, ConnectionError, OSError: with ``ray``, as ``run_tasks`` says.
     """
     check_jobs(jobs)
     tasks = [Training(config, data_root, tensorboard) for config in configs]
     prepare([task for task in in_order(tasks) if not task.is_done(root)], root=root, data_root=data_root)
-    run_tasks(tasks, root=root, jobs=jobs, console=console)
+    run_tasks(tasks, root=root, jobs=jobs, ray=ray, console=console)
     return [load_run(root / config.name) for config in configs]
 
 

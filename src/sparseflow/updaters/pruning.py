@@ -54,17 +54,16 @@ class GradualPruning:
         self, layers: Iterable[LayerState], *, step: int, generator: torch.Generator
     ) -> Iterator[tuple[str, Tensor]]:
         """Keep the largest active weights; none comes back."""
-        layers = list(layers)
-        if isinstance(self.sparsity, Mapping):
-            if missing := [layer.name for layer in layers if layer.name not in self.sparsity]:
-                raise ValueError(f"sparsity has no entry for {', '.join(missing)}; it needs one per masked weight.")
-            targets = [self.sparsity[layer.name] for layer in layers]
-        elif self.scope == "global":
-            yield from _prune_globally(layers, self._sparsity_at(step, self.sparsity))
+        if self.scope == "global":
+            assert not isinstance(self.sparsity, Mapping)
+            yield from _prune_globally(list(layers), self._sparsity_at(step, self.sparsity))
             return
-        else:
-            targets = [self.sparsity] * len(layers)
-        for layer, target in zip(layers, targets, strict=True):
+        for layer in layers:
+            target = self.sparsity
+            if isinstance(target, Mapping):
+                if layer.name not in target:
+                    raise ValueError(f"sparsity has no entry for {layer.name}; it needs one per masked weight.")
+                target = target[layer.name]
             count = active_count(layer.mask.numel(), self._sparsity_at(step, target))
             yield layer.name, _keep(layer.mask, layer.weight, min(count, layer.num_active))
 

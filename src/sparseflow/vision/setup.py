@@ -20,7 +20,7 @@ from sparseflow.vision.networks import build_network, draw_sparse_, network_mask
 from sparseflow.vision.optimizer import StepSchedule, nesterov_sgd
 from sparseflow.vision.ranks import Ranks
 from sparseflow.vision.statistics import StepStatistics
-from sparseflow.vision.step import Trainer, check_shares, distributed
+from sparseflow.vision.step import Trainer, check_shares, cut_, distributed
 
 
 def updater_of(run: ImageRun, target: Masks) -> MaskUpdater:
@@ -81,16 +81,18 @@ class Start(NamedTuple):
     """Of a ticket: all parameters and buffers; ``None`` where weights are drawn anew."""
 
 
-def set_up_images(run: ImageRun, ranks: Ranks, *, start: Start | None = None) -> Trainer:
+def set_up_images(run: ImageRun, ranks: Ranks, *, start: Start | None = None, sharded: bool = False) -> Trainer:
     """Everything at step 0, the same on every process; all randomness is from named streams of the seed.
 
     Args:
         run: The run.
         ranks: This process among all.
         start: Masks, and a ticket's weights, if ``run.mask_from`` is given.
+        sharded: Whether each process keeps only its part of weights, gradients, optimizer state and masks (FSDP2).
 
     Raises:
-        ValueError: if the processes cannot share the micro-batches of a step, or a start is missing.
+        ValueError: if the processes cannot share the micro-batches of a step, a start is missing, or ``channels_last``
+            weights are sharded.
         RanksDisagreeError: if a process has other masks.
     """
     check_shares(run.micro_batches, ranks)
@@ -110,7 +112,11 @@ def set_up_images(run: ImageRun, ranks: Ranks, *, start: Start | None = None) ->
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = model.to(ranks.device).train()
     masks = {name: mask.to(ranks.device) for name, mask in masks.items()}
-    trained = distributed(torch.compile(model) if run.compiled else model, ranks)  # type: ignore[arg-type]
+    if sharded:
+        cut_(model, ranks)
+    trained: nn.Module = torch.compile(model) if run.compiled else model  # type: ignore[assignment]
+    if not sharded:
+        trained = distributed(trained, ranks)
     optimizer = nesterov_sgd(
         model, learning_rate=run.learning_rate, momentum=run.momentum, weight_decay=run.weight_decay
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparseflow.sharded import full, fully_sharded, shard_like
 from sparseflow.sparsifier import Sparsifier
 from sparseflow.types import Masks
+from sparseflow.vision.networks.resnet import Bottleneck
 from sparseflow.vision.optimizer import StepSchedule
 from sparseflow.vision.ranks import Ranks, digest
 from sparseflow.vision.statistics import StepStatistics
@@ -35,7 +37,7 @@ class Trainer:
     """
 
     model: nn.Module
-    """In train mode; inside ``DistributedDataParallel`` where there are several processes."""
+    """In train mode; where there are several processes, inside ``DistributedDataParallel`` or cut by :func:`cut_`."""
     optimizer: torch.optim.Optimizer
     sparsifier: Sparsifier
     """Of this model and optimizer."""
@@ -53,21 +55,28 @@ class Trainer:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
         check_shares(self.micro_batches, self.ranks)
-        if self.ranks.world > 1 and not isinstance(self.model, nn.parallel.DistributedDataParallel):
+        reduces = isinstance(self.model, nn.parallel.DistributedDataParallel) or self.is_cut
+        if self.ranks.world > 1 and not reduces:
             raise TypeError(
                 f"{self.ranks.world} processes need a model whose gradients are reduced; wrap it in "
-                "sparseflow.vision.distributed(model, ranks)."
+                "sparseflow.vision.step.distributed(model, ranks), or cut it with cut_(model, ranks)."
             )
         self.check_masks()
         self.sparsifier.after_update.append(lambda step, changes: self.check_masks())
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether each process holds a part of every weight, so that all must compute together."""
+        return bool(fully_sharded(self.sparsifier.model))
+
     def check_masks(self) -> None:
-        """Compare masks with those of the other processes.
+        """Compare masks with those of the other processes; of parts, what each process computed as the whole.
 
         Raises:
             RanksDisagreeError: where they differ.
         """
-        self.ranks.check_same(digest(self.sparsifier.masks), of="the masks")
+        told = self.sparsifier.fingerprints
+        self.ranks.check_same(str(told) if told else digest(self.sparsifier.masks), of="the masks")
 
     def step(self, number: int, local: Sequence[tuple[Tensor, Tensor]]) -> float:
         """:meth:`backward` and :meth:`update`; the loss."""
@@ -122,7 +131,7 @@ class Trainer:
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
 
     def _reduced(self, *, is_last: bool) -> AbstractContextManager[object]:
-        """Gradients are exchanged once a step, with the last micro-batch."""
+        """Gradients are exchanged once a step, with the last micro-batch; of cut weights with each, to keep parts."""
         if isinstance(self.model, nn.parallel.DistributedDataParallel) and not is_last:
             return self.model.no_sync()
         return nullcontext()
@@ -146,6 +155,36 @@ def distributed(model: nn.Module, ranks: Ranks) -> nn.Module:
         return model
     devices = [ranks.device.index] if ranks.device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+
+def cut_(model: nn.Module, ranks: Ranks) -> nn.Module:
+    """Leave each process its part of every weight (FSDP2), for networks that do not fit; itself where there is one.
+
+    A block, or a layer outside of blocks, is gathered while it computes. All processes must hold the same weights.
+
+    Raises:
+        ValueError: if a weight is in another memory format than torch's default.
+    """
+    if ranks.world == 1:
+        return model
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    if odd := [name for name, parameter in model.named_parameters() if not parameter.is_contiguous()]:
+        raise ValueError(f"FSDP cuts contiguous weights only, and {odd[0]!r} is not; give channels_last=False.")
+    mesh = init_device_mesh(ranks.device.type, (ranks.world,))
+    for unit in _units(model):
+        fully_shard(unit, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def _units(model: nn.Module) -> Iterator[nn.Module]:
+    for child in model.children():
+        if isinstance(child, Bottleneck | nn.Conv2d | nn.Linear):
+            yield child
+        else:
+            yield from _units(child)
 
 
 def training_norm(optimizer: torch.optim.Optimizer, *, names: Mapping[nn.Parameter, str], masks: Masks) -> float:
@@ -180,5 +219,6 @@ def training_norm(optimizer: torch.optim.Optimizer, *, names: Mapping[nn.Paramet
                 continue
             total = parameter.grad.double() + group["weight_decay"] * parameter.detach().double()
             mask = masks.get(names.get(parameter, ""))
-            squares += float((total if mask is None else total * mask).square().sum())
+            active = total if mask is None else total * shard_like(mask, total)
+            squares += float(full(active.square().sum()))
     return math.sqrt(squares)

@@ -9,9 +9,11 @@ import torch
 
 from sparseflow.engine.stepper import Stepper
 from sparseflow.masks import sparsity_of
+from sparseflow.sharded import full
 from sparseflow.vision.config import ImageRun
 from sparseflow.vision.probes import Flow, Log, evaluate
 from sparseflow.vision.ranks import Ranks
+from sparseflow.vision.resume import Checkpoints
 from sparseflow.vision.setup import set_up_images
 from sparseflow.vision.step import PRECISIONS, Trainer, training_norm
 from sparseflow.vision.streams import (
@@ -23,7 +25,7 @@ from sparseflow.vision.streams import (
     training_batches,
 )
 
-#: Called with the steps taken and what is kept of them, ``{"model": ..., "masks": ...}``, on rank 0 alone.
+#: Called with the steps taken and what is kept of them, ``{"model": ..., "masks": ...}`` whole, on rank 0 alone.
 Keep = Callable[[int, Mapping[str, Any]], None]
 
 
@@ -37,8 +39,9 @@ def train_images(
     keep: Keep | None = None,
     progress: Callable[[int], None] | None = None,
     workers: int = 0,
+    checkpoints: Checkpoints | None = None,
 ) -> Trainer:
-    """Train a run to its end.
+    """Train a run to its end, from its last checkpoint if there is one.
 
     Logged every ``run.log_every`` steps, before the step: ``train/loss`` (smoothed, of the batch),
     ``gradient/training`` (of the training batch with L2, the authors' way on ImageNet) and ``flow/norm`` (of
@@ -54,36 +57,50 @@ def train_images(
         keep: Where weights and masks of ``run.snapshots`` and of the end go.
         progress: Told about every step.
         workers: Processes that decode images, for each rank.
+        checkpoints: Where the run goes on from and what it leaves; none by default. What was logged after the last one
+            is logged again, the same.
 
     Returns: the trainer, at the end.
 
     Raises:
-        ValueError: if a dataset has other classes than the run, or the sparse engine is asked for where it cannot be.
+        ValueError: if a dataset has other classes than the run, the checkpoint is of another run or damaged, or the
+            sparse engine is asked for where it cannot be.
         FloatingPointError: if the loss is no longer finite.
     """
     for split in (training, test):
         check_classes(split, run)
     trainer = trainer or set_up_images(run, Ranks())
     ranks, sparsifier = trainer.ranks, trainer.sparsifier
+    used = checkpoints.resume(trainer) if checkpoints is not None else 0
     stepper = planned(run, trainer)
     prepare = preparation(run, ranks.device)
     probe = [prepare(batch) for batch in first_images(plain_batches(training, run), run.probe_images)]
     names = {parameter: name for name, parameter in sparsifier.model.named_parameters()}
     each = run.micro_batches // ranks.world
-    micro_batches = training_batches(training, run, ranks, workers=workers)
+    micro_batches = training_batches(training, run, ranks, first=used, workers=workers)
 
     def tell(step: int, values: Mapping[str, float]) -> None:
         if ranks.is_first:
             log(step, values)
 
     def save(step: int) -> None:
-        if keep is not None and ranks.is_first and step in (*run.snapshots, run.steps):
-            if stepper is not None:
-                stepper.settle()
-            keep(step, {"model": sparsifier.model.state_dict(), "masks": dict(sparsifier.masks)})
+        if keep is None or step not in (*run.snapshots, run.steps):
+            return
+        if stepper is not None:
+            stepper.settle()
+        # All ranks gather what is cut, one tensor at a time.
+        state = {"model": sparsifier.model.state_dict(), "masks": sparsifier.masks}
+        whole = {part: {name: full(tensor) for name, tensor in tensors.items()} for part, tensors in state.items()}
+        if ranks.is_first:
+            keep(step, whole)
+
+    def test_now(step: int) -> None:
+        batches = (prepare(batch) for batch in plain_batches(test, run, ranks, workers=workers))
+        tell(step, evaluate(trainer, batches, logits=None if stepper is None else stepper.logits))
 
     flow = Flow(trainer, stepper, probe, log=tell)
-    save(0)
+    if used == 0:
+        save(0)
     while (step := sparsifier.step_count) < run.steps:
         local = [prepare(next(micro_batches)) for _ in range(each)]
         if is_logged := step % run.log_every == 0:
@@ -106,11 +123,17 @@ def train_images(
         taken = sparsifier.step_count
         if taken > step:
             save(taken)
-            if taken == run.steps or taken % run.eval_every == 0:
-                batches = (prepare(batch) for batch in plain_batches(test, run, ranks, workers=workers))
-                tell(taken, evaluate(trainer, batches, logits=None if stepper is None else stepper.logits))
+            if taken < run.steps and taken % run.eval_every == 0:
+                test_now(taken)
             if progress is not None:
                 progress(taken)
+        used += 1
+        if checkpoints is not None and checkpoints.is_due(trainer, before=step):
+            if stepper is not None:
+                stepper.settle()
+            checkpoints.save(trainer, batches=used)
+    # After the last checkpoint, so that a run continued from there is tested too.
+    test_now(run.steps)
     if stepper is not None:
         stepper.settle()
     sparsifier.check()

@@ -8,7 +8,9 @@ them narrow. Where a criterion counts steps of ImageNet, the same share of train
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sparseflow.lab.claims.intervals import Values
@@ -54,9 +56,7 @@ def runs_by_mask(evidence: Evidence, kinds: Sequence[str], statistic: Callable[[
     return _of_same_masks(found, of=f"pruning runs of {RESNET} with {' and '.join(kinds)}", make=f"{RESNET}/{kinds[0]}")
 
 
-def rows_by_mask(
-    evidence: Evidence, table: str, column: str, kinds: Sequence[str], **labels: str | int
-) -> list[Values]:
+def rows_by_mask(evidence: Evidence, table: str, column: str, kinds: Sequence[str], **labels: Any) -> list[Values]:
     """As :func:`runs_by_mask`, of a column of a table whose groups are ``resnet14/lottery`` and such.
 
     Raises:
@@ -77,4 +77,4 @@ def _means(seeds: list[int], values: list[float]) -> pd.Series[float]:
 def _of_same_masks(found: list[pd.Series[float]], *, of: str, make: str) -> list[Values]:
     both = sorted(set.intersection(*(set(values.index) for values in found)))
     need(both, FEWEST, of=of, make=make)
-    return [values[both].to_numpy(dtype="float64") for values in found]
+    return [np.asarray(values[both], dtype=np.float64) for values in found]

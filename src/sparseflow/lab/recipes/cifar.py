@@ -23,36 +23,54 @@ RESNET = "resnet14"
 RESNET_SPARSITY = 0.9
 #: Width of the dense twin with as many weights as the sparse ResNet at its own width.
 SMALL_DENSE = 0.34
-#: Step whose weights a ticket takes: as much of training as 2000 of ResNet-50's 32000.
-REWIND = 62
+#: Share of training after which a ticket takes the weights: 2000 of ResNet-50's 32000 steps.
+REWIND = 2000 / 32_000
 #: Seeds of runs that share a start: none of a pruning run, so that no ticket sees its data in the same order.
 REPEATS = 100
 
 ImageGroups = dict[str, list[ImageRun]]
 
-#: 1000 steps of 64 images are 1.3 epochs: minutes a run on one core.
 _BASE = ImageRun(
     dataset="cifar10",
     stem="cifar",
     image_size=32,
     num_classes=10,
-    steps=1000,
     batch_size=64,
     micro_batch=64,
     label_smoothing=0.0,
+    checkpoint_every=500,
+)
+#: 1500 steps of 64 images are two epochs: a minute a run on one core.
+VGG_BASE = _BASE.with_(
+    network="vgg16",
+    width=1 / 8,
+    learning_rate=0.04,
+    drop_fraction=0.1,
+    steps=1500,
     update_every=40,
-    update_until=780,
-    prune_begin=160,
-    prune_end=480,
+    update_until=1170,
+    prune_begin=240,
+    prune_end=720,
     log_every=20,
     probe_images=128,
-    eval_every=1000,
-    checkpoint_every=500,
+    eval_every=1500,
     engine="auto",
 )
-VGG_BASE = _BASE.with_(network="vgg16", width=3 / 16, learning_rate=0.04, drop_fraction=0.1)
+#: 600 steps are 0.8 epochs; batch norm needs fewer.
 RESNET_BASE = _BASE.with_(
-    network="resnet14", width=1 / 8, learning_rate=0.1, sparsity=RESNET_SPARSITY, channels_last=True, engine="masked"
+    network="resnet14",
+    width=1 / 8,
+    learning_rate=0.1,
+    sparsity=RESNET_SPARSITY,
+    steps=600,
+    update_every=20,
+    update_until=468,
+    prune_begin=96,
+    prune_end=288,
+    log_every=10,
+    probe_images=64,
+    eval_every=600,
+    channels_last=True,
 )
 
 
@@ -78,6 +96,15 @@ def image_groups(*, seeds: int = 3) -> ImageGroups:
     }
 
 
+def rewind_step(run: ImageRun) -> int:
+    """The step of a pruning run whose weights its late tickets take.
+
+    >>> rewind_step(RESNET_BASE)
+    38
+    """
+    return round(REWIND * run.steps)
+
+
 def repeat(run: ImageRun, seeds: int, *, first: int = 0) -> list[ImageRun]:
     """A run from so many seeds, beginning with ``first``."""
     return [run.with_(seed=first + seed) for seed in range(seeds)]
@@ -101,13 +128,12 @@ def _tickets(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[
 
     ``seeds`` runs on the masks of the first pruning run, and one on those of each other.
     """
-    prunes = [pruning_parent(base.with_(rewind_step=REWIND, seed=seed)) for seed in range(seeds)]
+    prunes = [pruning_parent(base.with_(rewind_step=rewind_step(base), seed=seed)) for seed in range(seeds)]
     yield f"{name}/prune", prunes
     kinds: dict[str, dict[str, Any]] = {
-        "lottery": {"method": "lottery", "rewind_step": REWIND},
+        "lottery": {"method": "lottery", "rewind_step": rewind_step(base)},
         "lottery-k0": {"method": "lottery"},
         "ticket-scratch": {"method": "scratch", "init": "dense"},
-        "ticket-scratch-sparse": {"method": "scratch", "init": "sparse"},
     }
     for kind, changes in kinds.items():
         for number, parent in enumerate(prunes):
@@ -118,8 +144,8 @@ def _tickets(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[
 
 def _original_tickets(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[ImageRun]]]:
     """Claim C44: the ticket of VGG16 that is not rewound late ends at chance in the paper."""
-    parent = pruning_parent(base.with_(rewind_step=REWIND))
+    parent = pruning_parent(base.with_(rewind_step=rewind_step(base)))
     yield f"{name}/prune", [parent]
-    for kind, step in (("lottery", REWIND), ("lottery-k0", 0)):
+    for kind, step in (("lottery", rewind_step(base)), ("lottery-k0", 0)):
         ticket = base.with_(method="lottery", rewind_step=step, mask_from=parent)
         yield f"{name}/{kind}/mask0", repeat(ticket, seeds, first=REPEATS)

@@ -1,0 +1,137 @@
+"""Weights of which each process holds a part (FSDP2): that part, the whole, and the way between them.
+
+``torch.distributed.fsdp.fully_shard`` makes every parameter, gradient and optimizer state a ``DTensor``; masks are
+``DTensor`` of the same parts. Plain tensors pass through everything here untouched, and ``DTensor``, which takes a
+second to import, is asked for only where somebody else has imported it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+
+import torch
+from torch import Tensor, nn
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this process may hold only a part of it.
+
+    >>> is_sharded(torch.ones(2))
+    False
+    """
+    loaded = sys.modules.get("torch.distributed.tensor")
+    return loaded is not None and isinstance(tensor, loaded.DTensor)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part that this process holds; it shares memory with the tensor.
+
+    >>> weight = torch.ones(2)
+    >>> local(weight) is weight
+    True
+    """
+    if not is_sharded(tensor):
+        return tensor
+    with torch.no_grad():  # with gradients it would be a node of autograd's graph
+        return tensor.to_local()  # type: ignore[attr-defined, no-any-return]
+
+
+def full(tensor: Tensor) -> Tensor:
+    """All of it, gathered (or summed up, if it is a sum over parts); all processes must ask together.
+
+    >>> weight = torch.ones(2)
+    >>> full(weight) is weight
+    True
+    """
+    return tensor.detach().full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def shard_like(whole: Tensor, example: Tensor) -> Tensor:
+    """A tensor that every process has whole, cut into parts like the example; nothing is sent.
+
+    Args:
+        whole: Plain; copied, so that the rest of it can go. A ``DTensor`` of other parts is sent where it belongs.
+        example: Of the same shape.
+
+    Returns: a ``DTensor`` where the example is one, else ``whole`` itself.
+
+    >>> mask = torch.tensor([True, False])
+    >>> shard_like(mask, torch.ones(2)) is mask
+    True
+    """
+    if not is_sharded(example):
+        return whole
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh, placements = example.device_mesh, example.placements  # type: ignore[attr-defined]
+    if not is_sharded(whole):
+        whole = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return whole.redistribute(mesh, placements)  # type: ignore[attr-defined, no-any-return]
+
+
+def num_true(mask: Tensor) -> int:
+    """Number of ``True`` entries of the whole mask.
+
+    >>> num_true(torch.tensor([True, False]))
+    1
+    """
+    return int(full(mask.sum()))
+
+
+def fully_sharded(model: nn.Module) -> list[nn.Module]:
+    """The modules that ``fully_shard`` was called on.
+
+    >>> fully_sharded(nn.Linear(1, 1))
+    []
+    """
+    loaded = sys.modules.get("torch.distributed.fsdp")
+    return [] if loaded is None else [module for module in model.modules() if isinstance(module, loaded.FSDPModule)]
+
+
+def reshard_(model: nn.Module) -> None:
+    """Let go of whole weights that a forward pass gathered and no backward pass has let go of.
+
+    Until then the modules' parameters are plain tensors, and what is written to the parts is not seen by the network.
+
+    >>> reshard_(nn.Linear(1, 1))
+    """
+    for module in fully_sharded(model):
+        module.reshard()  # type: ignore[operator]
+
+
+def fingerprint(whole: Tensor) -> str:
+    """Short text that is the same for the same mask only.
+
+    Args:
+        whole: bool, plain.
+
+    >>> one, other = torch.tensor([True, False]), torch.tensor([False, True])
+    >>> fingerprint(one) == fingerprint(one.clone()), fingerprint(one) == fingerprint(other)
+    (True, False)
+    """
+    found = hashlib.sha256(f"{tuple(whole.shape)}".encode())
+    found.update(whole.detach().to("cpu", torch.uint8).contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+class Whole:
+    """What this process knows of whole masks that it cuts into parts.
+
+    >>> whole, mask = Whole(), torch.tensor([True, False])
+    >>> whole.cut("weight", mask, example=mask) is mask, whole.counts
+    (True, {})
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        """Name -> active weights in all parts together."""
+        self.fingerprints: dict[str, str] = {}
+        """Name -> :func:`fingerprint`."""
+
+    def cut(self, name: str, mask: Tensor, example: Tensor) -> Tensor:
+        """The mask as :func:`shard_like` has it; plain masks are nothing to remember."""
+        if is_sharded(example):
+            whole = full(mask)
+            self.counts[name], self.fingerprints[name] = num_true(whole), fingerprint(whole)
+        return shard_like(mask, example)
