@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from sparseflow.lab.evidence import Evidence
 from sparseflow.lab.paper.curves import Curve, curve_of, over_seeds, update_change
@@ -25,6 +26,8 @@ from sparseflow.lab.svg import INK, STYLE
 #: Panel title -> its curves.
 Panels = Mapping[str, Sequence[Curve]]
 _OURS = "Ours (+)"
+#: Changes up to here are drawn on a linear axis where larger ones are not.
+LINEAR = 0.1
 FIG3B: Panels = {
     _OURS: [curve_of(f"lenet5/{name}/sparse/f100") for name in ("rigl", "set", "rigl_inverted")],
 }
@@ -54,9 +57,15 @@ def groups_of(panels: Panels) -> tuple[str, ...]:
 
 
 def update_exhibit(
-    name: str, panels: Panels, evidence: Evidence, scale: Scale | ImageScale, *, how: str = _AS_BEFORE
+    name: str,
+    panels: Panels,
+    evidence: Evidence,
+    scale: Scale | ImageScale,
+    *,
+    how: str = _AS_BEFORE,
+    stretched: bool = False,
 ) -> Content:
-    """A panel an initialisation, a curve a method.
+    """A panel an initialisation, a curve a method; ``stretched`` draws large changes on a logarithmic axis.
 
     Raises:
         NotEnoughRunsError: if no group has a run.
@@ -76,7 +85,7 @@ def update_exhibit(
         name=name,
         how=how,
         alt=f"Line chart: change of the gradient norm at each mask update over optimizer steps. {sentence}",
-        draw=partial(draw_updates, shown, data),
+        draw=partial(draw_updates, shown, data, stretched=stretched),
         data=data,
     )
     return Content(
@@ -88,7 +97,7 @@ def update_exhibit(
 
 
 @rc_context(STYLE)
-def draw_updates(panels: Panels, data: pd.DataFrame, *, narrow: bool = False) -> Figure:
+def draw_updates(panels: Panels, data: pd.DataFrame, *, narrow: bool = False, stretched: bool = False) -> Figure:
     """Change over steps, zero marked."""
     figure, axes = row_of_panels(len(panels), narrow=narrow, sharey=True)
     for panel, (title, curves) in zip(axes, panels.items(), strict=True):
@@ -99,6 +108,9 @@ def draw_updates(panels: Panels, data: pd.DataFrame, *, narrow: bool = False) ->
             draw_band(panel, curve, rows, mark=(index % every, every))
         panel.set_title(title)
         steps_axis(panel)
+        if stretched:
+            panel.set_yscale("symlog", linthresh=LINEAR, linscale=0.5)
+            panel.yaxis.set_major_formatter(FuncFormatter(lambda change, _: f"{change:g}"))
     for panel in axes if narrow else axes[:1]:
         panel.set_ylabel("Change of ‖g‖ at an update")
     drawn = {curve.label: curve for curves in panels.values() for curve in curves}

@@ -46,10 +46,16 @@ def image_exhibits(scale: ImageScale) -> dict[str, Exhibit]:
             build=partial(flow_exhibit, "fig2c", resnet),
         ),
         "fig3a": Exhibit(
-            title="Figures 3a and 8a: change of the gradient norm at mask updates",
+            title="Figures 3a and 8a: change of the ResNet's gradient norm at mask updates",
             question="What does moving connections do to the gradient?",
             claims=("C17", "C18", "C19"),
-            build=partial(updates_exhibit, "fig3a", [*vgg[1:2], *resnet] if len(vgg) > 1 else [*resnet, *vgg]),
+            build=partial(updates_exhibit, "fig3a", resnet[0]),
+        ),
+        "updates-vgg16": Exhibit(
+            title="As Figure 3a, of VGG16: change of the gradient norm at mask updates",
+            question="And without batch norm?",
+            claims=("C17", "C18", "C19"),
+            build=partial(updates_exhibit, "updates-vgg16", vgg[len(vgg) // 2]),
         ),
     }
     setting = image_measured.SETTINGS.get(scale.name)

@@ -18,7 +18,7 @@ from sparseflow.lab.paper.estimates import estimate
 from sparseflow.lab.paper.exhibit import Content, Drawing, available, shortfalls
 from sparseflow.lab.paper.figures_interpolation import BAND_LEVEL, draw_lines, with_band
 from sparseflow.lab.paper.figures_landscape import SCRATCH, TICKET, draw_map
-from sparseflow.lab.paper.figures_updates import HOW, Panels, groups_of, update_exhibit
+from sparseflow.lab.paper.figures_updates import HOW, LINEAR, Panels, update_exhibit
 from sparseflow.lab.paper.image_settings import NAMES, Setting
 from sparseflow.lab.paper.plots import curve_legend, draw_band, log_norm_axis, row_of_panels, steps_axis
 from sparseflow.lab.paper.words import listed, times
@@ -105,20 +105,22 @@ def draw_flow(shown: dict[Setting, list[Curve]], data: pd.DataFrame, *, narrow: 
     return figure
 
 
-def updates_exhibit(name: str, settings: Sequence[Setting], evidence: Evidence, scale: ImageScale) -> Content:
-    """What a mask update does to the gradient norm, a panel a setting and start.
+def updates_exhibit(name: str, setting: Setting, evidence: Evidence, scale: ImageScale) -> Content:
+    """What a mask update does to the gradient norm, a panel a start.
 
     Raises:
         NotEnoughRunsError: if no group has a run.
     """
-    panels: dict[str, list[Curve]] = {}
-    for setting in settings:
-        for start, init in (("Original", "dense"), ("Ours (+)", "sparse")):
-            groups = [f"{setting.name}/{method}/{init}" for method in ("rigl", "set", "rigl_inverted")]
-            panels[f"{setting.label}, {start}"] = [curve_of(group) for group in groups if group in scale.groups]
-    available(evidence, groups_of(panels))
-    told: Panels = panels
-    return update_exhibit(name, told, evidence, scale, how=HOW)
+    panels: Panels = {
+        f"{setting.label}, {start}": [
+            curve_of(group)
+            for method in ("rigl", "set", "rigl_inverted")
+            if (group := f"{setting.name}/{method}/{init}") in scale.groups
+        ]
+        for start, init in (("Original", "dense"), ("Ours (+)", "sparse"))
+    }
+    how = f"{HOW} The vertical axis is linear from −{LINEAR:g} to {LINEAR:g} and logarithmic beyond."
+    return update_exhibit(name, panels, evidence, scale, how=how, stretched=True)
 
 
 def map_exhibit(evidence: Evidence, scale: ImageScale) -> Content:

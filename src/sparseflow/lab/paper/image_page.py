@@ -16,9 +16,13 @@ from sparseflow.lab.paper.image_exhibits import image_exhibits
 from sparseflow.lab.paper.page import Missing, Shown, as_csv, files_of, show, template_environment, write_files
 from sparseflow.lab.paper.records import as_json, distinct_runs, environment_json
 from sparseflow.lab.paper.verdicts import claims_csv, headline, judged
+from sparseflow.lab.paper.words import count
 from sparseflow.lab.recipes.image_scales import ImageScale
 from sparseflow.lab.summary import accuracy_percent
+from sparseflow.vision.config import ImageRun
 
+#: Missing groups that are called by name.
+NAMED = 8
 RUN_COLUMNS = (
     "group", "network", "width", "method", "init", "sparsity", "seed", "accuracy", "loss", "seconds", "config"
 )  # fmt: skip
@@ -89,7 +93,8 @@ def _said_at_scale(shown: Shown, scale: ImageScale) -> Shown:
     ]
     if groups:
         settings = dict.fromkeys(f"{name.split('/')[0]}/*" for name in groups)
-        text = f"Not there, or not as often as planned: {', '.join(groups)}. Make them:"
+        more = f" and {count(len(groups) - NAMED, 'other')}" if len(groups) > NAMED else ""
+        text = f"Not there, or not as often as planned: {', '.join(groups[:NAMED])}{more}. Make them:"
         missing = [Missing(text, _typed(prefix + shlex.join(settings), scale)), *missing]
     return replace(shown, missing=missing)
 
@@ -97,7 +102,8 @@ def _said_at_scale(shown: Shown, scale: ImageScale) -> Shown:
 def _typed(text: str, scale: ImageScale) -> str:
     """Commands in a text, for these runs.
 
-    >>> from sparseflow.lab.recipes.image_scales import IMAGE_SCALES
+    >>> from sparseflow.lab.paper.words import count
+    from sparseflow.lab.recipes.image_scales import IMAGE_SCALES
     >>> _typed("sparseflow reproduce paths", IMAGE_SCALES["cifar"])
     'sparseflow reproduce --scale cifar paths'
     """
@@ -107,16 +113,19 @@ def _typed(text: str, scale: ImageScale) -> str:
 def networks_in_words(scale: ImageScale) -> str:
     """Width and length of training of each network of a scale.
 
-    >>> from sparseflow.lab.recipes.image_scales import IMAGE_SCALES
+    >>> from sparseflow.lab.paper.words import count
+    from sparseflow.lab.recipes.image_scales import IMAGE_SCALES
     >>> networks_in_words(IMAGE_SCALES["smoke"])
     'vgg16 has 1/8 of its channels and takes 6 steps of 8 images; resnet50 has 1/8 of its channels and takes 6 steps of
     8 images'
     """
-    bases = {run.network: run for group in reversed(scale.groups.values()) for run in group if run.method == "scratch"}
+    bases: dict[str, ImageRun] = {}
+    for run in (run for group in scale.groups.values() for run in group if run.method == "scratch"):
+        bases.setdefault(run.network, run)
     return "; ".join(
         f"{network} has {Fraction(run.width).limit_denominator(64)} of its channels and takes {run.steps} steps of "
         f"{run.batch_size} images"
-        for network, run in reversed(bases.items())
+        for network, run in bases.items()
     )
 
 

@@ -54,7 +54,7 @@ def accuracy_exhibit(evidence: Evidence, scale: ImageScale) -> Content:
     shown = [setting for setting in settings if (data.loc[data["setting"] == setting.name, "runs"] > 0).any()]
     drawing = Drawing(
         name="accuracy",
-        how="A ring is one run, the thick mark the mean. Guessing ends at the left edge of the axis or below.",
+        how="A ring is one run, the thick mark the mean.",
         alt="Final test accuracy by network. " + " ".join(_best(data, setting) for setting in shown),
         draw=partial(draw_accuracies, shown, pd.DataFrame(points), data),
         data=pd.DataFrame(points),
