@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from sparseflow.atomic import write_atomically
-from sparseflow.lab.config import RunConfig
 from sparseflow.lab.measures import MEASURES
 from sparseflow.lab.measures.source import Source, Tables
+from sparseflow.lab.runs import Config
 from sparseflow.lab.sweep import Training
 
 FOLDER = "measurements"
@@ -25,6 +25,7 @@ Option = str | int | float
 class Measurement:
     """What is computed, from which runs, and how its rows are labelled.
 
+    >>> from sparseflow.lab.config import RunConfig
     >>> one = Measurement("spectrum", (RunConfig(snapshots=(200,)),), (("step", 200),), (("group", "lenet5/rigl"),))
     >>> one.name.startswith("spectrum-"), one.name == Measurement(one.kind, one.runs, (("step", 300),), one.labels).name
     (True, False)
@@ -32,7 +33,7 @@ class Measurement:
 
     kind: str
     """Key of :data:`~sparseflow.lab.measures.MEASURES`."""
-    runs: tuple[RunConfig, ...]
+    runs: tuple[Config, ...]
     options: tuple[tuple[str, Option], ...] = ()
     """Arguments by name."""
     labels: tuple[tuple[str, Option], ...] = ()

@@ -6,12 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import ClassVar
 
+from sparseflow.lab.claims import judge
+from sparseflow.lab.claims.verdict import Verdict
 from sparseflow.lab.config import RunConfig
 from sparseflow.lab.evidence import Evidence
 from sparseflow.lab.measurements import Measurement, read_tables
 from sparseflow.lab.paper.exhibit import Exhibit
 from sparseflow.lab.paper.exhibits import EXHIBITS
+from sparseflow.lab.paper.page import write_paper_report
 from sparseflow.lab.pool import Task, in_order
 from sparseflow.lab.recipes.matrix import Groups, groups
 from sparseflow.lab.recipes.measured import TABLES, measurements
@@ -35,6 +39,7 @@ class Matrix:
     scale: Scale
     groups: Groups
     measurements: tuple[Measurement, ...]
+    machine: ClassVar = "core"
 
     @classmethod
     def of(cls, scale: Scale, *, data_root: Path | None = None) -> Matrix:
@@ -46,6 +51,10 @@ class Matrix:
         """
         found = groups(scale)
         return cls(scale, found, tuple(measurements(scale, found, data_root=data_root)))
+
+    def items(self) -> dict[str, str]:
+        """Items that need anything, with what they are about."""
+        return {name: exhibit.title for name, exhibit in EXHIBITS.items() if exhibit.groups or exhibit.tables}
 
     def tasks(self, items: Iterable[str], *, data_root: Path | None = None) -> list[Task]:
         """What has to be computed for items, what they need included.
@@ -94,6 +103,15 @@ class Matrix:
                 "such as 'lenet5/rigl/*'; see sparseflow reproduce --list."
             )
         return matches, measured
+
+    def seconds(self, tasks: Sequence[Task]) -> float:
+        """About how long tasks take on one core."""
+        return seconds(tasks)
+
+    def report(self, evidence: Evidence, out: Path, *, command: str) -> tuple[Path, list[Verdict]]:
+        """Judge the claims and write the page."""
+        verdicts = judge(evidence)
+        return write_paper_report(evidence, verdicts, out, command=command, scale=self.scale), verdicts
 
     def evidence(self, root: Path) -> Evidence:
         """What is finished, by the names that claims and figures ask for."""

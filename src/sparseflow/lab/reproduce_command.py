@@ -1,11 +1,10 @@
-"""``sparseflow reproduce``: the paper's MNIST experiments, all or some, and the page about them."""
+"""``sparseflow reproduce``: the paper's experiments, all or some, and the page about them."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,27 +15,31 @@ from rich.console import Console
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
-    from sparseflow.lab.pool import Task
     from sparseflow.lab.reproduce import Matrix
+    from sparseflow.lab.reproduce_images import ImageMatrix
 
 _out = Console()
 _err = Console(stderr=True)
 
+_CAPTIONS = {
+    "core": "Core time is that of one core.",
+    "device": "Device time is that of one GPU at the rate of --tflops, for training steps alone.",
+}
 _OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Re-measure the paper on MNIST, and write a page about its tables, figures and claims."""
+    """Re-measure the paper, and write a page about its tables, figures and claims."""
 
     items: tyro.conf.Positional[tuple[str, ...]] = ("all",)
     """all, fig1c ... fig11b, table1 ... table6, film, grid, C01 ... C53, or groups of runs such as lenet5/rigl/*."""
-    scale: Literal["demo", "paper"] = "demo"
-    """demo: 4000 digits, minutes. paper: MNIST, 11719 steps, hours on 2 cores."""
+    scale: Literal["demo", "paper", "smoke", "cifar", "imagenet"] = "demo"
+    """MNIST: demo (minutes), paper (hours). VGG16 and ResNet: smoke (minutes), cifar (hours), imagenet (GPU months)."""
     only: tuple[str, ...] = ()
     """Of the items, only these."""
     seeds: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Repetitions of every cell; None: as the claims need (5 to 20 at paper scale)."""
+    """Repetitions of every cell; None: as the claims need (5 to 20 at paper scale, 3 to 5 of images)."""
     jobs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Processes, one thread each; None: one a CPU."""
     ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
@@ -49,24 +52,19 @@ class Reproduce:
     """Folder of datasets; None: $SPARSEFLOW_DATA, else the user's cache."""
     list: bool = False
     """Show every item with its runs and cost, and train nothing."""
+    tflops: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """10^12 operations a second that a GPU sustains, for the cost of imagenet; None: 60, an A100 on ResNet-50."""
 
     def run(self) -> None:
         """Train and measure what is not there yet, judge the claims, write the page."""
-        from sparseflow.lab.claims import judge
-        from sparseflow.lab.paper.page import write_paper_report
         from sparseflow.lab.pool import check_jobs, local_jobs, run_tasks
-        from sparseflow.lab.recipes.scales import SCALES
-        from sparseflow.lab.reproduce import Matrix, seconds
         from sparseflow.lab.sweep import Training, prepare
 
         check_jobs(self.jobs)
-        scale = SCALES[self.scale]
-        if self.seeds is not None:
-            scale = scale.with_seeds(self.seeds)
         root = self.out or Path("runs") / self.scale
         # Other machines have other working folders.
         data = self.data and self.data.absolute()
-        matrix = Matrix.of(scale, data_root=data)
+        matrix = self._matrix(data)
         if self.list:
             _out.print(_listing(matrix, root))
             return
@@ -75,9 +73,11 @@ class Reproduce:
         runs = sum(isinstance(task, Training) for task in tasks)
         jobs = 1 if self.ray and self.jobs is None else local_jobs(self.jobs)
         where = f"{jobs} processes" if self.jobs or not self.ray else "one CPU, shared by those of the cluster"
+        if matrix.machine == "device":
+            jobs, where = 1, "one GPU"
         _err.print(
             f"runs {runs}, measurements {len(tasks) - runs}; to do: {len(todo)}, about "
-            f"{_duration(seconds(todo) / jobs)} on {where}",
+            f"{_duration(matrix.seconds(todo) / jobs)} on {where}",
             soft_wrap=True,
         )
         began = time.monotonic()
@@ -85,44 +85,61 @@ class Reproduce:
         run_tasks(tasks, root=root, jobs=self.jobs, ray=self.ray, console=_err)
         with _err.status("reading runs, judging claims, drawing figures"):
             evidence = matrix.evidence(root)
-            verdicts = judge(evidence)
             command = shlex.join(["sparseflow", *sys.argv[1:]])
-            page = write_paper_report(evidence, verdicts, self.report or root / "report", command=command, scale=scale)
-        counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in ("held", "failed", "inconclusive")}
-        _out.print(", ".join(f"{count} claims {kind}" for kind, count in counts.items()))
+            page, verdicts = matrix.report(evidence, self.report or root / "report", command=command)
+        if verdicts:
+            counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in ("held", "failed", "inconclusive")}
+            _out.print(", ".join(f"{count} claims {kind}" for kind, count in counts.items()))
         _err.print(f"{_duration(time.monotonic() - began)}.")
         _out.print(f"Open [bold]{page}[/bold] in a browser.", soft_wrap=True)
 
+    def _matrix(self, data: Path | None) -> Matrix | ImageMatrix:
+        from sparseflow.lab.image_cost import SUSTAINED
+        from sparseflow.lab.recipes.image_scales import IMAGE_SCALES
+        from sparseflow.lab.recipes.scales import SCALES
+        from sparseflow.lab.reproduce import Matrix
+        from sparseflow.lab.reproduce_images import ImageMatrix
 
-def _listing(matrix: Matrix, root: Path) -> Table:
-    from sparseflow.lab.paper.exhibits import EXHIBITS
+        if self.scale in IMAGE_SCALES:
+            images = IMAGE_SCALES[self.scale]
+            if self.seeds is not None:
+                images = images.with_seeds(self.seeds)
+            rate = SUSTAINED if self.tflops is None else self.tflops * 1e12
+            return ImageMatrix.of(images, data_root=data, rate=rate)
+        digits = SCALES[self.scale]
+        if self.seeds is not None:
+            digits = digits.with_seeds(self.seeds)
+        return Matrix.of(digits, data_root=data)
 
+
+def _listing(matrix: Matrix | ImageMatrix, root: Path) -> Table:
+    time = f"{matrix.machine} time"
     table = Table(
         Column("item", no_wrap=True),
         "what",
-        *(Column(name, justify="right", no_wrap=True) for name in ("runs", "measured", "core time", "done")),
+        *(Column(name, justify="right", no_wrap=True) for name in ("runs", "measured", time, "done")),
         title=f"sparseflow reproduce ITEM --scale {matrix.scale.name}",
-        caption="What items share is computed once. Core time is that of one core.",
+        caption=f"What items share is computed once. {_CAPTIONS[matrix.machine]}",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
         show_edge=False,
     )
-    for name, exhibit in EXHIBITS.items():
-        if exhibit.groups or exhibit.tables:
-            _row(table, name, exhibit.title, matrix.tasks([name]), root)
+    for name, title in matrix.items().items():
+        _row(table, name, title, matrix, root)
     table.add_section()
-    _row(table, "all", "", matrix.tasks(["all"]), root)
+    _row(table, "all", "", matrix, root)
     return table
 
 
-def _row(table: Table, name: str, title: str, tasks: Sequence[Task], root: Path) -> None:
-    from sparseflow.lab.reproduce import seconds
+def _row(table: Table, name: str, title: str, matrix: Matrix | ImageMatrix, root: Path) -> None:
     from sparseflow.lab.sweep import Training
 
+    tasks = matrix.tasks([name])
     runs = sum(isinstance(task, Training) for task in tasks)
     done = sum(task.is_done(root) for task in tasks)
-    table.add_row(name, title, str(runs), str(len(tasks) - runs), _duration(seconds(tasks)), f"{done}/{len(tasks)}")
+    cost = _duration(matrix.seconds(tasks))
+    table.add_row(name, title, str(runs), str(len(tasks) - runs), cost, f"{done}/{len(tasks)}")
 
 
 def _duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from sparseflow.allocation import ALLOCATIONS
 from sparseflow.initialize import SCHEMES
 from sparseflow.naming import changed, defaults_of, hash_of
 from sparseflow.vision.networks import NETWORKS, STEMS
@@ -24,6 +25,8 @@ DENSE_METHODS = frozenset({"dense", "prune"})
 ENGINES = ("auto", "sparse", "masked")
 #: Who decides when masks change and whether that replaces a step (protocol C.3 and C.4).
 UPDATE_VARIANTS = ("after_step", "authors")
+#: Of zeros over layers; ``paper``: ERK for VGG16, uniform for ResNet-50 (protocol F).
+MASK_ALLOCATIONS = ("paper", *ALLOCATIONS)
 _CHOICES: dict[str, Collection[str]] = {
     "network": NETWORKS,
     "stem": STEMS,
@@ -31,6 +34,7 @@ _CHOICES: dict[str, Collection[str]] = {
     "init": SCHEMES,
     "precision": PRECISIONS,
     "updates": UPDATE_VARIANTS,
+    "allocation": MASK_ALLOCATIONS,
     "engine": ENGINES,
 }
 
@@ -62,6 +66,8 @@ class ImageRun:
     """dense (Original), liu, sparse (Ours) or live."""
     sparsity: float = 0.8
     """Zero fraction of masked weights."""
+    allocation: str = "paper"
+    """paper (VGG16: erk, ResNet-50: uniform), uniform, er or erk."""
     mask_from: Annotated[ImageRun | None, tyro.conf.Suppress] = None
     """The pruning run whose final masks this run starts from; None draws random masks."""
     rewind_step: int = 0
@@ -146,7 +152,7 @@ class ImageRun:
             raise ValueError(f"mask_from must be a run of method 'prune', got {parent.method!r}.")
         if self.method in DENSE_METHODS:
             raise ValueError(f"method {self.method!r} starts from no mask. Leave mask_from (--pruned-mask) out.")
-        for name in ("network", "width", "stem", "num_classes", "sparsity"):
+        for name in ("network", "width", "stem", "num_classes", "sparsity", "allocation"):
             if (theirs := getattr(parent, name)) != (ours := getattr(self, name)):
                 raise ValueError(f"mask_from must be a run of the same {name}: it has {theirs!r}, this run {ours!r}.")
         if self.rewind_step and self.rewind_step not in parent.snapshots:

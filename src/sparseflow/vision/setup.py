@@ -99,7 +99,8 @@ def set_up_images(run: ImageRun, ranks: Ranks, *, start: Start | None = None, sh
     if (run.mask_from is None) != (start is None):
         raise ValueError("a start goes with mask_from: give both or none.")
     model: nn.Module = dense_network(run)
-    target = network_masks(run.network, model, run.sparsity, seed=run.seed)
+    allocation = None if run.allocation == "paper" else run.allocation
+    target = network_masks(run.network, model, run.sparsity, seed=run.seed, allocation=allocation)
     masks: Masks = target if start is None else start.masks
     if run.method in DENSE_METHODS:
         masks = {name: mask for name, mask in dense_masks(model).items() if name in target}

@@ -12,15 +12,15 @@ from torch import Tensor
 from sparseflow.analysis.divergences import js_divergence, kl_divergence
 from sparseflow.analysis.ensembles import collect_logits, ensemble_accuracy
 from sparseflow.analysis.similarity import disagreement
-from sparseflow.lab.config import RunConfig
 from sparseflow.lab.measures.source import Source, Tables, network
+from sparseflow.lab.runs import Config
 from sparseflow.rng import stream
 
 #: Models in an ensemble, as in the paper.
 MEMBERS = 5
 
 
-def functions(source: Source, runs: tuple[RunConfig, ...], /, *, reference: int, draws: int) -> Tables:
+def functions(source: Source, runs: tuple[Config, ...], /, *, reference: int, draws: int) -> Tables:
     """Compare what runs answer on the test set.
 
     Args:
@@ -36,10 +36,10 @@ def functions(source: Source, runs: tuple[RunConfig, ...], /, *, reference: int,
     Reference: protocol I.3 and I.4.
     """
     *members, pruned = runs
-    data = source.data(pruned)
-    batches = [(data.test_images, data.test_labels)]
+    batches = list(source.test_batches(pruned))
+    labels = torch.cat([targets for _, targets in batches])
 
-    def logits(config: RunConfig) -> Tensor:
+    def logits(config: Config) -> Tensor:
         model = network(config, source.end_masks(config))
         model.load_state_dict(source.end(config))
         return collect_logits(model, batches)
@@ -58,14 +58,14 @@ def functions(source: Source, runs: tuple[RunConfig, ...], /, *, reference: int,
     others = [
         {
             "seed": config.seed,
-            "accuracy": _accuracy(answers, data.test_labels),
+            "accuracy": _accuracy(answers, labels),
             **_against(answers, target),
         }
         for config, answers in zip(members, found, strict=True)
         if not (reference and config == pruned)
     ]
     ensembles = [
-        {"draw": draw, **_ensemble([found[i] for i in chosen], [seeds[i] for i in chosen], data.test_labels)}
+        {"draw": draw, **_ensemble([found[i] for i in chosen], [seeds[i] for i in chosen], labels)}
         for draw, chosen in enumerate(_draws(len(members), draws))
     ]
     return {

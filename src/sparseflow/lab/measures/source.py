@@ -14,8 +14,19 @@ from torch import Tensor, nn
 from sparseflow.compiled import has_numba
 from sparseflow.lab.config import RunConfig
 from sparseflow.lab.data import Dataset, load_dataset
+from sparseflow.lab.measures.image_source import (
+    image_end,
+    image_network,
+    image_start,
+    image_test_batches,
+    image_training_batches,
+    parameter_names,
+)
 from sparseflow.lab.methods import dense_start, final_state, set_up
+from sparseflow.lab.runs import Config
 from sparseflow.rng import stream
+from sparseflow.types import Batches
+from sparseflow.vision.config import ImageRun
 
 Tables = dict[str, pd.DataFrame]
 
@@ -34,20 +45,41 @@ class Source:
         """The dataset of a run."""
         return _dataset(config.dataset, self.data_root)
 
-    def start(self, config: RunConfig) -> dict[str, Tensor]:
+    def start(self, config: Config) -> dict[str, Tensor]:
         """Weights of a run at step 0, zero off its masks."""
+        if isinstance(config, ImageRun):
+            return image_start(config, root=self.root)
         state: dict[str, Tensor] = set_up(config, self.data(config), root=self.root).model.state_dict()
         return state
 
-    def end(self, config: RunConfig) -> dict[str, Tensor]:
-        """Weights of a finished run, zero off its masks."""
+    def end(self, config: Config) -> dict[str, Tensor]:
+        """Weights of a finished run, zero off its masks, and running statistics of its batch norms."""
+        if isinstance(config, ImageRun):
+            return image_end(config, root=self.root)[0]
         state: dict[str, Tensor] = final_state(config, root=self.root)["model"]
         return state
 
-    def end_masks(self, config: RunConfig) -> dict[str, Tensor]:
+    def end_masks(self, config: Config) -> dict[str, Tensor]:
         """Masks of a finished run."""
+        if isinstance(config, ImageRun):
+            return image_end(config, root=self.root)[1]
         masks: dict[str, Tensor] = final_state(config, root=self.root)["sparsifier"]["masks"]
         return masks
+
+    def training_batches(self, config: Config, examples: int | None) -> Batches:
+        """Training images, not augmented: so many fixed ones, the same for every run; all without a number."""
+        if isinstance(config, ImageRun):
+            return image_training_batches(config, examples, data_root=self.data_root)
+        data = self.data(config)
+        images, labels = self.training_images(config, len(data.train_labels) if examples is None else examples)
+        return list(zip(images.split(5000), labels.split(5000), strict=True))
+
+    def test_batches(self, config: Config) -> Batches:
+        """All test images."""
+        if isinstance(config, ImageRun):
+            return image_test_batches(config, data_root=self.data_root)
+        data = self.data(config)
+        return [(data.test_images, data.test_labels)]
 
     def training_images(self, config: RunConfig, count: int) -> tuple[Tensor, Tensor]:
         """So many fixed training images and labels, the same for every run; all of them if there are not more."""
@@ -67,8 +99,8 @@ def _dataset(name: str, root: Path | None) -> Dataset:
     return load_dataset(name, root=root)
 
 
-def network(config: RunConfig, masks: Mapping[str, Tensor]) -> nn.Sequential:
-    """The run's network, whose forward pass computes active weights only where the engine is installed.
+def network(config: Config, masks: Mapping[str, Tensor]) -> nn.Sequential:
+    """The run's network, whose forward pass computes active weights only for digits and where the engine is installed.
 
     Its weights may be changed between two calls, as long as they stay zero off the masks.
 
@@ -79,6 +111,8 @@ def network(config: RunConfig, masks: Mapping[str, Tensor]) -> nn.Sequential:
     >>> torch.allclose(fast(images), model(images), atol=1e-6)
     True
     """
+    if isinstance(config, ImageRun):
+        return image_network(config)
     model = dense_start(config)
     if has_numba():
         from sparseflow.engine.plan import plan
@@ -91,3 +125,8 @@ def network(config: RunConfig, masks: Mapping[str, Tensor]) -> nn.Sequential:
 
         model.forward = forward  # type: ignore[method-assign]
     return model
+
+
+def trained_names(config: Config) -> list[str] | None:
+    """Names of a state's entries that are trained; ``None`` where all are."""
+    return parameter_names(config) if isinstance(config, ImageRun) else None

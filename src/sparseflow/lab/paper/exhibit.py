@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.measurements import Option
+from sparseflow.lab.recipes.image_scales import ImageScale
 from sparseflow.lab.recipes.matrix import groups
 from sparseflow.lab.recipes.scales import Scale
 from sparseflow.lab.runs import Run
@@ -109,8 +111,9 @@ class Exhibit:
     """Whether it shows a row of them, by the row's labels and options."""
     claims: tuple[str, ...] = ()
     """Claims that are about it."""
-    build: Callable[[Evidence, Scale], Content] | None
-    """Raises :class:`NotEnoughRunsError` where nothing of it can be shown; None for what the page itself writes."""
+    build: Callable[[Evidence, Any], Content] | None
+    """Takes evidence and scale, raises :class:`NotEnoughRunsError` where nothing of it can be shown; None for what the
+    page itself writes."""
 
 
 def available(evidence: Evidence, names: Iterable[str]) -> tuple[dict[str, list[Run]], list[str]]:
@@ -136,14 +139,14 @@ def available(evidence: Evidence, names: Iterable[str]) -> tuple[dict[str, list[
     return found, missing
 
 
-def shortfalls(evidence: Evidence, scale: Scale, names: Iterable[str]) -> list[str]:
+def shortfalls(evidence: Evidence, scale: Scale | ImageScale, names: Iterable[str]) -> list[str]:
     """For each group with some runs but fewer than planned: how many, and the command that makes the rest.
 
     >>> from sparseflow.lab.recipes.scales import PAPER
     >>> shortfalls(Evidence({}, {}), PAPER, ["lenet5/dense"])
     []
     """
-    planned = groups(scale)
+    planned: Mapping[str, Sequence[object]] = scale.groups if isinstance(scale, ImageScale) else groups(scale)
     return [
         f"{name} has {found} of {len(planned[name])} runs. Make the others:\nsparseflow reproduce {name}"
         for name in dict.fromkeys(names)

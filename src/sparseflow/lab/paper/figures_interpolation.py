@@ -56,7 +56,7 @@ def interpolation(name: str, setting: str, evidence: Evidence, _: Scale) -> Cont
         if of_line.empty:
             continue
         curve = Curve(f"{NAMES[kind]}, {_STARTS[start]}", f"{setting}/{kind}", look)
-        curves.append((curve, _with_band(of_line).assign(label=curve.label)))
+        curves.append((curve, with_band(of_line).assign(label=curve.label)))
         if start == "solution":
             heights = estimate(
                 [barrier(path["alpha"].to_list(), path["loss"].to_list()) for _, path in of_line.groupby("seed")]
@@ -83,7 +83,8 @@ def interpolation(name: str, setting: str, evidence: Evidence, _: Scale) -> Cont
     return Content(shows=sentences or ["Only starts were measured, no ends."], drawings=[drawing])
 
 
-def _with_band(of_line: pd.DataFrame) -> pd.DataFrame:
+def with_band(of_line: pd.DataFrame) -> pd.DataFrame:
+    """Mean loss by place on the line with the interval of the mean: ``alpha, n, mean, low, high``."""
     cells = of_line.groupby("alpha")["loss"]
     table = cells.agg(n="count", mean="mean", spread="std").reset_index()
     margin = [

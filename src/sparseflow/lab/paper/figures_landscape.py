@@ -29,6 +29,8 @@ POINTS = {
     "prune-end": ("Pruned network", "*", INK),
     "lottery-start": ("Lottery, start", "v", TICKET),
     "lottery-end": ("Lottery, end", "o", TICKET),
+    "lottery-k0-start": ("Lottery of step 0, start", "<", PALETTE["sky"]),
+    "lottery-k0-end": ("Lottery of step 0, end", "D", PALETTE["sky"]),
     "scratch-start": ("Scratch, start", "^", SCRATCH),
     "scratch-end": ("Scratch, end", "s", SCRATCH),
 }

@@ -16,6 +16,7 @@ from sparseflow.lab.paper.estimates import Estimate, estimate
 from sparseflow.lab.paper.exhibit import Content, Drawing, Table, available, cell, shortfalls
 from sparseflow.lab.paper.plots import curve_legend, draw_band, row_of_panels, steps_axis
 from sparseflow.lab.paper.words import signed
+from sparseflow.lab.recipes.image_scales import ImageScale
 from sparseflow.lab.recipes.scales import Scale
 from sparseflow.lab.runs import Run
 from sparseflow.lab.summary import records
@@ -33,7 +34,7 @@ FIG8B: Panels = {
 }
 FIG9B: Panels = {_OURS: [curve_of(f"mlp/{name}/sparse") for name in ("rigl", "set")]}
 
-_HOW = (
+HOW = (
     "At an update a method drops its smallest weights and grows as many new connections: SET at random, RigL where the "
     "gradient is largest, RigL-Inverted where it is smallest. The gradient norm is measured right before and right "
     "after, on the same images and with the same remaining weights; a point above the line at zero is an update that "
@@ -52,7 +53,9 @@ def groups_of(panels: Panels) -> tuple[str, ...]:
     return tuple(dict.fromkeys(curve.group for curves in panels.values() for curve in curves))
 
 
-def update_exhibit(name: str, panels: Panels, evidence: Evidence, scale: Scale) -> Content:
+def update_exhibit(
+    name: str, panels: Panels, evidence: Evidence, scale: Scale | ImageScale, *, how: str = _AS_BEFORE
+) -> Content:
     """A panel an initialisation, a curve a method.
 
     Raises:
@@ -71,7 +74,7 @@ def update_exhibit(name: str, panels: Panels, evidence: Evidence, scale: Scale) 
     sentence = f"In the first half of training an update changes the gradient norm, on average, by: {spoken}."
     drawing = Drawing(
         name=name,
-        how=_HOW if name == "fig3b" else _AS_BEFORE,
+        how=how,
         alt=f"Line chart: change of the gradient norm at each mask update over optimizer steps. {sentence}",
         draw=partial(draw_updates, shown, data),
         data=data,
@@ -149,6 +152,6 @@ def _table(name: str, changes: pd.DataFrame) -> Table:
     )
 
 
-fig3b = partial(update_exhibit, "fig3b", FIG3B)
+fig3b = partial(update_exhibit, "fig3b", FIG3B, how=HOW)
 fig8b = partial(update_exhibit, "fig8b", FIG8B)
 fig9b = partial(update_exhibit, "fig9b", FIG9B)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from sparseflow.lab.paper.exhibit import Content, Drawing, Exhibit
 from sparseflow.lab.paper.exhibits import EXHIBITS
 from sparseflow.lab.paper.records import as_json, distinct_runs, environment_json, runs_csv
 from sparseflow.lab.paper.verdicts import SIGNS, claims_csv, headline, judged
+from sparseflow.lab.recipes.image_scales import ImageScale
 from sparseflow.lab.recipes.matrix import groups
 from sparseflow.lab.recipes.scales import PAPER, Scale
 from sparseflow.lab.report import DATASETS_IN_WORDS
@@ -88,19 +89,14 @@ def write_paper_report(
     shown = [show(name, exhibit, evidence, scale) for name, exhibit in EXHIBITS.items()]
     environment = environment_json(evidence, command=command, scale=scale)
     files = {
-        "claims.csv": _csv(claims_csv(verdicts)),
-        "runs.csv": _csv(runs_csv(evidence)),
+        "claims.csv": as_csv(claims_csv(verdicts)),
+        "runs.csv": as_csv(runs_csv(evidence)),
         "environment.json": as_json(environment),
+        **files_of(shown),
     }
-    for each in shown:
-        for picture in each.pictures:
-            files[f"figures/{picture.drawing.name}.svg"] = standalone_svg(picture.wide)
-            files[f"figures/{picture.drawing.name}.csv"] = _csv(picture.drawing.data)
-        for table in each.content.tables if each.content else ():
-            files[f"tables/{table.name}.csv"] = _csv(table.data)
     runs = distinct_runs(evidence)
     page = (
-        _environment()
+        template_environment()
         .get_template("paper.html.j2")
         .render(
             scale=scale,
@@ -124,6 +120,11 @@ def write_paper_report(
             command=command,
         )
     )
+    return write_files(out, files, page=page)
+
+
+def write_files(out: Path, files: Mapping[str, bytes], *, page: str) -> Path:
+    """Write a page and what is beside it, the page last; figures and tables of an earlier one are removed."""
     for folder in ("figures", "tables"):
         (out / folder).mkdir(parents=True, exist_ok=True)
         for old in (out / folder).iterdir():
@@ -136,7 +137,19 @@ def write_paper_report(
     return index
 
 
-def show(name: str, exhibit: Exhibit, evidence: Evidence, scale: Scale) -> Shown:
+def files_of(shown: Sequence[Shown]) -> dict[str, bytes]:
+    """Figures and tables of exhibits, as files."""
+    files = {}
+    for each in shown:
+        for picture in each.pictures:
+            files[f"figures/{picture.drawing.name}.svg"] = standalone_svg(picture.wide)
+            files[f"figures/{picture.drawing.name}.csv"] = as_csv(picture.drawing.data)
+        for table in each.content.tables if each.content else ():
+            files[f"tables/{table.name}.csv"] = as_csv(table.data)
+    return files
+
+
+def show(name: str, exhibit: Exhibit, evidence: Evidence, scale: Scale | ImageScale) -> Shown:
     """Build an exhibit; one that lacks everything says what to type."""
     if exhibit.build is None:
         return Shown(name, exhibit)
@@ -183,11 +196,13 @@ def compact(svg: str) -> str:
     return _PATH.sub(shorter, svg)
 
 
-def _csv(table: pd.DataFrame) -> bytes:
+def as_csv(table: pd.DataFrame) -> bytes:
+    """As it is written beside the page."""
     return table.to_csv(index=False, float_format="%.7g").encode()
 
 
-def _environment() -> Environment:
+def template_environment() -> Environment:
+    """Where templates are, and what they may call."""
     environment = Environment(
         loader=PackageLoader("sparseflow.lab"),
         autoescape=True,

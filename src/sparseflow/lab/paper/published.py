@@ -72,6 +72,27 @@ def claims() -> list[Claim]:
     return [Claim(*row) for row in table[columns].itertuples(index=False, name=None)]
 
 
+def imagenet(name: str, *, model: str, method: str, init: str, metric: str = "test_top1_percent") -> Reported | None:
+    """One number of a table about ImageNet; ``None`` where it has none.
+
+    Args:
+        name: Of the table.
+        model: ``VGG16`` or ``ResNet50``.
+        method, init: As the paper calls them; "" where there is no initialisation.
+        metric: What is reported.
+
+    >>> imagenet("table1", model="VGG16", method="Scratch", init="Ours").mean
+    62.52
+    """
+    table = _read(name).fillna({"init": "", "method": "", "note": ""})
+    rows = table[(table["dataset"] == "ImageNet-2012") & (table["model"] == model)]
+    rows = rows[(rows["method"] == method) & (rows["init"] == init) & (rows["metric"] == metric)]
+    if len(rows) != 1:
+        return None
+    row = rows.iloc[0]
+    return Reported(float(row["mean"]), float(row["std"]), float(row["n_seeds"]), str(row["note"]))
+
+
 def mnist(name: str) -> pd.DataFrame:
     """A table of the paper, its MNIST part: ``method, init, metric, mean, std, n_seeds, note`` and others.
 

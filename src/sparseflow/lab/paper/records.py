@@ -10,6 +10,7 @@ import pandas as pd
 from sparseflow.lab.environment import describe_environment
 from sparseflow.lab.evidence import Evidence
 from sparseflow.lab.groups import group_of
+from sparseflow.lab.recipes.image_scales import ImageScale
 from sparseflow.lab.recipes.scales import Scale
 from sparseflow.lab.report import hardware
 from sparseflow.lab.runs import Run
@@ -50,7 +51,7 @@ def distinct_runs(evidence: Evidence) -> list[Run]:
     return list({run.config: run for runs in evidence.groups.values() for run in runs}.values())
 
 
-def environment_json(evidence: Evidence, *, command: str, scale: Scale) -> dict[str, Any]:
+def environment_json(evidence: Evidence, *, command: str, scale: Scale | ImageScale) -> dict[str, Any]:
     """Machine and versions of the runs and of this page, the command, and how long training took."""
     runs = distinct_runs(evidence)
     return {

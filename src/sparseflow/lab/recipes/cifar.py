@@ -84,14 +84,14 @@ def image_groups(*, seeds: int = 3) -> ImageGroups:
     settings = {name: VGG_BASE.with_(sparsity=sparsity) for name, sparsity in VGG.items()}
     middle = "vgg16-90"
     return {
-        **dict(_table(middle, settings[middle], seeds)),
-        **dict(_table(RESNET, RESNET_BASE, seeds)),
+        **dict(table(middle, settings[middle], seeds)),
+        **dict(table(RESNET, RESNET_BASE, seeds)),
         **dict(_tickets(RESNET, RESNET_BASE, seeds)),
-        **dict(_table("vgg16-95", settings["vgg16-95"], seeds)),
-        **dict(_table("vgg16-80", settings["vgg16-80"], seeds)),
+        **dict(table("vgg16-95", settings["vgg16-95"], seeds)),
+        **dict(table("vgg16-80", settings["vgg16-80"], seeds)),
         **dict(_controls(middle, settings[middle], seeds)),
         **dict(_controls(RESNET, RESNET_BASE, seeds)),
-        f"{RESNET}/small_dense": _repeat(RESNET_BASE.with_(method="dense", width=SMALL_DENSE / 8), seeds),
+        f"{RESNET}/small_dense": repeat(RESNET_BASE.with_(method="dense", width=SMALL_DENSE / 8), seeds),
         **dict(_original_tickets(middle, settings[middle], seeds)),
     }
 
@@ -105,21 +105,22 @@ def rewind_step(run: ImageRun) -> int:
     return round(REWIND * run.steps)
 
 
-def _repeat(run: ImageRun, seeds: int, *, first: int = 0) -> list[ImageRun]:
+def repeat(run: ImageRun, seeds: int, *, first: int = 0) -> list[ImageRun]:
+    """A run from so many seeds, beginning with ``first``."""
     return [run.with_(seed=first + seed) for seed in range(seeds)]
 
 
-def _table(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[ImageRun]]]:
-    """Table 1 and Figures 2b, 2c: every method from every start, on random masks."""
+def table(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[ImageRun]]]:
+    """Names and runs of Table 1 and Figures 2b and 2c: every method from every start, on random masks."""
     for method in METHODS:
         for init in INITS:
-            yield f"{name}/{method}/{init}", _repeat(base.with_(method=method, init=init), seeds)
+            yield f"{name}/{method}/{init}", repeat(base.with_(method=method, init=init), seeds)
 
 
 def _controls(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[ImageRun]]]:
     """Claims C19 and C20, and the dense network."""
-    yield f"{name}/rigl_inverted/sparse", _repeat(base.with_(method="rigl_inverted"), seeds)
-    yield f"{name}/dense", _repeat(base.with_(method="dense", engine="masked"), seeds)
+    yield f"{name}/rigl_inverted/sparse", repeat(base.with_(method="rigl_inverted"), seeds)
+    yield f"{name}/dense", repeat(base.with_(method="dense", engine="masked"), seeds)
 
 
 def _tickets(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[ImageRun]]]:
@@ -137,7 +138,7 @@ def _tickets(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[
     for kind, changes in kinds.items():
         for number, parent in enumerate(prunes):
             count = 1 if number else seeds
-            runs = _repeat(base.with_(mask_from=parent, **changes), count, first=REPEATS * (number + 1))
+            runs = repeat(base.with_(mask_from=parent, **changes), count, first=REPEATS * (number + 1))
             yield f"{name}/{kind}/mask{number}", runs
 
 
@@ -147,4 +148,4 @@ def _original_tickets(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[s
     yield f"{name}/prune", [parent]
     for kind, step in (("lottery", rewind_step(base)), ("lottery-k0", 0)):
         ticket = base.with_(method="lottery", rewind_step=step, mask_from=parent)
-        yield f"{name}/{kind}/mask0", _repeat(ticket, seeds, first=REPEATS)
+        yield f"{name}/{kind}/mask0", repeat(ticket, seeds, first=REPEATS)

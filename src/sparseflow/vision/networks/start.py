@@ -72,7 +72,9 @@ def build_network(
     return model
 
 
-def network_masks(name: str, model: nn.Module, sparsity: float, *, seed: int) -> dict[str, Tensor]:
+def network_masks(
+    name: str, model: nn.Module, sparsity: float, *, seed: int, allocation: str | None = None
+) -> dict[str, Tensor]:
     r"""The paper's random masks: ERK on all 14 kernels of VGG16, uniform on all of ResNet-50 but the first.
 
     ResNet-50's ``conv1`` has no mask, its shortcuts and ``fc`` have. A layer of :math:`n_l` weights and sparsity
@@ -83,6 +85,7 @@ def network_masks(name: str, model: nn.Module, sparsity: float, *, seed: int) ->
         model: That network, of any width and stem.
         sparsity: Fraction of zeros over the masked weights, in [0, 1); the paper has 0.8.
         seed: Each layer draws from ``stream(seed, "mask", name)``.
+        allocation: Key of ``sparseflow.allocation.ALLOCATIONS``; default the network's.
 
     Returns: Parameter name -> mask, on the model's device.
 
@@ -102,8 +105,8 @@ def network_masks(name: str, model: nn.Module, sparsity: float, *, seed: int) ->
     (53, False, True)
     """
     network = _network(name)
-    allocation = partial(_whole_zeros, network.allocation)
-    return random_masks(model, sparsity, allocation=allocation, exclude=network.dense, seed=seed)
+    shares = partial(_whole_zeros, allocation or network.allocation)
+    return random_masks(model, sparsity, allocation=shares, exclude=network.dense, seed=seed)
 
 
 def draw_sparse_(

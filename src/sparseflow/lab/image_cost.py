@@ -1,0 +1,96 @@
+"""What image runs cost before they are trained: operations by counting, seconds by a rate that was measured once."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sparseflow.vision.config import DENSE_METHODS, ImageRun
+from sparseflow.vision.networks import NETWORKS
+from sparseflow.vision.setup import batches_of
+
+#: Operations a second that an A100 sustains while it trains ResNet-50 in mixed precision: NVIDIA tells of 2470 images a
+#: second (DeepLearningExamples, ResNet50 v1.5 for PyTorch, one A100 of 80 GB), each of 3 x 8.2 * 10^9 operations. That
+#: is a fifth of the 312 * 10^12 of its datasheet. Others, and other networks: an assumption, ``--tflops`` changes it.
+SUSTAINED = 6e13
+#: Sparsity -> images a second on one core of a server of 2023: VGG16 of width 3/16 on 32 pixels, by the sparse engine.
+_VGG_SPARSE = {0.0: 600.0, 0.8: 650.0, 0.9: 1300.0, 0.95: 1800.0}
+#: Likewise where nothing is gained by zeros: that VGG16, and a ResNet-14 of width 1/8.
+_VGG, _RESNET = 600.0, 700.0
+
+
+@cache
+def forward_flops(network: str, *, width: float = 1.0, stem: str = "imagenet", size: int = 224, classes: int) -> int:
+    """Floating-point operations of one image's way through the dense network, two for each product that is added.
+
+    Convolutions and linear layers count, nothing else does.
+
+    Args:
+        network: Key of :data:`~sparseflow.vision.networks.NETWORKS`.
+        width, stem: See :func:`~sparseflow.vision.networks.resnet50`.
+        size: Side of the image, in pixels.
+        classes: Number of logits.
+
+    >>> round(forward_flops("resnet50", classes=1000) / 1e9, 1)  # 4.1 * 10^9 multiply-adds
+    8.2
+    """
+    products = 0
+
+    def count(layer: nn.Module, _: object, outputs: Tensor) -> None:
+        nonlocal products
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        positions = outputs[0, 0].numel()  # one, where there is no map
+        products += layer.weight.numel() * positions
+
+    # On the meta device there are shapes, and nothing is computed.
+    with torch.device("meta"):
+        model = NETWORKS[network].build(classes, width=width, stem=stem).eval()
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.register_forward_hook(count)
+        with torch.no_grad():
+            model(torch.empty(1, 3, size, size))
+    return 2 * products
+
+
+def training_flops(run: ImageRun) -> int:
+    """Operations of a whole training as a GPU does it, zeros included: a backward pass costs two forward passes.
+
+    What is measured on the way is left out.
+    """
+    return 3 * _flops_of(run) * batches_of(run) * run.batch_size
+
+
+def device_seconds(run: ImageRun, *, rate: float = SUSTAINED) -> float:
+    """Seconds on one device that sustains ``rate`` operations a second.
+
+    >>> run = ImageRun(method="scratch")
+    >>> round(device_seconds(run) / 3600)  # 102 epochs
+    15
+    """
+    return training_flops(run) / rate
+
+
+def core_seconds(run: ImageRun) -> float:
+    """Seconds on one core, in proportion to the two networks that were timed.
+
+    >>> from sparseflow.lab.recipes.cifar import VGG_BASE
+    >>> round(core_seconds(VGG_BASE.with_(sparsity=0.9)))  # 64000 images, 1300 a second
+    49
+    """
+    small = run.with_(stem="cifar", image_size=32, num_classes=10, mask_from=None, rewind_step=0, method="rigl")
+    if run.network == "vgg16":
+        rate = _VGG
+        if run.engine != "masked" and run.method not in DENSE_METHODS:
+            rate = float(np.interp(run.sparsity, list(_VGG_SPARSE), list(_VGG_SPARSE.values())))
+        timed = small.with_(width=3 / 16)
+    else:
+        rate, timed = _RESNET, small.with_(network="resnet14", width=1 / 8)
+    return batches_of(run) * run.batch_size / rate * _flops_of(run) / _flops_of(timed)
+
+
+def _flops_of(run: ImageRun) -> int:
+    return forward_flops(run.network, width=run.width, stem=run.stem, size=run.image_size, classes=run.num_classes)

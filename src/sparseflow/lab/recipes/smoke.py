@@ -1,0 +1,61 @@
+"""Does everything that the ImageNet runs do, in minutes: a few steps of every method, start and network.
+
+Images are the thousand of the sample, 64 pixels wide: nothing can be learned from them, and no claim is judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sparseflow.initialize import SCHEMES
+from sparseflow.lab.recipes.cifar import ImageGroups, repeat
+from sparseflow.vision.config import UPDATE_VARIANTS, ImageRun, pruning_parent
+
+MOVING = ("set", "rigl", "rigl_inverted")
+REWIND = 2
+_BASE = ImageRun(
+    dataset="imagenet-sample",
+    image_size=64,
+    width=1 / 8,
+    steps=6,
+    batch_size=8,
+    micro_batch=4,
+    learning_rate=0.01,
+    update_every=2,
+    update_until=5,
+    prune_begin=1,
+    prune_end=4,
+    log_every=1,
+    probe_images=8,
+    eval_every=6,
+    checkpoint_every=6,
+)
+
+
+def smoke_groups(*, seeds: int = 1) -> ImageGroups:
+    """Every group.
+
+    >>> found = smoke_groups()
+    >>> found["vgg16/set/liu/authors"][0].updates, len(found)
+    ('authors', 66)
+    """
+    return {name: repeat(run, seeds) for network in ("vgg16", "resnet50") for name, run in _of(network)}
+
+
+def _of(network: str) -> Iterator[tuple[str, ImageRun]]:
+    base = _BASE.with_(network=network)
+    yield f"{network}/dense", base.with_(method="dense")
+    for init in SCHEMES:
+        yield f"{network}/scratch/{init}", base.with_(method="scratch", init=init)
+    for method in MOVING:
+        for init in SCHEMES:
+            for updates in UPDATE_VARIANTS:
+                suffix = "" if updates == "after_step" else f"/{updates}"
+                yield f"{network}/{method}/{init}{suffix}", base.with_(method=method, init=init, updates=updates)
+    parent = pruning_parent(base.with_(rewind_step=REWIND))
+    yield f"{network}/prune", parent
+    pruned = base.with_(mask_from=parent)
+    yield f"{network}/lottery", pruned.with_(method="lottery", rewind_step=REWIND)
+    yield f"{network}/lottery-k0", pruned.with_(method="lottery")
+    yield f"{network}/ticket-scratch", pruned.with_(method="scratch")
+    yield f"{network}/restart", pruned.with_(method="restart")

@@ -1,0 +1,199 @@
+"""The recipes of image runs against the paper's printed settings, and their cost against counts by hand."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from sparseflow.allocation import ALLOCATIONS
+from sparseflow.initialize import SCHEMES
+from sparseflow.lab.cli import main
+from sparseflow.lab.image_cost import core_seconds, device_seconds, forward_flops, training_flops
+from sparseflow.lab.measurements import Measurement
+from sparseflow.lab.pool import in_order
+from sparseflow.lab.recipes.cifar import VGG_BASE
+from sparseflow.lab.recipes.image_scales import IMAGE_SCALES
+from sparseflow.lab.recipes.imagenet import imagenet_groups
+from sparseflow.lab.reproduce_images import ImageMatrix
+from sparseflow.lab.sweep import Training
+from sparseflow.masks import sparsity_of
+from sparseflow.rng import stream
+from sparseflow.vision.config import METHODS, ImageRun
+from sparseflow.vision.networks import build_network, network_masks
+
+GROUPS = imagenet_groups()
+
+
+def test_imagenet_has_every_cell_of_table_1() -> None:
+    """9 cells of methods and starts, dense and narrow networks, three times each; both networks."""
+    for network in ("vgg16", "resnet50"):
+        cells = [
+            f"{network}/{method}/{init}" for method in ("scratch", "set", "rigl") for init in ("dense", "liu", "sparse")
+        ]
+        for name in (*cells, f"{network}/dense", f"{network}/small_dense"):
+            assert sorted(run.seed for run in GROUPS[name]) == [0, 1, 2]
+            assert {run.network for run in GROUPS[name]} == {network}
+    # Section 4.3 has five: pruned networks, tickets and scratch on the masks of the first.
+    for name in ("prune", "lottery/mask0", "ticket-scratch/mask0"):
+        assert len(GROUPS[f"resnet50/{name}"]) == 5
+    assert {run.mask_from for run in GROUPS["resnet50/lottery/mask0"]} == {GROUPS["resnet50/prune"][0]}
+    assert len({run.mask_from for run in GROUPS["resnet50/lottery-k5000"]}) == 3
+    rewound = {name: run.rewind_step for name, (run, *_) in GROUPS.items() if run.method == "lottery"}
+    assert rewound == {
+        "resnet50/lottery/mask0": 2000, "resnet50/lottery-k0/mask0": 0, "resnet50/lottery-k5000": 5000,
+        "vgg16/lottery-k0": 0, "vgg16/lottery": 8000,
+    }  # fmt: skip
+    # No run is in two groups.
+    assert max(Counter(run for group in GROUPS.values() for run in group).values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        # Protocol 0 and Tables 3 and 4.
+        (
+            "resnet50",
+            {"steps": 32_000, "batch_size": 4096, "learning_rate": 1.6, "drop_fraction": 0.3, "update_every": 100},
+        ),
+        (
+            "vgg16",
+            {"steps": 128_000, "batch_size": 1024, "learning_rate": 0.04, "drop_fraction": 0.1, "update_every": 500},
+        ),
+    ],
+)
+def test_imagenet_has_the_paper_s_settings(network: str, expected: tuple[float, ...]) -> None:
+    names = ("steps", "batch_size", "learning_rate", "drop_fraction", "update_every")
+    common = {
+        "sparsity": 0.8, "momentum": 0.9, "weight_decay": 1e-4, "label_smoothing": 0.1, "update_until": 25_000,
+        "image_size": 224, "num_classes": 1000, "dataset": "imagenet", "updates": "authors",
+    }  # fmt: skip
+    for method in ("scratch", "set", "rigl"):
+        for run in GROUPS[f"{network}/{method}/dense"]:
+            assert tuple(getattr(run, name) for name in names) == expected
+            assert {name: getattr(run, name) for name in common} == common
+            assert (run.method, run.init, run.width, run.mask_from) == (method, "dense", 1.0, None)
+
+
+def test_imagenet_s_special_runs() -> None:
+    """Protocol D.4, E, F, J20 and J29."""
+    assert {run.width for run in GROUPS["resnet50/small_dense"]} == {0.465}
+    assert {run.width for run in GROUPS["vgg16/small_dense"]} == {0.44}
+    prune = GROUPS["resnet50/prune"][0]
+    assert (prune.prune_begin, prune.prune_end, prune.update_every, prune.snapshots) == (5000, 8000, 100, (2000, 5000))
+    assert {run.update_until for run in GROUPS["vgg16/rigl/sparse/until100000"]} == {100_000}
+    assert {run.allocation for run in GROUPS["vgg16/scratch/sparse/uniform"]} == {"uniform"}
+
+
+def test_uniform_masks_of_vgg16_have_one_sparsity() -> None:
+    """Claim C52: every layer of the control has 80 % zeros, where ERK leaves the first dense."""
+    model = build_network("vgg16", generator=stream(0, "model"), width=0.25, num_classes=10)
+    uniform, erk = (network_masks("vgg16", model, 0.8, seed=0, allocation=name) for name in ("uniform", None))
+    assert {round(1 - float(mask.double().mean()), 2) for mask in uniform.values()} == {0.8}
+    assert bool(erk["conv1_1.weight"].all())
+    assert sparsity_of(uniform) == pytest.approx(sparsity_of(erk), abs=1e-3)
+    assert "uniform" in ALLOCATIONS
+    with pytest.raises(ValueError, match="allocation must be one of paper, uniform"):
+        ImageRun(allocation="magnitude")
+
+
+def test_smoke_runs_every_method_from_every_start_on_both_networks() -> None:
+    groups = IMAGE_SCALES["smoke"].groups
+    runs = [run for group in groups.values() for run in group]
+    assert len(runs) == len(set(runs)) == 2 * (1 + 4 + 3 * 4 * 2 + 1 + 4)
+    for network in ("vgg16", "resnet50"):
+        assert {run.method for run in runs if run.network == network} == set(METHODS)
+        for method in ("scratch", "set", "rigl", "rigl_inverted"):
+            assert {run.init for run in runs if (run.network, run.method) == (network, method)} == set(SCHEMES)
+        for method in ("set", "rigl", "rigl_inverted"):
+            variants = [run.updates for run in runs if (run.network, run.method) == (network, method)]
+            assert Counter(variants) == {"after_step": 4, "authors": 4}
+
+
+def test_operations_of_the_networks() -> None:
+    """ResNet-50: 4.09 * 10^9 multiply-adds are known of version 1.5. VGG16: layer by layer."""
+    assert forward_flops("resnet50", classes=1000) == pytest.approx(2 * 4.09e9, rel=0.01)
+    # Side of the maps, inputs, outputs; the last is the 1x1 convolution after the mean.
+    layers = [
+        (224, 3, 64), (224, 64, 64), (112, 64, 128), (112, 128, 128), (56, 128, 256), (56, 256, 256), (56, 256, 256),
+        (28, 256, 512), (28, 512, 512), (28, 512, 512), (14, 512, 512), (14, 512, 512), (14, 512, 512),
+    ]  # fmt: skip
+    by_hand = sum(side * side * inputs * outputs * 9 for side, inputs, outputs in layers) + 512 * 1000
+    assert forward_flops("vgg16", classes=1000) == 2 * by_hand
+    # On 32 pixels the fourth group is not pooled.
+    small = [
+        (32, 3, 64),
+        (32, 64, 64),
+        (16, 64, 128),
+        (16, 128, 128),
+        *[(8, a, b) for a, b in ((128, 256), (256, 256), (256, 256))],
+    ]
+    small += [(4, a, b) for a, b in ((256, 512), *[(512, 512)] * 5)]
+    by_hand = sum(side * side * inputs * outputs * 9 for side, inputs, outputs in small) + 512 * 10
+    assert forward_flops("vgg16", stem="cifar", size=32, classes=10) == 2 * by_hand
+
+
+def test_cost_of_a_run() -> None:
+    """Three passes an image; RigL's 251 updates of the authors use up a batch each (protocol C.4)."""
+    scratch, rigl = (GROUPS[f"resnet50/{method}/sparse"][0] for method in ("scratch", "rigl"))
+    each = 3 * forward_flops("resnet50", classes=1000) * 4096
+    assert training_flops(scratch) == 32_000 * each
+    assert training_flops(rigl) == 32_251 * each
+    assert device_seconds(scratch, rate=2e14) == pytest.approx(32_000 * each / 2e14)
+    for sparsity, rate in ((0.8, 650), (0.9, 1300), (0.95, 1800)):
+        assert core_seconds(VGG_BASE.with_(sparsity=sparsity)) == pytest.approx(64_000 / rate)
+    assert core_seconds(VGG_BASE.with_(method="dense")) == pytest.approx(64_000 / 600)
+
+
+def test_items_of_a_scale() -> None:
+    """A group with what it starts from; a table with its runs; a name that is none."""
+    matrix = ImageMatrix.of(IMAGE_SCALES["cifar"].with_seeds(2))
+    tasks = matrix.tasks(["resnet14/lottery/mask1"])
+    assert [task.config.method for task in tasks if isinstance(task, Training)] == ["prune", "lottery"]
+    # Two kinds of starts, tickets of two kinds and scratch, two runs on the first masks and one on the second.
+    paths = [task for task in matrix.tasks(["barriers"]) if isinstance(task, Measurement)]
+    assert Counter(dict(task.labels)["group"] for task in paths) == {
+        "resnet14/lottery": 6, "resnet14/lottery-k0": 6, "resnet14/ticket-scratch": 6
+    }  # fmt: skip
+    assert len(in_order(matrix.tasks(["all"]))) == len(matrix.tasks(["all"]))
+    with pytest.raises(ValueError, match="there is no item 'table1' at --scale cifar"):
+        matrix.tasks(["table1"])
+    with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
+        IMAGE_SCALES["smoke"].with_seeds(0)
+
+
+@pytest.mark.parametrize(("scale", "time"), [("smoke", "core"), ("cifar", "core"), ("imagenet", "device")])
+def test_the_list_has_every_item_and_trains_nothing(
+    scale: str, time: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["reproduce", "--list", "--scale", scale])
+    told = capsys.readouterr().out
+    assert re.search(rf"\b{time}\s", told)
+    for name in ImageMatrix.of(IMAGE_SCALES[scale]).items():
+        assert re.search(rf"^\W*{re.escape(name)} ", told, flags=re.MULTILINE), name
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_slower_device_takes_longer(capsys: pytest.CaptureFixture[str]) -> None:
+    hours = []
+    for rate in ("60", "30"):
+        main(["reproduce", "--list", "--scale", "imagenet", "--tflops", rate])
+        hours.append(float(re.findall(r"resnet50/dense .*?([\d.]+) h", capsys.readouterr().out)[0]))
+    assert hours[1] == pytest.approx(2 * hours[0], abs=0.11)
+    assert hours[0] == pytest.approx(3 * 14.9, rel=0.02)
+
+
+def test_without_imagenet_there_is_one_clear_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["reproduce", "resnet50/dense", "--scale", "imagenet", "--data", str(tmp_path)])
+    assert ended.value.code == 2
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("sparseflow: ")
+    assert str(tmp_path) in line
+    assert not list(tmp_path.iterdir())
