@@ -1,4 +1,4 @@
-"""``python -m benchmarks.vision --data FOLDER [--only NAME ...] [--quick] [--out FOLDER]``: what training on images costs.
+"""``python -m benchmarks.vision --data FOLDER [--only NAME ...] [--quick] [--out FOLDER]``: what images cost.
 
 ``--data`` holds a few hundred images at least, as ``sparseflow.vision.data.open_images`` takes them, in a split that is
 called validation: any JPEGs of ImageNet.
@@ -18,11 +18,17 @@ os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(THREADS)
 def main() -> None:
     import torch
 
-    from benchmarks import vision_input, vision_memory
+    from benchmarks import vision_compiled, vision_engine, vision_input, vision_memory, vision_ranks
     from benchmarks.command import measure
 
     torch.set_num_threads(THREADS)
-    makers = {"vision_input": vision_input.benchmark, "vision_memory": vision_memory.benchmark}
+    makers = {
+        "vision_ranks": vision_ranks.benchmark,
+        "vision_compiled": vision_compiled.benchmark,
+        "vision_input": vision_input.benchmark,
+        "vision_memory": vision_memory.benchmark,
+        "vision_engine": vision_engine.benchmark,
+    }
     parser = argparse.ArgumentParser(prog="python -m benchmarks.vision", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="images")
     parser.add_argument("--only", choices=makers, nargs="+", metavar="NAME", help=", ".join(makers))

@@ -39,8 +39,8 @@ def _run(smoke: bool) -> Iterator[Case | Failure]:
         def allowed() -> float:
             return float(found["weights"] + 4 * found["largest_layer"])  # noqa: B023
 
-        # The subject goes first: it says how many weights there are.
-        timings = alternate(held, allowed, repeats=1 if smoke else 3, warmup=0, prepare=lambda: None)
+        # The first turn is the subject's: it says how many weights there are.
+        timings = alternate(held, allowed, repeats=1 if smoke else 3, warmup=0)
         configuration = {
             "model": network, "channels_last": channels_last, "sparsity": SPARSITY, "threads": THREADS, **found,
             "held_per_weight": found["held"] / found["weights"],
@@ -120,7 +120,7 @@ def benchmark(data: Path) -> Benchmark:
     del data
     return Benchmark(
         name="vision_memory",
-        what="memory beyond dense training, ResNet-50 and VGG16 80% sparse, RigL / (1 byte a weight + one layer's scores)",
+        what="memory beyond dense, ResNet-50 and VGG16 80% sparse, RigL / (1 byte a weight + one layer's scores)",
         reach=1.0,
         run=_run,
     )
