@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sparseflow._checks import check_masks
 from sparseflow.active import LiveMasks, active_weights, check_can_move, check_positions, move_
 from sparseflow.growth import keep_dense, observe_
-from sparseflow.optimizers import check_held, initial_rate, innermost, keeps_zeros, learning_rate_ratios
+from sparseflow.optimizers import check_held, initial_rate, innermost, keeps_zeros, learning_rate_ratios, leaves_gradients
 from sparseflow.promises import check, per_weight_state
 from sparseflow.proposals import View, proposals
 from sparseflow.rewrite import Rewrite, rewrite_, zero_off_
@@ -351,8 +351,8 @@ class Sparsifier:
         return self._grows_by_step_gradients() and not self.updater.gradient_decay and self._update_follows()
 
     def _leaves_gradients_alone(self) -> bool:
-        """Whether gradients survive a dense step; Nesterov's foreach version adds the momentum to them in place."""
-        return self._elementwise and not any(group.get("nesterov") for group in self.optimizer.param_groups)
+        """Whether growth can still read the gradients after the step, and what the step wrote off the mask can go."""
+        return self._elementwise and leaves_gradients(self.optimizer, self._parameters.values())
 
     def _update_follows(self) -> bool:
         """Whether masks change right after, or instead of, the next optimizer step."""
