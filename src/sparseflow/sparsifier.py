@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from sparseflow._checks import check_masks
 from sparseflow.active import LiveMasks, active_weights, check_can_move, check_positions, move_
 from sparseflow.growth import keep_dense, observe_
-from sparseflow.optimizers import check_held, initial_rate, innermost, keeps_zeros, learning_rate_ratios, leaves_gradients
+from sparseflow.optimizers import (
+    check_held,
+    initial_rate,
+    innermost,
+    keeps_zeros,
+    learning_rate_ratios,
+    leaves_gradients,
+)
 from sparseflow.promises import check, per_weight_state
 from sparseflow.proposals import View, proposals
 from sparseflow.rewrite import Rewrite, rewrite_, zero_off_

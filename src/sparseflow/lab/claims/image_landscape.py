@@ -1,7 +1,7 @@
 """Where tickets of ResNet-14 start and end on CIFAR-10, seen from the pruning solution (section 4.3, Figure 5).
 
 As in :mod:`.image_tickets` values are means of pruning runs, 3 against 3, unless a claim says otherwise; tickets are
-rewound to step 62 of 1000.
+rewound to 6 % of training.
 """
 
 from __future__ import annotations
