@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pandas as pd
 
 from sparseflow.lab.claims.intervals import Values
@@ -64,7 +65,7 @@ def rows_by_mask(
     """
     found = []
     for kind in kinds:
-        measured = rows(evidence, table, group=f"{RESNET}/{kind}", **labels)
+        measured = rows(evidence, table, at_least=1, group=f"{RESNET}/{kind}", **labels)
         found.append(_means(measured["seed"].tolist(), measured[column].tolist()))
     return _of_same_masks(found, of=f"pruning runs of {RESNET} in {table} with {' and '.join(kinds)}", make=table)
 
@@ -77,4 +78,4 @@ def _means(seeds: list[int], values: list[float]) -> pd.Series[float]:
 def _of_same_masks(found: list[pd.Series[float]], *, of: str, make: str) -> list[Values]:
     both = sorted(set.intersection(*(set(values.index) for values in found)))
     need(both, FEWEST, of=of, make=make)
-    return [values[both].to_numpy(dtype="float64") for values in found]
+    return [np.asarray(values[both], dtype=np.float64) for values in found]
