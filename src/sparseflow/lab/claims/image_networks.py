@@ -64,7 +64,7 @@ def rows_by_mask(evidence: Evidence, table: str, column: str, kinds: Sequence[st
     """
     found = []
     for kind in kinds:
-        measured = rows(evidence, table, group=f"{RESNET}/{kind}", **labels)
+        measured = rows(evidence, table, at_least=1, group=f"{RESNET}/{kind}", **labels)
         found.append(_means(measured["seed"].tolist(), measured[column].tolist()))
     return _of_same_masks(found, of=f"pruning runs of {RESNET} in {table} with {' and '.join(kinds)}", make=table)
 
