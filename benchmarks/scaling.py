@@ -1,4 +1,4 @@
-"""``python -m benchmarks.scaling``: fill the tables of docs/scaling.md, derived from counted operations and two rates."""
+"""``python -m benchmarks.scaling``: fill the table of docs/scaling.md, from counted operations and two rates."""
 
 from __future__ import annotations
 
