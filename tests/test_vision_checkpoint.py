@@ -89,7 +89,7 @@ def start(
 def ends(jobs: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
     """Exit code and what was said, of each; none may hang."""
     try:
-        said = [job.communicate(timeout=120)[1] for job in jobs]
+        said = [job.communicate(timeout=300)[1] for job in jobs]
     finally:
         for job in jobs:
             job.kill()
