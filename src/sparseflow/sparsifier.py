@@ -10,15 +10,23 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
 from sparseflow.active import LiveMasks, active_weights, check_positions, move_
+from sparseflow.changes import Changes, Snapshot
 from sparseflow.growth import keep_dense, observe_
-from sparseflow.optimizers import check_held, initial_rate, innermost, keeps_zeros, learning_rate_ratios, leaves_gradients
+from sparseflow.optimizers import (
+    check_held,
+    initial_rate,
+    innermost,
+    keeps_zeros,
+    learning_rate_ratios,
+    leaves_gradients,
+)
 from sparseflow.promises import check, per_weight_state
 from sparseflow.proposals import View, proposals
 from sparseflow.rewrite import Rewrite, rewrite_, zero_off_
 from sparseflow.rng import stream
 from sparseflow.select import maskable, unwrap
 from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
-from sparseflow.updaters.base import MaskUpdater, changed
+from sparseflow.updaters.base import MaskUpdater
 from sparseflow.updaters.static import Static
 
 _STATE_KEYS = {"masks", "step_count", "last_update", "generator", "gradient_mean", "learning_rates"}
@@ -276,9 +284,11 @@ class Sparsifier:
             call(self.step_count)
         # Everything is computed from a consistent state, and checked by the updater, before the first mask is written.
         proposed = dict(proposals(self.updater, self._view(), step=self.step_count, generator=self._generator))
-        before = {name: self.masks[name].clone() for name in proposed} if self.after_update else {}
+        moved = list(proposed) if self.after_update else []
+        before = Snapshot({name: self.masks[name] for name in moved})
         self._write(proposed)
-        changes = {name: changed(mask, self.masks[name]) for name, mask in before.items()}
+        del proposed  # as much memory as the masks have
+        changes = Changes(before, Snapshot({name: self.masks[name] for name in moved}))
         self._last_update = self.step_count
         self._dense_gradients = None
         for notify in self.after_update:
