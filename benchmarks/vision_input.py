@@ -81,7 +81,7 @@ def bare(files: list[bytes], boxes: list[tuple[int, int, int, int]], flips: list
 
 def _run(data: Path, smoke: bool) -> Iterator[Case | Failure]:
     sample = open_images(data, "validation")
-    count = 100 if smoke else 500
+    count = min(100 if smoke else 500, len(sample))
     yield from _compared(f"JPEGs of {WIDTH}x{HEIGHT}", enlarged(sample, count), smoke=smoke)
     yield from _compared("JPEGs of the sample", sample, smoke=smoke, counts=False)
 
@@ -120,7 +120,7 @@ def _compared(label: str, source: ImageSource, *, smoke: bool, counts: bool = Tr
     per_image = Timings([s / BATCH for s in timings.subject], [s / BATCH for s in timings.baseline])
     configuration = {
         "images": len(source), "batch": BATCH, "crop": SIZE, "workers": 0, "threads": 1, "same_pixels": same,
-        "filter": "bicubic, as the paper's", "bytes": sum(len(source.encoded(i)) for i in range(100)) / 100,
+        "filter": "bicubic, as the paper's", "bytes": sum(len(source.encoded(i)) for i in range(BATCH)) / BATCH,
         "made": f"enlarged in memory, JPEG quality {QUALITY}" if counts else "as they are",
     }  # fmt: skip
     yield Case(label=label, configuration=configuration, timings=per_image, counts=counts, unit="seconds_per_image")

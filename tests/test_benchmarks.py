@@ -74,6 +74,18 @@ def test_peers_stand_beside_and_what_failed_is_told() -> None:
     assert blocks["memory"] == "Not measured yet: `make bench`, then `python -m benchmarks.table`."
 
 
+def test_a_failure_that_counts_misses_a_number_that_was_reached() -> None:
+    case = Case(label="both", configuration={}, timings=Timings([0.5], [1.0]))
+    verdicts = {}
+    for counts in (False, True):
+        failures = [Failure(label="both", error="masks differ", counts=counts)]
+        benchmark = Benchmark(name="vision_ranks", what="losses", reach=1.0, run=lambda smoke: [case])
+        table = performance.images([report(benchmark, [case], failures, command="by hand")])
+        verdicts[counts] = table.splitlines()[2]
+    assert verdicts[False] == "| losses | <= 1 | 0.50 (both); masks differ | held |"
+    assert verdicts[True] == "| losses | <= 1 | 0.50 (both); masks differ | **missed** |"
+
+
 def test_a_peer_that_fails_is_a_result() -> None:
     """In this environment the peers are not installed: their import fails in the child, and the child says so."""
     request = {"shape": (8, 16), "sparsity": 0.5, "batch": 2}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
 from sparseflow.active import LiveMasks, active_weights, check_can_move, check_positions, move_
+from sparseflow.changes import Changes, Snapshot
 from sparseflow.growth import keep_dense, observe_
 from sparseflow.optimizers import (
     check_held,
@@ -26,7 +27,7 @@ from sparseflow.rng import stream
 from sparseflow.select import maskable, unwrap
 from sparseflow.sharded import Whole, is_sharded, local, num_true, reshard_, shard_like
 from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
-from sparseflow.updaters.base import MaskUpdater, changed
+from sparseflow.updaters.base import MaskUpdater
 from sparseflow.updaters.static import Static
 
 _STATE_KEYS = {"masks", "step_count", "last_update", "generator", "gradient_mean", "learning_rates"}
@@ -288,11 +289,13 @@ class Sparsifier:
         proposed, whole = {}, Whole()
         for name, new in proposals(self.updater, self._view(), step=self.step_count, generator=self._generator):
             proposed[name] = whole.cut(name, new, self._masks[name]) if name in self._masks else new
-        before = {name: self.masks[name].clone() for name in proposed} if self.after_update else {}
+        moved = list(proposed) if self.after_update else []
+        before = Snapshot({name: self.masks[name] for name in moved})
         self._write(proposed)
+        del proposed  # as much memory as the masks have
         self._counts.update(whole.counts)
         self.fingerprints = {**self.fingerprints, **whole.fingerprints}
-        changes = {name: changed(mask, self.masks[name]) for name, mask in before.items()}
+        changes = Changes(before, Snapshot({name: self.masks[name] for name in moved}))
         self._last_update = self.step_count
         self._dense_gradients = None
         for notify in self.after_update:
