@@ -37,7 +37,7 @@ def smoke_groups(*, seeds: int = 1) -> ImageGroups:
 
     >>> found = smoke_groups()
     >>> found["vgg16/set/liu/authors"][0].updates, len(found)
-    ('authors', 66)
+    ('authors', 68)
     """
     return {name: repeat(run, seeds) for network in ("vgg16", "resnet50") for name, run in _of(network)}
 
