@@ -38,7 +38,7 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Of one process, and of both of two."""
     folder = tmp_path_factory.mktemp("sharded")
     write_images(folder / "data" / "train", 16)
-    write_images(folder / "data" / "test", 5)  # in batches of two: one for the first process, two for the second
+    write_images(folder / "data" / "test", 5)  # in batches of two: one for the first process, two for the other
     arguments = [str(folder), str(folder / "data")]
     sharded_worker.main(*arguments)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
