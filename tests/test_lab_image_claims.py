@@ -61,12 +61,12 @@ def c10(start: float, later: float = 1.0, **settings: Any) -> Groups:
 
 
 def c11(*levels: float, **settings: Any) -> Groups:
-    """Norms before, between and after the drops, which are at steps 293, 684 and 880."""
+    """Norms before, between and after the drops, which are at steps 176, 411 and 528 of 600."""
     first, second, third, last = levels
 
     def norm(step: int) -> float:
-        # At step 880 the lower rate has not acted.
-        return first if step <= 293 else second if step <= 684 else third if step <= 880 else last
+        # At step 528 the lower rate has not acted.
+        return first if step <= 176 else second if step <= 411 else third if step <= 528 else last
 
     return {f"{RESNET}/scratch/sparse": {"norm": norm} | settings}
 
@@ -301,7 +301,7 @@ def test_every_claim_is_one_of_the_papers() -> None:
 def test_runs_that_never_start_are_counted() -> None:
     groups = changed(c04(), "vgg16-95/scratch/dense", stuck=2)
     found = image_verdict("C04", groups)
-    assert "VGG16, 95 % zeros 1000 vs 20; never: 2 of 9 vs 0 of 9 runs" in found.ours
+    assert "VGG16, 95 % zeros 1500 vs 20; never: 2 of 9 vs 0 of 9 runs" in found.ours
     assert found.numbers == {"median onset, Original": 600.0, "median onset, Ours": 20.0}
 
 
@@ -324,9 +324,9 @@ def test_rises_at_drops_are_those_the_norms_were_made_by() -> None:
     found = image_verdict("C11", c11(1.0, 1.5, 3.0, 4.5))
     assert found.numbers == pytest.approx(
         {
-            "norm after / before, step 293": 1.5,
-            "norm after / before, step 684": 2.0,
-            "norm after / before, step 880": 1.5,
+            "norm after / before, step 176": 1.5,
+            "norm after / before, step 411": 2.0,
+            "norm after / before, step 528": 1.5,
         }
     )
 
@@ -358,7 +358,7 @@ def test_original_tickets_of_vgg16_are_reported() -> None:
     found = image_verdict("C44", c44() | vgg16)
     assert found.verdict == "held"
     assert "K = 0 26.70±23.62 (3), 2 of 3 at chance, gradient norm at step 0 0.001" in found.ours
-    assert "K = 62 55.00±0.08 (3), 0 of 3 at chance, gradient norm at step 0 0.2" in found.ours
+    assert "K = 6 % 55.00±0.08 (3), 0 of 3 at chance, gradient norm at step 0 0.2" in found.ours
     assert "VGG16" not in image_verdict("C44", c44()).ours
 
 

@@ -158,5 +158,6 @@ def test_image_networks_train_as_on_one_process(network: str, ends: list[dict[st
         assert_same(one["masks"], other["masks"])
         assert_same(one["weights"], other["weights"], atol=1e-5)
     assert {name for _, values in one["logged"] for name in values} == {
-        *("train/loss", "gradient/training", "flow/norm", "test/accuracy", "test/loss", "sparsity")
+        *("train/loss", "gradient/training", "flow/norm", "flow/loss", "test/accuracy", "test/loss", "sparsity"),
+        *("update/before", "update/after", "update/moved"),
     }

@@ -39,7 +39,7 @@ class Reproduce:
     only: tuple[str, ...] = ()
     """Of the items, only these."""
     seeds: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Repetitions of every cell; None: as the claims need (5 to 20 at paper scale, 3 to 5 of images)."""
+    """Repetitions of every cell; None: as the claims need."""
     jobs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Processes, one thread each; None: one a CPU."""
     ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
@@ -51,9 +51,9 @@ class Reproduce:
     data: _OptionalPath = None
     """Folder of datasets; None: $SPARSEFLOW_DATA, else the user's cache."""
     list: bool = False
-    """Show every item with its runs and cost, and train nothing."""
+    """Show every item and its cost, and train nothing."""
     tflops: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
-    """10^12 operations a second that a GPU sustains, for the cost of imagenet; None: 60, an A100 on ResNet-50."""
+    """Of a GPU, for the cost of imagenet; None: 60."""
 
     def run(self) -> None:
         """Train and measure what is not there yet, judge the claims, write the page."""
