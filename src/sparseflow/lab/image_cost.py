@@ -78,7 +78,7 @@ def core_seconds(run: ImageRun) -> float:
     """Seconds on one core, in proportion to the two networks that were timed.
 
     >>> from sparseflow.lab.recipes.cifar import VGG_BASE
-    >>> round(core_seconds(VGG_BASE.with_(sparsity=0.9)))  # 64000 images, 1300 a second
+    >>> round(core_seconds(VGG_BASE.with_(sparsity=0.9, width=3 / 16, steps=1000)))  # 64000 images, 1300 a second
     49
     """
     small = run.with_(stem="cifar", image_size=32, num_classes=10, mask_from=None, rewind_step=0, method="rigl")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pandas as pd
@@ -51,6 +53,7 @@ def write_image_report(
         .get_template("images.html.j2")
         .render(
             scale=scale,
+            networks=networks_in_words(scale),
             num_runs=len(runs),
             planned=len({run for group in scale.groups.values() for run in group}),
             hours=sum(run.seconds for run in runs) / 3600,
@@ -76,7 +79,19 @@ def _at_scale(verdict: Verdict, scale: ImageScale) -> Verdict:
 
 
 def _said_at_scale(shown: Shown, scale: ImageScale) -> Shown:
-    return replace(shown, missing=[Missing(one.text, _typed(one.command, scale)) for one in shown.missing])
+    """What is missing, with groups of runs as one: there may be dozens while runs are being made."""
+    prefix = "sparseflow reproduce "
+    groups = [name for one in shown.missing if (name := one.command.removeprefix(prefix)) in scale.groups]
+    missing = [
+        Missing(one.text, _typed(one.command, scale))
+        for one in shown.missing
+        if one.command.removeprefix(prefix) not in scale.groups
+    ]
+    if groups:
+        settings = dict.fromkeys(f"{name.split('/')[0]}/*" for name in groups)
+        text = f"Not there, or not as often as planned: {', '.join(groups)}. Make them:"
+        missing = [Missing(text, _typed(prefix + shlex.join(settings), scale)), *missing]
+    return replace(shown, missing=missing)
 
 
 def _typed(text: str, scale: ImageScale) -> str:
@@ -87,6 +102,22 @@ def _typed(text: str, scale: ImageScale) -> str:
     'sparseflow reproduce --scale cifar paths'
     """
     return text.replace("sparseflow reproduce ", f"sparseflow reproduce --scale {scale.name} ")
+
+
+def networks_in_words(scale: ImageScale) -> str:
+    """Width and length of training of each network of a scale.
+
+    >>> from sparseflow.lab.recipes.image_scales import IMAGE_SCALES
+    >>> networks_in_words(IMAGE_SCALES["smoke"])
+    'vgg16 has 1/8 of its channels and takes 6 steps of 8 images; resnet50 has 1/8 of its channels and takes 6 steps of
+    8 images'
+    """
+    bases = {run.network: run for group in reversed(scale.groups.values()) for run in group if run.method == "scratch"}
+    return "; ".join(
+        f"{network} has {Fraction(run.width).limit_denominator(64)} of its channels and takes {run.steps} steps of "
+        f"{run.batch_size} images"
+        for network, run in reversed(bases.items())
+    )
 
 
 def image_runs_csv(evidence: Evidence) -> pd.DataFrame:

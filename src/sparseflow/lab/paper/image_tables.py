@@ -264,8 +264,8 @@ def function_exhibit(setting: str, evidence: Evidence, scale: ImageScale) -> Con
                 data=data,
                 note="Against the pruned network: runs on the masks of all pruning runs, each against its own; pruned "
                 "networks against the first of them. Pairs and ensembles: runs on the masks of the first. In the "
-                "paper, ResNet-50 on ImageNet, tickets differ from the pruned network on 9.4 % of images and scratch "
-                "on 20.3 %.",
+                "paper, ResNet-50 on ImageNet, tickets differ from the pruned network on 9.4 % of the images and "
+                "scratch on 20.3 %.",
             )
         ],
     )  # fmt: skip
