@@ -35,7 +35,7 @@ class Reproduce:
     items: tyro.conf.Positional[tuple[str, ...]] = ("all",)
     """all, fig1c ... fig11b, table1 ... table6, film, grid, C01 ... C53, or groups of runs such as lenet5/rigl/*."""
     scale: Literal["demo", "paper", "smoke", "cifar", "imagenet"] = "demo"
-    """MNIST: demo (minutes), paper (hours). VGG16 and ResNet: smoke (minutes), cifar (hours), imagenet (GPU months)."""
+    """MNIST: demo, paper (hours). Images: smoke, cifar (hours), imagenet (GPU months)."""
     only: tuple[str, ...] = ()
     """Of the items, only these."""
     seeds: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
@@ -49,7 +49,7 @@ class Reproduce:
     report: _OptionalPath = None
     """Folder of the page; None: <out>/report."""
     data: _OptionalPath = None
-    """Folder of datasets; None: $SPARSEFLOW_DATA, else the user's cache."""
+    """Folder of datasets; None: $SPARSEFLOW_DATA, or a cache."""
     list: bool = False
     """Show every item and its cost, and train nothing."""
     tflops: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
