@@ -50,8 +50,9 @@ def tables(scale: ImageScale) -> dict[str, pd.DataFrame]:
                 found["barriers"].append({**seed, "barrier": far - 1, "area": far})
             elif one.kind == "functions":
                 found["function_reference"].append({**seed, "accuracy": 60.0, "disagreement": far / 10, "jsd": 0.1})
-                pair = {"a": 0, "b": run.seed + 1, "disagreement": far / 20}
-                found["function_pairs"].append({**seed, **pair, "kl_ab": 0.1, "kl_ba": 0.1, "jsd": 0.1})
+                for other in one.runs[one.runs.index(run) + 1 :]:
+                    pair = {"a": run.seed, "b": other.seed, "disagreement": far / 20}
+                    found["function_pairs"].append({**seed, **pair, "kl_ab": 0.1, "kl_ba": 0.1, "jsd": 0.1})
             else:
                 found["mds"].append({**seed, "kind": "lottery-end", "x": 0.1, "y": float(run.seed), "stress": 0.5})
         if one.kind == "functions":
