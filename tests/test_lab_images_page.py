@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -50,12 +51,12 @@ def tables(scale: ImageScale) -> dict[str, pd.DataFrame]:
                 found["barriers"].append({**seed, "barrier": far - 1, "area": far})
             elif one.kind == "functions":
                 found["function_reference"].append({**seed, "accuracy": 60.0, "disagreement": far / 10, "jsd": 0.1})
-                for other in one.runs[one.runs.index(run) + 1 :]:
-                    pair = {"a": run.seed, "b": other.seed, "disagreement": far / 20}
-                    found["function_pairs"].append({**seed, **pair, "kl_ab": 0.1, "kl_ba": 0.1, "jsd": 0.1})
             else:
                 found["mds"].append({**seed, "kind": "lottery-end", "x": 0.1, "y": float(run.seed), "stress": 0.5})
         if one.kind == "functions":
+            likeness = {"disagreement": far / 20, "kl_ab": 0.1, "kl_ba": 0.1, "jsd": 0.1}
+            for a, b in itertools.combinations([run.seed for run in one.runs[:-1]], 2):
+                found["function_pairs"].append({"a": a, "b": b, **labels, **likeness})
             told = {"draw": 0, "members": 2, "member_accuracy": 60.0, "probabilities": 61.0}
             found["function_ensembles"].append({**labels, **told})
     return {name: pd.DataFrame(rows) for name, rows in found.items()}

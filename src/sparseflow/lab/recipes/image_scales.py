@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from sparseflow.lab.recipes.cifar import ImageGroups, image_groups
@@ -31,7 +32,7 @@ class ImageScale:
     seeds: int | None = None
     """Repetitions; ``None``: the recipe's own."""
 
-    @property
+    @cached_property
     def groups(self) -> ImageGroups:
         """Name of a group -> its runs.
 
