@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -16,8 +15,6 @@ os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(THREADS)
 
 def main() -> None:
     import torch
-    from rich.console import Console
-    from rich.table import Table
 
     from benchmarks import (
         engine_conv,
@@ -32,8 +29,7 @@ def main() -> None:
         mask_update,
         masked_step,
     )
-    from benchmarks.result import Failure, bound, is_held, report, shown
-    from sparseflow.atomic import write_atomically
+    from benchmarks.command import measure
 
     torch.set_num_threads(THREADS)
     modules = (masked_step, mask_update, initialise, import_time)
@@ -46,46 +42,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for one JSON file per benchmark")
     arguments = parser.parse_args()
 
-    console = Console()
-    table = Table("what", "case", "reach", "measured", "quartiles", "repeats", "verdict")
-    for name, benchmark in benchmarks.items():
-        if arguments.only and name not in arguments.only:
-            continue
-        cases, failures = [], []
-        for case in benchmark.run(arguments.smoke):
-            if isinstance(case, Failure):
-                console.print(f"{name}, {case.label}: {case.error}", highlight=False, markup=False)
-                failures.append(case)
-                continue
-            ratio = shown(case.timings.ratio, speedup=benchmark.speedup)
-            console.print(f"{name}, {case.label}: {ratio}", highlight=False)
-            cases.append(case)
-        if not any(case.counts for case in cases):
-            continue
-        result = report(benchmark, cases, failures, command=" ".join(["python -m benchmarks", *sys.argv[1:]]))
-        for case in cases:
-            low, high = (
-                shown(ratio, speedup=benchmark.speedup)
-                for ratio in sorted(case.timings.quartiles, reverse=benchmark.speedup)
-            )
-            table.add_row(
-                benchmark.what if case is cases[0] else "",
-                case.label,
-                bound(benchmark.reach, speedup=benchmark.speedup) if case.counts else "",
-                shown(case.timings.ratio, speedup=benchmark.speedup),
-                f"{low} - {high}",
-                str(len(case.timings.subject)),
-                "" if arguments.smoke or not case.counts else _verdict(case.timings.ratio <= benchmark.reach),
-            )
-        if not arguments.smoke:
-            arguments.out.mkdir(parents=True, exist_ok=True)
-            write_atomically(arguments.out / f"{name}.json", (json.dumps(result, indent=1) + "\n").encode())
-            console.print(f"{name}: {_verdict(is_held(result))}", highlight=False)
-    console.print(table)
-
-
-def _verdict(held: bool) -> str:
-    return "held" if held else "missed"
+    chosen = [benchmark for name, benchmark in benchmarks.items() if not arguments.only or name in arguments.only]
+    out = None if arguments.smoke else arguments.out
+    measure(chosen, smoke=arguments.smoke, out=out, command=" ".join(["python -m benchmarks", *sys.argv[1:]]))
 
 
 if __name__ == "__main__":

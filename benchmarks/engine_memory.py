@@ -83,12 +83,13 @@ def _child(form: str, width: int, layers: int, threads: int) -> None:
     torch.set_num_threads(threads)
     train(64, 2, 2)
     Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
+    before = resident("VmRSS")
     train(width, layers, _STEPS)
-    print(json.dumps({"bytes": _status("VmHWM") - before}))
+    print(json.dumps({"bytes": resident("VmHWM") - before}))
 
 
-def _status(field: str) -> int:
+def resident(field: str) -> int:
+    """Bytes in a field of this process's status: ``VmRSS`` now, ``VmHWM`` at most since the last reset."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

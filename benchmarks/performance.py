@@ -18,12 +18,14 @@ ORDER = (
 )  # fmt: skip
 #: Results on curvature, likewise.
 CURVATURE = ("hessian", "hessian_float32", "spectrum", "hessian_product")
+#: Results on training with images, likewise; ``python -m benchmarks.vision`` measures them.
+IMAGES = ("vision_ranks", "vision_compiled", "vision_input", "vision_memory", "vision_engine")
 _NOTHING = "Not measured yet: `make bench`, then `python -m benchmarks.table`."
 
 
 def blocks(results: Iterable[Result]) -> dict[str, str]:
     """Marker of docs/performance.md -> table."""
-    found = {result["name"]: result for result in results if result["name"] in (*ORDER, *CURVATURE)}
+    found = {result["name"]: result for result in results if result["name"] in (*ORDER, *CURVATURE, *IMAGES)}
     every = [found[name] for name in ORDER if name in found]
 
     def table(make: Any, names: Sequence[str]) -> str:
@@ -39,6 +41,8 @@ def blocks(results: Iterable[Result]) -> dict[str, str]:
         "memory": table(memory, ("engine_memory",)),
         "growth": table(growth, ("engine_growth",)),
         "curvature": table(summary, CURVATURE),
+        "images": table(images, IMAGES),
+        "images-engine": table(images_engine, ("vision_engine",)),
         "failures": failures(every) if every else _NOTHING,
     }
 
@@ -113,6 +117,32 @@ def growth(results: Sequence[Result]) -> str:
     for threads, speeds_at in ceilings.items():
         cells = [_number(speeds_at[size]) for size in sizes]
         lines.append(f"| GF/s, {threads} thread{'s' * (threads > 1)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def images(results: Sequence[Result]) -> str:
+    """A row a number to reach; of the engine the worst case, of the others every case."""
+    lines = ["| what | reach | measured | verdict |", "|---|---|---|---|"]
+    for result in results:
+        cases = result["cases"]
+        if result["name"] == "vision_engine":
+            cases = [max(cases, key=lambda case: float(case["ratio"]))]
+        found = [f"{shown(case['ratio'], speedup=result['speedup'])} ({case['label']})" for case in cases]
+        found += [failure["error"] for failure in result["failures"]]
+        reach = bound(result["reach"], speedup=result["speedup"])
+        lines.append(f"| {result['what']} | {reach} | {'; '.join(found)} | {verdict(result)} |")
+    return "\n\n".join(["\n".join(lines), "\n".join(machines(results))])
+
+
+def images_engine(results: Sequence[Result]) -> str:
+    """Rows are sparsities and widths; beside the gain how far the losses lie apart."""
+    (result,) = results
+    lines = ["| sparsity, width | 1 thread | 2 threads | losses differ by at most |", "|---|---|---|---|"]
+    for row in dict.fromkeys(case["configuration"]["row"] for case in result["cases"]):
+        cases = [case for threads in (1, 2) if (case := _case(result, row, threads))]
+        cells = [_cell(case, speedup=True) for case in cases]
+        apart = cases[0]["configuration"]["largest_relative_difference"]
+        lines.append(f"| {row} | {' | '.join(cells)} | {apart:.0e} of themselves |")
     return "\n".join(lines)
 
 

@@ -7,7 +7,7 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ class Failure:
 
     label: str
     error: str
+    counts: bool = False
+    """Whether the number to reach is missed by it; not if it is a peer's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,7 @@ def report(benchmark: Benchmark, cases: list[Case], failures: list[Failure], *, 
         "reach": benchmark.reach,
         "ratio": max(case.timings.ratio for case in cases if case.counts),
         "cases": [_case(case) for case in cases],
-        "failures": [{"label": failure.label, "error": failure.error} for failure in failures],
+        "failures": [asdict(failure) for failure in failures],
         "hardware": {"cpu": processor(), "cores": os.cpu_count(), "threads": THREADS, "load": os.getloadavg()[0]},
         "versions": _versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -92,8 +94,8 @@ def report(benchmark: Benchmark, cases: list[Case], failures: list[Failure], *, 
 
 
 def is_held(result: dict[str, Any]) -> bool:
-    """Whether the number was reached."""
-    return bool(result["ratio"] <= result["reach"])
+    """Whether the number was reached, and nothing failed that counts."""
+    return bool(result["ratio"] <= result["reach"]) and not any(f.get("counts") for f in result["failures"])
 
 
 def verdict(result: dict[str, Any]) -> str:

@@ -308,10 +308,11 @@ SCENES = {
     "resumed": resumed,
 }  # fmt: skip
 TINY = ImageRun(
-    width=1 / 16, num_classes=3, sparsity=0.5, steps=4, batch_size=8, micro_batch=2, update_every=2, update_until=4,
+    width=1 / 16, num_classes=3, sparsity=0.5, steps=4, batch_size=8, micro_batch=4, update_every=2, update_until=4,
     learning_rate=0.05, prune_begin=1, prune_end=3, image_size=32, log_every=1, eval_every=2, probe_images=4,
 )  # fmt: skip
-RUNS = {"resnet50": TINY, "vgg16": TINY.with_(network="vgg16", method="set")}
+#: Batch norms of few images magnify rounding, so ResNet-50 takes one micro-batch a process, whose mean is exact.
+RUNS = {"resnet50": TINY, "vgg16": TINY.with_(network="vgg16", method="set", micro_batch=2)}
 
 
 def main(folder: str, data: str) -> None:

@@ -34,7 +34,8 @@ def test_resnet50_has_the_known_size() -> None:
 
 def test_readme_says_what_the_results_say() -> None:
     results = load()
-    assert set(ORDER) <= {result["name"] for result in results} <= {*ORDER, *performance.ORDER, *performance.CURVATURE}
+    known = {*ORDER, *performance.ORDER, *performance.CURVATURE, *performance.IMAGES}
+    assert set(ORDER) <= {result["name"] for result in results} <= known
     text = README.read_text()
     assert filled(text, "benchmarks", markdown(results)) == text, "run python -m benchmarks.table"
 
@@ -71,6 +72,18 @@ def test_peers_stand_beside_and_what_failed_is_told() -> None:
     assert blocks["limits"].splitlines()[-1] == "| 90%: ours | 40 | 40 | 80 | 80 | - | - |"
     assert blocks["failures"] == f"* linear layer: sparseprop==0.1.14: `{error}`"
     assert blocks["memory"] == "Not measured yet: `make bench`, then `python -m benchmarks.table`."
+
+
+def test_a_failure_that_counts_misses_a_number_that_was_reached() -> None:
+    case = Case(label="both", configuration={}, timings=Timings([0.5], [1.0]))
+    verdicts = {}
+    for counts in (False, True):
+        failures = [Failure(label="both", error="masks differ", counts=counts)]
+        benchmark = Benchmark(name="vision_ranks", what="losses", reach=1.0, run=lambda smoke: [case])
+        table = performance.images([report(benchmark, [case], failures, command="by hand")])
+        verdicts[counts] = table.splitlines()[2]
+    assert verdicts[False] == "| losses | <= 1 | 0.50 (both); masks differ | held |"
+    assert verdicts[True] == "| losses | <= 1 | 0.50 (both); masks differ | **missed** |"
 
 
 def test_a_peer_that_fails_is_a_result() -> None:

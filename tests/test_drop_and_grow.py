@@ -76,6 +76,17 @@ def test_ties_run_over_the_flat_index_of_any_shape_and_memory_format() -> None:
     assert torch.equal(drop_and_grow(mask, ones, ones, 1, 1).mask, expected)
 
 
+@pytest.mark.parametrize("regrow", [True, False])
+def test_a_large_channels_last_layer_is_exchanged_as_a_contiguous_one(regrow: bool) -> None:
+    """Nine scores for 70,000 weights: ties everywhere, in the logical order."""
+    shape, generator = (40, 70, 5, 5), torch.Generator().manual_seed(0)
+    mask = torch.rand(shape, generator=generator) < 0.3
+    drop, grow = (torch.randint(-4, 5, shape, generator=generator).float() for _ in range(2))
+    expected = drop_and_grow(mask, drop, grow, 3000, 3000, regrow=regrow).mask
+    last = [tensor.to(memory_format=torch.channels_last) for tensor in (mask, drop, grow)]
+    assert torch.equal(drop_and_grow(*last, 3000, 3000, regrow=regrow).mask, expected)
+
+
 def test_counts_out_of_range_and_scores_that_are_not_finite() -> None:
     with pytest.raises(ValueError, match=r"num_drop must be in \[0, 4\], the active count, got 5"):
         drop_and_grow(MASK, DROP, GROW, 5, 0)

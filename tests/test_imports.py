@@ -24,7 +24,7 @@ FLOORS = [
     {"masks", "init", "gradients"},
     {"live", "initialize", "promises", "report", "at_init", "tickets", "active", "rewrite", "optimizers"},
     {"updaters", "analysis"},
-    {"sparsifier", "proposals", "growth"},
+    {"sparsifier", "proposals", "growth", "changes"},
     {"engine"},
     {"vision"},
     {"lab", "__main__"},

@@ -64,15 +64,14 @@ def test_imagenet_has_every_cell_of_table_1() -> None:
         ),
     ],
 )
-def test_imagenet_has_the_paper_s_settings(network: str, expected: tuple[float, ...]) -> None:
-    names = ("steps", "batch_size", "learning_rate", "drop_fraction", "update_every")
+def test_imagenet_has_the_paper_s_settings(network: str, expected: dict[str, float]) -> None:
     common = {
         "sparsity": 0.8, "momentum": 0.9, "weight_decay": 1e-4, "label_smoothing": 0.1, "update_until": 25_000,
         "image_size": 224, "num_classes": 1000, "dataset": "imagenet", "updates": "authors",
     }  # fmt: skip
     for method in ("scratch", "set", "rigl"):
         for run in GROUPS[f"{network}/{method}/dense"]:
-            assert tuple(getattr(run, name) for name in names) == expected
+            assert {name: getattr(run, name) for name in expected} == expected
             assert {name: getattr(run, name) for name in common} == common
             assert (run.method, run.init, run.width, run.mask_from) == (method, "dense", 1.0, None)
 

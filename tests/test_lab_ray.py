@@ -48,7 +48,7 @@ def quiet() -> Console:
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 180
     while not condition():
         assert time.monotonic() < until, f"in vain: {what}"
         time.sleep(0.05)

@@ -60,7 +60,7 @@ def test_a_figure_of_spectra_makes_its_own_spectra_only() -> None:
         told = [dict(task.options) for task in tasks if isinstance(task, Measurement)]
         return Counter((str(one["moment"]), int(one["step"])) for one in told)
 
-    seeds, followed = PAPER.seeds, 3 * PAPER.spectrum_seeds
+    seeds, followed = PAPER.some, 3 * PAPER.spectrum_seeds
     around = steps("fig10")
     # Step 200 once more, with all images, for one seed.
     assert around["before", 200] == around["after", 200] == 2 * seeds + 2

@@ -105,6 +105,21 @@ def test_what_the_compiled_pass_does_not_take_is_rewritten_all_the_same(what: st
     assert_same_bits(layer.tensors[0], expected)
 
 
+@pytest.mark.parametrize("new_is_too", [True, False])
+def test_channels_last_is_rewritten_in_the_order_of_memory(new_is_too: bool) -> None:
+    layer = refused("channels_last")
+    mask = layer.mask.to(memory_format=torch.channels_last)
+    new = layer.new.to(memory_format=torch.channels_last) if new_is_too else layer.new
+    expected = cleared(layer.tensors[0], new)
+    assert Rewrite(mask, new, layer.tensors).compiled() == int(new.sum())
+    assert torch.equal(mask, new)
+    assert_same_bits(layer.tensors[0], expected)
+    tensor = delicate(new.numel(), 3).view(SHAPE).to(memory_format=torch.channels_last)
+    expected = cleared(tensor, mask)
+    zero_off_([(tensor, mask)])
+    assert_same_bits(tensor, expected)
+
+
 # --- in a training loop -----------------------------------------------------------------------------------------------
 
 

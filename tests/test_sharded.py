@@ -38,7 +38,7 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Of one process, and of both of two."""
     folder = tmp_path_factory.mktemp("sharded")
     write_images(folder / "data" / "train", 16)
-    write_images(folder / "data" / "test", 5)  # in batches of two: one for the first process, two for the second
+    write_images(folder / "data" / "test", 5)  # in batches of two: one for the first process, two for the other
     arguments = [str(folder), str(folder / "data")]
     sharded_worker.main(*arguments)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -158,5 +158,6 @@ def test_image_networks_train_as_on_one_process(network: str, ends: list[dict[st
         assert_same(one["masks"], other["masks"])
         assert_same(one["weights"], other["weights"], atol=1e-5)
     assert {name for _, values in one["logged"] for name in values} == {
-        *("train/loss", "gradient/training", "flow/norm", "test/accuracy", "test/loss", "sparsity")
+        *("train/loss", "gradient/training", "flow/norm", "flow/loss", "test/accuracy", "test/loss", "sparsity"),
+        *("update/before", "update/after", "update/moved"),
     }

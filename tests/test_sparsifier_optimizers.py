@@ -132,6 +132,30 @@ def test_fused_and_foreach_equal_the_plain_one(
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, check_dtype=False)
 
 
+@pytest.mark.parametrize("foreach", [False, True])
+def test_nesterov_with_weight_decay_needs_no_copy_of_the_gradients(
+    foreach: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: masking first, which keeps copies; the same to the last bit over 9 steps."""
+    ends = []
+    for masks_first in (True, False):
+        model = tiny_model()
+        optimizer = OPTIMIZERS["nesterov"](model.parameters(), foreach=foreach)
+        sparsifier = sf.Sparsifier(model, optimizer, masked(model), rigl(), seed=0)
+        if not masks_first:
+            monkeypatch.setattr("sparseflow.sparsifier.keep_dense", None)
+        for step in range(9):
+            optimizer.zero_grad()
+            loss_of(model, step).backward()
+            if masks_first:
+                sparsifier.mask_gradients_()
+            optimizer.step()
+            sparsifier.check()
+        ends.append([*snapshot(model, optimizer), *sparsifier.masks.values()])
+    assert len(ends[0]) == len(ends[1])
+    assert all(map(torch.equal, *ends))
+
+
 # -- optimizers that write where they should not ---------------------------------------------------------------------
 
 

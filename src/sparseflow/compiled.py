@@ -58,6 +58,20 @@ def has_numba() -> bool:
     return True
 
 
+def in_memory_order(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors with their axes in the order of memory where all are channels last, else as they are.
+
+    What is done entry by entry may look at them so; choices, whose ties go by the logical order, may not.
+
+    >>> kernel = torch.ones(2, 3, 5, 5).to(memory_format=torch.channels_last)
+    >>> [tensor.shape for tensor in in_memory_order(kernel)]
+    [torch.Size([2, 5, 5, 3])]
+    """
+    if all(tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) for tensor in tensors):
+        return tuple(tensor.permute(0, 2, 3, 1) for tensor in tensors)
+    return tensors
+
+
 def words(tensor: Tensor) -> NDArray[Any]:
     """The memory of such a tensor on one axis: floats as int32, masks as bytes.
 

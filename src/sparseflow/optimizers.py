@@ -40,6 +40,26 @@ def keeps_zeros(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) 
     return all(float(torch.tensor(smallest, dtype=parameter.dtype)) > 0 for parameter in parameters)
 
 
+def leaves_gradients(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> bool:
+    """Whether a step leaves these parameters' gradients as they are.
+
+    The foreach version of SGD adds Nesterov's momentum to them in place, unless weight decay or ``maximize`` has made
+    a copy before; torch takes that version by itself on GPUs.
+
+    >>> weight = nn.Parameter(torch.ones(1))
+    >>> nesterov = {"lr": 0.1, "momentum": 0.9, "nesterov": True}
+    >>> [leaves_gradients(torch.optim.SGD([weight], weight_decay=decay, **nesterov), [weight]) for decay in (0.0, 0.1)]
+    [False, True]
+    """
+    asked = {id(parameter) for parameter in parameters}
+    return not any(
+        group.get("nesterov")
+        and not (group["weight_decay"] or group.get("maximize") or group.get("fused") or group.get("foreach") is False)
+        for group in optimizer.param_groups
+        if any(id(parameter) in asked for parameter in group["params"])
+    )
+
+
 def initial_rate(group: Mapping[str, Any]) -> float:
     """Learning rate of a group before any schedule: what a scheduler remembers, or what the group has.
 

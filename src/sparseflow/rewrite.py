@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparseflow.compiled import is_compiled, spread, words
+from sparseflow.compiled import in_memory_order, is_compiled, spread, words
 from sparseflow.masks import zero_inactive_
 from sparseflow.topk import count_true
 
@@ -26,12 +26,16 @@ class Rewrite(NamedTuple):
     def compiled(self) -> int | None:
         """Rewrite a large layer in one pass that leaves other threads alone; its active count."""
         fits = self.new.dtype == torch.bool and self.new.shape == self.mask.shape
-        floats = all(tensor.dtype == torch.float32 for tensor in self.tensors)
-        if not (fits and floats and is_compiled(self.mask, self.new, *self.tensors)):
+        if not fits or any(tensor.dtype != torch.float32 for tensor in self.tensors):
+            return None
+        # Masks are chosen in the logical order of their weights, and may be kept in another.
+        new = self.new if self.new.stride() == self.mask.stride() else torch.empty_like(self.mask).copy_(self.new)
+        mask, new, *tensors = in_memory_order(self.mask, new, *self.tensors)
+        if not is_compiled(mask, new, *tensors):
             return None
         from sparseflow.clear import replace
 
-        return int(replace(words(self.mask), words(self.new), tuple(map(words, self.tensors))))
+        return int(replace(words(mask), words(new), tuple(map(words, tensors))))
 
     def plain(self) -> int:
         """Rewrite any layer; its active count."""
@@ -53,7 +57,8 @@ def zero_off_(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
     tensor([5., 0.])
     """
     large = []
-    for tensor, mask in pairs:
+    for pair in pairs:
+        tensor, mask = in_memory_order(*pair)
         if tensor.dtype == torch.float32 and is_compiled(tensor, mask):
             large.append((words(tensor), words(mask)))
         else:

@@ -10,8 +10,16 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
 from sparseflow.active import LiveMasks, active_weights, check_can_move, check_positions, move_
+from sparseflow.changes import Changes, Snapshot
 from sparseflow.growth import keep_dense, observe_
-from sparseflow.optimizers import check_held, initial_rate, innermost, keeps_zeros, learning_rate_ratios
+from sparseflow.optimizers import (
+    check_held,
+    initial_rate,
+    innermost,
+    keeps_zeros,
+    learning_rate_ratios,
+    leaves_gradients,
+)
 from sparseflow.promises import check, per_weight_state
 from sparseflow.proposals import View, proposals
 from sparseflow.rewrite import Rewrite, rewrite_, zero_off_
@@ -19,7 +27,7 @@ from sparseflow.rng import stream
 from sparseflow.select import maskable, unwrap
 from sparseflow.sharded import Whole, is_sharded, local, num_true, reshard_, shard_like
 from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
-from sparseflow.updaters.base import MaskUpdater, changed
+from sparseflow.updaters.base import MaskUpdater
 from sparseflow.updaters.static import Static
 
 _STATE_KEYS = {"masks", "step_count", "last_update", "generator", "gradient_mean", "learning_rates"}
@@ -281,11 +289,13 @@ class Sparsifier:
         proposed, whole = {}, Whole()
         for name, new in proposals(self.updater, self._view(), step=self.step_count, generator=self._generator):
             proposed[name] = whole.cut(name, new, self._masks[name]) if name in self._masks else new
-        before = {name: self.masks[name].clone() for name in proposed} if self.after_update else {}
+        moved = list(proposed) if self.after_update else []
+        before = Snapshot({name: self.masks[name] for name in moved})
         self._write(proposed)
+        del proposed  # as much memory as the masks have
         self._counts.update(whole.counts)
         self.fingerprints = {**self.fingerprints, **whole.fingerprints}
-        changes = {name: changed(mask, self.masks[name]) for name, mask in before.items()}
+        changes = Changes(before, Snapshot({name: self.masks[name] for name in moved}))
         self._last_update = self.step_count
         self._dense_gradients = None
         for notify in self.after_update:
@@ -351,8 +361,8 @@ class Sparsifier:
         return self._grows_by_step_gradients() and not self.updater.gradient_decay and self._update_follows()
 
     def _leaves_gradients_alone(self) -> bool:
-        """Whether gradients survive a dense step; Nesterov's foreach version adds the momentum to them in place."""
-        return self._elementwise and not any(group.get("nesterov") for group in self.optimizer.param_groups)
+        """Whether growth can still read the gradients after the step, and what the step wrote off the mask can go."""
+        return self._elementwise and leaves_gradients(self.optimizer, self._parameters.values())
 
     def _update_follows(self) -> bool:
         """Whether masks change right after, or instead of, the next optimizer step."""

@@ -68,7 +68,7 @@ _TITLE = "Why a sparse network does not learn, and what helps"
 
 @dataclass(frozen=True)
 class Train:
-    """Train one run, or continue it, or show it if it is done; on images: sparseflow train images --help."""
+    """Train one run, or continue it. For images: train images."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     out: Path = Path("runs/train")

@@ -35,11 +35,11 @@ class Reproduce:
     items: tyro.conf.Positional[tuple[str, ...]] = ("all",)
     """all, fig1c ... fig11b, table1 ... table6, film, grid, C01 ... C53, or groups of runs such as lenet5/rigl/*."""
     scale: Literal["demo", "paper", "smoke", "cifar", "imagenet"] = "demo"
-    """MNIST: demo (minutes), paper (hours). VGG16 and ResNet: smoke (minutes), cifar (hours), imagenet (GPU months)."""
+    """MNIST: demo, paper (hours). Images: smoke, cifar (hours), imagenet (GPU months)."""
     only: tuple[str, ...] = ()
     """Of the items, only these."""
     seeds: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Repetitions of every cell; None: as the claims need (5 to 20 at paper scale, 3 to 5 of images)."""
+    """Repetitions of every cell; None: as the claims need."""
     jobs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Processes, one thread each; None: one a CPU."""
     ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
@@ -49,11 +49,11 @@ class Reproduce:
     report: _OptionalPath = None
     """Folder of the page; None: <out>/report."""
     data: _OptionalPath = None
-    """Folder of datasets; None: $SPARSEFLOW_DATA, else the user's cache."""
+    """Folder of datasets; None: $SPARSEFLOW_DATA, or a cache."""
     list: bool = False
-    """Show every item with its runs and cost, and train nothing."""
+    """Show every item and its cost, and train nothing."""
     tflops: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
-    """10^12 operations a second that a GPU sustains, for the cost of imagenet; None: 60, an A100 on ResNet-50."""
+    """Of a GPU, for the cost of imagenet; None: 60."""
 
     def run(self) -> None:
         """Train and measure what is not there yet, judge the claims, write the page."""

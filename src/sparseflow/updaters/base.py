@@ -80,6 +80,8 @@ class _Swap(NamedTuple):
         """The new mask, of a large layer whose arguments are in order."""
         mask, drop_score, grow_score, active, num_drop, num_grow, regrow, drop_magnitude, grow_magnitude = self
         free = mask.numel() - active + (num_drop if regrow else 0)
+        if mask.is_cpu:  # ties go by the logical order: channels last is read in a copy
+            mask, drop_score, grow_score = (tensor.contiguous() for tensor in (mask, drop_score, grow_score))
         if not (0 <= num_drop <= active and 0 <= num_grow <= free and is_compiled(mask, drop_score, grow_score)):
             return None
         from sparseflow.choose import exchange

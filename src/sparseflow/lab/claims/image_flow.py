@@ -27,8 +27,8 @@ WINDOW = 40
 def c10(evidence: Evidence) -> Verdict:
     """With batch norm the initialisation scaled to the mask raises the gradient norm at the very start only.
 
-    Criterion, on ResNet-14, Scratch: :func:`.gain_at_very_start`. Differs: the first 100 of 32000 steps are 3 of 1000
-    here, of which step 0 alone is logged; later is from step 62 on.
+    Criterion, on ResNet-14, Scratch: :func:`.gain_at_very_start`. Differs: the first 100 of 32000 steps are 2 of 600
+    here, of which step 0 alone is logged; later is from 6 % of training on.
     """
     part, gains = gain_at_very_start(evidence, RESNET)
     start, later = (math.exp(gain) for gain in gains.values())
@@ -73,7 +73,7 @@ def c17(evidence: Evidence) -> Verdict:
     """RigL's mask updates increase the gradient norm, mostly early.
 
     Criterion, on ResNet-14 and on VGG16 at 90 %: :func:`.raised_and_mostly_early`.
-    Differs: three seeds; the halves are those of the time in which masks move, the first 780 of 1000 steps.
+    Differs: three seeds; the halves are those of the time in which masks move, the first 78 % of training.
     """
     found = {name: _halves(evidence, f"{setting}/rigl/sparse") for name, setting in INVERTED.items()}
     return conclude(

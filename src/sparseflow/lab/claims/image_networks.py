@@ -1,8 +1,8 @@
 """The networks trained on CIFAR-10 by what readers call them, and a number for each pruning run.
 
-Settings are those of :mod:`sparseflow.lab.recipes.cifar`: VGG16 with 3/16 of its channels at three sparsities, and
-ResNet-14, which is ResNet-50 with one block a group, with 1/8 of its channels; 1000 steps of 64 images. Verdicts call
-them narrow. Where a criterion counts steps of ImageNet, the same share of training is meant.
+Settings are those of :mod:`sparseflow.lab.recipes.cifar`: VGG16 at three sparsities, and ResNet-14, which is
+ResNet-50 with one block a group; both have 1/8 of their channels and train for an epoch or two. Verdicts call them
+narrow. Where a criterion counts steps of ImageNet, the same share of training is meant.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def rows_by_mask(evidence: Evidence, table: str, column: str, kinds: Sequence[st
     """
     found = []
     for kind in kinds:
-        measured = rows(evidence, table, group=f"{RESNET}/{kind}", **labels)
+        measured = rows(evidence, table, at_least=1, group=f"{RESNET}/{kind}", **labels)
         found.append(_means(measured["seed"].tolist(), measured[column].tolist()))
     return _of_same_masks(found, of=f"pruning runs of {RESNET} in {table} with {' and '.join(kinds)}", make=table)
 

@@ -107,7 +107,7 @@ def c22(evidence: Evidence) -> Verdict:
         held=f"On CIFAR-10 {VGG_HERE}, badly initialised, starts to learn earlier where connections grow at large "
         "gradients, and not where they grow at random.",
         failed=f"On CIFAR-10 it is not so that {VGG_HERE}, badly initialised, starts to learn earlier where "
-        "connections grow at large gradients, and only there.",
+        "connections grow at large gradients, and neither earlier nor later where they grow at random.",
         inconclusive=f"On CIFAR-10 the runs of {VGG_HERE}, badly initialised, do not show whether it starts to learn "
         "earlier where connections grow at large gradients.",
         numbers={f"median onset, {method}": float(np.median(onset)) for method, onset in found.items()},

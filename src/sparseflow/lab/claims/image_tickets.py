@@ -1,7 +1,7 @@
 """Lottery tickets on CIFAR-10: how they start, how they end, and what function they compute (sections 3.3, 4.3, B.1).
 
 The pruning run is the independent thing: tickets of one share their start, so that each number is the mean of the runs
-on its masks. Tickets are rewound to step 62 of 1000 unless they are called the original ones (K = 0).
+on its masks. Tickets are rewound to 6 % of training unless they are called the original ones (K = 0).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LOTTERY, SCRATCH = KINDS["lottery"], KINDS["Scratch"]
 #: Points that the original ticket must lose.
 LOSS = 1.0
 #: VGG16 whose original tickets were trained, and their kinds.
-VGG, ORIGINAL = "vgg16-90", {"K = 0": "lottery-k0", "K = 62": "lottery"}
+VGG, ORIGINAL = "vgg16-90", {"K = 0": "lottery-k0", "K = 6 %": "lottery"}
 
 
 def c29(evidence: Evidence) -> Verdict:
@@ -88,8 +88,8 @@ def c36(evidence: Evidence) -> Verdict:
 def c44(evidence: Evidence) -> Verdict:
     """On large networks the original ticket (K = 0) fails; late rewinding is needed.
 
-    Criterion, on ResNet-14: tickets with K = 0 end more than 1 point below those of K = 62, which is as much of
-    training as 2000 of the paper's 32000 steps; one-sided Welch p < 0.05. Reported of VGG16 at 90 %: accuracy, how many
+    Criterion, on ResNet-14: tickets with K = 0 end more than 1 point below those of K = 6 % of training, the share
+    that 2000 are of the paper's 32000 steps; one-sided Welch p < 0.05. Reported of VGG16 at 90 %: accuracy, how many
     end at chance and the gradient norm at step 0, which tells a signal that vanished from a ticket that failed.
     Differs: values are means of pruning runs, 3 against 3.
     """
@@ -98,14 +98,14 @@ def c44(evidence: Evidence) -> Verdict:
     return conclude(
         "C44",
         greater(late, original, margin=LOSS, alpha=0.05),
-        ours=f"ResNet-14: K = 62 {mean_and_std(late)}, K = 0 {mean_and_std(original)}" + _vgg_text(evidence),
+        ours=f"ResNet-14: K = 6 % {mean_and_std(late)}, K = 0 {mean_and_std(original)}" + _vgg_text(evidence),
         held="On CIFAR-10 lottery tickets of a narrow ResNet-14 end more than a point worse from the very first "
         "weights than from those a little into training.",
         failed="On CIFAR-10 lottery tickets of a narrow ResNet-14 do not end a point worse from the very first weights "
         "than from those a little into training.",
         inconclusive="On CIFAR-10 the runs do not show that lottery tickets of a narrow ResNet-14 end a point worse "
         "from the very first weights than from those a little into training.",
-        numbers={"K = 62 - K = 0": loss},
+        numbers={"K = 6 % - K = 0": loss},
     )
 
 

@@ -134,6 +134,7 @@ def _tickets(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[
         "lottery": {"method": "lottery", "rewind_step": rewind_step(base)},
         "lottery-k0": {"method": "lottery"},
         "ticket-scratch": {"method": "scratch", "init": "dense"},
+        "ticket-scratch-sparse": {"method": "scratch", "init": "sparse"},
     }
     for kind, changes in kinds.items():
         for number, parent in enumerate(prunes):

@@ -1,0 +1,92 @@
+"""``python -m benchmarks.smoke --data SAMPLE``: every method, start and network on one process and on two.
+
+A few steps each on real ImageNet images; ``results/smoke/`` gets the losses of both and the largest difference. Losses
+and gradient norms must be equal to the last bit: no process adds more than two micro-batches. The test loss is a sum
+that two processes add in another order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+
+from sparseflow.atomic import write_atomically
+from sparseflow.lab.images import train_image_run
+from sparseflow.lab.recipes.smoke import smoke_groups
+from sparseflow.lab.runs import load_run
+from sparseflow.vision.ranks import ranks_of_torchrun
+
+KEPT = Path(__file__).parent.parent / "results" / "smoke"
+#: Equal to the last bit for any number of processes.
+EXACT = ("train/loss", "gradient/training", "flow/norm", "update/before", "update/after")
+
+
+def train_all(data: Path, root: Path) -> None:
+    """What each process does."""
+    with ranks_of_torchrun() as ranks:
+        for name, runs in smoke_groups().items():
+            for run in runs:
+                train_image_run(run, root=root, data_root=data, ranks=ranks)
+            if ranks.is_first:
+                print(name, flush=True)
+
+
+def compared(root: Path) -> pd.DataFrame:
+    """A row a run: final loss on one process, and the largest differences to two."""
+    rows = []
+    for name, (run,) in smoke_groups().items():
+        one, two = (load_run(root / str(processes) / run.name) for processes in (1, 2))
+        if one.metrics[["step", "name"]].values.tolist() != two.metrics[["step", "name"]].values.tolist():
+            raise RuntimeError(f"{name}: two processes logged other things than one.")
+        difference = (one.metrics["value"] - two.metrics["value"]).abs()
+        exact = one.metrics["name"].isin(EXACT)
+        losses = one.metrics[one.metrics["name"] == "train/loss"]["value"]
+        rows.append(
+            {
+                "group": name,
+                "first_loss": losses.iloc[0],
+                "last_loss": losses.iloc[-1],
+                "test_loss": one.final["test/loss"],
+                "sparsity": one.final["sparsity"],
+                "largest_difference": float(difference[exact].max()),
+                "difference_of_test_loss": abs(one.final["test/loss"] - two.final["test/loss"]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    """Train on one process and on two, compare, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the ImageNet sample")
+    parser.add_argument("--root", type=Path, help="folder of runs; default a temporary one")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        train_all(given.data, given.root)
+        return
+    with TemporaryDirectory() as temporary:
+        root = given.root or Path(temporary)
+        for processes in (1, 2):
+            launch = [
+                "torch.distributed.run",
+                "--standalone",
+                f"--nproc-per-node={processes}",
+                "-m",
+                "benchmarks.smoke",
+            ]
+            command = [*launch, "--worker", "--data", str(given.data), "--root", str(root / str(processes))]
+            subprocess.run([sys.executable, "-m", *command], check=True)
+        table = compared(root)
+    KEPT.mkdir(parents=True, exist_ok=True)
+    write_atomically(KEPT / "runs.csv", table.to_csv(index=False, float_format="%.9g").encode())
+    print(f"{len(table)} runs on 1 and on 2 processes; largest difference {table['largest_difference'].max():.3g}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Made-up runs on CIFAR-10 with the names and configs of the real ones, and made-up tables of their tickets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sparseflow.lab.claims import judge
+from sparseflow.lab.claims.images import IMAGE_CLAIMS
+from sparseflow.lab.claims.verdict import Verdict
+from sparseflow.lab.evidence import Evidence
+from sparseflow.lab.recipes.cifar import REPEATS, RESNET, image_groups
+from sparseflow.lab.runs import Run
+from sparseflow.vision.config import ImageRun
+from synthetic_runs import ENV
+from synthetic_tables import Rows, around
+
+GROUPS = image_groups()
+#: Settings of a group's runs, see :func:`image_runs`.
+Settings = Mapping[str, Any]
+
+
+def image_runs(
+    group: str,
+    *,
+    count: int | None = None,
+    accuracy: float = 60.0,
+    std: float = 0.1,
+    stuck: int = 0,
+    onset: int = 20,
+    norm: float | Callable[[int], float] = 0.5,
+    spread: float = 0.05,
+    change: tuple[float, float] = (0.0, 0.0),
+) -> list[Run]:
+    """The runs of a group, whose numbers lie evenly around what is asked for: no chance, exact means.
+
+    Args:
+        group: Of the recipe.
+        count: Of the first of its runs; default all.
+        accuracy: Mean, in percent.
+        std: Half the range of accuracies.
+        stuck: How many of the runs, from the first, never learn.
+        onset: First step with a low loss, a multiple of 20.
+        norm: The gradient norm, or a function of the step.
+        spread: Half the range of log norms, and of changes in units of themselves, over seeds.
+        change: Of the norm at a mask update, up to step 390 and after.
+    """
+    configs = GROUPS[group][:count]
+    places = around(1.0, len(configs), spread=1.0)
+    return [
+        Run(
+            config,
+            Path(config.name),
+            _metrics(config, onset if number >= stuck else None, norm, spread * (place - 1), change),
+            {"test/accuracy": (accuracy + std * (place - 1)) / 100 if number >= stuck else 0.1, "test/loss": 1.0},
+            ENV,
+            1.0,
+        )
+        for number, (config, place) in enumerate(zip(configs, places, strict=True))
+    ]
+
+
+def _metrics(
+    config: ImageRun,
+    onset: int | None,
+    norm: float | Callable[[int], float],
+    shift: float,
+    change: tuple[float, float],
+) -> pd.DataFrame:
+    rows: list[tuple[int, str, float]] = []
+    moving = config.method in ("set", "rigl", "rigl_inverted")
+    for step in range(0, config.steps, config.log_every):
+        now = (norm(step) if callable(norm) else norm) * math.exp(shift)
+        delta = 0.0
+        if moving and 0 < step <= config.update_until and step % config.update_every == 0:
+            delta = change[step > config.update_until / 2] * (1 + shift)
+            rows += [(step, "update/before", now), (step, "update/after", now + delta), (step, "update/moved", 9.0)]
+        learned = onset is not None and step >= onset
+        rows += [(step, "train/loss", 1.5 if learned else 2.3), (step, "flow/norm", now + delta)]
+    return pd.DataFrame(rows, columns=["step", "name", "value"])
+
+
+def image_verdict(claim: str, groups: Mapping[str, Settings], **tables: pd.DataFrame) -> Verdict:
+    """What is made of a claim if these groups, with these settings, are all that was run."""
+    evidence = Evidence({group: image_runs(group, **settings) for group, settings in groups.items()}, tables)
+    (verdict,) = judge(evidence, {claim: IMAGE_CLAIMS[claim]})
+    return verdict
+
+
+def ticket_rows(
+    column: str, *, masks: int = 3, spread: float = 0.02, others: Mapping[str, object] | None = None, **means: float
+) -> pd.DataFrame:
+    """A measured table: a column of the runs on the masks of each pruning run, by kind (``ticket_scratch``: with -).
+
+    Means of pruning runs spread, runs on the masks of one do not.
+    """
+    rows: Rows = []
+    for kind, mean in means.items():
+        name = kind.replace("_", "-")
+        for mask, value in enumerate(around(mean, masks, spread=spread)):
+            rows += [
+                {"setting": RESNET, "group": f"{RESNET}/{name}", "prune_seed": mask, **(others or {}), column: value}
+                | {"seed": run.seed}
+                for run in GROUPS[f"{RESNET}/{name}/mask{mask}"]
+            ]
+    assert all(row["seed"] >= REPEATS for row in rows)
+    return pd.DataFrame(rows)
