@@ -102,8 +102,7 @@ def _said_at_scale(shown: Shown, scale: ImageScale) -> Shown:
 def _typed(text: str, scale: ImageScale) -> str:
     """Commands in a text, for these runs.
 
-    >>> from sparseflow.lab.paper.words import count
-    from sparseflow.lab.recipes.image_scales import IMAGE_SCALES
+    >>> from sparseflow.lab.recipes.image_scales import IMAGE_SCALES
     >>> _typed("sparseflow reproduce paths", IMAGE_SCALES["cifar"])
     'sparseflow reproduce --scale cifar paths'
     """
@@ -113,8 +112,7 @@ def _typed(text: str, scale: ImageScale) -> str:
 def networks_in_words(scale: ImageScale) -> str:
     """Width and length of training of each network of a scale.
 
-    >>> from sparseflow.lab.paper.words import count
-    from sparseflow.lab.recipes.image_scales import IMAGE_SCALES
+    >>> from sparseflow.lab.recipes.image_scales import IMAGE_SCALES
     >>> networks_in_words(IMAGE_SCALES["smoke"])
     'vgg16 has 1/8 of its channels and takes 6 steps of 8 images; resnet50 has 1/8 of its channels and takes 6 steps of
     8 images'
