@@ -135,6 +135,38 @@ def test_counts_of_a_large_layer_out_of_range() -> None:
         drop_and_grow(mask, ones, ones, 0, LARGE - 999)
 
 
+@pytest.mark.parametrize("regrow", [True, False])
+@pytest.mark.parametrize("kind", ["normal", "ties", "zeros", "constant", "delicate"])
+def test_ties_go_by_the_logical_order_whatever_the_order_of_memory(kind: str, regrow: bool) -> None:
+    """Channels last is chosen from where it lies unless a tie matters; the oracle is the contiguous layer."""
+    shape = (128, 64, 3, 3)
+    n = 128 * 64 * 3 * 3
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(3)) < 0.2
+    drop, grow = (scores_of(kind, n, seed).view(shape) for seed in (1, 2))
+    active = int(mask.sum())
+    last = [tensor.contiguous(memory_format=torch.channels_last) for tensor in (mask, drop, grow)]
+    for num in (0, 1, active // 3, active):
+        expected = drop_and_grow(mask, drop, grow, num, num, regrow=regrow).mask
+        assert torch.equal(drop_and_grow(*last, num, num, regrow=regrow).mask, expected)
+
+
+def test_without_an_order_a_tie_that_matters_fails_and_one_that_does_not_is_nothing() -> None:
+    mask = torch.ones(LARGE, dtype=torch.bool)
+    score = torch.arange(LARGE, dtype=torch.float32)
+    score[:10] = 4.0
+    new = torch.empty_like(mask)
+
+    def exchanged(num_drop: int, *, ordered: bool) -> bool:
+        counts = LARGE, num_drop, 0
+        return bool(exchange(words(mask), words(score), words(score), *counts, True, False, False, words(new), ordered))
+
+    assert exchanged(10, ordered=False)
+    assert torch.equal(new, score > 9)
+    assert not exchanged(5, ordered=False)
+    assert exchanged(5, ordered=True)
+    assert torch.equal(new, (score > 9) | (torch.arange(LARGE) < 5))
+
+
 # --- in a training loop -----------------------------------------------------------------------------------------------
 
 

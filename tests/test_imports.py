@@ -20,11 +20,11 @@ SOURCE = Path(sparseflow.__file__).parent
 #: A module imports from its own floor and those above; a new module takes its place here.
 FLOORS = [
     {"types", "_checks", "rng", "atomic", "threads", "compiled", "naming", "sharded"},
-    {"choose", "clear", "fans", "topk", "allocation", "scores", "schedules", "select"},
+    {"choose", "clear", "bits", "fans", "topk", "allocation", "scores", "schedules", "select"},
     {"masks", "init", "gradients"},
     {"live", "initialize", "promises", "report", "at_init", "tickets", "active", "rewrite", "optimizers"},
     {"updaters", "analysis"},
-    {"sparsifier", "proposals", "growth", "changes"},
+    {"sparsifier", "masked_weights", "proposals", "growth", "changes"},
     {"engine"},
     {"vision"},
     {"lab", "__main__"},

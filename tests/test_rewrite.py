@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sparseflow as sf
+from sparseflow.bits import pack, packed_like
 from sparseflow.clear import replace
 from sparseflow.compiled import words
 from sparseflow.rewrite import Rewrite, rewrite_, zero_off_
@@ -50,36 +51,37 @@ def test_one_pass_copies_counts_and_clears(n: int, densities: tuple[float, float
     mask, new = random_mask(n, densities[0], seed), random_mask(n, densities[1], seed + 1)
     before = [delicate(n, seed + 2 + i) for i in range(num_tensors)]
     after = [tensor.clone() for tensor in before]
-    assert replace(words(mask), words(new), tuple(map(words, after))) == int(new.sum())
+    was, told = pack(mask).bits, torch.empty_like(pack(new).bits)
+    assert replace(words(mask), pack(new).bits.numpy(), told.numpy(), tuple(map(words, after))) == int(new.sum())
     assert torch.equal(mask, new)
+    assert torch.equal(told, was)
     for tensor, old in zip(after, before, strict=True):
         assert_same_bits(tensor, cleared(old, new))
 
 
+@pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize("density", [0.0, 0.1, 1.0])
-def test_a_large_layer_and_the_plain_way_agree(density: float) -> None:
+def test_a_large_layer_and_the_plain_way_agree(density: float, told: bool) -> None:
     mask, new = random_mask(LARGE, 0.1, 0), random_mask(LARGE, density, 1)
     tensors = tuple(delicate(LARGE, seed) for seed in (2, 3))
-    plain = Rewrite(mask.clone(), new, tuple(tensor.clone() for tensor in tensors))
-    compiled = Rewrite(mask, new, tensors)
-    assert compiled.compiled() == plain.plain() == int(new.sum())
+    before = mask.clone()
+    plain = Rewrite(mask.clone(), pack(new), tuple(tensor.clone() for tensor in tensors), told)
+    compiled = Rewrite(mask, pack(new), tensors, told)
+    for found in (compiled.compiled(), plain.plain()):
+        assert found is not None
+        assert found.active == int(new.sum())
+        assert (found.before is not None) == told
+        assert found.before is None or torch.equal(found.before.unpack(), before)
     assert torch.equal(compiled.mask, plain.mask)
     for a, b in zip(compiled.tensors, plain.tensors, strict=True):
         assert_same_bits(a, b)
 
 
-def test_a_mask_that_stays_may_be_its_own_successor() -> None:
-    mask, weight = random_mask(LARGE, 0.3, 0), delicate(LARGE, 1)
-    before, expected = mask.clone(), cleared(weight, mask)
-    assert list(rewrite_([Rewrite(mask, mask, (weight,))])) == [int(before.sum())]
-    assert torch.equal(mask, before)
-    assert_same_bits(weight, expected)
-
-
 SHAPE = (8, 16, 32, 32)
 
 
-def refused(what: str) -> Rewrite:
+def refused(what: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Mask, new mask and tensor."""
     new = random_mask(8 * 16 * 32 * 32, 0.5, 0).view(SHAPE)
     mask, tensor = torch.zeros_like(new), delicate(new.numel(), 1).view(SHAPE)
     if what == "channels_last":
@@ -88,32 +90,33 @@ def refused(what: str) -> Rewrite:
         mask = mask.to(memory_format=torch.channels_last)
     elif what == "small":
         mask, new, tensor = mask[:1, :1], new[:1, :1], tensor[:1, :1].clone()
-    elif what == "uint8":
-        return Rewrite(mask, new.to(torch.uint8), (tensor,))
     else:
         tensor = tensor.to(getattr(torch, what))
-    return Rewrite(mask, new, (tensor,))
+    return mask, new, tensor
 
 
-@pytest.mark.parametrize("what", ["channels_last", "mask", "small", "uint8", "float64", "bfloat16", "bool"])
+@pytest.mark.parametrize("what", ["channels_last", "mask", "small", "float64", "bfloat16", "bool"])
 def test_what_the_compiled_pass_does_not_take_is_rewritten_all_the_same(what: str) -> None:
-    layer = refused(what)
-    expected = cleared(layer.tensors[0], layer.new.bool())
+    mask, new, tensor = refused(what)
+    layer = Rewrite(mask, packed_like(new, mask), (tensor,))
+    expected = cleared(tensor, new)
     assert layer.compiled() is None
-    assert list(rewrite_([layer])) == [int(layer.new.sum())]
-    assert torch.equal(layer.mask, layer.new.bool())
-    assert_same_bits(layer.tensors[0], expected)
+    assert [done.active for done in rewrite_([layer])] == [int(new.sum())]
+    assert torch.equal(mask, new)
+    assert_same_bits(tensor, expected)
 
 
 @pytest.mark.parametrize("new_is_too", [True, False])
 def test_channels_last_is_rewritten_in_the_order_of_memory(new_is_too: bool) -> None:
-    layer = refused("channels_last")
-    mask = layer.mask.to(memory_format=torch.channels_last)
-    new = layer.new.to(memory_format=torch.channels_last) if new_is_too else layer.new
-    expected = cleared(layer.tensors[0], new)
-    assert Rewrite(mask, new, layer.tensors).compiled() == int(new.sum())
+    mask, new, tensor = refused("channels_last")
+    mask = mask.to(memory_format=torch.channels_last)
+    new = new.to(memory_format=torch.channels_last) if new_is_too else new
+    expected = cleared(tensor, new)
+    done = Rewrite(mask, packed_like(new, mask), (tensor,)).compiled()
+    assert done is not None
+    assert done.active == int(new.sum())
     assert torch.equal(mask, new)
-    assert_same_bits(layer.tensors[0], expected)
+    assert_same_bits(tensor, expected)
     tensor = delicate(new.numel(), 3).view(SHAPE).to(memory_format=torch.channels_last)
     expected = cleared(tensor, mask)
     zero_off_([(tensor, mask)])

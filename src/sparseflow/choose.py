@@ -173,7 +173,14 @@ def _bracket(
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def choose(
-    bits: Bits, k: int, among: Bytes, flip: np.uint8, num_candidates: int, magnitude: bool, chosen: Bytes
+    bits: Bits,
+    k: int,
+    among: Bytes,
+    flip: np.uint8,
+    num_candidates: int,
+    magnitude: bool,
+    chosen: Bytes,
+    ordered: bool = True,
 ) -> bool:
     """Mark exactly the ``k`` largest candidates in ``chosen``; ties go to the lowest index.
 
@@ -186,6 +193,7 @@ def choose(
         num_candidates: How many candidates there are.
         magnitude: Compare absolute values.
         chosen: Bytes, one for each score; what they hold afterwards is worth nothing where this fails.
+        ordered: Whether the index decides between ties. Otherwise a tie that matters fails.
 
     Returns: whether the choice is made; not if a score may be NaN or infinite, or the sample misled.
 
@@ -202,12 +210,17 @@ def choose(
         return False
     if missing:
         threshold, tied = _threshold(keys[:listed], missing)
+        refused = 0
         for i in range(listed):
             if keys[i] > threshold:
                 chosen[places[i]] = 1
-            elif keys[i] == threshold and tied:
-                chosen[places[i]] = 1
-                tied -= 1
+            elif keys[i] == threshold:
+                if tied:
+                    chosen[places[i]] = 1
+                    tied -= 1
+                else:
+                    refused += 1
+        return ordered or refused == 0
     return True
 
 
@@ -223,6 +236,7 @@ def exchange(
     drop_magnitude: bool,
     grow_magnitude: bool,
     new: Bytes,
+    ordered: bool = True,
 ) -> bool:
     """Write to ``new`` what becomes of a mask of ``active`` ones, as ``drop_and_grow`` says; or fail as :func:`choose`.
 
@@ -232,7 +246,7 @@ def exchange(
     (True, array([1, 0, 1, 0, 1], dtype=uint8))
     """
     kept = active - num_drop
-    if not choose(drop, kept, mask, np.uint8(0), active, drop_magnitude, new):
+    if not choose(drop, kept, mask, np.uint8(0), active, drop_magnitude, new, ordered):
         return False
     taken, num_taken = (new, kept) if regrow else (mask, active)
-    return choose(grow, num_grow, taken, np.uint8(1), mask.shape[0] - num_taken, grow_magnitude, new)
+    return choose(grow, num_grow, taken, np.uint8(1), mask.shape[0] - num_taken, grow_magnitude, new, ordered)

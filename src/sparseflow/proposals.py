@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.active import ActiveWeight
+from sparseflow.bits import PackedMask, unpacked
 from sparseflow.sharded import full, is_sharded
 from sparseflow.types import Masks
 from sparseflow.updaters.active import ActiveLayer
@@ -35,8 +36,8 @@ class View:
 
 def proposals(
     updater: MaskUpdater, view: View, *, step: int, generator: torch.Generator
-) -> Iterator[tuple[str, Tensor]]:
-    """Each weight's new mask; of those that are stored as active values, their new positions, int64, ascending.
+) -> Iterator[tuple[str, Tensor | PackedMask]]:
+    """Each weight's new mask, bool or in bits; of those stored as active values, their new positions, int64, ascending.
 
     A frozen weight, and one without the gradient that growth needs, sits the update out.
 
@@ -67,7 +68,7 @@ def proposals(
                 yield from updater.update(_layers(updater, view, [name]), step=step, generator=generator)
     else:
         for name, mask in updater.update(_layers(updater, view, view.masks), step=step, generator=generator):
-            yield name, mask.view(-1).nonzero().squeeze(1) if name in view.stored else mask
+            yield name, unpacked(mask).view(-1).nonzero().squeeze(1) if name in view.stored else mask
 
 
 def _layers(updater: MaskUpdater, view: View, names: Iterable[str]) -> Iterator[LayerState]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sparseflow.bits import PackedMask, pack
 from sparseflow.compiled import in_memory_order, is_compiled, spread, words
 from sparseflow.masks import zero_inactive_
 from sparseflow.topk import count_true
@@ -18,31 +19,42 @@ class Rewrite(NamedTuple):
 
     mask: Tensor
     """bool, overwritten."""
-    new: Tensor
-    """bool, same shape."""
+    new: PackedMask
+    """Packed like the mask."""
     tensors: tuple[Tensor, ...]
     """Same shape, overwritten: the weight first, then its optimizer states and gradient as far as there are any."""
+    told: bool = False
+    """Whether what the mask was is asked for."""
 
-    def compiled(self) -> int | None:
-        """Rewrite a large layer in one pass that leaves other threads alone; its active count."""
-        fits = self.new.dtype == torch.bool and self.new.shape == self.mask.shape
-        if not fits or any(tensor.dtype != torch.float32 for tensor in self.tensors):
+    def compiled(self) -> Rewritten | None:
+        """Rewrite a large layer in one pass that leaves other threads alone."""
+        if any(tensor.dtype != torch.float32 for tensor in self.tensors):
             return None
-        # Masks are chosen in the logical order of their weights, and may be kept in another.
-        new = self.new if self.new.stride() == self.mask.stride() else torch.empty_like(self.mask).copy_(self.new)
-        mask, new, *tensors = in_memory_order(self.mask, new, *self.tensors)
-        if not is_compiled(mask, new, *tensors):
+        mask, *tensors = in_memory_order(self.mask, *self.tensors)
+        if not is_compiled(mask, *tensors):
             return None
         from sparseflow.clear import replace
 
-        return int(replace(words(mask), words(new), tuple(map(words, tensors))))
+        before = torch.empty_like(self.new.bits) if self.told else self.new.bits[:0]
+        active = replace(words(mask), self.new.bits.numpy(), before.numpy(), tuple(map(words, tensors)))
+        return Rewritten(int(active), self.new._replace(bits=before) if self.told else None)
 
-    def plain(self) -> int:
-        """Rewrite any layer; its active count."""
-        self.mask.copy_(self.new)
+    def plain(self) -> Rewritten:
+        """Rewrite any layer."""
+        before = pack(self.mask) if self.told else None
+        self.mask.copy_(self.new.unpack())
         for tensor in self.tensors:
             zero_inactive_(tensor, self.mask)
-        return count_true(self.mask)
+        return Rewritten(count_true(self.mask), before)
+
+
+class Rewritten(NamedTuple):
+    """What is known of a layer once it is rewritten."""
+
+    active: int
+    """Number of active entries."""
+    before: PackedMask | None
+    """What the mask was, if that was asked for."""
 
 
 def zero_off_(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -70,12 +82,12 @@ def zero_off_(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
             pass
 
 
-def rewrite_(layers: Iterable[Rewrite]) -> Iterator[int]:
-    """Rewrite each in turn, large layers on several threads; yields their active counts.
+def rewrite_(layers: Iterable[Rewrite]) -> Iterator[Rewritten]:
+    """Rewrite each in turn, large layers on several threads.
 
     >>> mask, weight = torch.tensor([True, False]), torch.tensor([5.0, 0.0])
-    >>> list(rewrite_([Rewrite(mask, torch.tensor([False, True]), (weight,))])), mask, weight
-    ([1], tensor([False,  True]), tensor([0., 0.]))
+    >>> next(rewrite_([Rewrite(mask, pack(torch.tensor([False, True])), (weight,))])).active, mask, weight
+    (1, tensor([False,  True]), tensor([0., 0.]))
     """
-    for layer, active in spread(lambda layer: (layer, layer.compiled()), layers):
-        yield layer.plain() if active is None else active
+    for layer, done in spread(lambda layer: (layer, layer.compiled()), layers):
+        yield layer.plain() if done is None else done

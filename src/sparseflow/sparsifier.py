@@ -8,25 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseflow._checks import check_masks
-from sparseflow.active import LiveMasks, active_weights, check_can_move, check_positions, move_
-from sparseflow.changes import Changes, Snapshot
+from sparseflow.active import check_can_move
 from sparseflow.growth import keep_dense, observe_
+from sparseflow.masked_weights import MaskedWeights
 from sparseflow.optimizers import (
-    check_held,
     initial_rate,
     innermost,
     keeps_zeros,
     learning_rate_ratios,
     leaves_gradients,
 )
-from sparseflow.promises import check, per_weight_state
+from sparseflow.promises import per_weight_state
 from sparseflow.proposals import View, proposals
-from sparseflow.rewrite import Rewrite, rewrite_, zero_off_
 from sparseflow.rng import stream
-from sparseflow.select import maskable, unwrap
-from sparseflow.sharded import Whole, is_sharded, local, num_true, reshard_, shard_like
-from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
+from sparseflow.select import unwrap
+from sparseflow.sharded import reshard_, shard_like
+from sparseflow.types import Masks, MaskUpdate
 from sparseflow.updaters.base import MaskUpdater
 from sparseflow.updaters.static import Static
 
@@ -87,33 +84,18 @@ class Sparsifier:
     ) -> None:
         optimizer = innermost(optimizer)
         self.model = unwrap(model)
-        known = {name: weight.parameter for name, weight in maskable(model).items()}
-        stored = active_weights(self.model)
-        check_masks(masks, known | {name: torch.empty(w.weight_shape, device="meta") for name, w in stored.items()})
-        self._active = {name: stored[name] for name in masks if name in stored}
-        check_held(optimizer, {name: self._active[name].values if name in stored else known[name] for name in masks})
-        check_positions(self._active, masks)
+        self._weights = MaskedWeights(model, optimizer, masks)
+        self.masks: Mapping[str, Tensor] = self._weights.masks
+        """Parameter name -> bool tensor, now."""
         self.optimizer = optimizer
         self.updater = updater
         self.gradient_fn = gradient_fn
-        self._masks: dict[str, Tensor] = {
-            name: torch.empty_like(known[name], dtype=torch.bool, requires_grad=False)
-            for name in masks
-            if name not in stored
-        }
-        self.masks: Mapping[str, Tensor] = LiveMasks(masks, self._masks, self._active) if self._active else self._masks
-        """Parameter name -> bool tensor, now."""
         self.step_count = 0
         """Optimizer steps taken; an update that replaces a step does not count."""
         self.before_update: list[Callable[[int], None]] = []
         """Called with the step count just before masks change."""
         self.after_update: list[Callable[[int, Mapping[str, MaskUpdate]], None]] = []
         """Called with the step count and every layer's change just after."""
-        self.fingerprints: Mapping[str, str]
-        """Of sharded masks, as this process computed them whole; where ranks disagree, these differ."""
-        self._local_masks = {name: local(mask) for name, mask in self._masks.items()}
-        self._take_(masks)
-        self._parameters = {name: known[name] for name in self._masks}
         self._generator = stream(seed, "grow")
         self._gradient_mean: dict[str, Tensor] = {}
         self._dense_gradients: dict[str, tuple[Tensor, Tensor]] | None = None
@@ -122,10 +104,10 @@ class Sparsifier:
         self._parked: list[tuple[nn.Parameter, Tensor]] | None = None
         self._stateless: list[nn.Parameter] = []
         self._step_ran_dense = False
-        self._elementwise = keeps_zeros(optimizer, self._parameters.values())
-        if self._active and not isinstance(updater, Static):
+        self._elementwise = keeps_zeros(optimizer, self._weights.parameters.values())
+        if self._weights.stored and not isinstance(updater, Static):
             check_can_move(model, optimizer)
-        self._apply_masks_()
+        self._weights.clear_()
         self._watch()
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
@@ -142,14 +124,16 @@ class Sparsifier:
         """
         if self._grows_by_step_gradients() and (self.updater.gradient_decay or self._update_follows()):
             self._keep_dense_gradients()
-        self._mask_gradients_()
+        self._weights.clear_gradients_()
 
     def check(self) -> None:
         """Prove every promise at this moment, see :func:`sparseflow.check`."""
-        check(self.model, self.optimizer, self._masks, active_counts=self._counts)
-        for name, weight in self._active.items():
-            if (count := weight.values.numel()) != self._counts[name]:
-                raise BrokenPromiseError(f"{name!r} has {count} active weights, it must have {self._counts[name]}.")
+        self._weights.check(self.model)
+
+    @property
+    def fingerprints(self) -> Mapping[str, str]:
+        """Of sharded masks, as this process computed them whole; where ranks disagree, these differ."""
+        return self._weights.fingerprints
 
     def remove(self) -> None:
         """Stop listening; the model keeps its zeros but nothing holds them any more."""
@@ -181,20 +165,18 @@ class Sparsifier:
         if set(state["masks"]) != set(self.masks):
             different = ", ".join(sorted(set(state["masks"]) ^ set(self.masks)))
             raise ValueError(f"the state was saved with masks of other weights; they differ in: {different}.")
-        dense = {name: mask for name, mask in state["masks"].items() if name not in self._active}
-        check_masks(dense, self._parameters)
-        check_positions(self._active, state["masks"])
-        self._take_(state["masks"])
+        self._weights.load_(state["masks"])
         self.step_count = int(state["step_count"])
         self._last_update = int(state["last_update"])
         self._generator.set_state(state["generator"].cpu())
-        means = {name: (mean, self._parameters.get(name, mean)) for name, mean in state["gradient_mean"].items()}
+        parameters = self._weights.parameters
+        means = {name: (mean, parameters.get(name, mean)) for name, mean in state["gradient_mean"].items()}
         self._gradient_mean = {
             name: shard_like(mean.to(like.device, copy=True), like) for name, (mean, like) in means.items()
         }
         self._learning_rates = list(state["learning_rates"])
         self._dense_gradients = None
-        self._apply_masks_()
+        self._weights.clear_()
         self._watch()
 
     # -- what the optimizer calls --------------------------------------------------------------------------------
@@ -227,7 +209,7 @@ class Sparsifier:
         else:
             if self._update_reads_step():
                 self._keep_dense_gradients()
-            self._mask_gradients_()
+            self._weights.clear_gradients_()
         return None
 
     def _with_masked_closure(
@@ -238,7 +220,7 @@ class Sparsifier:
         def masked() -> Any:
             nonlocal evaluations
             if not self._elementwise:
-                self._apply_masks_()  # a search direction of LBFGS remembers weights that were dropped since
+                self._weights.clear_()  # a search direction of LBFGS remembers weights that were dropped since
             self._dense_gradients = None
             with torch.enable_grad():
                 loss = closure()
@@ -248,7 +230,7 @@ class Sparsifier:
                 evaluations += 1
                 if self._update_reads_step():
                     self._keep_dense_gradients()
-                self._mask_gradients_()
+                self._weights.clear_gradients_()
             return loss
 
         if "closure" in kwargs:
@@ -272,7 +254,7 @@ class Sparsifier:
             return
         self.step_count += 1
         if self._step_ran_dense or not self._elementwise:
-            self._apply_masks_()
+            self._weights.clear_()
         self._step_ran_dense = False
         if not self.updater.replaces_step and self.updater.due(self.step_count):
             self._update()
@@ -285,48 +267,19 @@ class Sparsifier:
         for call in self.before_update:
             call(self.step_count)
         reshard_(self.model)
-        # Everything is computed from a consistent state, and checked by the updater, before the first mask is written.
-        proposed, whole = {}, Whole()
-        for name, new in proposals(self.updater, self._view(), step=self.step_count, generator=self._generator):
-            proposed[name] = whole.cut(name, new, self._masks[name]) if name in self._masks else new
-        moved = list(proposed) if self.after_update else []
-        before = Snapshot({name: self.masks[name] for name in moved})
-        self._write(proposed)
-        del proposed  # as much memory as the masks have
-        self._counts.update(whole.counts)
-        self.fingerprints = {**self.fingerprints, **whole.fingerprints}
-        changes = Changes(before, Snapshot({name: self.masks[name] for name in moved}))
+        proposed = proposals(self.updater, self._view(), step=self.step_count, generator=self._generator)
+        changes = self._weights.change_(proposed, told=bool(self.after_update))
         self._last_update = self.step_count
         self._dense_gradients = None
         for notify in self.after_update:
             notify(self.step_count, changes)
 
-    def _take_(self, masks: Masks) -> None:
-        """Copy masks that come from outside."""
-        whole = Whole()
-        for name, kept in self._masks.items():
-            self._local_masks[name].copy_(local(whole.cut(name, masks[name], kept)))
-        self._counts = {name: num_true(mask) for name, mask in masks.items()}
-        self.fingerprints = whole.fingerprints
-
-    def _write(self, proposed: Mapping[str, Tensor]) -> None:
-        for name in proposed.keys() & self._active.keys():
-            move_(self._active[name], proposed[name], self.optimizer)
-            self._counts[name] = len(proposed[name])
-        # Weights that sat the update out too: the step may have left their gradients dense.
-        layers = [
-            Rewrite(mask, local(proposed.get(name, mask)), (*self._weight_and_states(name), *self._gradient(name)))
-            for name, mask in self._local_masks.items()
-        ]
-        counts = zip(self._masks.items(), rewrite_(layers), strict=True)
-        self._counts.update({name: count for (name, mask), count in counts if not is_sharded(mask)})
-
     def _view(self) -> View:
         return View(
             masks=self.masks,
-            parameters=self._parameters,
-            stored=self._active,
-            counts=self._counts,
+            parameters=self._weights.parameters,
+            stored=self._weights.stored,
+            counts=self._weights.counts,
             gradients=self._growth_gradients(),
             learning_rate_ratios=learning_rate_ratios(self.optimizer, self._learning_rates),
         )
@@ -334,7 +287,7 @@ class Sparsifier:
     def _watch(self) -> None:
         """Let stored weights keep what the next step's dense gradient is made of, if growth will look at it."""
         keep = self._grows_by_step_gradients() and (bool(self.updater.gradient_decay) or self._update_follows())
-        for weight in self._active.values():
+        for weight in self._weights.stored.values():
             weight.keep_gradients(keep)
 
     def _growth_gradients(self) -> Mapping[str, Tensor]:
@@ -351,7 +304,7 @@ class Sparsifier:
             return self._gradient_mean
         if self._dense_gradients is not None:
             return {name: dense for name, (_, dense) in self._dense_gradients.items()}
-        return {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+        return {name: p.grad for name, p in self._weights.parameters.items() if p.grad is not None}
 
     def _grows_by_step_gradients(self) -> bool:
         return self.updater.needs_gradient and self.gradient_fn is None
@@ -362,7 +315,7 @@ class Sparsifier:
 
     def _leaves_gradients_alone(self) -> bool:
         """Whether growth can still read the gradients after the step, and what the step wrote off the mask can go."""
-        return self._elementwise and leaves_gradients(self.optimizer, self._parameters.values())
+        return self._elementwise and leaves_gradients(self.optimizer, self._weights.parameters.values())
 
     def _update_follows(self) -> bool:
         """Whether masks change right after, or instead of, the next optimizer step."""
@@ -372,7 +325,7 @@ class Sparsifier:
         return self.updater.due(self.step_count) and self._last_update != self.step_count
 
     def _keep_dense_gradients(self) -> None:
-        self._dense_gradients = keep_dense(self._parameters, self._masks, self._dense_gradients or {})
+        self._dense_gradients = keep_dense(self._weights.parameters, self._weights.dense, self._dense_gradients or {})
 
     def _observe_gradients(self) -> None:
         """Running mean of the dense gradient, for methods that grow by momentum."""
@@ -380,29 +333,9 @@ class Sparsifier:
             self._keep_dense_gradients()  # masked already: look at what was there before
         decay = self.updater.gradient_decay
         if decay and self._grows_by_step_gradients():
-            kept, scale = self._dense_gradients or {}, getattr(self.optimizer, "grad_scale", None)
-            observe_(self._gradient_mean, self._parameters, kept, self._active, decay=decay, scale=scale)
-
-    def _gradient(self, name: str) -> list[Tensor]:
-        """The weight's gradient, if it has one."""
-        gradient = self._parameters[name].grad
-        if gradient is not None and gradient.layout != torch.strided:
-            raise ValueError(f"{name!r} has a sparse gradient tensor; make its embedding with sparse=False.")
-        return [] if gradient is None else [local(gradient)]
-
-    def _weight_and_states(self, name: str) -> list[Tensor]:
-        parameter = self._parameters[name]
-        states = (local(state) for _, state in per_weight_state(self.optimizer, parameter))
-        return [local(parameter.data), *states]
-
-    def _mask_gradients_(self) -> None:
-        zero_off_([(gradient, mask) for name, mask in self._local_masks.items() for gradient in self._gradient(name)])
-
-    def _apply_masks_(self) -> None:
-        with torch.no_grad():
-            zero_off_(
-                [(tensor, mask) for name, mask in self._local_masks.items() for tensor in self._weight_and_states(name)]
-            )
+            weights, kept = self._weights, self._dense_gradients or {}
+            scale = getattr(self.optimizer, "grad_scale", None)
+            observe_(self._gradient_mean, weights.parameters, kept, weights.stored, decay=decay, scale=scale)
 
     def _step_is_skipped(self) -> bool:
         """Fused optimizers are called even when ``GradScaler`` found an overflow, and skip inside the kernel."""

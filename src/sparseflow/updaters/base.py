@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sparseflow._checks import check_choice, check_finite, check_fraction
-from sparseflow.compiled import is_compiled, spread, words
+from sparseflow.bits import PackedMask, pack
+from sparseflow.compiled import in_memory_order, is_compiled, spread, words
 from sparseflow.schedules import DROP_SCHEDULES
 from sparseflow.scores import ScoreFn, gradient_magnitude, magnitude
 from sparseflow.topk import count_true, topk_mask
@@ -78,19 +79,27 @@ class _Swap(NamedTuple):
 
     def compiled(self) -> Tensor | None:
         """The new mask, of a large layer whose arguments are in order."""
-        mask, drop_score, grow_score, active, num_drop, num_grow, regrow, drop_magnitude, grow_magnitude = self
+        given = self.mask, self.drop_score, self.grow_score
+        # Ties go by the logical order: where some matter, another order of memory is read in a copy.
+        if not self.mask.is_contiguous():
+            new = torch.empty_like(self.mask)
+            if self._exchange(*in_memory_order(new, *given), ordered=False):
+                return new
+        new = torch.empty_like(self.mask, memory_format=torch.contiguous_format)
+        made = self.mask.is_cpu and self._exchange(new, *(tensor.contiguous() for tensor in given))
+        return new if made else None
+
+    def _exchange(
+        self, new: Tensor, mask: Tensor, drop_score: Tensor, grow_score: Tensor, *, ordered: bool = True
+    ) -> bool:
+        active, num_drop, num_grow, regrow = self.active, self.num_drop, self.num_grow, self.regrow
         free = mask.numel() - active + (num_drop if regrow else 0)
-        if mask.is_cpu:  # ties go by the logical order: channels last is read in a copy
-            mask, drop_score, grow_score = (tensor.contiguous() for tensor in (mask, drop_score, grow_score))
         if not (0 <= num_drop <= active and 0 <= num_grow <= free and is_compiled(mask, drop_score, grow_score)):
-            return None
+            return False
         from sparseflow.choose import exchange
 
-        new = torch.empty_like(mask)
-        scores = words(drop_score), words(grow_score)
-        counts = active, num_drop, num_grow
-        made = exchange(words(mask), *scores, *counts, regrow, drop_magnitude, grow_magnitude, words(new))
-        return new if made else None
+        how = active, num_drop, num_grow, regrow, self.drop_magnitude, self.grow_magnitude
+        return bool(exchange(words(mask), words(drop_score), words(grow_score), *how, words(new), ordered))
 
     def plain(self) -> Tensor:
         """The new mask, of any layer, or the error."""
@@ -99,6 +108,15 @@ class _Swap(NamedTuple):
         kept = topk_mask(self.drop_score, self.active - self.num_drop, among=self.mask, magnitude=self.drop_magnitude)
         candidates = ~(kept if self.regrow else self.mask)
         return topk_mask(self.grow_score, self.num_grow, among=candidates, magnitude=self.grow_magnitude) | kept
+
+
+def _swapped(layer: LayerState, swap: _Swap) -> tuple[PackedMask | _Swap, bool]:
+    """The new mask of a large layer in bits, or what is left to do; and whether every gradient was looked at.
+
+    Neither scores nor masks of layers that are done stay in memory while others are worked on.
+    """
+    new = swap.compiled()
+    return (swap, False) if new is None else (pack(new), swap.grow_score is layer.gradient)
 
 
 class LayerState(NamedTuple):
@@ -145,8 +163,8 @@ class MaskUpdater(Protocol):
 
     def update(
         self, layers: Iterable[LayerState], *, step: int, generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor]]:
-        """Yield each layer's new mask in turn, so that few layers' scores are in memory at a time.
+    ) -> Iterator[tuple[str, Tensor | PackedMask]]:
+        """Yield each layer's new mask, bool or in bits, in turn, so that few layers' scores are in memory at a time.
 
         Raises:
             ValueError: if a gradient that it looks at is NaN or infinite; no mask is written then.
@@ -242,15 +260,14 @@ class DropGrow:
 
     def update(
         self, layers: Iterable[LayerState], *, step: int, generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor]]:
+    ) -> Iterator[tuple[str, Tensor | PackedMask]]:
         """Swap the same number of connections in and out of each layer, large layers on several threads."""
         swaps = ((layer, self._swap(layer, step=step, generator=generator)) for layer in layers)
-        for layer, swap, new in spread(lambda pair: (*pair, pair[1].compiled()), swaps):
-            if layer.gradient is not None and (new is None or swap.grow_score is not layer.gradient):
-                # Otherwise the compiled pass has looked at every entry.
+        for layer, done, looked_at in spread(lambda pair: (pair[0], *_swapped(*pair)), swaps):
+            if layer.gradient is not None and not looked_at:
                 name = f"the gradient of {layer.name!r} at the mask update of step {step}"
                 check_finite(layer.gradient, name=name)
-            yield layer.name, swap.plain() if new is None else new
+            yield layer.name, done.plain() if isinstance(done, _Swap) else done
 
     def update_active(
         self, layers: Iterable[ActiveLayer], *, step: int, generator: torch.Generator
