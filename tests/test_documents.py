@@ -83,6 +83,14 @@ def test_readme_shows_the_committed_paper() -> None:
     assert filled(text, "paper", block) == text, "run python -m benchmarks.paper"
 
 
+def test_readme_shows_the_committed_images() -> None:
+    from benchmarks.cifar import kept
+    from benchmarks.table import filled
+
+    text = (ROOT / "README.md").read_text()
+    assert filled(text, "cifar", kept()) == text, "run python -m benchmarks.cifar"
+
+
 def test_the_committed_claims_have_a_verdict_each() -> None:
     """53 rows; a p-value only where there is a verdict or a test that did not decide."""
     claims = pd.read_csv(ROOT / "results" / "paper" / "claims.csv")

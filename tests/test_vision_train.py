@@ -17,7 +17,7 @@ from PIL import Image
 
 import vision_worker_images
 from sparseflow.masks import sparsity_of
-from sparseflow.vision.config import METHODS, TICKET_METHODS, ImageRun, paper_run, shortened
+from sparseflow.vision.config import METHODS, TICKET_METHODS, ImageRun, paper_run, rescaled
 from sparseflow.vision.data import open_images
 from sparseflow.vision.ranks import Ranks
 from sparseflow.vision.setup import batches_of, set_up_images, updater_of
@@ -167,7 +167,7 @@ def test_the_papers_settings(network: str) -> None:
         assert (len(counts["rigl"]), counts["rigl"][0], counts["rigl"][-1]) == (251, 0, 25_000)
         assert (len(counts["set"]), counts["set"][0], counts["set"][-1]) == (250, 1, 24_901)
     assert {b - a for a, b in pairwise(counts["rigl"])} == {rigl.update_every}
-    short = shortened(rigl, steps=rigl.steps // 100, batch_size=64)
+    short = rescaled(rigl, steps=rigl.steps // 100, batch_size=64)
     assert short.learning_rate == pytest.approx(rigl.learning_rate * 64 / rigl.batch_size)
     assert short.update_until == 250
 

@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sparseflow.vision.config import PAPER, ImageRun, paper_run, pruning_parent, shortened
+from sparseflow.vision.config import PAPER, ImageRun, paper_run, pruning_parent, rescaled
 
 _out = Console()
 _err = Console(stderr=True)
@@ -46,7 +46,7 @@ class TrainImages:
 
         config = self.config
         if self.short is not None:
-            config = shortened(config, steps=self.short[0], batch_size=self.short[1])
+            config = rescaled(config, steps=self.short[0], batch_size=self.short[1])
         if self.pruned_mask:
             config = config.with_(mask_from=pruning_parent(config))
         with ExitStack() as stack:

@@ -262,12 +262,12 @@ def paper_run(network: str, *, method: str = "rigl", init: str = "sparse", seed:
     return run.with_(prune_begin=share * run.prune_begin, prune_end=share * run.prune_end)
 
 
-def shortened(run: ImageRun, *, steps: int, batch_size: int) -> ImageRun:
-    """The same run on fewer and smaller steps: everything that is counted in steps shrinks with them.
+def rescaled(run: ImageRun, *, steps: int, batch_size: int) -> ImageRun:
+    """The same run on other steps, such as fewer and smaller: everything that is counted in steps goes with them.
 
-    The learning rate shrinks with the batch (the authors' rule, protocol G.6), and masks change as often a run.
+    The learning rate goes with the batch (the authors' rule, protocol G.6), and masks change as often a run.
 
-    >>> run = shortened(paper_run("resnet50"), steps=320, batch_size=256)
+    >>> run = rescaled(paper_run("resnet50"), steps=320, batch_size=256)
     >>> run.learning_rate, run.update_every, run.update_until, run.prune_end
     (0.1, 1, 250, 80)
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -154,7 +155,11 @@ def distributed(model: nn.Module, ranks: Ranks) -> nn.Module:
     if ranks.world == 1:
         return model
     devices = [ranks.device.index] if ranks.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+    wrap = nn.parallel.DistributedDataParallel
+    # torch 2.13 calls it so, and warns of the old name.
+    new, old = "forward_sync_buffers", "broadcast_buffers"
+    keep_own_buffers = {new if new in inspect.signature(wrap).parameters else old: False}
+    return wrap(model, device_ids=devices, **keep_own_buffers)  # type: ignore[arg-type]
 
 
 def cut_(model: nn.Module, ranks: Ranks) -> nn.Module:

@@ -17,7 +17,7 @@ from sparseflow.lab.paper.curves import Curve
 from sparseflow.lab.paper.estimates import estimate, interval_margin
 from sparseflow.lab.paper.exhibit import Content, Drawing, Row
 from sparseflow.lab.paper.figures_landscape import NAMES, SCRATCH, TICKET, of_setting
-from sparseflow.lab.paper.plots import curve_legend, fill_between
+from sparseflow.lab.paper.plots import curve_legend, fill_between, log_limits
 from sparseflow.lab.paper.words import interval
 from sparseflow.lab.recipes.scales import Scale
 from sparseflow.lab.svg import INK, STYLE
@@ -108,7 +108,8 @@ def draw_lines(curves: list[tuple[Curve, pd.DataFrame]], *, narrow: bool = False
             markevery=4,
         )  # fmt: skip
     means = np.concatenate([rows["mean"].to_numpy() for _, rows in curves])
-    axes.set_ylim(means.min() / 1.6, means.max() * 1.6)
+    margin = min(1.6, 1.1 * (means.max() / means.min()) ** 0.1)
+    log_limits(axes, means.min() / margin, means.max() * margin)
     for end in (0, 1):
         axes.axvline(end, color=INK, linewidth=0.8, linestyle=":")
     axes.set_xlabel("Interpolation coefficient α (0: the network, 1: the pruned network)")

@@ -120,6 +120,11 @@ def updates_exhibit(name: str, setting: Setting, evidence: Evidence, scale: Imag
         for start, init in (("Original", "dense"), ("Ours (+)", "sparse"))
     }
     how = f"{HOW} The vertical axis is linear from −{LINEAR:g} to {LINEAR:g} and logarithmic beyond."
+    if setting.paper == "ResNet50":
+        how += (
+            " Behind a unit that has lost all its connections batch norm divides by next to nothing, so that a "
+            "connection which grows there has a gradient hundreds of times the usual; narrow networks have such units."
+        )
     return update_exhibit(name, panels, evidence, scale, how=how, stretched=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sparseflow.lab.groups import INIT_LABELS, METHOD_LABELS
+from sparseflow.lab.recipes import cifar
 from sparseflow.lab.recipes.image_scales import ImageScale
 
 
@@ -27,6 +28,13 @@ SETTINGS = {
     "imagenet": (
         Setting("vgg16", "VGG16, 80 % zeros", "VGG16"),
         Setting("resnet50", "ResNet-50, 80 % zeros", "ResNet50"),
+    ),
+}
+#: Controls: a setting with more steps.
+LONGER = {
+    "cifar": (
+        Setting("vgg16-90-longer", f"VGG16, 90 % zeros, {cifar.LONGER} times the steps", "VGG16"),
+        Setting("resnet14-longer", f"ResNet-14, 90 % zeros, {cifar.LONGER} times the steps", "ResNet50"),
     ),
 }
 #: Second part of a group's name -> what it is called; in the order of tables.

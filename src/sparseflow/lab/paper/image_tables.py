@@ -14,7 +14,7 @@ from sparseflow.lab.evidence import Evidence
 from sparseflow.lab.panels import NARROW, WIDE
 from sparseflow.lab.paper.estimates import estimate, pair_estimate
 from sparseflow.lab.paper.exhibit import Content, Drawing, Table, available, cell, shortfalls
-from sparseflow.lab.paper.image_settings import NAMES, SETTINGS, Setting, rows_of
+from sparseflow.lab.paper.image_settings import LONGER, NAMES, SETTINGS, Setting, rows_of
 from sparseflow.lab.paper.published import imagenet
 from sparseflow.lab.paper.tables import Accuracies
 from sparseflow.lab.paper.words import fixed, interval, plus_minus, times
@@ -29,7 +29,7 @@ def accuracy_exhibit(evidence: Evidence, scale: ImageScale) -> Content:
     Raises:
         NotEnoughRunsError: if there is no run.
     """
-    settings = SETTINGS[scale.name]
+    settings = SETTINGS[scale.name] + LONGER.get(scale.name, ())
     lines = {setting: rows_of(setting, scale) for setting in settings}
     names = [group for rows in lines.values() for row in rows for group in row.groups]
     found, missing = available(evidence, names)

@@ -84,10 +84,15 @@ def log_norm_axis(axes: Axes, tables: Sequence[pd.DataFrame]) -> None:
     if not len(means):
         return
     low, high = means.min() / 1.6, tops.max() * 1.3
+    log_limits(axes, low, high)
+
+
+def log_limits(axes: Axes, low: float, high: float) -> None:
+    """Limits of a logarithmic y axis, and enough ticks between them: a tick a decade may be one number, or none."""
     axes.set_ylim(low, high)
-    if high / low < 60:  # with a tick a decade there would be one number, or none
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 1)))
+    if high / low < 60:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low > 6 else (1, 1.4, 2, 2.8, 4, 5.6, 8)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 1 if high / low > 6 else 2)))
 
 
 def curve_legend(figure: Figure, curves: Sequence[Curve], *, narrow: bool) -> None:
@@ -96,5 +101,6 @@ def curve_legend(figure: Figure, curves: Sequence[Curve], *, narrow: bool) -> No
         Line2D([], [], color=curve.look.colour, linestyle=curve.look.line, marker=curve.look.marker, label=curve.label)
         for curve in curves
     ]
-    few = max((len(curve.label) for curve in curves), default=0) > 11  # more than two of these are wider than a phone
-    legend(figure, keys, columns=(2 if few else 3) if narrow else 8)
+    longest = max((len(curve.label) for curve in curves), default=0)
+    fitting = int(figure.get_figwidth() / (0.6 + 0.075 * longest))  # inches of a key and of a letter
+    legend(figure, keys, columns=(2 if longest > 11 else 3) if narrow else fitting)

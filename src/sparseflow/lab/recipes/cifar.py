@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sparseflow.vision.config import ImageRun, pruning_parent
+from sparseflow.vision.config import ImageRun, pruning_parent, rescaled
 
 INITS = ("dense", "liu", "sparse")
 METHODS = ("scratch", "set", "rigl")
@@ -25,6 +25,8 @@ RESNET_SPARSITY = 0.9
 SMALL_DENSE = 0.34
 #: Share of training after which a ticket takes the weights: 2000 of ResNet-50's 32000 steps.
 REWIND = 2000 / 32_000
+#: How many times as many steps show whether an order of methods is one of short training.
+LONGER = 4
 #: Seeds of runs that share a start: none of a pruning run, so that no ticket sees its data in the same order.
 REPEATS = 100
 
@@ -93,6 +95,8 @@ def image_groups(*, seeds: int = 3) -> ImageGroups:
         **dict(_controls(RESNET, RESNET_BASE, seeds)),
         f"{RESNET}/small_dense": repeat(RESNET_BASE.with_(method="dense", width=SMALL_DENSE / 8), seeds),
         **dict(_original_tickets(middle, settings[middle], seeds)),
+        **dict(_longer(middle, settings[middle], seeds)),
+        **dict(_longer(RESNET, RESNET_BASE, seeds)),
     }
 
 
@@ -121,6 +125,14 @@ def _controls(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list
     """Claims C19 and C20, and the dense network."""
     yield f"{name}/rigl_inverted/sparse", repeat(base.with_(method="rigl_inverted"), seeds)
     yield f"{name}/dense", repeat(base.with_(method="dense", engine="masked"), seeds)
+
+
+def _longer(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[ImageRun]]]:
+    """Every method again, from Ours, with as many mask updates in more steps."""
+    longer = rescaled(base, steps=LONGER * base.steps, batch_size=base.batch_size)
+    longer = longer.with_(init="sparse", eval_every=longer.steps)
+    for method in METHODS:
+        yield f"{name}-longer/{method}/sparse", repeat(longer.with_(method=method), seeds)
 
 
 def _tickets(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[ImageRun]]]:

@@ -1,0 +1,54 @@
+"""``python -m benchmarks.cifar``: show what was measured of VGG16 and ResNet-14, results/cifar/, in the README."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.table import README, filled
+
+ROOT = Path(__file__).parent.parent
+KEPT = ROOT / "results" / "cifar"
+METHODS, INITS = ("Scratch", "SET", "RigL"), ("Original", "Liu", "Ours")
+#: What a column shows: its title, and where the accuracies of its networks are.
+COLUMNS = {
+    "VGG16, 80 %": "accuracy-vgg16-80",
+    "VGG16, 90 %": "accuracy-vgg16-90",
+    "VGG16, 95 %": "accuracy-vgg16-95",
+    "ResNet-14, 90 %": "accuracy-resnet14",
+}
+
+
+def markdown(claims: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> str:
+    """How many claims held, and the accuracy of each method from each initialisation."""
+    counts = claims["verdict"].value_counts()
+    held, failed, open_ = (int(counts.get(verdict, 0)) for verdict in ("held", "failed", "inconclusive"))
+    lines = [
+        f"Of {len(claims)} claims about these networks {held} held, {failed} failed and {open_} are open at this "
+        "scale. Test accuracy in percent, mean ± population std:",
+        "",
+        f"| | {' | '.join(COLUMNS)} |",
+        "|---|" + "---|" * len(COLUMNS),
+    ]
+    cells = {title: tables[name].set_index("network") for title, name in COLUMNS.items()}
+    for network in (f"{method}, {init}" for method in METHODS for init in INITS):
+        rows = (table.loc[network] for table in cells.values())
+        accuracies = (f"{row['mean']:.1f} ± {row['std']:.1f}" for row in rows)
+        lines.append(f"| {network} | {' | '.join(accuracies)} |")
+    return "\n".join(lines)
+
+
+def kept() -> str:
+    """The block of the committed results."""
+    tables = {name: pd.read_csv(KEPT / "tables" / f"{name}.csv") for name in COLUMNS.values()}
+    return markdown(pd.read_csv(KEPT / "claims.csv"), tables)
+
+
+def main() -> None:
+    """Fill the README."""
+    README.write_text(filled(README.read_text(), "cifar", kept()))
+
+
+if __name__ == "__main__":
+    main()
