@@ -13,7 +13,7 @@ from sparseflow.lab.claims import judge_images
 from sparseflow.lab.evidence import Evidence
 from sparseflow.lab.paper.image_exhibits import image_exhibits
 from sparseflow.lab.paper.image_page import write_image_report
-from sparseflow.lab.paper.image_settings import SETTINGS, rows_of
+from sparseflow.lab.paper.image_settings import LONGER, SETTINGS, rows_of
 from sparseflow.lab.recipes.image_measured import IMAGE_TABLES, image_measurements
 from sparseflow.lab.recipes.image_scales import IMAGE_SCALES, ImageScale
 from sparseflow.lab.runs import Run
@@ -138,6 +138,6 @@ def test_the_smoke_page_is_one_table(tmp_path: Path) -> None:
 def test_every_group_of_a_scale_has_a_row() -> None:
     for name in ("cifar", "imagenet"):
         scale = IMAGE_SCALES[name]
-        rows = [row for setting in SETTINGS[name] for row in rows_of(setting, scale)]
+        rows = [row for setting in (*SETTINGS[name], *LONGER.get(name, ())) for row in rows_of(setting, scale)]
         assert sorted(group for row in rows for group in row.groups) == sorted(scale.groups)
         assert len({(row.label, row.groups[0].split("/")[0]) for row in rows}) == len(rows)

@@ -55,55 +55,64 @@ def train_image_run(
             progress=progress,
         )  # fmt: skip
     if not is_done(root, run):
+        # Before there is a folder: what cannot be set up leaves none.
+        with ranks.together():
+            training, test = load_images(run, root=data_root)
+            start = start_of(run, root=root)
+        trainer = set_up_images(run, ranks, start=start, sharded=sharded)
         with ExitStack() as stack:
-            # Before there is a folder: what cannot be set up leaves none.
-            with ranks.together():
-                training, test = load_images(run, root=data_root)
-                start = start_of(run, root=root)
-            trainer = set_up_images(run, ranks, start=start, sharded=sharded)
             with ranks.together():
                 store = stack.enter_context(RunStore(root, run)) if ranks.is_first else None
             stack.enter_context(_memory_explained(run))
-            began, before = time.perf_counter(), 0.0
-            final: dict[str, float] = {}
-
-            def log(step: int, values: Mapping[str, float]) -> None:
-                assert store is not None
-                store.log(step, values)
-                if step == run.steps:
-                    final.update({name: value for name, value in values.items() if not name.startswith("update/")})
-
-            def keep(step: int, state: Mapping[str, Any]) -> None:
-                assert store is not None
-                store.save_snapshot(step, dict(state))
-
-            def mark() -> dict[str, float]:
-                spent = before + time.perf_counter() - began
-                return {"seconds": spent, "metrics_bytes": 0 if store is None else store.metrics_bytes()}
-
-            def restore(kept: Mapping[str, Any]) -> None:
-                nonlocal before
-                before = kept["seconds"]
-                if store is not None:
-                    store.cut_metrics(kept["metrics_bytes"])
-
-            if store is not None and latest_checkpoint(store.folder / CHECKPOINTS) is None:
-                store.cut_metrics(0)
+            record = _Record(run, store)
             train_images(
-                run,
-                training,
-                test,
-                trainer=trainer,
-                log=log,
-                keep=keep,
+                run, training, test, trainer=trainer, workers=workers, log=record.log, keep=record.keep,
                 progress=None if progress is None else lambda step: progress(step, run.steps),
-                workers=workers,
-                checkpoints=Checkpoints(run=run, folder=root / run.name / CHECKPOINTS, mark=mark, restore=restore),
-            )
-            if store is not None:
-                store.finish(final, before + time.perf_counter() - began)
+                checkpoints=Checkpoints(
+                    run=run, folder=root / run.name / CHECKPOINTS, mark=record.mark, restore=record.restore
+                ),
+            )  # fmt: skip
+            record.finish()
         ranks.check_same("done", of="the ends")
     return load_run(root / run.name)
+
+
+class _Record:
+    """What a run leaves in its folder, on the rank that has one; elsewhere the time it took."""
+
+    def __init__(self, run: ImageRun, store: RunStore | None) -> None:
+        self._run, self._store = run, store
+        self._began, self._before = time.perf_counter(), 0.0
+        self._final: dict[str, float] = {}
+        if store is not None and latest_checkpoint(store.folder / CHECKPOINTS) is None:
+            store.cut_metrics(0)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        assert self._store is not None
+        self._store.log(step, values)
+        if step == self._run.steps:
+            self._final.update({name: value for name, value in values.items() if not name.startswith("update/")})
+
+    def keep(self, step: int, state: Mapping[str, Any]) -> None:
+        assert self._store is not None
+        self._store.save_snapshot(step, dict(state))
+
+    def mark(self) -> dict[str, float]:
+        """What a checkpoint says of the run so far."""
+        return {"seconds": self._seconds(), "metrics_bytes": 0 if self._store is None else self._store.metrics_bytes()}
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Forget what was logged after a checkpoint."""
+        self._before = kept["seconds"]
+        if self._store is not None:
+            self._store.cut_metrics(kept["metrics_bytes"])
+
+    def finish(self) -> None:
+        if self._store is not None:
+            self._store.finish(self._final, self._seconds())
+
+    def _seconds(self) -> float:
+        return self._before + time.perf_counter() - self._began
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from sparseflow.lab.evidence import Evidence
 from sparseflow.lab.measurements import Measurement, read_tables
 from sparseflow.lab.paper.exhibit import Exhibit
 from sparseflow.lab.paper.exhibits import EXHIBITS
-from sparseflow.lab.paper.page import write_paper_report
+from sparseflow.lab.paper.page import Watched, write_paper_report
 from sparseflow.lab.pool import Task, in_order
 from sparseflow.lab.recipes.matrix import Groups, groups
 from sparseflow.lab.recipes.measured import TABLES, measurements
@@ -108,10 +108,15 @@ class Matrix:
         """About how long tasks take on one core."""
         return seconds(tasks)
 
-    def report(self, evidence: Evidence, out: Path, *, command: str) -> tuple[Path, list[Verdict]]:
-        """Judge the claims and write the page."""
-        verdicts = judge(evidence)
-        return write_paper_report(evidence, verdicts, out, command=command, scale=self.scale), verdicts
+    def judge(self, evidence: Evidence) -> list[Verdict]:
+        """Whether each claim holds."""
+        return judge(evidence)
+
+    def report(
+        self, evidence: Evidence, verdicts: Sequence[Verdict], out: Path, *, command: str, watched: Watched = iter
+    ) -> Path:
+        """Write the page; ``watched`` is given the exhibits that are drawn in turn."""
+        return write_paper_report(evidence, verdicts, out, command=command, scale=self.scale, watched=watched)
 
     def evidence(self, root: Path) -> Evidence:
         """What is finished, by the names that claims and figures ask for."""

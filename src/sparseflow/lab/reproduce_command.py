@@ -6,12 +6,14 @@ import shlex
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich import box
 from rich.console import Console
+from rich.progress import track
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
@@ -83,10 +85,12 @@ class Reproduce:
         began = time.monotonic()
         prepare(todo, root=root, data_root=data)
         run_tasks(tasks, root=root, jobs=self.jobs, ray=self.ray, console=_err)
-        with _err.status("reading runs, judging claims, drawing figures"):
+        with _err.status("reading runs, judging claims"):
             evidence = matrix.evidence(root)
-            command = shlex.join(["sparseflow", *sys.argv[1:]])
-            page, verdicts = matrix.report(evidence, self.report or root / "report", command=command)
+            verdicts = matrix.judge(evidence)
+        command = shlex.join(["sparseflow", *sys.argv[1:]])
+        drawing = partial(track, description="drawing", console=_err, transient=True)
+        page = matrix.report(evidence, verdicts, self.report or root / "report", command=command, watched=drawing)
         if verdicts:
             counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in ("held", "failed", "inconclusive")}
             _out.print(", ".join(f"{count} claims {kind}" for kind, count in counts.items()))

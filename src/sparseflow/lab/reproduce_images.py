@@ -13,6 +13,7 @@ from sparseflow.lab.evidence import Evidence
 from sparseflow.lab.image_cost import SUSTAINED, core_seconds, device_seconds
 from sparseflow.lab.measurements import Measurement, read_tables
 from sparseflow.lab.paper.image_page import write_image_report
+from sparseflow.lab.paper.page import Watched
 from sparseflow.lab.pool import Task, in_order
 from sparseflow.lab.recipes.cifar import ImageGroups
 from sparseflow.lab.recipes.image_measured import IMAGE_TABLES, image_measurements
@@ -109,10 +110,15 @@ class ImageMatrix:
     def _run_seconds(self, run: ImageRun) -> float:
         return core_seconds(run) if self.scale.machine == "core" else device_seconds(run, rate=self.rate)
 
-    def report(self, evidence: Evidence, out: Path, *, command: str) -> tuple[Path, list[Verdict]]:
-        """Judge the claims that a scale can say something about, and write the page."""
-        verdicts = _JUDGES[self.scale.name](evidence)
-        return write_image_report(evidence, verdicts, out, command=command, scale=self.scale), verdicts
+    def judge(self, evidence: Evidence) -> list[Verdict]:
+        """Whether each claim holds that a scale can say something about."""
+        return _JUDGES[self.scale.name](evidence)
+
+    def report(
+        self, evidence: Evidence, verdicts: Sequence[Verdict], out: Path, *, command: str, watched: Watched = iter
+    ) -> Path:
+        """Write the page; ``watched`` is given the exhibits that are drawn in turn."""
+        return write_image_report(evidence, verdicts, out, command=command, scale=self.scale, watched=watched)
 
     @property
     def machine(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from sparseflow.engine.stepper import Stepper
 from sparseflow.masks import sparsity_of
 from sparseflow.sharded import full
 from sparseflow.vision.config import ImageRun
-from sparseflow.vision.probes import Flow, Log, evaluate
+from sparseflow.vision.probes import Batch, Flow, Log, evaluate
 from sparseflow.vision.ranks import Ranks
 from sparseflow.vision.resume import Checkpoints
 from sparseflow.vision.setup import set_up_images
@@ -74,8 +74,6 @@ def train_images(
     used = checkpoints.resume(trainer) if checkpoints is not None else 0
     stepper = planned(run, trainer)
     prepare = preparation(run, ranks.device)
-    probe = [prepare(batch) for batch in first_images(plain_batches(training, run), run.probe_images)]
-    names = {parameter: name for name, parameter in sparsifier.model.named_parameters()}
     each = run.micro_batches // ranks.world
     micro_batches = training_batches(training, run, ranks, first=used, workers=workers)
 
@@ -83,62 +81,77 @@ def train_images(
         if ranks.is_first:
             log(step, values)
 
-    def save(step: int) -> None:
-        if keep is None or step not in (*run.snapshots, run.steps):
-            return
-        if stepper is not None:
-            stepper.settle()
-        # All ranks gather what is cut, one tensor at a time.
-        state = {"model": sparsifier.model.state_dict(), "masks": sparsifier.masks}
-        whole = {part: {name: full(tensor) for name, tensor in tensors.items()} for part, tensors in state.items()}
-        if ranks.is_first:
-            keep(step, whole)
-
     def test_now(step: int) -> None:
         batches = (prepare(batch) for batch in plain_batches(test, run, ranks, workers=workers))
         tell(step, evaluate(trainer, batches, logits=None if stepper is None else stepper.logits))
 
+    probe = [prepare(batch) for batch in first_images(plain_batches(training, run), run.probe_images)]
     flow = Flow(trainer, stepper, probe, log=tell)
     if used == 0:
-        save(0)
+        _keep(0, run, trainer, stepper, keep)
     while (step := sparsifier.step_count) < run.steps:
         local = [prepare(next(micro_batches)) for _ in range(each)]
         if is_logged := step % run.log_every == 0:
             flow.log(step)
-        if stepper is not None and stepper.is_sparse and not (is_logged or stepper.moves_next):
-            trainer.schedule.set_(trainer.optimizer, step)
-            images, labels = (torch.cat(parts) for parts in zip(*local, strict=True))
-            stepper.step(images, labels, torch.arange(len(labels)))
-        else:
-            if stepper is not None:
-                stepper.settle()
-            loss = trainer.backward(step, local)
-            if is_logged:
-                norm = training_norm(trainer.optimizer, names=names, masks=sparsifier.masks)
-                tell(step, {"train/loss": loss, "gradient/training": norm})
-            trainer.update()
-            if stepper is not None:
-                stepper.reload()
+        found = _step(trainer, stepper, local, is_logged=is_logged)
+        if is_logged:
+            tell(step, found)
         flow.log_updates()
         taken = sparsifier.step_count
         if taken > step:
-            save(taken)
+            _keep(taken, run, trainer, stepper, keep)
             if taken < run.steps and taken % run.eval_every == 0:
                 test_now(taken)
             if progress is not None:
                 progress(taken)
         used += 1
         if checkpoints is not None and checkpoints.is_due(trainer, before=step):
-            if stepper is not None:
-                stepper.settle()
+            _settle(stepper)
             checkpoints.save(trainer, batches=used)
     # After the last checkpoint, so that a run continued from there is tested too.
     test_now(run.steps)
-    if stepper is not None:
-        stepper.settle()
+    _settle(stepper)
     sparsifier.check()
     tell(run.steps, {"sparsity": sparsity_of(sparsifier.masks)})
     return trainer
+
+
+def _step(trainer: Trainer, stepper: Stepper | None, local: Sequence[Batch], *, is_logged: bool) -> dict[str, float]:
+    """One step on this process's micro-batches, by the sparse engine where it can; what was measured."""
+    step = trainer.sparsifier.step_count
+    if stepper is not None and stepper.is_sparse and not (is_logged or stepper.moves_next):
+        trainer.schedule.set_(trainer.optimizer, step)
+        images, labels = (torch.cat(parts) for parts in zip(*local, strict=True))
+        stepper.step(images, labels, torch.arange(len(labels)))
+        return {}
+    _settle(stepper)
+    found = {"train/loss": trainer.backward(step, local)}
+    if is_logged:
+        names = {parameter: name for name, parameter in trainer.sparsifier.model.named_parameters()}
+        norm = training_norm(trainer.optimizer, names=names, masks=trainer.sparsifier.masks)
+        found["gradient/training"] = norm
+    trainer.update()
+    if stepper is not None:
+        stepper.reload()
+    return found
+
+
+def _keep(step: int, run: ImageRun, trainer: Trainer, stepper: Stepper | None, keep: Keep | None) -> None:
+    """Hand weights and masks over, if they are wanted at this step."""
+    if keep is None or step not in (*run.snapshots, run.steps):
+        return
+    _settle(stepper)
+    # All ranks gather what is cut, one tensor at a time.
+    state = {"model": trainer.sparsifier.model.state_dict(), "masks": trainer.sparsifier.masks}
+    whole = {part: {name: full(tensor) for name, tensor in tensors.items()} for part, tensors in state.items()}
+    if trainer.ranks.is_first:
+        keep(step, whole)
+
+
+def _settle(stepper: Stepper | None) -> None:
+    """Bring torch's weights up to the engine's."""
+    if stepper is not None:
+        stepper.settle()
 
 
 def planned(run: ImageRun, trainer: Trainer) -> Stepper | None:

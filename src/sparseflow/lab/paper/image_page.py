@@ -13,7 +13,7 @@ import pandas as pd
 from sparseflow.lab.claims.verdict import Verdict
 from sparseflow.lab.evidence import Evidence
 from sparseflow.lab.paper.image_exhibits import image_exhibits
-from sparseflow.lab.paper.page import Missing, Shown, as_csv, files_of, show, template_environment, write_files
+from sparseflow.lab.paper.page import Missing, Shown, Watched, as_csv, files_of, show, template_environment, write_files
 from sparseflow.lab.paper.records import as_json, distinct_runs, environment_json
 from sparseflow.lab.paper.verdicts import claims_csv, headline, judged
 from sparseflow.lab.paper.words import count
@@ -29,7 +29,13 @@ RUN_COLUMNS = (
 
 
 def write_image_report(
-    evidence: Evidence, verdicts: Sequence[Verdict], out: Path, *, command: str, scale: ImageScale
+    evidence: Evidence,
+    verdicts: Sequence[Verdict],
+    out: Path,
+    *,
+    command: str,
+    scale: ImageScale,
+    watched: Watched = iter,
 ) -> Path:
     """Write the page and everything behind it under ``out``; return the page's path.
 
@@ -41,6 +47,7 @@ def write_image_report(
         out: Folder; made where it does not exist.
         command: What was typed to make it all.
         scale: What was planned.
+        watched: Given the exhibits, in the order in which they are drawn.
     """
     spoken = [_at_scale(verdict, scale) for verdict in verdicts]
     found = [claim for claim in judged(spoken) if claim.verdict != "not judged"]
@@ -48,7 +55,7 @@ def write_image_report(
     shown = [
         _said_at_scale(show(name, replace(exhibit, claims=tuple(id for id in exhibit.claims if id in known)), evidence,
                             scale), scale)
-        for name, exhibit in image_exhibits(scale).items()
+        for name, exhibit in watched(list(image_exhibits(scale).items()))
     ]  # fmt: skip
     runs = distinct_runs(evidence)
     environment = environment_json(evidence, command=command, scale=scale)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +46,10 @@ class Picture:
     """Of the page's width that the wide one takes, so that all are drawn at one scale."""
 
 
+#: Goes through exhibits and their names, telling somebody how far it is.
+Watched = Callable[[Sequence[tuple[str, Exhibit]]], Iterable[tuple[str, Exhibit]]]
+
+
 @dataclass(frozen=True)
 class Missing:
     """What is not there, and the command that makes it."""
@@ -67,7 +71,7 @@ class Shown:
 
 
 def write_paper_report(
-    evidence: Evidence, verdicts: Sequence[Verdict], out: Path, *, command: str, scale: Scale
+    evidence: Evidence, verdicts: Sequence[Verdict], out: Path, *, command: str, scale: Scale, watched: Watched = iter
 ) -> Path:
     """Write the page and everything behind it under ``out``; return the page's path.
 
@@ -81,12 +85,13 @@ def write_paper_report(
         out: folder; made where it does not exist.
         command: what was typed to make it all.
         scale: what was planned.
+        watched: given the exhibits, in the order in which they are drawn.
 
     Raises:
         ValueError: if a verdict is on no claim, or two are on the same.
     """
     found = judged(verdicts)
-    shown = [show(name, exhibit, evidence, scale) for name, exhibit in EXHIBITS.items()]
+    shown = [show(name, exhibit, evidence, scale) for name, exhibit in watched(list(EXHIBITS.items()))]
     environment = environment_json(evidence, command=command, scale=scale)
     files = {
         "claims.csv": as_csv(claims_csv(verdicts)),
