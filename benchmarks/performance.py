@@ -135,14 +135,17 @@ def images(results: Sequence[Result]) -> str:
 
 
 def images_engine(results: Sequence[Result]) -> str:
-    """Rows are sparsities and widths; beside the gain how far the losses lie apart."""
+    """Rows are sparsities and widths; beside the gain how far the losses of some steps lie apart."""
     (result,) = results
-    lines = ["| sparsity, width | 1 thread | 2 threads | losses differ by at most |", "|---|---|---|---|"]
+    lines = [
+        "| sparsity, width | 1 thread | 2 threads | losses differ at most by, float64 | float32 |",
+        "|---|---|---|---|---|",
+    ]
     for row in dict.fromkeys(case["configuration"]["row"] for case in result["cases"]):
         cases = [case for threads in (1, 2) if (case := _case(result, row, threads))]
         cells = [_cell(case, speedup=True) for case in cases]
         apart = cases[0]["configuration"]["largest_relative_difference"]
-        lines.append(f"| {row} | {' | '.join(cells)} | {apart:.0e} of themselves |")
+        lines.append(f"| {row} | {' | '.join(cells)} | {apart['float64']:.0e} of themselves | {apart['float32']:.0e} |")
     return "\n".join(lines)
 
 

@@ -122,14 +122,15 @@ class Trainer:
         self.statistics.step(self.ranks)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Mean smoothed cross-entropy in nats, in float32 whatever the network computes in."""
+        """Mean smoothed cross-entropy in nats, in float32 where the network computes in less."""
         dtype = PRECISIONS[self.precision]
         context: AbstractContextManager[object] = (
             torch.autocast(images.device.type, dtype=dtype) if dtype else nullcontext()
         )
         with context:
             logits = self.model(images)
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def _reduced(self, *, is_last: bool) -> AbstractContextManager[object]:
         """Gradients are exchanged once a step, with the last micro-batch; of cut weights with each, to keep parts."""
