@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -329,7 +328,3 @@ def main(folder: str, data: str) -> None:
             formatted = TINY.with_(channels_last=True)
             results["errors"]["layout"] = error_of(lambda: set_up_images(formatted, ranks, sharded=True))
         torch.save(results, Path(folder) / f"{ranks.world}-{ranks.rank}.pt")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import sparseflow as sf
+from processes import run_ranks
 from sparseflow.updaters import UPDATERS
 from tiny import batch, masked, tiny_model
 
@@ -43,13 +41,13 @@ def train(method: str, *, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
     return {"masks": sparsifier.masks, "losses": torch.tensor(losses), "moved": moved}
 
 
-def run_rank(rank: int, world_size: int, folder: str) -> None:
-    """What each subprocess does; they meet at a file, so that no port can be taken by someone else."""
-    store = torch.distributed.FileStore(str(Path(folder) / "store"), world_size)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+def run_rank(folder: Path) -> None:
+    """What each process does."""
+    torch.distributed.init_process_group("gloo")
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     try:
         ends = {method: train(method, rank=rank, world_size=world_size) for method in METHODS}
-        torch.save(ends, Path(folder) / f"{rank}.pt")
+        torch.save(ends, folder / f"{rank}.pt")
     finally:
         torch.distributed.destroy_process_group()
 
@@ -57,23 +55,8 @@ def run_rank(rank: int, world_size: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    program = textwrap.dedent("""
-        import sys
-        import torch
-        sys.path.insert(0, sys.argv[1])
-        import test_ddp
-        torch.set_num_threads(1)
-        test_ddp.run_rank(int(sys.argv[2]), 2, sys.argv[3])
-    """)
-    tests = str(Path(__file__).parent)
-    commands = [[sys.executable, "-c", program, tests, str(rank), str(folder)] for rank in range(2)]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
-    try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    done = run_ranks(run_rank, folder)
+    assert [end.returncode for end in done] == [0, 0], done
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
+from processes import run_ranks
 from sparseflow.lab.cli import main
 from sparseflow.lab.images import kept_state, start_of, train_image_run
 from sparseflow.lab.runs import load_run
-from sparseflow.lab.sweep import sweep
 from sparseflow.masks import sparsity_of
 from sparseflow.vision.config import ImageRun, pruning_parent
 from sparseflow.vision.ranks import OnEveryRankError, Ranks
@@ -130,7 +130,8 @@ def test_tickets_start_where_they_say(network: str, data: Path, tmp_path: Path) 
         "restart": late.with_(rewind_step=0, method="restart"),
         "scratch": late.with_(rewind_step=0, method="scratch", init="dense"),
     }
-    sweep(list(runs.values()), root=tmp_path, jobs=1, data_root=data)
+    for run in (parent, *runs.values()):
+        train_image_run(run, root=tmp_path, data_root=data)
     end = kept_state(parent, parent.steps, root=tmp_path)
     assert sparsity_of(end["masks"]) == pytest.approx(0.5, abs=0.02)
     weights = {name: start_of(run, root=tmp_path) for name, run in runs.items()}
@@ -199,16 +200,16 @@ def test_one_process_raises_as_it_is() -> None:
 
 
 COMMAND = [
-    "--network", "vgg16", "--dataset", "cifar10", "--stem", "cifar", "--width", "0.0625", "--num-classes", "10",
-    "--short", "4", "8", "--micro-batch", "4", "--log-every", "1", "--method", "set",
+    "train", "images", "--network", "vgg16", "--dataset", "cifar10", "--stem", "cifar", "--width", "0.0625",
+    "--num-classes", "10", "--short", "4", "8", "--micro-batch", "4", "--log-every", "1", "--method", "set",
 ]  # fmt: skip
 
 
-def run_command(*arguments: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    launcher = torchrun if processes > 1 else []
+def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """As the README says it, on two processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "sparseflow"]
     return subprocess.run(
-        [sys.executable, "-m", *launcher, "sparseflow", "train", "images", *arguments],
+        [*launcher, *arguments],
         capture_output=True,
         text=True,
         timeout=300,
@@ -216,13 +217,13 @@ def run_command(*arguments: str, processes: int = 1) -> subprocess.CompletedProc
     )
 
 
-def test_the_command_on_one_process_and_on_two(data: Path, tmp_path: Path) -> None:
+def test_the_command_on_one_process_and_on_two(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*COMMAND, "--data", str(data), "--out", str(tmp_path / "1")])
+    done = torchrun(*COMMAND, "--data", str(data), "--out", str(tmp_path / "2"))
+    assert done.returncode == 0, done.stderr
     found = []
-    for processes in (1, 2):
-        root = tmp_path / str(processes)
-        done = run_command(*COMMAND, "--data", str(data), "--out", str(root), processes=processes)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("test/accuracy") == 1  # rank 0 alone
+    for root, stdout in ((tmp_path / "1", capsys.readouterr().out), (tmp_path / "2", done.stdout)):
+        assert stdout.count("test/accuracy") == 1  # rank 0 alone
         (folder,) = [path for path in root.iterdir() if not path.name.startswith(".")]
         metrics = load_run(folder).metrics
         found.append(metrics[metrics["name"].isin(["train/loss", "flow/norm", "gradient/training"])])
@@ -232,11 +233,12 @@ def test_the_command_on_one_process_and_on_two(data: Path, tmp_path: Path) -> No
 
 def test_the_command_fails_with_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(["train", "images", *COMMAND, "--data", str(tmp_path), "--out", str(tmp_path / "runs")])
+        main([*COMMAND, "--data", str(tmp_path), "--out", str(tmp_path / "runs")])
     assert capfd.readouterr().err.startswith(f"sparseflow: {tmp_path} has no split 'train'")
-    done = run_command(*COMMAND, "--data", str(tmp_path), "--out", str(tmp_path / "runs"), processes=2)
-    assert done.returncode != 0
-    assert sum(line.startswith("sparseflow: ") for line in done.stderr.splitlines()) == 1
+    done = run_ranks(main, [*COMMAND, "--data", str(tmp_path), "--out", str(tmp_path / "runs")])
+    assert [end.returncode for end in done] == [2, 2]
+    said = "".join(end.stderr for end in done).splitlines()
+    assert sum(line.startswith("sparseflow: ") for line in said) == 1
     assert not (tmp_path / "runs").exists()
 
 

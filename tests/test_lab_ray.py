@@ -85,7 +85,8 @@ def cluster() -> Iterator[Ports]:
             stdout=told,
             stderr=subprocess.STDOUT,
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": paths},
+            # A busy machine takes longer than the 30 s that Ray waits for the server of a client.
+            env={**os.environ, "PYTHONPATH": paths, "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120"},
             start_new_session=True,
         )
         try:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from processes import Job
 from sparseflow.lab import train as train_module
 from sparseflow.lab.config import RunConfig
 from sparseflow.lab.runs import CHECKPOINTS, DONE, METRICS
@@ -57,45 +56,35 @@ def outcome(root: Path, config: RunConfig) -> tuple[bytes, dict[str, object], di
     return (folder / METRICS).read_bytes(), saved, done, {str(p.relative_to(folder)) for p in folder.rglob("*")}
 
 
-def start(config: RunConfig, root: Path, *, first: str = "") -> subprocess.Popen[bytes]:
-    code = f"""
-        import os, signal
-        from pathlib import Path
-        from sparseflow import atomic
-        from sparseflow.lab.config import RunConfig
-        from sparseflow.lab.train import train
-        {textwrap.indent(textwrap.dedent(first), " " * 8).strip()}
-        train(RunConfig.from_dict({config.to_dict()!r}), root=Path({str(root)!r}))
-    """
-    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
-
-
-#: SIGKILL while the temporary file of the third checkpoint is there and holds half of its bytes.
-IN_A_CHECKPOINT = """
+def in_a_process(config: RunConfig, root: Path, dies_in_a_checkpoint: bool = False) -> None:
+    """SIGKILL while the temporary file of the third checkpoint is there and holds half of its bytes."""
     count, sync = 0, os.fsync
-    def fsync(descriptor):
-        global count
+
+    def fsync(descriptor: int) -> None:
+        nonlocal count
         name = os.readlink(f"/proc/self/fd/{descriptor}")
         count += ".pt." in name
         if count == 3:
             os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
         sync(descriptor)
-    atomic.os.fsync = fsync
-"""
+
+    if dies_in_a_checkpoint:
+        os.fsync = fsync  # type: ignore[assignment]
+    train(config, root=root)
 
 
 def kill_anywhere(config: RunConfig, root: Path) -> None:
     """Continue a run in another process for a while and end it; any moment will do, the outcome is the same."""
     log = root / config.name / METRICS
-    process = start(config, root)
+    process = Job(in_a_process, config, root)
     logged = log.stat().st_size
     until = time.monotonic() + 60
     while log.stat().st_size <= logged and process.poll() is None and time.monotonic() < until:
         time.sleep(0.002)
     time.sleep(random.Random(0).random() * 0.1)
     process.kill()
-    process.wait(60)
+    process.wait()
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to know which file is being written")
@@ -105,7 +94,7 @@ def test_killed_in_a_checkpoint(method: str, tmp_path: Path) -> None:
     train(config, root=tmp_path / "whole")
     folder = tmp_path / "killed" / config.name
 
-    assert start(config, tmp_path / "killed", first=IN_A_CHECKPOINT).wait(60) == -signal.SIGKILL
+    assert Job(in_a_process, config, tmp_path / "killed", True).wait().returncode == -signal.SIGKILL
     names = sorted(path.name for path in (folder / CHECKPOINTS).iterdir())
     assert len(names) == 2  # a torn temporary file, and the checkpoint before
     assert names[0].startswith(".000045.pt.")

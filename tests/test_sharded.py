@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from torch import Tensor
 
 import sharded_worker
 import sparseflow as sf
+from processes import run_ranks
 
 #: Inactive weights in the second process's rows of a layer.
 OFF = int((~sf.random_masks(sharded_worker.network(), 0.5, seed=0)["4.weight"][4:]).sum())
@@ -41,15 +39,8 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     write_images(folder / "data" / "test", 5)  # in batches of two: one for the first process, two for the other
     arguments = [str(folder), str(folder / "data")]
     sharded_worker.main(*arguments)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, str(Path(sharded_worker.__file__)), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=400,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_ranks(sharded_worker.main, *arguments)
+    assert [end.returncode for end in done] == [0, 0], done
     return [torch.load(folder / name, weights_only=True) for name in ("1-0.pt", "2-0.pt", "2-1.pt")]
 
 

@@ -8,7 +8,6 @@ import random
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from PIL import Image
 import sparseflow as sf
 import vision_worker
 import vision_worker_checkpoint
+from processes import ends_of, run_ranks, start_ranks
 from sparseflow.vision import checkpoint_folder
 from sparseflow.vision.checkpoint import load_checkpoint, save_checkpoint
 from sparseflow.vision.checkpoint_folder import latest_checkpoint, verified
@@ -64,36 +64,16 @@ def uninterrupted(data: Path) -> tuple[dict[str, Any], Logged]:
     return whole(trainer), logged
 
 
-def start(
-    data: Path, folder: Path, *, processes: int, place: str = "", run: ImageRun = RUN, torchrun: bool = False
-) -> list[subprocess.Popen[str]]:
-    settings = json.dumps({"run": run.to_dict(), "place": place})
-    worker = [str(Path(vision_worker_checkpoint.__file__)), str(data), str(folder), str(folder.parent), settings]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    if torchrun:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        return [subprocess.Popen([*command, *worker], env=environment, **pipes)]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    environment["WORLD_SIZE"] = str(processes)
-    return [
-        subprocess.Popen(
-            [sys.executable, *worker], env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}, **pipes
-        )
-        for rank in range(processes)
-    ]
-
-
-def ends(jobs: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
-    """Exit code and what was said, of each; none may hang."""
-    try:
-        said = [job.communicate(timeout=300)[1] for job in jobs]
-    finally:
-        for job in jobs:
-            job.kill()
-    return [(job.returncode, text) for job, text in zip(jobs, said, strict=True)]
+def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The launcher itself, which ends the other process where one dies."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return subprocess.run(
+        [*command, str(Path(vision_worker_checkpoint.__file__)), *arguments],
+        capture_output=True,
+        timeout=300,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def assert_same(one: Mapping[str, Any], two: Mapping[str, Any]) -> None:
@@ -122,15 +102,14 @@ def test_a_process_that_dies_in_a_save(
 ) -> None:
     """The others end with an error. What continues, on one process and on two, ends as if nothing had happened."""
     folder = tmp_path / "checkpoints"
-    torchrun = place == "after_own_share"
-    done = ends(start(data, folder, processes=2, place=place, torchrun=torchrun))
-    if torchrun:
-        assert done[0][0] != 0
+    if place == "after_own_share":
+        assert torchrun(json.dumps(RUN.to_dict()), str(data), str(folder), place).returncode != 0
     else:
-        assert done[PLACES[place]][0] == -signal.SIGKILL
-        code, said = done[1 - PLACES[place]]
-        assert code > 0
-        assert "Error" in said
+        done = run_ranks(vision_worker_checkpoint.main, RUN, data, folder, place)
+        assert done[PLACES[place]].returncode == -signal.SIGKILL
+        other = done[1 - PLACES[place]]
+        assert other.returncode > 0
+        assert "Error" in other.stderr
     assert [path.name for path in folder.iterdir() if not path.name.endswith(".new")] == ["000002"]
     path = latest_checkpoint(folder)
     assert path is not None
@@ -138,8 +117,8 @@ def test_a_process_that_dies_in_a_save(
 
     if place == "after_own_share":
         shutil.copytree(folder, tmp_path / "two" / "checkpoints")
-        done = ends(start(data, tmp_path / "two" / "checkpoints", processes=2))
-        assert [code for code, _ in done] == [0, 0], done
+        done = run_ranks(vision_worker_checkpoint.main, RUN, data, tmp_path / "two" / "checkpoints")
+        assert [end.returncode for end in done] == [0, 0], done
         first, second = (torch.load(tmp_path / "two" / f"2-{rank}.pt", weights_only=True) for rank in range(2))
         assert_same(first["end"], uninterrupted[0])
         assert_same(second["end"], uninterrupted[0])
@@ -156,14 +135,14 @@ def test_a_process_that_dies_in_a_save(
 def test_a_job_killed_at_any_moment(data: Path, uninterrupted: tuple[dict[str, Any], Logged], tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     delay = random.Random(int.from_bytes(os.urandom(4))).uniform(0, 1)  # another moment each time: all must do
-    jobs = start(data, folder, processes=2)
+    jobs, _store = start_ranks(vision_worker_checkpoint.main, RUN, data, folder)
     deadline = time.monotonic() + 100
     while not folder.is_dir() and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(delay)
     for job in jobs:
         job.kill()
-    ends(jobs)
+    ends_of(jobs)
     trainer, _ = train(RUN, data, folder)
     assert_same(whole(trainer), uninterrupted[0])
     assert [path.name for path in folder.iterdir()] == ["000006"]
@@ -178,8 +157,8 @@ def test_four_processes_continue_what_one_began_and_one_what_four_did(data: Path
     expected = train(run, data, None)[1]
     folder = tmp_path / "checkpoints"
     begun = begin(run, data, folder)
-    done = ends(start(data, folder, processes=4, run=run))
-    assert [code for code, _ in done] == [0] * 4, done
+    done = run_ranks(vision_worker_checkpoint.main, run, data, folder, processes=4)
+    assert [end.returncode for end in done] == [0] * 4, done
     found = [torch.load(tmp_path / f"4-{rank}.pt", weights_only=True) for rank in range(4)]
     for rank in range(4):
         assert_same(found[rank]["loaded"], begun)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from torch import nn
 
 import sparseflow as sf
 import vision_worker
+from processes import run_ranks
 from sparseflow.vision.optimizer import StepSchedule, nesterov_sgd
 from sparseflow.vision.ranks import Ranks, RanksDisagreeError, digest, ranks_of_torchrun
 from sparseflow.vision.statistics import StepStatistics
@@ -23,25 +21,13 @@ from sparseflow.vision.step import Trainer, distributed
 STEPS = 24
 
 
-def launch(folder: Path, *, processes: int, mode: str = "train") -> subprocess.CompletedProcess[str]:
-    worker = str(Path(vision_worker.__file__))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.run(
-        [*command, worker, str(folder), str(STEPS), mode],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Of one process, and of both of two."""
     folder = tmp_path_factory.mktemp("ranks")
     vision_worker.main(str(folder), STEPS, "train")
-    done = launch(folder, processes=2)
-    assert done.returncode == 0, done.stderr
+    done = run_ranks(vision_worker.main, str(folder), STEPS, "train")
+    assert [end.returncode for end in done] == [0, 0], done
     return [torch.load(folder / name, weights_only=True) for name in ("1-0.pt", "2-0.pt", "2-1.pt")]
 
 
@@ -62,9 +48,9 @@ def test_masks_moved(ends: list[dict[str, Any]]) -> None:
 
 
 def test_ranks_with_other_masks_stop_before_the_first_step(tmp_path: Path) -> None:
-    done = launch(tmp_path, processes=2, mode="disagree")
-    assert done.returncode != 0
-    assert "the masks of rank 1 differ from those of rank 0" in done.stderr
+    for end in run_ranks(vision_worker.main, str(tmp_path), STEPS, "disagree"):
+        assert end.returncode == 1
+        assert "the masks of rank 1 differ from those of rank 0" in end.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import torch
 from PIL import Image
 
 import vision_worker_images
+from processes import run_ranks
 from sparseflow.masks import sparsity_of
 from sparseflow.vision.config import METHODS, TICKET_METHODS, ImageRun, paper_run, rescaled
 from sparseflow.vision.data import open_images
@@ -60,22 +58,11 @@ def told(logged: list[tuple[int, dict[str, float]]], name: str) -> list[float]:
 
 def both(run: ImageRun, data: Path, folder: Path, *, split: str) -> list[dict[str, Any]]:
     """What one process and two find."""
-    settings = json.dumps({"run": run.to_dict(), "split": split})
-    found = []
-    for processes in (1, 2):
-        out = folder / f"{processes}.json"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        worker = str(Path(vision_worker_images.__file__))
-        done = subprocess.run(
-            [*command, worker, str(data), str(out), settings],
-            capture_output=True,
-            text=True,
-            timeout=400,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == 0, done.stderr
-        found.append(json.loads(out.read_text()))
-    return found
+    one, two = folder / "1.json", folder / "2.json"
+    vision_worker_images.main(run, data, split, one)
+    done = run_ranks(vision_worker_images.main, run, data, split, two)
+    assert [end.returncode for end in done] == [0, 0], done
+    return [json.loads(out.read_text()) for out in (one, two)]
 
 
 def assert_equal(one: dict[str, Any], two: dict[str, Any]) -> None:

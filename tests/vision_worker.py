@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
@@ -67,7 +66,3 @@ def main(folder: str, steps: int, mode: str) -> None:
             "masks": dict(made.sparsifier.masks),
         }
         torch.save(state, Path(folder) / f"{ranks.world}-{ranks.rank}.pt")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -86,9 +86,8 @@ def _kill_in_save(number: int, *, place: str) -> None:
         FileSystemWriter.write_data = write  # type: ignore[method-assign]
 
 
-def main(data: str, folder: str, out: str, settings: str) -> None:
+def main(run: ImageRun, data: Path, folder: Path, place: str = "") -> None:
     torch.set_num_threads(1)
-    told = json.loads(settings)
     loaded: list[dict[str, Any]] = []
     resume = Checkpoints.resume
 
@@ -99,12 +98,13 @@ def main(data: str, folder: str, out: str, settings: str) -> None:
 
     Checkpoints.resume = watched  # type: ignore[method-assign]
     with ranks_of_torchrun() as ranks:
-        if PLACES.get(told["place"]) == ranks.rank:
-            _kill_in_save(2, place=told["place"])
-        trainer, logged = train(ImageRun.from_dict(told["run"]), Path(data), Path(folder), ranks=ranks)
+        if PLACES.get(place) == ranks.rank:
+            _kill_in_save(2, place=place)
+        trainer, logged = train(run, data, folder, ranks=ranks)
         found = {"loaded": loaded[0], "end": whole(trainer), "logged": json.dumps(logged)}
-        torch.save(found, Path(out) / f"{ranks.world}-{ranks.rank}.pt")
+        torch.save(found, folder.parent / f"{ranks.world}-{ranks.rank}.pt")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    settings, *folders, where = sys.argv[1:]
+    main(ImageRun.from_dict(json.loads(settings)), *map(Path, folders), where)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -15,23 +14,17 @@ from sparseflow.vision.setup import set_up_images
 from sparseflow.vision.train import train_images
 
 
-def main(data: str, out: str, settings: str) -> None:
+def main(run: ImageRun, data: Path, split: str, out: Path) -> None:
     torch.set_num_threads(1)
-    told = json.loads(settings)
-    run = ImageRun.from_dict(told["run"])
     logged: list[tuple[int, dict[str, float]]] = []
     with ranks_of_torchrun() as ranks:
         trainer = train_images(
             run,
-            open_images(data, told["split"]),
-            open_images(data, told["split"]),
+            open_images(data, split),
+            open_images(data, split),
             trainer=set_up_images(run, ranks),
             log=lambda step, values: logged.append((step, dict(values))),
         )
         if ranks.is_first:
             found = {"logged": logged, "masks": digest(trainer.sparsifier.masks)}
-            Path(out).write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+            out.write_text(json.dumps(found))
