@@ -39,7 +39,7 @@ def is_compiled(*tensors: Tensor) -> bool:
     return (
         all(
             smallest <= tensor.numel() < 2**31
-            and tensor.device.type == "cpu"
+            and tensor.is_cpu
             and tensor.dtype in (torch.float32, torch.bool)
             and tensor.is_contiguous()
             for tensor in tensors
@@ -67,6 +67,8 @@ def in_memory_order(*tensors: Tensor) -> tuple[Tensor, ...]:
     >>> [tensor.shape for tensor in in_memory_order(kernel)]
     [torch.Size([2, 5, 5, 3])]
     """
+    if tensors[0].dim() != 4 or all(tensor.is_contiguous() for tensor in tensors):  # also 1x1 kernels in either format
+        return tensors
     if all(tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) for tensor in tensors):
         return tuple(tensor.permute(0, 2, 3, 1) for tensor in tensors)
     return tensors
