@@ -41,6 +41,8 @@ BASE = RunConfig(
     checkpoint_every=10,
 )
 LONG = BASE.with_(method="dense", steps=100_000, eval_every=100_000)
+#: Seconds that Ray waits for a client's server, and that server for the client; 30 are few on a busy machine.
+PATIENCE = {"RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120", "TIMEOUT_FOR_SPECIFIC_SERVER_S": "120"}
 
 
 def quiet() -> Console:
@@ -85,8 +87,7 @@ def cluster() -> Iterator[Ports]:
             stdout=told,
             stderr=subprocess.STDOUT,
             cwd=folder,
-            # A busy machine takes longer than the 30 s that Ray waits for the server of a client.
-            env={**os.environ, "PYTHONPATH": paths, "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120"},
+            env={**os.environ, "PYTHONPATH": paths, **PATIENCE},
             start_new_session=True,
         )
         try:
