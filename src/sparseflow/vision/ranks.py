@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ Found = TypeVar("Found")
 
 #: Longer than the slowest step with a checkpoint; a rank that died is noticed by then at the latest.
 TIMEOUT = timedelta(minutes=10)
+
+#: Seconds for the threads of collectives to finish before their process group goes.
+_PAUSE = 0.2
 
 
 class OnEveryRankError(RuntimeError):
@@ -152,6 +156,9 @@ def ranks_of_torchrun() -> Iterator[Ranks]:
     try:
         yield Ranks(int(os.environ["RANK"]), world, device)
     finally:
+        # gloo's thread frees what a collective used, for which it needs the interpreter's lock; torch holds that lock
+        # while it waits for the thread. Who fails right after a collective would never end.
+        time.sleep(_PAUSE)
         dist.destroy_process_group()
 
 
