@@ -67,7 +67,7 @@ class Job:
         """SIGKILL."""
         self._process.kill()
 
-    def wait(self, timeout: float = 300) -> Ended:
+    def wait(self, timeout: float = 120) -> Ended:
         """What is left when it ends; it may not hang."""
         self._process.join(timeout)
         code = self._process.exitcode

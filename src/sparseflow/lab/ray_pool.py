@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _RETRIES = 3
 #: Seconds to wait for an answer from the address.
 _PATIENCE = 10
+#: Of 100 servers that Ray starts for clients about 7 die while they start: a fork of a process that has threads
+#: (https://github.com/ray-project/ray/issues/63202). One more start is another throw of the dice.
+_CONNECTIONS = 5
 
 
 class RayCluster:
@@ -139,7 +142,13 @@ def _connect(address: str) -> ModuleType:
     try:
         if address != "auto":
             _require_listener(address)
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        for left in reversed(range(_CONNECTIONS)):
+            try:
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+                break
+            except ConnectionAbortedError:
+                if not left:
+                    raise
     except OSError as error:
         raise ConnectionError(
             f"no Ray cluster answers at {address!r} ({error}). Start one with ray start --head, let other machines "
