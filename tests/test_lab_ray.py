@@ -61,9 +61,15 @@ def free_port() -> int:
         return port
 
 
-def raise_next(errors: list[ConnectionAbortedError]) -> None:
-    if errors:
-        raise errors.pop(0)
+def dying(deaths: list[str], init: Callable[..., object]) -> Callable[..., object]:
+    """Ray's ``init`` where the first servers die, each with its words."""
+
+    def attempt(*args: object, **kwargs: object) -> object:
+        if deaths:
+            raise ConnectionAbortedError(deaths.pop(0))
+        return init(*args, **kwargs)
+
+    return attempt
 
 
 @dataclass(frozen=True)
@@ -220,16 +226,15 @@ def test_the_command_from_a_machine_outside_the_cluster(
     """``ray://``, and folders are named from here; a server that dies while it starts is started once more."""
     import ray
 
-    aborted = [ConnectionAbortedError("Initialization failure from server")]
-    init = ray.init
-    monkeypatch.setattr(ray, "init", lambda *args, **kwargs: raise_next(aborted) or init(*args, **kwargs))
+    deaths = ["Initialization failure from server"]
+    monkeypatch.setattr(ray, "init", dying(deaths, ray.init))
     monkeypatch.chdir(tmp_path)
     main(["reproduce", "mlp/small_dense", "--seeds", "1", "--ray", f"ray://127.0.0.1:{cluster.clients}"])
     told = capsys.readouterr()
     assert "on one CPU, shared by those of the cluster" in told.err
     assert "53 claims inconclusive" in told.out
     assert len(list((tmp_path / "runs" / "demo").glob("*/done.json"))) == 1
-    assert not aborted
+    assert not deaths
 
 
 def refused(address: str, root: Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -246,11 +251,15 @@ def test_a_cluster_whose_servers_keep_dying_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ray = pytest.importorskip("ray", reason="sweeps over machines need the extra [ray]")
-    aborted = [ConnectionAbortedError(f"server {k} died") for k in range(6)]
-    monkeypatch.setattr(ray, "init", lambda *args, **kwargs: raise_next(aborted))
+    deaths = [f"Initialization failure from server:\nTraceback ...\nserver {k} died\n" for k in range(6)]
+    monkeypatch.setattr(ray, "init", dying(deaths, ray.init))
     with socket.create_server(("127.0.0.1", 0)) as server:
-        line = refused(f"ray://127.0.0.1:{server.getsockname()[1]}", tmp_path, capsys)
-    assert "(server 4 died). Start one with ray start --head" in line
+        address = f"ray://127.0.0.1:{server.getsockname()[1]}"
+        line = refused(address, tmp_path, capsys)
+    assert line == (
+        f"sparseflow: the Ray cluster at '{address}' broke off 5 connections (server 4 died). Run the command on one "
+        "of its machines, with --ray HOST:PORT."
+    )
 
 
 @pytest.mark.parametrize("prefix", ["", "ray://"])

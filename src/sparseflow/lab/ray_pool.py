@@ -39,6 +39,7 @@ class RayCluster:
         ModuleNotFoundError: if ray is not installed.
         ValueError: if the address is none.
         ConnectionError: if no cluster answers there.
+        RuntimeError: if one does and breaks off every connection.
         FileNotFoundError: if a machine does not see ``root``.
     """
 
@@ -142,19 +143,27 @@ def _connect(address: str) -> ModuleType:
     try:
         if address != "auto":
             _require_listener(address)
-        for left in reversed(range(_CONNECTIONS)):
-            try:
-                ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-                break
-            except ConnectionAbortedError:
-                if not left:
-                    raise
+        _join(ray, address)
     except OSError as error:
         raise ConnectionError(
             f"no Ray cluster answers at {address!r} ({error}). Start one with ray start --head, let other machines "
             "join with ray start --address=HOST:PORT, and name that HOST:PORT."
         ) from error
     return ray
+
+
+def _join(ray: ModuleType, address: str) -> None:
+    for left in reversed(range(_CONNECTIONS)):
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except ConnectionAbortedError as error:
+            if not left:
+                reason = str(error).strip().rpartition("\n")[2]  # below a traceback of Ray's
+                raise RuntimeError(
+                    f"the Ray cluster at {address!r} broke off {_CONNECTIONS} connections ({reason}). Run the command "
+                    "on one of its machines, with --ray HOST:PORT."
+                ) from error
 
 
 def _require_listener(address: str) -> None:
