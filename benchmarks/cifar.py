@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.table import README, filled
-from sparseflow.lab.recipes import cifar
+from sparseflow.paper.matrix import cifar
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "results" / "cifar"

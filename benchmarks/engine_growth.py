@@ -19,8 +19,8 @@ from benchmarks.engine_linear import batch_innermost, forward_backward, traffic
 from benchmarks.engine_timing import THREAD_COUNTS, gflops, on_threads, torch_threads
 from benchmarks.result import Benchmark, Case, Failure
 from benchmarks.timing import alternate, stopwatch
-from sparseflow.engine.geometry import Window
-from sparseflow.engine.products import Product
+from sparseflow.engine.layers.geometry import Window
+from sparseflow.engine.layers.products import Product
 
 BATCH = 128
 DENSITY = 0.05

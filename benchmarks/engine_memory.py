@@ -55,7 +55,7 @@ def _child(form: str, width: int, layers: int, threads: int) -> None:
     from torch import Tensor, nn
 
     import sparseflow as sf
-    from sparseflow.engine.geometry import Window
+    from sparseflow.engine.layers.geometry import Window
 
     def layer(size: int, generator: torch.Generator) -> nn.Module:
         if form == "dense":

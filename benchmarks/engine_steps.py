@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import sparseflow as sf
 from benchmarks.engine_timing import Step, compare
 from benchmarks.result import Benchmark, Case, Failure
-from sparseflow.engine.plan import plan
-from sparseflow.lab.models import build_model
+from sparseflow.engine.plans.plan import plan
+from sparseflow.networks.lenet import build_model
 
 BATCH = 128
 LR, MOMENTUM = 0.01, 0.9

@@ -18,7 +18,7 @@ from sparseflow.analysis.layout import ActiveLayout, active_parameters
 from sparseflow.analysis.products import hessian_product
 from sparseflow.analysis.spectrum import eigenvalues
 from sparseflow.gradients import loss_gradient
-from sparseflow.lab.models import build_model
+from sparseflow.networks.lenet import build_model
 
 EXAMPLES = 1000
 #: Rows that are timed; all take the same time.

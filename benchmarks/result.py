@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import Timings
-from sparseflow.lab.environment import processor
+from sparseflow.training.environment import processor
 
 RESULTS = Path(__file__).parent / "results"
 THREADS = 2

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.table import filled
-from sparseflow.lab.image_cost import SUSTAINED, training_flops
-from sparseflow.lab.recipes.imagenet import imagenet_groups
-from sparseflow.vision.config import ImageRun, paper_run
-from sparseflow.vision.networks import NETWORKS
-from sparseflow.vision.setup import batches_of
+from sparseflow.networks import NETWORKS
+from sparseflow.paper.cost import SUSTAINED, training_flops
+from sparseflow.paper.matrix.imagenet import imagenet_groups
+from sparseflow.training.images import ImageRun, paper_run
+from sparseflow.training.setup import batches_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
 #: Devices -> bytes a second of each in an all-reduce: within a machine of eight, and over 200 Gbit/s

@@ -10,7 +10,7 @@ from rich.progress import Progress
 from benchmarks.result import RESULTS
 from benchmarks.table import filled
 from sparseflow.atomic import write_atomically
-from sparseflow.lab.signal_at_init import signal_at_init
+from sparseflow.lab.demo.signal import signal_at_init
 
 NETWORKS = 40
 PAGE = Path(__file__).parent.parent / "docs" / "initialisation.md"

@@ -17,10 +17,10 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 from sparseflow.atomic import write_atomically
-from sparseflow.lab.images import train_image_run
-from sparseflow.lab.recipes.smoke import smoke_groups
-from sparseflow.lab.runs import load_run
-from sparseflow.vision.ranks import ranks_of_torchrun
+from sparseflow.paper.matrix.smoke import smoke_groups
+from sparseflow.training.image_runs import train_image_run
+from sparseflow.training.ranks import ranks_of_torchrun
+from sparseflow.training.runs import load_run
 
 KEPT = Path(__file__).parent.parent / "results" / "smoke"
 #: Equal to the last bit for any number of processes.

@@ -1,6 +1,6 @@
 """``python -m benchmarks.vision --data FOLDER [--only NAME ...] [--quick] [--out FOLDER]``: what images cost.
 
-``--data`` holds a few hundred images at least, as ``sparseflow.vision.data.open_images`` takes them, in a split that is
+``--data`` holds a few hundred images at least, as ``sparseflow.data.open_images`` takes them, in a split that is
 called validation: any JPEGs of ImageNet.
 """
 

@@ -15,10 +15,10 @@ from torch._dynamo.utils import counters
 
 from benchmarks.result import THREADS, Benchmark, Case, Failure
 from benchmarks.timing import alternate, stopwatch
-from sparseflow.vision.config import ImageRun
-from sparseflow.vision.ranks import Ranks
-from sparseflow.vision.setup import set_up_images
-from sparseflow.vision.step import Trainer
+from sparseflow.training.images import ImageRun
+from sparseflow.training.ranks import Ranks
+from sparseflow.training.setup import set_up_images
+from sparseflow.training.step import Trainer
 
 UPDATE_EVERY = 1000
 

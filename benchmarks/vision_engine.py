@@ -11,11 +11,11 @@ from torch import Tensor
 
 from benchmarks.engine_timing import compare
 from benchmarks.result import Benchmark, Case, Failure
-from sparseflow.vision.config import ImageRun
-from sparseflow.vision.data import IMAGENET, RandomResizedCrop, image_batches, normalise, open_images
-from sparseflow.vision.ranks import Ranks
-from sparseflow.vision.setup import set_up_images
-from sparseflow.vision.train import planned
+from sparseflow.data import IMAGENET, RandomResizedCrop, image_batches, normalise, open_images
+from sparseflow.training.images import ImageRun
+from sparseflow.training.loop import planned
+from sparseflow.training.ranks import Ranks
+from sparseflow.training.setup import set_up_images
 
 SPARSITIES, WIDTHS = (0.8, 0.9, 0.95), (3 / 16, 1 / 4, 1 / 2)
 BATCH, CLASSES, STEPS = 128, 10, 20
@@ -76,7 +76,7 @@ def _difference(steps: Sequence[StepFn], batches: list[Batch]) -> tuple[float, l
 
 
 def stepper(run: ImageRun, *, dtype: torch.dtype = torch.float32) -> StepFn:
-    """Steps of a run at its start, as :func:`sparseflow.vision.train.train_images` takes them."""
+    """Steps of a run at its start, as :func:`sparseflow.training.loop.train_images` takes them."""
     trainer = set_up_images(run, Ranks())
     trainer.sparsifier.model.to(dtype)
     plan = planned(run, trainer)

@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.engine_timing import torch_threads
 from benchmarks.result import Benchmark, Case, Failure
 from benchmarks.timing import Timings, alternate
-from sparseflow.vision.data import (
+from sparseflow.data import (
     ImageSource,
     RandomResizedCrop,
     global_batch,

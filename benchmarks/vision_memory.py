@@ -1,6 +1,6 @@
 """Memory that masks and RigL's updates take beyond dense training, over a byte a weight and one layer's scores.
 
-A child process with two threads trains as :func:`sparseflow.vision.setup.set_up_images` sets it up: Nesterov SGD, masks
+A child process with two threads trains as :func:`sparseflow.training.setup.set_up_images` sets it up: Nesterov SGD, masks
 compared after each update. Its allocator gives every large block back at once, so that the kernel's high-water mark of
 its resident memory, reset before an update, is what the update holds. Gradients are drawn, not computed.
 """
@@ -64,10 +64,10 @@ def _measured(network: str, channels_last: bool, *, width: float) -> dict[str, i
 def _child(network: str, channels_last: bool, width: float) -> None:
     import torch
 
-    from sparseflow.sparsifier import Sparsifier
-    from sparseflow.vision.config import ImageRun
-    from sparseflow.vision.ranks import Ranks
-    from sparseflow.vision.setup import set_up_images, updater_of
+    from sparseflow.sparsifier.sparsifier import Sparsifier
+    from sparseflow.training.images import ImageRun
+    from sparseflow.training.ranks import Ranks
+    from sparseflow.training.setup import set_up_images, updater_of
 
     torch.set_num_threads(THREADS)
     run = ImageRun(

@@ -1,6 +1,6 @@
 """Two processes against one on the same global batches: every loss of 200 steps, and masks after each RigL update.
 
-The steps are :class:`sparseflow.vision.step.Trainer`'s, each process in a child of its own (gloo, one thread). Where no
+The steps are :class:`sparseflow.training.step.Trainer`'s, each process in a child of its own (gloo, one thread). Where no
 process adds more than two micro-batches, all is equal to the last bit. Four are added in another order by two processes
 than by one: that case is told beside it, for training carries a rounding on, and masks turn it into other weights.
 """
@@ -75,11 +75,11 @@ def _trained(settings: dict[str, Any], data: Path, *, processes: int) -> dict[st
 def _child(data: str, out: str, settings: str) -> None:
     import torch
 
-    from sparseflow.vision.config import ImageRun
-    from sparseflow.vision.data import open_images
-    from sparseflow.vision.ranks import digest, ranks_of_torchrun
-    from sparseflow.vision.setup import set_up_images
-    from sparseflow.vision.streams import preparation, training_batches
+    from sparseflow.data import open_images
+    from sparseflow.training.images import ImageRun
+    from sparseflow.training.ranks import digest, ranks_of_torchrun
+    from sparseflow.training.setup import set_up_images
+    from sparseflow.training.streams import preparation, training_batches
 
     torch.set_num_threads(1)
     run = ImageRun.from_dict(json.loads(settings))

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow import tickets
-from sparseflow.lab.data import load_dataset
+from sparseflow.data.digits import load_dataset
 from sparseflow.rng import stream
 
 STEPS = 300

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sparseflow.select import prunable
+from sparseflow.masks.select import prunable
 
 
 @dataclass(frozen=True)

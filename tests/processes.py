@@ -21,9 +21,9 @@ LOADED = [
     "torch._dynamo",
     "torch.distributed.fsdp",
     "torch.nn.parallel",
-    "sparseflow.vision.train",
-    "sparseflow.lab.cli",
-    "sparseflow.lab.train",
+    "sparseflow.training.loop",
+    "sparseflow.cli.main",
+    "sparseflow.training.digit_runs",
 ]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(LOADED)

@@ -14,19 +14,19 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import sparseflow as sf
-from sparseflow.active import active_weights
 from sparseflow.analysis.flow import descent, gradient_flow
+from sparseflow.data import open_images
 from sparseflow.rng import stream
 from sparseflow.sharded import full, is_sharded, local
-from sparseflow.vision.config import ImageRun
-from sparseflow.vision.data import open_images
-from sparseflow.vision.optimizer import StepSchedule
-from sparseflow.vision.probes import evaluate
-from sparseflow.vision.ranks import ranks_of_torchrun
-from sparseflow.vision.setup import set_up_images
-from sparseflow.vision.statistics import StepStatistics
-from sparseflow.vision.step import Trainer
-from sparseflow.vision.train import train_images
+from sparseflow.sparsifier.stored import active_weights
+from sparseflow.training.images import ImageRun
+from sparseflow.training.loop import train_images
+from sparseflow.training.optimizer import StepSchedule
+from sparseflow.training.probes import evaluate
+from sparseflow.training.ranks import ranks_of_torchrun
+from sparseflow.training.setup import set_up_images
+from sparseflow.training.statistics import StepStatistics
+from sparseflow.training.step import Trainer
 
 STEPS, BATCH = 20, 8
 _moving: dict[str, Any] = {"drop_fraction": 0.4, "update_every": 4}

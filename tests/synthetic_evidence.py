@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sparseflow.lab.config import RunConfig
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.recipes.matrix import after_update, groups
-from sparseflow.lab.recipes.scales import Scale
-from sparseflow.lab.runs import Run
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.matrix.mnist import after_update, groups
+from sparseflow.paper.matrix.scales import Scale
+from sparseflow.training.digits import RunConfig
+from sparseflow.training.runs import Run
 from synthetic_runs import ENV, demo_signal
 
 #: Gradient norm at step 0 and step at which half of learning is done, by initialisation; networks without one: "".

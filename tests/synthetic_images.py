@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from sparseflow.lab.claims import judge
-from sparseflow.lab.claims.images import IMAGE_CLAIMS
-from sparseflow.lab.claims.verdict import Verdict
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.recipes.cifar import REPEATS, RESNET, image_groups
-from sparseflow.lab.runs import Run
-from sparseflow.vision.config import ImageRun
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims import judge
+from sparseflow.paper.claims.images import IMAGE_CLAIMS
+from sparseflow.paper.claims.verdict import Verdict
+from sparseflow.paper.matrix.cifar import REPEATS, RESNET, image_groups
+from sparseflow.training.images import ImageRun
+from sparseflow.training.runs import Run
 from synthetic_runs import ENV
 from synthetic_tables import Rows, around
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sparseflow.lab.claims import CLAIMS, judge
-from sparseflow.lab.claims.verdict import Verdict
-from sparseflow.lab.config import RunConfig
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.store import Run
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims import CLAIMS, judge
+from sparseflow.paper.claims.verdict import Verdict
+from sparseflow.training.digits import RunConfig
+from sparseflow.training.store import Run
 
 STEPS = 900
 ENV = {"python": "3.11.9", "torch": "2.13.0", "cpu": "two cores", "threads": 1}

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sparseflow.allocation import ALLOCATIONS, er, erk, uniform
-from sparseflow.topk import active_count
+from sparseflow.masks.allocation import ALLOCATIONS, er, erk, uniform
+from sparseflow.masks.topk import active_count
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparseflow.bits import pack, packed_like
-from sparseflow.changes import Changes, kept
-from sparseflow.updaters.base import changed
+from sparseflow._fast.bits import pack, packed_like
+from sparseflow.methods.base import changed
+from sparseflow.sparsifier.changes import Changes, kept
 
 #: Packed by a compiled pass in any process; no multiple of 8.
 LARGE = (1 << 16) + 4321

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sparseflow.lab.claims.contrasts import contrast, pair_spread, spread_above, spread_within, subset_spread
-from sparseflow.lab.claims.exchange import Block, nearer_to_each_other
-from sparseflow.lab.claims.intervals import Spread, mean_spread, welch_spread
-from sparseflow.lab.claims.statistics import above
-from sparseflow.lab.claims.tables import column, rows
-from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
+from sparseflow.paper.claims.contrasts import contrast, pair_spread, spread_above, spread_within, subset_spread
+from sparseflow.paper.claims.exchange import Block, nearer_to_each_other
+from sparseflow.paper.claims.intervals import Spread, mean_spread, welch_spread
+from sparseflow.paper.claims.statistics import above
+from sparseflow.paper.claims.tables import column, rows
 
 VALUES = [1.0, 2.5, 2.7, 4.0, 9.0]
 OTHERS = [0.3, 0.4, 2.0]

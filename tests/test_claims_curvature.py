@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from sparseflow.lab.claims.spectra import bulk_distances
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.recipes.scales import PAPER
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.spectra import bulk_distances
+from sparseflow.paper.matrix.scales import PAPER
 from synthetic_runs import verdict_on
 from synthetic_tables import Rows, spectrum_rows
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sparseflow.lab.claims import CLAIMS
+from sparseflow.paper.claims import CLAIMS
 from synthetic_runs import runs_like, verdict_on
 
 Settings = dict[str, Any]

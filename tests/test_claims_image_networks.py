@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sparseflow.lab.runs import Run
+from sparseflow.training.runs import Run
 from synthetic_runs import runs_like, verdict_on
 
 METHODS, INITS = ("scratch", "set", "rigl"), ("dense", "liu", "sparse")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sparseflow.lab.claims import CLAIMS
-from sparseflow.lab.runs import Run
+from sparseflow.paper.claims import CLAIMS
+from sparseflow.training.runs import Run
 from synthetic_runs import runs_like, verdict_on
 
 Groups = dict[str, list[Run]]

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sparseflow.lab.claims import CLAIMS, judge
-from sparseflow.lab.claims.run_statistics import (
+from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
+from sparseflow.paper.claims import CLAIMS, judge
+from sparseflow.paper.claims.run_statistics import (
     accuracies,
     at_paper_step,
     first_half_delta,
@@ -22,11 +23,10 @@ from sparseflow.lab.claims.run_statistics import (
     second_half_delta,
     update_deltas,
 )
-from sparseflow.lab.claims.verdict import Part, Verdict, all_of, conclude
-from sparseflow.lab.config import RunConfig
-from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.paper.published import claims
-from sparseflow.lab.runs import Run
+from sparseflow.paper.claims.verdict import Part, Verdict, all_of, conclude
+from sparseflow.paper.published import claims
+from sparseflow.training.digits import RunConfig
+from sparseflow.training.runs import Run
 from synthetic_runs import make_run, runs_like
 
 

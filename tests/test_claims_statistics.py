@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sparseflow.lab.claims.bounds import interval_above, interval_below, interval_within, reaches
-from sparseflow.lab.claims.intervals import (
+from sparseflow.paper.claims.bounds import interval_above, interval_below, interval_within, reaches
+from sparseflow.paper.claims.intervals import (
     Interval,
     bootstrap,
     clopper_pearson,
@@ -21,7 +21,7 @@ from sparseflow.lab.claims.intervals import (
     slope_interval,
     welch_spread,
 )
-from sparseflow.lab.claims.statistics import (
+from sparseflow.paper.claims.statistics import (
     above,
     different,
     equivalent,

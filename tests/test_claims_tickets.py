@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from sparseflow.lab.runs import Run
+from sparseflow.training.runs import Run
 from synthetic_runs import runs_like, verdict_on
 from synthetic_tables import Rows, around, barrier_rows
 

@@ -9,14 +9,16 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from chains import CHAINS, chain, data, dense_hessian
-from sparseflow.analysis import closed_form as driver
-from sparseflow.analysis import closed_form_convolutions, closed_form_layers, closed_form_sums
-from sparseflow.analysis.closed_form_chain import chain_of, closed_form_refusal
-from sparseflow.analysis.closed_form_gauss_newton import softmax_rows
-from sparseflow.analysis.closed_form_geometry import Geometry
-from sparseflow.analysis.closed_form_layers import layer_of
-from sparseflow.analysis.closed_form_live import reduced
-from sparseflow.analysis.closed_form_segments import linearise
+from sparseflow.analysis.closed_form import compute as driver
+from sparseflow.analysis.closed_form import convolutions as closed_form_convolutions
+from sparseflow.analysis.closed_form import layers as closed_form_layers
+from sparseflow.analysis.closed_form import sums as closed_form_sums
+from sparseflow.analysis.closed_form.chain import chain_of, closed_form_refusal
+from sparseflow.analysis.closed_form.gauss_newton import softmax_rows
+from sparseflow.analysis.closed_form.geometry import Geometry
+from sparseflow.analysis.closed_form.layers import layer_of
+from sparseflow.analysis.closed_form.live import reduced
+from sparseflow.analysis.closed_form.segments import linearise
 from sparseflow.analysis.layout import active_parameters
 
 Masks = dict[str, Tensor]

@@ -12,7 +12,7 @@ from torch import nn
 
 import sparseflow as sf
 from processes import run_ranks
-from sparseflow.updaters import UPDATERS
+from sparseflow.methods import UPDATERS
 from tiny import batch, masked, tiny_model
 
 STEPS, BATCH = 9, 16

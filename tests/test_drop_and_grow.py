@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow import scores
+from sparseflow.methods import drop_and_grow, scores
+from sparseflow.methods.base import DropGrow
+from sparseflow.methods.schedules import cosine
 from sparseflow.rng import stream
-from sparseflow.schedules import cosine
-from sparseflow.updaters import drop_and_grow
-from sparseflow.updaters.base import DropGrow
 from tiny import eight, pull
 
 

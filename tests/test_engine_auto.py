@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.engine import auto, speed
-from sparseflow.engine.auto import best_mix, compile_sparse
 from sparseflow.engine.convert import convert, sparse_layers
-from sparseflow.engine.speed import Costs, cheapest, settled, watch
-from sparseflow.engine.speed_table import LayerSpeed, SpeedTable
+from sparseflow.engine.speed import auto
+from sparseflow.engine.speed import timing as speed
+from sparseflow.engine.speed.auto import best_mix, compile_sparse
+from sparseflow.engine.speed.table import LayerSpeed, SpeedTable
+from sparseflow.engine.speed.timing import Costs, cheapest, settled, watch
 
 
 def network() -> nn.Sequential:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.engine import chain as chain_module
-from sparseflow.engine.chain import SparseSequential, read_stages
+from sparseflow.engine.layers import chain as chain_module
+from sparseflow.engine.layers.chain import SparseSequential, read_stages
 from sparseflow.rng import stream
 
 

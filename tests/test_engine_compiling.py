@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from sparseflow.engine import compiling
-from sparseflow.engine.kernels import row_sums, weighted_sums
-from sparseflow.engine.pattern import _take
+from sparseflow.engine.kernels import compiling
+from sparseflow.engine.kernels.sums import row_sums, weighted_sums
+from sparseflow.engine.layers.pattern import _take
 
 #: Uses one kernel and says how often its code was found on disk, and how often it had to be compiled.
 USE = """
 import numpy as np
-from sparseflow.engine.kernels import row_sums
+from sparseflow.engine.kernels.sums import row_sums
 row_sums(np.ones(4, np.float32), 0, 2, np.zeros(2, np.float32), 0, 2, 1, 0, 1, 0, 2)
 print(sum(row_sums.stats.cache_hits.values()), sum(row_sums.stats.cache_misses.values()))
 """

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow.engine.convert import why_not
-from sparseflow.engine.pools import AvgPool2d, MaxPool2d, is_batch_innermost
+from sparseflow.engine.layers.pools import AvgPool2d, MaxPool2d, is_batch_innermost
 from sparseflow.rng import stream
 
 

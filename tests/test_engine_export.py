@@ -19,10 +19,10 @@ import sparseflow as sf
 
 pytest.importorskip("safetensors")
 
-from sparseflow.engine import packing
 from sparseflow.engine.convert import convert, dense_state_dict, masks_of, sparse_layers, to_dense
-from sparseflow.engine.export import load, load_state, save
-from sparseflow.engine.packing import pack, unpack
+from sparseflow.engine.files import packing
+from sparseflow.engine.files.export import load, load_state, save
+from sparseflow.engine.files.packing import pack, unpack
 
 
 def network(*, dtype: torch.dtype = torch.float32, groups: int = 2) -> nn.Sequential:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.engine.modules import SparseConv1d, SparseConv2d, SparseLayer, SparseLinear
+from sparseflow.engine.layers.modules import SparseConv1d, SparseConv2d, SparseLayer, SparseLinear
 from sparseflow.rng import stream
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

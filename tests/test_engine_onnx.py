@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow.engine.convert import convert
-from sparseflow.engine.onnx import to_onnx
+from sparseflow.engine.files.onnx import to_onnx
 
 
 def network() -> nn.Sequential:
@@ -96,7 +96,7 @@ def test_the_exporter_is_quiet_and_leaves_settings(tmp_path: Path, capfd: pytest
 
 @pytest.mark.usefixtures("_exporter")
 def test_a_model_beyond_the_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparseflow.engine.onnx._LARGEST", 100)
+    monkeypatch.setattr("sparseflow.engine.files.onnx._LARGEST", 100)
     with pytest.raises(ValueError, match=r"has 484 bytes, and an ONNX file at most 100. Use sparseflow.engine.save"):
         to_onnx(nn.Linear(10, 11), torch.randn(2, 10), tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparseflow.engine.geometry import CACHE, Frame, Window, forward_table
-from sparseflow.engine.pattern import Pattern, in_blocks, sorted_by
+from sparseflow.engine.layers.geometry import CACHE, Frame, Window, forward_table
+from sparseflow.engine.layers.pattern import Pattern, in_blocks, sorted_by
 from sparseflow.rng import stream
 
 SHAPES = [(1, 1), (5, 3), (4, 2, 3), (6, 2, 3, 2), (3, 1, 1, 1)]

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparseflow.engine.geometry import Frame, Window
-from sparseflow.engine.pooling import (
+from sparseflow.engine.kernels.pooling import (
     average_pool,
     average_pool_backward,
     max_pool,
@@ -20,6 +19,7 @@ from sparseflow.engine.pooling import (
     relu_backward,
     relu_gate,
 )
+from sparseflow.engine.layers.geometry import Frame, Window
 
 JUNK = 7.0  # what arrays hold before, and what borders must hold afterwards
 

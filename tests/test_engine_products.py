@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparseflow.engine import products as products_module
-from sparseflow.engine.functions import to_storage
-from sparseflow.engine.geometry import Frame, Window
-from sparseflow.engine.kernels import all_dots, all_sums
-from sparseflow.engine.pattern import Pattern
-from sparseflow.engine.products import Product
+from sparseflow.engine.kernels.sums import all_dots, all_sums
+from sparseflow.engine.layers import products as products_module
+from sparseflow.engine.layers.functions import to_storage
+from sparseflow.engine.layers.geometry import Frame, Window
+from sparseflow.engine.layers.pattern import Pattern
+from sparseflow.engine.layers.products import Product
 from sparseflow.rng import stream
 
 
@@ -195,7 +195,7 @@ def test_the_number_of_threads_changes_no_bit(threads: int, monkeypatch: pytest.
 
         plain(edges, work, noted)
 
-    monkeypatch.setattr("sparseflow.engine.threads._WORTH_IT", 1)
+    monkeypatch.setattr("sparseflow.engine.layers.threads._WORTH_IT", 1)
     monkeypatch.setattr(products_module, "over_outputs", counted)
     torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(alone, everything(), strict=True))

@@ -15,13 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import sparseflow as sf
-from sparseflow.active import active_weights
-from sparseflow.engine.geometry import Window
-from sparseflow.engine.modules import SparseLinear
+from sparseflow.engine.layers.geometry import Window
+from sparseflow.engine.layers.modules import SparseLinear
+from sparseflow.methods import UPDATERS
+from sparseflow.methods.active import ActiveLayer, exchange_active, row_parts
+from sparseflow.methods.scores import gradient_magnitude, magnitude
 from sparseflow.rng import stream
-from sparseflow.scores import gradient_magnitude, magnitude
-from sparseflow.updaters import UPDATERS
-from sparseflow.updaters.active import ActiveLayer, exchange_active, row_parts
+from sparseflow.sparsifier.stored import active_weights
 from tiny import OPTIMIZERS, SIZES, batch, masked, tiny_model
 
 STEPS = 13

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.choose import exchange
-from sparseflow.compiled import spread, words
-from sparseflow.updaters import drop_and_grow
+from sparseflow._fast.choose import exchange
+from sparseflow._fast.memory import spread, words
+from sparseflow.methods import drop_and_grow
 
 #: Above the size from which a layer's exchange is compiled in any process.
 LARGE = (1 << 16) + 4321

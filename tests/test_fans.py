@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from layer_table import LAYERS, MASKS, looped_fans
-from sparseflow.fans import Layout, dense_fans, fan_in, fan_out, unit_counts
+from sparseflow.masks.fans import Layout, dense_fans, fan_in, fan_out, unit_counts
 
 COMPUTED = [name for name in LAYERS if name not in ("embedding", "in_proj", "lstm", "gru", "rnn")]
 

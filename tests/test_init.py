@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from layer_table import LAYERS, MASKS, looped_fans
-from sparseflow.init import INITIALIZERS, scale_to_mask_
+from sparseflow.init.fill import INITIALIZERS, scale_to_mask_
 
 SHAPES = [(30, 20), (12, 8, 5), (6, 4, 3, 3), (4, 3, 2, 3, 2)]
 MODES = ("fan_in", "fan_out", "fan_avg")

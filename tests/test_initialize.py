@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from layer_table import LAYERS
 from sparseflow import initialize_, random_masks
-from sparseflow.init import INITIALIZERS, kaiming_normal_
-from sparseflow.initialize import SCHEMES
+from sparseflow.init.fill import INITIALIZERS, kaiming_normal_
+from sparseflow.init.model import SCHEMES
+from sparseflow.masks.select import prunable
 from sparseflow.rng import stream
-from sparseflow.select import prunable
 
 
 def network() -> nn.Sequential:

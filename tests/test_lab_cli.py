@@ -14,11 +14,12 @@ import pytest
 
 import sparseflow
 from sparseflow.__main__ import main as entry
-from sparseflow.lab import cli, signal_at_init
-from sparseflow.lab.cli import main
-from sparseflow.lab.config import RunConfig, pruning_parent
-from sparseflow.lab.runs import load_runs
-from sparseflow.lab.train import train
+from sparseflow.cli import main as cli
+from sparseflow.cli.main import main
+from sparseflow.lab.demo import signal as signal_at_init
+from sparseflow.training.digit_runs import train
+from sparseflow.training.digits import RunConfig, pruning_parent
+from sparseflow.training.runs import load_runs
 
 TINY = RunConfig(
     dataset="mnist-5k", model="lenet5-small", steps=4, batch_size=16, prune_begin=1, prune_end=3, update_every=2
@@ -185,7 +186,7 @@ def test_a_missing_extra_is_named(
 ) -> None:
     """One that the command line itself needs, and one that a command needs later."""
     monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
-    monkeypatch.delitem(sys.modules, "sparseflow.lab.cli")
+    monkeypatch.delitem(sys.modules, "sparseflow.cli.main")
     monkeypatch.setattr(sys, "argv", ["sparseflow", "data", "path", "mnist-5k"])
     with pytest.raises(SystemExit) as ended:
         entry()
@@ -195,7 +196,7 @@ def test_a_missing_extra_is_named(
 
 
 def test_a_missing_module_of_our_own_is_a_bug_and_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sparseflow.lab.cli", None)
+    monkeypatch.setitem(sys.modules, "sparseflow.cli.main", None)
     with pytest.raises(ModuleNotFoundError, match=r"sparseflow\.lab\.cli"):
         entry()
 

@@ -10,11 +10,11 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from sparseflow.init import INITIALIZERS
-from sparseflow.initialize import SCHEMES as CORE_SCHEMES
-from sparseflow.lab.config import METHODS, SCHEMES, SPARSE_METHODS, TICKET_METHODS, RunConfig, pruning_parent
-from sparseflow.lab.methods import METHOD_UPDATERS
-from sparseflow.lab.recipes.demo import demo
+from sparseflow.init.fill import INITIALIZERS
+from sparseflow.init.model import SCHEMES as CORE_SCHEMES
+from sparseflow.lab.demo.recipe import demo
+from sparseflow.training.digit_setup import METHOD_UPDATERS
+from sparseflow.training.digits import METHODS, SCHEMES, SPARSE_METHODS, TICKET_METHODS, RunConfig, pruning_parent
 
 PARENT = RunConfig(method="prune")
 #: Another valid value of every field.
@@ -64,7 +64,7 @@ def test_hash_is_stable_over_versions_and_processes() -> None:
     assert RunConfig().hash == "44136fa355b3"
     assert RunConfig(seed=3).name == f"scratch-sparse-lenet5-s3-{RunConfig(seed=3).hash}"
     config = RunConfig(**OTHER | {"mask_from": pruning_parent(RunConfig(**OTHER | {"mask_from": None}))})
-    code = f"from sparseflow.lab.config import RunConfig; print(RunConfig.from_dict({config.to_dict()!r}).hash)"
+    code = f"from sparseflow.training.digits import RunConfig; print(RunConfig.from_dict({config.to_dict()!r}).hash)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == config.hash
 
 

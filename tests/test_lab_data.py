@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from sparseflow.lab import data, mirrors
-from sparseflow.lab.data import Dataset, batch_indices, data_path, dataset_status, fetch, load_dataset
-from sparseflow.lab.idx import decompress, parse_idx
-from sparseflow.lab.mirrors import IdxFile, Source
+from sparseflow.data import digits as data
+from sparseflow.data import mirrors
+from sparseflow.data.digits import Dataset, batch_indices, data_path, dataset_status, fetch, load_dataset
+from sparseflow.data.idx import decompress, parse_idx
+from sparseflow.data.mirrors import IdxFile, Source
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_DATA = Path(os.environ.get("SPARSEFLOW_TEST_DATA") or REPOSITORY.parent / "shared" / "data")

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from sparseflow.data.digits import load_dataset
 from sparseflow.engine.stepper import Stepper
-from sparseflow.lab import train as train_module
-from sparseflow.lab.config import RunConfig
-from sparseflow.lab.data import load_dataset
-from sparseflow.lab.methods import Setup, set_up
-from sparseflow.lab.runs import Run
-from sparseflow.lab.train import train
+from sparseflow.training import digit_runs as train_module
+from sparseflow.training.digit_runs import train
+from sparseflow.training.digit_setup import Setup, set_up
+from sparseflow.training.digits import RunConfig
+from sparseflow.training.runs import Run
 
 BASE = RunConfig(
     dataset="mnist-5k",

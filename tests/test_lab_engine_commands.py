@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 import sparseflow as sf
+from sparseflow.cli import engine as engine_commands
+from sparseflow.cli.engine import imported, read_state, trained
+from sparseflow.cli.main import main
 from sparseflow.engine.convert import sparse_layers
-from sparseflow.engine.export import load, load_state, save
-from sparseflow.lab import engine_commands
-from sparseflow.lab.cli import main
-from sparseflow.lab.config import RunConfig
-from sparseflow.lab.engine_commands import imported, read_state, trained
-from sparseflow.lab.models import build_model
-from sparseflow.lab.train import train
+from sparseflow.engine.files.export import load, load_state, save
+from sparseflow.networks.lenet import build_model
+from sparseflow.training.digit_runs import train
+from sparseflow.training.digits import RunConfig
 
 TINY = RunConfig(dataset="mnist-5k", model="lenet5-small", steps=4, batch_size=16, method="set", update_every=2)
 

@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from sparseflow.lab.claims import judge_images
-from sparseflow.lab.claims.images import IMAGE_CLAIMS
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.paper.published import claims
-from sparseflow.lab.recipes.cifar import RESNET, VGG
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims import judge_images
+from sparseflow.paper.claims.images import IMAGE_CLAIMS
+from sparseflow.paper.matrix.cifar import RESNET, VGG
+from sparseflow.paper.published import claims
 from synthetic_images import GROUPS, Settings, image_runs, image_verdict, ticket_rows
 
 METHODS, INITS = ("scratch", "set", "rigl"), ("dense", "liu", "sparse")

@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 
 from processes import run_ranks
-from sparseflow.lab.cli import main
-from sparseflow.lab.images import kept_state, start_of, train_image_run
-from sparseflow.lab.runs import load_run
-from sparseflow.masks import sparsity_of
-from sparseflow.vision.config import ImageRun, pruning_parent
-from sparseflow.vision.ranks import OnEveryRankError, Ranks
-from sparseflow.vision.setup import dense_network
+from sparseflow.cli.main import main
+from sparseflow.masks.make import sparsity_of
+from sparseflow.training.image_runs import kept_state, start_of, train_image_run
+from sparseflow.training.images import ImageRun, pruning_parent
+from sparseflow.training.ranks import OnEveryRankError, Ranks
+from sparseflow.training.runs import load_run
+from sparseflow.training.setup import dense_network
 
 RUN = ImageRun(
     dataset="cifar10", network="vgg16", width=1 / 16, stem="cifar", num_classes=10, image_size=32, sparsity=0.5,
@@ -188,7 +188,7 @@ def test_memory_errors_say_what_to_lower(data: Path, tmp_path: Path, monkeypatch
     def full(*arguments: object, **options: object) -> None:
         raise torch.OutOfMemoryError("no")
 
-    monkeypatch.setattr("sparseflow.lab.images.train_images", full)
+    monkeypatch.setattr("sparseflow.training.image_runs.train_images", full)
     with pytest.raises(RuntimeError, match=r"out of memory with 4 images of 32 pixels at once. Lower --micro-batch"):
         train_image_run(RUN, root=tmp_path, data_root=data)
 

@@ -10,14 +10,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sparseflow.analysis.recalibrate import recalibrate_
-from sparseflow.lab.images import kept_state, train_image_run
-from sparseflow.lab.measurements import Measurement
-from sparseflow.lab.measures.functions import functions
-from sparseflow.lab.measures.landscape import distances, embedding, path
-from sparseflow.lab.measures.source import Source
-from sparseflow.lab.recipes.cifar import RESNET_BASE
-from sparseflow.vision.config import pruning_parent
-from sparseflow.vision.networks import build_network
+from sparseflow.networks import build_network
+from sparseflow.paper.matrix.cifar import RESNET_BASE
+from sparseflow.paper.measures.functions import functions
+from sparseflow.paper.measures.landscape import distances, embedding, path
+from sparseflow.paper.measures.measurement import Measurement
+from sparseflow.paper.measures.source import Source
+from sparseflow.training.image_runs import kept_state, train_image_run
+from sparseflow.training.images import pruning_parent
 
 BASE = RESNET_BASE.with_(
     width=1 / 16, sparsity=0.5, steps=6, batch_size=8, micro_batch=8, update_every=1, prune_begin=1, prune_end=4,

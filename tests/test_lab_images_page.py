@@ -9,15 +9,15 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
-from sparseflow.lab.claims import judge_images
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.paper.image_exhibits import image_exhibits
-from sparseflow.lab.paper.image_page import write_image_report
-from sparseflow.lab.paper.image_settings import LONGER, SETTINGS, rows_of
-from sparseflow.lab.recipes.image_measured import IMAGE_TABLES, image_measurements
-from sparseflow.lab.recipes.image_scales import IMAGE_SCALES, ImageScale
-from sparseflow.lab.runs import Run
-from sparseflow.vision.config import ImageRun
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims import judge_images
+from sparseflow.paper.exhibits.image_exhibits import image_exhibits
+from sparseflow.paper.exhibits.image_settings import LONGER, SETTINGS, rows_of
+from sparseflow.paper.image_page import write_image_report
+from sparseflow.paper.matrix.image_measured import IMAGE_TABLES, image_measurements
+from sparseflow.paper.matrix.image_scales import IMAGE_SCALES, ImageScale
+from sparseflow.training.images import ImageRun
+from sparseflow.training.runs import Run
 
 CIFAR = IMAGE_SCALES["cifar"].with_seeds(2)
 

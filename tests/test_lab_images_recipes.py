@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from sparseflow.allocation import ALLOCATIONS
-from sparseflow.initialize import SCHEMES
-from sparseflow.lab.cli import main
-from sparseflow.lab.image_cost import START_AND_END, core_seconds, device_seconds, forward_flops, training_flops
-from sparseflow.lab.measurements import Measurement
-from sparseflow.lab.pool import in_order
-from sparseflow.lab.recipes.cifar import VGG_BASE
-from sparseflow.lab.recipes.image_scales import IMAGE_SCALES
-from sparseflow.lab.recipes.imagenet import imagenet_groups
-from sparseflow.lab.reproduce_images import ImageMatrix
-from sparseflow.lab.sweep import Training
-from sparseflow.masks import sparsity_of
+from sparseflow.cli.main import main
+from sparseflow.init.model import SCHEMES
+from sparseflow.masks.allocation import ALLOCATIONS
+from sparseflow.masks.make import sparsity_of
+from sparseflow.networks import build_network, network_masks
+from sparseflow.paper.cost import START_AND_END, core_seconds, device_seconds, forward_flops, training_flops
+from sparseflow.paper.matrix.cifar import VGG_BASE
+from sparseflow.paper.matrix.image_scales import IMAGE_SCALES
+from sparseflow.paper.matrix.imagenet import imagenet_groups
+from sparseflow.paper.measures.measurement import Measurement
+from sparseflow.paper.reproduce_images import ImageMatrix
 from sparseflow.rng import stream
-from sparseflow.vision.config import METHODS, ImageRun
-from sparseflow.vision.networks import build_network, network_masks
+from sparseflow.training.images import METHODS, ImageRun
+from sparseflow.training.pool import in_order
+from sparseflow.training.sweep import Training
 
 GROUPS = imagenet_groups()
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 import sparseflow
-from sparseflow.lab.config import SPARSE_METHODS, TICKET_METHODS, RunConfig
-from sparseflow.lab.measurements import Measurement
-from sparseflow.lab.recipes.matrix import groups, snapshots
-from sparseflow.lab.recipes.measured import TABLES, measurements
-from sparseflow.lab.recipes.scales import DEMO, PAPER, Scale
-from sparseflow.lab.reproduce import Matrix, seconds
-from sparseflow.lab.sweep import Training
+from sparseflow.paper.matrix.measured import TABLES, measurements
+from sparseflow.paper.matrix.mnist import groups, snapshots
+from sparseflow.paper.matrix.scales import DEMO, PAPER, Scale
+from sparseflow.paper.measures.measurement import Measurement
+from sparseflow.paper.reproduce import Matrix, seconds
+from sparseflow.training.digits import SPARSE_METHODS, TICKET_METHODS, RunConfig
+from sparseflow.training.sweep import Training
 
 
 @pytest.fixture(scope="module", params=[PAPER, DEMO], ids=["paper", "demo"])
@@ -142,7 +142,7 @@ def test_fewer_seeds() -> None:
 
 
 def test_claims_of_the_paper_are_all_there() -> None:
-    with (Path(sparseflow.__file__).parent / "lab" / "published" / "claims.csv").open() as file:
+    with (Path(sparseflow.__file__).parent / "paper" / "printed" / "claims.csv").open() as file:
         assert [row["id"] for row in csv.DictReader(file)] == [f"C{number:02d}" for number in range(1, 54)]
 
 

@@ -12,16 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparseflow.lab.config import RunConfig, pruning_parent
-from sparseflow.lab.data import Dataset, load_dataset
-from sparseflow.lab.measurements import FOLDER, Measurement, read_tables
-from sparseflow.lab.measures.functions import functions
-from sparseflow.lab.measures.landscape import distances, embedding, path
-from sparseflow.lab.measures.masks import masks
-from sparseflow.lab.measures.source import Source, network
-from sparseflow.lab.measures.spectra import spectrum
-from sparseflow.lab.methods import dense_start, final_state, read_snapshot, set_up
-from sparseflow.lab.train import train
+from sparseflow.data.digits import Dataset, load_dataset
+from sparseflow.paper.measures.functions import functions
+from sparseflow.paper.measures.landscape import distances, embedding, path
+from sparseflow.paper.measures.masks import masks
+from sparseflow.paper.measures.measurement import FOLDER, Measurement, read_tables
+from sparseflow.paper.measures.source import Source, network
+from sparseflow.paper.measures.spectra import spectrum
+from sparseflow.training.digit_runs import train
+from sparseflow.training.digit_setup import dense_start, final_state, read_snapshot, set_up
+from sparseflow.training.digits import RunConfig, pruning_parent
 
 BASE = RunConfig(
     dataset="mnist-5k",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparseflow.lab.models import MODELS, build_model
+from sparseflow.networks.lenet import MODELS, build_model
 
 # Name of the layer -> (weights, biases).
 TABLES = {

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.lab.config import RunConfig
-from sparseflow.lab.optimizer import learning_rate_at, make_optimizer, set_step_
+from sparseflow.training.digit_optimizer import learning_rate_at, make_optimizer, set_step_
+from sparseflow.training.digits import RunConfig
 
 STEPS = 30
 # A large L2 term and rate, so that a wrong factor shows.

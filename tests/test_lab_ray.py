@@ -19,13 +19,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sparseflow.lab.cli import main
-from sparseflow.lab.config import RunConfig, pruning_parent
-from sparseflow.lab.pool import run_tasks
-from sparseflow.lab.runs import METRICS, is_done
-from sparseflow.lab.store import LOCK
-from sparseflow.lab.sweep import sweep
-from sparseflow.lab.train import train
+from sparseflow.cli.main import main
+from sparseflow.training.digit_runs import train
+from sparseflow.training.digits import RunConfig, pruning_parent
+from sparseflow.training.pool import run_tasks
+from sparseflow.training.runs import METRICS, is_done
+from sparseflow.training.store import LOCK
+from sparseflow.training.sweep import sweep
 
 BASE = RunConfig(
     dataset="mnist-5k",
@@ -157,7 +157,7 @@ class Scribble:
 
 def test_order_number_at_once_and_killed_workers(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One at a time on two CPUs, with one retry: dead once is done; dead twice failed, what needs it does not begin."""
-    from sparseflow.lab import ray_pool
+    from sparseflow.training import ray_pool
 
     monkeypatch.setattr(ray_pool, "_RETRIES", 1)
     first, once, twice = Scribble("first"), Scribble("once", deaths=1), Scribble("twice", deaths=2)

@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from sparseflow.lab import figures
-from sparseflow.lab.headline import comparisons, headline
-from sparseflow.lab.panels import INIT_LOOKS, METHOD_LOOKS, Look
-from sparseflow.lab.report import hardware, settings, write_report
-from sparseflow.lab.sections import sections
-from sparseflow.lab.store import Run
-from sparseflow.lab.summary import COLLAPSE_PERCENT, ONSET_LOSS, summarize
-from sparseflow.lab.svg import INK, PALETTE, inline_svg
+from sparseflow.lab.demo import figures
+from sparseflow.lab.demo.exhibits import sections
+from sparseflow.lab.demo.headline import comparisons, headline
+from sparseflow.lab.demo.page import hardware, settings, write_report
+from sparseflow.lab.page.panels import INIT_LOOKS, METHOD_LOOKS, Look
+from sparseflow.lab.page.summary import COLLAPSE_PERCENT, ONSET_LOSS, summarize
+from sparseflow.lab.page.svg import INK, PALETTE, inline_svg
+from sparseflow.training.store import Run
 from synthetic_runs import demo_runs, demo_signal, make_run
 
 FIGURES = ["accuracy", "gradient-norm", "train-loss", "test-accuracy", "update-change", "signal"]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sparseflow.lab.cli import main
-from sparseflow.lab.measurements import Measurement
-from sparseflow.lab.paper.exhibits import EXHIBITS
-from sparseflow.lab.recipes.scales import DEMO, PAPER
-from sparseflow.lab.reproduce import Matrix
+from sparseflow.cli.main import main
+from sparseflow.paper.exhibits.all import EXHIBITS
+from sparseflow.paper.matrix.scales import DEMO, PAPER
+from sparseflow.paper.measures.measurement import Measurement
+from sparseflow.paper.reproduce import Matrix
 
 
 def test_the_list_has_every_item_and_trains_nothing(

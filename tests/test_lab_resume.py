@@ -14,11 +14,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from processes import Job
-from sparseflow.lab import train as train_module
-from sparseflow.lab.config import RunConfig
-from sparseflow.lab.runs import CHECKPOINTS, DONE, METRICS
-from sparseflow.lab.store import RunStore
-from sparseflow.lab.train import train
+from sparseflow.training import digit_runs as train_module
+from sparseflow.training.digit_runs import train
+from sparseflow.training.digits import RunConfig
+from sparseflow.training.runs import CHECKPOINTS, DONE, METRICS
+from sparseflow.training.store import RunStore
 
 CONFIG = RunConfig(
     dataset="mnist-5k",

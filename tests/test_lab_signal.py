@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import sparseflow as sf
-from sparseflow.lab.models import build_model, lenet5
-from sparseflow.lab.signal_at_init import MASK_KINDS, SPARSITIES, signal_at_init, skewed_masks
+from sparseflow.lab.demo.signal import MASK_KINDS, SPARSITIES, signal_at_init, skewed_masks
+from sparseflow.networks.lenet import build_model, lenet5
 from sparseflow.rng import stream
 
 NETWORKS = 60

@@ -20,9 +20,9 @@ import torch
 
 from sparseflow import atomic
 from sparseflow.atomic import write_atomically
-from sparseflow.lab import store as store_module
-from sparseflow.lab.config import RunConfig
-from sparseflow.lab.store import RunStore, is_done, load_run, load_runs, unfinished_runs
+from sparseflow.training import store as store_module
+from sparseflow.training.digits import RunConfig
+from sparseflow.training.store import RunStore, is_done, load_run, load_runs, unfinished_runs
 
 CONFIG = RunConfig(seed=1, steps=300, method="set", mask_from=RunConfig(method="prune"))
 FINAL = {"test/accuracy": 0.75, "sparsity": 0.95}
@@ -245,8 +245,8 @@ def test_kill_in_the_middle_of_a_checkpoint_leaves_the_one_before(tmp_path: Path
         from pathlib import Path
         import torch
         from sparseflow import atomic
-        from sparseflow.lab.config import RunConfig
-        from sparseflow.lab.store import RunStore
+        from sparseflow.training.digits import RunConfig
+        from sparseflow.training.store import RunStore
 
         root, when = Path(sys.argv[1]), sys.argv[2]
         store = RunStore(root, RunConfig.from_dict(json.loads(sys.argv[3])))
@@ -394,8 +394,8 @@ def test_of_processes_that_begin_at_once_one_gets_the_run(tmp_path: Path) -> Non
     code = """
         import json, sys
         from pathlib import Path
-        from sparseflow.lab.config import RunConfig
-        from sparseflow.lab.store import RunStore
+        from sparseflow.training.digits import RunConfig
+        from sparseflow.training.store import RunStore
 
         config = RunConfig.from_dict(json.loads(sys.argv[2]))
         print("ready", flush=True)
@@ -577,8 +577,8 @@ def test_a_limit_on_the_file_size_stops_metrics_and_checkpoint_whole(tmp_path: P
         import json, resource, sys
         from pathlib import Path
         import torch
-        from sparseflow.lab.config import RunConfig
-        from sparseflow.lab.store import RunStore
+        from sparseflow.training.digits import RunConfig
+        from sparseflow.training.store import RunStore
 
         with RunStore(Path(sys.argv[1]), RunConfig.from_dict(json.loads(sys.argv[2]))) as store:
             store.save_checkpoint(1, {"step": 1})

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from sparseflow.lab.config import METHODS, SCHEMES, RunConfig
-from sparseflow.lab.figure_data import accuracy_points, signal_levels, training_curves, update_changes
-from sparseflow.lab.groups import INIT_LABELS, METHOD_LABELS, check_comparable, group_of
-from sparseflow.lab.summary import onset_step, readable, summarize, terminal_table
+from sparseflow.lab.page.figure_data import accuracy_points, signal_levels, training_curves, update_changes
+from sparseflow.lab.page.groups import INIT_LABELS, METHOD_LABELS, check_comparable, group_of
+from sparseflow.lab.page.summary import onset_step, readable, summarize, terminal_table
+from sparseflow.training.digits import METHODS, SCHEMES, RunConfig
 from synthetic_runs import demo_runs, demo_signal, make_run
 
 

@@ -18,14 +18,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sparseflow.lab import pool as pool_module
-from sparseflow.lab import processes as processes_module
-from sparseflow.lab.config import RunConfig, pruning_parent
-from sparseflow.lab.pool import in_order
-from sparseflow.lab.recipes.demo import demo
-from sparseflow.lab.runs import METRICS, is_done, unfinished_runs
-from sparseflow.lab.sweep import Training, sweep
-from sparseflow.lab.train import train
+from sparseflow.lab.demo.recipe import demo
+from sparseflow.training import pool as pool_module
+from sparseflow.training import processes as processes_module
+from sparseflow.training.digit_runs import train
+from sparseflow.training.digits import RunConfig, pruning_parent
+from sparseflow.training.pool import in_order
+from sparseflow.training.runs import METRICS, is_done, unfinished_runs
+from sparseflow.training.sweep import Training, sweep
 
 BASE = RunConfig(
     dataset="mnist-5k",

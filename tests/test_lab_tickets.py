@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparseflow.lab.config import RunConfig, pruning_parent
-from sparseflow.lab.data import Dataset, load_dataset
-from sparseflow.lab.methods import dense_start, final_state, read_snapshot, set_up
-from sparseflow.lab.optimizer import learning_rate_at
-from sparseflow.lab.runs import METRICS, SNAPSHOTS
-from sparseflow.lab.train import train
+from sparseflow.data.digits import Dataset, load_dataset
+from sparseflow.training.digit_optimizer import learning_rate_at
+from sparseflow.training.digit_runs import train
+from sparseflow.training.digit_setup import dense_start, final_state, read_snapshot, set_up
+from sparseflow.training.digits import RunConfig, pruning_parent
+from sparseflow.training.runs import METRICS, SNAPSHOTS
 
 BASE = RunConfig(
     dataset="mnist-5k",

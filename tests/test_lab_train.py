@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparseflow as sf
+from sparseflow.data.digits import Dataset, load_dataset
 from sparseflow.engine.stepper import Stepper
-from sparseflow.lab import train as train_module
-from sparseflow.lab.config import SPARSE_METHODS, RunConfig, pruning_parent
-from sparseflow.lab.data import Dataset, load_dataset
-from sparseflow.lab.methods import Setup, final_state, set_up
-from sparseflow.lab.probes import evaluate
-from sparseflow.lab.runs import METRICS, Run
-from sparseflow.lab.train import train
-from sparseflow.topk import active_count
+from sparseflow.masks.topk import active_count
+from sparseflow.training import digit_runs as train_module
+from sparseflow.training.digit_probes import evaluate
+from sparseflow.training.digit_runs import train
+from sparseflow.training.digit_setup import Setup, final_state, set_up
+from sparseflow.training.digits import SPARSE_METHODS, RunConfig, pruning_parent
+from sparseflow.training.runs import METRICS, Run
 
 SIZES = {"conv1": 150, "conv2": 2400, "fc1": 30720, "fc2": 10080, "fc3": 840}  # LeNet5's kernels, by hand
 BASE = RunConfig(

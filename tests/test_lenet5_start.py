@@ -11,7 +11,7 @@ from torch import nn
 
 import sparseflow as sf
 from sparseflow import gradient_flow, initialize_, random_masks
-from sparseflow.init import kaiming_normal_
+from sparseflow.init.fill import kaiming_normal_
 
 
 def lenet5() -> nn.Sequential:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sparseflow import initialize_, live_inputs, random_masks
-from sparseflow.fans import Layout
-from sparseflow.init import kaiming_normal_
+from sparseflow.init.fill import kaiming_normal_
+from sparseflow.masks.fans import Layout
 from sparseflow.rng import stream
 
 Masks = dict[str, Tensor]

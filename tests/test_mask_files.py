@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparseflow.masks import dense_masks, load_masks, magnitude_masks, random_masks, save_masks
+from sparseflow.masks.make import dense_masks, load_masks, magnitude_masks, random_masks, save_masks
 
 
 def network() -> nn.Sequential:

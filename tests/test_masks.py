@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
 
-from sparseflow import allocation
-from sparseflow.masks import (
+from sparseflow.masks import allocation
+from sparseflow.masks.make import (
     dense_masks,
     magnitude_masks,
     overlap,

@@ -12,26 +12,23 @@ import pytest
 import torch
 
 from sparseflow.analysis.smoothing import spectral_density
-from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.paper import (
-    accuracy_plot,
-    figure_signal,
-    figures_flow,
-    figures_interpolation,
-    figures_landscape,
-    figures_spectra,
-    figures_update_spectra,
-    figures_updates,
-    film,
-)
-from sparseflow.lab.paper.curves import Curve, curve_of, geometric_mean, off_cycle, over_seeds, thinned
-from sparseflow.lab.paper.densities import GRID, Moment, drawn_density, stored_spectra
-from sparseflow.lab.paper.exhibits import EXHIBITS
-from sparseflow.lab.paper.published import claims
-from sparseflow.lab.recipes.matrix import groups
-from sparseflow.lab.recipes.measured import TABLES
-from sparseflow.lab.recipes.scales import DEMO, PAPER
-from sparseflow.lab.runs import Run
+from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
+from sparseflow.paper.exhibits import accuracy_plot, film
+from sparseflow.paper.exhibits import flow as figures_flow
+from sparseflow.paper.exhibits import interpolation as figures_interpolation
+from sparseflow.paper.exhibits import landscape as figures_landscape
+from sparseflow.paper.exhibits import signal as figure_signal
+from sparseflow.paper.exhibits import spectra as figures_spectra
+from sparseflow.paper.exhibits import update_spectra as figures_update_spectra
+from sparseflow.paper.exhibits import updates as figures_updates
+from sparseflow.paper.exhibits.all import EXHIBITS
+from sparseflow.paper.exhibits.curves import Curve, curve_of, geometric_mean, off_cycle, over_seeds, thinned
+from sparseflow.paper.exhibits.densities import GRID, Moment, drawn_density, stored_spectra
+from sparseflow.paper.matrix.measured import TABLES
+from sparseflow.paper.matrix.mnist import groups
+from sparseflow.paper.matrix.scales import DEMO, PAPER
+from sparseflow.paper.published import claims
+from sparseflow.training.runs import Run
 from synthetic_evidence import make_evidence
 
 

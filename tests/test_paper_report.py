@@ -10,15 +10,15 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
-from sparseflow.lab.claims.verdict import Outcome, Verdict
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.paper.exhibits import EXHIBITS
-from sparseflow.lab.paper.page import compact, write_paper_report
-from sparseflow.lab.paper.published import claims
-from sparseflow.lab.paper.records import RUN_COLUMNS
-from sparseflow.lab.paper.verdicts import COLUMNS, headline, judged, spoken_p
-from sparseflow.lab.recipes.scales import DEMO
-from sparseflow.lab.svg import INK, PALETTE
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.page import compact, write_paper_report
+from sparseflow.lab.page.svg import INK, PALETTE
+from sparseflow.paper.claims.verdict import Outcome, Verdict
+from sparseflow.paper.exhibits.all import EXHIBITS
+from sparseflow.paper.exhibits.records import RUN_COLUMNS
+from sparseflow.paper.exhibits.verdicts import COLUMNS, headline, judged, spoken_p
+from sparseflow.paper.matrix.scales import DEMO
+from sparseflow.paper.published import claims
 from synthetic_evidence import make_evidence, paper_run
 
 COMMAND = "sparseflow reproduce all && echo '<done>'"
@@ -276,7 +276,7 @@ def test_nobody_reads_where_it_was_made(report: Path) -> None:
 
 
 def test_run_that_did_not_learn_is_counted(tmp_path: Path) -> None:
-    from sparseflow.lab.recipes.matrix import groups
+    from sparseflow.paper.matrix.mnist import groups
 
     configs = groups(DEMO)["lenet5/scratch/sparse"]
     runs = [

@@ -11,16 +11,17 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sparseflow.lab.config import RunConfig, pruning_parent
-from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.paper import figures_masks, grid, settings, similarity, tables
-from sparseflow.lab.paper.contradictions import contradictions
-from sparseflow.lab.paper.estimates import Estimate, estimate, pair_estimate
-from sparseflow.lab.paper.exhibit import Content
-from sparseflow.lab.paper.published import Reported, claims, mnist, reported
-from sparseflow.lab.recipes.matrix import groups
-from sparseflow.lab.recipes.scales import DEMO, PAPER
-from sparseflow.lab.runs import Run
+from sparseflow.lab.page.estimates import Estimate, estimate, pair_estimate
+from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.page.exhibit import Content
+from sparseflow.paper.exhibits import grid, settings, similarity, tables
+from sparseflow.paper.exhibits import masks as figures_masks
+from sparseflow.paper.exhibits.contradictions import contradictions
+from sparseflow.paper.matrix.mnist import groups
+from sparseflow.paper.matrix.scales import DEMO, PAPER
+from sparseflow.paper.published import Reported, claims, mnist, reported
+from sparseflow.training.digits import RunConfig, pruning_parent
+from sparseflow.training.runs import Run
 from synthetic_evidence import make_evidence, paper_run
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import sparseflow as sf
+from sparseflow.methods import GradualPruning, LayerState
+from sparseflow.methods.schedules import cubic_sparsity
 from sparseflow.rng import stream
-from sparseflow.schedules import cubic_sparsity
-from sparseflow.updaters import GradualPruning, LayerState
 
 LENET5 = {"conv1": (6, 1, 5, 5), "conv2": (16, 6, 5, 5), "fc1": (120, 256), "fc2": (84, 120), "fc3": (10, 84)}
 MLP = {"fc1": (300, 784), "fc2": (100, 300), "fc3": (10, 100)}

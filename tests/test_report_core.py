@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.fans import Layout
-from sparseflow.report import MaskStatistics, ReportTotals, mask_statistics, sparsity_report
+from sparseflow.masks.fans import Layout
+from sparseflow.masks.report import MaskStatistics, ReportTotals, mask_statistics, sparsity_report
 
 
 def network() -> nn.Sequential:

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.bits import pack, packed_like
-from sparseflow.clear import replace
-from sparseflow.compiled import words
-from sparseflow.rewrite import Rewrite, rewrite_, zero_off_
+from sparseflow._fast.bits import pack, packed_like
+from sparseflow._fast.clear import replace
+from sparseflow._fast.memory import words
+from sparseflow._fast.write import Rewrite, rewrite_, zero_off_
 from sparseflow.rng import stream
 
 #: Above the size from which a layer is rewritten by a compiled pass in any process; no multiple of 8.

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from sparseflow.fans import PLAIN, Layout
-from sparseflow.select import LAYERS, maskable, prunable, unwrap, weights
+from sparseflow.masks.fans import PLAIN, Layout
+from sparseflow.masks.select import LAYERS, maskable, prunable, unwrap, weights
 
 #: Layer -> the weights of it that multiply activations, with the layout of each.
 PRUNABLE: dict[str, tuple[nn.Module, dict[str, Layout]]] = {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow.gradients import loss_gradient
-from sparseflow.updaters import DropGrow
+from sparseflow.methods import DropGrow
 from tiny import active, eight, loss_of, masked, pull, tiny_model, train_step
 
 Method = Callable[..., DropGrow]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import sparseflow as sf
-from sparseflow.updaters import DropGrow
+from sparseflow.methods import DropGrow
 from tiny import OPTIMIZERS, assert_same_bits, loss_of, masked, snapshot, tiny_model, train_step
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.updaters import DropGrow
+from sparseflow.methods import DropGrow
 from tiny import OPTIMIZERS, loss_of, masked, pull, snapshot, tiny_model, train_step
 
 optim = torch.optim

@@ -10,7 +10,7 @@ import torch
 from torch import nn, optim
 
 import sparseflow as sf
-from sparseflow.updaters import DropGrow
+from sparseflow.methods import DropGrow
 from tiny import OPTIMIZERS, active, eight, loss_of, masked, pull, snapshot, tiny_model
 
 

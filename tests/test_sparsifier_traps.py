@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import sparseflow as sf
-from sparseflow.updaters import DropGrow
+from sparseflow.methods import DropGrow
 from tiny import (
     OPTIMIZERS,
     active,

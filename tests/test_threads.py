@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from sparseflow import threads as module
-from sparseflow.threads import _on_own_threads, on_threads
+from sparseflow._fast import threads as module
+from sparseflow._fast.threads import _on_own_threads, on_threads
 
 ways = pytest.mark.parametrize("way", [on_threads, _on_own_threads])
 Way = Callable[[int, Callable[[int], None]], None]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparseflow.topk import active_count, count_true, topk_mask
+from sparseflow.masks.topk import active_count, count_true, topk_mask
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 import sparseflow as sf
+from sparseflow.methods import UPDATERS, DropGrow, LayerState
 from sparseflow.rng import stream
-from sparseflow.updaters import UPDATERS, DropGrow, LayerState
 from tiny import (
     OPTIMIZERS,
     SIZES,

@@ -24,14 +24,14 @@ import sparseflow as sf
 import vision_worker
 import vision_worker_checkpoint
 from processes import ends_of, run_ranks, start_ranks
-from sparseflow.vision import checkpoint_folder
-from sparseflow.vision.checkpoint import load_checkpoint, save_checkpoint
-from sparseflow.vision.checkpoint_folder import latest_checkpoint, verified
-from sparseflow.vision.config import METHODS, TICKET_METHODS, ImageRun
-from sparseflow.vision.ranks import Ranks
-from sparseflow.vision.resume import Checkpoints
-from sparseflow.vision.setup import set_up_images
-from sparseflow.vision.step import Trainer
+from sparseflow.training import checkpoint_folder
+from sparseflow.training.checkpoint import load_checkpoint, save_checkpoint
+from sparseflow.training.checkpoint_folder import latest_checkpoint, verified
+from sparseflow.training.images import METHODS, TICKET_METHODS, ImageRun
+from sparseflow.training.ranks import Ranks
+from sparseflow.training.resume import Checkpoints
+from sparseflow.training.setup import set_up_images
+from sparseflow.training.step import Trainer
 from vision_worker_checkpoint import PLACES, train, whole
 
 #: Two micro-batches. RigL's updates at steps 0, 2 and 4 use batches and take no step.

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from sparseflow.vision.config import ImageRun
-from sparseflow.vision.ranks import Ranks
-from sparseflow.vision.setup import set_up_images
-from sparseflow.vision.step import Trainer
+from sparseflow.training.images import ImageRun
+from sparseflow.training.ranks import Ranks
+from sparseflow.training.setup import set_up_images
+from sparseflow.training.step import Trainer
 
 RUN = ImageRun(
     network="resnet14", stem="cifar", width=1 / 16, num_classes=3, sparsity=0.5, steps=5, batch_size=8, micro_batch=4,

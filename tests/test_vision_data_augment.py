@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sparseflow.vision.data import (
+from sparseflow.data import (
     CIFAR10,
     IMAGENET,
     BrokenImageError,
@@ -24,7 +24,7 @@ from sparseflow.vision.data import (
     random_resized_crop_box,
     uniforms,
 )
-from sparseflow.vision.data.optional import optional
+from sparseflow.data.optional import optional
 
 
 def picture(width: int, height: int, *, seed: int = 0) -> Image.Image:

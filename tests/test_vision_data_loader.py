@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sparseflow.vision.data import (
+from sparseflow.data import (
     CentreCrop,
     ImageBatches,
     PadCropFlip,

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from sparseflow.data import epoch_order, global_batch, rank_slices, uniforms
+from sparseflow.data.draws import PURPOSE
+from sparseflow.data.order import DatasetOrder, TrainingOrder
 from sparseflow.rng import stream
-from sparseflow.vision.data import epoch_order, global_batch, rank_slices, uniforms
-from sparseflow.vision.data.draws import PURPOSE
-from sparseflow.vision.data.order import DatasetOrder, TrainingOrder
 
 
 def test_the_order_of_an_epoch_is_its_streams_permutation() -> None:

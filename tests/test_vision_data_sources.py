@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sparseflow.vision.data import (
+from sparseflow.data import (
     CIFAR10,
     decode_all,
     folder_source,

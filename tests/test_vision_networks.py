@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.allocation import ALLOCATIONS, erk
-from sparseflow.analysis.closed_form_chain import closed_form_refusal
-from sparseflow.vision.networks import (
+from sparseflow.analysis.closed_form.chain import closed_form_refusal
+from sparseflow.masks.allocation import ALLOCATIONS, erk
+from sparseflow.networks import (
     NETWORKS,
     Bottleneck,
     build_network,

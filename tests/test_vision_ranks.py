@@ -13,10 +13,10 @@ from torch import nn
 import sparseflow as sf
 import vision_worker
 from processes import run_ranks
-from sparseflow.vision.optimizer import StepSchedule, nesterov_sgd
-from sparseflow.vision.ranks import Ranks, RanksDisagreeError, digest, ranks_of_torchrun
-from sparseflow.vision.statistics import StepStatistics
-from sparseflow.vision.step import Trainer, distributed
+from sparseflow.training.optimizer import StepSchedule, nesterov_sgd
+from sparseflow.training.ranks import Ranks, RanksDisagreeError, digest, ranks_of_torchrun
+from sparseflow.training.statistics import StepStatistics
+from sparseflow.training.step import Trainer, distributed
 
 STEPS = 24
 

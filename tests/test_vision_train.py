@@ -14,12 +14,12 @@ from PIL import Image
 
 import vision_worker_images
 from processes import run_ranks
-from sparseflow.masks import sparsity_of
-from sparseflow.vision.config import METHODS, TICKET_METHODS, ImageRun, paper_run, rescaled
-from sparseflow.vision.data import open_images
-from sparseflow.vision.ranks import Ranks
-from sparseflow.vision.setup import batches_of, set_up_images, updater_of
-from sparseflow.vision.train import train_images
+from sparseflow.data import open_images
+from sparseflow.masks.make import sparsity_of
+from sparseflow.training.images import METHODS, TICKET_METHODS, ImageRun, paper_run, rescaled
+from sparseflow.training.loop import train_images
+from sparseflow.training.ranks import Ranks
+from sparseflow.training.setup import batches_of, set_up_images, updater_of
 
 #: Small enough for a second: a few channels, crops of 32 pixels.
 TINY = ImageRun(

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import sparseflow as sf
-from sparseflow.compiled import is_compiled
-from sparseflow.topk import topk_mask
+from sparseflow._fast.memory import is_compiled
+from sparseflow.masks.topk import topk_mask
 
 #: Above the size from which choices are compiled in any process.
 LARGE = (1 << 16) + 4321
@@ -54,12 +54,12 @@ sys.modules["numba"] = None  # importing it fails, as if it were not installed
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_without_numba
 print(test_without_numba.digest({method!r}))
-assert not any(name in sys.modules for name in ("sparseflow.choose", "sparseflow.clear"))
+assert not any(name in sys.modules for name in ("sparseflow._fast.choose", "sparseflow._fast.clear"))
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == digest(method)
-    assert {"sparseflow.choose", "sparseflow.clear"} <= sys.modules.keys()
+    assert {"sparseflow._fast.choose", "sparseflow._fast.clear"} <= sys.modules.keys()
 
 
 def test_a_numba_that_cannot_be_imported_counts_as_none(tmp_path: Path) -> None:

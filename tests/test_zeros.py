@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparseflow.masks import apply_masks_, random_masks, zero_inactive_
+from sparseflow.masks.make import apply_masks_, random_masks, zero_inactive_
 
 
 def network() -> nn.Sequential:

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import sparseflow as sf
-from sparseflow.vision.optimizer import StepSchedule, nesterov_sgd
-from sparseflow.vision.ranks import Ranks, ranks_of_torchrun
-from sparseflow.vision.statistics import StepStatistics
-from sparseflow.vision.step import Trainer, distributed
+from sparseflow.training.optimizer import StepSchedule, nesterov_sgd
+from sparseflow.training.ranks import Ranks, ranks_of_torchrun
+from sparseflow.training.statistics import StepStatistics
+from sparseflow.training.step import Trainer, distributed
 
 MICRO_BATCHES, SIZE = 2, 8
 

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
-from sparseflow.vision import checkpoint_folder
-from sparseflow.vision.config import ImageRun
-from sparseflow.vision.data import open_images
-from sparseflow.vision.ranks import Ranks, ranks_of_torchrun
-from sparseflow.vision.resume import Checkpoints
-from sparseflow.vision.setup import set_up_images
-from sparseflow.vision.step import Trainer
-from sparseflow.vision.train import train_images
+from sparseflow.data import open_images
+from sparseflow.training import checkpoint_folder
+from sparseflow.training.images import ImageRun
+from sparseflow.training.loop import train_images
+from sparseflow.training.ranks import Ranks, ranks_of_torchrun
+from sparseflow.training.resume import Checkpoints
+from sparseflow.training.setup import set_up_images
+from sparseflow.training.step import Trainer
 
 #: Where a process can die in a save -> who of two it is.
 PLACES = {"before_writing": 1, "after_own_share": 1, "before_rename": 0}

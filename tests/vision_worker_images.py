@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from sparseflow.vision.config import ImageRun
-from sparseflow.vision.data import open_images
-from sparseflow.vision.ranks import digest, ranks_of_torchrun
-from sparseflow.vision.setup import set_up_images
-from sparseflow.vision.train import train_images
+from sparseflow.data import open_images
+from sparseflow.training.images import ImageRun
+from sparseflow.training.loop import train_images
+from sparseflow.training.ranks import digest, ranks_of_torchrun
+from sparseflow.training.setup import set_up_images
 
 
 def main(run: ImageRun, data: Path, split: str, out: Path) -> None:

@@ -3,12 +3,14 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sparseflow import analysis, init, tickets, updaters
+from sparseflow import analysis, init, tickets
+from sparseflow import methods as updaters
 from sparseflow.analysis import gradient_flow
-from sparseflow.at_init import grasp, snip, synflow_masks
-from sparseflow.initialize import initialize_
-from sparseflow.live import live_inputs
-from sparseflow.masks import (
+from sparseflow.init.live import live_inputs
+from sparseflow.init.model import initialize_
+from sparseflow.init.prune import grasp, snip, synflow_masks
+from sparseflow.masks.check import check
+from sparseflow.masks.make import (
     apply_masks_,
     dense_masks,
     load_masks,
@@ -19,12 +21,11 @@ from sparseflow.masks import (
     score_masks,
     sparsity_of,
 )
-from sparseflow.promises import check
-from sparseflow.report import mask_statistics, sparsity_report
-from sparseflow.select import prunable
-from sparseflow.sparsifier import Sparsifier
+from sparseflow.masks.report import mask_statistics, sparsity_report
+from sparseflow.masks.select import prunable
+from sparseflow.methods import GMP, SET, SNFS, OneShot, RigL, RigLInverted, Static, drop_and_grow
+from sparseflow.sparsifier.sparsifier import Sparsifier
 from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
-from sparseflow.updaters import GMP, SET, SNFS, OneShot, RigL, RigLInverted, Static, drop_and_grow
 
 if TYPE_CHECKING:
     from sparseflow import engine

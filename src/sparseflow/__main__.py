@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the command line, or say what to install for it."""
     try:
-        from sparseflow.lab.cli import main as run
+        from sparseflow.cli.main import main as run
 
         run()
     except ModuleNotFoundError as error:

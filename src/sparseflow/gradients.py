@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from sparseflow.select import unwrap
+from sparseflow.masks.select import unwrap
 from sparseflow.sharded import is_sharded, reshard_
 from sparseflow.types import Batches, LossFn
 

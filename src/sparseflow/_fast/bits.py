@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparseflow.compiled import in_memory_order, is_compiled, words
+from sparseflow._fast.memory import in_memory_order, is_compiled, words
 
 #: Moves the lowest bit of byte k of a word to bit 56 + k; bit k of every byte; copies a byte to all eight.
 _GATHER, _PLACES, _COPIES = 0x0102040810204080, 0x8040201008040201 - (1 << 64), 0x0101010101010101
@@ -49,7 +49,7 @@ def pack(mask: Tensor) -> PackedMask:
     (ordered,) = in_memory_order(mask)
     flat = ordered.reshape(-1)
     if is_compiled(flat):
-        from sparseflow.clear import pack as pack_words
+        from sparseflow._fast.clear import pack as pack_words
 
         bits = torch.empty(-(-flat.numel() // 8), dtype=torch.uint8)
         pack_words(words(flat), bits.numpy())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from sparseflow.threads import on_threads
+from sparseflow._fast.threads import on_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +34,7 @@ def is_compiled(*tensors: Tensor) -> bool:
     >>> is_compiled(torch.ones(300, 300).T)
     False
     """
-    smallest = _CALLS_FROM if "sparseflow.choose" in sys.modules else _LOADS_FROM
+    smallest = _CALLS_FROM if "sparseflow._fast.choose" in sys.modules else _LOADS_FROM
     # Numba last: asking for it loads it.
     return (
         all(

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparseflow.bits import PackedMask, pack
-from sparseflow.compiled import in_memory_order, is_compiled, spread, words
-from sparseflow.masks import zero_inactive_
-from sparseflow.topk import count_true
+from sparseflow._fast.bits import PackedMask, pack
+from sparseflow._fast.memory import in_memory_order, is_compiled, spread, words
+from sparseflow.masks.make import zero_inactive_
+from sparseflow.masks.topk import count_true
 
 
 class Rewrite(NamedTuple):
@@ -33,7 +33,7 @@ class Rewrite(NamedTuple):
         mask, *tensors = in_memory_order(self.mask, *self.tensors)
         if not is_compiled(mask, *tensors):
             return None
-        from sparseflow.clear import replace
+        from sparseflow._fast.clear import replace
 
         before = torch.empty_like(self.new.bits) if self.told else self.new.bits[:0]
         active = replace(words(mask), self.new.bits.numpy(), before.numpy(), tuple(map(words, tensors)))
@@ -76,7 +76,7 @@ def zero_off_(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
         else:
             zero_inactive_(tensor, mask)
     if large:
-        from sparseflow.clear import clear
+        from sparseflow._fast.clear import clear
 
         for _ in spread(lambda pair: clear(*pair), large):
             pass

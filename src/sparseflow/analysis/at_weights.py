@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sparseflow.analysis.recalibrate import recalibrate_, running_norms
 from sparseflow.gradients import trainable, undisturbed
-from sparseflow.select import unwrap
+from sparseflow.masks.select import unwrap
 from sparseflow.types import Batches, LossFn
 
 T = TypeVar("T")

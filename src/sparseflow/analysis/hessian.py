@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseflow._checks import check_choice, check_finite
-from sparseflow.analysis.closed_form import closed_form
-from sparseflow.analysis.closed_form_chain import chain_of, closed_form_refusal
+from sparseflow.analysis.closed_form.chain import chain_of, closed_form_refusal
+from sparseflow.analysis.closed_form.compute import closed_form
 from sparseflow.analysis.layout import active_parameters
 from sparseflow.analysis.products import Objective, check_second_derivatives
 from sparseflow.types import Batches, LossFn, Masks

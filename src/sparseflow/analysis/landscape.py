@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
 from sparseflow.analysis.at_weights import Progress, Recalibration, measure_at, weights_of
-from sparseflow.select import maskable
+from sparseflow.masks.select import maskable
 from sparseflow.types import Batches, LossFn, Masks
 
 #: The authors' grid: 29 points from -0.20 to 1.20 in steps of 0.05; 0 and 1 are exact.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_masks, check_zero_off_mask
 from sparseflow.gradients import trainable
-from sparseflow.select import maskable
+from sparseflow.masks.select import maskable
 from sparseflow.types import Masks
 
 

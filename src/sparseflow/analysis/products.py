@@ -14,10 +14,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sparseflow._checks import check_finite
-from sparseflow.active import active_weights
 from sparseflow.analysis.layout import ActiveLayout, active_parameters
 from sparseflow.gradients import trainable, undisturbed
-from sparseflow.select import unwrap
+from sparseflow.masks.select import unwrap
+from sparseflow.sparsifier.stored import active_weights
 from sparseflow.types import Batches, LossFn, Masks
 
 

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from sparseflow._checks import check_masks, check_zero_off_mask
 from sparseflow.gradients import undisturbed
-from sparseflow.select import maskable, unwrap
+from sparseflow.masks.select import maskable, unwrap
 from sparseflow.types import LossFn, Masks
 
 

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow.atomic import write_atomically
-from sparseflow.lab.checkpoint import read_checkpoint
-from sparseflow.lab.environment import describe_environment
-from sparseflow.lab.models import MODELS, build_model
-from sparseflow.lab.runs import CHECKPOINTS, load_run
+from sparseflow.networks.lenet import MODELS, build_model
 from sparseflow.rng import stream
+from sparseflow.training.environment import describe_environment
+from sparseflow.training.runs import CHECKPOINTS, load_run
+from sparseflow.training.state_file import read_checkpoint
 
 if TYPE_CHECKING:
-    from sparseflow.engine.speed_table import SpeedTable
+    from sparseflow.engine.speed.table import SpeedTable
 
 _out = Console()
 _err = Console(stderr=True)
@@ -59,8 +59,8 @@ class Export:
     def run(self) -> None:
         """Write, and print the sizes."""
         with _one_line_if_missing():
-            from sparseflow.engine.export import save
-            from sparseflow.engine.onnx import to_onnx
+            from sparseflow.engine.files.export import save
+            from sparseflow.engine.files.onnx import to_onnx
 
             model: nn.Module | Mapping[str, Tensor]
             if self.source.is_dir():
@@ -115,7 +115,7 @@ class Bench:
             raise ValueError(f"batch and threads must be at least 1, got {self.batch} and {self.threads}.")
         _check_folders(self.json)
         with _one_line_if_missing(), _threads(self.threads):
-            from sparseflow.engine.auto import compile_sparse
+            from sparseflow.engine.speed.auto import compile_sparse
 
             model, masks = self._model()
             x = torch.randn(self.batch, *(self.input_shape or _IMAGE), generator=stream(0, "bench"))
@@ -235,7 +235,7 @@ def faster_layout(model: nn.Module, x: Tensor, *, backward: bool, seconds: float
     """The dense model and its input in the memory format in which it is faster, and the format's name."""
     if x.dim() != 4 or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
         return model, x, "contiguous"
-    from sparseflow.engine.speed import medians, model_step
+    from sparseflow.engine.speed.timing import medians, model_step
 
     last = copy.deepcopy(model)
     last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -249,8 +249,8 @@ def time_plan(
     model: nn.Module, masks: sf.types.Masks, x: Tensor, dense_x: Tensor, *, seconds: float
 ) -> tuple[float, float] | None:
     """Seconds of a training step with loss and SGD, dense and as a plan; ``None`` if the model is no chain."""
-    from sparseflow.engine.plan import plan
-    from sparseflow.engine.speed import medians
+    from sparseflow.engine.plans.plan import plan
+    from sparseflow.engine.speed.timing import medians
 
     model, twin = copy.deepcopy(model), copy.deepcopy(model)
     optimizer, twin_optimizer = (torch.optim.SGD(m.parameters(), lr=1e-4, momentum=0.9) for m in (model, twin))

@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sparseflow.vision.config import PAPER, ImageRun, paper_run, pruning_parent, rescaled
+from sparseflow.training.images import PAPER, ImageRun, paper_run, pruning_parent, rescaled
 
 _out = Console()
 _err = Console(stderr=True)
@@ -41,8 +41,8 @@ class TrainImages:
 
     def run(self) -> None:
         """Train with a progress bar and print where the run is and how it ended, both on rank 0."""
-        from sparseflow.lab.images import train_image_run
-        from sparseflow.vision.ranks import ranks_of_torchrun
+        from sparseflow.training.image_runs import train_image_run
+        from sparseflow.training.ranks import ranks_of_torchrun
 
         config = self.config
         if self.short is not None:

@@ -15,10 +15,10 @@ import tyro
 from rich.console import Console
 from rich.table import Column, Table
 
-from sparseflow.compiled import has_numba
-from sparseflow.lab.config import RunConfig, pruning_parent
-from sparseflow.lab.engine_commands import Bench, Export
-from sparseflow.lab.reproduce_command import Reproduce
+from sparseflow._fast.memory import has_numba
+from sparseflow.cli.engine import Bench, Export
+from sparseflow.cli.reproduce import Reproduce
+from sparseflow.training.digits import RunConfig, pruning_parent
 
 _out = Console()
 _err = Console(stderr=True)
@@ -47,11 +47,11 @@ class Demo:
 
     def run(self) -> None:
         """Train, measure the signal at initialisation, print the table, write the page."""
-        from sparseflow.lab.headline import headline
-        from sparseflow.lab.recipes.demo import demo
-        from sparseflow.lab.report import write_report
-        from sparseflow.lab.summary import summarize, terminal_table
-        from sparseflow.lab.sweep import sweep
+        from sparseflow.lab.demo.headline import headline
+        from sparseflow.lab.demo.page import write_report
+        from sparseflow.lab.demo.recipe import demo
+        from sparseflow.lab.page.summary import summarize, terminal_table
+        from sparseflow.training.sweep import sweep
 
         configs = demo(seeds=self.seeds, steps=self.steps, quick=self.quick)
         runs = sweep(configs, root=self.out, jobs=self.jobs, ray=self.ray, tensorboard=self.tensorboard, console=_err)
@@ -82,7 +82,7 @@ class Train:
 
     def run(self) -> None:
         """Train with a progress bar and print where the run is and how it ended."""
-        from sparseflow.lab.sweep import sweep
+        from sparseflow.training.sweep import sweep
 
         config = self.config.with_(mask_from=pruning_parent(self.config)) if self.pruned_mask else self.config
         if config.engine == "auto" and not has_numba():
@@ -104,9 +104,9 @@ class Report:
 
     def run(self) -> None:
         """Read, summarise, write."""
-        from sparseflow.lab.report import write_report
-        from sparseflow.lab.runs import load_runs, unfinished_runs
-        from sparseflow.lab.summary import summarize, terminal_table
+        from sparseflow.lab.demo.page import write_report
+        from sparseflow.lab.page.summary import summarize, terminal_table
+        from sparseflow.training.runs import load_runs, unfinished_runs
 
         runs = load_runs(self.runs)
         if not runs:
@@ -133,7 +133,7 @@ class Data:
 
     def run(self) -> None:
         """Print the answer."""
-        from sparseflow.lab.data import data_path, dataset_status, fetch
+        from sparseflow.data.digits import data_path, dataset_status, fetch
 
         if self.action == "path":
             print(data_path(self.name, self.root))
@@ -153,7 +153,7 @@ class Info:
 
     def run(self) -> None:
         """Print one line a fact."""
-        from sparseflow.lab.environment import describe_environment
+        from sparseflow.training.environment import describe_environment
 
         for name, value in describe_environment().items():
             print(f"{name}: {value}")
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if given[:2] == ["train", "images"]:
-            from sparseflow.lab.image_commands import train_images_command
+            from sparseflow.cli.images import train_images_command
 
             train_images_command(given[2:]).run()
             return
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _tell(error: Exception) -> None:
     """One line on stderr; of what all processes of ``torchrun`` raise together, once."""
-    from sparseflow.vision.ranks import OnEveryRankError
+    from sparseflow.training.ranks import OnEveryRankError
 
     rank = os.environ.get("RANK", "0")
     if rank != "0" and isinstance(error, OnEveryRankError | FloatingPointError):
@@ -217,7 +217,7 @@ def _tell(error: Exception) -> None:
 def _signal(path: Path, *, networks: int) -> pd.DataFrame:
     """The signal table of Figure 1c, measured once for a folder of runs, or again for more networks."""
     from sparseflow.atomic import write_atomically
-    from sparseflow.lab.signal_at_init import signal_at_init
+    from sparseflow.lab.demo.signal import signal_at_init
 
     if path.is_file() and (stored := pd.read_csv(path))["network"].nunique() >= networks:
         return stored

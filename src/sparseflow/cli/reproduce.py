@@ -17,8 +17,8 @@ from rich.progress import track
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
-    from sparseflow.lab.reproduce import Matrix
-    from sparseflow.lab.reproduce_images import ImageMatrix
+    from sparseflow.paper.reproduce import Matrix
+    from sparseflow.paper.reproduce_images import ImageMatrix
 
 _out = Console()
 _err = Console(stderr=True)
@@ -59,8 +59,8 @@ class Reproduce:
 
     def run(self) -> None:
         """Train and measure what is not there yet, judge the claims, write the page."""
-        from sparseflow.lab.pool import check_jobs, local_jobs, run_tasks
-        from sparseflow.lab.sweep import Training, prepare
+        from sparseflow.training.pool import check_jobs, local_jobs, run_tasks
+        from sparseflow.training.sweep import Training, prepare
 
         check_jobs(self.jobs)
         root = self.out or Path("runs") / self.scale
@@ -98,11 +98,11 @@ class Reproduce:
         _out.print(f"Open [bold]{page}[/bold] in a browser.", soft_wrap=True)
 
     def _matrix(self, data: Path | None) -> Matrix | ImageMatrix:
-        from sparseflow.lab.image_cost import SUSTAINED
-        from sparseflow.lab.recipes.image_scales import IMAGE_SCALES
-        from sparseflow.lab.recipes.scales import SCALES
-        from sparseflow.lab.reproduce import Matrix
-        from sparseflow.lab.reproduce_images import ImageMatrix
+        from sparseflow.paper.cost import SUSTAINED
+        from sparseflow.paper.matrix.image_scales import IMAGE_SCALES
+        from sparseflow.paper.matrix.scales import SCALES
+        from sparseflow.paper.reproduce import Matrix
+        from sparseflow.paper.reproduce_images import ImageMatrix
 
         if self.scale in IMAGE_SCALES:
             images = IMAGE_SCALES[self.scale]
@@ -137,7 +137,7 @@ def _listing(matrix: Matrix | ImageMatrix, root: Path) -> Table:
 
 
 def _row(table: Table, name: str, title: str, matrix: Matrix | ImageMatrix, root: Path) -> None:
-    from sparseflow.lab.sweep import Training
+    from sparseflow.training.sweep import Training
 
     tasks = matrix.tasks([name])
     runs = sum(isinstance(task, Training) for task in tasks)

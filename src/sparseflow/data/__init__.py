@@ -1,6 +1,6 @@
 """ImageNet and CIFAR-10 from the Hugging Face hub, parquet files or folders: order and pixels follow from a seed."""
 
-from sparseflow.vision.data.augment import (
+from sparseflow.data.augment import (
     CIFAR10,
     IMAGENET,
     Statistics,
@@ -8,15 +8,15 @@ from sparseflow.vision.data.augment import (
     normalise,
     random_resized_crop_box,
 )
-from sparseflow.vision.data.decode import BrokenImageError, decode
-from sparseflow.vision.data.draws import uniforms
-from sparseflow.vision.data.hub import hub_source
-from sparseflow.vision.data.loader import ImageBatches, evaluation_batches, image_batches
-from sparseflow.vision.data.memory import DecodedImages, decode_all, decoded_batches
-from sparseflow.vision.data.order import Positions, epoch_order, global_batch, rank_slices
-from sparseflow.vision.data.sources import ImageSource, folder_source, open_images
-from sparseflow.vision.data.tables import parquet_source, unpack
-from sparseflow.vision.data.transforms import CentreCrop, PadCropFlip, RandomResizedCrop, Transform, Unchanged
+from sparseflow.data.decode import BrokenImageError, decode
+from sparseflow.data.draws import uniforms
+from sparseflow.data.hub import hub_source
+from sparseflow.data.loader import ImageBatches, evaluation_batches, image_batches
+from sparseflow.data.memory import DecodedImages, decode_all, decoded_batches
+from sparseflow.data.order import Positions, epoch_order, global_batch, rank_slices
+from sparseflow.data.sources import ImageSource, folder_source, open_images
+from sparseflow.data.tables import parquet_source, unpack
+from sparseflow.data.transforms import CentreCrop, PadCropFlip, RandomResizedCrop, Transform, Unchanged
 
 __all__ = [
     "CIFAR10",

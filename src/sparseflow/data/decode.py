@@ -7,7 +7,7 @@ import struct
 import zlib
 from typing import Any
 
-from sparseflow.vision.data.optional import optional
+from sparseflow.data.optional import optional
 
 
 class BrokenImageError(ValueError):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparseflow.lab import mirrors
+from sparseflow.data import mirrors
 from sparseflow.rng import stream
 
 #: Environment variable that names the folder of the datasets.

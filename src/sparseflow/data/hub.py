@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from sparseflow.vision.data.optional import optional
-from sparseflow.vision.data.splits import LABEL_COLUMN, checked_labels, image_column
+from sparseflow.data.optional import optional
+from sparseflow.data.splits import LABEL_COLUMN, checked_labels, image_column
 
 
 @dataclass(frozen=True, eq=False)

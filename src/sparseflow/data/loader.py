@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from sparseflow.vision.data.decode import BrokenImageError, decode
-from sparseflow.vision.data.draws import uniforms
-from sparseflow.vision.data.order import DatasetOrder, Positions, TrainingOrder, rank_slices
-from sparseflow.vision.data.sources import ImageSource
-from sparseflow.vision.data.transforms import Transform
+from sparseflow.data.decode import BrokenImageError, decode
+from sparseflow.data.draws import uniforms
+from sparseflow.data.order import DatasetOrder, Positions, TrainingOrder, rank_slices
+from sparseflow.data.sources import ImageSource
+from sparseflow.data.transforms import Transform
 
 #: Distinct broken images that a process puts up with. ImageNet and CIFAR-10 have none: more means a bad copy.
 MAX_BROKEN = 10
@@ -79,7 +79,7 @@ class ImageBatches:
     """Pairs of images and labels; every iteration goes through the same batches again.
 
     Images are uint8 ``(N, 3, size, size)``, channels last in memory; labels int64 ``(N,)``. Normalise a batch where it
-    is used, with :func:`sparseflow.vision.data.normalise`: bytes travel four times faster than floats.
+    is used, with :func:`sparseflow.data.normalise`: bytes travel four times faster than floats.
 
     Raises:
         RuntimeError: while iterating, if more than ``max_broken`` images are broken, or reading fails in a worker.
@@ -165,7 +165,7 @@ def image_batches(
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
     >>> from PIL import Image
-    >>> from sparseflow.vision.data import PadCropFlip, folder_source
+    >>> from sparseflow.data import PadCropFlip, folder_source
     >>> with TemporaryDirectory() as root:
     ...     for name in ("black", "white"):
     ...         folder = Path(root) / "train" / name

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseflow.vision.data.draws import uniforms
-from sparseflow.vision.data.loader import MAX_BROKEN, ImageBatches, Reader
-from sparseflow.vision.data.order import DatasetOrder, TrainingOrder, rank_slices
-from sparseflow.vision.data.sources import ImageSource
-from sparseflow.vision.data.transforms import PadCropFlip, Unchanged
+from sparseflow.data.draws import uniforms
+from sparseflow.data.loader import MAX_BROKEN, ImageBatches, Reader
+from sparseflow.data.order import DatasetOrder, TrainingOrder, rank_slices
+from sparseflow.data.sources import ImageSource
+from sparseflow.data.transforms import PadCropFlip, Unchanged
 
 
 class DecodedImages(NamedTuple):

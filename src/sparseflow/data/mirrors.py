@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from sparseflow.atomic import write_atomically
-from sparseflow.lab.idx import decompress, is_gzip, parse_idx
+from sparseflow.data.idx import decompress, is_gzip, parse_idx
 
 #: How often all mirrors are tried, and the pause in seconds before they are tried again.
 ROUNDS, PAUSE = 2, 1.0

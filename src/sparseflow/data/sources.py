@@ -11,9 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sparseflow.vision.data.hub import hub_source
-from sparseflow.vision.data.splits import listing, synonyms
-from sparseflow.vision.data.tables import parquet_source
+from sparseflow.data.hub import hub_source
+from sparseflow.data.splits import listing, synonyms
+from sparseflow.data.tables import parquet_source
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 

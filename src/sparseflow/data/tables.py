@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from sparseflow.vision.data.optional import optional
-from sparseflow.vision.data.splits import LABEL_COLUMN, checked_labels, find_tables, image_column
+from sparseflow.data.optional import optional
+from sparseflow.data.splits import LABEL_COLUMN, checked_labels, find_tables, image_column
 
 #: Row groups of a parquet file that one process keeps, in bytes of images. A dataset that is smaller is read once.
 CACHE_BYTES = 256 * 2**20

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparseflow.vision.data.augment import Box, centre_crop_box, random_resized_crop_box
-from sparseflow.vision.data.optional import optional
+from sparseflow.data.augment import Box, centre_crop_box, random_resized_crop_box
+from sparseflow.data.optional import optional
 
 
 def resized_crop(image: Any, box: Box, size: int, *, flip: bool = False) -> NDArray[np.uint8]:

@@ -13,14 +13,14 @@ except ImportError as error:  # not installed, or not made for the NumPy that is
         f"the sparse engine needs Numba: pip install numba. Without it everything works masked.{reason}", name="numba"
     ) from None
 
-from sparseflow.engine.auto import compile_sparse
 from sparseflow.engine.convert import convert, convertible, dense_state_dict, masks_of, sparse_layers, to_dense
-from sparseflow.engine.export import load, load_state, save
-from sparseflow.engine.modules import SparseConv1d, SparseConv2d, SparseLayer, SparseLinear
-from sparseflow.engine.onnx import to_onnx
-from sparseflow.engine.pattern import Pattern
-from sparseflow.engine.plan import Plan, plan
-from sparseflow.engine.speed_table import LayerSpeed, SpeedTable
+from sparseflow.engine.files.export import load, load_state, save
+from sparseflow.engine.files.onnx import to_onnx
+from sparseflow.engine.layers.modules import SparseConv1d, SparseConv2d, SparseLayer, SparseLinear
+from sparseflow.engine.layers.pattern import Pattern
+from sparseflow.engine.plans.plan import Plan, plan
+from sparseflow.engine.speed.auto import compile_sparse
+from sparseflow.engine.speed.table import LayerSpeed, SpeedTable
 
 __all__ = [
     "LayerSpeed",

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
-from sparseflow.engine.chain import SparseSequential, read_stages
-from sparseflow.engine.modules import SparseConv1d, SparseConv2d, SparseLayer, SparseLinear
-from sparseflow.engine.pools import MaxPool2d, inner_form, plain_form
-from sparseflow.masks import apply_masks_
-from sparseflow.select import maskable, unwrap
+from sparseflow.engine.layers.chain import SparseSequential, read_stages
+from sparseflow.engine.layers.modules import SparseConv1d, SparseConv2d, SparseLayer, SparseLinear
+from sparseflow.engine.layers.pools import MaxPool2d, inner_form, plain_form
+from sparseflow.masks.make import apply_masks_
+from sparseflow.masks.select import maskable, unwrap
 from sparseflow.types import Masks
 
 #: Dense layer -> its sparse form. Exact types: a subclass may use its weight in its own way.

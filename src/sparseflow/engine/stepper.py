@@ -10,11 +10,11 @@ from torch import Tensor
 
 from sparseflow.analysis.flow import GradientFlow, gradient_flow
 from sparseflow.gradients import undisturbed
-from sparseflow.masks import sparsity_of
-from sparseflow.sparsifier import Sparsifier
+from sparseflow.masks.make import sparsity_of
+from sparseflow.sparsifier.sparsifier import Sparsifier
 
 if TYPE_CHECKING:
-    from sparseflow.engine.plan import Plan
+    from sparseflow.engine.plans.plan import Plan
 
 #: Share of active weights up to which ``auto`` takes a plan, for a network that nobody measured.
 MOST_ACTIVE = 0.3
@@ -52,7 +52,7 @@ class Stepper:
         if self._sparsifier.updater.gradient_decay and not self._always:
             return None  # the mean of dense gradients needs one at every step
         try:
-            from sparseflow.engine.plan import plan
+            from sparseflow.engine.plans.plan import plan
 
             return plan(self._model, self._sparsifier.masks, self._optimizer)
         except (ModuleNotFoundError, TypeError, ValueError):

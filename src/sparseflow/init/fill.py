@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.nn.init import calculate_gain
 
 from sparseflow._checks import check_choice
-from sparseflow.fans import PLAIN, Layout, dense_fans, fan_in, fan_out
-from sparseflow.masks import zero_inactive_
-from sparseflow.topk import count_true
+from sparseflow.masks.fans import PLAIN, Layout, dense_fans, fan_in, fan_out
+from sparseflow.masks.make import zero_inactive_
+from sparseflow.masks.topk import count_true
 
 Mode = Literal["fan_in", "fan_out", "fan_avg"]
 Scaling = Literal["unit", "layer", "dense"]
@@ -72,10 +72,10 @@ def scale_to_mask_(
         mask: bool, same shape.
         mode: Which fans ``d`` counts.
         scaling: ``"unit"``, ``"layer"`` or ``"dense"``, see the module.
-        layout: Which axes are units and inputs (:class:`sparseflow.fans.Layout`).
+        layout: Which axes are units and inputs (:class:`sparseflow.masks.fans.Layout`).
         live_inputs: bool, the weight's shape: the active inputs that can be nonzero at all, for ``scaling="unit"``.
             Fan-in counts only those; a unit without any falls back to its active inputs. See
-            :func:`sparseflow.live.live_inputs`.
+            :func:`sparseflow.init.live.live_inputs`.
 
     Returns: ``weight``.
 

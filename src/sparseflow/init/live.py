@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
-from sparseflow.fans import PLAIN, Layout, fan_in
 from sparseflow.gradients import undisturbed
+from sparseflow.masks.fans import PLAIN, Layout, fan_in
+from sparseflow.masks.select import maskable, unwrap
 from sparseflow.rng import stream
-from sparseflow.select import maskable, unwrap
 from sparseflow.types import Masks
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

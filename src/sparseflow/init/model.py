@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_choice, check_masks
-from sparseflow.fans import PLAIN
-from sparseflow.init import INITIALIZERS, Scaling
-from sparseflow.live import live_inputs
+from sparseflow.init.fill import INITIALIZERS, Scaling
+from sparseflow.init.live import live_inputs
+from sparseflow.masks.fans import PLAIN
+from sparseflow.masks.select import Weight, maskable
 from sparseflow.rng import stream
-from sparseflow.select import Weight, maskable
 from sparseflow.types import Masks
 
 #: Scheme -> what the fans count. ``live`` is ``unit`` with dead inputs left out.
@@ -53,7 +53,7 @@ def initialize_(
             The default is He's for ReLU (Eq. 1); the paper's MNIST runs use ``"xavier_uniform"``.
         keep: Name patterns of weights that keep their values, pretrained ones for instance; they are only masked.
         zero_biases: Set the biases of re-drawn layers to zero, as the paper does.
-        example_inputs: For ``"live"``, see :func:`sparseflow.live.live_inputs`.
+        example_inputs: For ``"live"``, see :func:`sparseflow.init.live.live_inputs`.
 
     Returns: ``model``.
 

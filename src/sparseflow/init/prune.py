@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_sparsity
 from sparseflow.gradients import loss_gradient, trainable, undisturbed
-from sparseflow.masks import apply_masks_, dense_masks, score_masks
-from sparseflow.select import Rule, prunable, unwrap
+from sparseflow.masks.make import apply_masks_, dense_masks, score_masks
+from sparseflow.masks.select import Rule, prunable, unwrap
 from sparseflow.types import Batches, LossFn
 
 
@@ -27,7 +27,7 @@ def snip(
         model: Dense, as initialised; left as it is.
         loss_fn: Mean loss of a batch.
         batches: Pairs of inputs and targets.
-        include: Which weights get scores, see :func:`sparseflow.select.weights`.
+        include: Which weights get scores, see :func:`sparseflow.masks.select.weights`.
         exclude: Which do not.
 
     Returns: parameter name -> score; the highest should stay.

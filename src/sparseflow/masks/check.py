@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
-from sparseflow.select import maskable
+from sparseflow.masks.select import maskable
 from sparseflow.sharded import num_true, shard_like
 from sparseflow.types import BrokenPromiseError, Masks
 

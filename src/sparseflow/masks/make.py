@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_choice, check_masks
-from sparseflow.allocation import ALLOCATIONS
 from sparseflow.atomic import write_atomically
+from sparseflow.masks.allocation import ALLOCATIONS
+from sparseflow.masks.select import Rule, Weight, maskable, prunable
+from sparseflow.masks.topk import active_count, topk_mask
 from sparseflow.rng import stream
-from sparseflow.select import Rule, Weight, maskable, prunable
 from sparseflow.sharded import full, local, num_true, shard_like
-from sparseflow.topk import active_count, topk_mask
 from sparseflow.types import Masks
 
-#: Key of ``ALLOCATIONS``, or a function such as ``functools.partial(sparseflow.allocation.erk, power=0.5)``.
+#: Key of ``ALLOCATIONS``, or a function such as ``functools.partial(sparseflow.masks.allocation.erk, power=0.5)``.
 AllocationLike = str | Callable[..., Mapping[str, float]]
 
 
@@ -62,7 +62,7 @@ def random_masks(
     """Masks with exact counts and positions drawn uniformly without replacement.
 
     Args:
-        model: Its prunable weights get masks (see :func:`sparseflow.select.weights` for the three rules).
+        model: Its prunable weights get masks (see :func:`sparseflow.masks.select.weights` for the three rules).
         sparsity: Fraction of zeros over the prunable weights, in [0, 1).
         allocation: How the layers share it: ``"uniform"``, ``"er"``, ``"erk"`` or a function.
         seed: Each layer draws from ``stream(seed, "mask", name)``, so no layer shifts another.

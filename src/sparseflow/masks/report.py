@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparseflow._checks import check_masks, check_sparsity
-from sparseflow.fans import PLAIN, Layout, fan_in, unit_counts
-from sparseflow.select import Rule, Weight, maskable, weights
+from sparseflow.masks.fans import PLAIN, Layout, fan_in, unit_counts
+from sparseflow.masks.select import Rule, Weight, maskable, weights
 from sparseflow.types import Masks
 
 _TABLE_WIDTH = 100
@@ -133,7 +133,7 @@ def sparsity_report(
         model: The model.
         masks: Parameter name -> mask.
         target: The sparsity asked for: one for every masked weight, or one each by name, as an allocation returns it.
-        include: The rules by which the masks were made, see :func:`sparseflow.select.weights`; they explain what is
+        include: The rules by which the masks were made, see :func:`sparseflow.masks.select.weights`; they explain what is
             not masked.
         exclude: As ``include``.
         first_layer_dense: As ``include``.

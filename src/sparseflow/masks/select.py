@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim.swa_utils import AveragedModel
 
-from sparseflow.fans import PLAIN, Layout
+from sparseflow.masks.fans import PLAIN, Layout
 from sparseflow.sharded import reshard_
 
 #: A name pattern such as ``"encoder.*"``, or a module class.
@@ -176,7 +176,7 @@ def weights(
         raise ValueError(
             f"{', '.join(map(_rule_name, unused))} in include= or exclude= matches no parameter, or includes none that "
             f"can be masked. Names: {', '.join(weight.name for weight in found)}. Layers of your own become known by a "
-            "row in sparseflow.select.LAYERS."
+            "row in sparseflow.masks.select.LAYERS."
         )
     return found
 
@@ -217,7 +217,7 @@ def prunable(
     if not chosen:
         raise ValueError(
             f"{type(model).__name__} has no prunable weight under these rules. Known layers: "
-            f"{', '.join(kind.__name__ for kind in LAYERS)}; add yours to sparseflow.select.LAYERS."
+            f"{', '.join(kind.__name__ for kind in LAYERS)}; add yours to sparseflow.masks.select.LAYERS."
         )
     return chosen
 

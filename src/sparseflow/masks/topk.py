@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sparseflow._checks import check_finite, check_sparsity
-from sparseflow.compiled import is_compiled, words
+from sparseflow._fast.memory import is_compiled, words
 
 
 def active_count(numel: int, sparsity: float) -> int:
@@ -88,7 +88,7 @@ def _compiled_choice(flat: Tensor, k: int, among: Tensor | None, *, magnitude: b
         return None
     import numpy
 
-    from sparseflow.choose import choose
+    from sparseflow._fast.choose import choose
 
     members = numpy.ones(n, numpy.uint8) if among is None else words(among)
     mask = torch.empty(n, dtype=torch.bool)

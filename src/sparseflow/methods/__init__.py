@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sparseflow.updaters.base import DropGrow, LayerState, MaskUpdater, drop_and_grow
-from sparseflow.updaters.pruning import GMP, GradualPruning, OneShot
-from sparseflow.updaters.rigl import RigL, RigLInverted
-from sparseflow.updaters.set import SET
-from sparseflow.updaters.snfs import SNFS
-from sparseflow.updaters.static import Static
+from sparseflow.methods.base import DropGrow, LayerState, MaskUpdater, drop_and_grow
+from sparseflow.methods.pruning import GMP, GradualPruning, OneShot
+from sparseflow.methods.rigl import RigL, RigLInverted
+from sparseflow.methods.set import SET
+from sparseflow.methods.snfs import SNFS
+from sparseflow.methods.static import Static
 
 #: Name -> what makes the updater. The contract tests run over every row.
 UPDATERS: dict[str, Callable[..., MaskUpdater]] = {

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sparseflow._checks import check_finite
-from sparseflow.scores import ScoreFn
-from sparseflow.topk import topk_mask
+from sparseflow.masks.topk import topk_mask
+from sparseflow.methods.scores import ScoreFn
 
 #: A layer is scored in so many parts, or in larger ones of at least so many entries.
 _PARTS, _FEWEST = 16, 1 << 12
@@ -48,7 +48,7 @@ def exchange_active(
         layer: Before the update.
         num_drop: At most the active count.
         num_grow: At most the number of candidates.
-        drop_score, grow_score: As :class:`sparseflow.updaters.DropGrow`.
+        drop_score, grow_score: As :class:`sparseflow.methods.DropGrow`.
         regrow: Whether just-dropped weights compete for growth.
         generator: For random scores.
         step: Named in errors.
@@ -58,7 +58,7 @@ def exchange_active(
     Raises:
         ValueError: if a score that matters, or any gradient, is NaN or infinite.
 
-    >>> from sparseflow.scores import gradient_magnitude, magnitude
+    >>> from sparseflow.methods.scores import gradient_magnitude, magnitude
     >>> w, g = torch.tensor([3.0, 1.0, 2.0]), torch.tensor([[0.0, 0.2, 0.0, 0.1, 0.9]])
     >>> layer = ActiveLayer("w", (1, 5), torch.tensor([0, 1, 2]), w, None, lambda a, b: g[a:b], 1.0)
     >>> exchange_active(layer, 1, 1, drop_score=magnitude, grow_score=gradient_magnitude, regrow=True,

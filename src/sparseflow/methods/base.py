@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from sparseflow._checks import check_choice, check_finite, check_fraction
-from sparseflow.bits import PackedMask, pack
-from sparseflow.compiled import in_memory_order, is_compiled, spread, words
-from sparseflow.schedules import DROP_SCHEDULES
-from sparseflow.scores import ScoreFn, gradient_magnitude, magnitude
-from sparseflow.topk import count_true, topk_mask
+from sparseflow._fast.bits import PackedMask, pack
+from sparseflow._fast.memory import in_memory_order, is_compiled, spread, words
+from sparseflow.masks.topk import count_true, topk_mask
+from sparseflow.methods.active import ActiveLayer, exchange_active
+from sparseflow.methods.schedules import DROP_SCHEDULES
+from sparseflow.methods.scores import ScoreFn, gradient_magnitude, magnitude
 from sparseflow.types import MaskUpdate
-from sparseflow.updaters.active import ActiveLayer, exchange_active
 
 
 def drop_and_grow(
@@ -96,7 +96,7 @@ class _Swap(NamedTuple):
         free = mask.numel() - active + (num_drop if regrow else 0)
         if not (0 <= num_drop <= active and 0 <= num_grow <= free and is_compiled(mask, drop_score, grow_score)):
             return False
-        from sparseflow.choose import exchange
+        from sparseflow._fast.choose import exchange
 
         how = active, num_drop, num_grow, regrow, self.drop_magnitude, self.grow_magnitude
         return bool(exchange(words(mask), words(drop_score), words(grow_score), *how, words(new), ordered))

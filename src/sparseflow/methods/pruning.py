@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from sparseflow._checks import check_choice, check_sparsity
-from sparseflow.schedules import cubic_sparsity
-from sparseflow.topk import active_count, topk_mask
-from sparseflow.updaters.base import LayerState, periodic
+from sparseflow.masks.topk import active_count, topk_mask
+from sparseflow.methods.base import LayerState, periodic
+from sparseflow.methods.schedules import cubic_sparsity
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sparseflow.scores import gradient_magnitude, magnitude, negative_gradient_magnitude
-from sparseflow.updaters.base import DropGrow
+from sparseflow.methods.base import DropGrow
+from sparseflow.methods.scores import gradient_magnitude, magnitude, negative_gradient_magnitude
 
 
 def RigL(  # noqa: N802 - the field's name

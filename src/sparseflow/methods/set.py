@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sparseflow.scores import magnitude, uniform_random
-from sparseflow.updaters.base import DropGrow
+from sparseflow.methods.base import DropGrow
+from sparseflow.methods.scores import magnitude, uniform_random
 
 
 def SET(  # noqa: N802 - the field's name

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparseflow.updaters.base import LayerState
+from sparseflow.methods.base import LayerState
 
 
 @dataclass(frozen=True, kw_only=True)

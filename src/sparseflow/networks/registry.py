@@ -8,8 +8,8 @@ from typing import Any, Literal, Protocol
 
 from torch import nn
 
-from sparseflow.vision.networks.resnet import resnet14, resnet50
-from sparseflow.vision.networks.vgg import vgg16
+from sparseflow.networks.resnet import resnet14, resnet50
+from sparseflow.networks.vgg import vgg16
 
 
 class NetworkFn(Protocol):
@@ -25,7 +25,7 @@ class Network:
 
     Args:
         build: Makes it.
-        allocation: Key of ``sparseflow.allocation.ALLOCATIONS`` (protocol F).
+        allocation: Key of ``sparseflow.masks.allocation.ALLOCATIONS`` (protocol F).
         dense: Names of weights that never get a mask (protocol F).
         nonlinearity: Gives the gain of the start, variance :math:`g^2 / n_{in}`: ``"relu"`` is He's scale
             :math:`g^2 = 2`, ``"linear"`` scale 1 (protocol B.5 and B.6).

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from sparseflow._checks import check_choice
-from sparseflow.vision.networks.size import STEMS, channels
+from sparseflow.networks.size import STEMS, channels
 
 #: Output channels of a block over those of its 3x3 convolution.
 _EXPANSION = 4
@@ -84,13 +84,13 @@ def resnet50(
 
     Args:
         num_classes: Number of logits; never scaled.
-        width: Factor of all channels, see :func:`~sparseflow.vision.networks.channels`; 0.465 is the Small Dense twin
+        width: Factor of all channels, see :func:`~sparseflow.networks.channels`; 0.465 is the Small Dense twin
             of an 80 % sparse network (6013905 weights).
         stem: ``"imagenet"`` or ``"cifar"``.
         blocks: How many blocks each group has; the filters double from group to group.
 
     Returns: ``(N, 3, height, width)`` in, ``(N, num_classes)`` logits out. Its parameters are drawn by torch's default;
-    :func:`~sparseflow.vision.networks.build_network` draws the paper's start.
+    :func:`~sparseflow.networks.build_network` draws the paper's start.
 
     Raises:
         ValueError: if the stem is unknown, the width leaves no channel, or a group has no block.

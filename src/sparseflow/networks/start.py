@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_choice
-from sparseflow.allocation import ALLOCATIONS
-from sparseflow.fans import PLAIN, Layout
-from sparseflow.init import Scaling, kaiming_normal_, kaiming_truncated_normal_, scale_to_mask_
-from sparseflow.initialize import SCHEMES, initialize_
-from sparseflow.masks import random_masks
-from sparseflow.select import maskable
+from sparseflow.init.fill import Scaling, kaiming_normal_, kaiming_truncated_normal_, scale_to_mask_
+from sparseflow.init.model import SCHEMES, initialize_
+from sparseflow.masks.allocation import ALLOCATIONS
+from sparseflow.masks.fans import PLAIN, Layout
+from sparseflow.masks.make import random_masks
+from sparseflow.masks.select import maskable
+from sparseflow.networks.registry import NETWORKS, Network
+from sparseflow.networks.resnet import Bottleneck
 from sparseflow.types import Masks
-from sparseflow.vision.networks.registry import NETWORKS, Network
-from sparseflow.vision.networks.resnet import Bottleneck
 
 
 def build_network(
@@ -38,8 +38,8 @@ def build_network(
     Args:
         name: Key of :data:`NETWORKS`.
         generator: All randomness of the start; CPU.
-        num_classes, width, stem: See :func:`~sparseflow.vision.networks.vgg16` and
-            :func:`~sparseflow.vision.networks.resnet50`.
+        num_classes, width, stem: See :func:`~sparseflow.networks.vgg16` and
+            :func:`~sparseflow.networks.resnet50`.
 
     Returns: The network on the CPU, in training mode.
 
@@ -85,7 +85,7 @@ def network_masks(
         model: That network, of any width and stem.
         sparsity: Fraction of zeros over the masked weights, in [0, 1); the paper has 0.8.
         seed: Each layer draws from ``stream(seed, "mask", name)``.
-        allocation: Key of ``sparseflow.allocation.ALLOCATIONS``; default the network's.
+        allocation: Key of ``sparseflow.masks.allocation.ALLOCATIONS``; default the network's.
 
     Returns: Parameter name -> mask, on the model's device.
 

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from torch import nn
 
 from sparseflow._checks import check_choice
-from sparseflow.vision.networks.size import STEMS, channels
+from sparseflow.networks.size import STEMS, channels
 
 #: Convolutions in each group, and their channels at width 1.
 _GROUPS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
@@ -25,23 +25,23 @@ def vgg16(num_classes: int = 1000, *, width: float = 1.0, stem: str = "imagenet"
 
     Maps of 224x224 images end at 14x14. Those of 32x32 images would end at 2x2, where more than half of what a 3x3
     kernel sees is padding; ``stem="cifar"`` leaves out the fourth pool, and they end at 4x4, as those of
-    :func:`~sparseflow.vision.networks.resnet50` do. The weights are the same. Without that stem images of any other
+    :func:`~sparseflow.networks.resnet50` do. The weights are the same. Without that stem images of any other
     size work too.
 
     Args:
         num_classes: Number of logits; never scaled.
-        width: Factor of all channels, see :func:`~sparseflow.vision.networks.channels`; 0.44 is the Small Dense twin
+        width: Factor of all channels, see :func:`~sparseflow.networks.channels`; 0.44 is the Small Dense twin
             of an 80 % sparse network (3062313 weights).
         stem: ``"imagenet"`` or ``"cifar"``.
 
     Returns: ``(N, 3, height, width)`` in, ``(N, num_classes)`` logits out. Its parameters are drawn by torch's default;
-    :func:`~sparseflow.vision.networks.build_network` draws the paper's start.
+    :func:`~sparseflow.networks.build_network` draws the paper's start.
 
     Raises:
         ValueError: if the stem is unknown or the width leaves no channel.
 
     Note:
-        With the stem of ImageNet ``global_pool`` takes maps of any size. :func:`sparseflow.engine.plan` wants to know
+        With the stem of ImageNet ``global_pool`` takes maps of any size. :func:`sparseflow.engine.plans.plan` wants to know
         theirs: write ``model.global_pool = nn.AvgPool2d(14)`` first, for images of 224x224.
 
     Reference: Simonyan and Zisserman (2015), *Very Deep Convolutional Networks for Large-Scale Image Recognition*;

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparseflow.vision.config import DENSE_METHODS, ImageRun
-from sparseflow.vision.networks import NETWORKS
-from sparseflow.vision.setup import batches_of
+from sparseflow.networks import NETWORKS
+from sparseflow.training.images import DENSE_METHODS, ImageRun
+from sparseflow.training.setup import batches_of
 
 #: Operations a second that an A100 sustains while it trains ResNet-50 in mixed precision: NVIDIA tells of 2470 images a
 #: second (DeepLearningExamples, ResNet50 v1.5 for PyTorch, one A100 of 80 GB), each of 3 x 8.2 * 10^9 operations. That
@@ -31,8 +31,8 @@ def forward_flops(network: str, *, width: float = 1.0, stem: str = "imagenet", s
     Convolutions and linear layers count, nothing else does.
 
     Args:
-        network: Key of :data:`~sparseflow.vision.networks.NETWORKS`.
-        width, stem: See :func:`~sparseflow.vision.networks.resnet50`.
+        network: Key of :data:`~sparseflow.networks.NETWORKS`.
+        width, stem: See :func:`~sparseflow.networks.resnet50`.
         size: Side of the image, in pixels.
         classes: Number of logits.
 
@@ -79,7 +79,7 @@ def device_seconds(run: ImageRun, *, rate: float = SUSTAINED) -> float:
 def core_seconds(run: ImageRun) -> float:
     """Seconds on one core, in proportion to the two networks that were timed.
 
-    >>> from sparseflow.lab.recipes.cifar import VGG_BASE
+    >>> from sparseflow.paper.matrix.cifar import VGG_BASE
     >>> round(core_seconds(VGG_BASE.with_(sparsity=0.9, width=3 / 16, steps=1000)))  # 64000 images, 1300 a second
     51
     """

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from sparseflow.lab.claims.verdict import Verdict
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.paper.image_exhibits import image_exhibits
-from sparseflow.lab.paper.page import Missing, Shown, Watched, as_csv, files_of, show, template_environment, write_files
-from sparseflow.lab.paper.records import as_json, distinct_runs, environment_json
-from sparseflow.lab.paper.verdicts import claims_csv, headline, judged
-from sparseflow.lab.paper.words import count
-from sparseflow.lab.recipes.image_scales import ImageScale
-from sparseflow.lab.summary import accuracy_percent
-from sparseflow.vision.config import ImageRun
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.page import Missing, Shown, Watched, as_csv, files_of, show, template_environment, write_files
+from sparseflow.lab.page.summary import accuracy_percent
+from sparseflow.lab.page.words import count
+from sparseflow.paper.claims.verdict import Verdict
+from sparseflow.paper.exhibits.image_exhibits import image_exhibits
+from sparseflow.paper.exhibits.records import as_json, distinct_runs, environment_json
+from sparseflow.paper.exhibits.verdicts import claims_csv, headline, judged
+from sparseflow.paper.matrix.image_scales import ImageScale
+from sparseflow.training.images import ImageRun
 
 #: Missing groups that are called by name.
 NAMED = 8
@@ -39,7 +39,7 @@ def write_image_report(
 ) -> Path:
     """Write the page and everything behind it under ``out``; return the page's path.
 
-    As :func:`~sparseflow.lab.paper.page.write_paper_report`: ``index.html`` needs no network and no other file.
+    As :func:`~sparseflow.lab.page.page.write_paper_report`: ``index.html`` needs no network and no other file.
 
     Args:
         evidence: Finished runs and measurements; what they lack is named on the page with the command that makes it.
@@ -109,7 +109,7 @@ def _said_at_scale(shown: Shown, scale: ImageScale) -> Shown:
 def _typed(text: str, scale: ImageScale) -> str:
     """Commands in a text, for these runs.
 
-    >>> from sparseflow.lab.recipes.image_scales import IMAGE_SCALES
+    >>> from sparseflow.paper.matrix.image_scales import IMAGE_SCALES
     >>> _typed("sparseflow reproduce paths", IMAGE_SCALES["cifar"])
     'sparseflow reproduce --scale cifar paths'
     """
@@ -119,7 +119,7 @@ def _typed(text: str, scale: ImageScale) -> str:
 def networks_in_words(scale: ImageScale) -> str:
     """Width and length of training of each network of a scale.
 
-    >>> from sparseflow.lab.recipes.image_scales import IMAGE_SCALES
+    >>> from sparseflow.paper.matrix.image_scales import IMAGE_SCALES
     >>> networks_in_words(IMAGE_SCALES["smoke"])
     'vgg16 has 1/8 of its channels and takes 6 steps of 8 images; resnet50 has 1/8 of its channels and takes 6 steps of
     8 images'

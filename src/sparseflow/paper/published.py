@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from sparseflow.lab.paper.estimates import Estimate
+from sparseflow.lab.page.estimates import Estimate
 
 
 class Claim(NamedTuple):
@@ -39,7 +39,7 @@ class Reported:
     def holds(self, ours: Estimate) -> bool | None:
         """Whether the printed mean lies in the 95 % interval of ours; None where one of the two is missing.
 
-        >>> from sparseflow.lab.paper.estimates import estimate
+        >>> from sparseflow.lab.page.estimates import estimate
         >>> Reported(2.0, 0.1, 5).holds(estimate([1.0, 2.0, 3.0])), Reported(9.0, 0.1, 5).holds(estimate([1.0, 2.0]))
         (True, False)
         """
@@ -52,7 +52,7 @@ class Reported:
 
         A standard deviation that is printed as 0 is one that was rounded: it has no range.
 
-        >>> from sparseflow.lab.paper.estimates import estimate
+        >>> from sparseflow.lab.page.estimates import estimate
         >>> Reported(2.0, 0.5, 5).reaches(estimate([3.0, 3.0])), Reported(2.0, 0.0, 5).reaches(estimate([2.0, 2.0]))
         (True, None)
         """
@@ -127,5 +127,5 @@ def reported(name: str, *, method: str, init: str | None = None, metric: str = "
 
 @cache
 def _read(name: str) -> pd.DataFrame:
-    text = files("sparseflow.lab").joinpath("published", f"{name}.csv").read_text(encoding="utf-8")
+    text = files("sparseflow.paper").joinpath("printed", f"{name}.csv").read_text(encoding="utf-8")
     return pd.read_csv(io.StringIO(text), dtype={"method": "str", "init": "str", "note": "str"})

@@ -8,20 +8,20 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import ClassVar
 
-from sparseflow.lab.claims import judge
-from sparseflow.lab.claims.verdict import Verdict
-from sparseflow.lab.config import RunConfig
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.measurements import Measurement, read_tables
-from sparseflow.lab.paper.exhibit import Exhibit
-from sparseflow.lab.paper.exhibits import EXHIBITS
-from sparseflow.lab.paper.page import Watched, write_paper_report
-from sparseflow.lab.pool import Task, in_order
-from sparseflow.lab.recipes.matrix import Groups, groups
-from sparseflow.lab.recipes.measured import TABLES, measurements
-from sparseflow.lab.recipes.scales import Scale
-from sparseflow.lab.runs import is_done, load_run
-from sparseflow.lab.sweep import Training
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.exhibit import Exhibit
+from sparseflow.lab.page.page import Watched, write_paper_report
+from sparseflow.paper.claims import judge
+from sparseflow.paper.claims.verdict import Verdict
+from sparseflow.paper.exhibits.all import EXHIBITS
+from sparseflow.paper.matrix.measured import TABLES, measurements
+from sparseflow.paper.matrix.mnist import Groups, groups
+from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.measures.measurement import Measurement, read_tables
+from sparseflow.training.digits import RunConfig
+from sparseflow.training.pool import Task, in_order
+from sparseflow.training.runs import is_done, load_run
+from sparseflow.training.sweep import Training
 
 #: Milliseconds a step takes on one core of a server of 2023, batch 128: (model, is it sparse from the start).
 _STEP = {
@@ -45,7 +45,7 @@ class Matrix:
     def of(cls, scale: Scale, *, data_root: Path | None = None) -> Matrix:
         """The whole matrix.
 
-        >>> from sparseflow.lab.recipes.scales import DEMO
+        >>> from sparseflow.paper.matrix.scales import DEMO
         >>> len(Matrix.of(DEMO).groups) > 50
         True
         """
@@ -67,7 +67,7 @@ class Matrix:
         Raises:
             ValueError: if nothing has such a name.
 
-        >>> from sparseflow.lab.recipes.scales import DEMO
+        >>> from sparseflow.paper.matrix.scales import DEMO
         >>> [task.config.method for task in Matrix.of(DEMO).tasks(["lenet5/dense"])]
         ['dense', 'dense']
         """
@@ -140,7 +140,7 @@ def _is_shown(measurement: Measurement, exhibit: Exhibit, scale: Scale) -> bool:
 def seconds(tasks: Sequence[Task]) -> float:
     """About how long tasks take on one core; as good as the table of step times above.
 
-    >>> from sparseflow.lab.config import RunConfig
+    >>> from sparseflow.training.digits import RunConfig
     >>> 10 < seconds([Training(RunConfig())]) < 30
     True
     """

@@ -7,20 +7,20 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from sparseflow.lab.claims import CLAIMS, judge, judge_images
-from sparseflow.lab.claims.verdict import Verdict
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.image_cost import SUSTAINED, core_seconds, device_seconds
-from sparseflow.lab.measurements import Measurement, read_tables
-from sparseflow.lab.paper.image_page import write_image_report
-from sparseflow.lab.paper.page import Watched
-from sparseflow.lab.pool import Task, in_order
-from sparseflow.lab.recipes.cifar import ImageGroups
-from sparseflow.lab.recipes.image_measured import IMAGE_TABLES, image_measurements
-from sparseflow.lab.recipes.image_scales import ImageScale
-from sparseflow.lab.runs import is_done, load_run
-from sparseflow.lab.sweep import Training
-from sparseflow.vision.config import ImageRun
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.page import Watched
+from sparseflow.paper.claims import CLAIMS, judge, judge_images
+from sparseflow.paper.claims.verdict import Verdict
+from sparseflow.paper.cost import SUSTAINED, core_seconds, device_seconds
+from sparseflow.paper.image_page import write_image_report
+from sparseflow.paper.matrix.cifar import ImageGroups
+from sparseflow.paper.matrix.image_measured import IMAGE_TABLES, image_measurements
+from sparseflow.paper.matrix.image_scales import ImageScale
+from sparseflow.paper.measures.measurement import Measurement, read_tables
+from sparseflow.training.images import ImageRun
+from sparseflow.training.pool import Task, in_order
+from sparseflow.training.runs import is_done, load_run
+from sparseflow.training.sweep import Training
 
 #: Seconds of one core that a unit of a measurement's size stands for; a training step takes about as long.
 UNIT = 0.1
@@ -48,7 +48,7 @@ class ImageMatrix:
     def of(cls, scale: ImageScale, *, data_root: Path | None = None, rate: float = SUSTAINED) -> ImageMatrix:
         """The whole matrix.
 
-        >>> from sparseflow.lab.recipes.image_scales import IMAGE_SCALES
+        >>> from sparseflow.paper.matrix.image_scales import IMAGE_SCALES
         >>> "vgg16-90/rigl/sparse" in ImageMatrix.of(IMAGE_SCALES["cifar"]).groups
         True
         """

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-from sparseflow.bits import PackedMask, pack, unpacked
+from sparseflow._fast.bits import PackedMask, pack, unpacked
+from sparseflow.methods.base import changed
 from sparseflow.types import MaskUpdate
-from sparseflow.updaters.base import changed
 
 
 def kept(mask: Tensor) -> Tensor | PackedMask:

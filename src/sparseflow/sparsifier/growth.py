@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from sparseflow.active import ActiveWeight
+from sparseflow.methods.active import row_parts
 from sparseflow.sharded import local, num_true
+from sparseflow.sparsifier.stored import ActiveWeight
 from sparseflow.types import Masks
-from sparseflow.updaters.active import row_parts
 
 #: Name -> the gradient tensor that was copied, and the copy.
 Kept = Mapping[str, tuple[Tensor, Tensor]]

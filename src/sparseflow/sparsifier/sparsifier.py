@@ -8,24 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseflow.active import check_can_move
-from sparseflow.growth import keep_dense, observe_
-from sparseflow.masked_weights import MaskedWeights
-from sparseflow.optimizers import (
+from sparseflow.masks.check import per_weight_state
+from sparseflow.masks.select import unwrap
+from sparseflow.methods.base import MaskUpdater
+from sparseflow.methods.static import Static
+from sparseflow.rng import stream
+from sparseflow.sharded import reshard_, shard_like
+from sparseflow.sparsifier.growth import keep_dense, observe_
+from sparseflow.sparsifier.optimizers import (
     initial_rate,
     innermost,
     keeps_zeros,
     learning_rate_ratios,
     leaves_gradients,
 )
-from sparseflow.promises import per_weight_state
-from sparseflow.proposals import View, proposals
-from sparseflow.rng import stream
-from sparseflow.select import unwrap
-from sparseflow.sharded import reshard_, shard_like
+from sparseflow.sparsifier.stored import check_can_move
+from sparseflow.sparsifier.update import View, proposals
+from sparseflow.sparsifier.weights import MaskedWeights
 from sparseflow.types import Masks, MaskUpdate
-from sparseflow.updaters.base import MaskUpdater
-from sparseflow.updaters.static import Static
 
 _STATE_KEYS = {"masks", "step_count", "last_update", "generator", "gradient_mean", "learning_rates"}
 

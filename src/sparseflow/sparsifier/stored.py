@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from sparseflow.promises import per_weight_state
+from sparseflow.masks.check import per_weight_state
 from sparseflow.sharded import is_sharded
 from sparseflow.types import Masks
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sparseflow.active import ActiveWeight
-from sparseflow.bits import PackedMask, unpacked
+from sparseflow._fast.bits import PackedMask, unpacked
+from sparseflow.methods.active import ActiveLayer
+from sparseflow.methods.base import ActiveUpdater, LayerState, MaskUpdater, as_dense
 from sparseflow.sharded import full, is_sharded
+from sparseflow.sparsifier.stored import ActiveWeight
 from sparseflow.types import Masks
-from sparseflow.updaters.active import ActiveLayer
-from sparseflow.updaters.base import ActiveUpdater, LayerState, MaskUpdater, as_dense
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
+from sparseflow.masks.select import maskable
 from sparseflow.rng import stream
-from sparseflow.select import maskable
 from sparseflow.types import Masks
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_sparsity
-from sparseflow.masks import apply_masks_, dense_masks, score_masks, sparsity_of
-from sparseflow.promises import check
-from sparseflow.select import Rule, unwrap
+from sparseflow.masks.check import check
+from sparseflow.masks.make import apply_masks_, dense_masks, score_masks, sparsity_of
+from sparseflow.masks.select import Rule, unwrap
 from sparseflow.tickets.rewind import State, rewind_, snapshot
 from sparseflow.types import Masks
 
@@ -60,7 +60,7 @@ def iterative_pruning(
             ``None`` keeps the weights, and what restarts is the schedule alone: learning-rate rewinding.
         scope: ``"global"`` ranks the weights of all layers together, as the references do for networks deeper than
             LeNet (a layer may lose everything); ``"layer"`` prunes each layer by the same share.
-        include, exclude, first_layer_dense: Which weights are pruned, see :func:`sparseflow.select.weights`.
+        include, exclude, first_layer_dense: Which weights are pruned, see :func:`sparseflow.masks.select.weights`.
 
     Yields: a :class:`Round` for each training.
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_choice, check_masks
-from sparseflow.masks import apply_masks_
-from sparseflow.optimizers import initial_rate, innermost
-from sparseflow.select import maskable, unwrap
+from sparseflow.masks.make import apply_masks_
+from sparseflow.masks.select import maskable, unwrap
+from sparseflow.sparsifier.optimizers import initial_rate, innermost
 from sparseflow.types import Masks
 
 #: Names as in ``model.state_dict()`` -> tensors: parameters and buffers.

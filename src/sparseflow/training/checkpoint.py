@@ -18,8 +18,8 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from sparseflow.atomic import explain_full_disk
-from sparseflow.vision.checkpoint_folder import complete, make_room, staging_of, verified
-from sparseflow.vision.step import Trainer
+from sparseflow.training.checkpoint_folder import complete, make_room, staging_of, verified
+from sparseflow.training.step import Trainer
 
 
 def save_checkpoint(folder: Path, trainer: Trainer, *, extra: Mapping[str, Any]) -> Path:

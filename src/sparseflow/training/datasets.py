@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from sparseflow.vision.config import ImageRun
-from sparseflow.vision.data import ImageSource, decode_all, open_images
-from sparseflow.vision.streams import Images
+from sparseflow.data import ImageSource, decode_all, open_images
+from sparseflow.training.images import ImageRun
+from sparseflow.training.streams import Images
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from sparseflow.lab.config import RunConfig
+from sparseflow.training.digits import RunConfig
 
 #: Shares of the training at which the "step" schedule divides the learning rate by ten: the paper's epochs 30, 70, 90.
 DROPS = (0.3, 0.7, 0.9)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 import sparseflow as sf
 from sparseflow.analysis import GradientFlow
+from sparseflow.data.digits import Dataset
 from sparseflow.engine.stepper import Stepper
-from sparseflow.lab.data import Dataset
 
 Log = Callable[[int, Mapping[str, float]], None]
 

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 import sparseflow as sf
+from sparseflow.data.digits import Dataset, batch_indices, load_dataset
 from sparseflow.engine.stepper import MOST_ACTIVE, Stepper
-from sparseflow.lab.config import RunConfig
-from sparseflow.lab.data import Dataset, batch_indices, load_dataset
-from sparseflow.lab.methods import Setup, set_up
-from sparseflow.lab.optimizer import set_step_
-from sparseflow.lab.probes import Log, Probes
-from sparseflow.lab.runs import METRICS, Run, is_done, load_run
-from sparseflow.lab.store import RunStore
+from sparseflow.training.digit_optimizer import set_step_
+from sparseflow.training.digit_probes import Log, Probes
+from sparseflow.training.digit_setup import Setup, set_up
+from sparseflow.training.digits import RunConfig
+from sparseflow.training.runs import METRICS, Run, is_done, load_run
+from sparseflow.training.store import RunStore
 
 #: Model -> share of active weights up to which ``auto`` takes the sparse engine, measured at batch 128 on one thread.
 #: LeNet5's plan is twice as fast as torch even when dense; the MLP's equals torch at 0.8.
@@ -45,7 +45,7 @@ def train(
     Args:
         config: The run.
         root: Folder of all runs.
-        data_root: Folder of datasets; default as :func:`sparseflow.lab.data.load_dataset`.
+        data_root: Folder of datasets; default as :func:`sparseflow.data.digits.load_dataset`.
         tensorboard: Also write TensorBoard events, into ``<run folder>/tensorboard``.
         progress: Told about every step.
 

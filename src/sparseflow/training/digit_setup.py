@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow import tickets
+from sparseflow.data.digits import Dataset
 from sparseflow.gradients import loss_gradient
-from sparseflow.lab.checkpoint import read_checkpoint
-from sparseflow.lab.config import SPARSE_METHODS, TICKET_METHODS, RunConfig
-from sparseflow.lab.data import Dataset
-from sparseflow.lab.models import build_model
-from sparseflow.lab.optimizer import make_optimizer
-from sparseflow.lab.runs import CHECKPOINTS, SNAPSHOTS, is_done, snapshot_name
+from sparseflow.methods import MaskUpdater
+from sparseflow.networks.lenet import build_model
 from sparseflow.rng import stream
-from sparseflow.updaters import MaskUpdater
+from sparseflow.training.digit_optimizer import make_optimizer
+from sparseflow.training.digits import SPARSE_METHODS, TICKET_METHODS, RunConfig
+from sparseflow.training.runs import CHECKPOINTS, SNAPSHOTS, is_done, snapshot_name
+from sparseflow.training.state_file import read_checkpoint
 
 UpdaterFn = Callable[[RunConfig], MaskUpdater]
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from sparseflow.allocation import ALLOCATIONS
-from sparseflow.init import INITIALIZERS
-from sparseflow.naming import changed, defaults_of, hash_of
+from sparseflow.init.fill import INITIALIZERS
+from sparseflow.masks.allocation import ALLOCATIONS
+from sparseflow.training.naming import changed, defaults_of, hash_of
 
 SCHEMES = ("dense", "liu", "sparse", "live")
 ENGINES = ("auto", "sparse", "masked")

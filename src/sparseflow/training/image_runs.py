@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
-from sparseflow.lab.checkpoint import read_checkpoint
-from sparseflow.lab.image_data import load_images
-from sparseflow.lab.runs import CHECKPOINTS, SNAPSHOTS, Run, is_done, load_run, snapshot_name
-from sparseflow.lab.store import RunStore
-from sparseflow.vision.checkpoint_folder import latest_checkpoint
-from sparseflow.vision.config import ImageRun
-from sparseflow.vision.ranks import Ranks
-from sparseflow.vision.resume import Checkpoints
-from sparseflow.vision.setup import Start, dense_network, set_up_images
-from sparseflow.vision.train import train_images
+from sparseflow.training.checkpoint_folder import latest_checkpoint
+from sparseflow.training.datasets import load_images
+from sparseflow.training.images import ImageRun
+from sparseflow.training.loop import train_images
+from sparseflow.training.ranks import Ranks
+from sparseflow.training.resume import Checkpoints
+from sparseflow.training.runs import CHECKPOINTS, SNAPSHOTS, Run, is_done, load_run, snapshot_name
+from sparseflow.training.setup import Start, dense_network, set_up_images
+from sparseflow.training.state_file import read_checkpoint
+from sparseflow.training.store import RunStore
 
 
 def train_image_run(

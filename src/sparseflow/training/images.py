@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from sparseflow.allocation import ALLOCATIONS
-from sparseflow.initialize import SCHEMES
-from sparseflow.naming import changed, defaults_of, hash_of
-from sparseflow.vision.networks import NETWORKS, STEMS
-from sparseflow.vision.step import PRECISIONS
+from sparseflow.init.model import SCHEMES
+from sparseflow.masks.allocation import ALLOCATIONS
+from sparseflow.networks import NETWORKS, STEMS
+from sparseflow.training.naming import changed, defaults_of, hash_of
+from sparseflow.training.step import PRECISIONS
 
 #: ``prune`` begins dense; ``dense`` stays so; the others begin with random masks, or those of a pruning run.
 METHODS = ("dense", "scratch", "set", "rigl", "rigl_inverted", "prune", "lottery", "restart")

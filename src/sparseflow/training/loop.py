@@ -8,15 +8,15 @@ from typing import Any
 import torch
 
 from sparseflow.engine.stepper import Stepper
-from sparseflow.masks import sparsity_of
+from sparseflow.masks.make import sparsity_of
 from sparseflow.sharded import full
-from sparseflow.vision.config import ImageRun
-from sparseflow.vision.probes import Batch, Flow, Log, evaluate
-from sparseflow.vision.ranks import Ranks
-from sparseflow.vision.resume import Checkpoints
-from sparseflow.vision.setup import set_up_images
-from sparseflow.vision.step import PRECISIONS, Trainer, training_norm
-from sparseflow.vision.streams import (
+from sparseflow.training.images import ImageRun
+from sparseflow.training.probes import Batch, Flow, Log, evaluate
+from sparseflow.training.ranks import Ranks
+from sparseflow.training.resume import Checkpoints
+from sparseflow.training.setup import set_up_images
+from sparseflow.training.step import PRECISIONS, Trainer, training_norm
+from sparseflow.training.streams import (
     Images,
     check_classes,
     first_images,
@@ -51,7 +51,7 @@ def train_images(
 
     Args:
         run: What to train.
-        training, test: Images, see :func:`sparseflow.vision.data.open_images` and ``decode_all``.
+        training, test: Images, see :func:`sparseflow.data.open_images` and ``decode_all``.
         trainer: The run at step 0, of :func:`.set_up_images`; default on this process alone.
         log: Where measurements go, on rank 0.
         keep: Where weights and masks of ``run.snapshots`` and of the end go.

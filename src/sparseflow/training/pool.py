@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from sparseflow.lab.processes import Processes
+from sparseflow.training.processes import Processes
 
 
 class Task(Protocol):
@@ -132,7 +132,7 @@ def local_jobs(jobs: int | None) -> int:
 def _workers(root: Path, *, jobs: int | None, ray: str | None, most: int) -> Workers:
     if ray is None:
         return Processes(root, min(local_jobs(jobs), most))
-    from sparseflow.lab.ray_pool import RayCluster
+    from sparseflow.training.ray_pool import RayCluster
 
     return RayCluster(ray, root, jobs)
 

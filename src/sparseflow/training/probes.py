@@ -12,9 +12,9 @@ from sparseflow.analysis.flow import gradient_flow
 from sparseflow.engine.stepper import Stepper
 from sparseflow.gradients import undisturbed
 from sparseflow.sharded import num_true
+from sparseflow.training.ranks import Ranks
+from sparseflow.training.step import Trainer
 from sparseflow.types import MaskUpdate
-from sparseflow.vision.ranks import Ranks
-from sparseflow.vision.step import Trainer
 
 Batch = tuple[Tensor, Tensor]
 #: Called with the steps taken and what was measured then.

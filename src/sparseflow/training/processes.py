@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from sparseflow.lab.pool import Task
+    from sparseflow.training.pool import Task
 
 #: Units of progress between two messages of a worker.
 _REPORT_EVERY = 20
@@ -25,7 +25,7 @@ _messages: Any = None
 
 
 class Processes:
-    """As :class:`~sparseflow.lab.pool.Workers`; they end with the process that started them, however that ends.
+    """As :class:`~sparseflow.training.pool.Workers`; they end with the process that started them, however that ends.
 
     Args:
         root: Folder of all results.

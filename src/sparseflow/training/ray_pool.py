@@ -13,10 +13,10 @@ from tempfile import NamedTemporaryFile
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from sparseflow.lab.processes import compute, take_one_thread
+from sparseflow.training.processes import compute, take_one_thread
 
 if TYPE_CHECKING:
-    from sparseflow.lab.pool import Task
+    from sparseflow.training.pool import Task
 
 #: How often Ray begins a task again whose process or machine died; it continues from its last checkpoint.
 _RETRIES = 3
@@ -28,7 +28,7 @@ _CONNECTIONS = 5
 
 
 class RayCluster:
-    """As :class:`~sparseflow.lab.pool.Workers`, on all machines of a cluster.
+    """As :class:`~sparseflow.training.pool.Workers`, on all machines of a cluster.
 
     Args:
         address: ``"auto"``, ``"host:port"``, or ``"ray://host:port"`` from a machine that is no part of the cluster.

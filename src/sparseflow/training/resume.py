@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sparseflow.vision.checkpoint import load_checkpoint, save_checkpoint
-from sparseflow.vision.checkpoint_folder import latest_checkpoint
-from sparseflow.vision.config import ImageRun
-from sparseflow.vision.step import Trainer
+from sparseflow.training.checkpoint import load_checkpoint, save_checkpoint
+from sparseflow.training.checkpoint_folder import latest_checkpoint
+from sparseflow.training.images import ImageRun
+from sparseflow.training.step import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

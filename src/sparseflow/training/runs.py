@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from sparseflow.lab.config import RunConfig
-from sparseflow.vision.config import ImageRun
+from sparseflow.training.digits import RunConfig
+from sparseflow.training.images import ImageRun
 
 #: What a run is a pure function of: on digits, or on images.
 Config = RunConfig | ImageRun
@@ -34,7 +34,7 @@ class Run:
     final: dict[str, float]
     """Results at the end, by metric name."""
     env: dict[str, Any]
-    """What it was computed with, see :func:`~sparseflow.lab.environment.describe_environment`."""
+    """What it was computed with, see :func:`~sparseflow.training.environment.describe_environment`."""
     seconds: float
 
 

@@ -8,19 +8,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from sparseflow.masks import dense_masks
+from sparseflow.masks.make import dense_masks
+from sparseflow.methods import GMP, SET, RigL, RigLInverted, Static
+from sparseflow.methods.base import MaskUpdater
+from sparseflow.networks import build_network, draw_sparse_, network_masks
 from sparseflow.rng import stream
-from sparseflow.sparsifier import Sparsifier
+from sparseflow.sparsifier.sparsifier import Sparsifier
 from sparseflow.tickets import State, rewind_
+from sparseflow.training.images import DENSE_METHODS, ImageRun
+from sparseflow.training.optimizer import StepSchedule, nesterov_sgd
+from sparseflow.training.ranks import Ranks
+from sparseflow.training.statistics import StepStatistics
+from sparseflow.training.step import Trainer, check_shares, cut_, distributed
 from sparseflow.types import Masks
-from sparseflow.updaters import GMP, SET, RigL, RigLInverted, Static
-from sparseflow.updaters.base import MaskUpdater
-from sparseflow.vision.config import DENSE_METHODS, ImageRun
-from sparseflow.vision.networks import build_network, draw_sparse_, network_masks
-from sparseflow.vision.optimizer import StepSchedule, nesterov_sgd
-from sparseflow.vision.ranks import Ranks
-from sparseflow.vision.statistics import StepStatistics
-from sparseflow.vision.step import Trainer, check_shares, cut_, distributed
 
 
 def updater_of(run: ImageRun, target: Masks) -> MaskUpdater:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sparseflow.vision.ranks import Ranks
+from sparseflow.training.ranks import Ranks
 
 
 class StepStatistics:

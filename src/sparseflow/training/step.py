@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparseflow.networks.resnet import Bottleneck
 from sparseflow.sharded import full, fully_sharded, shard_like
-from sparseflow.sparsifier import Sparsifier
+from sparseflow.sparsifier.sparsifier import Sparsifier
+from sparseflow.training.optimizer import StepSchedule
+from sparseflow.training.ranks import Ranks, digest
+from sparseflow.training.statistics import StepStatistics
 from sparseflow.types import Masks
-from sparseflow.vision.networks.resnet import Bottleneck
-from sparseflow.vision.optimizer import StepSchedule
-from sparseflow.vision.ranks import Ranks, digest
-from sparseflow.vision.statistics import StepStatistics
 
 #: Name -> what forward and backward compute in; weights, gradients and masks stay float32.
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
@@ -60,7 +60,7 @@ class Trainer:
         if self.ranks.world > 1 and not reduces:
             raise TypeError(
                 f"{self.ranks.world} processes need a model whose gradients are reduced; wrap it in "
-                "sparseflow.vision.step.distributed(model, ranks), or cut it with cut_(model, ranks)."
+                "sparseflow.training.step.distributed(model, ranks), or cut it with cut_(model, ranks)."
             )
         self.check_masks()
         self.sparsifier.after_update.append(lambda step, changes: self.check_masks())

@@ -13,9 +13,8 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from sparseflow.atomic import explain_full_disk, remove_leftovers, sync_folder, write_atomically
-from sparseflow.lab.checkpoint import read_checkpoint, write_checkpoint
-from sparseflow.lab.environment import describe_environment
-from sparseflow.lab.runs import (
+from sparseflow.training.environment import describe_environment
+from sparseflow.training.runs import (
     CHECKPOINTS,
     CONFIG,
     DONE,
@@ -31,6 +30,7 @@ from sparseflow.lab.runs import (
     snapshot_name,
     unfinished_runs,
 )
+from sparseflow.training.state_file import read_checkpoint, write_checkpoint
 
 __all__ = ["Run", "RunStore", "is_done", "load_run", "load_runs", "unfinished_runs"]
 
@@ -53,7 +53,7 @@ class RunStore:
         OSError: If the disk is full; no folder is then left behind.
 
     >>> from tempfile import TemporaryDirectory
-    >>> from sparseflow.lab.config import RunConfig
+    >>> from sparseflow.training.digits import RunConfig
     >>> with TemporaryDirectory() as root:
     ...     with RunStore(Path(root), RunConfig(seed=1)) as store:
     ...         store.log(100, {"train/loss": 0.5})
@@ -118,7 +118,7 @@ class RunStore:
 
         Args:
             step: Number of optimizer steps taken.
-            state: Tensors and plain Python values, see :func:`~sparseflow.lab.checkpoint.write_checkpoint`.
+            state: Tensors and plain Python values, see :func:`~sparseflow.training.state_file.write_checkpoint`.
             keep: At least 1.
         """
         if keep < 1:

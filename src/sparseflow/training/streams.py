@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from sparseflow.vision.config import ImageRun
-from sparseflow.vision.data import (
+from sparseflow.data import (
     CIFAR10,
     IMAGENET,
     CentreCrop,
@@ -22,8 +21,9 @@ from sparseflow.vision.data import (
     image_batches,
     normalise,
 )
-from sparseflow.vision.ranks import Ranks
-from sparseflow.vision.setup import batches_of
+from sparseflow.training.images import ImageRun
+from sparseflow.training.ranks import Ranks
+from sparseflow.training.setup import batches_of
 
 #: Encoded images, decoded when they are needed, or all pixels of a small dataset.
 Images = ImageSource | DecodedImages

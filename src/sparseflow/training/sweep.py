@@ -9,19 +9,19 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from sparseflow.lab.data import fetch
-from sparseflow.lab.models import build_model
-from sparseflow.lab.pool import Task, check_jobs, in_order, run_tasks
-from sparseflow.lab.runs import Config, Run, is_done, load_run
-from sparseflow.vision.config import ImageRun
-from sparseflow.vision.ranks import Ranks
+from sparseflow.data.digits import fetch
+from sparseflow.networks.lenet import build_model
+from sparseflow.training.images import ImageRun
+from sparseflow.training.pool import Task, check_jobs, in_order, run_tasks
+from sparseflow.training.ranks import Ranks
+from sparseflow.training.runs import Config, Run, is_done, load_run
 
 
 @dataclass(frozen=True)
 class Training:
     """A run as a task of a pool.
 
-    >>> from sparseflow.lab.config import RunConfig
+    >>> from sparseflow.training.digits import RunConfig
     >>> pruning = RunConfig(method="prune")
     >>> runs = [Training(RunConfig(mask_from=pruning, seed=seed)) for seed in (0, 1)]
     >>> [task.config.method for task in in_order(runs)]
@@ -55,7 +55,7 @@ class Training:
     def work(self, root: Path, report: Callable[[int], None]) -> None:
         """Train it."""
         if isinstance(self.config, ImageRun):
-            from sparseflow.lab.images import train_image_run
+            from sparseflow.training.image_runs import train_image_run
 
             # Networks for 32 pixels are as fast on a core, where all runs of a comparison then are.
             on_gpu = self.config.stem == "imagenet" and torch.cuda.is_available()
@@ -67,7 +67,7 @@ class Training:
                 progress=lambda step, steps: report(step),
             )
             return
-        from sparseflow.lab.train import train
+        from sparseflow.training.digit_runs import train
 
         train(
             self.config,
@@ -97,7 +97,7 @@ def sweep(
         configs: The runs; the pruning runs they start from are added and trained first.
         root: Folder of all runs.
         jobs: Processes, at least 1; default one for each CPU of this machine, or of the cluster.
-        ray: Address of a Ray cluster, see :func:`~sparseflow.lab.pool.run_tasks`; default this machine alone.
+        ray: Address of a Ray cluster, see :func:`~sparseflow.training.pool.run_tasks`; default this machine alone.
         data_root: Folder of datasets.
         tensorboard: Also write TensorBoard events.
         console: Where the live table is drawn; default stderr.
@@ -125,7 +125,7 @@ def prepare(tasks: Sequence[Task], *, root: Path, data_root: Path | None = None)
     """
     runs = [task.config for task in tasks if isinstance(task, Training)]
     if images := [run for run in runs if isinstance(run, ImageRun)]:
-        from sparseflow.lab.image_data import check_images
+        from sparseflow.training.datasets import check_images
 
         for image_run in {run.dataset: run for run in images}.values():
             check_images(image_run, root=data_root)

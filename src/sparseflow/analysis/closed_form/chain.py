@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparseflow.select import unwrap
+from sparseflow.masks.select import unwrap
 
 #: Zero second derivative wherever they have a first one, entry by entry.
 POINTWISE: tuple[type[nn.Module], ...] = (nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.Hardtanh)

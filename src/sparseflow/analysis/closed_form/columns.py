@@ -10,7 +10,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from sparseflow.analysis.closed_form_layers import Layer
+from sparseflow.analysis.closed_form.layers import Layer
 
 
 @dataclass(frozen=True, eq=False)

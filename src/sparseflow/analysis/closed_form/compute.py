@@ -14,14 +14,14 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from sparseflow.analysis import closed_form_sums
-from sparseflow.analysis.closed_form_chain import Chain
-from sparseflow.analysis.closed_form_layers import layer_of
-from sparseflow.analysis.closed_form_live import Liveness, reduced
-from sparseflow.analysis.closed_form_segments import linearise
-from sparseflow.analysis.closed_form_sums import Sums
+from sparseflow._fast.threads import on_threads
+from sparseflow.analysis.closed_form import sums as closed_form_sums
+from sparseflow.analysis.closed_form.chain import Chain
+from sparseflow.analysis.closed_form.layers import layer_of
+from sparseflow.analysis.closed_form.live import Liveness, reduced
+from sparseflow.analysis.closed_form.segments import linearise
+from sparseflow.analysis.closed_form.sums import Sums
 from sparseflow.analysis.layout import ActiveLayout
-from sparseflow.threads import on_threads
 
 Batch = tuple[Tensor, Tensor]
 #: So much memory for sums of every thread's own; where they take more, threads share the work of each operation.

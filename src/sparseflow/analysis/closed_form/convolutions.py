@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from sparseflow.analysis.closed_form_columns import Columns
-from sparseflow.analysis.closed_form_layers import Layer, own_tangents
-from sparseflow.analysis.closed_form_segments import Operation
-from sparseflow.analysis.closed_form_tangents import Tangents
+from sparseflow.analysis.closed_form.columns import Columns
+from sparseflow.analysis.closed_form.layers import Layer, own_tangents
+from sparseflow.analysis.closed_form.segments import Operation
+from sparseflow.analysis.closed_form.tangents import Tangents
 
 #: Bytes of the windows that tangents are pushed through at a time.
 BLOCK_BYTES = 2**26

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparseflow.analysis.closed_form_columns import Columns
+from sparseflow.analysis.closed_form.columns import Columns
 
 #: Columns of the product of convolution parameters that are computed at a time: the half below is left out.
 PANEL = 256

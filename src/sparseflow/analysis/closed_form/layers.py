@@ -9,9 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from sparseflow.analysis.closed_form_chain import Stage
-from sparseflow.analysis.closed_form_geometry import Geometry
-from sparseflow.analysis.closed_form_segments import Operation, Take
+from sparseflow.analysis.closed_form.chain import Stage
+from sparseflow.analysis.closed_form.geometry import Geometry
+from sparseflow.analysis.closed_form.segments import Operation, Take
 from sparseflow.analysis.layout import ActiveLayout
 
 #: Below this density it is faster to add up inputs weight by weight than to multiply matrices; measured on LeNet5.

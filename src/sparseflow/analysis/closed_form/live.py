@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparseflow.analysis.closed_form_layers import Layer
-from sparseflow.analysis.closed_form_segments import Scale
-from sparseflow.analysis.closed_form_sums import forward
+from sparseflow.analysis.closed_form.layers import Layer
+from sparseflow.analysis.closed_form.segments import Scale
+from sparseflow.analysis.closed_form.sums import forward
 
 
 class Liveness:

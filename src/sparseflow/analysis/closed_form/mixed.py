@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparseflow.analysis.closed_form_columns import Columns
-from sparseflow.analysis.closed_form_tangents import Tangents
+from sparseflow.analysis.closed_form.columns import Columns
+from sparseflow.analysis.closed_form.tangents import Tangents
 
 
 class MixedBlock:

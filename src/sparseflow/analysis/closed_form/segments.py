@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparseflow.analysis.closed_form_chain import POINTWISE
+from sparseflow.analysis.closed_form.chain import POINTWISE
 
 
 @dataclass(frozen=True, eq=False)

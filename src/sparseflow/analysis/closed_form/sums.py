@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparseflow.analysis.closed_form_columns import Columns
-from sparseflow.analysis.closed_form_convolutions import ConvolutionBlocks
-from sparseflow.analysis.closed_form_gauss_newton import PANEL, add_gauss_newton, softmax_rows
-from sparseflow.analysis.closed_form_layers import Layer
-from sparseflow.analysis.closed_form_mixed import MixedBlock
-from sparseflow.analysis.closed_form_segments import Operation, Scale, linearise
-from sparseflow.analysis.closed_form_tangents import Tangents, joined
+from sparseflow.analysis.closed_form.columns import Columns
+from sparseflow.analysis.closed_form.convolutions import ConvolutionBlocks
+from sparseflow.analysis.closed_form.gauss_newton import PANEL, add_gauss_newton, softmax_rows
+from sparseflow.analysis.closed_form.layers import Layer
+from sparseflow.analysis.closed_form.mixed import MixedBlock
+from sparseflow.analysis.closed_form.segments import Operation, Scale, linearise
+from sparseflow.analysis.closed_form.tangents import Tangents, joined
 
 #: Examples at a time, at most: enough for long runs in the innermost loop, few enough for the caches.
 CHUNK = 128

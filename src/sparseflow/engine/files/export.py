@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from sparseflow._checks import check_masks
 from sparseflow.atomic import write_atomically
 from sparseflow.engine.convert import convert, sparse_layers
-from sparseflow.engine.modules import SparseLayer
-from sparseflow.engine.packing import Content, Entry, dense_bytes, dense_tensor, read, to_bytes
-from sparseflow.engine.pattern import Pattern
-from sparseflow.select import maskable, unwrap
+from sparseflow.engine.files.packing import Content, Entry, dense_bytes, dense_tensor, read, to_bytes
+from sparseflow.engine.layers.modules import SparseLayer
+from sparseflow.engine.layers.pattern import Pattern
+from sparseflow.masks.select import maskable, unwrap
 from sparseflow.types import Masks
 
 
@@ -28,7 +28,7 @@ def save(
     An active float32 weight takes 5 bytes, 4 for the value and 1 for its place (6 below a density of about 0.003), so
     the file has about 1.25 times the density of the dense one's bytes. Biases, buffers and all else are written as they
     are. In the file, ``<weight>:values`` holds the active entries in the order of the flattened weight and
-    ``<weight>:gaps`` their places, see :func:`sparseflow.engine.packing.pack`; metadata hold the shapes, the groups of
+    ``<weight>:gaps`` their places, see :func:`sparseflow.engine.files.packing.pack`; metadata hold the shapes, the groups of
     convolutions, tied names and a SHA-256 over everything.
 
     Args:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparseflow.engine.pattern import Pattern
+from sparseflow.engine.layers.pattern import Pattern
 
 #: A tensor of the state as it is, or a sparse weight: where its active entries are, and what they are.
 Entry = Tensor | tuple[Pattern, Tensor]

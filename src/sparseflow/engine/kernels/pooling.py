@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparseflow.engine.compiling import kernel, part
-from sparseflow.engine.pooling_simd import window_max, window_spread
-from sparseflow.engine.simd import WIDTH
+from sparseflow.engine.kernels.compiling import kernel, part
+from sparseflow.engine.kernels.pooling_simd import window_max, window_spread
+from sparseflow.engine.kernels.simd import WIDTH
 
 Floats = NDArray[Any]
 Places = NDArray[Any]

@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sparseflow.engine.compiling import said_aloud
-from sparseflow.engine.functions import to_images, to_storage
-from sparseflow.engine.geometry import Frame
-from sparseflow.engine.modules import SparseConv1d, SparseLayer, SparseLinear
-from sparseflow.engine.plan_chain import AveragePool, Flatten, MaxPool, Rectify, Stage, Weighted
-from sparseflow.engine.plan_interpreter import run
-from sparseflow.engine.plan_program import Image, Program, build_halves
-from sparseflow.engine.pools import AvgPool2d, MaxPool2d, pool_window
-from sparseflow.engine.threads import over_parts
+from sparseflow.engine.kernels.compiling import said_aloud
+from sparseflow.engine.layers.functions import to_images, to_storage
+from sparseflow.engine.layers.geometry import Frame
+from sparseflow.engine.layers.modules import SparseConv1d, SparseLayer, SparseLinear
+from sparseflow.engine.layers.pools import AvgPool2d, MaxPool2d, pool_window
+from sparseflow.engine.layers.threads import over_parts
+from sparseflow.engine.plans.interpreter import run
+from sparseflow.engine.plans.program import Image, Program, build_halves
+from sparseflow.engine.plans.stages import AveragePool, Flatten, MaxPool, Rectify, Stage, Weighted
 
 Floats = NDArray[Any]
 #: Examples that are worked on at a time, or half of them where their activations would not fit in the cache.

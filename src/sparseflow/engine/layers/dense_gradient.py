@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparseflow.engine.products import Product
+from sparseflow.engine.layers.products import Product
 
 
 def gradient_rows(product: Product, x: Tensor, gradient: Tensor, first: int, last: int) -> Tensor:
@@ -21,8 +21,8 @@ def gradient_rows(product: Product, x: Tensor, gradient: Tensor, first: int, las
 
     Returns: ``(last - first, in / groups, *kernel)``.
 
-    >>> from sparseflow.engine.geometry import Window
-    >>> from sparseflow.engine.pattern import Pattern
+    >>> from sparseflow.engine.layers.geometry import Window
+    >>> from sparseflow.engine.layers.pattern import Pattern
     >>> product = Product(Pattern.of(torch.eye(2).bool()), Window(), (1, 1), batch=1, itemsize=4)
     >>> gradient_rows(product, torch.tensor([3.0, 4.0]), torch.tensor([[1.0, 2.0]]), 1, 2)
     tensor([[6., 8.]])

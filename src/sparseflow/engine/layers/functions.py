@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseflow.engine.geometry import Frame
-from sparseflow.engine.kernels import put_in_frame
-from sparseflow.engine.products import Product
+from sparseflow.engine.kernels.sums import put_in_frame
+from sparseflow.engine.layers.geometry import Frame
+from sparseflow.engine.layers.products import Product
 
 #: Called in the backward pass with the product, its input as a storage, and the gradient of its output as images.
 Recorder = Callable[[Product, Tensor, Tensor], None]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sparseflow.engine.pattern import Indices, Pattern, Table, in_blocks, sorted_by, transposed
+from sparseflow.engine.layers.pattern import Indices, Pattern, Table, in_blocks, sorted_by, transposed
 
 #: Bytes of input that the rows of one block of columns should fill: half of a second-level cache.
 CACHE = 1 << 19
@@ -21,7 +21,7 @@ TILE = 128
 
 
 class Loops(NamedTuple):
-    """How the kernels move over two images, in numbers: see :func:`sparseflow.engine.kernels.weighted_sums`."""
+    """How the kernels move over two images, in numbers: see :func:`sparseflow.engine.kernels.sums.weighted_sums`."""
 
     x0: int
     pitch: int

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sparseflow.engine.compiling import said_aloud
-from sparseflow.engine.dense_gradient import gradient_rows
-from sparseflow.engine.functions import SparseProduct
-from sparseflow.engine.geometry import Window
-from sparseflow.engine.pattern import Pattern
-from sparseflow.engine.products import Product, warm_up
+from sparseflow.engine.kernels.compiling import said_aloud
+from sparseflow.engine.layers.dense_gradient import gradient_rows
+from sparseflow.engine.layers.functions import SparseProduct
+from sparseflow.engine.layers.geometry import Window
+from sparseflow.engine.layers.pattern import Pattern
+from sparseflow.engine.layers.products import Product, warm_up
 
 Dense = TypeVar("Dense", nn.Linear, nn.Conv1d, nn.Conv2d)
 _FLOATS = (torch.float32, torch.float64)

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparseflow.engine.compiling import kernel
-from sparseflow.engine.simd import prefetch
+from sparseflow.engine.kernels.compiling import kernel
+from sparseflow.engine.kernels.simd import prefetch
 
 Indices = NDArray[np.int32]
 #: Nonzeros and columns are counted in int32.

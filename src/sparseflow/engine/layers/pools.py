@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sparseflow.engine.functions import to_images, to_storage
-from sparseflow.engine.geometry import Frame, Window
-from sparseflow.engine.pooling import average_pool, average_pool_backward, max_pool, max_pool_backward
+from sparseflow.engine.kernels.pooling import average_pool, average_pool_backward, max_pool, max_pool_backward
+from sparseflow.engine.layers.functions import to_images, to_storage
+from sparseflow.engine.layers.geometry import Frame, Window
 
 #: Taps that an int8 can name.
 _MOST_TAPS = 128

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparseflow.engine.geometry import CACHE, TILE, Frame, Loops, Window, backward, forward_loops, forward_table
-from sparseflow.engine.kernels import all_dots, all_sums, row_sums, vector_product
-from sparseflow.engine.pattern import Pattern, Table
-from sparseflow.engine.threads import over_outputs
+from sparseflow.engine.kernels.sums import all_dots, all_sums, row_sums, vector_product
+from sparseflow.engine.layers.geometry import CACHE, TILE, Frame, Loops, Window, backward, forward_loops, forward_table
+from sparseflow.engine.layers.pattern import Pattern, Table
+from sparseflow.engine.layers.threads import over_outputs
 
 Floats = NDArray[Any]
 _NO_FLOOR = float("-inf")

@@ -11,7 +11,7 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from sparseflow.engine.compiling import part
+from sparseflow.engine.kernels.compiling import part
 
 Floats = NDArray[Any]
 Integers = NDArray[np.int64]

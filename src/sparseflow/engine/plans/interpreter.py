@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparseflow.engine.compiling import kernel
-from sparseflow.engine.kernels import row_sums, sampled_dots, weighted_sums
-from sparseflow.engine.plan_ends import cross_entropy, give, take, take_images
-from sparseflow.engine.pooling import (
+from sparseflow.engine.kernels.compiling import kernel
+from sparseflow.engine.kernels.pooling import (
     average_pool,
     average_pool_backward,
     max_pool,
@@ -23,6 +21,8 @@ from sparseflow.engine.pooling import (
     relu_backward,
     relu_gate,
 )
+from sparseflow.engine.kernels.sums import row_sums, sampled_dots, weighted_sums
+from sparseflow.engine.plans.ends import cross_entropy, give, take, take_images
 
 Floats = NDArray[Any]
 Integers = NDArray[np.int64]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparseflow.engine.compiling import kernel
+from sparseflow.engine.kernels.compiling import kernel
 
 Floats = NDArray[Any]
 Integers = NDArray[np.int64]

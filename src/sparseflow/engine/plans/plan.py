@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sparseflow.engine.compiling import said_aloud
-from sparseflow.engine.plan_chain import Weighted, read_chain
-from sparseflow.engine.plan_interpreter import run
-from sparseflow.engine.plan_program import Program, build_program
-from sparseflow.engine.plan_state import Part, State
-from sparseflow.threads import on_threads
+from sparseflow._fast.threads import on_threads
+from sparseflow.engine.kernels.compiling import said_aloud
+from sparseflow.engine.plans.interpreter import run
+from sparseflow.engine.plans.program import Program, build_program
+from sparseflow.engine.plans.stages import Weighted, read_chain
+from sparseflow.engine.plans.state import Part, State
 
 Floats = NDArray[Any]
 Integers = NDArray[np.int64]

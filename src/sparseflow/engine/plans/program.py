@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparseflow.engine import plan_interpreter as op
-from sparseflow.engine.geometry import CACHE, Frame, Loops, Window, backward, forward_loops, forward_table
-from sparseflow.engine.pattern import Indices, Table
-from sparseflow.engine.plan_chain import AveragePool, Flatten, MaxPool, Rectify, Stage, Weighted
+from sparseflow.engine.layers.geometry import CACHE, Frame, Loops, Window, backward, forward_loops, forward_table
+from sparseflow.engine.layers.pattern import Indices, Table
+from sparseflow.engine.plans import interpreter as op
+from sparseflow.engine.plans.stages import AveragePool, Flatten, MaxPool, Rectify, Stage, Weighted
 
 Border = tuple[tuple[int, int], tuple[int, int]]
 _NONE: Border = ((0, 0), (0, 0))
@@ -42,7 +42,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Program:
-    """What :func:`sparseflow.engine.plan_interpreter.run` needs for one size of slice."""
+    """What :func:`sparseflow.engine.plans.interpreter.run` needs for one size of slice."""
 
     operations: NDArray[np.int64]
     tables: Indices

@@ -10,8 +10,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from sparseflow.engine.geometry import Window
-from sparseflow.engine.pattern import Pattern
+from sparseflow.engine.layers.geometry import Window
+from sparseflow.engine.layers.pattern import Pattern
 
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Flatten, nn.Identity)
 
@@ -40,7 +40,7 @@ class MaxPool:
 
 @dataclass(frozen=True)
 class AveragePool:
-    """Average pooling; ``divisor`` as in :func:`sparseflow.engine.pooling.average_pool`."""
+    """Average pooling; ``divisor`` as in :func:`sparseflow.engine.kernels.pooling.average_pool`."""
 
     name: str
     window: Window

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sparseflow.engine.pattern import Pattern
-from sparseflow.engine.plan_optimizer import adam, sgd
+from sparseflow.engine.layers.pattern import Pattern
+from sparseflow.engine.plans.optimizer import adam, sgd
 
 #: Per-weight state of each optimizer, in the order of the kernels' arguments.
 _STATES: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.engine.convert import convert, convertible, masks_of, sparse_layers, to_dense
-from sparseflow.engine.speed import Costs, cheapest, layer_costs, medians, model_step, settled, watch
-from sparseflow.engine.speed_table import LayerSpeed, SpeedTable
-from sparseflow.select import prunable, unwrap
+from sparseflow.engine.speed.table import LayerSpeed, SpeedTable
+from sparseflow.engine.speed.timing import Costs, cheapest, layer_costs, medians, model_step, settled, watch
+from sparseflow.masks.select import prunable, unwrap
 from sparseflow.types import Masks
 
 
@@ -105,7 +105,7 @@ def best_mix(
     The rest of the model may be slower in the layout of sparse layers. Where a mix saves less than its layers promise,
     the difference is their toll, to equal parts; layers that do not save that much leave, and the whole is measured
     again. All layers together are tried too: a chain of sparse layers only is computed in one piece, see
-    :mod:`sparseflow.engine.chain`, which its layers do not show.
+    :mod:`sparseflow.engine.layers.chain`, which its layers do not show.
 
     Args:
         costs: Of each layer, in the order of execution.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseflow.engine.modules import SparseLayer
+from sparseflow.engine.layers.modules import SparseLayer
 
 #: ``costs[before][own]``: seconds of a layer in form ``own`` behind a layer in form ``before``; 0 is dense, 1 sparse.
 Costs = tuple[tuple[float, float], tuple[float, float]]

@@ -9,11 +9,11 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sparseflow.lab import figures, findings
-from sparseflow.lab.config import SPARSE_METHODS, RunConfig
-from sparseflow.lab.figure_data import signal_levels, training_curves, update_changes
-from sparseflow.lab.store import Run
-from sparseflow.lab.summary import COLLAPSE_PERCENT, summarize
+from sparseflow.lab.demo import figures, findings
+from sparseflow.lab.page.figure_data import signal_levels, training_curves, update_changes
+from sparseflow.lab.page.summary import COLLAPSE_PERCENT, summarize
+from sparseflow.training.digits import SPARSE_METHODS, RunConfig
+from sparseflow.training.store import Run
 
 _BAND = " A line is the mean over seeds; its band reaches from the lowest to the highest seed."
 _PANELS = " Each panel is one initialisation; the grey lines are networks without a mask at the start, for comparison."

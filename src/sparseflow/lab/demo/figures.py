@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from sparseflow.lab.figure_data import accuracy_points, signal_levels, training_curves, update_changes
-from sparseflow.lab.findings import panel_label
-from sparseflow.lab.groups import INIT_LABELS, METHOD_LABELS
-from sparseflow.lab.panels import (
+from sparseflow.lab.demo.findings import panel_label
+from sparseflow.lab.page.figure_data import accuracy_points, signal_levels, training_curves, update_changes
+from sparseflow.lab.page.groups import INIT_LABELS, METHOD_LABELS
+from sparseflow.lab.page.panels import (
     INIT_LOOKS,
     NARROW,
     WIDE,
@@ -35,9 +35,9 @@ from sparseflow.lab.panels import (
     look_legend,
     method_legend,
 )
-from sparseflow.lab.store import Run
-from sparseflow.lab.summary import COLLAPSE_PERCENT
-from sparseflow.lab.svg import INK, STYLE
+from sparseflow.lab.page.summary import COLLAPSE_PERCENT
+from sparseflow.lab.page.svg import INK, STYLE
+from sparseflow.training.store import Run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from sparseflow.lab.groups import INIT_LABELS, METHOD_LABELS
-from sparseflow.lab.headline import share
-from sparseflow.lab.summary import ONSET_LOSS, records
+from sparseflow.lab.demo.headline import share
+from sparseflow.lab.page.groups import INIT_LABELS, METHOD_LABELS
+from sparseflow.lab.page.summary import ONSET_LOSS, records
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from sparseflow.lab.summary import records
+from sparseflow.lab.page.summary import records
 
 Row = dict[str, Any]
 
 
 def headline(table: pd.DataFrame) -> str:
-    """The one sentence on top, from the table of :func:`sparseflow.lab.summary.summarize`.
+    """The one sentence on top, from the table of :func:`sparseflow.lab.page.summary.summarize`.
 
     >>> rows = [{"label": "Scratch, Original", "method": "scratch", "init": "dense", "n": 3, "collapsed": 3},
     ...         {"label": "Scratch, Ours", "method": "scratch", "init": "sparse", "n": 3, "collapsed": 0}]

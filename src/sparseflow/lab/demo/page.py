@@ -11,13 +11,13 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sparseflow.atomic import write_atomically
-from sparseflow.lab.config import RunConfig
-from sparseflow.lab.groups import check_comparable, group_of, grouped
-from sparseflow.lab.headline import comparisons, headline
-from sparseflow.lab.sections import sections
-from sparseflow.lab.store import Run
-from sparseflow.lab.summary import COLLAPSE_PERCENT, ONSET_LOSS, readable, summarize
-from sparseflow.lab.svg import inline_svg, standalone_svg
+from sparseflow.lab.demo.exhibits import sections
+from sparseflow.lab.demo.headline import comparisons, headline
+from sparseflow.lab.page.groups import check_comparable, group_of, grouped
+from sparseflow.lab.page.summary import COLLAPSE_PERCENT, ONSET_LOSS, readable, summarize
+from sparseflow.lab.page.svg import inline_svg, standalone_svg
+from sparseflow.training.digits import RunConfig
+from sparseflow.training.store import Run
 
 #: What a data set is, for the first paragraph: (what it holds, training images, test images).
 DATASETS_IN_WORDS = {

@@ -12,7 +12,7 @@ to the run; the masks come from a pruning run of the same seed, as in the paper.
 
 from __future__ import annotations
 
-from sparseflow.lab.config import RunConfig, pruning_parent
+from sparseflow.training.digits import RunConfig, pruning_parent
 
 INITS = ("dense", "liu", "sparse")
 SPARSE = ("scratch", "set", "rigl")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.lab.models import build_model
+from sparseflow.masks.topk import active_count, topk_mask
+from sparseflow.networks.lenet import build_model
 from sparseflow.rng import stream
-from sparseflow.topk import active_count, topk_mask
 
 SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98)
 
@@ -64,7 +64,7 @@ def signal_at_init(
     Args:
         networks: Independently masked and initialised networks for each point (the paper: 5).
         sparsities: Fractions of zeros in every layer.
-        schemes: Keys of ``sparseflow.initialize.SCHEMES``.
+        schemes: Keys of ``sparseflow.init.model.SCHEMES``.
         bases: Keys of ``sparseflow.init.INITIALIZERS``.
         examples: Inputs in the batch, 28 x 28 x 1.
         seed: Of everything drawn; the same masks and base draws for every scheme.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from sparseflow.lab.runs import Run
-from sparseflow.lab.summary import COLLAPSE_PERCENT
+from sparseflow.lab.page.summary import COLLAPSE_PERCENT
+from sparseflow.training.runs import Run
 
 
 class NotEnoughRunsError(LookupError):
@@ -21,14 +21,14 @@ class Evidence:
 
     >>> Evidence({}, {}).runs("lenet5/dense")
     Traceback (most recent call last):
-    sparseflow.lab.evidence.NotEnoughRunsError: lenet5/dense has 0 finished runs of at least 1 needed. Make them:
+    sparseflow.lab.page.evidence.NotEnoughRunsError: lenet5/dense has 0 finished runs of at least 1 needed. Make them:
     sparseflow reproduce lenet5/dense
     """
 
     groups: Mapping[str, Sequence[Run]]
-    """Name of a group, see :mod:`sparseflow.lab.recipes.matrix` -> its finished runs, by seed."""
+    """Name of a group, see :mod:`sparseflow.paper.matrix.mnist` -> its finished runs, by seed."""
     tables: Mapping[str, pd.DataFrame]
-    """Name of a measurement, see :mod:`sparseflow.lab.measurements` -> its table."""
+    """Name of a measurement, see :mod:`sparseflow.paper.measures.measurement` -> its table."""
     scale: str = "paper"
     """demo or paper."""
     collapse_percent: float = COLLAPSE_PERCENT

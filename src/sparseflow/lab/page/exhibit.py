@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.measurements import Option
-from sparseflow.lab.recipes.image_scales import ImageScale
-from sparseflow.lab.recipes.matrix import groups
-from sparseflow.lab.recipes.scales import Scale
-from sparseflow.lab.runs import Run
+from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
+from sparseflow.paper.matrix.image_scales import ImageScale
+from sparseflow.paper.matrix.mnist import groups
+from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.measures.measurement import Option
+from sparseflow.training.runs import Run
 
 Row = Mapping[str, Option]
 
@@ -124,7 +124,7 @@ def available(evidence: Evidence, names: Iterable[str]) -> tuple[dict[str, list[
 
     >>> available(Evidence({}, {}), ["lenet5/dense"])
     Traceback (most recent call last):
-    sparseflow.lab.evidence.NotEnoughRunsError: lenet5/dense has 0 finished runs of at least 1 needed. Make them:
+    sparseflow.lab.page.evidence.NotEnoughRunsError: lenet5/dense has 0 finished runs of at least 1 needed. Make them:
     sparseflow reproduce lenet5/dense
     """
     found: dict[str, list[Run]] = {}
@@ -142,7 +142,7 @@ def available(evidence: Evidence, names: Iterable[str]) -> tuple[dict[str, list[
 def shortfalls(evidence: Evidence, scale: Scale | ImageScale, names: Iterable[str]) -> list[str]:
     """For each group with some runs but fewer than planned: how many, and the command that makes the rest.
 
-    >>> from sparseflow.lab.recipes.scales import PAPER
+    >>> from sparseflow.paper.matrix.scales import PAPER
     >>> shortfalls(Evidence({}, {}), PAPER, ["lenet5/dense"])
     []
     """

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from sparseflow.lab.groups import Group, grouped
-from sparseflow.lab.store import Run
-from sparseflow.lab.summary import COLLAPSE_PERCENT, accuracy_percent
+from sparseflow.lab.page.groups import Group, grouped
+from sparseflow.lab.page.summary import COLLAPSE_PERCENT, accuracy_percent
+from sparseflow.training.store import Run
 
 #: How seeds (or networks) are condensed to one point; ``std`` is the population standard deviation.
 STATISTICS = ("n", "mean", "std", "min", "max")
@@ -33,7 +33,7 @@ def accuracy_points(runs: Sequence[Run]) -> pd.DataFrame:
     """Final test accuracy (percent) of every run: ``label, method, init, seed, accuracy, collapsed``.
 
     >>> from pathlib import Path
-    >>> from sparseflow.lab.config import RunConfig
+    >>> from sparseflow.training.digits import RunConfig
     >>> run = Run(RunConfig(seed=4), Path("run"), pd.DataFrame(), {"test/accuracy": 0.125}, {}, 1.0)
     >>> accuracy_points([run]).loc[0, ["label", "seed", "accuracy", "collapsed"]].to_list() == [
     ...     "Scratch, Ours", 4, 12.5, False]
@@ -53,7 +53,7 @@ def training_curves(runs: Sequence[Run], metric: str) -> pd.DataFrame:
     ``test/accuracy`` is given in percent, everything else as logged. Empty where no run has the metric.
 
     >>> from pathlib import Path
-    >>> from sparseflow.lab.config import RunConfig
+    >>> from sparseflow.training.digits import RunConfig
     >>> metrics = pd.DataFrame({"step": [0, 50], "name": "flow/norm", "value": [0.5, 2.0]})
     >>> curves = training_curves([Run(RunConfig(), Path("run"), metrics, {}, {}, 1.0)], "flow/norm")
     >>> curves["step"].to_list() == [0, 50] and curves["mean"].to_list() == [0.5, 2.0]
@@ -74,7 +74,7 @@ def update_changes(runs: Sequence[Run]) -> pd.DataFrame:
     Columns ``label, method, init, step``, ``STATISTICS`` and ``raised``: the fraction of seeds whose norm rose.
 
     >>> from pathlib import Path
-    >>> from sparseflow.lab.config import RunConfig
+    >>> from sparseflow.training.digits import RunConfig
     >>> metrics = pd.DataFrame({"step": 100, "name": ["update/before", "update/after"], "value": [1.0, 1.5]})
     >>> changes = update_changes([Run(RunConfig(method="set"), Path("run"), metrics, {}, {}, 1.0)])
     >>> changes.loc[0, ["step", "mean", "raised"]].to_list() == [100, 0.5, 1.0]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import NamedTuple
 
-from sparseflow.lab.config import SPARSE_METHODS, RunConfig
-from sparseflow.lab.store import Run
+from sparseflow.training.digits import SPARSE_METHODS, RunConfig
+from sparseflow.training.store import Run
 
 #: Methods in the order of every table and legend; ``small_dense`` is ``dense`` on a ``*-small`` model.
 METHOD_LABELS = {

@@ -11,19 +11,19 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sparseflow.atomic import write_atomically
-from sparseflow.lab.claims.verdict import Verdict
-from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.panels import WIDE
-from sparseflow.lab.paper.contradictions import contradictions
-from sparseflow.lab.paper.exhibit import Content, Drawing, Exhibit
-from sparseflow.lab.paper.exhibits import EXHIBITS
-from sparseflow.lab.paper.records import as_json, distinct_runs, environment_json, runs_csv
-from sparseflow.lab.paper.verdicts import SIGNS, claims_csv, headline, judged
-from sparseflow.lab.recipes.image_scales import ImageScale
-from sparseflow.lab.recipes.matrix import groups
-from sparseflow.lab.recipes.scales import PAPER, Scale
-from sparseflow.lab.report import DATASETS_IN_WORDS
-from sparseflow.lab.svg import inline_svg, standalone_svg
+from sparseflow.lab.demo.page import DATASETS_IN_WORDS
+from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.page.exhibit import Content, Drawing, Exhibit
+from sparseflow.lab.page.panels import WIDE
+from sparseflow.lab.page.svg import inline_svg, standalone_svg
+from sparseflow.paper.claims.verdict import Verdict
+from sparseflow.paper.exhibits.all import EXHIBITS
+from sparseflow.paper.exhibits.contradictions import contradictions
+from sparseflow.paper.exhibits.records import as_json, distinct_runs, environment_json, runs_csv
+from sparseflow.paper.exhibits.verdicts import SIGNS, claims_csv, headline, judged
+from sparseflow.paper.matrix.image_scales import ImageScale
+from sparseflow.paper.matrix.mnist import groups
+from sparseflow.paper.matrix.scales import PAPER, Scale
 
 #: Part of the page -> (heading, what its exhibits' names begin with).
 PARTS = {

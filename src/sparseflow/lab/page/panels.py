@@ -16,8 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.typing import LineStyleType
 
-from sparseflow.lab.groups import INIT_LABELS, METHOD_LABELS
-from sparseflow.lab.svg import INK, PALETTE
+from sparseflow.lab.page.groups import INIT_LABELS, METHOD_LABELS
+from sparseflow.lab.page.svg import INK, PALETTE
 
 WIDE, NARROW = 9.6, 4.0
 """Figure widths in inches."""

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from sparseflow.lab.findings import number
-from sparseflow.lab.panels import NARROW, WIDE, legend, log_scale
-from sparseflow.lab.paper.curves import Curve, thinned
+from sparseflow.lab.demo.findings import number
+from sparseflow.lab.page.panels import NARROW, WIDE, legend, log_scale
+from sparseflow.paper.exhibits.curves import Curve, thinned
 
 
 def row_of_panels(

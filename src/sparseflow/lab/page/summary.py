@@ -11,8 +11,8 @@ from rich import box
 from rich.table import Table
 from scipy import stats
 
-from sparseflow.lab.groups import check_comparable, grouped
-from sparseflow.lab.store import Run
+from sparseflow.lab.page.groups import check_comparable, grouped
+from sparseflow.training.store import Run
 
 #: A run that ends below this test accuracy (percent) did not learn: ten classes, guessing gives about 10.
 COLLAPSE_PERCENT = 12.0
@@ -24,7 +24,7 @@ def accuracy_percent(run: Run) -> float:
     """Final test accuracy in percent.
 
     >>> from pathlib import Path
-    >>> from sparseflow.lab.config import RunConfig
+    >>> from sparseflow.training.digits import RunConfig
     >>> accuracy_percent(Run(RunConfig(), Path("run"), pd.DataFrame(), {"test/accuracy": 0.75}, {}, 1.0))
     75.0
     """
@@ -58,7 +58,7 @@ def summarize(runs: Sequence[Run]) -> pd.DataFrame:
         ValueError: where :func:`check_comparable` refuses.
 
     >>> from pathlib import Path
-    >>> from sparseflow.lab.config import RunConfig
+    >>> from sparseflow.training.digits import RunConfig
     >>> silent = pd.DataFrame({"step": [], "name": [], "value": []})
     >>> finals = [{"test/accuracy": accuracy, "sparsity": 0.95} for accuracy in (0.75, 0.25)]
     >>> runs = [Run(RunConfig(seed=seed), Path("run"), silent, final, {}, 1.0) for seed, final in enumerate(finals)]

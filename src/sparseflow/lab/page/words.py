@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from sparseflow.lab.findings import number
+from sparseflow.lab.demo.findings import number
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from sparseflow.lab.claims import (
+from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
+from sparseflow.paper.claims import (
     accuracy,
     batch_norm,
     curvature,
@@ -19,9 +20,8 @@ from sparseflow.lab.claims import (
     tickets,
     updates,
 )
-from sparseflow.lab.claims.images import IMAGE_CLAIMS
-from sparseflow.lab.claims.verdict import Verdict, undecided
-from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
+from sparseflow.paper.claims.images import IMAGE_CLAIMS
+from sparseflow.paper.claims.verdict import Verdict, undecided
 
 Judge = Callable[[Evidence], Verdict]
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sparseflow.lab.claims.bounds import interval_above, reaches
-from sparseflow.lab.claims.intervals import clopper_pearson
-from sparseflow.lab.claims.run_statistics import accuracies, mean_and_std, mean_log_norm, num_collapsed, of_each
-from sparseflow.lab.claims.statistics import equivalent, fisher_greater, greater, mann_whitney_greater
-from sparseflow.lab.claims.verdict import FEWEST, Part, Verdict, all_of, conclude, undecided
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.runs import Run
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.bounds import interval_above, reaches
+from sparseflow.paper.claims.intervals import clopper_pearson
+from sparseflow.paper.claims.run_statistics import accuracies, mean_and_std, mean_log_norm, num_collapsed, of_each
+from sparseflow.paper.claims.statistics import equivalent, fisher_greater, greater, mann_whitney_greater
+from sparseflow.paper.claims.verdict import FEWEST, Part, Verdict, all_of, conclude, undecided
+from sparseflow.training.runs import Run
 
 METHODS = {"Scratch": "scratch", "SET": "set", "RigL": "rigl"}
 INITS = {"Original": "dense", "Ours": "sparse", "Liu": "liu"}

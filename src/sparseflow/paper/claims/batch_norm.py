@@ -9,9 +9,10 @@ from itertools import combinations
 
 import numpy as np
 
-from sparseflow.lab.claims.bounds import reaches
-from sparseflow.lab.claims.intervals import Values
-from sparseflow.lab.claims.run_statistics import (
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.bounds import reaches
+from sparseflow.paper.claims.intervals import Values
+from sparseflow.paper.claims.run_statistics import (
     accuracies,
     at_paper_step,
     at_share,
@@ -21,12 +22,11 @@ from sparseflow.lab.claims.run_statistics import (
     mean_log_norm,
     of_each,
 )
-from sparseflow.lab.claims.statistics import above, equivalent, greater, not_different
-from sparseflow.lab.claims.verdict import FEWEST, Part, Verdict, all_of, conclude, undecided
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.optimizer import DROPS
-from sparseflow.lab.recipes.matrix import INITS
-from sparseflow.lab.runs import Run
+from sparseflow.paper.claims.statistics import above, equivalent, greater, not_different
+from sparseflow.paper.claims.verdict import FEWEST, Part, Verdict, all_of, conclude, undecided
+from sparseflow.paper.matrix.mnist import INITS
+from sparseflow.training.digit_optimizer import DROPS
+from sparseflow.training.runs import Run
 
 #: Groups of a network with batch norm and skip connections begin with its name.
 RESNET = "resnet50"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from sparseflow.lab.claims.intervals import Interval, outside
-from sparseflow.lab.claims.verdict import Outcome, Part, decided, directed
+from sparseflow.paper.claims.intervals import Interval, outside
+from sparseflow.paper.claims.verdict import Outcome, Part, decided, directed
 
 
 def interval_above(interval: Interval, bound: float) -> Part:

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from sparseflow.lab.claims.intervals import Spread, as_values, outside
-from sparseflow.lab.claims.verdict import Outcome, Part, directed
+from sparseflow.paper.claims.intervals import Spread, as_values, outside
+from sparseflow.paper.claims.verdict import Outcome, Part, directed
 
 
 def contrast(spreads: Sequence[Spread], weights: Sequence[float]) -> Spread:

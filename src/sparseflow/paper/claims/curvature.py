@@ -14,11 +14,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from sparseflow.lab.claims.bounds import reaches
-from sparseflow.lab.claims.spectra import bulk_distances, largest, log_change, mean_log_smallest
-from sparseflow.lab.claims.statistics import above, greater, paired_greater
-from sparseflow.lab.claims.updates import RIGL, SET
-from sparseflow.lab.claims.verdict import (
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.bounds import reaches
+from sparseflow.paper.claims.spectra import bulk_distances, largest, log_change, mean_log_smallest
+from sparseflow.paper.claims.statistics import above, greater, paired_greater
+from sparseflow.paper.claims.updates import RIGL, SET
+from sparseflow.paper.claims.verdict import (
     FEWEST,
     FEWEST_RANKED,
     Outcome,
@@ -28,8 +29,7 @@ from sparseflow.lab.claims.verdict import (
     conclude,
     need,
 )
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.recipes.scales import SCALES
+from sparseflow.paper.matrix.scales import SCALES
 
 SCRATCH = "lenet5/scratch/sparse"
 SMALL_DENSE = "lenet5/small_dense"

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import pandas as pd
 
-from sparseflow.lab.claims.contrasts import contrast, spread_above, subset_spread
-from sparseflow.lab.claims.intervals import Spread
-from sparseflow.lab.claims.similarity import LOTTERY, PRUNED, SCRATCH, SCRATCH_SAME, pairwise
-from sparseflow.lab.claims.tables import rows
-from sparseflow.lab.claims.verdict import FEWEST_RANKED, Verdict, all_of, conclude, need
-from sparseflow.lab.evidence import Evidence
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.contrasts import contrast, spread_above, subset_spread
+from sparseflow.paper.claims.intervals import Spread
+from sparseflow.paper.claims.similarity import LOTTERY, PRUNED, SCRATCH, SCRATCH_SAME, pairwise
+from sparseflow.paper.claims.tables import rows
+from sparseflow.paper.claims.verdict import FEWEST_RANKED, Verdict, all_of, conclude, need
 
 #: Ensembles that C40 asks for.
 ENSEMBLES = 10

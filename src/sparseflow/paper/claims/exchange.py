@@ -8,9 +8,9 @@ from functools import reduce
 
 import numpy as np
 
-from sparseflow.lab.claims.intervals import Values
-from sparseflow.lab.claims.verdict import Part, directed
-from sparseflow.lab.evidence import NotEnoughRunsError
+from sparseflow.lab.page.evidence import NotEnoughRunsError
+from sparseflow.paper.claims.intervals import Values
+from sparseflow.paper.claims.verdict import Part, directed
 
 
 @dataclass(frozen=True, eq=False)

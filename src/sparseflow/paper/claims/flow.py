@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from sparseflow.lab.claims.intervals import Values
-from sparseflow.lab.claims.run_statistics import PAPER_STEPS, mean_log_norm, mean_log_norm_before_updates, of_each
-from sparseflow.lab.claims.statistics import different, greater, not_different
-from sparseflow.lab.claims.verdict import FEWEST, FEWEST_RANKED, Part, Verdict, all_of, conclude
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.runs import Run
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.intervals import Values
+from sparseflow.paper.claims.run_statistics import PAPER_STEPS, mean_log_norm, mean_log_norm_before_updates, of_each
+from sparseflow.paper.claims.statistics import different, greater, not_different
+from sparseflow.paper.claims.verdict import FEWEST, FEWEST_RANKED, Part, Verdict, all_of, conclude
+from sparseflow.training.runs import Run
 
 #: Trainable parameters of the LeNet5s: Small Dense, and at 95 % sparsity with biases (protocol H).
 SMALL_DENSE_PARAMETERS, SPARSE_PARAMETERS = 2399, 2446

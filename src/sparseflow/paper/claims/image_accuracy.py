@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from sparseflow.lab.claims.accuracy import INITS, METHODS, only_original_collapses
-from sparseflow.lab.claims.batch_norm import accuracies_by_start, alike_from_any_start
-from sparseflow.lab.claims.contrasts import contrast, spread_above
-from sparseflow.lab.claims.image_networks import INVERTED, NETWORKS, VGG_HERE, VGGS, vgg_runs
-from sparseflow.lab.claims.intervals import welch_spread
-from sparseflow.lab.claims.run_statistics import accuracies, mean_and_std, num_collapsed
-from sparseflow.lab.claims.statistics import equivalent, greater
-from sparseflow.lab.claims.verdict import FEWEST, Verdict, all_of, conclude
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.recipes.cifar import RESNET
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.accuracy import INITS, METHODS, only_original_collapses
+from sparseflow.paper.claims.batch_norm import accuracies_by_start, alike_from_any_start
+from sparseflow.paper.claims.contrasts import contrast, spread_above
+from sparseflow.paper.claims.intervals import welch_spread
+from sparseflow.paper.claims.run_statistics import accuracies, mean_and_std, num_collapsed
+from sparseflow.paper.claims.sites import INVERTED, NETWORKS, VGG_HERE, VGGS, vgg_runs
+from sparseflow.paper.claims.statistics import equivalent, greater
+from sparseflow.paper.claims.verdict import FEWEST, Verdict, all_of, conclude
+from sparseflow.paper.matrix.cifar import RESNET
 
 #: Points that the criterion asks VGG16 to gain.
 GAIN = 5.0

@@ -7,18 +7,18 @@ from functools import partial
 
 import numpy as np
 
-from sparseflow.lab.claims.batch_norm import gain_at_very_start, rise_of_norm
-from sparseflow.lab.claims.flow import rigl_above_scratch, rigl_and_scratch
-from sparseflow.lab.claims.image_networks import INVERTED, NETWORKS
-from sparseflow.lab.claims.intervals import Values, mean_interval
-from sparseflow.lab.claims.run_statistics import at_share, mean_delta, of_each
-from sparseflow.lab.claims.statistics import above, greater
-from sparseflow.lab.claims.updates import raised_and_mostly_early
-from sparseflow.lab.claims.verdict import FEWEST, Verdict, all_of, conclude
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.recipes.cifar import RESNET
-from sparseflow.lab.runs import Run
-from sparseflow.vision.optimizer import StepSchedule
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.batch_norm import gain_at_very_start, rise_of_norm
+from sparseflow.paper.claims.flow import rigl_above_scratch, rigl_and_scratch
+from sparseflow.paper.claims.intervals import Values, mean_interval
+from sparseflow.paper.claims.run_statistics import at_share, mean_delta, of_each
+from sparseflow.paper.claims.sites import INVERTED, NETWORKS
+from sparseflow.paper.claims.statistics import above, greater
+from sparseflow.paper.claims.updates import raised_and_mostly_early
+from sparseflow.paper.claims.verdict import FEWEST, Verdict, all_of, conclude
+from sparseflow.paper.matrix.cifar import RESNET
+from sparseflow.training.optimizer import StepSchedule
+from sparseflow.training.runs import Run
 
 #: Steps on either side of a drop of the learning rate: two logged ones. The criterion's 500 of 32000 would hold one.
 WINDOW = 40

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 
-from sparseflow.lab.claims.bounds import interval_above, reaches
-from sparseflow.lab.claims.image_networks import rows_by_mask
-from sparseflow.lab.claims.image_tickets import LOTTERY, SCRATCH
-from sparseflow.lab.claims.intervals import Values
-from sparseflow.lab.claims.landscape import around_pruned, high_barrier, ratio_interval, starts_nearer
-from sparseflow.lab.claims.run_statistics import mean_and_std
-from sparseflow.lab.claims.statistics import greater
-from sparseflow.lab.claims.tables import column
-from sparseflow.lab.claims.verdict import FEWEST_RANKED, Verdict, conclude
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.recipes.cifar import RESNET
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.bounds import interval_above, reaches
+from sparseflow.paper.claims.image_tickets import LOTTERY, SCRATCH
+from sparseflow.paper.claims.intervals import Values
+from sparseflow.paper.claims.landscape import around_pruned, high_barrier, ratio_interval, starts_nearer
+from sparseflow.paper.claims.run_statistics import mean_and_std
+from sparseflow.paper.claims.sites import rows_by_mask
+from sparseflow.paper.claims.statistics import greater
+from sparseflow.paper.claims.tables import column
+from sparseflow.paper.claims.verdict import FEWEST_RANKED, Verdict, conclude
+from sparseflow.paper.matrix.cifar import RESNET
 
 #: How many times farther Scratch must end: the criterion's for ImageNet.
 FARTHER = 3.0

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparseflow.lab.claims.accuracy import INITS
-from sparseflow.lab.claims.bounds import reaches
-from sparseflow.lab.claims.image_networks import VGG_HERE, VGGS, vgg_runs
-from sparseflow.lab.claims.intervals import Values
-from sparseflow.lab.claims.run_statistics import at_share, norm_at, of_each, onsets
-from sparseflow.lab.claims.start import gradient_at_start
-from sparseflow.lab.claims.statistics import mann_whitney_alike, mann_whitney_greater
-from sparseflow.lab.claims.verdict import Part, Verdict, all_of, conclude
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.runs import Run
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.accuracy import INITS
+from sparseflow.paper.claims.bounds import reaches
+from sparseflow.paper.claims.intervals import Values
+from sparseflow.paper.claims.run_statistics import at_share, norm_at, of_each, onsets
+from sparseflow.paper.claims.sites import VGG_HERE, VGGS, vgg_runs
+from sparseflow.paper.claims.start import gradient_at_start
+from sparseflow.paper.claims.statistics import mann_whitney_alike, mann_whitney_greater
+from sparseflow.paper.claims.verdict import Part, Verdict, all_of, conclude
+from sparseflow.training.runs import Run
 
 #: Of VGG16's training, what the paper's first 5000 of 128000 steps are.
 FIRST = 5000 / 128_000

@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sparseflow.lab.claims.image_networks import rows_by_mask, runs_by_mask
-from sparseflow.lab.claims.intervals import Values
-from sparseflow.lab.claims.run_statistics import (
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.summary import accuracy_percent
+from sparseflow.paper.claims.intervals import Values
+from sparseflow.paper.claims.run_statistics import (
     accuracies,
     mean_and_std,
     mean_log_norm,
@@ -20,12 +21,11 @@ from sparseflow.lab.claims.run_statistics import (
     num_collapsed,
     of_each,
 )
-from sparseflow.lab.claims.similarity import answers_like_pruned
-from sparseflow.lab.claims.statistics import greater
-from sparseflow.lab.claims.verdict import Verdict, conclude
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.runs import Run
-from sparseflow.lab.summary import accuracy_percent
+from sparseflow.paper.claims.similarity import answers_like_pruned
+from sparseflow.paper.claims.sites import rows_by_mask, runs_by_mask
+from sparseflow.paper.claims.statistics import greater
+from sparseflow.paper.claims.verdict import Verdict, conclude
+from sparseflow.training.runs import Run
 
 #: Name in the paper -> kind of run on pruned masks.
 KINDS = {"lottery": "lottery", "Scratch": "ticket-scratch", "Scratch+": "ticket-scratch-sparse"}

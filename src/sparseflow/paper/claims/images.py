@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from sparseflow.lab.claims import image_accuracy, image_flow, image_landscape, image_start, image_tickets
-from sparseflow.lab.claims.verdict import Verdict
-from sparseflow.lab.evidence import Evidence
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims import image_accuracy, image_flow, image_landscape, image_start, image_tickets
+from sparseflow.paper.claims.verdict import Verdict
 
-#: Id -> what judges it on the groups of :func:`sparseflow.lab.recipes.cifar.image_groups`, in the order of the paper.
+#: Id -> what judges it on the groups of :func:`sparseflow.paper.matrix.cifar.image_groups`, in the order of the paper.
 IMAGE_CLAIMS: Mapping[str, Callable[[Evidence], Verdict]] = dict(
     sorted(
         {

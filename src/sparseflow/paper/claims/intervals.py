@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from sparseflow.lab.claims.verdict import Outcome
+from sparseflow.paper.claims.verdict import Outcome
 
 Values = NDArray[np.float64]
 

@@ -10,12 +10,13 @@ import math
 
 import numpy as np
 
-from sparseflow.lab.claims.bounds import interval_above, reaches
-from sparseflow.lab.claims.intervals import Interval, Values, mean_interval
-from sparseflow.lab.claims.run_statistics import mean_and_std
-from sparseflow.lab.claims.statistics import above, greater, permutation_greater
-from sparseflow.lab.claims.tables import column, rows
-from sparseflow.lab.claims.verdict import (
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.bounds import interval_above, reaches
+from sparseflow.paper.claims.intervals import Interval, Values, mean_interval
+from sparseflow.paper.claims.run_statistics import mean_and_std
+from sparseflow.paper.claims.statistics import above, greater, permutation_greater
+from sparseflow.paper.claims.tables import column, rows
+from sparseflow.paper.claims.verdict import (
     FEWEST,
     FEWEST_RANKED,
     Part,
@@ -25,7 +26,6 @@ from sparseflow.lab.claims.verdict import (
     decided,
     need,
 )
-from sparseflow.lab.evidence import Evidence
 
 LOTTERY, SCRATCH = "tickets/lottery", "tickets/scratch"
 #: Name in the paper -> setting of the runs.

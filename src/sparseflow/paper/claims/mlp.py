@@ -6,16 +6,16 @@ import itertools
 
 import numpy as np
 
-from sparseflow.lab.claims.bounds import reaches
-from sparseflow.lab.claims.flow import rigl_above_scratch, rigl_and_scratch
-from sparseflow.lab.claims.intervals import Values
-from sparseflow.lab.claims.landscape import connected, separated
-from sparseflow.lab.claims.run_statistics import accuracies, mean_and_std
-from sparseflow.lab.claims.start import gradient_at_start
-from sparseflow.lab.claims.statistics import equivalent, greater, mann_whitney_greater
-from sparseflow.lab.claims.updates import first_half, updates_raise_norm
-from sparseflow.lab.claims.verdict import Part, Verdict, all_of, conclude
-from sparseflow.lab.evidence import Evidence
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.bounds import reaches
+from sparseflow.paper.claims.flow import rigl_above_scratch, rigl_and_scratch
+from sparseflow.paper.claims.intervals import Values
+from sparseflow.paper.claims.landscape import connected, separated
+from sparseflow.paper.claims.run_statistics import accuracies, mean_and_std
+from sparseflow.paper.claims.start import gradient_at_start
+from sparseflow.paper.claims.statistics import equivalent, greater, mann_whitney_greater
+from sparseflow.paper.claims.updates import first_half, updates_raise_norm
+from sparseflow.paper.claims.verdict import Part, Verdict, all_of, conclude
 
 INITS = {"Original": "dense", "Liu": "liu", "Ours": "sparse"}
 #: The claims' seeds, where collapses may be and elsewhere.

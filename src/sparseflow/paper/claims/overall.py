@@ -7,14 +7,14 @@ import math
 import numpy as np
 from scipy import stats
 
-from sparseflow.lab.claims.intervals import Values
-from sparseflow.lab.claims.run_statistics import accuracies, mean_and_std, mean_log_norm, of_each
-from sparseflow.lab.claims.statistics import greater, spearman_above
-from sparseflow.lab.claims.verdict import FEWEST, Verdict, all_of, conclude, need, undecided
-from sparseflow.lab.config import SPARSE_METHODS, TICKET_METHODS
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.recipes.scales import SCALES
-from sparseflow.lab.runs import Run
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.intervals import Values
+from sparseflow.paper.claims.run_statistics import accuracies, mean_and_std, mean_log_norm, of_each
+from sparseflow.paper.claims.statistics import greater, spearman_above
+from sparseflow.paper.claims.verdict import FEWEST, Verdict, all_of, conclude, need, undecided
+from sparseflow.paper.matrix.scales import SCALES
+from sparseflow.training.digits import SPARSE_METHODS, TICKET_METHODS
+from sparseflow.training.runs import Run
 
 #: Runs of a network below which its rank correlation is not judged: as many as one cell of the paper's.
 RUNS = 20

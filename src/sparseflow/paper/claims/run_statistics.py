@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from sparseflow.lab.claims.intervals import Values
-from sparseflow.lab.config import RunConfig
-from sparseflow.lab.evidence import NotEnoughRunsError
-from sparseflow.lab.recipes.scales import PAPER
-from sparseflow.lab.runs import Run
-from sparseflow.lab.summary import accuracy_percent, onset_step
+from sparseflow.lab.page.evidence import NotEnoughRunsError
+from sparseflow.lab.page.summary import accuracy_percent, onset_step
+from sparseflow.paper.claims.intervals import Values
+from sparseflow.paper.matrix.scales import PAPER
+from sparseflow.training.digits import RunConfig
+from sparseflow.training.runs import Run
 
 PAPER_STEPS = PAPER.base.steps
 #: Stands for what is exactly zero where a logarithm is taken; far below every norm and signal of a connected network.

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pandas as pd
 
-from sparseflow.lab.claims.bounds import interval_above, interval_within, reaches
-from sparseflow.lab.claims.intervals import Interval, Values, bootstrap, slope_interval
-from sparseflow.lab.claims.run_statistics import log_of
-from sparseflow.lab.claims.statistics import greater
-from sparseflow.lab.claims.verdict import FEWEST_RANKED, Part, Verdict, all_of, conclude, need
-from sparseflow.lab.evidence import Evidence
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.bounds import interval_above, interval_within, reaches
+from sparseflow.paper.claims.intervals import Interval, Values, bootstrap, slope_interval
+from sparseflow.paper.claims.run_statistics import log_of
+from sparseflow.paper.claims.statistics import greater
+from sparseflow.paper.claims.verdict import FEWEST_RANKED, Part, Verdict, all_of, conclude, need
 
 #: The criterion's: networks behind every sparsity.
 NETWORKS = 20

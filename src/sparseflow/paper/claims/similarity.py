@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparseflow.lab.claims.bounds import reaches
-from sparseflow.lab.claims.contrasts import contrast, pair_spread, spread_above
-from sparseflow.lab.claims.exchange import Block, nearer_to_each_other
-from sparseflow.lab.claims.intervals import Spread, Values, welch_spread
-from sparseflow.lab.claims.run_statistics import mean_and_std
-from sparseflow.lab.claims.statistics import equivalent, greater
-from sparseflow.lab.claims.tables import column, rows
-from sparseflow.lab.claims.verdict import FEWEST, Part, Verdict, all_of, conclude, decided, need
-from sparseflow.lab.evidence import Evidence
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.bounds import reaches
+from sparseflow.paper.claims.contrasts import contrast, pair_spread, spread_above
+from sparseflow.paper.claims.exchange import Block, nearer_to_each_other
+from sparseflow.paper.claims.intervals import Spread, Values, welch_spread
+from sparseflow.paper.claims.run_statistics import mean_and_std
+from sparseflow.paper.claims.statistics import equivalent, greater
+from sparseflow.paper.claims.tables import column, rows
+from sparseflow.paper.claims.verdict import FEWEST, Part, Verdict, all_of, conclude, decided, need
 
 LOTTERY, RESTART, PRUNED = "tickets/lottery", "tickets/restart", "tickets/prune"
 SCRATCH, SCRATCH_SAME = "tickets/scratch", "tickets/scratch-same"

@@ -1,6 +1,6 @@
 """The networks trained on CIFAR-10 by what readers call them, and a number for each pruning run.
 
-Settings are those of :mod:`sparseflow.lab.recipes.cifar`: VGG16 at three sparsities, and ResNet-14, which is
+Settings are those of :mod:`sparseflow.paper.matrix.cifar`: VGG16 at three sparsities, and ResNet-14, which is
 ResNet-50 with one block a group; both have 1/8 of their channels and train for an epoch or two. Verdicts call them
 narrow. Where a criterion counts steps of ImageNet, the same share of training is meant.
 """
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparseflow.lab.claims.intervals import Values
-from sparseflow.lab.claims.tables import rows
-from sparseflow.lab.claims.verdict import FEWEST, need
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.recipes.cifar import REPEATS, RESNET, VGG
-from sparseflow.lab.runs import Run
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.intervals import Values
+from sparseflow.paper.claims.tables import rows
+from sparseflow.paper.claims.verdict import FEWEST, need
+from sparseflow.paper.matrix.cifar import REPEATS, RESNET, VGG
+from sparseflow.training.runs import Run
 
 VGGS = {f"VGG16, {100 * sparsity:.0f} % zeros": setting for setting, sparsity in VGG.items()}
 NETWORKS = {**VGGS, "ResNet-14": RESNET}

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sparseflow.lab.claims.intervals import Values
-from sparseflow.lab.claims.run_statistics import log_of
-from sparseflow.lab.claims.tables import rows
-from sparseflow.lab.evidence import Evidence
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.intervals import Values
+from sparseflow.paper.claims.run_statistics import log_of
+from sparseflow.paper.claims.tables import rows
 
 #: Positive eigenvalues apart from the bulk: as many as classes. What is below this share of the largest counts as zero.
 OUTLIERS, ZERO = 10, 1e-3

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sparseflow.lab.claims.bounds import reaches
-from sparseflow.lab.claims.run_statistics import (
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.bounds import reaches
+from sparseflow.paper.claims.run_statistics import (
     accuracies,
     at_paper_step,
     log_of,
@@ -18,10 +19,9 @@ from sparseflow.lab.claims.run_statistics import (
     of_each,
     onsets,
 )
-from sparseflow.lab.claims.statistics import equivalent, greater, mann_whitney_alike, mann_whitney_greater
-from sparseflow.lab.claims.verdict import FEWEST, FEWEST_RANKED, Part, Verdict, all_of, conclude
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.runs import Run
+from sparseflow.paper.claims.statistics import equivalent, greater, mann_whitney_alike, mann_whitney_greater
+from sparseflow.paper.claims.verdict import FEWEST, FEWEST_RANKED, Part, Verdict, all_of, conclude
+from sparseflow.training.runs import Run
 
 #: The criterion's, where learning may never start.
 SEEDS = 20

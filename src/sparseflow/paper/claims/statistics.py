@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from sparseflow.lab.claims.intervals import as_values, mean_spread, outside, welch_spread
-from sparseflow.lab.claims.verdict import Outcome, Part, decided, directed
+from sparseflow.paper.claims.intervals import as_values, mean_spread, outside, welch_spread
+from sparseflow.paper.claims.verdict import Outcome, Part, decided, directed
 
 
 def greater(a: ArrayLike, b: ArrayLike, *, alpha: float, margin: float = 0.0) -> Part:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from sparseflow.lab.claims.intervals import Values
-from sparseflow.lab.claims.verdict import FEWEST, need
-from sparseflow.lab.evidence import Evidence
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.intervals import Values
+from sparseflow.paper.claims.verdict import FEWEST, need
 
 
 def rows(evidence: Evidence, table: str, *, at_least: int = 1, **labels: str | int) -> pd.DataFrame:

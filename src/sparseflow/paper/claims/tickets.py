@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparseflow.lab.claims.bounds import reaches
-from sparseflow.lab.claims.contrasts import contrast, spread_above, spread_within
-from sparseflow.lab.claims.intervals import Values, mean_spread, welch_spread
-from sparseflow.lab.claims.run_statistics import accuracies, mean_and_std, mean_log_norm, norm_at, of_each
-from sparseflow.lab.claims.statistics import above, greater, spearman_above
-from sparseflow.lab.claims.tables import rows
-from sparseflow.lab.claims.verdict import FEWEST, FEWEST_RANKED, Part, Verdict, all_of, conclude, need
-from sparseflow.lab.evidence import Evidence
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.bounds import reaches
+from sparseflow.paper.claims.contrasts import contrast, spread_above, spread_within
+from sparseflow.paper.claims.intervals import Values, mean_spread, welch_spread
+from sparseflow.paper.claims.run_statistics import accuracies, mean_and_std, mean_log_norm, norm_at, of_each
+from sparseflow.paper.claims.statistics import above, greater, spearman_above
+from sparseflow.paper.claims.tables import rows
+from sparseflow.paper.claims.verdict import FEWEST, FEWEST_RANKED, Part, Verdict, all_of, conclude, need
 
 #: Sparsity in percent -> setting of its tickets.
 SPARSITIES = {80: "tickets/s80", 90: "tickets/s90", 95: "tickets", 98: "tickets/s98"}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sparseflow.lab.claims.intervals import Values, mean_interval
-from sparseflow.lab.claims.run_statistics import first_half_delta, of_each, second_half_delta
-from sparseflow.lab.claims.statistics import above, greater, paired_greater
-from sparseflow.lab.claims.verdict import FEWEST_RANKED, Part, Verdict, all_of, conclude
-from sparseflow.lab.evidence import Evidence
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.intervals import Values, mean_interval
+from sparseflow.paper.claims.run_statistics import first_half_delta, of_each, second_half_delta
+from sparseflow.paper.claims.statistics import above, greater, paired_greater
+from sparseflow.paper.claims.verdict import FEWEST_RANKED, Part, Verdict, all_of, conclude
 
 RIGL = "lenet5/rigl/sparse/f100"
 SET = "lenet5/set/sparse/f100"

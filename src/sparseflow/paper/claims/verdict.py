@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal, TypeVar
 
-from sparseflow.lab.evidence import NotEnoughRunsError
-from sparseflow.lab.paper.published import Claim, claims
+from sparseflow.lab.page.evidence import NotEnoughRunsError
+from sparseflow.paper.published import Claim, claims
 
 Outcome = Literal["held", "failed", "inconclusive"]
 Found = TypeVar("Found", bound=Sized)
@@ -163,7 +163,7 @@ def need(found: Found, at_least: int, *, of: str, make: str) -> Found:
 
     >>> need([1.0, 2.0], 3, of="networks at sparsity 0.95", make="signal")
     Traceback (most recent call last):
-    sparseflow.lab.evidence.NotEnoughRunsError: there are 2 networks at sparsity 0.95 of at least 3 needed. Make them:
+    sparseflow.lab.page.evidence.NotEnoughRunsError: there are 2 networks at sparsity 0.95 of at least 3 needed. Make them:
     sparseflow reproduce signal
 
     Raises:

@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sparseflow.lab.panels import NARROW, WIDE, legend
-from sparseflow.lab.paper.exhibit import Drawing
-from sparseflow.lab.runs import Run
-from sparseflow.lab.summary import accuracy_percent, records
-from sparseflow.lab.svg import INK, PALETTE, STYLE
+from sparseflow.lab.page.exhibit import Drawing
+from sparseflow.lab.page.panels import NARROW, WIDE, legend
+from sparseflow.lab.page.summary import accuracy_percent, records
+from sparseflow.lab.page.svg import INK, PALETTE, STYLE
+from sparseflow.training.runs import Run
 
 _OURS, _PAPER, _STUCK = PALETTE["blue"], PALETTE["vermillion"], PALETTE["vermillion"]
 

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from sparseflow.lab.paper import (
-    figure_signal,
-    figures_flow,
-    figures_interpolation,
-    figures_landscape,
-    figures_masks,
-    figures_spectra,
-    figures_update_spectra,
-    figures_updates,
-    film,
-    grid,
-    settings,
-    similarity,
-    tables,
-)
-from sparseflow.lab.paper.exhibit import Exhibit
-from sparseflow.lab.paper.figures_updates import FIG3B, FIG8B, FIG9B, groups_of
-from sparseflow.lab.recipes.measured import TABLES
+from sparseflow.lab.page.exhibit import Exhibit
+from sparseflow.paper.exhibits import film, grid, settings, similarity, tables
+from sparseflow.paper.exhibits import flow as figures_flow
+from sparseflow.paper.exhibits import interpolation as figures_interpolation
+from sparseflow.paper.exhibits import landscape as figures_landscape
+from sparseflow.paper.exhibits import masks as figures_masks
+from sparseflow.paper.exhibits import signal as figure_signal
+from sparseflow.paper.exhibits import spectra as figures_spectra
+from sparseflow.paper.exhibits import update_spectra as figures_update_spectra
+from sparseflow.paper.exhibits import updates as figures_updates
+from sparseflow.paper.exhibits.updates import FIG3B, FIG8B, FIG9B, groups_of
+from sparseflow.paper.matrix.measured import TABLES
 
 #: Name -> exhibit. A name is the anchor on the page and the item that ``sparseflow reproduce`` takes.
 EXHIBITS: dict[str, Exhibit] = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sparseflow.lab.findings import number
-from sparseflow.lab.paper.published import mnist, reported
-from sparseflow.lab.recipes.scales import PAPER
-from sparseflow.lab.report import DATASETS_IN_WORDS
+from sparseflow.lab.demo.findings import number
+from sparseflow.lab.demo.page import DATASETS_IN_WORDS
+from sparseflow.paper.matrix.scales import PAPER
+from sparseflow.paper.published import mnist, reported
 
 
 class Contradiction(NamedTuple):

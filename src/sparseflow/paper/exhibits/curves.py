@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.typing import LineStyleType
 
-from sparseflow.lab.figure_data import STATISTICS, condensed
-from sparseflow.lab.panels import Look
-from sparseflow.lab.runs import Run
-from sparseflow.lab.svg import INK, PALETTE
+from sparseflow.lab.page.figure_data import STATISTICS, condensed
+from sparseflow.lab.page.panels import Look
+from sparseflow.lab.page.svg import INK, PALETTE
+from sparseflow.training.runs import Run
 
 #: Methods whose masks move while they train.
 MOVING = frozenset({"set", "rigl", "rigl_inverted", "snfs"})
@@ -66,7 +66,7 @@ def off_cycle(run: Run) -> pd.DataFrame:
     A log at a step of an update shows the new mask before any step was taken with it, so it belongs to the update.
 
     >>> from pathlib import Path
-    >>> from sparseflow.lab.config import RunConfig
+    >>> from sparseflow.training.digits import RunConfig
     >>> metrics = pd.DataFrame({"step": [0, 50, 100], "name": "flow/norm", "value": [1.0, 2.0, 3.0]})
     >>> runs = [Run(RunConfig(method=method, update_every=100), Path("run"), metrics, {}, {}, 1.0)
     ...         for method in ("set", "scratch")]
@@ -89,7 +89,7 @@ def update_change(run: Run) -> pd.DataFrame:
     """Gradient norm right after minus right before each mask update.
 
     >>> from pathlib import Path
-    >>> from sparseflow.lab.config import RunConfig
+    >>> from sparseflow.training.digits import RunConfig
     >>> metrics = pd.DataFrame({"step": 100, "name": ["update/before", "update/after"], "value": [1.0, 1.5]})
     >>> update_change(Run(RunConfig(method="set"), Path("run"), metrics, {}, {}, 1.0)).to_dict("list")
     {'step': [100], 'value': [0.5]}

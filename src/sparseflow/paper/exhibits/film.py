@@ -11,11 +11,14 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.findings import number
-from sparseflow.lab.panels import NARROW, WIDE
-from sparseflow.lab.paper.curves import Curve
-from sparseflow.lab.paper.densities import (
+from sparseflow.lab.demo.findings import number
+from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.page.exhibit import Content, Drawing
+from sparseflow.lab.page.panels import NARROW, WIDE
+from sparseflow.lab.page.plots import curve_legend, row_of_panels
+from sparseflow.lab.page.svg import STYLE
+from sparseflow.paper.exhibits.curves import Curve
+from sparseflow.paper.exhibits.densities import (
     FLOOR,
     Floats,
     Moment,
@@ -28,11 +31,8 @@ from sparseflow.lab.paper.densities import (
     negative_ends,
     stored_spectra,
 )
-from sparseflow.lab.paper.exhibit import Content, Drawing
-from sparseflow.lab.paper.figures_spectra import TRAINED
-from sparseflow.lab.paper.plots import curve_legend, row_of_panels
-from sparseflow.lab.recipes.scales import Scale
-from sparseflow.lab.svg import STYLE
+from sparseflow.paper.exhibits.spectra import TRAINED
+from sparseflow.paper.matrix.scales import Scale
 
 #: How long a frame is shown.
 SECONDS = 0.5

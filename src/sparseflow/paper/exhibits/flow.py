@@ -11,12 +11,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.findings import number
-from sparseflow.lab.panels import WIDE, Look
-from sparseflow.lab.paper.curves import Curve, curve_of, geometric_mean, off_cycle, over_seeds, right_after, thinned
-from sparseflow.lab.paper.exhibit import Content, Drawing, Table, available, cell, shortfalls
-from sparseflow.lab.paper.plots import (
+from sparseflow.lab.demo.findings import number
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.exhibit import Content, Drawing, Table, available, cell, shortfalls
+from sparseflow.lab.page.panels import WIDE, Look
+from sparseflow.lab.page.plots import (
     curve_legend,
     draw_band,
     log_norm_axis,
@@ -24,11 +23,20 @@ from sparseflow.lab.paper.plots import (
     row_of_panels,
     steps_axis,
 )
-from sparseflow.lab.paper.words import listed, times
-from sparseflow.lab.recipes.scales import Scale
-from sparseflow.lab.runs import Run
-from sparseflow.lab.summary import records
-from sparseflow.lab.svg import PALETTE, STYLE
+from sparseflow.lab.page.summary import records
+from sparseflow.lab.page.svg import PALETTE, STYLE
+from sparseflow.lab.page.words import listed, times
+from sparseflow.paper.exhibits.curves import (
+    Curve,
+    curve_of,
+    geometric_mean,
+    off_cycle,
+    over_seeds,
+    right_after,
+    thinned,
+)
+from sparseflow.paper.matrix.scales import Scale
+from sparseflow.training.runs import Run
 
 #: What counts as the start, in units of ``often``: the first thousand steps, as in the paper (section 4.1).
 START = 10

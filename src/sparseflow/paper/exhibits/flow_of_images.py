@@ -10,21 +10,21 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from sparseflow.analysis.landscape import barrier
-from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.findings import number
-from sparseflow.lab.panels import Look
-from sparseflow.lab.paper.curves import Curve, curve_of, logged, off_cycle, over_seeds, thinned
-from sparseflow.lab.paper.estimates import estimate
-from sparseflow.lab.paper.exhibit import Content, Drawing, available, shortfalls
-from sparseflow.lab.paper.figures_interpolation import BAND_LEVEL, draw_lines, with_band
-from sparseflow.lab.paper.figures_landscape import SCRATCH, TICKET, draw_map
-from sparseflow.lab.paper.figures_updates import HOW, LINEAR, Panels, update_exhibit
-from sparseflow.lab.paper.image_settings import NAMES, Setting
-from sparseflow.lab.paper.plots import curve_legend, draw_band, log_norm_axis, row_of_panels, steps_axis
-from sparseflow.lab.paper.words import listed, times
-from sparseflow.lab.recipes.image_scales import ImageScale
-from sparseflow.lab.runs import Run
-from sparseflow.lab.svg import PALETTE, STYLE
+from sparseflow.lab.demo.findings import number
+from sparseflow.lab.page.estimates import estimate
+from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.page.exhibit import Content, Drawing, available, shortfalls
+from sparseflow.lab.page.panels import Look
+from sparseflow.lab.page.plots import curve_legend, draw_band, log_norm_axis, row_of_panels, steps_axis
+from sparseflow.lab.page.svg import PALETTE, STYLE
+from sparseflow.lab.page.words import listed, times
+from sparseflow.paper.exhibits.curves import Curve, curve_of, logged, off_cycle, over_seeds, thinned
+from sparseflow.paper.exhibits.image_settings import NAMES, Setting
+from sparseflow.paper.exhibits.interpolation import BAND_LEVEL, draw_lines, with_band
+from sparseflow.paper.exhibits.landscape import SCRATCH, TICKET, draw_map
+from sparseflow.paper.exhibits.updates import HOW, LINEAR, Panels, update_exhibit
+from sparseflow.paper.matrix.image_scales import ImageScale
+from sparseflow.training.runs import Run
 
 #: What is drawn over training, by the rest of the group's name.
 FOLLOWED = ("scratch/dense", "scratch/liu", "scratch/sparse", "rigl/dense", "rigl/sparse", "lottery/mask0")

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparseflow.lab.config import RunConfig
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.paper.exhibit import Cell, Content, Table, cell, shortfalls
-from sparseflow.lab.recipes.matrix import groups
-from sparseflow.lab.recipes.scales import Scale
-from sparseflow.lab.runs import Run
-from sparseflow.lab.summary import records
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.exhibit import Cell, Content, Table, cell, shortfalls
+from sparseflow.lab.page.summary import records
+from sparseflow.paper.matrix.mnist import groups
+from sparseflow.paper.matrix.scales import Scale
+from sparseflow.training.digits import RunConfig
+from sparseflow.training.runs import Run
 
 _FIELDS = ("learning_rate", "weight_decay", "update_every", "drop_fraction")
 

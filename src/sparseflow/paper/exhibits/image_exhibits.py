@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from sparseflow.lab.paper.exhibit import Exhibit
-from sparseflow.lab.paper.image_figures import flow_exhibit, map_exhibit, path_exhibit, updates_exhibit
-from sparseflow.lab.paper.image_settings import SETTINGS
-from sparseflow.lab.paper.image_tables import accuracy_exhibit, distance_exhibit, function_exhibit, smoke_exhibit
-from sparseflow.lab.recipes import image_measured
-from sparseflow.lab.recipes.image_scales import ImageScale
+from sparseflow.lab.page.exhibit import Exhibit
+from sparseflow.paper.exhibits.flow_of_images import flow_exhibit, map_exhibit, path_exhibit, updates_exhibit
+from sparseflow.paper.exhibits.image_settings import SETTINGS
+from sparseflow.paper.exhibits.image_tables import accuracy_exhibit, distance_exhibit, function_exhibit, smoke_exhibit
+from sparseflow.paper.matrix import image_measured
+from sparseflow.paper.matrix.image_scales import ImageScale
 
 _SMOKE = Exhibit(title="Every run", question="Does every method run, on both networks?", build=smoke_exhibit)
 
@@ -17,7 +17,7 @@ _SMOKE = Exhibit(title="Every run", question="Does every method run, on both net
 def image_exhibits(scale: ImageScale) -> dict[str, Exhibit]:
     """Name, which is the anchor on the page, -> exhibit.
 
-    >>> from sparseflow.lab.recipes.image_scales import IMAGE_SCALES
+    >>> from sparseflow.paper.matrix.image_scales import IMAGE_SCALES
     >>> list(image_exhibits(IMAGE_SCALES["smoke"])), "fig2c" in image_exhibits(IMAGE_SCALES["imagenet"])
     (['smoke'], True)
     """

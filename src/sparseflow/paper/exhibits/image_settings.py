@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sparseflow.lab.groups import INIT_LABELS, METHOD_LABELS
-from sparseflow.lab.recipes import cifar
-from sparseflow.lab.recipes.image_scales import ImageScale
+from sparseflow.lab.page.groups import INIT_LABELS, METHOD_LABELS
+from sparseflow.paper.matrix import cifar
+from sparseflow.paper.matrix.image_scales import ImageScale
 
 
 class Setting(NamedTuple):
@@ -73,7 +73,7 @@ class Row(NamedTuple):
 def rows_of(setting: Setting, scale: ImageScale) -> list[Row]:
     """A setting's groups in the order of tables, those that differ in the pruning run as one.
 
-    >>> from sparseflow.lab.recipes.image_scales import IMAGE_SCALES
+    >>> from sparseflow.paper.matrix.image_scales import IMAGE_SCALES
     >>> rows = rows_of(SETTINGS["cifar"][3], IMAGE_SCALES["cifar"])
     >>> [row.groups for row in rows if row.label == "Lottery of step 0"]
     [('resnet14/lottery-k0/mask0', 'resnet14/lottery-k0/mask1', 'resnet14/lottery-k0/mask2')]

@@ -11,16 +11,16 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from sparseflow.analysis.landscape import barrier
-from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.panels import NARROW, Look, log_scale
-from sparseflow.lab.paper.curves import Curve
-from sparseflow.lab.paper.estimates import estimate, interval_margin
-from sparseflow.lab.paper.exhibit import Content, Drawing, Row
-from sparseflow.lab.paper.figures_landscape import NAMES, SCRATCH, TICKET, of_setting
-from sparseflow.lab.paper.plots import curve_legend, fill_between, log_limits
-from sparseflow.lab.paper.words import interval
-from sparseflow.lab.recipes.scales import Scale
-from sparseflow.lab.svg import INK, STYLE
+from sparseflow.lab.page.estimates import estimate, interval_margin
+from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.page.exhibit import Content, Drawing, Row
+from sparseflow.lab.page.panels import NARROW, Look, log_scale
+from sparseflow.lab.page.plots import curve_legend, fill_between, log_limits
+from sparseflow.lab.page.svg import INK, STYLE
+from sparseflow.lab.page.words import interval
+from sparseflow.paper.exhibits.curves import Curve
+from sparseflow.paper.exhibits.landscape import NAMES, SCRATCH, TICKET, of_setting
+from sparseflow.paper.matrix.scales import Scale
 
 #: Of the paper's bands of loss along a line.
 BAND_LEVEL = 0.8

@@ -11,17 +11,17 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.findings import number
-from sparseflow.lab.panels import NARROW, legend
-from sparseflow.lab.paper.estimates import estimate
-from sparseflow.lab.paper.exhibit import Content, Drawing, Table, cell
-from sparseflow.lab.paper.published import reported
-from sparseflow.lab.paper.tables import verdict_cell
-from sparseflow.lab.paper.words import interval, plus_minus, times
-from sparseflow.lab.recipes.scales import Scale
-from sparseflow.lab.summary import accuracy_percent, records
-from sparseflow.lab.svg import INK, PALETTE, STYLE
+from sparseflow.lab.demo.findings import number
+from sparseflow.lab.page.estimates import estimate
+from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.page.exhibit import Content, Drawing, Table, cell
+from sparseflow.lab.page.panels import NARROW, legend
+from sparseflow.lab.page.summary import accuracy_percent, records
+from sparseflow.lab.page.svg import INK, PALETTE, STYLE
+from sparseflow.lab.page.words import interval, plus_minus, times
+from sparseflow.paper.exhibits.tables import verdict_cell
+from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.published import reported
 
 TICKET, SCRATCH = PALETTE["blue"], PALETTE["green"]
 #: Kind of a point of the map -> (label, marker, colour).

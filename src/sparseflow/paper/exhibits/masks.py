@@ -13,19 +13,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.findings import number
-from sparseflow.lab.groups import INIT_LABELS
-from sparseflow.lab.panels import INIT_LOOKS, legend
-from sparseflow.lab.paper.estimates import estimate
-from sparseflow.lab.paper.exhibit import Content, Drawing, Table, cell, shortfalls
-from sparseflow.lab.paper.plots import row_of_panels
-from sparseflow.lab.paper.published import reported
-from sparseflow.lab.paper.words import fixed, plus_minus
-from sparseflow.lab.recipes.matrix import INITS
-from sparseflow.lab.recipes.scales import Scale
-from sparseflow.lab.summary import accuracy_percent, records
-from sparseflow.lab.svg import INK, STYLE
+from sparseflow.lab.demo.findings import number
+from sparseflow.lab.page.estimates import estimate
+from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.page.exhibit import Content, Drawing, Table, cell, shortfalls
+from sparseflow.lab.page.groups import INIT_LABELS
+from sparseflow.lab.page.panels import INIT_LOOKS, legend
+from sparseflow.lab.page.plots import row_of_panels
+from sparseflow.lab.page.summary import accuracy_percent, records
+from sparseflow.lab.page.svg import INK, STYLE
+from sparseflow.lab.page.words import fixed, plus_minus
+from sparseflow.paper.matrix.mnist import INITS
+from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.published import reported
 
 #: Groups: one run on each pruned mask, and another one on the same masks.
 TWICE = {init: (f"lenet5/scratch/{init}", f"lenet5/scratch/{init}/again") for init in INITS}

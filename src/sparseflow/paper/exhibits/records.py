@@ -7,14 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from sparseflow.lab.environment import describe_environment
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.groups import group_of
-from sparseflow.lab.recipes.image_scales import ImageScale
-from sparseflow.lab.recipes.scales import Scale
-from sparseflow.lab.report import hardware
-from sparseflow.lab.runs import Run
-from sparseflow.lab.summary import accuracy_percent, onset_step
+from sparseflow.lab.demo.page import hardware
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.groups import group_of
+from sparseflow.lab.page.summary import accuracy_percent, onset_step
+from sparseflow.paper.matrix.image_scales import ImageScale
+from sparseflow.paper.matrix.scales import Scale
+from sparseflow.training.environment import describe_environment
+from sparseflow.training.runs import Run
 
 RUN_COLUMNS = (
     "group", "network", "method", "init", "seed", "variant", "accuracy", "loss", "collapsed", "onset", "seconds",

@@ -7,13 +7,13 @@ from functools import partial
 
 import pandas as pd
 
-from sparseflow.lab.config import RunConfig
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.paper.exhibit import Content, Table, available, cell
-from sparseflow.lab.paper.published import mnist
-from sparseflow.lab.paper.words import count, listed
-from sparseflow.lab.recipes.scales import Scale
-from sparseflow.lab.report import DATASETS_IN_WORDS
+from sparseflow.lab.demo.page import DATASETS_IN_WORDS
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.exhibit import Content, Table, available, cell
+from sparseflow.lab.page.words import count, listed
+from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.published import mnist
+from sparseflow.training.digits import RunConfig
 
 #: Groups whose configs are compared.
 TABLE3 = ("tickets/prune", "tickets/lottery", "tickets/scratch")

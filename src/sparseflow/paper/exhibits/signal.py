@@ -9,13 +9,13 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.figure_data import signal_levels
-from sparseflow.lab.figures import signal_figure
-from sparseflow.lab.findings import number, panel_label, signal_words
-from sparseflow.lab.paper.exhibit import Content, Drawing
-from sparseflow.lab.recipes.scales import Scale
-from sparseflow.lab.svg import INK, STYLE
+from sparseflow.lab.demo.figures import signal_figure
+from sparseflow.lab.demo.findings import number, panel_label, signal_words
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.exhibit import Content, Drawing
+from sparseflow.lab.page.figure_data import signal_levels
+from sparseflow.lab.page.svg import INK, STYLE
+from sparseflow.paper.matrix.scales import Scale
 
 #: Layers with weights of LeNet5: each passes on the fraction sqrt(density) of the signal.
 LAYERS = 5

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.paper.estimates import Estimate, estimate, pair_estimate
-from sparseflow.lab.paper.exhibit import Cell, Content, Table, cell, shortfalls
-from sparseflow.lab.paper.published import Reported, reported
-from sparseflow.lab.paper.words import count, fixed, interval, plus_minus, times, yes_no
-from sparseflow.lab.recipes.scales import Scale
-from sparseflow.lab.summary import accuracy_percent, records
+from sparseflow.lab.page.estimates import Estimate, estimate, pair_estimate
+from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.page.exhibit import Cell, Content, Table, cell, shortfalls
+from sparseflow.lab.page.summary import accuracy_percent, records
+from sparseflow.lab.page.words import count, fixed, interval, plus_minus, times, yes_no
+from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.published import Reported, reported
 
 
 class Row(NamedTuple):

@@ -10,12 +10,17 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.typing import LineStyleType
 
-from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.figure_data import condensed
-from sparseflow.lab.findings import number
-from sparseflow.lab.panels import NARROW, WIDE
-from sparseflow.lab.paper.curves import Curve, curve_of, geometric_mean
-from sparseflow.lab.paper.densities import (
+from sparseflow.lab.demo.findings import number
+from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.page.exhibit import Content, Drawing, Row, Table, cell
+from sparseflow.lab.page.figure_data import condensed
+from sparseflow.lab.page.panels import NARROW, WIDE
+from sparseflow.lab.page.plots import curve_legend, draw_band, log_norm_axis, steps_axis
+from sparseflow.lab.page.summary import records
+from sparseflow.lab.page.svg import STYLE
+from sparseflow.lab.page.words import listed
+from sparseflow.paper.exhibits.curves import Curve, curve_of, geometric_mean
+from sparseflow.paper.exhibits.densities import (
     WHAT,
     Floats,
     Moment,
@@ -27,12 +32,7 @@ from sparseflow.lab.paper.densities import (
     negative_ends,
     stored_spectra,
 )
-from sparseflow.lab.paper.exhibit import Content, Drawing, Row, Table, cell
-from sparseflow.lab.paper.plots import curve_legend, draw_band, log_norm_axis, steps_axis
-from sparseflow.lab.paper.words import listed
-from sparseflow.lab.recipes.scales import Scale
-from sparseflow.lab.summary import records
-from sparseflow.lab.svg import STYLE
+from sparseflow.paper.matrix.scales import Scale
 
 #: Over training: group -> kind of line. A density has no room for marks.
 _LINES: dict[str, LineStyleType] = {

@@ -9,16 +9,16 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.paper.accuracy_plot import accuracy_drawing
-from sparseflow.lab.paper.estimates import Estimate, estimate
-from sparseflow.lab.paper.exhibit import Cell, Content, Table, available, cell, shortfalls
-from sparseflow.lab.paper.published import Reported, reported
-from sparseflow.lab.paper.words import count, interval, listed, plus_minus, yes_no
-from sparseflow.lab.recipes.matrix import groups
-from sparseflow.lab.recipes.scales import Scale
-from sparseflow.lab.runs import Run
-from sparseflow.lab.summary import accuracy_percent, records
+from sparseflow.lab.page.estimates import Estimate, estimate
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.exhibit import Cell, Content, Table, available, cell, shortfalls
+from sparseflow.lab.page.summary import accuracy_percent, records
+from sparseflow.lab.page.words import count, interval, listed, plus_minus, yes_no
+from sparseflow.paper.exhibits.accuracy_plot import accuracy_drawing
+from sparseflow.paper.matrix.mnist import groups
+from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.published import Reported, reported
+from sparseflow.training.runs import Run
 
 
 class Row(NamedTuple):

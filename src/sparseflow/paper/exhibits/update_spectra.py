@@ -10,12 +10,16 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from sparseflow.lab.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.figure_data import condensed
-from sparseflow.lab.findings import number
-from sparseflow.lab.panels import Look
-from sparseflow.lab.paper.curves import Curve, curve_of
-from sparseflow.lab.paper.densities import (
+from sparseflow.lab.demo.findings import number
+from sparseflow.lab.page.estimates import estimate
+from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.page.exhibit import Content, Drawing, Row
+from sparseflow.lab.page.figure_data import condensed
+from sparseflow.lab.page.panels import Look
+from sparseflow.lab.page.plots import curve_legend, draw_band, log_norm_axis, row_of_panels
+from sparseflow.lab.page.svg import INK, PALETTE, STYLE
+from sparseflow.paper.exhibits.curves import Curve, curve_of
+from sparseflow.paper.exhibits.densities import (
     WHAT,
     Floats,
     Moment,
@@ -26,12 +30,8 @@ from sparseflow.lab.paper.densities import (
     negative_ends,
     stored_spectra,
 )
-from sparseflow.lab.paper.estimates import estimate
-from sparseflow.lab.paper.exhibit import Content, Drawing, Row
-from sparseflow.lab.paper.plots import curve_legend, draw_band, log_norm_axis, row_of_panels
-from sparseflow.lab.recipes.matrix import after_update
-from sparseflow.lab.recipes.scales import Scale
-from sparseflow.lab.svg import INK, PALETTE, STYLE
+from sparseflow.paper.matrix.mnist import after_update
+from sparseflow.paper.matrix.scales import Scale
 
 #: Around an update: SET left, RigL right, as in the paper.
 MOVING = ("lenet5/set/sparse/f100", "lenet5/rigl/sparse/f100")

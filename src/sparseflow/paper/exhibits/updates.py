@@ -11,17 +11,17 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from sparseflow.lab.evidence import Evidence
-from sparseflow.lab.paper.curves import Curve, curve_of, over_seeds, update_change
-from sparseflow.lab.paper.estimates import Estimate, estimate
-from sparseflow.lab.paper.exhibit import Content, Drawing, Table, available, cell, shortfalls
-from sparseflow.lab.paper.plots import curve_legend, draw_band, row_of_panels, steps_axis
-from sparseflow.lab.paper.words import signed
-from sparseflow.lab.recipes.image_scales import ImageScale
-from sparseflow.lab.recipes.scales import Scale
-from sparseflow.lab.runs import Run
-from sparseflow.lab.summary import records
-from sparseflow.lab.svg import INK, STYLE
+from sparseflow.lab.page.estimates import Estimate, estimate
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.exhibit import Content, Drawing, Table, available, cell, shortfalls
+from sparseflow.lab.page.plots import curve_legend, draw_band, row_of_panels, steps_axis
+from sparseflow.lab.page.summary import records
+from sparseflow.lab.page.svg import INK, STYLE
+from sparseflow.lab.page.words import signed
+from sparseflow.paper.exhibits.curves import Curve, curve_of, over_seeds, update_change
+from sparseflow.paper.matrix.image_scales import ImageScale
+from sparseflow.paper.matrix.scales import Scale
+from sparseflow.training.runs import Run
 
 #: Panel title -> its curves.
 Panels = Mapping[str, Sequence[Curve]]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from sparseflow.lab.claims.verdict import Verdict
-from sparseflow.lab.findings import number
-from sparseflow.lab.paper.published import Claim, claims
-from sparseflow.lab.paper.words import count
+from sparseflow.lab.demo.findings import number
+from sparseflow.lab.page.words import count
+from sparseflow.paper.claims.verdict import Verdict
+from sparseflow.paper.published import Claim, claims
 
 #: Verdict -> (sign, word); the last is for claims that were not judged.
 SIGNS = {

@@ -1,7 +1,7 @@
 """The paper's ImageNet runs on CIFAR-10, narrow and short: VGG16 without batch norm, and a ResNet with it.
 
 A group is a list of runs that differ in seeds alone; names are ``setting/method/init`` as in
-:mod:`sparseflow.lab.recipes.matrix`. Settings are VGG16 at three sparsities and ResNet-14, which is ResNet-50 with one
+:mod:`sparseflow.paper.matrix.mnist`. Settings are VGG16 at three sparsities and ResNet-14, which is ResNet-50 with one
 block a group.
 
 Reference: protocol 0, C.4, D.4 and G.
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sparseflow.vision.config import ImageRun, pruning_parent, rescaled
+from sparseflow.training.images import ImageRun, pruning_parent, rescaled
 
 INITS = ("dense", "liu", "sparse")
 METHODS = ("scratch", "set", "rigl")

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparseflow.lab.measurements import Measurement, Option
-from sparseflow.lab.recipes.cifar import ImageGroups
-from sparseflow.lab.recipes.image_scales import ImageScale
-from sparseflow.lab.recipes.measured import TABLES
-from sparseflow.vision.config import ImageRun
+from sparseflow.paper.matrix.cifar import ImageGroups
+from sparseflow.paper.matrix.image_scales import ImageScale
+from sparseflow.paper.matrix.measured import TABLES
+from sparseflow.paper.measures.measurement import Measurement, Option
+from sparseflow.training.images import ImageRun
 
 #: Kind of measurement -> the tables it fills.
 IMAGE_TABLES = {kind: TABLES[kind] for kind in ("distances", "embedding", "functions", "path")}
@@ -26,7 +26,7 @@ def image_measurements(
 ) -> Iterator[Measurement]:
     """Everything that is measured at a scale, cheap things first; rows say ``setting``, ``group`` and ``mask``.
 
-    >>> from sparseflow.lab.recipes.image_scales import IMAGE_SCALES
+    >>> from sparseflow.paper.matrix.image_scales import IMAGE_SCALES
     >>> cifar = IMAGE_SCALES["cifar"]
     >>> {measurement.kind for measurement in image_measurements(cifar, cifar.groups)} == set(IMAGE_TABLES)
     True

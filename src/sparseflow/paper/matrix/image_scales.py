@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-from sparseflow.lab.recipes.cifar import ImageGroups, image_groups
-from sparseflow.lab.recipes.imagenet import imagenet_groups
-from sparseflow.lab.recipes.smoke import smoke_groups
+from sparseflow.paper.matrix.cifar import ImageGroups, image_groups
+from sparseflow.paper.matrix.imagenet import imagenet_groups
+from sparseflow.paper.matrix.smoke import smoke_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class ImageScale:
 
     name: str
     dataset: str
-    """Key of :data:`~sparseflow.lab.image_data.IMAGE_DATASETS`."""
+    """Key of :data:`~sparseflow.training.datasets.IMAGE_DATASETS`."""
     in_words: str
     """The dataset, and how much of it is trained on."""
     make: Callable[..., ImageGroups]

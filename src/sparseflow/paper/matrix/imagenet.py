@@ -1,6 +1,6 @@
 """The paper's runs on ImageNet: both networks at full width, with the paper's settings.
 
-Groups are called as in :mod:`sparseflow.lab.recipes.cifar`. Where the paper leaves a choice open, or prints what cannot
+Groups are called as in :mod:`sparseflow.paper.matrix.cifar`. Where the paper leaves a choice open, or prints what cannot
 be, the choice is that of the protocol and is said beside the run. Masks move as in the authors' ImageNet code
 (``updates="authors"``). Only how numbers are stored differs: autocast to bfloat16, on a GPU.
 
@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sparseflow.lab.recipes.cifar import REPEATS, ImageGroups, repeat, table
-from sparseflow.vision.config import ImageRun, paper_run, pruning_parent
-from sparseflow.vision.networks import NETWORKS
+from sparseflow.networks import NETWORKS
+from sparseflow.paper.matrix.cifar import REPEATS, ImageGroups, repeat, table
+from sparseflow.training.images import ImageRun, paper_run, pruning_parent
 
 #: Seeds of section 4.3, as the paper says; elsewhere it has three (protocol 0).
 TICKET_SEEDS = 5

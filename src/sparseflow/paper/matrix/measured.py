@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sparseflow.lab.config import RunConfig
-from sparseflow.lab.measurements import Measurement, Option
-from sparseflow.lab.recipes.matrix import NOISES, Groups, after_update
-from sparseflow.lab.recipes.scales import Scale
-from sparseflow.lab.signal_at_init import SPARSITIES
+from sparseflow.lab.demo.signal import SPARSITIES
+from sparseflow.paper.matrix.mnist import NOISES, Groups, after_update
+from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.measures.measurement import Measurement, Option
+from sparseflow.training.digits import RunConfig
 
 #: Kind of measurement -> the tables it fills.
 TABLES = {
@@ -35,8 +35,8 @@ CONTROLS = (
 def measurements(scale: Scale, groups: Groups, *, data_root: Path | None = None) -> list[Measurement]:
     """Everything that is measured at a scale, cheap things first.
 
-    >>> from sparseflow.lab.recipes.matrix import groups
-    >>> from sparseflow.lab.recipes.scales import DEMO
+    >>> from sparseflow.paper.matrix.mnist import groups
+    >>> from sparseflow.paper.matrix.scales import DEMO
     >>> found = measurements(DEMO, groups(DEMO))
     >>> {measurement.kind for measurement in found} == set(TABLES)
     True

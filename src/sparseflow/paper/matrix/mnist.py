@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sparseflow.lab.config import RunConfig, pruning_parent
-from sparseflow.lab.recipes.scales import Scale
+from sparseflow.paper.matrix.scales import Scale
+from sparseflow.training.digits import RunConfig, pruning_parent
 
 INITS = ("dense", "liu", "sparse")
 MOVING = ("set", "rigl")
@@ -29,7 +29,7 @@ Groups = dict[str, list[RunConfig]]
 def groups(scale: Scale) -> Groups:
     """Every group at a scale, the most wanted first.
 
-    >>> from sparseflow.lab.recipes.scales import PAPER
+    >>> from sparseflow.paper.matrix.scales import PAPER
     >>> found = groups(PAPER)
     >>> len(found["lenet5/rigl/dense"]), found["lenet5/rigl/dense/f100"][0].update_every
     (20, 100)

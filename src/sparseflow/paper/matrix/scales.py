@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from sparseflow.lab.config import RunConfig
+from sparseflow.training.digits import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sparseflow.initialize import SCHEMES
-from sparseflow.lab.recipes.cifar import ImageGroups, repeat
-from sparseflow.vision.config import UPDATE_VARIANTS, ImageRun, pruning_parent
+from sparseflow.init.model import SCHEMES
+from sparseflow.paper.matrix.cifar import ImageGroups, repeat
+from sparseflow.training.images import UPDATE_VARIANTS, ImageRun, pruning_parent
 
 MOVING = ("set", "rigl", "rigl_inverted")
 REWIND = 2

@@ -1,10 +1,10 @@
 """What is computed from finished runs: spectra, paths, distances, similarity, masks; each takes runs, gives tables."""
 
-from sparseflow.lab.measures.functions import functions
-from sparseflow.lab.measures.landscape import distances, embedding, path
-from sparseflow.lab.measures.masks import masks, signal
-from sparseflow.lab.measures.source import Measure
-from sparseflow.lab.measures.spectra import spectrum
+from sparseflow.paper.measures.functions import functions
+from sparseflow.paper.measures.landscape import distances, embedding, path
+from sparseflow.paper.measures.masks import masks, signal
+from sparseflow.paper.measures.source import Measure
+from sparseflow.paper.measures.spectra import spectrum
 
 #: Name of a kind of measurement -> what computes it.
 MEASURES: dict[str, Measure] = {

@@ -12,9 +12,9 @@ from torch import Tensor
 from sparseflow.analysis.divergences import js_divergence, kl_divergence
 from sparseflow.analysis.ensembles import collect_logits, ensemble_accuracy
 from sparseflow.analysis.similarity import disagreement
-from sparseflow.lab.measures.source import Source, Tables, network
-from sparseflow.lab.runs import Config
+from sparseflow.paper.measures.source import Source, Tables, network
 from sparseflow.rng import stream
+from sparseflow.training.runs import Config
 
 #: Models in an ensemble, as in the paper.
 MEMBERS = 5

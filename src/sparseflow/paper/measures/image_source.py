@@ -7,16 +7,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sparseflow.data import DecodedImages
 from sparseflow.gradients import trainable
-from sparseflow.lab.image_data import load_images
-from sparseflow.lab.images import kept_state, start_of
+from sparseflow.networks import NETWORKS
 from sparseflow.rng import stream
-from sparseflow.vision.config import ImageRun
-from sparseflow.vision.data import DecodedImages
-from sparseflow.vision.networks import NETWORKS
-from sparseflow.vision.ranks import Ranks
-from sparseflow.vision.setup import dense_network, set_up_images
-from sparseflow.vision.streams import Batch, first_images, plain_batches, preparation
+from sparseflow.training.datasets import load_images
+from sparseflow.training.image_runs import kept_state, start_of
+from sparseflow.training.images import ImageRun
+from sparseflow.training.ranks import Ranks
+from sparseflow.training.setup import dense_network, set_up_images
+from sparseflow.training.streams import Batch, first_images, plain_batches, preparation
 
 _CPU = torch.device("cpu")
 

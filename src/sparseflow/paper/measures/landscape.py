@@ -17,9 +17,9 @@ from sparseflow.analysis.distances import (
 from sparseflow.analysis.embedding import metric_mds
 from sparseflow.analysis.landscape import ALPHAS, area_under_log_loss, barrier, linear_path
 from sparseflow.analysis.recalibrate import running_norms
-from sparseflow.lab.measures.source import Source, Tables, network, trained_names
-from sparseflow.lab.runs import Config
+from sparseflow.paper.measures.source import Source, Tables, network, trained_names
 from sparseflow.rng import stream
+from sparseflow.training.runs import Config
 
 
 def path(

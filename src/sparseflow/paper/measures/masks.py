@@ -6,12 +6,12 @@ import pandas as pd
 import torch
 
 import sparseflow as sf
-from sparseflow.lab.config import RunConfig
-from sparseflow.lab.measures.source import Source, Tables
-from sparseflow.lab.methods import dense_start
-from sparseflow.lab.signal_at_init import signal_at_init
-from sparseflow.report import mask_statistics
+from sparseflow.lab.demo.signal import signal_at_init
+from sparseflow.masks.report import mask_statistics
+from sparseflow.paper.measures.source import Source, Tables
 from sparseflow.rng import stream
+from sparseflow.training.digit_setup import dense_start
+from sparseflow.training.digits import RunConfig
 
 SCHEMES = ("dense", "liu", "sparse", "live")
 BASES = ("kaiming_normal", "xavier_uniform")

@@ -12,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 
 from sparseflow.atomic import write_atomically
-from sparseflow.lab.measures import MEASURES
-from sparseflow.lab.measures.source import Source, Tables
-from sparseflow.lab.runs import Config
-from sparseflow.lab.sweep import Training
+from sparseflow.paper.measures import MEASURES
+from sparseflow.paper.measures.source import Source, Tables
+from sparseflow.training.runs import Config
+from sparseflow.training.sweep import Training
 
 FOLDER = "measurements"
 Option = str | int | float
@@ -25,14 +25,14 @@ Option = str | int | float
 class Measurement:
     """What is computed, from which runs, and how its rows are labelled.
 
-    >>> from sparseflow.lab.config import RunConfig
+    >>> from sparseflow.training.digits import RunConfig
     >>> one = Measurement("spectrum", (RunConfig(snapshots=(200,)),), (("step", 200),), (("group", "lenet5/rigl"),))
     >>> one.name.startswith("spectrum-"), one.name == Measurement(one.kind, one.runs, (("step", 300),), one.labels).name
     (True, False)
     """
 
     kind: str
-    """Key of :data:`~sparseflow.lab.measures.MEASURES`."""
+    """Key of :data:`~sparseflow.paper.measures.MEASURES`."""
     runs: tuple[Config, ...]
     options: tuple[tuple[str, Option], ...] = ()
     """Arguments by name."""

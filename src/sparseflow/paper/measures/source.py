@@ -11,10 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from sparseflow.compiled import has_numba
-from sparseflow.lab.config import RunConfig
-from sparseflow.lab.data import Dataset, load_dataset
-from sparseflow.lab.measures.image_source import (
+from sparseflow._fast.memory import has_numba
+from sparseflow.data.digits import Dataset, load_dataset
+from sparseflow.paper.measures.image_source import (
     image_end,
     image_network,
     image_start,
@@ -22,11 +21,12 @@ from sparseflow.lab.measures.image_source import (
     image_training_batches,
     parameter_names,
 )
-from sparseflow.lab.methods import dense_start, final_state, set_up
-from sparseflow.lab.runs import Config
 from sparseflow.rng import stream
+from sparseflow.training.digit_setup import dense_start, final_state, set_up
+from sparseflow.training.digits import RunConfig
+from sparseflow.training.images import ImageRun
+from sparseflow.training.runs import Config
 from sparseflow.types import Batches
-from sparseflow.vision.config import ImageRun
 
 Tables = dict[str, pd.DataFrame]
 
@@ -115,7 +115,7 @@ def network(config: Config, masks: Mapping[str, Tensor]) -> nn.Sequential:
         return image_network(config)
     model = dense_start(config)
     if has_numba():
-        from sparseflow.engine.plan import plan
+        from sparseflow.engine.plans.plan import plan
 
         made = plan(model, masks)
 

@@ -9,9 +9,9 @@ from sparseflow.analysis.flow import masked_gradient
 from sparseflow.analysis.hessian import hessian
 from sparseflow.analysis.layout import active_parameters
 from sparseflow.analysis.spectrum import eigenvalues, rayleigh_quotient, summarize
-from sparseflow.lab.config import RunConfig
-from sparseflow.lab.measures.source import Source, Tables
-from sparseflow.lab.methods import dense_start, read_snapshot
+from sparseflow.paper.measures.source import Source, Tables
+from sparseflow.training.digit_setup import dense_start, read_snapshot
+from sparseflow.training.digits import RunConfig
 
 
 def spectrum(source: Source, runs: tuple[RunConfig, ...], /, *, step: int, moment: str, examples: int) -> Tables:

@@ -1,0 +1,1 @@
+"""The exact Hessian of a chain of layers, from sums over examples."""

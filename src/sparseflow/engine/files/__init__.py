@@ -1,0 +1,1 @@
+"""Sparse models on disk: the engine's own file, packed masks, ONNX."""

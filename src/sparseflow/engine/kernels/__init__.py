@@ -1,0 +1,1 @@
+"""Kernels that read only active weights, compiled by Numba."""

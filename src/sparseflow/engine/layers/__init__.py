@@ -1,0 +1,1 @@
+"""Layers that store active weights only, and chains of them."""

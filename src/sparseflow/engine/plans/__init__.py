@@ -1,0 +1,1 @@
+"""Training steps of a whole chain in one compiled call."""

@@ -1,0 +1,1 @@
+"""Measured choices: which layers are faster sparse on this machine."""

@@ -1,0 +1,1 @@
+"""Pages: exhibits, figures, tables and words, whatever they show."""

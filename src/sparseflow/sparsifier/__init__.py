@@ -1,0 +1,5 @@
+"""The one stateful object: it keeps masks exact, and moves them, when an optimizer steps."""
+
+from sparseflow.sparsifier.sparsifier import Sparsifier
+
+__all__ = ["Sparsifier"]
