@@ -24,7 +24,7 @@ unit: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 bounds: $(VENV)/.installed  ## the engine's tests once more, with every array access of its kernels checked
-	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/bounds OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_engine_*.py
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/bounds OMP_NUM_THREADS=1 $(BIN)/pytest tests/engine
 
 bench: $(VENV)/.installed  ## measure every number in the README's benchmark table
 	$(BIN)/python -m benchmarks

@@ -1,8 +1,8 @@
 """Memory that masks and RigL's updates take beyond dense training, over a byte a weight and one layer's scores.
 
-A child process with two threads trains as :func:`sparseflow.training.setup.set_up_images` sets it up: Nesterov SGD, masks
-compared after each update. Its allocator gives every large block back at once, so that the kernel's high-water mark of
-its resident memory, reset before an update, is what the update holds. Gradients are drawn, not computed.
+A child process with two threads trains as :func:`sparseflow.training.setup.set_up_images` sets it up: Nesterov SGD,
+masks compared after each update. Its allocator gives every large block back at once, so that the kernel's high-water
+mark of its resident memory, reset before an update, is what the update holds. Gradients are drawn, not computed.
 """
 
 from __future__ import annotations

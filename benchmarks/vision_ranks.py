@@ -1,8 +1,9 @@
 """Two processes against one on the same global batches: every loss of 200 steps, and masks after each RigL update.
 
-The steps are :class:`sparseflow.training.step.Trainer`'s, each process in a child of its own (gloo, one thread). Where no
-process adds more than two micro-batches, all is equal to the last bit. Four are added in another order by two processes
-than by one: that case is told beside it, for training carries a rounding on, and masks turn it into other weights.
+The steps are :class:`sparseflow.training.step.Trainer`'s, each process in a child of its own (gloo, one thread). Where
+no process adds more than two micro-batches, all is equal to the last bit. Four are added in another order by two
+processes than by one: that case is told beside it, for training carries a rounding on, and masks turn it into other
+weights.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from sparseflow.data.digits import Dataset, batch_indices, data_path, dataset_st
 from sparseflow.data.idx import decompress, parse_idx
 from sparseflow.data.mirrors import IdxFile, Source
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 REAL_DATA = Path(os.environ.get("SPARSEFLOW_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
 
 

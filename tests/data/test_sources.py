@@ -29,7 +29,7 @@ from sparseflow.data import (
     unpack,
 )
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 REAL_DATA = Path(os.environ.get("SPARSEFLOW_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
 
 

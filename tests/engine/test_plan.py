@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import sparseflow as sf
 from sparseflow.engine.plans.plan import Plan, plan
 
-#: ``sparseflow.engine.plans.plan`` is the function.
+#: ``sparseflow.engine.plan`` is the function.
 plan_module = sys.modules["sparseflow.engine.plans.plan"]
 #: Sums of at most some thousand numbers near 1 in float64, in another order.
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}

@@ -51,7 +51,7 @@ def test_results_do_not_need_numba(method: str) -> None:
     code = f"""
 import sys
 sys.modules["numba"] = None  # importing it fails, as if it were not installed
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1] / "helpers")!r})
 import test_without_numba
 print(test_without_numba.digest({method!r}))
 assert not any(name in sys.modules for name in ("sparseflow._fast.choose", "sparseflow._fast.clear"))

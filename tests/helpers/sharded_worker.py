@@ -1,4 +1,4 @@
-"""What each process of tests/test_sharded.py does: small networks, cut by FSDP2 where there are two processes."""
+"""One process of tests/sparsifier/test_sharded.py: small networks, cut by FSDP2 where there are two processes."""
 
 from __future__ import annotations
 

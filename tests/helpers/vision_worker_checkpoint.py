@@ -1,4 +1,4 @@
-"""What each process of tests/test_vision_checkpoint.py does: train, save, and kill itself where it is told."""
+"""What each process of tests/training/test_checkpoint.py does: train, save, and kill itself where it is told."""
 
 from __future__ import annotations
 

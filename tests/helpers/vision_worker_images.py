@@ -1,4 +1,4 @@
-"""What each process of tests/test_vision_train.py does: train a run on images of a folder, write what rank 0 logged."""
+"""One process of tests/training/test_loop.py: train a run on images of a folder, write what rank 0 logged."""
 
 from __future__ import annotations
 

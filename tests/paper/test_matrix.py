@@ -118,10 +118,10 @@ def test_every_name_in_claims_and_figures_exists() -> None:
     """Group names are written in many files: each literal of that shape is a group, or a pattern that matches one."""
     found = groups(PAPER)
     tables = {table for kind in TABLES.values() for table in kind}
-    lab = Path(sparseflow.__file__).parent / "lab"
+    paper = Path(sparseflow.__file__).parent / "paper"
     pattern = re.compile(r'"((?:lenet5|mlp|tickets|mlp-tickets)/[a-z0-9_/.-]+)"')
     seen = 0
-    for path in [*lab.glob("claims/*.py"), *lab.glob("paper/*.py")]:
+    for path in [*paper.glob("claims/*.py"), *paper.glob("exhibits/*.py")]:
         for name in pattern.findall(path.read_text()):
             assert name in found or any(group.startswith(name) for group in found), f"{path.name}: {name}"
             seen += 1

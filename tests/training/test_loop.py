@@ -26,7 +26,7 @@ TINY = ImageRun(
     width=1 / 16, num_classes=3, sparsity=0.5, steps=4, batch_size=8, micro_batch=4, update_every=2, update_until=4,
     learning_rate=0.05, prune_begin=1, prune_end=3, image_size=32, log_every=1, probe_images=6,
 )  # fmt: skip
-SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "imagenet-sample"
+SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "imagenet-sample"
 
 
 @pytest.fixture(scope="module")

@@ -90,7 +90,7 @@ def cluster() -> Iterator[Ports]:
         command += [f"--port={ports.drivers}", f"--ray-client-server-port={ports.clients}", f"--temp-dir={folder}"]
         command += ["--include-dashboard=false", f"--object-store-memory={100 * 2**20}", "--disable-usage-stats"]
         command += ["--min-worker-port=0", "--max-worker-port=0"]
-        paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        paths = os.pathsep.join([str(Path(__file__).parents[1] / "helpers"), os.environ.get("PYTHONPATH", "")])
         head = subprocess.Popen(
             command,
             stdout=told,

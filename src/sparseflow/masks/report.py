@@ -133,8 +133,8 @@ def sparsity_report(
         model: The model.
         masks: Parameter name -> mask.
         target: The sparsity asked for: one for every masked weight, or one each by name, as an allocation returns it.
-        include: The rules by which the masks were made, see :func:`sparseflow.masks.select.weights`; they explain what is
-            not masked.
+        include: The rules by which the masks were made, see :func:`~sparseflow.masks.select.weights`; they explain what
+            is not masked.
         exclude: As ``include``.
         first_layer_dense: As ``include``.
 

@@ -41,7 +41,7 @@ def vgg16(num_classes: int = 1000, *, width: float = 1.0, stem: str = "imagenet"
         ValueError: if the stem is unknown or the width leaves no channel.
 
     Note:
-        With the stem of ImageNet ``global_pool`` takes maps of any size. :func:`sparseflow.engine.plans.plan` wants to know
+        With the stem of ImageNet ``global_pool`` takes maps of any size. :func:`sparseflow.engine.plan` wants to know
         theirs: write ``model.global_pool = nn.AvgPool2d(14)`` first, for images of 224x224.
 
     Reference: Simonyan and Zisserman (2015), *Very Deep Convolutional Networks for Large-Scale Image Recognition*;

@@ -28,8 +28,8 @@ def save(
     An active float32 weight takes 5 bytes, 4 for the value and 1 for its place (6 below a density of about 0.003), so
     the file has about 1.25 times the density of the dense one's bytes. Biases, buffers and all else are written as they
     are. In the file, ``<weight>:values`` holds the active entries in the order of the flattened weight and
-    ``<weight>:gaps`` their places, see :func:`sparseflow.engine.files.packing.pack`; metadata hold the shapes, the groups of
-    convolutions, tied names and a SHA-256 over everything.
+    ``<weight>:gaps`` their places, see :func:`~sparseflow.engine.files.packing.pack`; metadata hold the shapes, the
+    groups of convolutions, tied names and a SHA-256 over everything.
 
     Args:
         model: With sparse layers, dense with zeros, or a state dict.

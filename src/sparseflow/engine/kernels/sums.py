@@ -21,7 +21,7 @@ Floats = NDArray[Any]
 Indices = NDArray[np.int32]
 #: ``(blocks, outputs)``.
 Blocks = NDArray[np.int32]
-#: The fields of :class:`sparseflow.engine.layers.geometry.Loops`, as integers.
+#: The fields of ``engine.layers.geometry.Loops``, as integers.
 Numbers = tuple[int, ...]
 
 
@@ -310,7 +310,7 @@ def all_sums(
     begins: Blocks, ends: Blocks, columns: Indices, values: Floats, start: Floats, x: Floats, y: Floats,
     loops: Numbers, first: int, last: int, floor: float,
 ) -> None:  # fmt: skip
-    """:func:`weighted_sums` over all blocks of a table; ``loops`` as :class:`sparseflow.engine.layers.geometry.Loops`."""
+    """:func:`weighted_sums` over all blocks of a table; ``loops`` as ``engine.layers.geometry.Loops``."""
     x0, pitch, y0, y_pitch, rows, xi, yi, parts, xj, yj, length = loops
     blocks = begins.shape[0]
     for block in range(blocks):

@@ -163,7 +163,8 @@ def need(found: Found, at_least: int, *, of: str, make: str) -> Found:
 
     >>> need([1.0, 2.0], 3, of="networks at sparsity 0.95", make="signal")
     Traceback (most recent call last):
-    sparseflow.lab.page.evidence.NotEnoughRunsError: there are 2 networks at sparsity 0.95 of at least 3 needed. Make them:
+    sparseflow.lab.page.evidence.NotEnoughRunsError: there are 2 networks at sparsity 0.95 of at least 3 needed. Make
+    them:
     sparseflow reproduce signal
 
     Raises:

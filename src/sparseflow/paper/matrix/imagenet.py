@@ -1,7 +1,7 @@
 """The paper's runs on ImageNet: both networks at full width, with the paper's settings.
 
-Groups are called as in :mod:`sparseflow.paper.matrix.cifar`. Where the paper leaves a choice open, or prints what cannot
-be, the choice is that of the protocol and is said beside the run. Masks move as in the authors' ImageNet code
+Groups are called as in :mod:`~sparseflow.paper.matrix.cifar`. Where the paper leaves a choice open, or prints what
+cannot be, the choice is that of the protocol and is said beside the run. Masks move as in the authors' ImageNet code
 (``updates="authors"``). Only how numbers are stored differs: autocast to bfloat16, on a GPU.
 
 Reference: protocol 0, C.4, D.4, E, G and J; Evci et al. (2022), Tables 1 to 4 and 6, Figures 2, 3, 5 and 8.
