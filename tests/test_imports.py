@@ -103,7 +103,10 @@ def test_the_check_can_fail(path: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("masks/make.py", "import torch\nfrom sparseflow.masks.topk import topk_mask\nfrom sparseflow.rng import stream"),
+        (
+            "masks/make.py",
+            "import torch\nfrom sparseflow.masks.topk import topk_mask\nfrom sparseflow.rng import stream",
+        ),
         ("methods/set.py", "from sparseflow.methods.base import DropGrow"),
         ("lab/probes.py", "import sparseflow as sf\nfrom sparseflow.training.store import Run"),
         ("__init__.py", "from sparseflow.sparsifier.sparsifier import Sparsifier"),

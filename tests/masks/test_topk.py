@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparseflow.masks.topk import active_count, count_true, topk_mask
+from sparseflow._fast.memory import count_true
+from sparseflow.masks.topk import active_count, topk_mask
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 

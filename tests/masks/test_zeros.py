@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparseflow.masks.make import apply_masks_, random_masks, zero_inactive_
+from sparseflow._fast.write import zero_inactive_
+from sparseflow.masks.make import apply_masks_, random_masks
 
 
 def network() -> nn.Sequential:

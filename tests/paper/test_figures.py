@@ -13,6 +13,7 @@ import torch
 
 from sparseflow.analysis.smoothing import spectral_density
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.page.plots import Curve, thinned
 from sparseflow.paper.exhibits import accuracy_plot, film
 from sparseflow.paper.exhibits import flow as figures_flow
 from sparseflow.paper.exhibits import interpolation as figures_interpolation
@@ -22,7 +23,7 @@ from sparseflow.paper.exhibits import spectra as figures_spectra
 from sparseflow.paper.exhibits import update_spectra as figures_update_spectra
 from sparseflow.paper.exhibits import updates as figures_updates
 from sparseflow.paper.exhibits.all import EXHIBITS
-from sparseflow.paper.exhibits.curves import Curve, curve_of, geometric_mean, off_cycle, over_seeds, thinned
+from sparseflow.paper.exhibits.curves import curve_of, geometric_mean, off_cycle, over_seeds
 from sparseflow.paper.exhibits.densities import GRID, Moment, drawn_density, stored_spectra
 from sparseflow.paper.matrix.measured import TABLES
 from sparseflow.paper.matrix.mnist import groups

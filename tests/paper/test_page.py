@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.lab.page.page import compact, write_paper_report
 from sparseflow.lab.page.svg import INK, PALETTE
 from sparseflow.paper.claims.verdict import Outcome, Verdict
 from sparseflow.paper.exhibits.all import EXHIBITS
 from sparseflow.paper.exhibits.records import RUN_COLUMNS
 from sparseflow.paper.exhibits.verdicts import COLUMNS, headline, judged, spoken_p
 from sparseflow.paper.matrix.scales import DEMO
+from sparseflow.paper.page import compact, write_paper_report
 from sparseflow.paper.published import claims
 from synthetic_evidence import make_evidence, paper_run
 

@@ -84,6 +84,19 @@ def words(tensor: Tensor) -> NDArray[Any]:
     return flat.view("uint8" if tensor.dtype == torch.bool else "int32")
 
 
+def count_true(mask: Tensor) -> int:
+    """Number of ``True`` entries, without the conversion to integers that ``mask.sum()`` makes on a CPU.
+
+    >>> count_true(torch.arange(10_000) % 3 == 0)
+    3334
+    """
+    if mask.device.type != "cpu":
+        return int(mask.sum())
+    import numpy
+
+    return int(numpy.count_nonzero(mask.numpy()))
+
+
 def spread(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
     """``map`` over as many threads as torch uses, results in order once all are there.
 

@@ -9,9 +9,29 @@ import torch
 from torch import Tensor
 
 from sparseflow._fast.bits import PackedMask, pack
-from sparseflow._fast.memory import in_memory_order, is_compiled, spread, words
-from sparseflow.masks.make import zero_inactive_
-from sparseflow.masks.topk import count_true
+from sparseflow._fast.memory import count_true, in_memory_order, is_compiled, spread, words
+
+#: Integer type of the same width, to reach a float's bits.
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def zero_inactive_(tensor: Tensor, mask: Tensor) -> Tensor:
+    """Set a tensor to exactly +0.0 where the mask is ``False``, in place, whatever was there, NaN included.
+
+    The bits are multiplied by 0 or 1: one vectorised pass that reads one byte of mask a weight.
+
+    Args:
+        tensor: Any dtype up to 8 bytes an element.
+        mask: bool, same shape and device.
+
+    >>> zero_inactive_(torch.tensor([1.0, float("nan")]), torch.tensor([True, False]))
+    tensor([1., 0.])
+    """
+    bits = _BITS.get(tensor.element_size())
+    if bits is None or tensor.layout != torch.strided:
+        return tensor.masked_fill_(~mask, 0)
+    tensor.view(bits).mul_(mask.view(torch.int8))
+    return tensor
 
 
 class Rewrite(NamedTuple):

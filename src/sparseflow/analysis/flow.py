@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_masks, check_zero_off_mask
+from sparseflow._fast.write import zero_inactive_
 from sparseflow.gradients import loss_gradient, trainable, undisturbed
-from sparseflow.masks.make import zero_inactive_
 from sparseflow.masks.select import maskable
 from sparseflow.sharded import full, local, shard_like
 from sparseflow.types import Batches, LossFn, Masks, MaskUpdate

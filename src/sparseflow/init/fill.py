@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.nn.init import calculate_gain
 
 from sparseflow._checks import check_choice
+from sparseflow._fast.memory import count_true
+from sparseflow._fast.write import zero_inactive_
 from sparseflow.masks.fans import PLAIN, Layout, dense_fans, fan_in, fan_out
-from sparseflow.masks.make import zero_inactive_
-from sparseflow.masks.topk import count_true
 
 Mode = Literal["fan_in", "fan_out", "fan_avg"]
 Scaling = Literal["unit", "layer", "dense"]

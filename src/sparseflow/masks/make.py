@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_choice, check_masks
+from sparseflow._fast.write import zero_inactive_
 from sparseflow.atomic import write_atomically
 from sparseflow.masks.allocation import ALLOCATIONS
 from sparseflow.masks.select import Rule, Weight, maskable, prunable
@@ -147,29 +148,6 @@ def score_masks(
     kept = topk_mask(flat, active_count(flat.numel(), sparsity))
     parts = torch.split(kept, [score.numel() for score in scores.values()])
     return {name: part.view(s.shape) for (name, s), part in zip(scores.items(), parts, strict=True)}
-
-
-#: Integer type of the same width, to reach a float's bits.
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def zero_inactive_(tensor: Tensor, mask: Tensor) -> Tensor:
-    """Set a tensor to exactly +0.0 where the mask is ``False``, in place, whatever was there, NaN included.
-
-    The bits are multiplied by 0 or 1: one vectorised pass that reads one byte of mask a weight.
-
-    Args:
-        tensor: Any dtype up to 8 bytes an element.
-        mask: bool, same shape and device.
-
-    >>> zero_inactive_(torch.tensor([1.0, float("nan")]), torch.tensor([True, False]))
-    tensor([1., 0.])
-    """
-    bits = _BITS.get(tensor.element_size())
-    if bits is None or tensor.layout != torch.strided:
-        return tensor.masked_fill_(~mask, 0)
-    tensor.view(bits).mul_(mask.view(torch.int8))
-    return tensor
 
 
 def apply_masks_(model: nn.Module, masks: Masks) -> nn.Module:

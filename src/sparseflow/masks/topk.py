@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sparseflow._checks import check_finite, check_sparsity
-from sparseflow._fast.memory import is_compiled, words
+from sparseflow._fast.memory import count_true, is_compiled, words
 
 
 def active_count(numel: int, sparsity: float) -> int:
@@ -33,19 +33,6 @@ def active_count(numel: int, sparsity: float) -> int:
     if numel == 0:
         return 0
     return max(1, round(round(numel * (1 - sparsity), 6)))
-
-
-def count_true(mask: Tensor) -> int:
-    """Number of ``True`` entries, without the conversion to integers that ``mask.sum()`` makes on a CPU.
-
-    >>> count_true(torch.arange(10_000) % 3 == 0)
-    3334
-    """
-    if mask.device.type != "cpu":
-        return int(mask.sum())
-    import numpy
-
-    return int(numpy.count_nonzero(mask.numpy()))
 
 
 def topk_mask(scores: Tensor, k: int, *, among: Tensor | None = None, magnitude: bool = False) -> Tensor:

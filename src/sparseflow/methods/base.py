@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sparseflow._checks import check_choice, check_finite, check_fraction
 from sparseflow._fast.bits import PackedMask, pack
-from sparseflow._fast.memory import in_memory_order, is_compiled, spread, words
-from sparseflow.masks.topk import count_true, topk_mask
+from sparseflow._fast.memory import count_true, in_memory_order, is_compiled, spread, words
+from sparseflow.masks.topk import topk_mask
 from sparseflow.methods.active import ActiveLayer, exchange_active
 from sparseflow.methods.schedules import DROP_SCHEDULES
 from sparseflow.methods.scores import ScoreFn, gradient_magnitude, magnitude

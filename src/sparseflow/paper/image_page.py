@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.lab.page.page import Missing, Shown, Watched, as_csv, files_of, show, template_environment, write_files
 from sparseflow.lab.page.summary import accuracy_percent
 from sparseflow.lab.page.words import count
 from sparseflow.paper.claims.verdict import Verdict
@@ -19,6 +18,7 @@ from sparseflow.paper.exhibits.image_exhibits import image_exhibits
 from sparseflow.paper.exhibits.records import as_json, distinct_runs, environment_json
 from sparseflow.paper.exhibits.verdicts import claims_csv, headline, judged
 from sparseflow.paper.matrix.image_scales import ImageScale
+from sparseflow.paper.page import Missing, Shown, Watched, as_csv, files_of, show, template_environment, write_files
 from sparseflow.training.images import ImageRun
 
 #: Missing groups that are called by name.
@@ -39,7 +39,7 @@ def write_image_report(
 ) -> Path:
     """Write the page and everything behind it under ``out``; return the page's path.
 
-    As :func:`~sparseflow.lab.page.page.write_paper_report`: ``index.html`` needs no network and no other file.
+    As :func:`~sparseflow.paper.page.write_paper_report`: ``index.html`` needs no network and no other file.
 
     Args:
         evidence: Finished runs and measurements; what they lack is named on the page with the command that makes it.

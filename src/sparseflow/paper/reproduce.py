@@ -10,7 +10,6 @@ from typing import ClassVar
 
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.lab.page.exhibit import Exhibit
-from sparseflow.lab.page.page import Watched, write_paper_report
 from sparseflow.paper.claims import judge
 from sparseflow.paper.claims.verdict import Verdict
 from sparseflow.paper.exhibits.all import EXHIBITS
@@ -18,6 +17,7 @@ from sparseflow.paper.matrix.measured import TABLES, measurements
 from sparseflow.paper.matrix.mnist import Groups, groups
 from sparseflow.paper.matrix.scales import Scale
 from sparseflow.paper.measures.measurement import Measurement, read_tables
+from sparseflow.paper.page import Watched, write_paper_report
 from sparseflow.training.digits import RunConfig
 from sparseflow.training.pool import Task, in_order
 from sparseflow.training.runs import is_done, load_run

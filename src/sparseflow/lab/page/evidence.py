@@ -10,6 +10,9 @@ import pandas as pd
 from sparseflow.lab.page.summary import COLLAPSE_PERCENT
 from sparseflow.training.runs import Run
 
+#: Value of an option or a label of a measurement.
+Option = str | int | float
+
 
 class NotEnoughRunsError(LookupError):
     """Something a claim or figure needs was not run, or not often enough; the text says what to type."""

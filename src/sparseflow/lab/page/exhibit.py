@@ -9,11 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
-from sparseflow.paper.matrix.image_scales import ImageScale
-from sparseflow.paper.matrix.mnist import groups
-from sparseflow.paper.matrix.scales import Scale
-from sparseflow.paper.measures.measurement import Option
+from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError, Option
 from sparseflow.training.runs import Run
 
 Row = Mapping[str, Option]
@@ -90,7 +86,7 @@ class Content:
     """What is not there and the command that makes it, as :class:`NotEnoughRunsError` says it."""
 
 
-def every_row(row: Row, scale: Scale) -> bool:
+def every_row(row: Row, scale: Any) -> bool:
     """Show all that was measured."""
     return True
 
@@ -107,7 +103,7 @@ class Exhibit:
     """Groups of the run matrix that it shows; ``*`` stands for anything."""
     tables: tuple[str, ...] = ()
     """Measurements that it shows."""
-    shows: Callable[[Row, Scale], bool] = every_row
+    shows: Callable[[Row, Any], bool] = every_row
     """Whether it shows a row of them, by the row's labels and options."""
     claims: tuple[str, ...] = ()
     """Claims that are about it."""
@@ -137,18 +133,3 @@ def available(evidence: Evidence, names: Iterable[str]) -> tuple[dict[str, list[
     if not found:
         raise NotEnoughRunsError("\n".join(missing))
     return found, missing
-
-
-def shortfalls(evidence: Evidence, scale: Scale | ImageScale, names: Iterable[str]) -> list[str]:
-    """For each group with some runs but fewer than planned: how many, and the command that makes the rest.
-
-    >>> from sparseflow.paper.matrix.scales import PAPER
-    >>> shortfalls(Evidence({}, {}), PAPER, ["lenet5/dense"])
-    []
-    """
-    planned: Mapping[str, Sequence[object]] = scale.groups if isinstance(scale, ImageScale) else groups(scale)
-    return [
-        f"{name} has {found} of {len(planned[name])} runs. Make the others:\nsparseflow reproduce {name}"
-        for name in dict.fromkeys(names)
-        if 0 < (found := len(evidence.groups.get(name, ()))) < len(planned.get(name, ()))
-    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,29 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from sparseflow.lab.demo.findings import number
-from sparseflow.lab.page.panels import NARROW, WIDE, legend, log_scale
-from sparseflow.paper.exhibits.curves import Curve, thinned
+from sparseflow.lab.page.panels import NARROW, WIDE, Look, legend, log_scale
+
+#: Points that a curve is drawn with; its CSV has all.
+POINTS = 250
+
+
+class Curve(NamedTuple):
+    """One curve: what it is called in the paper, whose runs it condenses, how it looks."""
+
+    label: str
+    group: str
+    look: Look
+
+
+def thinned(table: pd.DataFrame, *, points: int = POINTS) -> pd.DataFrame:
+    """At most so many rows, evenly chosen, first and last among them.
+
+    >>> thinned(pd.DataFrame({"step": range(1000)}), points=3)["step"].to_list()
+    [0, 500, 999]
+    """
+    if len(table) <= points:
+        return table
+    return table.iloc[np.unique(np.linspace(0, len(table) - 1, points).round().astype(int))]
 
 
 def row_of_panels(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,14 +10,12 @@ from matplotlib.typing import LineStyleType
 
 from sparseflow.lab.page.figure_data import STATISTICS, condensed
 from sparseflow.lab.page.panels import Look
+from sparseflow.lab.page.plots import Curve
 from sparseflow.lab.page.svg import INK, PALETTE
 from sparseflow.training.runs import Run
 
 #: Methods whose masks move while they train.
 MOVING = frozenset({"set", "rigl", "rigl_inverted", "snfs"})
-#: Points that a curve is drawn with; its CSV has all.
-POINTS = 250
-
 _METHODS = {
     "scratch": ("Scratch", PALETTE["green"], "o"),
     "set": ("SET", PALETTE["purple"], "s"),
@@ -33,14 +30,6 @@ _INITS: dict[str, tuple[str, LineStyleType]] = {
     "liu": (" Liu", "--"),
     "sparse": ("+", "-"),
 }
-
-
-class Curve(NamedTuple):
-    """One curve: what it is called in the paper, whose runs it condenses, how it looks."""
-
-    label: str
-    group: str
-    look: Look
 
 
 def curve_of(group: str) -> Curve:
@@ -110,17 +99,6 @@ def over_seeds(
             tables.append(table.assign(label=curve.label, group=curve.group, phase=phase))
     columns = ["label", "group", "phase", "step", *STATISTICS]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
-
-
-def thinned(table: pd.DataFrame, *, points: int = POINTS) -> pd.DataFrame:
-    """At most so many rows, evenly chosen, first and last among them.
-
-    >>> thinned(pd.DataFrame({"step": range(1000)}), points=3)["step"].to_list()
-    [0, 500, 999]
-    """
-    if len(table) <= points:
-        return table
-    return table.iloc[np.unique(np.linspace(0, len(table) - 1, points).round().astype(int))]
 
 
 def geometric_mean(rows: pd.DataFrame) -> float:

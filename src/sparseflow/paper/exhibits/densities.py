@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from sparseflow.analysis.smoothing import spectral_density
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.panels import log_scale
-from sparseflow.paper.exhibits.curves import Curve
+from sparseflow.lab.page.plots import Curve
 
 #: Where a density is computed: closer than the kernels are wide.
 GRID = 4000

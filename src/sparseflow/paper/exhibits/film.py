@@ -15,9 +15,8 @@ from sparseflow.lab.demo.findings import number
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.exhibit import Content, Drawing
 from sparseflow.lab.page.panels import NARROW, WIDE
-from sparseflow.lab.page.plots import curve_legend, row_of_panels
+from sparseflow.lab.page.plots import Curve, curve_legend, row_of_panels
 from sparseflow.lab.page.svg import STYLE
-from sparseflow.paper.exhibits.curves import Curve
 from sparseflow.paper.exhibits.densities import (
     FLOOR,
     Floats,

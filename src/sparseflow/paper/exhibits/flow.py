@@ -13,28 +13,23 @@ from matplotlib.figure import Figure
 
 from sparseflow.lab.demo.findings import number
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.lab.page.exhibit import Content, Drawing, Table, available, cell, shortfalls
+from sparseflow.lab.page.exhibit import Content, Drawing, Table, available, cell
 from sparseflow.lab.page.panels import WIDE, Look
 from sparseflow.lab.page.plots import (
+    Curve,
     curve_legend,
     draw_band,
     log_norm_axis,
     log_steps_axis,
     row_of_panels,
     steps_axis,
+    thinned,
 )
 from sparseflow.lab.page.summary import records
 from sparseflow.lab.page.svg import PALETTE, STYLE
 from sparseflow.lab.page.words import listed, times
-from sparseflow.paper.exhibits.curves import (
-    Curve,
-    curve_of,
-    geometric_mean,
-    off_cycle,
-    over_seeds,
-    right_after,
-    thinned,
-)
+from sparseflow.paper.exhibits.curves import curve_of, geometric_mean, off_cycle, over_seeds, right_after
+from sparseflow.paper.exhibits.shortfalls import shortfalls
 from sparseflow.paper.matrix.scales import Scale
 from sparseflow.training.runs import Run
 

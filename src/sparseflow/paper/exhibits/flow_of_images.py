@@ -13,15 +13,16 @@ from sparseflow.analysis.landscape import barrier
 from sparseflow.lab.demo.findings import number
 from sparseflow.lab.page.estimates import estimate
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.page.exhibit import Content, Drawing, available, shortfalls
+from sparseflow.lab.page.exhibit import Content, Drawing, available
 from sparseflow.lab.page.panels import Look
-from sparseflow.lab.page.plots import curve_legend, draw_band, log_norm_axis, row_of_panels, steps_axis
+from sparseflow.lab.page.plots import Curve, curve_legend, draw_band, log_norm_axis, row_of_panels, steps_axis, thinned
 from sparseflow.lab.page.svg import PALETTE, STYLE
 from sparseflow.lab.page.words import listed, times
-from sparseflow.paper.exhibits.curves import Curve, curve_of, logged, off_cycle, over_seeds, thinned
+from sparseflow.paper.exhibits.curves import curve_of, logged, off_cycle, over_seeds
 from sparseflow.paper.exhibits.image_settings import NAMES, Setting
 from sparseflow.paper.exhibits.interpolation import BAND_LEVEL, draw_lines, with_band
 from sparseflow.paper.exhibits.landscape import SCRATCH, TICKET, draw_map
+from sparseflow.paper.exhibits.shortfalls import shortfalls
 from sparseflow.paper.exhibits.updates import HOW, LINEAR, Panels, update_exhibit
 from sparseflow.paper.matrix.image_scales import ImageScale
 from sparseflow.training.runs import Run

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.lab.page.exhibit import Cell, Content, Table, cell, shortfalls
+from sparseflow.lab.page.exhibit import Cell, Content, Table, cell
 from sparseflow.lab.page.summary import records
+from sparseflow.paper.exhibits.shortfalls import shortfalls
 from sparseflow.paper.matrix.mnist import groups
 from sparseflow.paper.matrix.scales import Scale
 from sparseflow.training.digits import RunConfig

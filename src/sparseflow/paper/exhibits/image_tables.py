@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 
 from sparseflow.lab.page.estimates import estimate, pair_estimate
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.lab.page.exhibit import Content, Drawing, Table, available, cell, shortfalls
+from sparseflow.lab.page.exhibit import Content, Drawing, Table, available, cell
 from sparseflow.lab.page.panels import NARROW, WIDE
 from sparseflow.lab.page.summary import accuracy_percent, records
 from sparseflow.lab.page.svg import INK, PALETTE, STYLE
 from sparseflow.lab.page.words import fixed, interval, plus_minus, times
 from sparseflow.paper.exhibits.image_settings import LONGER, NAMES, SETTINGS, Setting, rows_of
+from sparseflow.paper.exhibits.shortfalls import shortfalls
 from sparseflow.paper.exhibits.tables import Accuracies
 from sparseflow.paper.matrix.image_scales import ImageScale
 from sparseflow.paper.published import imagenet

@@ -15,10 +15,9 @@ from sparseflow.lab.page.estimates import estimate, interval_margin
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.exhibit import Content, Drawing, Row
 from sparseflow.lab.page.panels import NARROW, Look, log_scale
-from sparseflow.lab.page.plots import curve_legend, fill_between, log_limits
+from sparseflow.lab.page.plots import Curve, curve_legend, fill_between, log_limits
 from sparseflow.lab.page.svg import INK, STYLE
 from sparseflow.lab.page.words import interval
-from sparseflow.paper.exhibits.curves import Curve
 from sparseflow.paper.exhibits.landscape import NAMES, SCRATCH, TICKET, of_setting
 from sparseflow.paper.matrix.scales import Scale
 

@@ -16,13 +16,14 @@ from matplotlib.lines import Line2D
 from sparseflow.lab.demo.findings import number
 from sparseflow.lab.page.estimates import estimate
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.page.exhibit import Content, Drawing, Table, cell, shortfalls
+from sparseflow.lab.page.exhibit import Content, Drawing, Table, cell
 from sparseflow.lab.page.groups import INIT_LABELS
 from sparseflow.lab.page.panels import INIT_LOOKS, legend
 from sparseflow.lab.page.plots import row_of_panels
 from sparseflow.lab.page.summary import accuracy_percent, records
 from sparseflow.lab.page.svg import INK, STYLE
 from sparseflow.lab.page.words import fixed, plus_minus
+from sparseflow.paper.exhibits.shortfalls import shortfalls
 from sparseflow.paper.matrix.mnist import INITS
 from sparseflow.paper.matrix.scales import Scale
 from sparseflow.paper.published import reported

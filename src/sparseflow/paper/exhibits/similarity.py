@@ -11,9 +11,10 @@ import pandas as pd
 
 from sparseflow.lab.page.estimates import Estimate, estimate, pair_estimate
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.page.exhibit import Cell, Content, Table, cell, shortfalls
+from sparseflow.lab.page.exhibit import Cell, Content, Table, cell
 from sparseflow.lab.page.summary import accuracy_percent, records
 from sparseflow.lab.page.words import count, fixed, interval, plus_minus, times, yes_no
+from sparseflow.paper.exhibits.shortfalls import shortfalls
 from sparseflow.paper.matrix.scales import Scale
 from sparseflow.paper.published import Reported, reported
 

@@ -15,11 +15,11 @@ from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.exhibit import Content, Drawing, Row, Table, cell
 from sparseflow.lab.page.figure_data import condensed
 from sparseflow.lab.page.panels import NARROW, WIDE
-from sparseflow.lab.page.plots import curve_legend, draw_band, log_norm_axis, steps_axis
+from sparseflow.lab.page.plots import Curve, curve_legend, draw_band, log_norm_axis, steps_axis
 from sparseflow.lab.page.summary import records
 from sparseflow.lab.page.svg import STYLE
 from sparseflow.lab.page.words import listed
-from sparseflow.paper.exhibits.curves import Curve, curve_of, geometric_mean
+from sparseflow.paper.exhibits.curves import curve_of, geometric_mean
 from sparseflow.paper.exhibits.densities import (
     WHAT,
     Floats,

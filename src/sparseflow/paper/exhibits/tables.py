@@ -11,10 +11,11 @@ import pandas as pd
 
 from sparseflow.lab.page.estimates import Estimate, estimate
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.lab.page.exhibit import Cell, Content, Table, available, cell, shortfalls
+from sparseflow.lab.page.exhibit import Cell, Content, Table, available, cell
 from sparseflow.lab.page.summary import accuracy_percent, records
 from sparseflow.lab.page.words import count, interval, listed, plus_minus, yes_no
 from sparseflow.paper.exhibits.accuracy_plot import accuracy_drawing
+from sparseflow.paper.exhibits.shortfalls import shortfalls
 from sparseflow.paper.matrix.mnist import groups
 from sparseflow.paper.matrix.scales import Scale
 from sparseflow.paper.published import Reported, reported

@@ -16,9 +16,9 @@ from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.exhibit import Content, Drawing, Row
 from sparseflow.lab.page.figure_data import condensed
 from sparseflow.lab.page.panels import Look
-from sparseflow.lab.page.plots import curve_legend, draw_band, log_norm_axis, row_of_panels
+from sparseflow.lab.page.plots import Curve, curve_legend, draw_band, log_norm_axis, row_of_panels
 from sparseflow.lab.page.svg import INK, PALETTE, STYLE
-from sparseflow.paper.exhibits.curves import Curve, curve_of
+from sparseflow.paper.exhibits.curves import curve_of
 from sparseflow.paper.exhibits.densities import (
     WHAT,
     Floats,

@@ -13,12 +13,13 @@ from matplotlib.ticker import FuncFormatter
 
 from sparseflow.lab.page.estimates import Estimate, estimate
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.lab.page.exhibit import Content, Drawing, Table, available, cell, shortfalls
-from sparseflow.lab.page.plots import curve_legend, draw_band, row_of_panels, steps_axis
+from sparseflow.lab.page.exhibit import Content, Drawing, Table, available, cell
+from sparseflow.lab.page.plots import Curve, curve_legend, draw_band, row_of_panels, steps_axis
 from sparseflow.lab.page.summary import records
 from sparseflow.lab.page.svg import INK, STYLE
 from sparseflow.lab.page.words import signed
-from sparseflow.paper.exhibits.curves import Curve, curve_of, over_seeds, update_change
+from sparseflow.paper.exhibits.curves import curve_of, over_seeds, update_change
+from sparseflow.paper.exhibits.shortfalls import shortfalls
 from sparseflow.paper.matrix.image_scales import ImageScale
 from sparseflow.paper.matrix.scales import Scale
 from sparseflow.training.runs import Run

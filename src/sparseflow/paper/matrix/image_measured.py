@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sparseflow.lab.page.evidence import Option
 from sparseflow.paper.matrix.cifar import ImageGroups
 from sparseflow.paper.matrix.image_scales import ImageScale
 from sparseflow.paper.matrix.measured import TABLES
-from sparseflow.paper.measures.measurement import Measurement, Option
+from sparseflow.paper.measures.measurement import Measurement
 from sparseflow.training.images import ImageRun
 
 #: Kind of measurement -> the tables it fills.

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sparseflow.lab.demo.signal import SPARSITIES
+from sparseflow.lab.page.evidence import Option
 from sparseflow.paper.matrix.mnist import NOISES, Groups, after_update
 from sparseflow.paper.matrix.scales import Scale
-from sparseflow.paper.measures.measurement import Measurement, Option
+from sparseflow.paper.measures.measurement import Measurement
 from sparseflow.training.digits import RunConfig
 
 #: Kind of measurement -> the tables it fills.

@@ -12,13 +12,13 @@ from pathlib import Path
 import pandas as pd
 
 from sparseflow.atomic import write_atomically
+from sparseflow.lab.page.evidence import Option
 from sparseflow.paper.measures import MEASURES
 from sparseflow.paper.measures.source import Source, Tables
 from sparseflow.training.runs import Config
 from sparseflow.training.sweep import Training
 
 FOLDER = "measurements"
-Option = str | int | float
 
 
 @dataclass(frozen=True)
