@@ -30,3 +30,13 @@ class MaskUpdate(NamedTuple):
 
 class BrokenPromiseError(RuntimeError):
     """A sparse network is not what its masks say; the message names where and how to mend it."""
+
+
+class Look(NamedTuple):
+    """How a curve is told from the others, with and without colour."""
+
+    colour: str
+    """Key of the page's palette."""
+    line: str
+    """Line style of matplotlib."""
+    marker: str

@@ -197,7 +197,7 @@ def test_a_missing_extra_is_named(
 
 def test_a_missing_module_of_our_own_is_a_bug_and_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sparseflow.cli.main", None)
-    with pytest.raises(ModuleNotFoundError, match=r"sparseflow\.lab\.cli"):
+    with pytest.raises(ModuleNotFoundError, match=r"sparseflow\.cli\.main"):
         entry()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from layer_table import LAYERS
 from sparseflow import initialize_, random_masks
 from sparseflow.init.fill import INITIALIZERS, kaiming_normal_
-from sparseflow.init.model import SCHEMES
+from sparseflow.init.schemes import SCHEMES
 from sparseflow.masks.select import prunable
 from sparseflow.rng import stream
 
@@ -36,7 +36,10 @@ def test_each_weight_is_the_function_under_its_own_stream(scheme: str, base: str
     assert initialize_(model, masks, scheme=scheme, seed=3, base=base) is model
     for name, weight in prunable(model).items():
         expected = INITIALIZERS[base](
-            torch.empty(masks[name].shape), masks[name], scaling=SCHEMES[scheme], generator=stream(3, "init", name)
+            torch.empty(masks[name].shape),
+            masks[name],
+            scaling=SCHEMES[scheme].scaling,
+            generator=stream(3, "init", name),
         )
         if scheme != "live":
             assert torch.equal(weight.parameter, expected)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sparseflow.cli.main import main
-from sparseflow.init.model import SCHEMES
+from sparseflow.init.schemes import SCHEMES
 from sparseflow.masks.allocation import ALLOCATIONS
 from sparseflow.masks.make import sparsity_of
 from sparseflow.networks import build_network, network_masks

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sparseflow.init.fill import INITIALIZERS
-from sparseflow.init.model import SCHEMES as CORE_SCHEMES
+from sparseflow.init.schemes import SCHEMES as CORE_SCHEMES
 from sparseflow.lab.demo.recipe import demo
 from sparseflow.training.digit_setup import METHOD_UPDATERS
 from sparseflow.training.digits import METHODS, SCHEMES, SPARSE_METHODS, TICKET_METHODS, RunConfig, pruning_parent

@@ -12,13 +12,11 @@ from torch import Tensor, nn
 from sparseflow._checks import check_choice, check_masks
 from sparseflow.init.fill import INITIALIZERS, Scaling
 from sparseflow.init.live import live_inputs
+from sparseflow.init.schemes import SCHEMES
 from sparseflow.masks.fans import PLAIN
 from sparseflow.masks.select import Weight, maskable
 from sparseflow.rng import stream
 from sparseflow.types import Masks
-
-#: Scheme -> what the fans count. ``live`` is ``unit`` with dead inputs left out.
-SCHEMES: dict[str, Scaling] = {"dense": "dense", "liu": "layer", "sparse": "unit", "live": "unit"}
 
 
 def initialize_(
@@ -83,7 +81,7 @@ def initialize_(
             if any(fnmatch.fnmatchcase(name, pattern) for pattern in keep):
                 weight.parameter.masked_fill_(~mask, 0)
                 continue
-            _draw_(weight, mask, base, scaling=SCHEMES[scheme], seed=seed, live=live.get(name))
+            _draw_(weight, mask, base, scaling=SCHEMES[scheme].scaling, seed=seed, live=live.get(name))
             if zero_biases:
                 _zero_biases_(weight.module)
     return model

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_choice
 from sparseflow.init.fill import Scaling, kaiming_normal_, kaiming_truncated_normal_, scale_to_mask_
-from sparseflow.init.model import SCHEMES, initialize_
+from sparseflow.init.model import initialize_
+from sparseflow.init.schemes import SCHEMES
 from sparseflow.masks.allocation import ALLOCATIONS
 from sparseflow.masks.fans import PLAIN, Layout
 from sparseflow.masks.make import random_masks

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from sparseflow.init.model import SCHEMES
+from sparseflow.init.schemes import SCHEMES
 from sparseflow.masks.allocation import ALLOCATIONS
 from sparseflow.networks import NETWORKS, STEMS
 from sparseflow.training.naming import changed, defaults_of, hash_of

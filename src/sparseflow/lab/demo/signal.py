@@ -64,7 +64,7 @@ def signal_at_init(
     Args:
         networks: Independently masked and initialised networks for each point (the paper: 5).
         sparsities: Fractions of zeros in every layer.
-        schemes: Keys of ``sparseflow.init.model.SCHEMES``.
+        schemes: Keys of ``sparseflow.init.schemes.SCHEMES``.
         bases: Keys of ``sparseflow.init.INITIALIZERS``.
         examples: Inputs in the batch, 28 x 28 x 1.
         seed: Of everything drawn; the same masks and base draws for every scheme.

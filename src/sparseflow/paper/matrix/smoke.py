@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sparseflow.init.model import SCHEMES
+from sparseflow.init.schemes import SCHEMES
 from sparseflow.paper.matrix.cifar import ImageGroups, repeat
 from sparseflow.training.images import UPDATE_VARIANTS, ImageRun, pruning_parent
 

@@ -1,0 +1,29 @@
+"""The initialisation schemes by name: what their fans count, what they are called and how they are drawn."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sparseflow.init.fill import Scaling
+from sparseflow.types import Look
+
+
+class Scheme(NamedTuple):
+    """One way to start masked weights; every table and figure reads its names from here."""
+
+    scaling: Scaling
+    """What the fans count, see :mod:`sparseflow.init.fill`; ``live`` leaves dead inputs out of it."""
+    label: str
+    """The paper's name."""
+    suffix: str
+    """Behind a method's name in the paper's figures: ``"+"`` in ``"RigL+"``."""
+    look: Look
+
+
+#: Key of ``scheme=`` and of ``--init``; the order is that of every table.
+SCHEMES: dict[str, Scheme] = {
+    "dense": Scheme("dense", "Original", "", Look("vermillion", ":", "o")),
+    "liu": Scheme("layer", "Liu", " Liu", Look("sky", "--", "s")),
+    "sparse": Scheme("unit", "Ours", "+", Look("blue", "-", "^")),
+    "live": Scheme("unit", "Live", " Live", Look("ink", "-.", "D")),
+}

@@ -1,0 +1,85 @@
+"""The methods that runs can have, by name: whatever is said, made or drawn of a method is read from its row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sparseflow.methods import GMP, SET, SNFS, RigL, RigLInverted, Static
+from sparseflow.methods.base import MaskUpdater
+from sparseflow.types import Look
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodRow:
+    """One method of training, complete: its names, its start, what moves its masks and how it is drawn.
+
+    A new method is one such row in :data:`METHODS`.
+    """
+
+    label: str
+    """In tables and legends."""
+    paper: str = ""
+    """The paper's label in its tables; "" where it has none."""
+    start: Literal["dense", "masked", "ticket"]
+    """``dense``: all weights; ``masked``: masks, and weights drawn for them; ``ticket``: masks and weights of a pruning
+    run."""
+    moves: Literal["never", "swap", "prune"] = "never"
+    """How masks change. It decides which settings of a run the updater is given: for ``swap`` ``drop_fraction``,
+    ``update_every``, ``update_until`` and ``schedule``; for ``prune`` ``sparsity``, ``begin``, ``end`` and
+    ``update_every``."""
+    updater: Callable[..., MaskUpdater] = Static
+    """Makes the updater from these settings."""
+    authors: Mapping[str, Any] = field(default_factory=dict)
+    """More arguments of the updater in runs that follow the authors' ImageNet code (protocol C.3 and C.4)."""
+    look: Look
+
+
+#: Key of ``--method``; the order is that of every table and legend. Keys are parts of run names: they never change.
+METHODS: dict[str, MethodRow] = {
+    "dense": MethodRow(label="Dense", paper="Baseline (dense)", start="dense", look=Look("grey", "-", "")),
+    "prune": MethodRow(label="Pruned", start="dense", moves="prune", updater=GMP, look=Look("grey", ":", "")),
+    "lottery": MethodRow(label="Lottery", paper="Lottery", start="ticket", look=Look("blue", "-", "D")),
+    "restart": MethodRow(label="Prune Restart", start="ticket", look=Look("sky", "--", "P")),
+    "scratch": MethodRow(label="Scratch", paper="Scratch", start="masked", look=Look("green", "-", "o")),
+    "set": MethodRow(
+        label="SET",
+        paper="SET",
+        start="masked",
+        moves="swap",
+        updater=SET,
+        authors={"first_update": 1},
+        look=Look("purple", "--", "s"),
+    ),
+    "rigl": MethodRow(
+        label="RigL",
+        paper="RigL",
+        start="masked",
+        moves="swap",
+        updater=RigL,
+        authors={"first_update": 0, "replaces_step": True},
+        look=Look("orange", "-.", "^"),
+    ),
+    "rigl_inverted": MethodRow(
+        label="RigL-Inverted",
+        paper="RigL-Inverted",
+        start="masked",
+        moves="swap",
+        updater=RigLInverted,
+        authors={"first_update": 0, "replaces_step": True},
+        look=Look("ink", ":", "v"),
+    ),
+    "snfs": MethodRow(label="SNFS", start="masked", moves="swap", updater=SNFS, look=Look("vermillion", "-", "D")),
+}
+#: ``dense`` on the narrow twin of a network: no method of its own, but a row of every table.
+SMALL_DENSE = MethodRow(label="Small Dense", paper="Small Dense", start="dense", look=Look("grey", "--", ""))
+
+
+def shown_methods() -> dict[str, MethodRow]:
+    """The rows of every table and legend, in their order: the methods, and ``small_dense`` behind ``dense``.
+
+    >>> list(shown_methods())[:3]
+    ['dense', 'small_dense', 'prune']
+    """
+    return {"dense": METHODS["dense"], "small_dense": SMALL_DENSE, **METHODS}
