@@ -184,7 +184,7 @@ def test_rigl_by_hand(method: type, regrow: bool, expected: Tensor) -> None:
 
 
 def test_a_regrown_weight_keeps_value_and_momentum_and_a_new_one_starts_from_nothing() -> None:
-    # The first row above: 2 leaves, 3 is dropped and regrown at once (protocol C.1, 5 and 6), 4 is new.
+    # The first row above: 2 leaves, 3 is dropped and regrown at once (protocol C.1.5 and C.1.6), 4 is new.
     layer, optimizer, _ = eight(swap_half(sf.RigL), make=partial(torch.optim.SGD, lr=0.0, momentum=0.9))
     pull(layer, *GRADIENT)
     optimizer.step()
