@@ -16,8 +16,9 @@ from sparseflow.paper.measures.functions import functions
 from sparseflow.paper.measures.landscape import distances, embedding, path
 from sparseflow.paper.measures.measurement import Measurement
 from sparseflow.paper.measures.source import Source
-from sparseflow.training.image_runs import kept_state, train_image_run
+from sparseflow.training.image_runs import train_image_run
 from sparseflow.training.images import pruning_parent
+from sparseflow.training.runs import read_snapshot
 
 BASE = RESNET_BASE.with_(
     width=1 / 16, sparsity=0.5, steps=6, batch_size=8, micro_batch=8, update_every=1, prune_begin=1, prune_end=4,
@@ -67,7 +68,7 @@ def test_a_path_s_ends_have_their_statistics_estimated_anew(start: str, source: 
     found = path(source, (run,), start=start, examples=24, recalibrated_by=16, points=5)
     points = found["paths"].set_index("alpha")["loss"]
     assert points.index.to_list() == [0, 0.25, 0.5, 0.75, 1]
-    begin = kept_state(PARENT, 2, root=source.root)["model"] if start == "init" else source.end(run)
+    begin = read_snapshot(PARENT, 2, root=source.root)["model"] if start == "init" else source.end(run)
     masks = source.end_masks(run)
     begin = {name: value * masks[name] if name in masks else value for name, value in begin.items()}
     batches, few = (list(source.training_batches(run, count)) for count in (24, 16))

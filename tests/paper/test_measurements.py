@@ -20,8 +20,9 @@ from sparseflow.paper.measures.measurement import FOLDER, Measurement, read_tabl
 from sparseflow.paper.measures.source import Source, network
 from sparseflow.paper.measures.spectra import spectrum
 from sparseflow.training.digit_runs import train
-from sparseflow.training.digit_setup import dense_start, final_state, read_snapshot, set_up
+from sparseflow.training.digit_setup import dense_start, set_up
 from sparseflow.training.digits import RunConfig, pruning_parent
+from sparseflow.training.runs import final_state, read_snapshot
 
 BASE = RunConfig(
     dataset="mnist-5k",
@@ -164,7 +165,7 @@ def test_masks_of_pruning_beside_random_ones(source: Source) -> None:
     found = masks(source, (PARENT,))
     spread = found["mask_uniformity"]
     assert spread["masks"].value_counts().to_dict() == {"pruned": 5, "random": 5}
-    pruned = final_state(PARENT, root=source.root)["sparsifier"]["masks"]["fc1.weight"]
+    pruned = final_state(PARENT, root=source.root)["masks"]["fc1.weight"]
     fans = pruned.sum(1).double()
     (row,) = spread[(spread["masks"] == "pruned") & (spread["layer"] == "fc1")].to_dict("records")
     assert row["fan_in_cv"] == pytest.approx(float(fans.std(correction=0) / fans.mean()))

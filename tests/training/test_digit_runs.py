@@ -18,9 +18,9 @@ from sparseflow.masks.topk import active_count
 from sparseflow.training import digit_runs as train_module
 from sparseflow.training.digit_probes import evaluate
 from sparseflow.training.digit_runs import train
-from sparseflow.training.digit_setup import Setup, final_state, set_up
+from sparseflow.training.digit_setup import Setup, set_up
 from sparseflow.training.digits import SPARSE_METHODS, RunConfig, pruning_parent
-from sparseflow.training.runs import METRICS, Run
+from sparseflow.training.runs import METRICS, Run, final_state
 
 SIZES = {"conv1": 150, "conv2": 2400, "fc1": 30720, "fc2": 10080, "fc3": 840}  # LeNet5's kernels, by hand
 BASE = RunConfig(
@@ -77,8 +77,8 @@ def test_a_run_is_a_pure_function_of_its_config(method: str, tmp_path: Path) -> 
 def test_a_seed_changes_everything(tmp_path: Path) -> None:
     one, two = (train(BASE.with_(steps=5, seed=seed), root=tmp_path) for seed in (0, 1))
     assert value_of(one, "train/loss", 0) != value_of(two, "train/loss", 0)
-    assert not final_state(one.config, root=tmp_path)["sparsifier"]["masks"]["fc1.weight"].equal(
-        final_state(two.config, root=tmp_path)["sparsifier"]["masks"]["fc1.weight"]
+    assert not final_state(one.config, root=tmp_path)["masks"]["fc1.weight"].equal(
+        final_state(two.config, root=tmp_path)["masks"]["fc1.weight"]
     )
 
 
@@ -86,7 +86,7 @@ def test_a_seed_changes_everything(tmp_path: Path) -> None:
 def test_starts_from_the_masks_of_the_pruning_run(method: str, pruned: tuple[Path, Run], data: Dataset) -> None:
     root, parent = pruned
     config = BASE.with_(method=method, mask_from=parent.config)
-    masks = final_state(parent.config, root=root)["sparsifier"]["masks"]
+    masks = final_state(parent.config, root=root)["masks"]
     setup = set_up(config, data, root=root)
     assert {name: int(mask.sum()) for name, mask in masks.items()} == {
         f"{name}.weight": active_count(size, 0.95) for name, size in SIZES.items()
@@ -96,7 +96,7 @@ def test_starts_from_the_masks_of_the_pruning_run(method: str, pruned: tuple[Pat
         assert not setup.model.get_parameter(name)[~mask].any()
     if method == "scratch":
         train(config, root=root)
-        ended = final_state(config, root=root)["sparsifier"]["masks"]
+        ended = final_state(config, root=root)["masks"]
         assert all(torch.equal(ended[name], mask) for name, mask in masks.items())
 
 

@@ -10,17 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from processes import run_ranks
+from sparseflow.cli.images import train_images_command
 from sparseflow.cli.main import main
+from sparseflow.engine.convert import sparse_layers
+from sparseflow.engine.files.export import load, load_state
+from sparseflow.lab.page.groups import check_comparable
 from sparseflow.masks.make import sparsity_of
-from sparseflow.training.image_runs import kept_state, start_of, train_image_run
+from sparseflow.training.image_runs import start_of, train_image_run
 from sparseflow.training.images import ImageRun, pruning_parent
 from sparseflow.training.ranks import OnEveryRankError, Ranks
-from sparseflow.training.runs import load_run
+from sparseflow.training.runs import Run, final_state, load_run, read_snapshot
 from sparseflow.training.setup import dense_network
 
 RUN = ImageRun(
@@ -80,7 +85,7 @@ def test_a_run_is_trained_once(data: Path, tmp_path: Path) -> None:
     assert logged["train/loss"] == logged["flow/norm"] == [0, 1, 2, 3, 4, 5]
     assert logged["update/before"] == logged["update/after"] == [2, 4]
     assert logged["test/accuracy"] == [3, 6]
-    state = kept_state(RUN, 6, root=tmp_path)
+    state = read_snapshot(RUN, 6, root=tmp_path)
     assert all(bool((state["model"][name][~mask] == 0).all()) for name, mask in state["masks"].items())
 
 
@@ -101,7 +106,7 @@ def test_a_run_that_was_stopped_continues(engine: str, data: Path, tmp_path: Pat
     assert steps == [5, 6]
     assert found.metrics.equals(whole.metrics)
     assert found.final == whole.final
-    ends = [kept_state(run, 6, root=root)["model"] for root in (tmp_path, tmp_path / "whole")]
+    ends = [read_snapshot(run, 6, root=root)["model"] for root in (tmp_path, tmp_path / "whole")]
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 
 
@@ -110,7 +115,7 @@ def test_the_engine_trains_the_same_run(data: Path, tmp_path: Path) -> None:
     base = RUN.with_(steps=12, log_every=4, update_every=6, update_until=6, batch_size=64, micro_batch=64)
     found = {engine: losses(base.with_(engine=engine), tmp_path, data) for engine in ("masked", "sparse")}
     assert found["sparse"] == pytest.approx(found["masked"], rel=1e-4)
-    masks = [kept_state(base.with_(engine=engine), 12, root=tmp_path)["masks"] for engine in ("masked", "sparse")]
+    masks = [read_snapshot(base.with_(engine=engine), 12, root=tmp_path)["masks"] for engine in ("masked", "sparse")]
     assert all(torch.equal(mask, masks[1][name]) for name, mask in masks[0].items())
     with pytest.raises(ValueError, match=r"does not go with smoothed labels \(give label_smoothing=0\)"):
         train_image_run(base.with_(engine="sparse", label_smoothing=0.1), root=tmp_path, data_root=data)
@@ -132,14 +137,14 @@ def test_tickets_start_where_they_say(network: str, data: Path, tmp_path: Path) 
     }
     for run in (parent, *runs.values()):
         train_image_run(run, root=tmp_path, data_root=data)
-    end = kept_state(parent, parent.steps, root=tmp_path)
+    end = read_snapshot(parent, parent.steps, root=tmp_path)
     assert sparsity_of(end["masks"]) == pytest.approx(0.5, abs=0.02)
     weights = {name: start_of(run, root=tmp_path) for name, run in runs.items()}
     for start in weights.values():
         assert start is not None
         assert all(torch.equal(mask, end["masks"][name]) for name, mask in start.masks.items())
     expected = {
-        "late": kept_state(parent, 2, root=tmp_path)["model"],
+        "late": read_snapshot(parent, 2, root=tmp_path)["model"],
         "original": dense_network(parent).state_dict(),
         "restart": end["model"],
     }
@@ -150,7 +155,7 @@ def test_tickets_start_where_they_say(network: str, data: Path, tmp_path: Path) 
         assert all(torch.equal(value, start.weights[key]) for key, value in state.items())
     assert weights["scratch"] is not None
     assert weights["scratch"].weights is None
-    finals = [kept_state(run, 6, root=tmp_path)["masks"] for run in runs.values()]
+    finals = [read_snapshot(run, 6, root=tmp_path)["masks"] for run in runs.values()]
     assert all(torch.equal(mask, end["masks"][key]) for masks in finals for key, mask in masks.items())
 
 
@@ -179,7 +184,7 @@ def test_data_that_does_not_fit(data: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             train_image_run(RUN.with_(**changes), root=tmp_path, data_root=data)
-    with pytest.raises(FileNotFoundError, match="kept no weights of step 6, from which another run starts"):
+    with pytest.raises(FileNotFoundError, match="is no finished run, and another one starts from its masks"):
         start_of(RUN.with_(mask_from=pruning_parent(RUN)), root=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -248,3 +253,46 @@ def test_help_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "--network" in out
     assert out.count("\n") < 80
+
+
+# -- the commands that read finished runs ----------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_exported(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file holds the weights of the end and, as patterns, the masks of the end."""
+    run = RUN.with_(method="set")
+    folder = train_image_run(run, root=tmp_path, data_root=data).folder
+    main(["export", str(folder)])
+    assert "weights are not zero" in capsys.readouterr().out
+    loaded, end = load(folder / "model.safetensors", dense_network(run)), final_state(run, root=tmp_path)
+    found = {name: layer.pattern.mask() for name, layer in sparse_layers(loaded).items()}
+    sparse = {name: mask for name, mask in end["masks"].items() if not mask.all()}
+    assert found.keys() == sparse.keys() != set()
+    assert all(torch.equal(found[name], mask) for name, mask in sparse.items())
+    state = load_state(folder / "model.safetensors")
+    assert all(torch.equal(state[name], weight) for name, weight in end["model"].items())
+
+
+def test_finished_runs_get_a_page(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for method, seed in (("dense", 0), ("set", 0), ("set", 1)):
+        train_image_run(RUN.with_(method=method, seed=seed), root=tmp_path, data_root=data)
+    main(["report", str(tmp_path)])
+    assert "SET, Ours" in capsys.readouterr().out
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "3 neural networks (VGG16" in page
+    assert "CIFAR-10" in page
+
+
+def test_a_page_is_refused_where_its_words_would_be_wrong(tmp_path: Path) -> None:
+    """Guessing gives 10 % of ten classes; the page says so, and calls runs below 12 % collapsed."""
+    runs = [Run(ImageRun(), tmp_path, pd.DataFrame(), {"test/accuracy": 0.5, "sparsity": 0.8}, {}, 1.0)]
+    with pytest.raises(ValueError, match=r"ten classes.*1000.*sparseflow reproduce all --scale imagenet"):
+        check_comparable(runs)
+
+
+def test_the_command_of_an_image_run_makes_that_run() -> None:
+    """Typed, it is parsed to the run again, from the defaults of its network."""
+    for run in (RUN, RUN.with_(network="resnet50", channels_last=True, seed=3)):
+        words = run.command.split()
+        assert words[:3] == ["sparseflow", "train", "images"]
+        assert train_images_command(words[3:]).config == run

@@ -11,9 +11,9 @@ from torch import Tensor
 from sparseflow.data.digits import Dataset, load_dataset
 from sparseflow.training.digit_optimizer import learning_rate_at
 from sparseflow.training.digit_runs import train
-from sparseflow.training.digit_setup import dense_start, final_state, read_snapshot, set_up
+from sparseflow.training.digit_setup import dense_start, set_up
 from sparseflow.training.digits import RunConfig, pruning_parent
-from sparseflow.training.runs import METRICS, SNAPSHOTS
+from sparseflow.training.runs import METRICS, SNAPSHOTS, final_state, read_snapshot
 
 BASE = RunConfig(
     dataset="mnist-5k",
@@ -49,7 +49,7 @@ def start_of(config: RunConfig, data: Dataset, root: Path) -> dict[str, Tensor]:
 
 
 def masked(state: dict[str, Tensor], root: Path) -> dict[str, Tensor]:
-    masks = final_state(PARENT, root=root)["sparsifier"]["masks"]
+    masks = final_state(PARENT, root=root)["masks"]
     return {name: value * masks[name] if name in masks else value for name, value in state.items()}
 
 

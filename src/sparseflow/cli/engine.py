@@ -25,8 +25,12 @@ import sparseflow as sf
 from sparseflow.atomic import write_atomically
 from sparseflow.networks.lenet import MODELS, build_model
 from sparseflow.rng import stream
+from sparseflow.training.digit_setup import dense_start
+from sparseflow.training.digits import RunConfig
 from sparseflow.training.environment import describe_environment
-from sparseflow.training.runs import CHECKPOINTS, load_run
+from sparseflow.training.images import ImageRun
+from sparseflow.training.runs import end_of, load_run
+from sparseflow.training.setup import dense_network
 from sparseflow.training.state_file import read_checkpoint
 
 if TYPE_CHECKING:
@@ -39,8 +43,6 @@ _OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 _OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
 _OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 
-#: Shape of an image for the lab's models.
-_IMAGE = (1, 28, 28)
 #: Zeros of which a model that nobody made sparse may have fewer: random numbers are sometimes 0.
 _BY_CHANCE = 0.01
 
@@ -79,7 +81,7 @@ class Export:
             if out.exists() and self.source.is_file() and out.samefile(self.source):
                 raise ValueError(f"{out} is what is read. Name another file with --out.")
             if self.onnx is not None and isinstance(model, nn.Module):
-                size = to_onnx(model, torch.zeros(1, *_IMAGE), self.onnx)
+                size = to_onnx(model, torch.zeros(1, *load_run(self.source).config.image_shape), self.onnx)
                 print(f"{self.onnx}: {size:,} bytes, the dense graph with zeros")
             dense, sparse = save(model, out, masks=masks)
         weights = [tensor for tensor in state.values() if tensor.dim() > 1]
@@ -117,8 +119,8 @@ class Bench:
         with _one_line_if_missing(), _threads(self.threads):
             from sparseflow.engine.speed.auto import compile_sparse
 
-            model, masks = self._model()
-            x = torch.randn(self.batch, *(self.input_shape or _IMAGE), generator=stream(0, "bench"))
+            model, masks, shape = self._model()
+            x = torch.randn(self.batch, *shape, generator=stream(0, "bench"))
             x = x.to(next(model.parameters()).dtype)
             backward = not self.forward_only
             with _err.status("timing dense and sparse, in turns"):
@@ -140,11 +142,12 @@ class Bench:
             text = json.dumps({**values, "environment": describe_environment()}, indent=2)
             write_atomically(self.json, f"{text}\n".encode())
 
-    def _model(self) -> tuple[nn.Module, sf.types.Masks]:
+    def _model(self) -> tuple[nn.Module, sf.types.Masks, tuple[int, ...]]:
+        """The network, its masks and the shape of one example."""
         if Path(self.model).is_dir():
             if self.sparsity is not None:
                 raise ValueError("a run has masks of its own; leave --sparsity out.")
-            return trained(Path(self.model))
+            return *trained(Path(self.model)), self.input_shape or load_run(Path(self.model)).config.image_shape
         if self.model in MODELS:
             model: nn.Module = build_model(self.model, generator=stream(0, "model"))
         elif ":" in self.model:
@@ -161,7 +164,7 @@ class Bench:
             masks = sf.random_masks(
                 model, 0.95 if self.sparsity is None else self.sparsity, allocation="uniform", seed=0
             )
-        return sf.apply_masks_(model, masks), masks
+        return sf.apply_masks_(model, masks), masks, self.input_shape or RunConfig.image_shape
 
 
 def trained(folder: Path) -> tuple[nn.Sequential, dict[str, Tensor]]:
@@ -172,16 +175,15 @@ def trained(folder: Path) -> tuple[nn.Sequential, dict[str, Tensor]]:
         ValueError: if a file is damaged.
     """
     config = load_run(folder).config
-    path = folder / CHECKPOINTS / f"{config.steps:06d}.pt"
-    if not path.is_file():
+    state = end_of(folder, config.steps)
+    if state is None:
         raise FileNotFoundError(
             f"{folder} has no checkpoint of its last step, {config.steps}. Delete it and run again."
         )
-    state = read_checkpoint(path)["state"]
     *_, last = state["model"].values()
-    model = build_model(config.model, generator=stream(config.seed, "model"), num_classes=len(last))
+    model = dense_network(config) if isinstance(config, ImageRun) else dense_start(config, num_classes=len(last))
     model.load_state_dict(state["model"])
-    return model, state["sparsifier"]["masks"]
+    return model, state["masks"]
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

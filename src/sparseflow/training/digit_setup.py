@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +19,7 @@ from sparseflow.networks.lenet import build_model
 from sparseflow.rng import stream
 from sparseflow.training.digit_optimizer import make_optimizer
 from sparseflow.training.digits import SPARSE_METHODS, TICKET_METHODS, RunConfig
-from sparseflow.training.runs import CHECKPOINTS, SNAPSHOTS, is_done, snapshot_name
-from sparseflow.training.state_file import read_checkpoint
+from sparseflow.training.runs import final_state, read_snapshot
 
 UpdaterFn = Callable[[RunConfig], MaskUpdater]
 
@@ -134,43 +132,8 @@ def starting_masks(model: nn.Module, config: RunConfig, *, root: Path) -> dict[s
     if config.mask_from is None:
         masks = sf.random_masks(model, config.sparsity, allocation=config.allocation, seed=config.start_seed)
     else:
-        masks = final_state(config.mask_from, root=root)["sparsifier"]["masks"]
+        masks = final_state(config.mask_from, root=root)["masks"]
     return tickets.shuffle_masks(masks, seed=config.start_seed) if config.control == "shuffled_masks" else masks
-
-
-def final_state(config: RunConfig, *, root: Path) -> dict[str, Any]:
-    """Model, optimizer and sparsifier state at the end of a finished run.
-
-    Raises:
-        FileNotFoundError: if it is not finished, or its last checkpoint was removed.
-    """
-    path = root / config.name / CHECKPOINTS / f"{config.steps:06d}.pt"
-    if not is_done(root, config) or not path.is_file():
-        raise FileNotFoundError(
-            f"{root / config.name} is no finished run, and another one starts from its masks. Train it first: a sweep "
-            "and `sparseflow train` do so by themselves."
-        )
-    state: dict[str, Any] = read_checkpoint(path)["state"]
-    return state
-
-
-def read_snapshot(config: RunConfig, step: int, *, root: Path, before_update: bool = False) -> dict[str, Any]:
-    """Weights (``model``) and ``masks`` that a finished run kept at a step.
-
-    Args:
-        config: The run.
-        step: One of its ``snapshots``.
-        root: Folder of all runs.
-        before_update: As they were after that step's optimizer step and before its mask update.
-
-    Raises:
-        FileNotFoundError: if there is no such snapshot.
-    """
-    path = root / config.name / SNAPSHOTS / snapshot_name(step, before_update=before_update)
-    if not path.is_file():
-        kept = sorted(found.stem for found in path.parent.glob("*.pt")) or "none"
-        raise FileNotFoundError(f"{root / config.name} has no snapshot {path.stem}; it has {kept}.")
-    return read_checkpoint(path)
 
 
 def _growth_gradient(model: nn.Module, data: Dataset, config: RunConfig) -> Callable[[], dict[str, Tensor]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
 from sparseflow.init.fill import INITIALIZERS
 from sparseflow.masks.allocation import ALLOCATIONS
-from sparseflow.training.naming import changed, defaults_of, hash_of
+from sparseflow.training.naming import changed, command, defaults_of, hash_of
 
 SCHEMES = ("dense", "liu", "sparse", "live")
 ENGINES = ("auto", "sparse", "masked")
@@ -44,6 +44,9 @@ class RunConfig:
     >>> RunConfig(seed=1) == RunConfig(seed=1), RunConfig(seed=1).hash == RunConfig(seed=2).hash
     (True, False)
     """
+
+    num_classes: ClassVar[int] = 10
+    image_shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
 
     dataset: str = "mnist"
     """mnist-5k, mnist or fashion-mnist."""
@@ -217,6 +220,25 @@ class RunConfig:
         """Folder name of the run: readable first, unique by its hash."""
         init = f"-{self.init}" if self.method in SPARSE_METHODS else ""
         return f"{self.method}{init}-{self.model}-s{self.seed}-{self.hash}"
+
+    @property
+    def family(self) -> str:
+        """The network, whose Small Dense twin counts as the same."""
+        return self.model.removesuffix("-small")
+
+    @property
+    def is_small_dense(self) -> bool:
+        """Whether it trains the dense twin that has as few weights as a sparse network."""
+        return self.method == "dense" and self.model != self.family
+
+    @property
+    def command(self) -> str:
+        """What to type to make this run, but for its masks.
+
+        >>> RunConfig(method="rigl", dataset="mnist-5k", steps=900).command
+        'sparseflow train --dataset mnist-5k --method rigl --steps 900'
+        """
+        return command("sparseflow train", self, RunConfig())
 
     @property
     def start_seed(self) -> int:

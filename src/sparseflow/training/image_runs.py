@@ -16,9 +16,8 @@ from sparseflow.training.images import ImageRun
 from sparseflow.training.loop import train_images
 from sparseflow.training.ranks import Ranks
 from sparseflow.training.resume import Checkpoints
-from sparseflow.training.runs import CHECKPOINTS, SNAPSHOTS, Run, is_done, load_run, snapshot_name
+from sparseflow.training.runs import CHECKPOINTS, Run, final_state, is_done, load_run, read_snapshot
 from sparseflow.training.setup import Start, dense_network, set_up_images
-from sparseflow.training.state_file import read_checkpoint
 from sparseflow.training.store import RunStore
 
 
@@ -137,29 +136,15 @@ def start_of(run: ImageRun, *, root: Path) -> Start | None:
     parent = run.mask_from
     if parent is None:
         return None
-    masks = kept_state(parent, parent.steps, root=root)["masks"]
+    end = final_state(parent, root=root)
+    masks = end["masks"]
     if run.method == "restart":
-        return Start(masks, kept_state(parent, parent.steps, root=root)["model"])
+        return Start(masks, end["model"])
     if run.method == "lottery":
         weights = (
-            kept_state(parent, run.rewind_step, root=root)["model"]
+            read_snapshot(parent, run.rewind_step, root=root)["model"]
             if run.rewind_step
             else dense_network(parent).state_dict()
         )
         return Start(masks, weights)
     return Start(masks, None)
-
-
-def kept_state(run: ImageRun, step: int, *, root: Path) -> dict[str, Any]:
-    """Weights (``model``) and ``masks`` that a run kept at a step.
-
-    Raises:
-        FileNotFoundError: if there is no such snapshot.
-    """
-    path = root / run.name / SNAPSHOTS / snapshot_name(step)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{root / run.name} kept no weights of step {step}, from which another run starts. Train it first: "
-            "sparseflow train does so by itself."
-        )
-    return read_checkpoint(path)

@@ -12,7 +12,7 @@ import tyro
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.masks.allocation import ALLOCATIONS
 from sparseflow.networks import NETWORKS, STEMS
-from sparseflow.training.naming import changed, defaults_of, hash_of
+from sparseflow.training.naming import changed, command, defaults_of, hash_of
 from sparseflow.training.step import PRECISIONS
 
 #: ``prune`` begins dense; ``dense`` stays so; the others begin with random masks, or those of a pruning run.
@@ -165,6 +165,31 @@ class ImageRun:
     def micro_batches(self) -> int:
         """In a step, on all processes together."""
         return self.batch_size // self.micro_batch
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return 3, self.image_size, self.image_size
+
+    @property
+    def family(self) -> str:
+        """The network; narrower ones count as the same."""
+        return self.network
+
+    @property
+    def is_small_dense(self) -> bool:
+        """Whether it trains the dense twin that has as few weights as the paper's sparse network."""
+        return self.method == "dense" and self.width == NETWORKS[self.network].small_dense_width
+
+    @property
+    def command(self) -> str:
+        """What to type to make this run, but for its masks; the command's defaults are those of the paper.
+
+        >>> paper_run("vgg16").with_(channels_last=True, seed=2).command
+        'sparseflow train images --network vgg16 --seed 2 --channels-last'
+        """
+        network = self.network if self.network in PAPER else "resnet50"
+        return command("sparseflow train images", self, paper_run(network), always=("network",))
 
     @property
     def replaces_steps(self) -> bool:

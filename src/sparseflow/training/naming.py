@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -47,3 +47,30 @@ def hash_of(values: Mapping[str, Any]) -> str:
     True
     """
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def command(program: str, config: Any, defaults: Any, *, always: Collection[str] = ()) -> str:
+    """What to type to get a config from a command whose defaults are another; a config inside is left out.
+
+    Args:
+        program: What to type first.
+        config: A dataclass.
+        defaults: Of the same type; its fields are the defaults of the command's flags.
+        always: Fields that are named even where they are the defaults.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Run:
+    ...     seed: int = 0
+    ...     channels_last: bool = False
+    >>> command("train", Run(seed=3, channels_last=True), Run())
+    'train --seed 3 --channels-last'
+    """
+    words = [program]
+    for name in defaults_of(type(config)):
+        value, default = getattr(config, name), getattr(defaults, name)
+        if isinstance(value, type(config)) or (value == default and name not in always):
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        words.append(flag if isinstance(value, bool) else f"{flag} {value}")
+    return " ".join(words)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from sparseflow.training.digits import RunConfig
 from sparseflow.training.images import ImageRun
+from sparseflow.training.state_file import read_checkpoint
 
 #: What a run is a pure function of: on digits, or on images.
 Config = RunConfig | ImageRun
@@ -66,6 +67,53 @@ def snapshot_name(step: int, *, before_update: bool = False) -> str:
     '000200-before.pt'
     """
     return f"{step:06d}{'-before' if before_update else ''}.pt"
+
+
+def final_state(config: Config, *, root: Path) -> dict[str, Any]:
+    """Weights (``model``) and ``masks`` at the end of a finished run.
+
+    Raises:
+        FileNotFoundError: If it is not finished, or its last state was removed.
+    """
+    state = end_of(root / config.name, config.steps) if is_done(root, config) else None
+    if state is None:
+        raise FileNotFoundError(
+            f"{root / config.name} is no finished run, and another one starts from its masks. Train it first: a sweep "
+            "and `sparseflow train` do so by themselves."
+        )
+    return state
+
+
+def end_of(folder: Path, step: int) -> dict[str, Any] | None:
+    """Weights (``model``) and ``masks`` that a folder holds of a run's last step; None if they were removed.
+
+    A run on images keeps them as a snapshot, a run on digits in its last checkpoint.
+    """
+    if (kept := folder / SNAPSHOTS / snapshot_name(step)).is_file():
+        return read_checkpoint(kept)
+    if (last := folder / CHECKPOINTS / snapshot_name(step)).is_file():
+        state = read_checkpoint(last)["state"]
+        return {"model": state["model"], "masks": state["sparsifier"]["masks"]}
+    return None
+
+
+def read_snapshot(config: Config, step: int, *, root: Path, before_update: bool = False) -> dict[str, Any]:
+    """Weights (``model``) and ``masks`` that a run kept at a step.
+
+    Args:
+        config: The run.
+        step: One of its ``snapshots``.
+        root: Folder of all runs.
+        before_update: As they were after that step's optimizer step and before its mask update.
+
+    Raises:
+        FileNotFoundError: If there is no such snapshot.
+    """
+    path = root / config.name / SNAPSHOTS / snapshot_name(step, before_update=before_update)
+    if not path.is_file():
+        kept = sorted(found.stem for found in path.parent.glob("*.pt")) or "none"
+        raise FileNotFoundError(f"{root / config.name} has no snapshot {path.stem}; it has {kept}.")
+    return read_checkpoint(path)
 
 
 def load_runs(root: Path) -> list[Run]:

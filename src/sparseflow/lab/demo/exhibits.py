@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from sparseflow.lab.demo import figures, findings
 from sparseflow.lab.page.figure_data import signal_levels, training_curves, update_changes
 from sparseflow.lab.page.summary import COLLAPSE_PERCENT, summarize
-from sparseflow.training.digits import SPARSE_METHODS, RunConfig
+from sparseflow.training.digits import SPARSE_METHODS
 from sparseflow.training.store import Run
 
 _BAND = " A line is the mean over seeds; its band reaches from the lowest to the highest seed."
@@ -96,9 +96,7 @@ def _curves(
     data = training_curves(runs, metric)
     if data.empty:
         config = next((run.config for run in runs if run.config.method in SPARSE_METHODS), runs[0].config)
-        return Section(
-            name=name, heading=heading, missing=f"No run has logged {metric}.", try_this=train_command(config)
-        )
+        return Section(name=name, heading=heading, missing=f"No run has logged {metric}.", try_this=config.command)
     axis = figures.METRICS[metric].axis
     return Section(
         name=name,
@@ -116,7 +114,7 @@ def _updates(runs: Sequence[Run]) -> Section:
     if data.empty:
         wanted = runs[0].config.with_(method="rigl", init="sparse", mask_from=None)
         missing = "No run here has moved its connections while it trained."
-        return Section(name=name, heading=heading, missing=missing, try_this=train_command(wanted))
+        return Section(name=name, heading=heading, missing=missing, try_this=wanted.command)
     words = findings.update_words(data)
     return Section(
         name=name,
@@ -147,13 +145,3 @@ def _signal(signal: pd.DataFrame | None) -> Section:
         alt=f"Line chart: standard deviation of the logits at initialisation over sparsity. {' '.join(words)}",
         draw=partial(figures.signal_figure, signal),
     )
-
-
-def train_command(config: RunConfig) -> str:
-    """What to type to make this run.
-
-    >>> train_command(RunConfig(method="rigl", dataset="mnist-5k", steps=900))
-    'sparseflow train --dataset mnist-5k --method rigl --steps 900'
-    """
-    flags = (f"--{name.replace('_', '-')} {value}" for name, value in config.changed().items() if name != "mask_from")
-    return " ".join(["sparseflow train", *flags])

@@ -16,7 +16,7 @@ from sparseflow.lab.demo.headline import comparisons, headline
 from sparseflow.lab.page.groups import check_comparable, group_of, grouped
 from sparseflow.lab.page.summary import COLLAPSE_PERCENT, ONSET_LOSS, readable, summarize
 from sparseflow.lab.page.svg import inline_svg, standalone_svg
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.runs import Config
 from sparseflow.training.store import Run
 
 #: What a data set is, for the first paragraph: (what it holds, training images, test images).
@@ -24,8 +24,15 @@ DATASETS_IN_WORDS = {
     "mnist-5k": ("real handwritten digits (5000 of MNIST's)", 4000, 1000),
     "mnist": ("real handwritten digits (MNIST)", 60000, 10000),
     "fashion-mnist": ("pictures of clothes (Fashion-MNIST)", 60000, 10000),
+    "cifar10": ("small photographs (CIFAR-10)", 50000, 10000),
 }
-MODELS_IN_WORDS = {"lenet5": "LeNet5, a small convolutional network", "mlp": "MLP 300-100, two hidden layers"}
+MODELS_IN_WORDS = {
+    "lenet5": "LeNet5, a small convolutional network",
+    "mlp": "MLP 300-100, two hidden layers",
+    "vgg16": "VGG16, thirteen convolutions in a chain",
+    "resnet50": "ResNet-50",
+    "resnet14": "ResNet-14, one block a group",
+}
 #: Settings that only some methods read; where none of those ran, they are left out of the page.
 _READ_BY = {
     "prune_begin": {"prune"},
@@ -115,7 +122,7 @@ def _page(
         comparisons=comparisons(table),
         num_runs=len(runs),
         config=config,
-        model=MODELS_IN_WORDS.get(family := config.model.removesuffix("-small"), family),
+        model=MODELS_IN_WORDS.get(config.family, config.family),
         contents=contents,
         num_train=num_train,
         num_test=num_test,
@@ -143,6 +150,7 @@ def settings(runs: Sequence[Run]) -> tuple[dict[str, str], dict[str, dict[str, s
 
     Left out: what names the group (method, initialisation), and what no run's method reads.
 
+    >>> from sparseflow.training.digits import RunConfig
     >>> configs = [RunConfig(method=method, seed=7) for method in ("dense", "set")]
     >>> runs = [Run(config, Path("run"), pd.DataFrame(), {}, {}, 1.0) for config in configs]
     >>> common, differing = settings(runs)
@@ -153,7 +161,7 @@ def settings(runs: Sequence[Run]) -> tuple[dict[str, str], dict[str, dict[str, s
     methods = {group.method for group in groups}
     common: dict[str, str] = {}
     differing: dict[str, dict[str, str]] = {}
-    for field in fields(RunConfig):
+    for field in fields(runs[0].config):
         if field.name in ("method", "init") or not _READ_BY.get(field.name, methods) & methods:
             continue
         values = {
@@ -167,7 +175,7 @@ def settings(runs: Sequence[Run]) -> tuple[dict[str, str], dict[str, dict[str, s
     return common, differing
 
 
-def _value(config: RunConfig, name: str) -> str:
+def _value(config: Config, name: str) -> str:
     if name == "mask_from":
         return "random masks" if config.mask_from is None else "masks of a pruning run"
     if name == "sparsity" and config.method == "dense":
@@ -178,6 +186,7 @@ def _value(config: RunConfig, name: str) -> str:
 def hardware(runs: Sequence[Run]) -> dict[str, str]:
     """Machine and versions as stored with the runs, nested keys joined by dots; several values where runs differ.
 
+    >>> from sparseflow.training.digits import RunConfig
     >>> env = {"torch": "2.13.0", "cpu": {"cores": 2}}
     >>> hardware([Run(RunConfig(), Path("run"), pd.DataFrame(), {}, env, 1.0)])
     {'torch': '2.13.0', 'cpu.cores': '2'}

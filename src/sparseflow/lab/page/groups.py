@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sparseflow.training.digits import SPARSE_METHODS, RunConfig
+from sparseflow.training.digits import SPARSE_METHODS
+from sparseflow.training.runs import Config
 from sparseflow.training.store import Run
 
 #: Methods in the order of every table and legend; ``small_dense`` is ``dense`` on a ``*-small`` model.
@@ -50,13 +51,14 @@ class Group(NamedTuple):
         return list(METHOD_LABELS).index(self.method), list(INIT_LABELS).index(self.init)
 
 
-def group_of(config: RunConfig) -> Group:
+def group_of(config: Config) -> Group:
     """The group that a run belongs to.
 
+    >>> from sparseflow.training.digits import RunConfig
     >>> group_of(RunConfig(method="dense", model="lenet5-small", init="liu"))
     Group(method='small_dense', init='')
     """
-    if config.method == "dense" and config.model.endswith("-small"):
+    if config.is_small_dense:
         return Group("small_dense", "")
     return Group(config.method, config.init if config.method in SPARSE_METHODS else "")
 
@@ -66,6 +68,7 @@ def grouped(runs: Sequence[Run]) -> dict[Group, list[Run]]:
 
     >>> from pathlib import Path
     >>> import pandas
+    >>> from sparseflow.training.digits import RunConfig
     >>> configs = [RunConfig(method="set", seed=1), RunConfig(method="set"), RunConfig(method="dense")]
     >>> runs = [Run(config, Path("run"), pandas.DataFrame(), {}, {}, 1.0) for config in configs]
     >>> {group.label: [run.config.seed for run in members] for group, members in grouped(runs).items()}
@@ -91,6 +94,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
 
     >>> from pathlib import Path
     >>> import pandas
+    >>> from sparseflow.training.digits import RunConfig
     >>> runs = [Run(RunConfig(steps=steps), Path("run"), pandas.DataFrame(), {}, {}, 1.0) for steps in (100, 900)]
     >>> check_comparable(runs)
     Traceback (most recent call last):
@@ -101,9 +105,14 @@ def check_comparable(runs: Sequence[Run]) -> None:
         raise ValueError(
             "there is no finished run here. Make some: sparseflow demo, or sparseflow train --method rigl."
         )
+    if classes := {run.config.num_classes for run in runs} - {10}:
+        raise ValueError(
+            f"the page is about ten classes, and these runs have {classes.pop()}. For those of ImageNet type: "
+            "sparseflow reproduce all --scale imagenet --out THAT_FOLDER"
+        )
     named: dict[str, set[str]] = {
         "dataset": {run.config.dataset for run in runs},
-        "model": {run.config.model.removesuffix("-small") for run in runs},
+        "model": {run.config.family for run in runs},
         "steps": {str(run.config.steps) for run in runs},
         "batch_size": {str(run.config.batch_size) for run in runs},
         "sparsity": {str(run.config.sparsity) for run in runs if run.config.method != "dense"},
@@ -111,11 +120,11 @@ def check_comparable(runs: Sequence[Run]) -> None:
     differing = [f"{name} ({' and '.join(sorted(values))})" for name, values in named.items() if len(values) > 1]
     for group, members in grouped(runs).items():
         configs = [_without_seed(run.config) for run in members]
-        for field in fields(RunConfig):
-            if field.name in named or field.name == "mask_from":
+        for name in dict.fromkeys(field.name for config in configs for field in fields(config)):
+            if name in (*named, "network", "mask_from"):
                 continue
-            if len(values := {str(getattr(config, field.name)) for config in configs}) > 1:
-                differing.append(f"{field.name} within {group.label} ({' and '.join(sorted(values))})")
+            if len(values := {str(getattr(config, name, None)) for config in configs}) > 1:
+                differing.append(f"{name} within {group.label} ({' and '.join(sorted(values))})")
         if len({config.mask_from for config in configs}) > 1:
             differing.append(f"mask_from within {group.label}")
     if differing:
@@ -125,6 +134,6 @@ def check_comparable(runs: Sequence[Run]) -> None:
         )
 
 
-def _without_seed(config: RunConfig) -> RunConfig:
+def _without_seed(config: Any) -> Any:
     parent = config.mask_from
     return config.with_(seed=0, mask_from=None if parent is None else parent.with_(seed=0))

@@ -12,9 +12,10 @@ from sparseflow.gradients import trainable
 from sparseflow.networks import NETWORKS
 from sparseflow.rng import stream
 from sparseflow.training.datasets import load_images
-from sparseflow.training.image_runs import kept_state, start_of
+from sparseflow.training.image_runs import start_of
 from sparseflow.training.images import ImageRun
 from sparseflow.training.ranks import Ranks
+from sparseflow.training.runs import read_snapshot
 from sparseflow.training.setup import dense_network, set_up_images
 from sparseflow.training.streams import Batch, first_images, plain_batches, preparation
 
@@ -29,7 +30,7 @@ def image_start(run: ImageRun, *, root: Path) -> dict[str, Tensor]:
 
 def image_end(run: ImageRun, *, root: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Weights and buffers of a finished run, zero off its masks, and the masks."""
-    kept = kept_state(run, run.steps, root=root)
+    kept = read_snapshot(run, run.steps, root=root)
     return kept["model"], kept["masks"]
 
 

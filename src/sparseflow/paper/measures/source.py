@@ -22,10 +22,10 @@ from sparseflow.paper.measures.image_source import (
     parameter_names,
 )
 from sparseflow.rng import stream
-from sparseflow.training.digit_setup import dense_start, final_state, set_up
+from sparseflow.training.digit_setup import dense_start, set_up
 from sparseflow.training.digits import RunConfig
 from sparseflow.training.images import ImageRun
-from sparseflow.training.runs import Config
+from sparseflow.training.runs import Config, final_state
 from sparseflow.types import Batches
 
 Tables = dict[str, pd.DataFrame]
@@ -63,7 +63,7 @@ class Source:
         """Masks of a finished run."""
         if isinstance(config, ImageRun):
             return image_end(config, root=self.root)[1]
-        masks: dict[str, Tensor] = final_state(config, root=self.root)["sparsifier"]["masks"]
+        masks: dict[str, Tensor] = final_state(config, root=self.root)["masks"]
         return masks
 
     def training_batches(self, config: Config, examples: int | None) -> Batches:

@@ -10,8 +10,9 @@ from sparseflow.analysis.hessian import hessian
 from sparseflow.analysis.layout import active_parameters
 from sparseflow.analysis.spectrum import eigenvalues, rayleigh_quotient, summarize
 from sparseflow.paper.measures.source import Source, Tables
-from sparseflow.training.digit_setup import dense_start, read_snapshot
+from sparseflow.training.digit_setup import dense_start
 from sparseflow.training.digits import RunConfig
+from sparseflow.training.runs import read_snapshot
 
 
 def spectrum(source: Source, runs: tuple[RunConfig, ...], /, *, step: int, moment: str, examples: int) -> Tables:
