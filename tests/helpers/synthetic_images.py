@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.paper.claims import judge
-from sparseflow.paper.claims.images import IMAGE_CLAIMS
+from sparseflow.paper.claims import CIFAR_CLAIMS, judge
 from sparseflow.paper.claims.verdict import Verdict
-from sparseflow.paper.matrix.cifar import REPEATS, RESNET, image_groups
+from sparseflow.paper.matrix.cells import REPEATS
+from sparseflow.paper.matrix.cifar import RESNET, image_groups
 from sparseflow.training.images import ImageRun
 from sparseflow.training.runs import Run
 from synthetic_runs import ENV
@@ -87,7 +87,7 @@ def _metrics(
 def image_verdict(claim: str, groups: Mapping[str, Settings], **tables: pd.DataFrame) -> Verdict:
     """What is made of a claim if these groups, with these settings, are all that was run."""
     evidence = Evidence({group: image_runs(group, **settings) for group, settings in groups.items()}, tables)
-    (verdict,) = judge(evidence, {claim: IMAGE_CLAIMS[claim]})
+    (verdict,) = judge(evidence, {claim: CIFAR_CLAIMS[claim]})
     return verdict
 
 

@@ -130,7 +130,7 @@ def test_runs_that_did_not_learn_are_left_out_of_what_the_others_reach() -> None
 def test_collapses_without_weight_decay_are_reported() -> None:
     groups = collapses() | {"lenet5/set/dense/wd0": runs_like(10, stuck=1)}
     assert verdict_on("C07", groups).ours.endswith(
-        "Original 22/60, Ours 0/60, Liu 0/60; Original without weight decay 1/10"
+        "Original 22/60, Liu 0/60, Ours 0/60; Original without weight decay 1/10"
     )
 
 

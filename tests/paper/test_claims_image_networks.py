@@ -6,11 +6,20 @@ from typing import Any
 
 import pytest
 
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims import IMAGENET_CLAIMS, judge
+from sparseflow.paper.claims.verdict import Verdict
 from sparseflow.training.runs import Run
-from synthetic_runs import runs_like, verdict_on
+from synthetic_runs import runs_like
 
 METHODS, INITS = ("scratch", "set", "rigl"), ("dense", "liu", "sparse")
 Groups = dict[str, list[Run]]
+
+
+def verdict_on(claim: str, groups: Groups) -> Verdict:
+    """What is made of a claim on ImageNet if this is all that was run."""
+    (verdict,) = judge(Evidence(groups, {}), {claim: IMAGENET_CLAIMS[claim]})
+    return verdict
 
 
 def c09(*, count: int = 5, spread: float = 0.1, **settings: Any) -> Groups:

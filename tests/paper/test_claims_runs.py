@@ -11,16 +11,15 @@ import pytest
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.paper.claims import CLAIMS, judge
 from sparseflow.paper.claims.run_statistics import (
+    PAPER_STEPS,
     accuracies,
     at_paper_step,
-    first_half_delta,
     mean_delta,
     mean_log_norm,
     mean_log_norm_before_updates,
     norm_at,
     num_collapsed,
     onsets,
-    second_half_delta,
     update_deltas,
 )
 from sparseflow.paper.claims.verdict import Part, Verdict, all_of, conclude
@@ -93,7 +92,8 @@ def test_changes_at_updates_by_halves() -> None:
     ]
     run = run_with(rows, method="rigl")
     assert update_deltas(run).to_dict() == dict(zip(steps, changes, strict=True))
-    assert (first_half_delta(run), second_half_delta(run), mean_delta(run)) == (2.0, 0.375, np.mean(changes))
+    half = PAPER_STEPS / 2
+    assert (mean_delta(run, 0, half), mean_delta(run, half), mean_delta(run)) == (2.0, 0.375, np.mean(changes))
 
 
 def test_what_was_not_logged_is_not_made_up() -> None:
@@ -104,7 +104,7 @@ def test_what_was_not_logged_is_not_made_up() -> None:
     with pytest.raises(NotEnoughRunsError, match="measured no gradient norm in the part of training that is asked for"):
         mean_log_norm(run, 11000)
     with pytest.raises(NotEnoughRunsError, match=r"has no update/after\. Delete its folder and run it again"):
-        first_half_delta(run)
+        mean_delta(run)
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------

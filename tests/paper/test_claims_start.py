@@ -99,7 +99,7 @@ def test_too_few_runs_say_so_and_give_no_p_value(claim: str, groups: dict[str, A
 
 def test_runs_that_never_start_are_counted() -> None:
     verdict = verdict_on("C04", c04(late={"onset": 200, "stuck": 3}, early={"onset": 20}))
-    assert "Original 200 (3 of 20 never), Ours 20;" in verdict.ours
+    assert "LeNet5 200 (3 of 20 never) vs 20, gradient norm" in verdict.ours
 
 
 def test_onsets_of_ours_are_reported_where_there_are_some() -> None:

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.paper.claims import judge_images
-from sparseflow.paper.claims.images import IMAGE_CLAIMS
+from sparseflow.paper.claims import CIFAR_CLAIMS, judge
 from sparseflow.paper.matrix.cifar import RESNET, VGG
 from sparseflow.paper.published import claims
 from synthetic_images import GROUPS, Settings, image_runs, image_verdict, ticket_rows
@@ -257,7 +256,7 @@ def test_every_claim_can_hold_and_fail() -> None:
     cases = [(claim, expected) for claim, _, expected in [*RUNS, *TABLES]]
     assert {claim for claim, expected in cases if expected == "held"} == set(JUDGED)
     assert {claim for claim, expected in cases if expected == "failed"} == set(JUDGED)
-    assert list(IMAGE_CLAIMS) == JUDGED
+    assert list(CIFAR_CLAIMS) == JUDGED
 
 
 def too_few() -> Iterator[tuple[str, Groups, dict[str, pd.DataFrame]]]:
@@ -292,7 +291,7 @@ def test_notes_say_data_set_and_network(claim: str, case: dict[str, Any], expect
 
 
 def test_every_claim_is_one_of_the_papers() -> None:
-    found = judge_images(Evidence({}, {}))
+    found = judge(Evidence({}, {}), CIFAR_CLAIMS)
     assert [verdict.id for verdict in found] == JUDGED
     published = {claim.id: claim.published for claim in claims()}
     assert all(verdict.published == published[verdict.id] for verdict in found)
@@ -301,7 +300,7 @@ def test_every_claim_is_one_of_the_papers() -> None:
 def test_runs_that_never_start_are_counted() -> None:
     groups = changed(c04(), "vgg16-95/scratch/dense", stuck=2)
     found = image_verdict("C04", groups)
-    assert "VGG16, 95 % zeros 1500 vs 20; never: 2 of 9 vs 0 of 9 runs" in found.ours
+    assert "VGG16, 95 % zeros 1500 (2 of 3 never) vs 20, gradient norm" in found.ours
     assert found.numbers == {"median onset, Original": 600.0, "median onset, Ours": 20.0}
 
 
@@ -374,9 +373,9 @@ def test_rises_that_differ_between_seeds_are_not_shown() -> None:
     group = f"{RESNET}/scratch/sparse"
     levels = [[factor**drop for drop in range(4)] for factor in (1.0, 1.1, 3.0)]
     runs = [image_runs(group, **c11(*level)[group])[seed] for seed, level in enumerate(levels)]
-    found = judge_images(Evidence({group: runs}, {}))[JUDGED.index("C11")]
+    found = judge(Evidence({group: runs}, {}), CIFAR_CLAIMS)[JUDGED.index("C11")]
     assert found.verdict == "inconclusive"
-    assert found.note.startswith("On CIFAR-10 the runs of a narrow ResNet-14 do not show")
+    assert found.note == "On CIFAR-10, with a narrow ResNet-14: the runs point the claimed way, but do not show it."
 
 
 def test_ratio_of_distances_is_bounded_over_pruning_runs() -> None:

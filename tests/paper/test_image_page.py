@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.paper.claims import judge_images
+from sparseflow.paper.claims import CIFAR_CLAIMS, judge
 from sparseflow.paper.exhibits.image_exhibits import image_exhibits
 from sparseflow.paper.exhibits.image_settings import LONGER, SETTINGS, rows_of
 from sparseflow.paper.image_page import write_image_report
@@ -75,7 +75,7 @@ def evidence(scale: ImageScale, groups: list[str] | None = None) -> Evidence:
 def test_the_whole_page(tmp_path: Path) -> None:
     """Every exhibit has something, nothing is missing, tables say our numbers beside the paper's."""
     given = evidence(CIFAR)
-    page = write_image_report(given, judge_images(given), tmp_path, command="made up", scale=CIFAR)
+    page = write_image_report(given, judge(given, CIFAR_CLAIMS), tmp_path, command="made up", scale=CIFAR)
     text = page.read_text()
     for name in image_exhibits(CIFAR):
         assert f'<section id="{name}">' in text
@@ -94,7 +94,7 @@ def test_the_whole_page(tmp_path: Path) -> None:
     assert resnet.loc["Lottery, rewound late", "paper_mean"] == 75.75
     assert "At the end, scratch is 3 times as far" in text
     assert "Scratch on pruned masks 2.000 nats (3 runs)" in text
-    assert len(pd.read_csv(tmp_path / "claims.csv")) == len(judge_images(given))
+    assert len(pd.read_csv(tmp_path / "claims.csv")) == len(judge(given, CIFAR_CLAIMS))
     for figure in (tmp_path / "figures").glob("*.svg"):
         assert ElementTree.parse(figure).getroot().find(".//{http://www.w3.org/2000/svg}title") is not None or (
             "aria-label" in figure.read_text()
@@ -104,7 +104,7 @@ def test_the_whole_page(tmp_path: Path) -> None:
 def test_a_part_of_the_runs_makes_a_page_that_says_what_is_missing(tmp_path: Path) -> None:
     given = evidence(CIFAR, ["vgg16-90/scratch/dense", "vgg16-90/rigl/sparse"])
     del given.groups["vgg16-90/rigl/sparse"][1]  # type: ignore[attr-defined]
-    text = write_image_report(given, judge_images(given), tmp_path, command="", scale=CIFAR).read_text()
+    text = write_image_report(given, judge(given, CIFAR_CLAIMS), tmp_path, command="", scale=CIFAR).read_text()
     assert "3 of" in text
     assert "Not there, or not as often as planned: " in text
     assert "vgg16-90/rigl/sparse" in text

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.paper.claims import CLAIMS, judge, judge_images
+from sparseflow.paper.claims import CIFAR_CLAIMS, IMAGENET_CLAIMS, judge
 from sparseflow.paper.claims.verdict import Verdict
 from sparseflow.paper.cost import SUSTAINED, core_seconds, device_seconds
 from sparseflow.paper.image_page import write_image_report
@@ -24,13 +24,11 @@ from sparseflow.training.sweep import Training
 
 #: Seconds of one core that a unit of a measurement's size stands for; a training step takes about as long.
 UNIT = 0.1
-#: Claims of the whole paper that read groups of the paper's own networks.
-_IMAGENET_CLAIMS = {id: CLAIMS[id] for id in ("C09", "C10", "C13", "C52")}
 #: Scale -> what judges its runs.
 _JUDGES: dict[str, Callable[[Evidence], list[Verdict]]] = {
     "smoke": lambda evidence: [],
-    "cifar": judge_images,
-    "imagenet": lambda evidence: judge(evidence, _IMAGENET_CLAIMS),
+    "cifar": lambda evidence: judge(evidence, CIFAR_CLAIMS),
+    "imagenet": lambda evidence: judge(evidence, IMAGENET_CLAIMS),
 }
 
 

@@ -7,6 +7,7 @@ import math
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims.intervals import Values
 from sparseflow.paper.claims.run_statistics import PAPER_STEPS, mean_log_norm, mean_log_norm_before_updates, of_each
+from sparseflow.paper.claims.sites import Site
 from sparseflow.paper.claims.statistics import different, greater, not_different
 from sparseflow.paper.claims.verdict import FEWEST, FEWEST_RANKED, Part, Verdict, all_of, conclude
 from sparseflow.training.runs import Run
@@ -72,19 +73,22 @@ def c15(evidence: Evidence) -> Verdict:
     )
 
 
-def c21(evidence: Evidence) -> Verdict:
-    """RigL has a higher gradient norm during training than Scratch. Criterion, on LeNet5: :func:`rigl_above_scratch`.
+def c21(evidence: Evidence, site: Site) -> Verdict:
+    """RigL has a higher gradient norm during training than Scratch. Criterion: :func:`rigl_above_scratch`.
 
-    Updates every 500 steps (Table 4) are judged; the moments right before updates are reported.
+    On LeNet5 updates every 500 steps (Table 4) are judged; the moments right before updates are reported.
     """
-    before = rigl_and_scratch(evidence, "lenet5", "sparse", first=1000, before_updates=True)
-    off_cycle = rigl_and_scratch(evidence, "lenet5", "sparse", first=1000)
-    numbers = {"off-cycle": _gap(off_cycle), "before updates": _gap(before)}
+    numbers = {}
+    for network, group in site.flowing.groups.items():
+        for moment, before in (("off-cycle", False), ("before updates", True)):
+            flows = rigl_and_scratch(evidence, group, "sparse", first=1000, before_updates=before)
+            numbers[f"{network}, {moment}"] = _gap(flows)
     return conclude(
         "C21",
-        rigl_above_scratch(evidence, "lenet5"),
-        ours="norm of RigL / Scratch: " + ", ".join(f"{math.exp(gap):.2f} {moment}" for moment, gap in numbers.items()),
-        held="While RigL trains, its gradients are larger than those of a network whose connections stay in place.",
+        all_of({network: rigl_above_scratch(evidence, group) for network, group in site.flowing.groups.items()}),
+        where=site.flowing.phrase,
+        ours="norm of RigL / Scratch: " + "; ".join(f"{name} {math.exp(gap):.2f}" for name, gap in numbers.items()),
+        held="While RigL trains, the gradients are larger than those of a network whose connections stay in place.",
         failed="Between mask updates RigL's gradients are no larger than those of a network whose connections stay.",
         numbers=numbers,
     )
@@ -110,7 +114,7 @@ def rigl_and_scratch(
 
     Args:
         evidence: The runs.
-        network: lenet5 or mlp.
+        network: What the names of its groups begin with.
         init: dense, liu or sparse.
         first: First of the paper's steps.
         last: Last of them.
@@ -137,4 +141,5 @@ def _gap(pair: tuple[Values, Values]) -> float:
     return float(pair[0].mean() - pair[1].mean())
 
 
-CLAIMS = {"C12": c12, "C15": c15, "C21": c21}
+CLAIMS = {"C12": c12, "C15": c15}
+ON_SITES = {"C21": c21}

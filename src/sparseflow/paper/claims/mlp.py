@@ -7,19 +7,17 @@ import itertools
 import numpy as np
 
 from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.accuracy import INITS
 from sparseflow.paper.claims.bounds import reaches
 from sparseflow.paper.claims.flow import rigl_above_scratch, rigl_and_scratch
 from sparseflow.paper.claims.intervals import Values
-from sparseflow.paper.claims.landscape import connected, separated
+from sparseflow.paper.claims.landscape import barriers, connected, separated
 from sparseflow.paper.claims.run_statistics import accuracies, mean_and_std
+from sparseflow.paper.claims.sites import MNIST
 from sparseflow.paper.claims.start import gradient_at_start
 from sparseflow.paper.claims.statistics import equivalent, greater, mann_whitney_greater
-from sparseflow.paper.claims.updates import first_half, updates_raise_norm
+from sparseflow.paper.claims.updates import halves, raised_and_mostly_early
 from sparseflow.paper.claims.verdict import Part, Verdict, all_of, conclude
-
-INITS = {"Original": "dense", "Liu": "liu", "Ours": "sparse"}
-#: The claims' seeds, where collapses may be and elsewhere.
-SEEDS, SOME_SEEDS = 20, 10
 
 
 def c48(evidence: Evidence) -> Verdict:
@@ -28,7 +26,9 @@ def c48(evidence: Evidence) -> Verdict:
     Criterion, for each of Ours and Liu over 20 seeds: the median accuracy is above that of Original, Mann-Whitney p <
     0.05.
     """
-    found = {label: accuracies(evidence.runs(f"mlp/scratch/{init}", at_least=SEEDS)) for label, init in INITS.items()}
+    found = {
+        label: accuracies(evidence.runs(f"mlp/scratch/{init}", at_least=MNIST.many)) for label, init in INITS.items()
+    }
     original = found["Original"]
     parts: dict[str, Part] = {}
     numbers = {}
@@ -57,7 +57,7 @@ def c49(evidence: Evidence) -> Verdict:
     """
 
     def found(group: str) -> Values:
-        return accuracies(evidence.runs(f"mlp/{group}", at_least=SOME_SEEDS))
+        return accuracies(evidence.runs(f"mlp/{group}", at_least=MNIST.some))
 
     moved = {label: found(f"set/{init}") for label, init in INITS.items()}
     rigl, scratch, lottery = found("rigl/sparse"), found("scratch/sparse"), found("lottery")
@@ -86,28 +86,31 @@ def c49(evidence: Evidence) -> Verdict:
 def c50(evidence: Evidence) -> Verdict:
     """Gradient flow and interpolation on the MLP are as on LeNet5.
 
-    Criterion: those of C05 (:func:`.gradient_at_start`), C17 (:func:`.updates_raise_norm`), C21
+    Criterion: those of C05 (:func:`.gradient_at_start`), C17 (:func:`.raised_and_mostly_early`), C21
     (:func:`.rigl_above_scratch`), C34 (:func:`.connected`) and C35 (:func:`.separated`), on the MLP. Its masks move
     every 500 steps.
     """
+    start = gradient_at_start(evidence, "mlp")
+    early, late = halves(evidence, "mlp/rigl/sparse")
+    training = rigl_above_scratch(evidence, "mlp")
+    lottery, scratch = barriers(evidence, "mlp-tickets")
     parts = {
-        "start (C05)": gradient_at_start(evidence, "mlp"),
-        "updates (C17)": updates_raise_norm(evidence, "mlp/rigl/sparse"),
-        "training (C21)": rigl_above_scratch(evidence, "mlp"),
-        "tickets (C34)": connected(evidence, "mlp-tickets"),
-        "scratch (C35)": separated(evidence, "mlp-tickets"),
+        "start (C05)": start,
+        "updates (C17)": raised_and_mostly_early(early, late),
+        "training (C21)": training,
+        "tickets (C34)": connected(lottery),
+        "scratch (C35)": separated(lottery, scratch),
     }
-    rigl, scratch = rigl_and_scratch(evidence, "mlp", "sparse", first=1000)
-    change = float(first_half(evidence, "mlp/rigl/sparse").mean())
-    ratio = float(np.exp(rigl.mean() - scratch.mean()))
+    rigl, static = rigl_and_scratch(evidence, "mlp", "sparse", first=1000)
+    ratio = float(np.exp(rigl.mean() - static.mean()))
     outcomes = ", ".join(f"{name} {part.outcome}" for name, part in parts.items())
     return conclude(
         "C50",
         all_of(parts),
-        ours=f"{outcomes}; norm of RigL+ / Scratch+ {ratio:.2f}, mean change at an early update {change:.3g}",
+        ours=f"{outcomes}; norm of RigL+ / Scratch+ {ratio:.2f}, mean change at an early update {early.mean():.3g}",
         held="What was found of gradients and of the loss between solutions on LeNet5 is found on the MLP too.",
         failed="Not all that was claimed of gradients and of the loss between solutions on LeNet5 is found on the MLP.",
-        numbers={"RigL+ / Scratch+": ratio, "change at updates": change},
+        numbers={"RigL+ / Scratch+": ratio, "change at updates": float(early.mean())},
     )
 
 

@@ -167,16 +167,6 @@ def mean_delta(run: Run, first: float = 0, last: float = PAPER_STEPS) -> float:
     return float(_required(run, _between(run, deltas[deltas.index > start], first, last)).mean())
 
 
-def first_half_delta(run: Run) -> float:
-    """Mean change of the gradient norm at the mask updates of the first half of training."""
-    return mean_delta(run, 0, PAPER_STEPS / 2)
-
-
-def second_half_delta(run: Run) -> float:
-    """Mean change of the gradient norm at the mask updates of the second half of training."""
-    return mean_delta(run, PAPER_STEPS / 2)
-
-
 def log_of(values: ArrayLike) -> Values:
     """Natural logarithms; of zero, that of ``SMALLEST``.
 

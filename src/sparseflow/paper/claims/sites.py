@@ -1,80 +1,202 @@
-"""The networks trained on CIFAR-10 by what readers call them, and a number for each pruning run.
+"""Where the paper's claims are judged: on MNIST, on CIFAR-10 and on ImageNet, and in what their criteria differ there.
 
-Settings are those of :mod:`sparseflow.paper.matrix.cifar`: VGG16 at three sparsities, and ResNet-14, which is
-ResNet-50 with one block a group; both have 1/8 of their channels and train for an epoch or two. Verdicts call them
-narrow. Where a criterion counts steps of ImageNet, the same share of training is meant.
+On CIFAR-10 the networks are those of :mod:`sparseflow.paper.matrix.cifar`: VGG16 at three sparsities, and ResNet-14,
+which is ResNet-50 with one block a group; both have 1/8 of their channels and train for an epoch or two. Verdicts call
+them narrow. Where a criterion counts steps of ImageNet, the same share of training is meant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.paper.claims.intervals import Values
-from sparseflow.paper.claims.tables import rows
-from sparseflow.paper.claims.verdict import FEWEST, need
-from sparseflow.paper.matrix.cifar import REPEATS, RESNET, VGG
+from sparseflow.paper.claims.run_statistics import at_share
+from sparseflow.paper.matrix.cifar import RESNET, VGG
+from sparseflow.training.digit_optimizer import DROPS
+from sparseflow.training.optimizer import StepSchedule
 from sparseflow.training.runs import Run
 
-VGGS = {f"VGG16, {100 * sparsity:.0f} % zeros": setting for setting, sparsity in VGG.items()}
-NETWORKS = {**VGGS, "ResNet-14": RESNET}
-#: Those that RigL-Inverted was run on.
-INVERTED = {"VGG16": "vgg16-90", "ResNet-14": RESNET}
-#: Those without a normalisation, for sentences.
-VGG_HERE = "a narrow VGG16 without batch norm"
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks that a claim is about."""
+
+    groups: Mapping[str, str]
+    """Label -> what the names of the network's groups begin with."""
+    phrase: str = ""
+    """How a sentence about them begins: data set and networks; "" where the sentence needs neither."""
 
 
-def vgg_runs(evidence: Evidence, group: str) -> list[Run]:
-    """The runs of a group such as ``scratch/dense`` at all three sparsities of VGG16.
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """The networks, numbers of runs and thresholds of one data set; a claim is one function of a site."""
 
-    Raises:
-        NotEnoughRunsError: if there are fewer than three at one.
-    """
-    return [run for setting in VGGS.values() for run in evidence.runs(f"{setting}/{group}", at_least=FEWEST)]
+    networks: Networks
+    """All that differ in method and initialisation (C08, C23)."""
+    plain: Networks
+    """Without batch norm, so that training may not start (C04, C07, C22)."""
+    starting: Networks
+    """Whose first gradients are judged (C05)."""
+    moving: Networks
+    """Whose mask updates are judged, with RigL-Inverted (C17 to C20)."""
+    flowing: Networks
+    """Whose gradients under RigL and Scratch are compared (C21)."""
+    residual: Networks
+    """With batch norm and skip connections (C09, C10); empty where there is none."""
+    tickets: Networks
+    """Settings of section 4.3, the first one the paper's figures are about (C29 to C36)."""
+    ticket_kinds: Mapping[str, str]
+    """The paper's name of runs on pruned masks -> what follows the setting in their groups' names (C29)."""
+    random_kind: str
+    """What follows the setting in the names of Scratch on pruned masks (C30 to C36)."""
+    ticket_flow: Networks
+    """Whose tickets' gradients are judged (C29)."""
+    dropping: str
+    """The group whose learning rate drops in steps (C11)."""
+    dropping_phrase: str
+    drops: Callable[[Any], Mapping[str, int]]
+    """From a run's config, by name: the first step after each drop (C11)."""
+
+    many: int
+    """Fewest seeds where collapse and onset are judged (C04, C07, C22)."""
+    some: int
+    """Fewest seeds where equivalence or order is (C08, C20)."""
+    few: int
+    """Fewest seeds where changes at mask updates are (C17 to C19)."""
+    by_pruning_run: bool
+    """Whether a value of tickets is the mean over the runs on the masks of one pruning run, as there are only a few."""
+
+    often: str = ""
+    """Behind the names of groups whose masks move as often as the paper's figures need (C17 to C20, C22)."""
+    periods: Mapping[str, str]
+    """By name: what follows the names of groups with each update period that is judged (C20)."""
+    order: tuple[str, ...]
+    """Methods whose accuracies fall in this order (C23)."""
+    order_caveat: str = ""
+    flat_steps: float | None = None
+    """Of the paper's steps, those that the flat region lasts at least; ``None``: no bound (C04)."""
+    is_short: bool = False
+    """Whether training may end before it starts: what that leaves unknown is then open (C04, C22)."""
+    first_steps: float
+    """Of the paper's steps, the last of the first ones (C05)."""
+    drop_window: float
+    """Of the paper's steps, those on either side of a drop (C11)."""
+    halves_of_updates: bool
+    """Whether the halves that are compared are of the time in which masks move, or of all training (C17 to C19)."""
+    farther: int
+    """How many times farther from the pruning solution Scratch must end than tickets (C31)."""
+    barrier_share: float | None = None
+    """Share of the barrier of Scratch up to which tickets have none; ``None``: they are judged in nats (C34)."""
+    untested: str = ""
+    """Behind a sentence whose criterion has a part of its own for ImageNet."""
+
+    @property
+    def main_tickets(self) -> str:
+        """The setting that the paper's figures of tickets are about."""
+        return next(iter(self.tickets.groups.values()))
 
 
-def runs_by_mask(evidence: Evidence, kinds: Sequence[str], statistic: Callable[[Run], float]) -> list[Values]:
-    """A number of each pruning run of ResNet-14: the mean over the runs on its masks, for each kind in the same order.
+def _digits_drops(config: Any) -> dict[str, int]:
+    # The first step with the lower rate.
+    return {f"{100 * share:.0f} %": math.ceil(share * config.steps) for share in DROPS}
+
+
+def _image_drops(config: Any) -> dict[str, int]:
+    schedule = StepSchedule.of_paper(peak=config.learning_rate, steps=config.steps)
+    return {f"step {drop}": drop for drop in schedule.drop_steps}
+
+
+_LENET5 = {"LeNet5": "lenet5"}
+_DIGITS = Networks({**_LENET5, "MLP": "mlp"})
+#: Numbers of seeds are those of the criteria.
+MNIST = Site(
+    networks=_DIGITS,
+    plain=Networks(_LENET5, "On LeNet5"),
+    starting=_DIGITS,
+    moving=Networks(_LENET5),
+    flowing=Networks(_LENET5),
+    residual=Networks({}),
+    tickets=Networks({"LeNet5": "tickets", "MLP": "mlp-tickets"}),
+    ticket_kinds={"lottery": "lottery", "Scratch": "scratch/dense", "Scratch+": "scratch/sparse"},
+    random_kind="scratch",
+    ticket_flow=_DIGITS,
+    dropping="lenet5/scratch/sparse/step",
+    dropping_phrase="On LeNet5, as ResNet-50 was not trained",
+    drops=_digits_drops,
+    many=20,
+    some=10,
+    few=5,
+    by_pruning_run=False,
+    often="/f100",
+    periods={"every 500 steps": "", "every 100 steps": "/f100"},
+    order=("RigL", "Scratch"),
+    order_caveat="; the full order needs ImageNet and was not tested",
+    flat_steps=500,
+    first_steps=1000,
+    drop_window=500,
+    halves_of_updates=False,
+    farther=2,
+    untested="; ImageNet was not tested",
+)
+
+_VGGS = {f"VGG16, {100 * sparsity:.0f} % zeros": setting for setting, sparsity in VGG.items()}
+_RESNET = Networks({"ResNet-14": RESNET}, "On CIFAR-10, with a narrow ResNet-14")
+_VGG = Networks(_VGGS, "On CIFAR-10, with a narrow VGG16 without batch norm")
+_IMAGES = Networks({**_VGGS, **_RESNET.groups}, "On CIFAR-10, with narrow VGG16s and a ResNet-14")
+CIFAR = Site(
+    networks=_IMAGES,
+    plain=_VGG,
+    starting=_VGG,
+    moving=Networks({"VGG16": "vgg16-90", **_RESNET.groups}, "On CIFAR-10, with a narrow VGG16 and a narrow ResNet-14"),
+    flowing=_IMAGES,
+    residual=_RESNET,
+    tickets=_RESNET,
+    ticket_kinds={"lottery": "lottery", "Scratch": "ticket-scratch", "Scratch+": "ticket-scratch-sparse"},
+    random_kind="ticket-scratch",
+    ticket_flow=_RESNET,
+    dropping=f"{RESNET}/scratch/sparse",
+    dropping_phrase=_RESNET.phrase,
+    drops=_image_drops,
+    many=3,
+    some=3,
+    few=3,
+    by_pruning_run=True,
+    periods={"": ""},
+    order=("RigL", "SET", "Scratch"),
+    is_short=True,
+    # What the paper's first 5000 steps are of VGG16's 128000.
+    first_steps=at_share(5000 / 128_000),
+    # Two logged steps: the criterion's 500 of 32000 would hold one.
+    drop_window=at_share(40 / 600),
+    halves_of_updates=True,
+    farther=3,
+    barrier_share=0.05,
+)
+#: Claims that read groups of the paper's own networks are judged there; the others are MNIST's.
+IMAGENET = replace(MNIST, residual=Networks({"ResNet-50": "resnet50"}))
+
+
+def pooled(
+    evidence: Evidence, site: Site, group: str, *, often: bool = False, at_least: int | None = None
+) -> list[Run]:
+    """The runs of a group such as ``scratch/dense``, of all networks without batch norm together.
 
     Args:
-        evidence: The runs, in groups such as ``resnet14/lottery/mask0``.
-        kinds: Such as ``lottery``.
-        statistic: Of a run.
+        evidence: The runs.
+        site: Its networks.
+        group: Method and initialisation.
+        often: Whether masks move as often as the paper's figures need.
+        at_least: Of each network; default the site's ``many``.
 
     Raises:
-        NotEnoughRunsError: if fewer than three pruning runs have all kinds.
+        NotEnoughRunsError: if there are fewer of one network.
     """
-    found = []
-    for kind in kinds:
-        groups = [group for group in evidence.groups if group.startswith(f"{RESNET}/{kind}/mask")]
-        values = [(run.config.seed, statistic(run)) for group in groups for run in evidence.groups[group]]
-        found.append(_means([seed for seed, _ in values], [value for _, value in values]))
-    return _of_same_masks(found, of=f"pruning runs of {RESNET} with {' and '.join(kinds)}", make=f"{RESNET}/{kinds[0]}")
-
-
-def rows_by_mask(evidence: Evidence, table: str, column: str, kinds: Sequence[str], **labels: Any) -> list[Values]:
-    """As :func:`runs_by_mask`, of a column of a table whose groups are ``resnet14/lottery`` and such.
-
-    Raises:
-        NotEnoughRunsError: if fewer than three pruning runs have all kinds.
-    """
-    found = []
-    for kind in kinds:
-        measured = rows(evidence, table, at_least=1, group=f"{RESNET}/{kind}", **labels)
-        found.append(_means(measured["seed"].tolist(), measured[column].tolist()))
-    return _of_same_masks(found, of=f"pruning runs of {RESNET} in {table} with {' and '.join(kinds)}", make=table)
-
-
-def _means(seeds: list[int], values: list[float]) -> pd.Series[float]:
-    # Seeds of runs on pruned masks say which: REPEATS times one more than the number of the pruning run, and up.
-    return pd.Series(values, index=[seed // REPEATS for seed in seeds], dtype="float64").groupby(level=0).mean()
-
-
-def _of_same_masks(found: list[pd.Series[float]], *, of: str, make: str) -> list[Values]:
-    both = sorted(set.intersection(*(set(values.index) for values in found)))
-    need(both, FEWEST, of=of, make=make)
-    return [np.asarray(values[both], dtype=np.float64) for values in found]
+    suffix, fewest = site.often if often else "", site.many if at_least is None else at_least
+    return [
+        run
+        for network in site.plain.groups.values()
+        for run in evidence.runs(f"{network}/{group}{suffix}", at_least=fewest)
+    ]

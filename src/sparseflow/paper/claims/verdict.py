@@ -103,6 +103,7 @@ def conclude(
     failed: str,
     inconclusive: str = "The runs point the claimed way, but do not show it.",
     numbers: Mapping[str, float] | None = None,
+    where: str = "",
 ) -> Verdict:
     """The verdict on a claim whose criterion is ``part``.
 
@@ -114,12 +115,16 @@ def conclude(
         failed: The note, if it is contradicted.
         inconclusive: The note otherwise.
         numbers: Measured numbers by name, for the report.
+        where: Data set and networks, before the note; "" where the note needs neither.
 
     >>> part = Part("held", "p = 0.01", "5", 0.01)
     >>> conclude("C20", part, ours="92 vs 98", held="It does.", failed="It does not.").note
     'It does.'
+    >>> conclude("C20", part, ours="92 vs 98", held="It does.", failed="", where="On CIFAR-10, with a ResNet").note
+    'On CIFAR-10, with a ResNet: it does.'
     """
     notes = {"held": held, "failed": failed, "inconclusive": inconclusive}
+    note = notes[part.outcome]
     return Verdict(
         id=id,
         verdict=part.outcome,
@@ -128,7 +133,7 @@ def conclude(
         n=part.n,
         ours=ours,
         published=_published()[id].published,
-        note=notes[part.outcome],
+        note=f"{where}: {note[0].lower()}{note[1:]}" if where else note,
         numbers=numbers or {},
     )
 

@@ -24,7 +24,7 @@ from sparseflow.lab.page.summary import accuracy_percent, records
 from sparseflow.lab.page.svg import INK, STYLE
 from sparseflow.lab.page.words import fixed, plus_minus
 from sparseflow.paper.exhibits.shortfalls import shortfalls
-from sparseflow.paper.matrix.mnist import INITS
+from sparseflow.paper.matrix.cells import INITS
 from sparseflow.paper.matrix.scales import Scale
 from sparseflow.paper.published import reported
 

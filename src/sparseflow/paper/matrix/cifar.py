@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from sparseflow.paper.matrix.cells import INITS, METHODS, REPEATS, repeat
 from sparseflow.training.images import ImageRun, pruning_parent, rescaled
 
-INITS = ("dense", "liu", "sparse")
-METHODS = ("scratch", "set", "rigl")
 #: Name of a setting -> its sparsity; ERK.
 VGG = {"vgg16-80": 0.8, "vgg16-90": 0.9, "vgg16-95": 0.95}
 RESNET = "resnet14"
@@ -27,8 +26,6 @@ SMALL_DENSE = 0.34
 REWIND = 2000 / 32_000
 #: How many times as many steps show whether an order of methods is one of short training.
 LONGER = 4
-#: Seeds of runs that share a start: none of a pruning run, so that no ticket sees its data in the same order.
-REPEATS = 100
 
 ImageGroups = dict[str, list[ImageRun]]
 
@@ -107,11 +104,6 @@ def rewind_step(run: ImageRun) -> int:
     38
     """
     return round(REWIND * run.steps)
-
-
-def repeat(run: ImageRun, seeds: int, *, first: int = 0) -> list[ImageRun]:
-    """A run from so many seeds, beginning with ``first``."""
-    return [run.with_(seed=first + seed) for seed in range(seeds)]
 
 
 def table(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[ImageRun]]]:

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sparseflow.networks import NETWORKS
-from sparseflow.paper.matrix.cifar import REPEATS, ImageGroups, repeat, table
+from sparseflow.paper.matrix.cells import REPEATS, repeat
+from sparseflow.paper.matrix.cifar import ImageGroups, table
 from sparseflow.training.images import ImageRun, paper_run, pruning_parent
 
 #: Seeds of section 4.3, as the paper says; elsewhere it has three (protocol 0).

@@ -11,17 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from sparseflow.paper.matrix.cells import INITS, METHODS, MOVING, REPEATS, repeat
 from sparseflow.paper.matrix.scales import Scale
 from sparseflow.training.digits import RunConfig, pruning_parent
 
-INITS = ("dense", "liu", "sparse")
-MOVING = ("set", "rigl")
 #: Standard deviations of noise on a ticket's start, in units of its own (claim C46).
 NOISES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
 #: Sparsities beside 0.95 at which tickets are compared with scratch (claim C47).
 SPARSITIES = (0.8, 0.9, 0.98)
-#: Seeds of runs that share a start: none of a pruning run, so that no ticket sees its data in the same order.
-REPEATS = 100
 
 Groups = dict[str, list[RunConfig]]
 
@@ -47,15 +44,6 @@ def groups(scale: Scale) -> Groups:
         **dict(_sparsities(lenet5.with_(weight_decay=0.0), scale)),
         **dict(_grid(lenet5, scale)),
     }
-
-
-def repeat(config: RunConfig, seeds: int, *, first: int = 0) -> list[RunConfig]:
-    """The same run with several seeds.
-
-    >>> [config.seed for config in repeat(RunConfig(), 2, first=100)]
-    [100, 101]
-    """
-    return [config.with_(seed=first + seed) for seed in range(seeds)]
 
 
 def _pruned(
@@ -84,7 +72,7 @@ def _table(name: str, base: RunConfig, scale: Scale, *, moving: int) -> Iterator
     small = base.with_(method="dense", model=f"{base.model}-small", snapshots=snapshots(scale))
     yield f"{name}/small_dense", repeat(small, scale.some)
     yield f"{name}/lottery", _pruned(base, scale.some, method="lottery")
-    for method in ("scratch", *MOVING):
+    for method in METHODS:
         for init in INITS:
             count = scale.many if method == "scratch" else moving
             kept = snapshots(scale) if (method, init, base.model) == ("scratch", "sparse", "lenet5") else ()

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sparseflow.init.schemes import SCHEMES
-from sparseflow.paper.matrix.cifar import ImageGroups, repeat
+from sparseflow.paper.matrix.cells import repeat
+from sparseflow.paper.matrix.cifar import ImageGroups
 from sparseflow.training.images import UPDATE_VARIANTS, ImageRun, pruning_parent
 
 MOVING = ("set", "rigl", "rigl_inverted")

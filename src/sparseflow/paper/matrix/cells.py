@@ -1,0 +1,29 @@
+"""What both halves of the paper repeat in every table: methods, initialisations and seeds."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from sparseflow.init.schemes import SCHEMES
+from sparseflow.training.digits import RunConfig
+from sparseflow.training.images import ImageRun
+
+Config = TypeVar("Config", RunConfig, ImageRun)
+
+#: The methods of Table 1, of random masks.
+METHODS = ("scratch", "set", "rigl")
+#: Those whose masks move.
+MOVING = METHODS[1:]
+#: The paper's initialisations; ``live`` is ours.
+INITS = tuple(scheme for scheme in SCHEMES if scheme != "live")
+#: Seeds of runs that share a start: none of a pruning run, so that no ticket sees its data in the same order.
+REPEATS = 100
+
+
+def repeat(config: Config, seeds: int, *, first: int = 0) -> list[Config]:
+    """The same run with several seeds.
+
+    >>> [config.seed for config in repeat(RunConfig(), 2, first=100)]
+    [100, 101]
+    """
+    return [config.with_(seed=first + seed) for seed in range(seeds)]
