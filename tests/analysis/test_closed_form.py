@@ -13,11 +13,11 @@ from sparseflow.analysis.closed_form import compute as driver
 from sparseflow.analysis.closed_form import convolutions as closed_form_convolutions
 from sparseflow.analysis.closed_form import layers as closed_form_layers
 from sparseflow.analysis.closed_form import sums as closed_form_sums
+from sparseflow.analysis.closed_form.alive import reduced
 from sparseflow.analysis.closed_form.chain import chain_of, closed_form_refusal
 from sparseflow.analysis.closed_form.gauss_newton import softmax_rows
 from sparseflow.analysis.closed_form.geometry import Geometry
 from sparseflow.analysis.closed_form.layers import layer_of
-from sparseflow.analysis.closed_form.live import reduced
 from sparseflow.analysis.closed_form.segments import linearise
 from sparseflow.analysis.layout import active_parameters
 

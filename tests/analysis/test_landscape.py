@@ -1,4 +1,4 @@
-"""Losses on lines and planes against closed forms, and the promise to leave no trace."""
+"""Losses on lines between solutions; oracle: closed forms, and the model bit for bit as it was."""
 
 from __future__ import annotations
 
@@ -12,50 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparseflow as sf
+from solutions import State, batches, bits, network, perceptron, square, state_of
 from sparseflow.analysis.landscape import ALPHAS, PathLosses, area_under_log_loss, barrier, linear_path
 from sparseflow.analysis.planes import plane, plane_losses
-from sparseflow.analysis.recalibrate import recalibrate_, running_norms
 from sparseflow.gradients import trainable
-from sparseflow.rng import stream
-
-Batch = tuple[Tensor, Tensor]
-State = dict[str, Tensor]
-
-
-def network(*, dtype: torch.dtype = torch.float32) -> nn.Sequential:
-    layers = (nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
-    return nn.Sequential(*layers).to(dtype)
-
-
-def perceptron(*, dtype: torch.dtype = torch.float64) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).to(dtype)
-
-
-def state_of(model: nn.Module, seed: int) -> State:
-    """Parameters of another solution."""
-    return {
-        name: torch.randn(p.shape, generator=stream(seed, "state", name), dtype=p.dtype)
-        for name, p in model.named_parameters()
-    }
-
-
-def batches(sizes: tuple[int, ...] = (12, 5, 1), *, seed: int = 2, dtype: torch.dtype = torch.float64) -> list[Batch]:
-    generator = stream(seed, "landscape")
-    return [
-        (torch.randn(n, 6, generator=generator).to(dtype), torch.randint(0, 3, (n,), generator=generator))
-        for n in sizes
-    ]
-
-
-def square(output: Tensor, target: Tensor) -> Tensor:
-    return (output - target).square().mean()
-
-
-def bits(tensor: Tensor) -> list[int]:
-    return tensor.flatten().view(torch.int32).tolist()
-
-
-# --- lines ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_grid_of_the_authors_code() -> None:
@@ -224,9 +184,6 @@ def test_lines_between_sparse_solutions_stay_on_their_mask() -> None:
         linear_path(model, start, end, batches(), masks={"weight": masks["0.weight"]})
 
 
-# --- no trace ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("fails", [False, True])
 def test_nothing_is_left_behind(fails: bool) -> None:
     model = network()
@@ -257,81 +214,6 @@ def test_nothing_is_left_behind(fails: bool) -> None:
     assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
     assert model[1].momentum == 0.1
     assert torch.equal(torch.get_rng_state(), random)
-
-
-# --- running statistics -----------------------------------------------------------------------------------------------
-
-
-def test_running_statistics_are_those_of_each_point() -> None:
-    """Oracle: mean and unbiased variance of each batch of the first layer's float64 output, weighted by its size."""
-    model = network(dtype=torch.float64)
-    start, end = state_of(model, 0), state_of(model, 1)
-    data, training = batches(), batches((7, 4), seed=5)
-    path = linear_path(model, start, end, data, recalibrate=iter(training), alphas=[0.0, 0.4, 1.0])
-    x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
-    for alpha, loss in zip(path.alphas, path.losses, strict=True):
-        w = {name: (1 - alpha) * start[name] + alpha * end[name] for name in start}
-        hidden = [F.linear(inputs, w["0.weight"], w["0.bias"]) for inputs, _ in training]
-        mean = sum(len(h) * h.mean(0) for h in hidden) / 11
-        var = sum(len(h) * h.var(0) for h in hidden) / 11
-        normal = F.batch_norm(F.linear(x, w["0.weight"], w["0.bias"]), mean, var, w["1.weight"], w["1.bias"])
-        expected = F.cross_entropy(F.linear(normal.relu(), w["4.weight"], w["4.bias"]), y)
-        assert loss == pytest.approx(float(expected), rel=1e-12)
-
-
-def test_the_models_statistics_are_kept_on_demand_and_never_by_default() -> None:
-    model, data = network(), batches(dtype=torch.float32)
-    ends = [copy.deepcopy(model.state_dict()) for _ in range(2)]
-    with pytest.raises(ValueError, match=r"'1' normalises by running statistics, .* Give recalibrate=\[\("):
-        linear_path(model, *ends, data)
-    kept = linear_path(model, *ends, data, recalibrate=False, alphas=[0, 1])
-    x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
-    assert kept.losses[0] == pytest.approx(F.cross_entropy(model.eval()(x), y).item(), rel=1e-6)  # float32
-    assert linear_path(model, *ends, data, recalibrate=data[:2], alphas=[0]).losses[0] != kept.losses[0]
-    # Norms without running statistics need nothing; batches for them do no harm.
-    group = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8, track_running_stats=False), nn.Linear(8, 3))
-    ends = [state_of(group, seed) for seed in (0, 1)]
-    a, b = (linear_path(group, *ends, data[:2], recalibrate=r, alphas=[0.5]) for r in (None, data[:2]))
-    assert a == b
-
-
-def test_recalibration_by_hand() -> None:
-    """Batches 1, 3 and 5, 5, 5, 8: means 2 and 5.75, unbiased variances 2 and 2.25."""
-    norm = nn.BatchNorm1d(1).eval()
-    columns = [torch.tensor(values).view(-1, 1) for values in ([1.0, 3.0], [5.0, 5.0, 5.0, 8.0])]
-    data = [(column, column) for column in columns]
-    random = torch.get_rng_state()
-    assert recalibrate_(norm, data) is norm
-    assert norm.running_mean.item() == pytest.approx((2 * 2 + 4 * 5.75) / 6)
-    assert norm.running_var.item() == pytest.approx((2 * 2 + 4 * 2.25) / 6)
-    assert (norm.momentum, norm.training, int(norm.num_batches_tracked)) == (0.1, False, 2)
-    assert torch.equal(torch.get_rng_state(), random)
-
-
-def test_recalibration_forgets_what_was_there_and_leaves_dropout_off() -> None:
-    model = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm1d(6, momentum=None)).train()
-    model[1].running_mean.fill_(math.nan)
-    data = batches((40,), dtype=torch.float32)
-    recalibrate_(model, data)
-    assert torch.allclose(model[1].running_mean, data[0][0].mean(0), atol=1e-6)
-    assert model[1].momentum is None
-    assert model[0].training
-    assert list(running_norms(model)) == ["1"]
-
-
-def test_recalibration_that_fails_changes_nothing() -> None:
-    norm = nn.BatchNorm1d(6)
-    norm(batches((4,), dtype=torch.float32)[0][0])
-    before = copy.deepcopy(norm.state_dict())
-    with pytest.raises(ValueError, match=r"recalibrate is empty; give at least one \(inputs, targets\) pair"):
-        recalibrate_(norm, [])
-    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
-        recalibrate_(norm, batches((4, 1), dtype=torch.float32))
-    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
-    assert norm.momentum == 0.1
-
-
-# --- barriers ---------------------------------------------------------------------------------------------------------
 
 
 def test_barrier_between_two_wells() -> None:
@@ -381,87 +263,6 @@ def test_paths_that_say_nothing(measure: object) -> None:
         with pytest.raises(ValueError, match=r"the loss at alpha=0.5 is (nan|inf): nothing can be said"):
             measure([0, 0.5, 1], [1.0, bad, 1.0])
         measure([-0.2, 0, 1], [bad, 1.0, 1.0])  # outside
-
-
-# --- planes -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_plane_keeps_distances_and_goes_through_its_points() -> None:
-    model = perceptron(dtype=torch.float32)
-    states = [state_of(model, seed) for seed in range(3)]
-    found = plane(*states)
-    u, v = (torch.cat([a.flatten() for a in axis.values()]) for axis in (found.x_axis, found.y_axis))
-    assert (float(u @ u), float(v @ v), float(u @ v)) == pytest.approx((1, 1, 0), abs=1e-14)
-    vectors = [torch.cat([value.double().flatten() for value in state.values()]) for state in states]
-    # Alphabetical order of names is the model's here.
-    for i in range(3):
-        for j in range(3):
-            apart = math.dist(found.points[i], found.points[j])
-            assert apart == pytest.approx(float((vectors[i] - vectors[j]).norm()), abs=1e-13)
-        at = found.at(*found.points[i])
-        assert all(torch.allclose(at[name], value.double(), atol=1e-13) for name, value in states[i].items())
-    assert found.points[0] == (0, 0)
-    assert found.points[1][1] == 0
-    assert found.points[2][1] > 0
-
-
-def test_nearly_collinear_points_still_give_an_orthonormal_basis() -> None:
-    o, a = torch.zeros(50).double(), torch.randn(50, generator=stream(0, "a")).double()
-    b = 2 * a + 1e-9 * torch.randn(50, generator=stream(0, "b")).double()
-    found = plane({"w": o}, {"w": a}, {"w": b})
-    assert float((found.x_axis["w"] * found.y_axis["w"]).sum()) == pytest.approx(0, abs=1e-14)
-
-
-def test_a_quadratic_loss_on_a_plane() -> None:
-    """Half the squared distance to 0 in weight space; the origin of the plane is the state (1, 2, 2) at distance 3."""
-    model = nn.Linear(3, 3, bias=False).double()
-    matrices = [torch.zeros(3, 3).double() for _ in range(3)]
-    for matrix, diagonal in zip(matrices, ([1, 2, 2], [2, 2, 2], [1, 2, 7]), strict=True):
-        matrix.diagonal().copy_(torch.tensor(diagonal))
-    found = plane(*({"weight": matrix} for matrix in matrices))
-    assert found.points == ((0, 0), (1, 0), (0, 5))
-    data = [(torch.eye(3).double(), torch.zeros(3, 3))]
-    calls = []
-    grid = plane_losses(
-        model, found, [-1, 0, 1], [0, 0.5], data, loss_fn=lambda output, _: output.square().sum() / 2,
-        evaluate=lambda model: float(model.weight[0, 0]), progress=lambda *done: calls.append(done)
-    )  # fmt: skip
-    expected = [[((1 + x) ** 2 + 4 + (2 + y) ** 2) / 2 for x in (-1, 0, 1)] for y in (0, 0.5)]
-    assert torch.allclose(grid.losses, torch.tensor(expected).double(), rtol=1e-14)
-    assert grid.accuracies.tolist() == [[0, 1, 2], [0, 1, 2]]
-    assert (grid.xs, grid.ys, calls[-1]) == ((-1, 0, 1), (0, 0.5), (6, 6))
-
-
-def test_planes_of_state_dicts_with_batch_norm() -> None:
-    models = [network() for _ in range(3)]
-    states = [model.state_dict() for model in models]
-    with pytest.raises(ValueError, match=r"'1.num_batches_tracked' is torch.int64, no parameter: .* names=list\("):
-        plane(*states)
-    found = plane(*states, names=list(trainable(models[0])))
-    data = batches(dtype=torch.float32)
-    with pytest.raises(ValueError, match=r"'1' normalises by running statistics"):
-        plane_losses(models[0], found, [0], [0], data)
-    corner = plane_losses(models[0], found, [found.points[2][0]], [found.points[2][1]], data, recalibrate=data[:2])
-    recalibrate_(models[2].eval(), data[:2])
-    x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
-    assert corner.losses.item() == pytest.approx(F.cross_entropy(models[2](x), y).item(), rel=1e-5)  # float32
-
-
-def test_three_points_that_span_no_plane() -> None:
-    o, a = {"w": torch.tensor([1.0, 2.0, 3.0])}, {"w": torch.tensor([1.1, 2.7, 3.3])}
-    beyond = {"w": 3 * a["w"].double() - 2 * o["w"].double()}
-    for b in (o, a, beyond):
-        with pytest.raises(ValueError, match=r"origin, a and b lie on one line and span no plane; use linear_path"):
-            plane(o, a, b)
-    with pytest.raises(ValueError, match=r"origin, a and b lie on one line"):
-        plane(o, o, a)
-    with pytest.raises(ValueError, match=r"b has other entries or shapes than origin; give three states of one model"):
-        plane(o, a, {"w": torch.ones(4)})
-    with pytest.raises(ValueError, match=r"a has other entries or shapes than origin"):
-        plane(o, {"v": torch.ones(3)}, a)
-
-
-# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 def test_bad_input() -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+import sparseflow.engine
 from sparseflow.engine.kernels import compiling
 from sparseflow.engine.kernels.sums import row_sums, weighted_sums
 from sparseflow.engine.layers.pattern import _take
+from sparseflow.engine.plans.interpreter import run
 
 #: Uses one kernel and says how often its code was found on disk, and how often it had to be compiled.
 USE = """
@@ -36,16 +38,18 @@ def test_the_second_process_compiles_nothing(tmp_path: Path) -> None:
 
 
 def test_all_kernels_are_as_old_as_the_newest_file_of_the_engine() -> None:
-    stamps = {function._cache._cache_file._source_stamp for function in (row_sums, weighted_sums, _take)}
-    assert stamps == {compiling.fingerprint(Path(compiling.__file__).parent)}
+    stamps = {function._cache._cache_file._source_stamp for function in (row_sums, weighted_sums, _take, run)}
+    assert stamps == {compiling.fingerprint(Path(sparseflow.engine.__file__).parent)}
 
 
 def test_a_change_in_any_file_makes_a_new_fingerprint(tmp_path: Path) -> None:
+    deeper = tmp_path / "plans" / "b.py"
+    deeper.parent.mkdir()
     (tmp_path / "a.py").write_text("x = 1")
-    (tmp_path / "b.py").write_text("y = 1")
+    deeper.write_text("y = 1")
     before = compiling.fingerprint(tmp_path)
     assert compiling.fingerprint(tmp_path) == before
-    (tmp_path / "b.py").write_text("y = 2")
+    deeper.write_text("y = 2")
     assert compiling.fingerprint(tmp_path) != before
 
 

@@ -1,8 +1,9 @@
-"""Matrices whose eigenvalues are known."""
+"""Matrices whose eigenvalues are known, those that are hard for Lanczos among them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -25,3 +26,36 @@ def rotated(values: Tensor, *, seed: int = 0) -> Tensor:
     basis, _ = torch.linalg.qr(draw)
     matrix = (basis * values) @ basis.T
     return (matrix + matrix.T) / 2
+
+
+SIZE = 300
+#: Name -> eigenvalues, ascending: what makes Lanczos hard, and what a network looks like.
+SPECTRA = {
+    "even": torch.linspace(-1, 3, SIZE, dtype=torch.float64),
+    "second difference": second_difference_eigenvalues(SIZE),
+    "network": torch.cat(
+        [torch.tensor([-0.3, -0.2]), torch.linspace(-0.05, 0.05, 290), torch.tensor([1.0, 2, 3, 5, 7, 9, 12, 30])]
+    ).double(),
+    "repeated": torch.cat([torch.tensor([-2.0, -2]), torch.linspace(-1, 3, 295), torch.tensor([5.0, 5, 5])]).double(),
+    "clustered": torch.cat(
+        [
+            torch.tensor([-2.0, -2 + 1e-7]).double(),
+            torch.linspace(-1, 3, 296).double(),
+            torch.tensor([5 - 1e-6, 5]).double(),
+        ]
+    ),
+    "half zero": torch.cat([torch.zeros(150), torch.linspace(0.01, 1, 150)]).double(),
+    "rank 3": torch.cat([torch.tensor([-2.0]), torch.zeros(297), torch.tensor([1.0, 4])]).double(),
+    "two values": torch.cat([-torch.ones(100), torch.ones(200)]).double(),
+    "identity": torch.ones(SIZE).double(),
+    "zero": torch.zeros(SIZE).double(),
+}
+
+
+def product_of(values: Tensor) -> Callable[[Tensor], Tensor]:
+    matrix = rotated(values)
+    return lambda v: matrix.to(v.dtype) @ v
+
+
+def ends(values: Tensor, count: int) -> Tensor:
+    return torch.cat([values[:count], values[-count:]])

@@ -1,4 +1,4 @@
-"""Loss and accuracy of a model at weights that are not its own, without leaving a trace."""
+"""Loss and accuracy of a model at other weights than its own, without side effects."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ Recalibration = Batches | Literal[False] | None
 
 
 class Measured(NamedTuple):
-    """What is found at one point of weight space."""
+    """Loss and accuracy at one point of weight space."""
 
     loss: float
     accuracy: float
-    """NaN where the targets are no classes."""
+    """In [0, 1]; NaN where the targets are no classes."""
 
 
 def weights_of(model: nn.Module, state: Mapping[str, Tensor], *, name: str) -> dict[str, Tensor]:
-    """Copies of what a state dict holds for the model's parameters, on their devices; buffers are left out.
+    """Copies of a state dict's entries for the model's parameters, on their devices; buffers are left out.
 
     Copies, because ``model.state_dict()`` is a view of the weights that a measurement is about to move.
 
     Args:
-        model: Says which parameters there are.
+        model: The model whose parameters are wanted.
         state: A state dict, or parameter name -> tensor; frozen parameters may be missing.
-        name: What errors call it.
+        name: Of the state in error messages.
 
     Raises:
         ValueError: if a trainable parameter is missing, a name is unknown, or a shape differs.
@@ -84,7 +84,7 @@ def measure_at(
     Args:
         model: It comes back bit for bit: weights, running statistics, modes, random state.
         weights_at: Point -> parameter name -> values, of any floating dtype.
-        points: Where to measure.
+        points: The points to measure at.
         batches: Pairs of inputs and targets, gone through at every point; an iterator is kept as a list.
         loss_fn: Mean loss of a batch, without L2 term.
         recalibrate: Training batches from which batch norm's running statistics are estimated anew at every point;
@@ -135,7 +135,7 @@ def measure_at(
 
 
 def _again(batches: Batches) -> Batches:
-    """Batches that can be gone through again; a loader is, and may be too large for a list."""
+    # A loader can be gone through again, and may be too large for a list.
     return list(batches) if isinstance(batches, Iterator) else batches
 
 

@@ -1,4 +1,4 @@
-"""How far apart solutions are in weight space."""
+"""Distances between solutions in weight space."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ from sparseflow.types import Masks
 
 def named_parameters(state: Mapping[str, Tensor], names: Iterable[str] | None) -> dict[str, Tensor]:
     """The chosen entries of a state dict, in alphabetical order.
+
+    Args:
+        state: Name -> tensor.
+        names: The entries to take; ``None`` takes all.
 
     Raises:
         ValueError: if a name is missing, none is left, or an entry is an integer: the step counter of a batch norm,
@@ -42,14 +46,14 @@ def parameter_vector(
 ) -> Tensor:
     """All active weights and all unmasked parameters in one vector.
 
-    What stands at inactive positions does not count, zero or not. Entries come in alphabetical order of names. Vectors
+    Values at inactive positions do not count, zero or not. Entries come in alphabetical order of names. Vectors
     may be compared if they were made with the same masks and names; leave out ``masks`` to compare solutions on
     different masks, whose inactive weights are zero.
 
     Args:
         state: Parameter name -> tensor, such as a state dict.
         masks: Parameter name -> mask; ``None`` takes every weight.
-        names: Which entries count; all by default. A state dict with batch norm needs
+        names: The entries that count; all by default. A state dict with batch norm needs
             ``names=list(sparseflow.gradients.trainable(model))``, with or without the norms' own parameters.
 
     Returns: float64, one dimension.
@@ -117,12 +121,12 @@ def cosine_similarity(a: Tensor, b: Tensor) -> float:
 
 
 class NormMatched(NamedTuple):
-    """How far a random vector of the same norm is from the reference."""
+    """The distance of a random vector of the same norm from the reference."""
 
     expected: float
-    r""":math:`\sqrt{\|a\|^2 + \|b\|^2}`: orthogonal vectors, and the root mean square over random directions."""
+    r""":math:`\sqrt{\|a\|^2 + \|b\|^2}`: that of orthogonal vectors, and the root mean square over directions."""
     measured: float
-    """Of the vector drawn."""
+    """That of the vector drawn."""
 
 
 def norm_matched_distance(vector: Tensor, reference: Tensor, *, generator: torch.Generator) -> NormMatched:

@@ -1,4 +1,4 @@
-"""How much predicted distributions differ, example by example: Kullback-Leibler and Jensen-Shannon, in nats."""
+"""Divergences of predicted distributions, example by example: Kullback-Leibler and Jensen-Shannon, in nats."""
 
 from __future__ import annotations
 

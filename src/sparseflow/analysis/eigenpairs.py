@@ -21,9 +21,9 @@ class Eigenpairs(NamedTuple):
     residuals: Tensor
     r"""``(smallest + largest,)``, measured: :math:`\|H x - \theta x\|`; within it of ``values`` is an eigenvalue."""
     converged: bool
-    """Whether all residuals are within the tolerance; if not, ``values`` are what the products allowed gave."""
+    """Whether all residuals are within the tolerance; if not, ``values`` are the best that ``max_products`` allowed."""
     products: int
-    """Products used, those that measured the residuals included."""
+    """Number of products, those for the residuals included."""
 
 
 def extreme_eigenpairs(

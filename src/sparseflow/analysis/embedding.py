@@ -1,4 +1,4 @@
-"""Points in the plane whose distances are those in weight space, as nearly as can be."""
+"""Points in the plane whose distances are as near as possible to those in weight space."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sparseflow._checks import check_finite
 
 @dataclass(frozen=True)
 class Embedding:
-    """Where each object lies, and how much its distances had to give."""
+    """A point for each object, and the error of the distances between them."""
 
     points: Tensor
     """``(n, dimensions)``, float64, centred; axis 0 has the largest variance."""
@@ -44,10 +44,10 @@ def metric_mds(
         distances: ``(n, n)``, symmetric with a zero diagonal, such as from :func:`~.distances.distance_matrix`.
         dimensions: Of the embedding; 2 as in the paper's figure.
         restarts: Random starts besides classical scaling.
-        generator: Draws them; CPU.
+        generator: Draws the random starts; CPU.
         tolerance: A start is done when a step lowers its stress by less than this, relative to
             :math:`\sum_{i<j} \delta_{ij}^2`; the iteration ends when all are.
-        max_iterations: At most so many steps.
+        max_iterations: Largest number of steps.
 
     Raises:
         ValueError: if the matrix is no distance matrix, ``dimensions`` is below 1 or ``restarts`` below 0.
@@ -83,7 +83,7 @@ def metric_mds(
 
 
 def classical_scaling(distances: Tensor, dimensions: int = 2) -> Tensor:
-    r"""Torgerson's embedding: exact where the distances are Euclidean in so many dimensions.
+    r"""Torgerson's embedding: exact where the distances are Euclidean in ``dimensions`` dimensions.
 
     .. math:: -\tfrac{1}{2} J \Delta^2 J = V \Lambda V^\top, \qquad X = V_+ \Lambda_+^{1/2}, \qquad J = I - 11^\top / n
 

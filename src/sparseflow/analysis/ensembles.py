@@ -1,4 +1,4 @@
-"""What several models predict, and what they predict together."""
+"""Predictions of several models, and of all of them together."""
 
 from __future__ import annotations
 

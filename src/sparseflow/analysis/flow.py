@@ -1,4 +1,4 @@
-"""Gradient flow: how strong the loss gradient is where weights are, layer by layer, and what a step would gain."""
+"""Gradient flow: the norm of the loss gradient at active weights, layer by layer, and the gain of a step."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class GradientFlow:
 
     @property
     def squared_norm(self) -> float:
-        r""":math:`g^\top g`, what the paper's text calls gradient flow."""
+        r""":math:`g^\top g`, called gradient flow in the paper's text."""
         return sum(norm**2 for norm in self.per_layer.values())
 
     @property
     def norm(self) -> float:
-        r""":math:`\|g\|_2`, what the paper's figures show."""
+        r""":math:`\|g\|_2`, shown in the paper's figures."""
         return math.sqrt(self.squared_norm)
 
 
@@ -77,7 +77,7 @@ def gradient_flow(
 def masked_gradient(
     model: nn.Module, loss_fn: LossFn, batches: Batches, masks: Masks | None, *, training: bool | None = None
 ) -> tuple[float, dict[str, Tensor]]:
-    """Mean loss and its gradient, zero at inactive weights; see :func:`gradient_flow`.
+    """Mean loss and its gradient, zero at inactive weights; arguments and errors as :func:`gradient_flow`.
 
     >>> layer = nn.Linear(2, 1, bias=False)
     >>> batch = (torch.tensor([[3.0, 4.0]]), torch.zeros(1))
@@ -100,7 +100,7 @@ def masked_gradient(
 
 
 class Descent(NamedTuple):
-    """What one small gradient step gains, in the loss function's unit."""
+    """The gain of one small gradient step, in the loss function's unit."""
 
     predicted: float
     r"""First order: :math:`\eta\, g^\top g`."""
@@ -162,7 +162,7 @@ class UpdateFlow(NamedTuple):
     before: GradientFlow
     after: GradientFlow
     moved: int
-    """Connections grown, plus those dropped without replacement."""
+    """Number of connections grown, plus those dropped without replacement."""
 
 
 class _Updates(Protocol):

@@ -18,7 +18,7 @@ from sparseflow.types import Batches, LossFn, Masks
 
 
 class SlowHessianWarning(UserWarning):
-    """There is no closed form for a Hessian: it takes one Hessian-vector product for each row."""
+    """Warning that a Hessian has no closed form and takes one Hessian-vector product for each row."""
 
 
 def hessian(
@@ -37,11 +37,12 @@ def hessian(
     .. math:: H = \nabla^2_{w \odot m} \frac{1}{N} \sum_n \ell(x_n)
 
     Chains of linear layers, 2-d convolutions and piecewise-linear functions under cross-entropy have it in closed form,
-    hundreds of times faster than row by row (:func:`closed_form_refusal` says what has not); all others, and at method
-    ``"products"``, by one Hessian-vector product a row. Memory beside the result: about twice as much again.
+    hundreds of times faster than row by row (:func:`closed_form_refusal` gives the reason where it is missing). All
+    others, and all with method ``"products"``, take one Hessian-vector product per row. Memory beside the result: about
+    twice as much again.
 
     Args:
-        model: The network, of any dtype; computed is with copies.
+        model: The network, of any dtype; copies of its weights are used.
         batches: Pairs of inputs and targets; a batch of ``n_b`` of all ``N`` examples weighs ``n_b / N``.
         masks: Parameter name -> mask; rows and columns are in the order of :func:`active_parameters`.
         loss_fn: Mean loss of a batch, without the L2 term.
@@ -53,7 +54,7 @@ def hessian(
     Returns: float64, ``(P, P)``, symmetric bit for bit, on the model's device; ``P`` is the layout's size.
 
     Raises:
-        TypeError: if the closed form is asked for where there is none; it names the layer.
+        TypeError: if ``"closed_form"`` is chosen where there is none; it names the layer.
         ValueError: if a mask does not fit, an inactive weight is not zero, there are no batches, the result would be
             too large or is not finite.
 

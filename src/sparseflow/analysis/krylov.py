@@ -1,4 +1,4 @@
-"""What Lanczos methods share: a product that is checked and counted, and vectors kept orthogonal."""
+"""The common parts of Lanczos methods: a product that is checked and counted, and vectors kept orthogonal."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Operator:
 
     @property
     def noise(self) -> float:
-        """A norm that is nothing but rounding."""
+        """The norm below which a vector is nothing but rounding."""
         return 30 * torch.finfo(self.dtype).eps * self.scale
 
     def random(self, generator: torch.Generator) -> Tensor:
@@ -49,7 +49,7 @@ class Operator:
         return unit(draw.to(self.device))
 
     def __call__(self, vector: Tensor) -> Tensor:
-        """``H v`` of a unit vector, in memory of its own.
+        """The product ``H v`` with a unit vector, in memory of its own.
 
         Raises:
             ValueError: if it is not ``(P,)`` or not finite.
@@ -94,13 +94,13 @@ class Operator:
 
 
 def orthogonalize_(vector: Tensor, basis: Tensor) -> float:
-    """Take out of a vector what lies along orthonormal rows.
+    """Subtract from a vector its components along orthonormal rows.
 
     Args:
         vector: ``(P,)``, overwritten.
         basis: ``(m, P)``.
 
-    Returns: what lay along the last row.
+    Returns: the component along the last row.
 
     Reference: Daniel, Gragg, Kaufman and Stewart (1976), *Reorthogonalization and Stable Algorithms for Updating the
     Gram-Schmidt QR Factorization*.
@@ -124,7 +124,7 @@ def orthogonalize_(vector: Tensor, basis: Tensor) -> float:
 
 
 def dot(rows: Tensor, vector: Tensor) -> Tensor:
-    """Inner products, float64.
+    """Inner products of rows with a vector, in float64.
 
     Args:
         rows: ``(P,)`` or ``(m, P)``.
@@ -138,7 +138,7 @@ def dot(rows: Tensor, vector: Tensor) -> Tensor:
 
 
 def norm(vector: Tensor) -> float:
-    """Euclidean.
+    """The Euclidean norm.
 
     >>> norm(torch.tensor([3.0, 4.0]))
     5.0
@@ -147,7 +147,7 @@ def norm(vector: Tensor) -> float:
 
 
 def unit(vector: Tensor) -> Tensor:
-    """The vector at norm 1.
+    """The vector scaled to norm 1.
 
     >>> unit(torch.tensor([0.0, 4.0])).tolist()
     [0.0, 1.0]

@@ -17,12 +17,12 @@ from sparseflow.types import Batches, LossFn, Masks
 
 
 class Tridiagonal(NamedTuple):
-    r"""What Lanczos makes of ``H``: :math:`Q H Q^\top = T`, tridiagonal."""
+    r"""The result of Lanczos for ``H``: :math:`Q H Q^\top = T`, tridiagonal."""
 
     alpha: Tensor
     """``(m,)``, the diagonal of ``T``; float64 on the CPU."""
     beta: Tensor
-    """``(m,)``, beside the diagonal; the last is the norm of what is left: 0 if ``H`` maps the space to itself."""
+    """``(m,)``, beside the diagonal; the last is the norm of the rest: 0 if ``H`` maps the space to itself."""
     basis: Tensor | None
     """``(m, P)``, the orthonormal rows ``Q``; ``None`` without reorthogonalisation, where they are not kept."""
 
@@ -44,7 +44,7 @@ def lanczos(
     device: torch.device | str | None = None,
     reorthogonalize: bool = True,
 ) -> Tridiagonal:
-    r"""The Lanczos recurrence, one product a step.
+    r"""The Lanczos recurrence, with one product per step.
 
     .. math:: \beta_j q_{j+1} = H q_j - \alpha_j q_j - \beta_{j-1} q_{j-1}
 
@@ -104,24 +104,24 @@ class Estimate(NamedTuple):
 
 
 class LanczosDensity(NamedTuple):
-    """A smoothed spectral density from random probes, and what it is worth."""
+    """A smoothed spectral density from random probes, with its errors."""
 
     grid: Tensor
     """``(points,)``, ascending, float64 on the CPU."""
     density: Tensor
     """``(points,)``, integrates to 1."""
     standard_error: Tensor
-    """``(points,)``, of ``density``, for the choice of probes; too few steps are another matter: ``resolved``."""
+    """``(points,)``, of ``density``, over the choice of probes; for the number of steps see ``resolved``."""
     resolved: bool
-    """Whether the steps resolve kernels anywhere; if not, only what stands apart from the rest is right."""
+    """Whether the steps resolve kernels everywhere; if not, only isolated eigenvalues are right."""
     nodes: Tensor
-    """Of the quadratures of all probes, ascending."""
+    """Nodes of the quadratures of all probes, ascending."""
     weights: Tensor
-    """Of the nodes, sum 1: ``size * weights[nodes < 0].sum()`` estimates the number of negative eigenvalues."""
+    """Weights of the nodes, sum 1: ``size * weights[nodes < 0].sum()`` estimates the count of negative eigenvalues."""
     trace: Estimate
-    r"""Of :math:`\operatorname{tr} H`."""
+    r"""Estimate of :math:`\operatorname{tr} H`."""
     trace_of_square: Estimate
-    r"""Of :math:`\operatorname{tr} H^2`, the sum of all squared entries."""
+    r"""Estimate of :math:`\operatorname{tr} H^2`, the sum of all squared entries."""
     products: int
 
 
@@ -180,13 +180,7 @@ def lanczos_density(
     runs = []
     for _ in range(probes):
         run = lanczos(
-            product,
-            size,
-            steps=steps,
-            generator=generator,
-            dtype=dtype,
-            device=device,
-            reorthogonalize=reorthogonalize,
+            product, size, steps=steps, generator=generator, dtype=dtype, device=device, reorthogonalize=reorthogonalize
         )
         runs.append(run._replace(basis=None))
     rules = [run.quadrature() for run in runs]
@@ -219,7 +213,7 @@ def _estimate(samples: list[float]) -> Estimate:
 
 
 class LanczosSpectrum(NamedTuple):
-    """What is known of the Hessian of a network without its matrix."""
+    """Properties of the Hessian of a network, found without its matrix."""
 
     extremes: Eigenpairs
     density: LanczosDensity

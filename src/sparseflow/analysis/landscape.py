@@ -94,15 +94,9 @@ def linear_path(
 
     alphas = tuple(map(float, alphas))
     found = measure_at(
-        model,
-        weights_at,
-        alphas,
-        batches,
-        loss_fn=loss_fn,
-        recalibrate=recalibrate,
-        evaluate=evaluate,
-        progress=progress,
-    )
+        model, weights_at, alphas, batches,
+        loss_fn=loss_fn, recalibrate=recalibrate, evaluate=evaluate, progress=progress,
+    )  # fmt: skip
     return PathLosses(alphas, tuple(point.loss for point in found), tuple(point.accuracy for point in found))
 
 

@@ -1,4 +1,4 @@
-"""Which entries of a parameter vector are what: active weights and everything else that is trained, end to end."""
+"""The layout of a parameter vector: active weights and all other trainable parameters, end to end."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sparseflow.types import Masks
 
 @dataclass(frozen=True, eq=False)
 class ActiveLayout:
-    """Where each parameter's active entries are in a vector of length :attr:`size`; see :func:`active_parameters`."""
+    """The place of each parameter's active entries in a vector; made by :func:`active_parameters`."""
 
     shapes: Mapping[str, torch.Size]
     """Parameter name -> shape of the whole tensor, in the order of the vector."""
     positions: Mapping[str, Tensor | None]
-    """Parameter name -> int64, ascending: active entries of the flattened tensor; ``None`` where all are."""
+    """Parameter name -> int64, ascending: active entries of the flattened tensor; ``None`` if all are active."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,10 +80,10 @@ class ActiveLayout:
 
 
 def active_parameters(model: nn.Module, masks: Masks | None = None) -> ActiveLayout:
-    """The order of gradients, Hessians and directions of a sparse network: what is trained, and nothing else.
+    """The order of gradients, Hessians and directions of a sparse network: trainable entries and nothing else.
 
-    Parameters follow each other as in ``model.named_parameters()``: layer by layer, kernel before bias. Of a masked
-    weight only active entries count, row by row; biases, norms and weights without a mask count whole.
+    Parameters follow each other as in ``model.named_parameters()``: layer by layer, kernel before bias. Only
+    the active entries of a masked weight count, row by row; biases, norms and weights without a mask count whole.
 
     Args:
         model: The network; frozen parameters are left out.

@@ -17,10 +17,10 @@ from sparseflow.types import Batches, LossFn
 
 @dataclass(frozen=True)
 class Plane:
-    """Two orthonormal directions in weight space and where they start; all float64."""
+    """Two orthonormal directions in weight space and their origin; all float64."""
 
     origin: Mapping[str, Tensor]
-    """Parameter name -> values."""
+    """Parameter name -> values, those of the first solution."""
     x_axis: Mapping[str, Tensor]
     """Unit vector from the origin towards the second solution."""
     y_axis: Mapping[str, Tensor]
@@ -29,7 +29,7 @@ class Plane:
     """Coordinates of the three solutions; the first is (0, 0)."""
 
     def at(self, x: float, y: float) -> dict[str, Tensor]:
-        r"""The weights at a point: :math:`o + x\,u + y\,v`, in float64.
+        r"""The weights at the point ``(x, y)``: :math:`o + x\,u + y\,v`, in float64.
 
         >>> o, a, b = ({"w": torch.tensor(values)} for values in ([0.0, 0.0], [2.0, 0.0], [1.0, 1.0]))
         >>> plane(o, a, b).at(0.5, 2.0)["w"]
@@ -40,7 +40,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class PlaneLosses:
-    """Loss and accuracy on a grid."""
+    """Loss and accuracy on a grid of a plane."""
 
     xs: tuple[float, ...]
     ys: tuple[float, ...]
@@ -62,7 +62,7 @@ def plane(
     .. math:: u = \frac{a - o}{\|a - o\|}, \qquad
               v \propto (b - o) - \langle b - o, u \rangle u, \qquad \|v\| = 1
 
-    The solutions then lie at :math:`(0, 0)`, :math:`(\|a - o\|, 0)` and
+    The solutions are then at :math:`(0, 0)`, :math:`(\|a - o\|, 0)` and
     :math:`(\langle b - o, u \rangle, \langle b - o, v \rangle)`: distances on the plane are distances in weight space.
     Solutions on one mask span a plane on that mask.
 
@@ -70,10 +70,10 @@ def plane(
         origin: Parameter name -> tensor, such as a state dict without buffers.
         a: A second solution.
         b: A third.
-        names: Which entries count; all by default. ``list(sparseflow.gradients.trainable(model))`` leaves out buffers.
+        names: The entries that count; default all. ``list(sparseflow.gradients.trainable(model))`` leaves out buffers.
 
     Raises:
-        ValueError: if the solutions have different entries or shapes, an entry is no parameter, or they lie on a line.
+        ValueError: if the solutions have different entries or shapes, an entry is no parameter, or they are on a line.
 
     Reference: Garipov et al. (2018), *Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs*, appendix A.1.
 
@@ -143,14 +143,8 @@ def plane_losses(
     weights_of(model, plane.origin, name="plane.origin")
     grid = [(float(x), float(y)) for y in ys for x in xs]
     found = measure_at(
-        model,
-        lambda point: plane.at(*point),
-        grid,
-        batches,
-        loss_fn=loss_fn,
-        recalibrate=recalibrate,
-        evaluate=evaluate,
-        progress=progress,
-    )
+        model, lambda point: plane.at(*point), grid, batches,
+        loss_fn=loss_fn, recalibrate=recalibrate, evaluate=evaluate, progress=progress,
+    )  # fmt: skip
     table = torch.tensor(found, dtype=torch.float64).reshape(len(ys), len(xs), 2)
     return PlaneLosses(tuple(map(float, xs)), tuple(map(float, ys)), table[..., 0], table[..., 1])

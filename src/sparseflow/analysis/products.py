@@ -36,7 +36,7 @@ def hessian_product(
     .. math:: v \mapsto H v = \nabla \langle g, v \rangle, \qquad g = \nabla \frac{1}{N} \sum_b n_b L_b
 
     By double backward: a product costs about twice the gradient where the graph of a batch is kept from one product to
-    the next, else three times. Weights and buffers are copied: what becomes of the model later does not matter.
+    the next, else three times. Weights and buffers are copied: later changes of the model do not matter.
 
     Args:
         model: The network; its gradients, buffers, modes and random state stay as they are.
@@ -85,7 +85,7 @@ class HessianProduct:
 
     @property
     def layout(self) -> ActiveLayout:
-        """What the entries of a vector are."""
+        """The meaning of the entries of a vector."""
         return self._objective.layout
 
     @property
@@ -95,23 +95,23 @@ class HessianProduct:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of a vector."""
+        """Dtype of a vector."""
         return self.gradient.dtype
 
     @property
     def device(self) -> torch.device:
-        """Of a vector."""
+        """Device of a vector."""
         return self.gradient.device
 
     @cached_property
     def gradient(self) -> Tensor:
-        """``g``, ``(size,)``."""
+        """The gradient of the mean loss, ``(size,)``."""
         numbers = range(len(self._kept), len(self._objective.batches))
         parts = [graph.gradient() for graph in self._kept] + [self._objective.gradient(number) for number in numbers]
         return torch.stack(parts).sum(0)
 
     def __call__(self, vector: Tensor) -> Tensor:
-        """``H v``.
+        """The product ``H v``.
 
         Args:
             vector: ``(size,)``.
@@ -135,14 +135,14 @@ class GradientGraph:
     parameters: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor]
     bytes: int
-    """What it keeps alive beside the parameters."""
+    """Size of the memory that it keeps alive beside the parameters."""
 
     def gradient(self) -> Tensor:
-        """``g``, ``(size,)``, without the graph."""
+        """The gradient of the batch, ``(size,)``, without the graph."""
         return self.layout.flatten(self.gradients).detach()
 
     def product(self, directions: Mapping[str, Tensor]) -> Tensor:
-        """``H v``, ``(size,)``.
+        """The product ``H v``, ``(size,)``.
 
         Args:
             directions: ``v`` as whole tensors, zero where inactive.
@@ -167,9 +167,9 @@ class Objective:
     model: nn.Module
     layout: ActiveLayout
     parameters: Mapping[str, Tensor]
-    """Trainable ones: copies that require a gradient."""
+    """Copies of the trainable parameters, which require a gradient."""
     fixed: Mapping[str, Tensor]
-    """Frozen ones and buffers: copies."""
+    """Copies of frozen parameters and buffers."""
     batches: Sequence[tuple[Tensor, Tensor]]
     loss_fn: LossFn
     training: bool
@@ -185,7 +185,7 @@ class Objective:
         dtype: torch.dtype | None,
         training: bool,
     ) -> Objective:
-        """Of a model as it is now; arguments and errors as :func:`hessian_product`."""
+        """The loss of a model at its present weights; arguments and errors as :func:`hessian_product`."""
         check_second_derivatives(model)
 
         def copied(tensor: Tensor) -> Tensor:
@@ -207,7 +207,12 @@ class Objective:
         return found
 
     def loss(self, number: int, parameters: Mapping[str, Tensor]) -> Tensor:
-        """What a batch adds to the mean loss, at any values of the trainable parameters."""
+        """The share of a batch in the mean loss.
+
+        Args:
+            number: Of the batch.
+            parameters: Name -> values of the trainable parameters.
+        """
         inputs, targets = self.batches[number]
         # Copies again: a forward pass may write to its buffers.
         fixed = {name: tensor.clone() for name, tensor in self.fixed.items()}
@@ -218,7 +223,7 @@ class Objective:
             return self.loss_fn(output, targets) * (len(targets) / sum(len(t) for _, t in self.batches))
 
     def gradient(self, number: int) -> Tensor:
-        """``g`` of a batch, ``(size,)``."""
+        """The gradient of a batch, ``(size,)``."""
         with torch.enable_grad():
             loss = self.loss(number, self.parameters)
             found = torch.autograd.grad(loss, list(self.parameters.values()), materialize_grads=True)
@@ -244,12 +249,12 @@ def check_second_derivatives(model: nn.Module) -> None:
 
 
 def _as(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """In the dtype where that makes sense: tokens, labels and counters stay integers."""
+    """The tensor in the dtype if it is floating point: tokens, labels and counters stay integers."""
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 
 def _same_noise(tensors: Iterable[Tensor]) -> None:
-    """Start all draws from one seed: a Hessian of a function that changes between products is none."""
+    """Start all draws from one seed, so that all products are of the same function."""
     torch.default_generator.manual_seed(0)
     for device in {tensor.device for tensor in tensors if tensor.is_cuda}:
         torch.cuda.default_generators[device.index].manual_seed(0)
@@ -257,7 +262,7 @@ def _same_noise(tensors: Iterable[Tensor]) -> None:
 
 @contextmanager
 def _saved(but: Iterable[Tensor]) -> Iterator[dict[int, int]]:
-    """Address -> bytes of each storage that autograd keeps, except of some tensors that live anyway."""
+    """Address -> bytes of each storage that autograd keeps, except those of the given tensors."""
     known = {tensor.untyped_storage().data_ptr() for tensor in but}
     found: dict[int, int] = {}
 

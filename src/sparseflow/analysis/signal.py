@@ -1,4 +1,4 @@
-"""Signal propagation: what reaches each layer on the way forward, and what comes back."""
+"""Signal propagation: the output of each layer on the way forward, and its gradient on the way back."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class LayerSignal:
     std: float
     """Population standard deviation."""
     dead_fraction: float
-    """Units whose output is the same for every example and position: they carry no signal."""
+    """Share of units whose output is the same for every example and position: they carry no signal."""
     gradient_mean: float | None
+    """Mean gradient of the loss with respect to the output; ``None`` without a loss, like the next two."""
     gradient_std: float | None
-    """Of the loss with respect to the output; ``None`` without a loss."""
     gradient_dead_fraction: float | None
-    """Units that receive no gradient at all."""
+    """Share of units that receive no gradient at all."""
 
 
 def signal(
@@ -104,7 +104,7 @@ def _keep(outputs: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[A
         if torch.is_grad_enabled() and not first.requires_grad:  # behind frozen layers only
             first.requires_grad_()
         outputs[name] = first
-        # What goes on is a copy, so that an in-place activation behind this layer does not overwrite what is measured.
+        # Pass on a copy, so that an in-place activation behind this layer does not overwrite the measured output.
         return first.clone() if isinstance(output, Tensor) else (first.clone(), *rest)
 
     return hook
@@ -125,7 +125,8 @@ def _describe(output: Tensor, gradient: Tensor | None, module: nn.Module, *, mea
 
 
 def _by_unit(values: Tensor, module: nn.Module) -> Tensor:
-    """(examples and positions, units): channels of a convolution are axis 1, units of all others the last."""
+    """Values as ``(examples and positions, units)``."""
+    # Channels of a convolution are axis 1, units of all others the last.
     channels_first = isinstance(module, nn.modules.conv._ConvNd)
     moved = values.movedim(1, -1) if channels_first else values
     return moved.reshape(-1, moved.shape[-1])

@@ -1,4 +1,4 @@
-"""How similar the functions of several models are: where they disagree, and how far their predictions are apart."""
+"""Similarity of the functions of several models: disagreement and divergence of their predictions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Spread:
 
     @property
     def mean(self) -> float:
-        """Over models or pairs."""
+        """Mean over models or pairs."""
         return statistics.fmean(self.values)
 
     @property
@@ -34,7 +34,7 @@ class Spread:
 
     @property
     def sum(self) -> float:
-        """Mean over models or pairs of the sum over examples: what the paper's Table 6 shows for ImageNet."""
+        """Mean over models or pairs of the sum over examples, as in the paper's Table 6 for ImageNet."""
         return self.mean * self.num_examples
 
     @property
@@ -45,24 +45,24 @@ class Spread:
 
 @dataclass(frozen=True)
 class Similarity:
-    """What a set of models has in common, and what with one reference; divergences in nats.
+    """Similarity within a set of models, and to one reference; divergences in nats.
 
     Fields that need a reference are ``None`` without one.
     """
 
     num_examples: int
     accuracy: Spread
-    """Of each model."""
+    """Accuracy of each model."""
     ensemble_accuracy: Mapping[str, float]
     """Key of :data:`~sparseflow.analysis.ensembles.ENSEMBLES` -> accuracy of all models together."""
     disagreement: Spread
-    """Of each unordered pair."""
+    """Disagreement of each unordered pair."""
     kl: Spread
-    """Of each ordered pair, so both directions of each."""
+    """Kullback-Leibler divergence of each ordered pair."""
     jsd: Spread
-    """Of each unordered pair, two models at a time."""
+    """Jensen-Shannon divergence of each unordered pair."""
     jsd_of_all: Spread
-    """Of all models at once: one value, at most ln M."""
+    """Jensen-Shannon divergence of all models at once: one value, at most ln M."""
     reference_accuracy: float | None = None
     disagreement_with_reference: Spread | None = None
     kl_to_reference: Spread | None = None
@@ -139,7 +139,7 @@ def disagreement_with_reference(logits: Tensor, reference: Tensor) -> Spread:
 
 
 def compare_functions(logits: Tensor, labels: Tensor, reference: Tensor | None = None) -> Similarity:
-    r"""Everything the paper's tables say about the functions of a set of models, on the same test examples.
+    r"""All numbers of the paper's tables on the functions of a set of models, on the same test examples.
 
     For all :math:`p_i`: the mean of both KL directions is at least :math:`4\,\mathrm{JSD}_2`, and
     :math:`\mathrm{JSD}_M \le \frac{M - 1}{M}` times the mean KL over ordered pairs.

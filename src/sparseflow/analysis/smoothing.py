@@ -1,4 +1,4 @@
-"""The density of a spectrum, smoothed."""
+"""Smoothed densities of spectra."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Density(NamedTuple):
     """A density over the real line, at the points of a grid."""
 
     grid: Tensor
-    """Ascending, float64."""
+    """Points, ascending, float64."""
     density: Tensor
     """Share of the eigenvalues per unit of the grid, float64."""
 
@@ -37,7 +37,7 @@ def spectral_density(
     Args:
         eigenvalues: ``(n,)``, in any order.
         weights: ``(n,)``, not negative; their sum counts as 1. ``None`` gives all the same.
-        grid: Where to evaluate: :math:`\phi` itself, also on a part of the line. ``None`` makes ``points`` evenly
+        grid: Points at which to evaluate :math:`\phi`, also on a part of the line. ``None`` makes ``points`` evenly
             spaced ones from ``margin`` below the smallest to ``margin`` above the largest eigenvalue, and scales the
             values there to integrate to 1 (trapezoids), which makes up for the tails that the margin cuts.
         relative_variance: ``r``; 1e-5 is the default of the reference implementation of Ghorbani et al. (2019), which
@@ -78,6 +78,13 @@ def spectral_density(
 def kernel_variance(smallest: float, largest: float, relative_variance: float) -> float:
     r"""Variance of the kernels of :func:`spectral_density`: :math:`r \max(1, \lambda_\max - \lambda_\min)`.
 
+    Args:
+        smallest, largest: Extreme eigenvalues.
+        relative_variance: :math:`r`.
+
+    Raises:
+        ValueError: if the relative variance is not positive.
+
     >>> round(kernel_variance(-1.0, 29.0, 1e-5) ** 0.5, 3)  # a standard deviation, in units of the eigenvalues
     0.017
     """
@@ -90,6 +97,13 @@ def even_grid(
     smallest: float, largest: float, variance: float, *, points: int, margin: float, device: torch.device | None = None
 ) -> Tensor:
     """Evenly spaced points over a spectrum, at least as dense as the kernels are wide.
+
+    Args:
+        smallest, largest: Extreme eigenvalues.
+        variance: Of the kernels.
+        points: Length of the grid.
+        margin: Beyond the extreme eigenvalues.
+        device: Of the grid.
 
     Raises:
         ValueError: if neighbours are further apart than one standard deviation of a kernel.

@@ -50,21 +50,21 @@ def eigenvalues(hessian: Tensor) -> Tensor:
 
 
 class SpectrumSummary(NamedTuple):
-    """What is stored of a spectrum; eigenvalues in the loss's unit per squared unit of the weights."""
+    """The stored numbers of a spectrum; eigenvalues in the loss's unit per squared unit of the weights."""
 
     lambda_max: float
     lambda_min: float
     num_below: int
-    r"""Eigenvalues below :math:`-\tau \lambda_\max`: those that are negative beyond numerical noise."""
+    r"""Number of eigenvalues below :math:`-\tau \lambda_\max`: those that are negative beyond numerical noise."""
     num_negative: int
-    """Eigenvalues below 0; with ReLU, the sign of the many that are almost 0 is noise."""
+    """Number of eigenvalues below 0; with ReLU, the sign of the many that are almost 0 is noise."""
     sum_negative: float
     """Sum of the eigenvalues below 0."""
     trace: float
 
 
 def summarize(eigenvalues: Tensor, *, threshold: float = 1e-3) -> SpectrumSummary:
-    r"""The scalars of a spectrum that the paper's claims are about.
+    r"""The numbers of a spectrum in the paper's claims.
 
     Args:
         eigenvalues: ``(P,)``, in any order.
@@ -91,7 +91,7 @@ def summarize(eigenvalues: Tensor, *, threshold: float = 1e-3) -> SpectrumSummar
 
 
 def rayleigh_quotient(hessian: Tensor | Product, gradient: Tensor) -> float:
-    r"""Curvature along the gradient: what the second-order term of one gradient step costs or gains.
+    r"""Curvature along the gradient, which gives the second-order term of one gradient step.
 
     .. math:: \frac{g^\top H g}{g^\top g}, \qquad \Delta L \approx -\eta\, g^\top g + \frac{\eta^2}{2}\, g^\top H g
 
@@ -120,7 +120,7 @@ def positive_bulk(eigenvalues: Tensor, *, floor: float, outliers: int = 10) -> T
     Args:
         eigenvalues: ``(P,)``, in any order.
         floor: Only eigenvalues above it; an absolute value.
-        outliers: How many of the largest to leave out. Default: one for each of ten classes, the number that stands out
+        outliers: Number of the largest to leave out. Default: one for each of ten classes, the number that stands out
             of the bulk of classifiers.
 
     Reference: Sagun et al. (2018), *Empirical Analysis of the Hessian of Over-Parametrized Neural Networks*; Papyan
@@ -138,8 +138,8 @@ def bulk_distance(a: Tensor, b: Tensor, *, threshold: float = 1e-3, outliers: in
 
     .. math:: \sup_t |F_a(t) - F_b(t)|, \qquad F(t) = \text{share of the bulk at or below } t
 
-    The bulk is what lies above :math:`\tau` times the larger :math:`\lambda_\max` of the two, the same floor for both,
-    and is not among the largest ``outliers`` eigenvalues. Values are compared as they are, not rescaled: two bulks of
+    The bulk is all eigenvalues above :math:`\tau` times the larger :math:`\lambda_\max` of the two, the same floor for
+    both, except the largest ``outliers``. Values are compared as they are, not rescaled: two bulks of
     the same shape at different scales are apart. The numbers of eigenvalues may differ.
 
     Args:

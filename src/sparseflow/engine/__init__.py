@@ -1,8 +1,8 @@
 """Real sparsity on the CPU: weights that are zero are not computed.
 
-`pattern`: where the active weights are. `geometry`: where a convolution finds its rows. `simd`, `kernels`,
-`pooling`: the compiled loops. `products`, `functions`, `modules`, `pools`: layers, for autograd.
-`convert`: from masks and back. `plan`: a whole network in one call.
+``layers``: layers that hold active weights only, for autograd, and chains of them. ``kernels``: the compiled loops.
+``plans``: training steps of a whole network in one call. ``files``: sparse models on disk. ``speed``: measured choices
+between dense and sparse. ``convert``: masked models to sparse ones and back.
 """
 
 try:

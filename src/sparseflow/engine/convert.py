@@ -1,4 +1,4 @@
-"""From a masked dense model to one that holds active weights only, and back."""
+"""Conversion of a masked dense model to one that holds active weights only, and back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ SPARSE_FORMS: dict[type[nn.Module], Any] = {nn.Linear: SparseLinear, nn.Conv1d: 
 
 
 def why_not(module: nn.Module, *, shared: bool = False) -> str | None:
-    """Why the engine leaves a layer masked, or ``None`` if it can take it.
+    """The reason why the engine leaves a layer masked, or ``None`` if it can take it.
+
+    Args:
+        module: The layer.
+        shared: Whether another layer uses the same weight.
 
     >>> why_not(nn.Linear(2, 2)), why_not(nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"))
     (None, "padding_mode='circular'")
@@ -44,7 +48,14 @@ def why_not(module: nn.Module, *, shared: bool = False) -> str | None:
 
 
 def convertible(model: nn.Module, masks: Masks) -> dict[str, str | None]:
-    """Masked weight -> why the engine leaves it masked, ``None`` where it does not.
+    """Masked weight -> the reason why the engine leaves it masked, or ``None`` if it can take it.
+
+    Args:
+        model: Not changed.
+        masks: Parameter name -> bool tensor.
+
+    Raises:
+        TypeError, ValueError: if a mask does not fit.
 
     >>> model = nn.Sequential(nn.Linear(4, 4), nn.Conv3d(1, 1, 1))
     >>> convertible(model, {"0.weight": torch.ones(4, 4).bool(), "1.weight": torch.ones(1, 1, 1, 1, 1).bool()})
@@ -66,9 +77,9 @@ def convert(model: nn.Module, masks: Masks, *, only: Collection[str] | None = No
     """A copy of the model whose masked linear and convolution layers hold and compute active weights only.
 
     Layers without a sparse form (3-d and transposed convolutions, attention, recurrent, tied weights) stay dense with
-    zeros; :func:`convertible` says which and why. Pools and batch normalisation of a model with sparse convolutions
-    keep the engine's layout. In a ``nn.Sequential``, a ReLU behind a sparse layer is computed by it, or by the pool
-    that follows; a chain of nothing but such layers, ReLUs, pools and Flatten runs as a single autograd function.
+    zeros; :func:`convertible` lists them with the reasons. Pools and batch normalisation of a model with sparse
+    convolutions keep the engine's layout. In a ``nn.Sequential``, a ReLU behind a sparse layer is computed by it, or by
+    the pool that follows; a chain of only such layers, ReLUs, pools and Flatten runs as a single autograd function.
     Dense weights are not copied, so memory grows by the sparse model only.
 
     Args:
@@ -123,7 +134,7 @@ def convert(model: nn.Module, masks: Masks, *, only: Collection[str] | None = No
 
 
 class FusedReLU(nn.Identity):
-    """Where a ReLU was that the layer before it computes now."""
+    """The place of a ReLU that the layer before it or the pool behind it computes now."""
 
 
 def _fuse_relus(chain: nn.Sequential) -> None:

@@ -1,4 +1,4 @@
-"""Who computes a run's steps: torch on masked dense weights, or a plan of the sparse engine between events."""
+"""The steps of a run, computed by torch on masked dense weights or, between events, by a plan of the sparse engine."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sparseflow.sparsifier.sparsifier import Sparsifier
 if TYPE_CHECKING:
     from sparseflow.engine.plans.plan import Plan
 
-#: Share of active weights up to which ``auto`` takes a plan, for a network that nobody measured.
+#: Share of active weights up to which ``auto`` takes a plan, for a network without measurements.
 MOST_ACTIVE = 0.3
 
 
 class Stepper:
-    """Takes a run's steps and measurements, each by the faster way.
+    """Take a run's steps and measurements, each in the faster way.
 
     Model, optimizer and Sparsifier are the truth at every event (mask update, checkpoint, end). Between events a plan
     may be ahead of them; :meth:`settle` brings them up to date. A step after which masks change is taken by torch, so

@@ -1,4 +1,4 @@
-"""Which models have a Hessian in closed form: chains of affine layers and piecewise-linear functions."""
+"""The models that have a Hessian in closed form: chains of affine layers and piecewise-linear functions."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def closed_form_refusal(
     *,
     loss_fn: Callable[..., Tensor] = F.cross_entropy,
 ) -> str | None:
-    """Why :func:`sparseflow.analysis.hessian` has no closed form here; ``None`` where it has.
+    """The reason why :func:`sparseflow.analysis.hessian` has no closed form here; ``None`` where it has one.
 
-    It has for every ``nn.Sequential`` (also nested) of linear layers and 2-d convolutions, ReLU, LeakyReLU, ReLU6,
+    It has one for every ``nn.Sequential`` (also nested) of linear layers and 2-d convolutions, ReLU, LeakyReLU, ReLU6,
     Hardtanh, dropout, max and average pooling and Flatten, under the mean cross-entropy of class labels.
 
     Args:

@@ -1,4 +1,4 @@
-"""The order of rows and columns while the closed form is summed up, and how that becomes the Hessian."""
+"""The order of rows and columns in the sums of the closed form, and their places in the Hessian."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sparseflow.analysis.closed_form.layers import Layer
 class Columns:
     """Parameters of the dense layers, layer by layer and unit by unit, then those of the convolutions.
 
-    A *unit* is an output of a dense layer or a parameter of a convolution: what has one derivative of the logits. Units
+    A *unit* is an output of a dense layer or a parameter of a convolution: each has one derivative of the logits. Units
     come in the same order.
     """
 
@@ -41,22 +41,22 @@ class Columns:
 
     @property
     def num_dense(self) -> int:
-        """Columns of dense layers."""
+        """Number of columns of dense layers."""
         return self.parts[-1].stop if self.parts else 0
 
     @property
     def size(self) -> int:
-        """All columns."""
+        """Number of all columns."""
         return self.num_dense + self.num_tail
 
     @property
     def num_units(self) -> int:
-        """Units of dense layers."""
+        """Number of units of dense layers."""
         return self.units[-1].stop if self.units else 0
 
     @property
     def num_tail(self) -> int:
-        """Columns of convolutions, each of which is a unit."""
+        """Number of columns of convolutions, each of which is a unit."""
         return self.tails[-1].stop if self.tails else 0
 
     @cached_property
@@ -68,17 +68,17 @@ class Columns:
 
     @cached_property
     def ends(self) -> list[int]:
-        """Where the columns of each unit of the dense layers end."""
+        """End of the columns of each unit of the dense layers."""
         counts = torch.bincount(self.unit[: self.num_dense], minlength=self.num_units)
         return [int(end) for end in counts.cumsum(0)]
 
     @cached_property
     def place(self) -> Tensor:
-        """``(P,)``: where each column is in the Hessian."""
+        """``(P,)``: the column of the Hessian that each column becomes."""
         return torch.cat([layer.place for layer in (*self.dense, *self.convolutions)])
 
     def features(self, inputs: Sequence[Tensor]) -> Tensor:
-        """What the parameters of dense layers multiply: inputs, and ones for biases; ``(num_dense, B)``."""
+        """The factors of the parameters of dense layers: inputs, and ones for biases; ``(num_dense, B)``."""
         found = [
             torch.cat([value, value.new_ones(1, value.shape[1])])[layer.source]
             for layer, value in zip(self.dense, inputs, strict=True)

@@ -15,16 +15,15 @@ import torch
 from torch import Tensor
 
 from sparseflow._fast.threads import on_threads
-from sparseflow.analysis.closed_form import sums as closed_form_sums
+from sparseflow.analysis.closed_form import sums
+from sparseflow.analysis.closed_form.alive import AliveUnits, reduced
 from sparseflow.analysis.closed_form.chain import Chain
 from sparseflow.analysis.closed_form.layers import layer_of
-from sparseflow.analysis.closed_form.live import Liveness, reduced
 from sparseflow.analysis.closed_form.segments import linearise
-from sparseflow.analysis.closed_form.sums import Sums
 from sparseflow.analysis.layout import ActiveLayout
 
 Batch = tuple[Tensor, Tensor]
-#: So much memory for sums of every thread's own; where they take more, threads share the work of each operation.
+#: Memory for a set of sums per thread; where they would take more, threads share the work of each operation.
 SUMS_BYTES = 2**30
 
 
@@ -37,7 +36,7 @@ def closed_form(
     dtype: torch.dtype,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """``(P, P)`` in float64 and the order of the layout.
+    """The Hessian, ``(P, P)``, in float64 and in the order of the layout.
 
     Args:
         chain: The network.
@@ -52,42 +51,42 @@ def closed_form(
     def begin(inputs: Tensor) -> Tensor:
         return linearise(chain.before, inputs.to(dtype).movedim(0, -1).contiguous())[0]
 
-    chunks = -(-total // closed_form_sums.CHUNK)
+    chunks = -(-total // sums.CHUNK)
     threads = min(torch.get_num_threads(), chunks) if batches[0][0].device.type == "cpu" else 1
-    found = [Liveness(layers) for _ in range(threads)]
+    alive = [AliveUnits(layers) for _ in range(threads)]
 
     def look(thread: int) -> None:
-        for inputs, _ in _share(batches, closed_form_sums.CHUNK, thread, threads):
-            found[thread].add(begin(inputs))
+        for inputs, _ in _share(batches, sums.CHUNK, thread, threads):
+            alive[thread].add(begin(inputs))
 
     on_threads(threads, torch.no_grad()(look))
-    layers, kept = reduced(layers, *Liveness.merged(found))
+    layers, kept = reduced(layers, *AliveUnits.merged(alive))
 
-    def nothing() -> Sums:
-        return Sums(layers[: len(chain.convolutions)], layers[len(chain.convolutions) :], layers[0].weight)
+    def nothing() -> sums.Sums:
+        return sums.Sums(layers[: len(chain.convolutions)], layers[len(chain.convolutions) :], layers[0].weight)
 
-    sums, done = [nothing()], [0] * threads
-    if threads * sums[0].gauss_newton.nbytes > SUMS_BYTES:
+    found, done = [nothing()], [0] * threads
+    if threads * found[0].gauss_newton.nbytes > SUMS_BYTES:
         threads = 1
-    sums += [nothing() for _ in range(threads - 1)]
+    found += [nothing() for _ in range(threads - 1)]
 
     def add(thread: int) -> None:
-        for inputs, targets in _share(batches, sums[0].chunk_size(), thread, threads):
-            sums[thread].add(begin(inputs)[kept], targets, total)
+        for inputs, targets in _share(batches, found[0].chunk_size(), thread, threads):
+            found[thread].add(begin(inputs)[kept], targets, total)
             done[thread] += len(targets)
             if progress is not None and not thread:
                 progress(sum(done), total)
 
     on_threads(threads, torch.no_grad()(add))
-    for other in sums[1:]:
-        sums[0].merge(other)
+    for other in found[1:]:
+        found[0].merge(other)
     if progress is not None and threads > 1:
         progress(total, total)
-    return sums[0].hessian(layout.size)
+    return found[0].hessian(layout.size)
 
 
 def _share(batches: Sequence[Batch], size: int, thread: int, threads: int) -> Iterator[Batch]:
-    """One thread's part of the same examples, so many at a time."""
+    """Batches of ``size`` examples, every ``threads``-th of them from number ``thread`` on."""
     for parts in islice(_chunks(batches, size), thread, None, threads):
         inputs, targets = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         yield inputs, targets

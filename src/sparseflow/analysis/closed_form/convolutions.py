@@ -38,7 +38,7 @@ class ConvolutionBlocks:
 
         Args:
             values: Input of each convolution, ``(C, H, W, B)``.
-            segments: What lies behind each.
+            segments: The operations behind each.
             cotangent: ``(inputs, B)``: derivative of the loss by the inputs of the dense layers.
         """
         layers = self._columns.convolutions
@@ -64,7 +64,7 @@ class ConvolutionBlocks:
         segments: Sequence[Sequence[Operation]],
         deltas: Sequence[Tensor],
     ) -> Tensor:
-        """Tangents of some of a convolution's parameters at the end, their own in its channels if it is the last."""
+        """Tangents of a part of a convolution's parameters at the end; *own* ones if it is the last."""
         layers, first = self._columns.convolutions, self._columns.tails[number].start
         rows = slice(first + part.start, first + part.stop)
         found = own_tangents(layers[number], values[number], segments[number], part)
@@ -78,7 +78,7 @@ class ConvolutionBlocks:
         return found
 
     def merge(self, other: ConvolutionBlocks) -> None:
-        """Add what was added to another one."""
+        """Add the sums of another one."""
         for sums, others in zip(self._sums, other._sums, strict=True):
             sums += others
 
@@ -94,7 +94,7 @@ class ConvolutionBlocks:
 def _deltas(
     layers: Sequence[Layer], values: Sequence[Tensor], segments: Sequence[Sequence[Operation]], cotangent: Tensor
 ) -> list[Tensor]:
-    """Derivative of the loss by each convolution's output; the first's, which nobody asks for, is left out."""
+    """Derivative of the loss by the output of each convolution; the first's, which is not needed, is left out."""
     found = []
     for number in reversed(range(1, len(layers))):
         for operation in reversed(segments[number]):
@@ -109,7 +109,7 @@ def _deltas(
 
 
 def _blocks(layers: Sequence[Layer], number: int, values: Sequence[Tensor]) -> Iterator[slice]:
-    """Parts of a convolution's parameters whose tangents, and their windows in later ones, fit."""
+    """Parts of a convolution's parameters whose tangents, and their windows in later ones, fit in ``BLOCK_BYTES``."""
     sizes = []
     for later in range(number, len(layers)):
         geometry, value = layers[later].geometry, values[later]
@@ -123,7 +123,7 @@ def _blocks(layers: Sequence[Layer], number: int, values: Sequence[Tensor]) -> I
 
 
 def _windows(layer: Layer, tangents: Tensor, channels: Tensor | None) -> Tensor:
-    """``(Q, weights of a unit, H', W', B)``, those of its own input channel where there are ``channels``."""
+    """Windows ``(Q, weights of a unit, H', W', B)``; of own tangents, those of its input channel."""
     assert layer.geometry is not None
     return layer.geometry.windows(tangents if channels is None else tangents[:, None])
 

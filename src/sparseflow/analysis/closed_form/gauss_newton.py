@@ -5,7 +5,7 @@ derivative of the logits by the unit, so two of them have
 
 .. math:: \sum_n Q^n_{aa'} h^n_b h^n_{b'}, \qquad Q^n = M^{n\top} S^n M^n :
 
-one product an example, not one for each class. A bias is a weight with input 1.
+one product per example, not one per class. A bias is a weight with input 1.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def softmax_rows(probabilities: Tensor) -> Tensor:
 
 
 def add_gauss_newton(total: Tensor, columns: Columns, jacobian: Tensor, features: Tensor) -> None:
-    """Add the upper triangle of what some examples have; below the diagonal some of it is added, too.
+    """Add the upper triangle of the part of some examples; below the diagonal some of it is added, too.
 
     Args:
         total: ``(P, P)``, in the order of ``columns``.
-        columns: What the rows and columns are.
+        columns: The order of rows and columns.
         jacobian: ``(K, units, B)``: the root of ``S`` times the derivative of the logits by each unit.
-        features: ``(num_dense, B)``: what each parameter of a dense layer multiplies.
+        features: ``(num_dense, B)``: the factor of each parameter of a dense layer.
     """
     dense, unit = columns.num_dense, columns.unit
     start = 0

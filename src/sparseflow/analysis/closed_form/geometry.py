@@ -1,4 +1,4 @@
-"""What each weight of a convolution meets at each position; the example is the last dimension."""
+"""The inputs that each weight of a convolution meets at each position; the example is the last dimension."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Geometry:
 
     @classmethod
     def of(cls, convolution: nn.Conv2d) -> Geometry:
-        """Of a layer that pads with zeros."""
+        """The geometry of a layer that pads with zeros."""
         kernel, stride, dilation = (_pair(getattr(convolution, name)) for name in ("kernel_size", "stride", "dilation"))
         if convolution.padding == "same":
             down, across = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
@@ -40,7 +40,7 @@ class Geometry:
         return F.pad(value, (0, 0, *self.padding)) if any(self.padding) else value.contiguous()
 
     def positions(self, before: tuple[int, int]) -> tuple[int, int]:
-        """``(H', W')`` of the output from ``(H, W)`` of the input."""
+        """Size of the output, ``(H', W')``, from ``(H, W)`` of the input."""
         left, right, top, bottom = self.padding
         sizes = (before[0] + top + bottom, before[1] + left + right)
         height, width = (
@@ -50,7 +50,7 @@ class Geometry:
         return height, width
 
     def windows(self, value: Tensor) -> Tensor:
-        """``(Q, C, H, W, B)`` to ``(Q, C * area, H', W', B)``."""
+        """The windows of images, ``(Q, C, H, W, B)`` to ``(Q, C * area, H', W', B)``."""
         height, width = self.positions((value.shape[2], value.shape[3]))
         padded = self.padded(value)
         q, c, y, x, b = padded.stride()
@@ -62,7 +62,14 @@ class Geometry:
         return view.reshape(padded.shape[0], -1, height, width, padded.shape[4])
 
     def from_windows(self, cotangent: Tensor, before: tuple[int, int]) -> Tensor:
-        """The transpose for one value: ``(C * area, H', W', B)`` to ``(C, H, W, B)``."""
+        """The transpose of :meth:`windows` for one image.
+
+        Args:
+            cotangent: ``(C * area, H', W', B)``.
+            before: ``(H, W)``.
+
+        Returns: ``(C, H, W, B)``.
+        """
         _, height, width, examples = cotangent.shape
         left, right, top, bottom = self.padding
         parts = cotangent.view(-1, *self.kernel, height, width, examples)
@@ -74,7 +81,15 @@ class Geometry:
         return found[:, top : top + before[0], left : left + before[1]]
 
     def sparse_convolution(self, value: Tensor, weights: Iterable[tuple[int, int, float]], outputs: int) -> Tensor:
-        """``(C, H, W, B)`` to ``(outputs, H', W', B)``, by outputs, sources and values of the weights."""
+        """The convolution, weight by weight.
+
+        Args:
+            value: ``(C, H, W, B)``.
+            weights: Output, source and value of each weight.
+            outputs: Number of output channels.
+
+        Returns: ``(outputs, H', W', B)``.
+        """
         height, width = self.positions((value.shape[1], value.shape[2]))
         padded = self.padded(value)
         found = value.new_zeros(outputs, height, width, value.shape[3])
@@ -85,13 +100,23 @@ class Geometry:
         return found
 
     def corners(self, before: tuple[int, int], device: torch.device) -> Tensor:
-        """``(H' W',)``: where the first weight of each window is, in the flattened padded input."""
+        """``(H' W',)``: the place of the first weight of each window in the flattened padded input.
+
+        Args:
+            before: ``(H, W)``.
+            device: Of the result.
+        """
         (height, width), row = self.positions(before), before[1] + self.padding[0] + self.padding[1]
         down = torch.arange(height, device=device) * (self.stride[0] * row)
         return (down[:, None] + torch.arange(width, device=device) * self.stride[1]).flatten()
 
     def offsets(self, source: Tensor, before: tuple[int, int]) -> Tensor:
-        """How far from that first weight others are; ``source`` counts ``(channel, down, across)`` of a kernel."""
+        """Distance of each weight of a window from the first.
+
+        Args:
+            source: Numbers of the weights, by channel, down and across.
+            before: ``(H, W)``.
+        """
         left, right, top, bottom = self.padding
         rows, columns = before[0] + top + bottom, before[1] + left + right
         channel, inside = source // self.area, source % self.area

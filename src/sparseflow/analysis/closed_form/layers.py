@@ -1,4 +1,4 @@
-"""The affine layers of a chain as the closed form needs them: plain weights, and where their active parameters are."""
+"""The affine layers of a chain in the form for the closed form: plain weights and places of active parameters."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ SPARSE = 0.2
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """``weight @ inputs + bias``, of a convolution at every position.
+    """The map ``weight @ inputs + bias``, for a convolution at every position.
 
-    Its *parameters*, ``Q`` of them, are those that the Hessian has: unit by unit (of a convolution: output channel by
+    Its *parameters*, ``Q`` of them, are those that the Hessian has: unit by unit (for a convolution: output channel by
     output channel), in each the weights and then the bias.
     """
 
     weight: Tensor
-    """``(out, in)``, of a convolution ``(out, in * area)``."""
+    """``(out, in)``, for a convolution ``(out, in * area)``."""
     bias: Tensor | None
     places: Tensor
-    """int64, ``(out, in + 1)``: where in the Hessian each weight is and, in the last column, the bias; -1 for none."""
+    """int64, ``(out, in + 1)``: the row of each weight in the Hessian and, last, that of the bias; -1 for none."""
     after: tuple[nn.Module, ...]
     geometry: Geometry | None
 
     @cached_property
     def area(self) -> int:
-        """Weights between one input and one output; 1 but for a convolution."""
+        """Number of weights between one input and one output; more than 1 for a convolution."""
         return self.geometry.area if self.geometry else 1
 
     @cached_property
@@ -46,17 +46,17 @@ class Layer:
 
     @cached_property
     def source(self) -> Tensor:
-        """``(Q,)``: the column of the weight; of a bias the one behind the last."""
+        """``(Q,)``: the column of each parameter in ``weight``; biases use the column after the last."""
         return (self.places >= 0).nonzero()[:, 1]
 
     @cached_property
     def place(self) -> Tensor:
-        """``(Q,)``: the row of the Hessian."""
+        """``(Q,)``: the row of each parameter in the Hessian."""
         return self.places[self.unit, self.source]
 
     @cached_property
     def weights(self) -> Tensor:
-        """Which parameters are weights, by source: they multiply inputs, which earlier parameters change."""
+        """Indices of the parameters that are weights, sorted by source: they multiply inputs."""
         found = (self.source < self.weight.shape[1]).nonzero().flatten()
         return found[self.source[found].argsort(stable=True)]
 
@@ -67,12 +67,17 @@ class Layer:
         return list(zip(rows.tolist(), columns.tolist(), self.weight[rows, columns].tolist(), strict=True))
 
     def links(self) -> Tensor:
-        """bool, ``(out, inputs or input channels)``: whether an output ever depends on an input."""
+        """bool, ``(out, inputs or input channels)``: whether an output can depend on an input."""
         linked = (self.places[:, :-1] >= 0) | (self.weight != 0)
         return linked.view(len(linked), -1, self.area).any(-1)
 
     def between(self, units: Tensor, inputs: Tensor) -> Layer:
-        """The layer of fewer outputs and fewer inputs (or input channels), by their indices."""
+        """The layer with fewer outputs and fewer inputs.
+
+        Args:
+            units: Indices of the outputs to keep.
+            inputs: Indices of the inputs, or input channels, to keep.
+        """
         columns = (inputs[:, None] * self.area + torch.arange(self.area, device=inputs.device)).flatten()
         last = columns.new_tensor([self.weight.shape[1]])
         return replace(
@@ -83,7 +88,7 @@ class Layer:
         )
 
     def __call__(self, value: Tensor) -> Tensor:
-        """``(D, B)``, or ``(C, H, W, B)`` of a convolution, to the same of the outputs."""
+        """The outputs for ``(D, B)``, or for ``(C, H, W, B)`` of a convolution."""
         if self.geometry is None:
             output = self.weight @ value
         elif len(self._nonzero) < SPARSE * self.weight.numel():
@@ -95,7 +100,13 @@ class Layer:
 
 
 def layer_of(stage: Stage, layout: ActiveLayout, dtype: torch.dtype) -> Layer:
-    """A layer of the model, in another dtype; a grouped convolution becomes one with zeros between the groups."""
+    """A layer of the model; a grouped convolution becomes one with zeros between the groups.
+
+    Args:
+        stage: The layer and the modules behind it.
+        layout: The active parameters of the model.
+        dtype: Of the weights.
+    """
     module, prefix = stage.layer, f"{stage.name}." if stage.name else ""
     weight, places = module.weight.detach().to(dtype), _places(module.weight, f"{prefix}weight", layout)
     bias, bias_places = None, places.new_full((len(weight), 1), -1)
@@ -115,14 +126,14 @@ def own_tangents(layer: Layer, value: Tensor, operations: Sequence[Operation], p
         layer: The convolution.
         value: Its input, ``(C, H, W, B)``.
         operations: The segment behind it.
-        part: Which of its parameters.
+        part: The part of its parameters.
 
     Returns: ``(Q, H', W', B)``, or ``(Q, H' W', B)`` once flat.
     """
     assert layer.geometry is not None
     before = (value.shape[1], value.shape[2])
     channels, source = layer.unit[part], layer.source[part]
-    # One more row, of ones, behind the values: that is what a bias meets.
+    # One more row, of ones, behind the values: a bias meets it.
     values = torch.cat([layer.geometry.padded(value).flatten(0, 2), value.new_ones(1, value.shape[-1])])
     is_weight = source < layer.weight.shape[1]
     offsets = torch.where(is_weight, layer.geometry.offsets(source, before), len(values) - 1)
@@ -141,7 +152,7 @@ def own_tangents(layer: Layer, value: Tensor, operations: Sequence[Operation], p
 
 
 def _places(parameter: Tensor, name: str, layout: ActiveLayout) -> Tensor:
-    """Where in the layout's vector each entry is, in two dimensions for a weight; -1 is nowhere."""
+    """The place of each entry in the layout's vector, in two dimensions for a weight; -1 for none."""
     found = torch.full((parameter.numel(),), -1, device=parameter.device)
     if name in layout.shapes:
         part, positions = layout.slices[name], layout.positions[name]
@@ -151,7 +162,7 @@ def _places(parameter: Tensor, name: str, layout: ActiveLayout) -> Tensor:
 
 
 def _ungrouped(kernels: Tensor, groups: int, *, fill: int) -> Tensor:
-    """``(out, in / groups, ...)`` to ``(out, in * area)``."""
+    """Kernels ``(out, in / groups, ...)`` as a matrix ``(out, in * area)``."""
     blocks = kernels.flatten(1).chunk(groups)
     whole = kernels.new_full((len(kernels), groups * blocks[0].shape[1]), fill)
     for number, (rows, block) in enumerate(zip(whole.chunk(groups), blocks, strict=True)):

@@ -20,7 +20,7 @@ class MixedBlock:
 
     Args:
         columns: The order of columns.
-        number: Which dense layer.
+        number: Of the dense layer.
         like: Gives device and dtype.
     """
 
@@ -47,7 +47,7 @@ class MixedBlock:
 
         Args:
             delta: ``(units, B)``: derivative of the loss by the layer's units.
-            tangents: How its inputs move.
+            tangents: The derivatives of its inputs.
         """
         left = delta[self._unit]
         for number, start, end in self._inputs:
@@ -56,11 +56,11 @@ class MixedBlock:
             self._sums[start:end, part.start - shift : part.stop - shift].addmm_(left[start:end], right.T)
 
     def add_adjacent(self, delta: Tensor, features: Tensor) -> None:
-        """Add some examples, of the dense layer right in front: each of its units moves one input only.
+        """Add some examples for the dense layer right in front: each of its units moves one input only.
 
         Args:
             delta: ``(units, B)``.
-            features: ``(num_dense, B)``: what each column's weight multiplies, times the slope behind its unit.
+            features: ``(num_dense, B)``: the factor of each column's weight, times the slope behind its unit.
         """
         left = delta[self._unit]
         for number, start, end in self._inputs:
@@ -69,7 +69,7 @@ class MixedBlock:
             self._sums[start:end, part].addmm_(left[start:end], features[part].T)
 
     def merge(self, other: MixedBlock) -> None:
-        """Add what was added to another one."""
+        """Add the sums of another one."""
         self._sums += other._sums
 
     def add_to(self, hessian: Tensor) -> None:

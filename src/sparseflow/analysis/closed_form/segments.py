@@ -1,4 +1,4 @@
-"""What lies between two affine layers, linearised at one chunk of examples; the example is the last dimension.
+"""The functions between two affine layers, linearised at one chunk of examples; the example is the last dimension.
 
 A value is ``(C, H, W, B)`` or, once flat, ``(D, B)``: each weight then meets contiguous runs of ``B`` examples. A
 tangent has one more dimension in front, over parameters, and is *full* ``(Q, C, H, W, B)``, or *own* ``(Q, H, W, B)``:
@@ -24,7 +24,12 @@ class Scale:
     slope: Tensor
 
     def push(self, tangent: Tensor, channels: Tensor | None) -> Tensor:
-        """Of a tangent; ``channels`` ``(Q,)`` are those of own tangents, ``None`` means full."""
+        """Map tangents from before to behind.
+
+        Args:
+            tangent: Full or own.
+            channels: ``(Q,)``, those of own tangents; ``None`` for full ones.
+        """
         return tangent * (self.slope if channels is None else self.slope[channels])
 
     def pull(self, cotangent: Tensor) -> Tensor:
@@ -77,7 +82,7 @@ class Average:
 
 @dataclass(frozen=True, eq=False)
 class Flat:
-    """Flatten."""
+    """Flattening of images to features."""
 
     before: tuple[int, ...]
 
@@ -94,7 +99,12 @@ Operation = Scale | Take | Average | Flat
 
 
 def linearise(modules: Iterable[nn.Module], value: Tensor) -> tuple[Tensor, list[Operation]]:
-    """What the modules make of a value, and the linear maps that they are in its neighbourhood."""
+    """The output of the modules for a value, and the linear maps that equal them near it.
+
+    Args:
+        modules: In the order of computation.
+        value: ``(C, H, W, B)`` or ``(D, B)``.
+    """
     found: list[Operation] = []
     for module in _pooled_first(modules):
         if isinstance(module, POINTWISE):

@@ -1,4 +1,4 @@
-"""One chunk of examples: a forward pass, a backward pass for each class, and all that they add to the Hessian."""
+"""The sums over examples: a forward pass, a backward pass for each class, and their contributions to the Hessian."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHUNK_BYTES = 2**28
 
 
 class Sums:
-    """What is added up over examples, and the Hessian that it makes.
+    """Sums over examples, and the Hessian that they make.
 
     Args:
         convolutions: The first layers, reduced.
@@ -37,7 +37,7 @@ class Sums:
         self.mixed = [MixedBlock(self.columns, number, like) for number in range(len(dense))]
 
     def chunk_size(self) -> int:
-        """How many examples to add at a time."""
+        """The number of examples to add at a time."""
         columns = self.columns
         layers, num_units = columns.dense or columns.convolutions, columns.num_units + columns.num_tail
         widest, classes = max(layer.weight.shape[1] for layer in layers), len(layers[-1].weight)
@@ -48,7 +48,7 @@ class Sums:
         """Add some of ``total`` examples.
 
         Args:
-            value: What enters the first layer.
+            value: The input of the first layer.
             targets: Their labels.
             total: Number of all examples.
         """
@@ -84,14 +84,14 @@ class Sums:
                 tangents.append(Tangents(part, values, unit=unit, features=moved[part]))
 
     def merge(self, other: Sums) -> None:
-        """Add what was added to another one."""
+        """Add the sums of another one."""
         self.gauss_newton += other.gauss_newton
         self.between_convolutions.merge(other.between_convolutions)
         for block, another in zip(self.mixed, other.mixed, strict=True):
             block.merge(another)
 
     def hessian(self, size: int) -> Tensor:
-        """``(size, size)``, in float64 and in the order of the layout."""
+        """The Hessian, ``(size, size)``, in float64 and in the order of the layout."""
         whole, place = self.gauss_newton, self.columns.place
         # In place and by panels: this may be as large as memory allows.
         panels = [slice(start, min(start + PANEL, len(whole))) for start in range(0, len(whole), PANEL)]
@@ -109,7 +109,12 @@ class Sums:
 
 
 def forward(layers: Sequence[Layer], value: Tensor) -> tuple[list[Tensor], list[list[Operation]], Tensor]:
-    """Input of each layer, what lies behind it, and the logits ``(C, B)``."""
+    """The input of each layer, the linearised operations behind it, and the logits ``(C, B)``.
+
+    Args:
+        layers: In the order of computation.
+        value: The input of the first.
+    """
     values, segments = [], []
     for layer in layers:
         values.append(value)

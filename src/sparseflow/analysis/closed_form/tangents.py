@@ -1,4 +1,4 @@
-"""First derivatives of what enters a dense layer by parameters in front of it."""
+"""First derivatives of the inputs of a dense layer by parameters in front of it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Tangents:
-    """How the inputs of a dense layer move with some earlier units."""
+    """The derivatives of the inputs of a dense layer by some earlier units."""
 
     columns: slice
-    """Of the parameters that belong to these units."""
+    """Columns of the parameters that belong to these units."""
     values: Tensor
     """``(units, inputs, B)``; with ``ends``, only those inputs that are the positions of the unit's own channel."""
     ends: Sequence[int] | None = None
-    """Of a convolution's parameters: where the units of each channel end."""
+    """For a convolution's parameters: the end of the units of each channel."""
     unit: Tensor | None = None
     """``(columns,)``: the unit of each column; ``None`` where each is one."""
     features: Tensor | None = None
-    """``(columns, B)``: what the column's weight multiplies, times the slope behind the unit."""
+    """``(columns, B)``: the factor of the column's weight, times the slope behind the unit."""
 
     def by_channel(self) -> list[tuple[slice, slice]]:
-        """Units and inputs that belong together."""
+        """Pairs of units and the inputs that depend on them."""
         positions = self.values.shape[1]
         if self.ends is None:
             return [(slice(0, len(self.values)), slice(0, positions))]
@@ -37,7 +37,7 @@ class Tangents:
         ]
 
     def of_input(self, number: int) -> tuple[slice, Tensor]:
-        """The columns that move an input, and how: ``(columns, B)``."""
+        """The columns on which an input depends, and its derivatives by them, ``(columns, B)``."""
         if self.ends is not None:
             channel, position = divmod(number, self.values.shape[1])
             start, end = self.ends[channel - 1] if channel else 0, self.ends[channel]
@@ -48,7 +48,7 @@ class Tangents:
         return self.columns, found
 
     def of_outputs(self, cotangents: Tensor) -> Tensor:
-        """``(K, inputs, B)`` rows times the tangents: ``(K, units, B)``."""
+        """The products of rows ``(K, inputs, B)`` with the tangents, ``(K, units, B)``."""
         found = cotangents.new_empty(len(cotangents), len(self.values), cotangents.shape[-1])
         for units, inputs in self.by_channel():
             for row, cotangent in zip(found, cotangents, strict=True):
@@ -56,13 +56,18 @@ class Tangents:
         return found
 
     def through(self, weight: Tensor, slope: Tensor | None) -> Tangents:
-        """Behind a dense layer and its pointwise functions."""
+        """The tangents behind a dense layer and its pointwise functions.
+
+        Args:
+            weight: ``(out, inputs)`` of the layer.
+            slope: ``(out, B)`` of the functions; ``None`` where there are none.
+        """
         found = torch.cat([torch.matmul(weight[:, inputs], self.values[units]) for units, inputs in self.by_channel()])
         return replace(self, values=found if slope is None else found.mul_(slope), ends=None)
 
 
 def joined(several: Sequence[Tangents]) -> list[Tangents]:
-    """The same with those of all convolutions, which follow each other in front, as one."""
+    """Join those of all convolutions, which come first and in order, into one."""
     together = [each for each in several if each.unit is None]
     if len(together) < 2:
         return list(several)

@@ -26,7 +26,7 @@ def save(
     """Write a model's state to a safetensors file in which sparse weights have only their active entries.
 
     An active float32 weight takes 5 bytes, 4 for the value and 1 for its place (6 below a density of about 0.003), so
-    the file has about 1.25 times the density of the dense one's bytes. Biases, buffers and all else are written as they
+    a weight takes about 1.25 times the density of its dense bytes. Biases, buffers and all else are written as they
     are. In the file, ``<weight>:values`` holds the active entries in the order of the flattened weight and
     ``<weight>:gaps`` their places, see :func:`~sparseflow.engine.files.packing.pack`; metadata hold the shapes, the
     groups of convolutions, tied names and a SHA-256 over everything.
@@ -35,7 +35,7 @@ def save(
         model: With sparse layers, dense with zeros, or a state dict.
         path: Replaced atomically.
         masks: Active entries of dense weights, parameter name -> bool tensor. Default: the nonzeros of each weight that
-            takes less room so. Entries off a mask are dropped.
+            takes less room that way. Entries off a mask are dropped.
 
     Returns: bytes of the tensors of the dense model, and of the file.
 
@@ -62,7 +62,7 @@ def save(
 def load(path: str | os.PathLike[str], model: nn.Module, *, only: Collection[str] | None = None) -> nn.Module:
     """The sparse model in a file that :func:`save` wrote.
 
-    A file holds numbers and names, no code: what runs is the architecture that you give.
+    A file holds numbers and names, no code: the architecture that you give is what runs.
 
     Args:
         path: The file.
@@ -133,7 +133,7 @@ def _content(model: nn.Module | Mapping[str, Tensor], masks: Masks) -> Content:
 
 
 def _compacted(state: Mapping[str, Entry], masks: Masks, groups: Mapping[str, int]) -> dict[str, Entry]:
-    """The state with every weight sparse that has a mask, or that is smaller so."""
+    """The state in which each weight is sparse that has a mask, or that takes less room that way."""
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor | tuple):
             raise TypeError(

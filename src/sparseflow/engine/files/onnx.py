@@ -1,4 +1,4 @@
-"""A model for other runtimes: its dense graph, with zeros, as ONNX."""
+"""Export for other runtimes: the dense graph of a model, with zeros, as ONNX."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def to_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: str | 
 
 
 def _at_least_two(x: Tensor) -> Tensor:
-    """A batch of one would be taken for a constant of the graph."""
+    # The exporter would take a batch of one for a constant of the graph.
     return torch.cat([x, x]) if x.dim() and x.shape[0] == 1 else x
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter says about its own inside."""
+    """Silence the exporter's log and warnings."""
     logger: Any = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

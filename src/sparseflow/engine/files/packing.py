@@ -29,7 +29,7 @@ _VALUES, _GAPS = ":values", ":gaps"
 def pack(positions: NDArray[np.int64]) -> NDArray[Any]:
     """Ascending positions as the gaps between them, in 8 or 16 bits, whichever takes less room.
 
-    The largest number of the type says "this far, and on": a gap g is g // 255 times 255, then g % 255. At density d a
+    The largest number of the type means "this far, and on": a gap g is g // 255 times 255, then g % 255. At density d a
     gap is 1 / d on average, so a position takes 1 byte down to a density of about 0.003, and 2 bytes below.
 
     >>> pack(np.array([3, 4, 300])).tolist()
@@ -46,7 +46,7 @@ def pack(positions: NDArray[np.int64]) -> NDArray[Any]:
 
 
 def unpack(codes: NDArray[Any]) -> NDArray[np.int64]:
-    """The positions again.
+    """The positions that :func:`pack` was given.
 
     >>> unpack(np.array([3, 1, 255, 41], np.uint8)).tolist()
     [3, 4, 300]
@@ -58,7 +58,7 @@ def unpack(codes: NDArray[Any]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Content:
-    """What a file holds."""
+    """The content of a file."""
 
     entries: dict[str, Entry]
     """All names of the dense state; tied names have the same entry."""
@@ -67,19 +67,19 @@ class Content:
 
 
 def dense_tensor(entry: Entry) -> Tensor:
-    """With its zeros."""
+    """The dense tensor of an entry, with its zeros."""
     return entry[0].scatter(entry[1]) if isinstance(entry, tuple) else entry
 
 
 def dense_bytes(entry: Entry) -> int:
-    """Size of the dense tensor."""
+    """Bytes of the dense tensor of an entry."""
     if isinstance(entry, tuple):
         return math.prod(entry[0].shape) * entry[1].element_size()
     return entry.numel() * entry.element_size()
 
 
 def to_bytes(content: Content) -> bytes:
-    """The file."""
+    """The bytes of a file."""
     tensors: dict[str, Tensor] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     tied: dict[str, str] = {}
@@ -116,11 +116,11 @@ def _digest(tensors: Mapping[str, Tensor], header: str) -> str:
 
 
 def read(path: Path) -> Content:
-    """What :func:`to_bytes` was given.
+    """The content of a file, checked.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, of another kind or version, or holds what cannot be: places that repeat or lie
+        ValueError: if it is damaged, of another kind or version, or not consistent: places that repeat or are
             outside the weight, other numbers of values than of places, values that are no floating point numbers.
     """
     path.open("rb").close()  # a missing file is its own error

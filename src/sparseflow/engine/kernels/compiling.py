@@ -1,4 +1,4 @@
-"""How the engine's kernels are compiled: once, kept on disk, and not silently."""
+"""Compilation of the engine's kernels: once, kept on disk, and not silently."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ import numba
 
 #: Sums may be taken in another order, which vectors need; NaN and infinity stay what they are.
 _FASTMATH = {"reassoc", "nsz", "contract"}
-#: Compilation is worth a word from so many seconds on.
+#: Seconds of compilation after which it is announced.
 _PATIENCE = 1.0
 _SPINNER = "|/-\\"
 
 
 def fingerprint(folder: Path) -> str:
-    """A digest of the sources that kernels are made of."""
+    """The SHA-256 of all Python files in a folder and the folders in it."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
+    for path in sorted(folder.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-_FINGERPRINT = fingerprint(Path(__file__).parent)
+#: Of the whole engine: layers and plans have kernels of their own.
+_FINGERPRINT = fingerprint(Path(__file__).parents[1])
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,7 +44,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def part(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A piece of kernels, compiled into them."""
+    """Compile a function as a piece of the kernels that call it."""
     compiled: Callable[..., Any] = numba.njit(nogil=True, error_model="numpy", fastmath=_FASTMATH)(function)
     return compiled
 

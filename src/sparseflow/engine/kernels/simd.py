@@ -284,25 +284,13 @@ def _sums(builder: Any, vectors: list[Any]) -> Any:
     while blocks < width or len(vectors) > 1:
         size = width // blocks // 2
         low = [2 * size * block + lane for block in range(blocks) for lane in range(size)]
-        high = [lane + size for lane in low]
         if len(vectors) > 1:
-            vectors = [
-                builder.fadd(
-                    _shuffle(builder, a, b, low + [width + lane for lane in low]),
-                    _shuffle(builder, a, b, high + [width + lane for lane in high]),
-                )
-                for a, b in zip(vectors[::2], vectors[1::2], strict=True)
-            ]
+            pairs = list(zip(vectors[::2], vectors[1::2], strict=True))
+            low += [width + lane for lane in low]
             blocks *= 2
         else:
-            vectors = [
-                builder.fadd(
-                    _shuffle(builder, vectors[0], vectors[0], low), _shuffle(builder, vectors[0], vectors[0], high)
-                )
-            ]
+            pairs = [(vectors[0], vectors[0])]
             width //= 2
+        halves = [ir.Constant(ir.VectorType(_I32, len(low)), [lane + shift for lane in low]) for shift in (0, size)]
+        vectors = [builder.fadd(*(builder.shuffle_vector(a, b, half) for half in halves)) for a, b in pairs]
     return vectors[0]
-
-
-def _shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, len(lanes)), lanes))

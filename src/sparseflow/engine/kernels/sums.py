@@ -1,8 +1,8 @@
 """Sparse times dense with the batch innermost: weighted sums of rows, and dot products at active positions only.
 
 A *row* is the ``length`` neighbouring numbers that one nonzero multiplies. Linear: the batch. Convolution: a row of
-output pixels times the batch, since neighbouring pixels lie ``batch`` apart. ``columns[k] * pitch`` is where nonzero
-``k`` finds its row; the loops ``i < rows`` and ``j < parts`` move all of them over the image (`geometry` has
+output pixels times the batch, since neighbouring pixels are ``batch`` apart. Nonzero ``k`` finds its row at
+``columns[k] * pitch``; the loops ``i < rows`` and ``j < parts`` move all of them over the image (`geometry` has
 the numbers). All arrays are flat, with offsets, so that plans can put everything into one workspace.
 """
 
@@ -34,14 +34,13 @@ def _over_rows(width: int, count: int) -> Callable[..., None]:
 
     @part
     def run(
-        begins: Indices, ends: Indices, columns: Indices, values: Floats, start: Floats,
-        x: Floats, x0: int, pitch: int, y: Floats, y0: int, y_pitch: int, first: int, last: int,
-        accumulate: bool, floor: float,
+        x0: int, y0: int, begins: Indices, ends: Indices, columns: Indices, values: Floats, start: Floats,
+        x: Floats, pitch: int, y: Floats, y_pitch: int, first: int, last: int, accumulate: bool, floor: float,
     ) -> None:  # fmt: skip
         started = start.shape[0] > 0
         for row in range(first, last):
             if row + 1 < last:
-                # In a block of columns the next output's nonzeros lie elsewhere, where no hardware would look.
+                # In a block of columns the next output's nonzeros are elsewhere, where no hardware would look.
                 for k in range(begins[row + 1], ends[row + 1], _LINE):
                     prefetch(columns, np.int64(k))
                     prefetch(values, np.int64(k))
@@ -81,160 +80,33 @@ def weighted_sums(
         floor: 0 for a ReLU, minus infinity for none. NaN stays NaN.
     """
     least = values.dtype.type(floor)
+    shared = begins, ends, columns, values, start, x, pitch, y, y_pitch, first, last, accumulate, least
     for i in range(rows):
         for j in range(parts):
             a, b, n = x0 + i * xi + j * xj, y0 + i * yi + j * yj, 0
             while n + 8 * WIDTH <= length:
-                _EIGHT(
-                    begins,
-                    ends,
-                    columns,
-                    values,
-                    start,
-                    x,
-                    a + n,
-                    pitch,
-                    y,
-                    b + n,
-                    y_pitch,
-                    first,
-                    last,
-                    accumulate,
-                    least,
-                )
+                _EIGHT(a + n, b + n, *shared)
                 n += 8 * WIDTH
             if n + 4 * WIDTH <= length:
-                _FOUR(
-                    begins,
-                    ends,
-                    columns,
-                    values,
-                    start,
-                    x,
-                    a + n,
-                    pitch,
-                    y,
-                    b + n,
-                    y_pitch,
-                    first,
-                    last,
-                    accumulate,
-                    least,
-                )
+                _FOUR(a + n, b + n, *shared)
                 n += 4 * WIDTH
             if n + 2 * WIDTH <= length:
-                _TWO(
-                    begins,
-                    ends,
-                    columns,
-                    values,
-                    start,
-                    x,
-                    a + n,
-                    pitch,
-                    y,
-                    b + n,
-                    y_pitch,
-                    first,
-                    last,
-                    accumulate,
-                    least,
-                )
+                _TWO(a + n, b + n, *shared)
                 n += 2 * WIDTH
             if n + WIDTH <= length:
-                _ONE(
-                    begins,
-                    ends,
-                    columns,
-                    values,
-                    start,
-                    x,
-                    a + n,
-                    pitch,
-                    y,
-                    b + n,
-                    y_pitch,
-                    first,
-                    last,
-                    accumulate,
-                    least,
-                )
+                _ONE(a + n, b + n, *shared)
                 n += WIDTH
             if WIDTH > 8 and n + 8 <= length:
-                _HALF(
-                    begins,
-                    ends,
-                    columns,
-                    values,
-                    start,
-                    x,
-                    a + n,
-                    pitch,
-                    y,
-                    b + n,
-                    y_pitch,
-                    first,
-                    last,
-                    accumulate,
-                    least,
-                )
+                _HALF(a + n, b + n, *shared)
                 n += 8
             if n + 4 <= length:
-                _QUARTER(
-                    begins,
-                    ends,
-                    columns,
-                    values,
-                    start,
-                    x,
-                    a + n,
-                    pitch,
-                    y,
-                    b + n,
-                    y_pitch,
-                    first,
-                    last,
-                    accumulate,
-                    least,
-                )
+                _QUARTER(a + n, b + n, *shared)
                 n += 4
             if n + 2 <= length:
-                _PAIR(
-                    begins,
-                    ends,
-                    columns,
-                    values,
-                    start,
-                    x,
-                    a + n,
-                    pitch,
-                    y,
-                    b + n,
-                    y_pitch,
-                    first,
-                    last,
-                    accumulate,
-                    least,
-                )
+                _PAIR(a + n, b + n, *shared)
                 n += 2
             if n < length:
-                _SINGLE(
-                    begins,
-                    ends,
-                    columns,
-                    values,
-                    start,
-                    x,
-                    a + n,
-                    pitch,
-                    y,
-                    b + n,
-                    y_pitch,
-                    first,
-                    last,
-                    accumulate,
-                    least,
-                )
+                _SINGLE(a + n, b + n, *shared)
 
 
 _EIGHT_DOTS, _FOUR_DOTS, _TWO_DOTS, _ONE_DOT = (dots(count) for count in (8, 4, 2, 1))
@@ -282,7 +154,7 @@ def row_sums(
     g: Floats, g0: int, g_pitch: int, out: Floats, first: int, last: int,
     rows: int, gi: int, parts: int, gj: int, length: int,
 ) -> None:  # fmt: skip
-    """The bias gradient: ``out[o] += sum_{i, j, n} g[o, i, j, n]``."""
+    """The bias gradient: ``out[o] += sum_{i, j, n} g[o, i, j, n]``; arguments as :func:`sampled_dots`."""
     for row in range(first, last):
         total = out.dtype.type(0)
         for i in range(rows):
@@ -296,7 +168,10 @@ def vector_product(
     begins: Indices, ends: Indices, columns: NDArray[Any], values: Floats, start: Floats, x: Floats, y: Floats,
     first: int, last: int, floor: float,
 ) -> None:  # fmt: skip
-    """One example: ``y[o] = max(floor, start[o] + sum_k values[k] * x[columns[k]])``; columns are int32 or uint16."""
+    """One example: ``y[o] = max(floor, start[o] + sum_k values[k] * x[columns[k]])``.
+
+    Arguments as :func:`weighted_sums`; columns are int32 or uint16.
+    """
     least = values.dtype.type(floor)
     for row in range(first, last):
         total = gathered_dot(values, columns, np.int64(begins[row]), np.int64(ends[row]), x)
@@ -337,18 +212,16 @@ def all_dots(
 
 @kernel
 def put_in_frame(
-    x: Floats,
-    channels: int,
-    height: int,
-    width: int,
-    batch: int,
-    top: int,
-    bottom: int,
-    left: int,
-    right: int,
+    x: Floats, channels: int, height: int, width: int, batch: int, top: int, bottom: int, left: int, right: int,
     y: Floats,
-) -> None:
-    """Copy ``(channels, height, width, batch)`` into a border of zeros."""
+) -> None:  # fmt: skip
+    """Copy an image into a border of zeros.
+
+    Args:
+        x, channels, height, width, batch: The image, ``(channels, height, width, batch)``, flat.
+        top, bottom, left, right: Pixels of border on each side.
+        y: The bordered image, flat.
+    """
     across = (left + width + right) * batch
     pitch = (top + height + bottom) * across
     row = width * batch

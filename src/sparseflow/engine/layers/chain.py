@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -15,14 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparseflow.engine.kernels.compiling import said_aloud
-from sparseflow.engine.layers.functions import to_images, to_storage
-from sparseflow.engine.layers.geometry import Frame
+from sparseflow.engine.layers.functions import check_first_order, to_images, to_storage
+from sparseflow.engine.layers.geometry import Frame, pool_divisor, pool_window
 from sparseflow.engine.layers.modules import SparseConv1d, SparseLayer, SparseLinear
-from sparseflow.engine.layers.pools import AvgPool2d, MaxPool2d, pool_window
+from sparseflow.engine.layers.pools import AvgPool2d, MaxPool2d
 from sparseflow.engine.layers.threads import over_parts
 from sparseflow.engine.plans.interpreter import run
 from sparseflow.engine.plans.program import Image, Program, build_halves
-from sparseflow.engine.plans.stages import AveragePool, Flatten, MaxPool, Rectify, Stage, Weighted
+from sparseflow.engine.plans.stages import AveragePool, Flatten, MaxPool, Rectify, Stage, Weighted, leaves
 
 Floats = NDArray[Any]
 #: Examples that are worked on at a time, or half of them where their activations would not fit in the cache.
@@ -34,14 +32,14 @@ _NO_LABELS = np.zeros(0, np.int64)
 
 
 class _Slices(NamedTuple):
-    """How a batch of one size is worked on: equal slices, and one with the rest."""
+    """The parts of a batch of one size: equal slices, and one with the rest."""
 
     programs: list[tuple[int, Program, Program]]
     """First example, forward and backward pass of each slice."""
     output: Image
     size: tuple[int, int]
     rows: NDArray[np.int64]
-    """0, 1, ...: all examples."""
+    """All examples: 0, 1, ..., batch - 1."""
     work: int
     """Multiply-adds of a forward pass."""
     free: list[list[tuple[Floats, NDArray[np.int8]]]]
@@ -49,7 +47,7 @@ class _Slices(NamedTuple):
 
 
 class _Held:
-    """Workspaces of one forward pass; they go back when the graph is gone."""
+    """Workspaces of one forward pass, given back when its graph is gone."""
 
     def __init__(self, slices: _Slices, dtype: Any) -> None:
         self._free = slices.free
@@ -86,15 +84,21 @@ class Chain:
         self._slices: dict[tuple[Any, ...], _Slices] = {}
 
     def is_current(self) -> bool:
-        """Whether the layers are still what the programs were made for."""
+        """Whether the layers still have the patterns that the programs were made for."""
         return all(layer.pattern is pattern for layer, pattern in zip(self.layers, self.patterns, strict=True))
 
     def is_free(self) -> bool:
-        """Whether nobody wants to see what happens between or within layers."""
+        """Whether no layer has hooks or keeps its gradients."""
         return not any(layer.is_watched() for layer in self.layers)
 
     def slices(self, shape: tuple[int, ...], itemsize: int, *, inner: bool, input_gradient: bool) -> _Slices:
-        """The programs for inputs of a shape ``(batch, ...)``.
+        """The programs for inputs of one shape.
+
+        Args:
+            shape: ``(batch, ...)``.
+            itemsize: Bytes of a number.
+            inner: Whether the input has the batch innermost.
+            input_gradient: Whether the gradient of the input is wanted.
 
         Raises:
             ValueError: if the shape does not fit the chain.
@@ -147,11 +151,7 @@ class _ChainFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "the sparse engine has first derivatives only, and create_graph=True asks for more. Use the masked "
-                "form: sparseflow.engine.to_dense(model)."
-            )
+        check_first_order()
         chain, slices, values, held = ctx.chain, ctx.slices, ctx.values, ctx.held
         given = to_storage(gradients[0], ctx.frame).numpy()
         shares = [np.zeros_like(values) for _ in slices.programs]
@@ -194,8 +194,8 @@ _chains: WeakKeyDictionary[nn.Module, Chain] = WeakKeyDictionary()
 class SparseSequential(nn.Sequential):
     """A ``nn.Sequential`` of sparse layers, ReLUs and pools that runs as one function.
 
-    Layer by layer, as any other, where a layer has hooks, where its dense gradient is wanted, or where the input is not
-    what the engine computes. Parameters, names and results are the same.
+    It runs layer by layer, as any other, where a layer has hooks, where its dense gradient is wanted, or where the
+    engine cannot take the input. Parameters, names and results are the same.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -229,7 +229,7 @@ def read_stages(chain: nn.Sequential) -> tuple[list[Stage], list[SparseLayer]] |
     """The stages and sparse layers of a converted chain; ``None`` if it has another kind of layer, or no sparse one."""
     stages: list[Stage] = []
     layers: list[SparseLayer] = []
-    for name, module in _leaves(chain, ""):
+    for name, module in leaves(chain, chains=(nn.Sequential, SparseSequential)):
         stage = _stage(name, module)
         if stage is None:
             if isinstance(module, nn.Identity):
@@ -241,15 +241,6 @@ def read_stages(chain: nn.Sequential) -> tuple[list[Stage], list[SparseLayer]] |
     return (stages, layers) if layers and len(set(map(id, layers))) == len(layers) else None
 
 
-def _leaves(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    if type(module) in (nn.Sequential, SparseSequential):
-        for key, child in module._modules.items():
-            if child is not None:
-                yield from _leaves(child, f"{name}.{key}" if name else key)
-    else:
-        yield name, module
-
-
 def _stage(name: str, module: nn.Module) -> Stage | None:
     if isinstance(module, SparseLayer):
         spatial = 0 if isinstance(module, SparseLinear) else 1 if isinstance(module, SparseConv1d) else 2
@@ -258,9 +249,7 @@ def _stage(name: str, module: nn.Module) -> Stage | None:
     if isinstance(module, MaxPool2d):
         return MaxPool(name, pool_window(module), module.floor == 0)
     if isinstance(module, AvgPool2d):
-        window = pool_window(module)
-        inside = math.prod(window.kernel) if module.count_include_pad else 0
-        return AveragePool(name, window, module.divisor_override or inside)
+        return AveragePool(name, pool_window(module), pool_divisor(module))
     if type(module) is nn.ReLU:
         return Rectify(name)
     if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):

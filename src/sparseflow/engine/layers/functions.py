@@ -1,4 +1,4 @@
-"""A sparse layer as one autograd function, and activations in and out of the engine's layout."""
+"""A sparse layer as one autograd function, and the way of activations into the engine's layout and out of it."""
 
 from __future__ import annotations
 
@@ -17,35 +17,40 @@ Recorder = Callable[[Product, Tensor, Tensor], None]
 
 
 def to_storage(images: Tensor, frame: Frame) -> Tensor:
-    """``(batch, channels, height, width)`` of any strides as a flat ``(channels, height, width, batch)`` in its border.
+    """Images of any strides as a flat ``(channels, height, width, batch)`` in its border.
 
-    ``(batch, channels)`` is an image of one pixel. No copy where the batch is innermost already and there is no border.
+    No copy is made where the batch is innermost already and there is no border.
+
+    Args:
+        images: ``(batch, channels, height, width)``, or ``(batch, channels)`` for one pixel.
+        frame: Of the storage.
     """
     bordered = (frame.height, frame.width) != frame.size
     if not bordered and images.stride() == _strides(frame)[: images.dim()]:
         return images.as_strided((images.numel(),), (1,))
     inner = images.permute(*range(1, images.dim()), 0)
     if images.is_contiguous() and not inner.is_contiguous():
-        inner = (
-            images.detach().reshape(images.shape[0], -1).t().contiguous().view(inner.shape)
-        )  # torch's blocked transpose
+        # torch's blocked transpose
+        inner = images.detach().reshape(images.shape[0], -1).t().contiguous().view(inner.shape)
     if not bordered:
         return inner.reshape(-1)
     storage = torch.empty(images.shape[1] * frame.pitch, dtype=images.dtype)
     put_in_frame(
-        inner.reshape(-1).numpy(),
-        images.shape[1],
-        *frame.size,
-        frame.batch,
-        *frame.border[0],
-        *frame.border[1],
+        inner.reshape(-1).numpy(), images.shape[1], *frame.size, frame.batch, *frame.border[0], *frame.border[1],
         storage.numpy(),
-    )
+    )  # fmt: skip
     return storage
 
 
 def to_images(storage: Tensor, channels: int, frame: Frame, *, dims: int = 4) -> Tensor:
-    """A flat storage without a border seen as ``(batch, channels, height, width)`` or ``(batch, channels)``."""
+    """A view of a flat storage without a border as images.
+
+    Args:
+        storage: ``(channels, height, width, batch)``, flat.
+        channels: Of the images.
+        frame: Of the storage.
+        dims: 4 gives ``(batch, channels, height, width)``, 2 gives ``(batch, channels)``.
+    """
     shape = (frame.batch, channels, *frame.size)
     return storage.as_strided(shape[:dims], _strides(frame)[:dims])
 
@@ -59,35 +64,25 @@ class SparseProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        images: Tensor,
-        values: Tensor,
-        bias: Tensor | None,
-        product: Product,
-        floor: float,
+        ctx: Any, images: Tensor, values: Tensor, bias: Tensor | None, product: Product, floor: float,
         record: Recorder | None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Shapes as :func:`to_storage`; ``record`` is called in the backward pass."""
         x = to_storage(images, product.x)
-        y = to_images(
-            product.forward(values, bias, x, floor=floor), product.pattern.outputs, product.y, dims=images.dim()
-        )
+        out = product.forward(values, bias, x, floor=floor)
+        y = to_images(out, product.pattern.outputs, product.y, dims=images.dim())
         ctx.product, ctx.record, ctx.is_cut = product, record, floor == 0
         ctx.save_for_backward(x, values, y if ctx.is_cut else None)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The three gradients.
+        """Gradients of ``images``, ``values`` and ``bias``.
 
         Raises:
             RuntimeError: under ``create_graph=True``.
         """
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "the sparse engine has first derivatives only, and create_graph=True asks for more. Use the masked "
-                "form: sparseflow.engine.to_dense(model)."
-            )
+        check_first_order()
         product: Product = ctx.product
         x, values, y = ctx.saved_tensors
         gradient = gradients[0]
@@ -101,11 +96,15 @@ class SparseProduct(torch.autograd.Function):
         gx = None
         if ctx.needs_input_grad[0]:
             gx = to_images(product.input_gradient(values, g), product.pattern.inputs, product.gx, dims=gradient.dim())
-        return (
-            gx,
-            product.weight_gradient(x, g, frame) if ctx.needs_input_grad[1] else None,
-            product.bias_gradient(g, frame) if ctx.needs_input_grad[2] else None,
-            None,
-            None,
-            None,
+        gv = product.weight_gradient(x, g, frame) if ctx.needs_input_grad[1] else None
+        gb = product.bias_gradient(g, frame) if ctx.needs_input_grad[2] else None
+        return gx, gv, gb, None, None, None
+
+
+def check_first_order() -> None:
+    """Raise ``RuntimeError`` in a backward pass under ``create_graph=True``."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "the sparse engine has first derivatives only, and create_graph=True asks for more. Use the masked "
+            "form: sparseflow.engine.to_dense(model)."
         )

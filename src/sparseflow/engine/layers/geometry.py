@@ -1,4 +1,4 @@
-"""Where a convolution finds its rows: every layer as the same loops over neighbouring numbers.
+"""Layouts and loops: every layer as the same loops over neighbouring numbers.
 
 An image is stored as ``(channels, height, width, batch)`` in a border of zeros, so a tap of a kernel is a fixed
 distance away.
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from torch import nn
 
 from sparseflow.engine.layers.pattern import Indices, Pattern, Table, in_blocks, sorted_by, transposed
 
@@ -18,10 +19,12 @@ from sparseflow.engine.layers.pattern import Indices, Pattern, Table, in_blocks,
 CACHE = 1 << 19
 #: Examples that a register tile covers.
 TILE = 128
+#: Pixels of a max-pool's window, at most: the place of the maximum is kept as int8.
+MOST_TAPS = 128
 
 
 class Loops(NamedTuple):
-    """How the kernels move over two images, in numbers: see :func:`sparseflow.engine.kernels.sums.weighted_sums`."""
+    """The strides of a kernel over two images: see :func:`sparseflow.engine.kernels.sums.weighted_sums`."""
 
     x0: int
     pitch: int
@@ -58,7 +61,7 @@ class Window:
         return (size[axis] + sum(self.padding[axis]) - reach - 1) // self.stride[axis] + 1
 
     def gradient_border(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Border of zeros that the output's gradient needs, so that every input finds each of its outputs."""
+        """The border of zeros around the output's gradient in which every input finds each of its outputs."""
         axes = []
         for axis in (0, 1):
             reach = self.dilation[axis] * (self.kernel[axis] - 1)
@@ -67,6 +70,48 @@ class Window:
             highest = (size[axis] - 1 + pad) // stride
             axes.append((-lowest, max(0, highest - self._output(size, axis) + 1)))
         return axes[0], axes[1]
+
+
+def convolution_window(layer: nn.Conv1d | nn.Conv2d) -> Window:
+    """Kernel, stride, dilation and padding of a convolution; one axis is an image of height 1.
+
+    Raises:
+        ValueError: if it pads with anything but zeros.
+    """
+    if layer.padding_mode != "zeros":
+        raise ValueError(
+            f"the sparse engine pads with zeros, got padding_mode={layer.padding_mode!r}; keep the layer masked."
+        )
+    if layer.padding == "valid":
+        sides = [(0, 0) for _ in layer.kernel_size]
+    elif layer.padding == "same":  # the odd one after, as torch does
+        reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        sides = [(total // 2, total - total // 2) for total in reach]
+    else:
+        sides = [(int(p), int(p)) for p in layer.padding]
+    padding = (sides[0] if len(sides) == 2 else (0, 0), sides[-1])
+    return Window(_two(layer.kernel_size), _two(layer.stride), _two(layer.dilation), padding)
+
+
+def _two(numbers: tuple[int, ...]) -> tuple[int, int]:
+    return (1 if len(numbers) == 1 else numbers[0], numbers[-1])
+
+
+def pool_window(pool: nn.MaxPool2d | nn.AvgPool2d) -> Window:
+    """Kernel, stride, dilation and padding of a pool."""
+    dilation = pair(pool.dilation) if isinstance(pool, nn.MaxPool2d) else (1, 1)
+    top, left = pair(pool.padding)
+    return Window(pair(pool.kernel_size), pair(pool.stride), dilation, ((top, top), (left, left)))
+
+
+def pool_divisor(pool: nn.AvgPool2d) -> int:
+    """The divisor of an average pool, see :func:`sparseflow.engine.kernels.pooling.average_pool`."""
+    return pool.divisor_override or (math.prod(pair(pool.kernel_size)) if pool.count_include_pad else 0)
+
+
+def pair(size: int | tuple[int, ...]) -> tuple[int, int]:
+    """Down and across, from one number for both or from two."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 @dataclass(frozen=True)
@@ -79,12 +124,12 @@ class Frame:
 
     @property
     def height(self) -> int:
-        """With the border."""
+        """Rows of pixels, with the border."""
         return self.size[0] + sum(self.border[0])
 
     @property
     def width(self) -> int:
-        """With the border."""
+        """Pixels of a row, with the border."""
         return self.size[1] + sum(self.border[1])
 
     @property
@@ -93,14 +138,14 @@ class Frame:
         return self.height * self.width * self.batch
 
     def place(self, y: int, x: int) -> int:
-        """Where pixel (y, x) of a channel begins; negative coordinates lie in the border."""
+        """Where pixel (y, x) of a channel begins; negative coordinates are in the border."""
         return ((y + self.border[0][0]) * self.width + x + self.border[1][0]) * self.batch
 
 
 def _loops(
     x: Frame, y: Frame, x0: int, y0: int, counts: tuple[int, int], xs: tuple[int, int], ys: tuple[int, int]
 ) -> Loops:
-    """``counts`` pixels, ``xs`` and ``ys`` pixels apart; neighbouring ones are joined into longer rows."""
+    """Loops over ``counts`` pixels, ``xs`` and ``ys`` pixels apart; neighbouring ones are joined into longer rows."""
     n = x.batch
     rows, xi, yi = counts[0], xs[0] * x.width * n, ys[0] * y.width * n
     parts, xj, yj, length = counts[1], xs[1] * n, ys[1] * n, n
@@ -112,16 +157,28 @@ def _loops(
 
 
 def forward_loops(window: Window, x: Frame, y: Frame) -> Loops:
-    """From each output pixel to the first tap of its window.
+    """Loops from each output pixel to the first tap of its window.
 
-    ``x`` needs a border of at least the window's padding.
+    Args:
+        window: Of the convolution.
+        x: Input, with a border of at least the window's padding.
+        y: Output.
     """
     corner = x.place(-window.padding[0][0], -window.padding[1][0])
     return _loops(x, y, corner, y.place(0, 0), y.size, window.stride, (1, 1))
 
 
 def forward_table(pattern: Pattern, window: Window, x: Frame, itemsize: int = 4) -> Table:
-    """For each output channel, the places of its taps."""
+    """The places of the taps of each output channel.
+
+    Args:
+        pattern, window: Of the layer.
+        x: Input.
+        itemsize: Bytes of a number.
+
+    Raises:
+        ValueError: if the image is too large for int32.
+    """
     kernel_size = math.prod(window.kernel)
     own = _inputs(pattern, kernel_size)
     if kernel_size == 1:
@@ -151,11 +208,19 @@ def _check_reach(places: int) -> None:
 
 
 def backward(pattern: Pattern, window: Window, x: Frame, g: Frame, itemsize: int = 4) -> list[tuple[Table, Loops]]:
-    """For each input channel, the output gradients that it meets: one table for each phase of the stride.
+    """The output gradients that each input channel meets: one table for each phase of the stride.
 
     Input pixels whose padded position has the same remainder by the stride meet the same taps of the kernel, so within
-    a phase the input gradient is a weighted sum like the forward pass, by the transposed pattern. ``g``, the output
-    gradient's frame, needs the border that :meth:`Window.gradient_border` says.
+    a phase the input gradient is a weighted sum like the forward pass, by the transposed pattern.
+
+    Args:
+        pattern, window: Of the layer.
+        x: Input.
+        g: Gradient of the output, with the border that :meth:`Window.gradient_border` gives.
+        itemsize: Bytes of a number.
+
+    Raises:
+        ValueError: if the image is too large for int32.
     """
     kernel_size = math.prod(window.kernel)
     own = _inputs(pattern, kernel_size)

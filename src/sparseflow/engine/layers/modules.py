@@ -13,18 +13,19 @@ from torch import Tensor, nn
 from sparseflow.engine.kernels.compiling import said_aloud
 from sparseflow.engine.layers.dense_gradient import gradient_rows
 from sparseflow.engine.layers.functions import SparseProduct
-from sparseflow.engine.layers.geometry import Window
+from sparseflow.engine.layers.geometry import Window, convolution_window
 from sparseflow.engine.layers.pattern import Pattern
 from sparseflow.engine.layers.products import Product, warm_up
 
 Dense = TypeVar("Dense", nn.Linear, nn.Conv1d, nn.Conv2d)
+Convolution = TypeVar("Convolution", "SparseConv1d", "SparseConv2d")
 _FLOATS = (torch.float32, torch.float64)
 #: Input sizes whose tables a layer keeps: training, evaluation, a last smaller batch.
 _KEPT = 4
 
 
 class SparseLayer(nn.Module):
-    """What linear and convolution have in common: a pattern, its values, a bias, and tables for the sizes met so far.
+    """The common part of linear layers and convolutions: a pattern, its values, a bias, and tables per input size.
 
     Parameters are ``values``, ``(nonzeros,)`` in the order of the flattened dense weight, and ``bias``. Inactive
     weights do not exist: gradients and optimizer state have the size of the values.
@@ -52,15 +53,15 @@ class SparseLayer(nn.Module):
         self.values = nn.Parameter(values)
         self.bias = None if bias is None else nn.Parameter(bias)
         self.floor = -math.inf
-        """0 once a ReLU that follows is computed here."""
+        """0 if it computes the ReLU that follows, else minus infinity."""
         self.padding: Any = 0
-        """As the dense convolution has it, to make it again."""
+        """Of the dense convolution, to make it again."""
         self._passes: list[tuple[Product, Tensor, Tensor]] | None = None
         self._products: dict[tuple[tuple[int, int], int, int], Product] = {}
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """Of the dense weight."""
+        """Shape of the dense weight."""
         return self.pattern.shape
 
     @property
@@ -78,25 +79,25 @@ class SparseLayer(nn.Module):
         return self.pattern.mask()
 
     def move_(self, positions: Tensor) -> None:
-        """Take other positions; ``values`` must have as many entries by the time of the next forward pass.
+        """Take other positions; the caller must then set ``values`` to the same length.
 
         Raises:
-            ValueError: if they are not ascending, repeat, or lie outside the weight.
+            ValueError: if they are not ascending, repeat, or are outside the weight.
         """
         self.pattern = Pattern.at(positions, self.pattern.shape, groups=self.pattern.groups)
         self._products.clear()
 
     def is_watched(self) -> bool:
-        """Whether somebody wants to see its input, output or gradients: then it must run by itself."""
+        """Whether it has hooks or keeps its gradients: then it must run by itself."""
         hooks = (self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks)
         return self._passes is not None or any(hooks)
 
     def keep_gradients(self, keep: bool) -> None:
-        """Whether backward passes from now on keep their input and output gradient; ``False`` forgets them."""
+        """Make each backward pass keep its input and the gradient of its output; ``False`` forgets them and stops."""
         self._passes = [] if keep else None
 
     def gradient_rows(self) -> Callable[[int, int], Tensor] | None:
-        """Dense gradient of the outputs [first, last) over the backward passes kept since gradients were zero."""
+        """The dense gradient of outputs [first, last) over the backward passes kept, as a function of both."""
         passes = self._passes
         if not passes:
             return None
@@ -150,7 +151,7 @@ class SparseLayer(nn.Module):
         destination[prefix + "indices"] = torch.from_numpy(self.pattern.indices)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Take a state of this layer with any pattern, or the dense ``weight`` of the layer that it came from."""
+        """Take a state of this layer with any pattern, or the dense ``weight`` of the layer that was converted."""
         weight = state_dict.pop(prefix + "weight", None)
         if weight is not None:
             if weight.shape != self.pattern.shape:
@@ -219,21 +220,11 @@ class SparseConv2d(SparseLayer):
     @classmethod
     def of(cls, layer: nn.Conv2d, mask: Tensor) -> SparseConv2d:
         """The sparse form of a dense layer; weights off the mask are dropped."""
-        pattern = Pattern.of(mask, groups=layer.groups)
-        window = Window(_two(layer.kernel_size), _two(layer.stride), _two(layer.dilation), _padding(layer))
-        sparse = cls(pattern, pattern.gather(layer.weight.detach()), _copy(layer.bias), window)
-        sparse.padding = layer.padding
-        return sparse
+        return _sparse_convolution(cls, layer, mask)
 
     def dense_form(self) -> nn.Conv2d:
         """The dense layer with zeros."""
-        window, inputs, outputs = self.window, self.pattern.inputs, self.pattern.outputs
-        axes = slice(0, 2)
-        layer = nn.Conv2d(
-            inputs, outputs, window.kernel[axes], window.stride[axes], self.padding, window.dilation[axes],
-            self.pattern.groups, bias=self.bias is not None, device="meta",
-        )  # fmt: skip
-        return self._fill(layer)
+        return _dense_convolution(nn.Conv2d, self, slice(0, 2))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, in, height, width)`` to ``(batch, out, height', width')``; without a batch alike."""
@@ -255,21 +246,11 @@ class SparseConv1d(SparseLayer):
     @classmethod
     def of(cls, layer: nn.Conv1d, mask: Tensor) -> SparseConv1d:
         """The sparse form of a dense layer; weights off the mask are dropped."""
-        pattern = Pattern.of(mask, groups=layer.groups)
-        window = Window(_two(layer.kernel_size), _two(layer.stride), _two(layer.dilation), _padding(layer))
-        sparse = cls(pattern, pattern.gather(layer.weight.detach()), _copy(layer.bias), window)
-        sparse.padding = layer.padding
-        return sparse
+        return _sparse_convolution(cls, layer, mask)
 
     def dense_form(self) -> nn.Conv1d:
         """The dense layer with zeros."""
-        window, inputs, outputs = self.window, self.pattern.inputs, self.pattern.outputs
-        axes = slice(1, 2)
-        layer = nn.Conv1d(
-            inputs, outputs, window.kernel[axes], window.stride[axes], self.padding, window.dilation[axes],
-            self.pattern.groups, bias=self.bias is not None, device="meta",
-        )  # fmt: skip
-        return self._fill(layer)
+        return _dense_convolution(nn.Conv1d, self, slice(1, 2))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, in, length)`` to ``(batch, out, length')``; without a batch alike."""
@@ -284,21 +265,18 @@ def _copy(bias: Tensor | None) -> Tensor | None:
     return None if bias is None else bias.detach().clone()
 
 
-def _two(numbers: tuple[int, ...]) -> tuple[int, int]:
-    return (1 if len(numbers) == 1 else numbers[0], numbers[-1])
+def _sparse_convolution(kind: type[Convolution], layer: nn.Conv1d | nn.Conv2d, mask: Tensor) -> Convolution:
+    pattern = Pattern.of(mask, groups=layer.groups)
+    sparse = kind(pattern, pattern.gather(layer.weight.detach()), _copy(layer.bias), convolution_window(layer))
+    sparse.padding = layer.padding
+    return sparse
 
 
-def _padding(layer: nn.Conv1d | nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(before, after) for height and width; ``"same"`` puts the odd one after, as torch does."""
-    if layer.padding_mode != "zeros":
-        raise ValueError(
-            f"the sparse engine pads with zeros, got padding_mode={layer.padding_mode!r}; keep the layer masked."
+def _dense_convolution(kind: type[Dense], sparse: SparseLayer, axes: slice) -> Dense:
+    pattern, window = sparse.pattern, sparse.window
+    return sparse._fill(
+        kind(
+            pattern.inputs, pattern.outputs, window.kernel[axes], window.stride[axes], sparse.padding,
+            window.dilation[axes], pattern.groups, bias=sparse.bias is not None, device="meta",
         )
-    if layer.padding == "valid":
-        return (0, 0), (0, 0)
-    if layer.padding == "same":
-        reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        pairs = [(total // 2, total - total // 2) for total in reach]
-    else:
-        pairs = [(int(p), int(p)) for p in layer.padding]
-    return (pairs[0] if len(pairs) == 2 else (0, 0)), pairs[-1]
+    )  # fmt: skip

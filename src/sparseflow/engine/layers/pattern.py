@@ -1,4 +1,4 @@
-"""Where the active weights of a layer are, and the tables that the kernels read."""
+"""The positions of a layer's active weights, and the tables of them that the kernels read."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Pattern:
         """The pattern of flat positions in the dense weight, int64.
 
         Raises:
-            ValueError: if they are not ascending, repeat, or lie outside the weight.
+            ValueError: if they are not ascending, repeat, or are outside the weight.
         """
         flat = positions.cpu().numpy().astype(np.int64, copy=False)
         if len(flat) and (flat[0] < 0 or flat[-1] >= math.prod(shape) or bool((np.diff(flat) <= 0).any())):
@@ -113,7 +113,7 @@ class Pattern:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """What a kernel reads of a pattern: for each output the nonzeros, in blocks of columns that fit in the cache.
+    """A pattern as the kernels read it: the nonzeros of each output, in blocks of columns that fit in the cache.
 
     Args:
         begins, ends: int32 ``(blocks, outputs)``.
@@ -171,7 +171,12 @@ def _transpose(key: NDArray[Any], counts: NDArray[np.int64], order: Indices) -> 
 
 
 def sorted_by(key: NDArray[Any], size: int) -> tuple[Indices, Indices]:
-    """Where each of ``size`` keys begins, ``(size + 1,)``, and the stable order that sorts by key."""
+    """Begins ``(size + 1,)`` of each key in sorted order, and the stable order that sorts by key.
+
+    Args:
+        key: ``(nonzeros,)``, in [0, size).
+        size: Number of keys.
+    """
     begins = np.zeros(size + 1, np.int64)
     np.cumsum(np.bincount(key, minlength=size), out=begins[1:])
     order = np.empty(len(key), np.int32)
@@ -186,7 +191,7 @@ def transposed(rows: Indices, inputs: Indices, *, num_inputs: int, num_rows: int
 
     Args:
         rows, inputs: int32, per nonzero: its output and its input.
-        num_inputs, num_rows: How many there are.
+        num_inputs, num_rows: Numbers of inputs and of outputs.
         block: Outputs of a block.
     """
     blocks = -(-num_rows // block) if num_rows > 2 * block else 1
@@ -197,7 +202,13 @@ def transposed(rows: Indices, inputs: Indices, *, num_inputs: int, num_rows: int
 
 
 def in_blocks(begins: Indices, columns: Indices, order: Indices | None, *, num_columns: int, block: int) -> Table:
-    """A table whose columns, ascending within an output, are cut into blocks of ``block`` columns."""
+    """A table cut into blocks of columns.
+
+    Args:
+        begins, columns, order: Of the whole table; columns are ascending within an output.
+        num_columns: Number of columns.
+        block: Columns of a block.
+    """
     edges = np.arange(0, num_columns, block) if num_columns > 2 * block else np.zeros(1, np.int64)
     if len(edges) == 1:
         return Table(begins[None, :-1].copy(), begins[None, 1:].copy(), columns, order)

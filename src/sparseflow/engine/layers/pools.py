@@ -13,15 +13,13 @@ from torch.autograd.function import once_differentiable
 
 from sparseflow.engine.kernels.pooling import average_pool, average_pool_backward, max_pool, max_pool_backward
 from sparseflow.engine.layers.functions import to_images, to_storage
-from sparseflow.engine.layers.geometry import Frame, Window
+from sparseflow.engine.layers.geometry import MOST_TAPS, Frame, Window, pair, pool_divisor, pool_window
 
-#: Taps that an int8 can name.
-_MOST_TAPS = 128
 _FLOATS = (torch.float32, torch.float64)
 
 
 def is_batch_innermost(images: Tensor) -> bool:
-    """Whether ``(batch, channels, height, width)`` lies in memory as ``(channels, height, width, batch)``.
+    """Whether ``(batch, channels, height, width)`` is stored as ``(channels, height, width, batch)``.
 
     >>> is_batch_innermost(torch.zeros(3, 4, 4, 2).permute(3, 0, 1, 2)), is_batch_innermost(torch.zeros(2, 3, 4, 4))
     (True, False)
@@ -109,14 +107,12 @@ class MaxPool2d(nn.MaxPool2d):
     """
 
     floor = -math.inf
-    """0 once a ReLU before it is computed here."""
+    """0 if it computes the ReLU that stood before it."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, channels, height, width)``."""
         if _is_ours(x):
-            out: Tensor = _MaxPool.apply(  # type: ignore[no-untyped-call]
-                x, pool_window(self), self.floor
-            )
+            out: Tensor = _MaxPool.apply(x, pool_window(self), self.floor)  # type: ignore[no-untyped-call]
             return out
         plain: Tensor = super().forward(x if self.floor else F.relu(x))
         return plain
@@ -132,11 +128,7 @@ class AvgPool2d(nn.AvgPool2d):
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, channels, height, width)``."""
         if _is_ours(x):
-            window = pool_window(self)
-            inside = math.prod(window.kernel) if self.count_include_pad else 0
-            out: Tensor = _AveragePool.apply(  # type: ignore[no-untyped-call]
-                x, window, self.divisor_override or inside
-            )
+            out: Tensor = _AveragePool.apply(x, pool_window(self), pool_divisor(self))  # type: ignore[no-untyped-call]
             return out
         return super().forward(x)
 
@@ -163,45 +155,35 @@ class BatchNorm2d(nn.BatchNorm2d):
 def inner_form(module: nn.Module) -> nn.Module | None:
     """The layer that stays in the engine's layout, or ``None`` if there is none for these options."""
     if type(module) is nn.MaxPool2d:
-        if module.ceil_mode or module.return_indices or math.prod(_pair(module.kernel_size)) > _MOST_TAPS:
-            return None
-        return MaxPool2d(module.kernel_size, module.stride, module.padding, module.dilation).train(module.training)
-    if type(module) is nn.BatchNorm2d:
-        same = copy.deepcopy(module)
-        same.__class__ = BatchNorm2d
-        return same
-    if type(module) is nn.AvgPool2d and not module.ceil_mode:
-        made = AvgPool2d(
-            module.kernel_size, module.stride, module.padding,
-            count_include_pad=module.count_include_pad, divisor_override=module.divisor_override,
-        )  # fmt: skip
-        return made.train(module.training)
-    return None
+        fits = not module.ceil_mode and not module.return_indices and math.prod(pair(module.kernel_size)) <= MOST_TAPS
+        return _max_pool(MaxPool2d, module) if fits else None
+    if type(module) is nn.AvgPool2d:
+        return None if module.ceil_mode else _average_pool(AvgPool2d, module)
+    return _batch_norm(BatchNorm2d, module) if type(module) is nn.BatchNorm2d else None
 
 
 def plain_form(module: nn.Module) -> nn.Module | None:
-    """The layer of torch of :func:`inner_form`'s, or ``None`` if it is none of these."""
+    """The layer of torch of which :func:`inner_form` made this one, or ``None`` if it made no such layer."""
     if isinstance(module, MaxPool2d):
-        return nn.MaxPool2d(module.kernel_size, module.stride, module.padding, module.dilation).train(module.training)
-    if isinstance(module, BatchNorm2d):
-        same = copy.deepcopy(module)
-        same.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
-        return same
+        return _max_pool(nn.MaxPool2d, module)
     if isinstance(module, AvgPool2d):
-        made = nn.AvgPool2d(
-            module.kernel_size, module.stride, module.padding,
-            count_include_pad=module.count_include_pad, divisor_override=module.divisor_override,
-        )  # fmt: skip
-        return made.train(module.training)
-    return None
+        return _average_pool(nn.AvgPool2d, module)
+    return _batch_norm(nn.BatchNorm2d, module) if isinstance(module, BatchNorm2d) else None
 
 
-def _pair(number: int | tuple[int, ...]) -> tuple[int, int]:
-    return (number, number) if isinstance(number, int) else (number[0], number[1])
+def _max_pool(kind: type[nn.MaxPool2d], pool: nn.MaxPool2d) -> nn.Module:
+    return kind(pool.kernel_size, pool.stride, pool.padding, pool.dilation).train(pool.training)
 
 
-def pool_window(pool: nn.MaxPool2d | nn.AvgPool2d) -> Window:
-    """Kernel, stride, dilation and padding of a pool."""
-    dilation = _pair(pool.dilation) if isinstance(pool, nn.MaxPool2d) else (1, 1)
-    top, left = _pair(pool.padding)
-    return Window(_pair(pool.kernel_size), _pair(pool.stride), dilation, ((top, top), (left, left)))
+def _average_pool(kind: type[nn.AvgPool2d], pool: nn.AvgPool2d) -> nn.Module:
+    made = kind(
+        pool.kernel_size, pool.stride, pool.padding,
+        count_include_pad=pool.count_include_pad, divisor_override=pool.divisor_override,
+    )  # fmt: skip
+    return made.train(pool.training)
+
+
+def _batch_norm(kind: type[nn.BatchNorm2d], norm: nn.BatchNorm2d) -> nn.Module:
+    same = copy.deepcopy(norm)
+    same.__class__ = kind
+    return same

@@ -19,7 +19,7 @@ _NO_FLOOR = float("-inf")
 
 
 class Product:
-    """A layer's pattern meets an input size: frames, tables and loops, made once and used at every step.
+    """The pattern of a layer at one input size: frames, tables and loops, made once and used at every step.
 
     Activations are flat tensors that hold ``(channels, height + border, width + border, batch)``.
 
@@ -97,7 +97,12 @@ class Product:
         return y
 
     def input_gradient(self, values: Tensor, g: Tensor) -> Tensor:
-        """``W^T g`` in frame ``gx``; ``g`` is in frame ``g``."""
+        """``W^T g``, in frame ``gx``.
+
+        Args:
+            values: ``(nonzeros,)``.
+            g: Gradient of the output, in frame ``g``.
+        """
         make = torch.empty if self._reads_all else torch.zeros
         gx = make(self.pattern.inputs * self.gx.pitch, dtype=values.dtype)
         numbers = values.detach().numpy()
@@ -106,7 +111,13 @@ class Product:
         return gx
 
     def weight_gradient(self, x: Tensor, g: Tensor, frame: Frame) -> Tensor:
-        """The gradient of each active weight, ``(nonzeros,)``; ``g`` is in a frame equal to ``y`` or ``g``."""
+        """The gradient of each active weight, ``(nonzeros,)``.
+
+        Args:
+            x: Input, in frame ``x``.
+            g: Gradient of the output.
+            frame: Of ``g``: equal to frame ``y`` or ``g``.
+        """
         out = torch.zeros(self.pattern.num_active, dtype=x.dtype)
         (table, _), ((loops, rows), _) = self._forward, self._gradient_loops[frame]
         gs, xs, outs = g.numpy(), x.numpy(), out.numpy()
@@ -118,7 +129,7 @@ class Product:
         return out
 
     def bias_gradient(self, g: Tensor, frame: Frame) -> Tensor:
-        """The sum of the gradient over pixels and examples, ``(outputs,)``; ``g`` as for the weights."""
+        """The sum of the gradient over pixels and examples, ``(outputs,)``; arguments as :meth:`weight_gradient`."""
         out = torch.zeros(self.pattern.outputs, dtype=g.dtype)
         _, loops = self._gradient_loops[frame]
         row_sums(
@@ -149,7 +160,7 @@ class Product:
 
 @cache
 def warm_up(dtype: torch.dtype) -> None:
-    """Compile what a layer needs, or read it from disk: about four seconds for each dtype, the first time."""
+    """Compile the kernels of a layer, or read them from disk: about four seconds for each dtype, the first time."""
     one = torch.ones(1, dtype=dtype)
     for batch in (1, 2):
         product = Product(Pattern.of(torch.ones(1, 1, dtype=torch.bool)), Window(), (1, 1), batch, dtype.itemsize)

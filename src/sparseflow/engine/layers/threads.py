@@ -1,4 +1,4 @@
-"""How a layer's work is divided among threads."""
+"""Division of a layer's work among threads."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def over_parts(parts: int, work: int, run: Callable[[int], None]) -> None:
     """Call ``run(0)``, ..., ``run(parts - 1)`` on up to ``torch.get_num_threads()`` threads.
 
     Args:
-        parts: How many.
+        parts: Number of parts.
         work: Multiply-adds in all.
-        run: Computes one.
+        run: Computes one part.
     """
     threads = max(1, min(torch.get_num_threads(), work // _WORTH_ADDING, parts))
 

@@ -83,7 +83,7 @@ def take(
     storage: Floats, begin: int, total: int, x: Floats, x0: int, pitch: int, x_row: int,
     channels: int, rows: int, length: int, batch: int,
 ) -> None:  # fmt: skip
-    """Examples ``begin, ...`` of ``(channels, rows, length, total)`` go into the workspace."""
+    """Copy examples ``begin, ...`` of ``(channels, rows, length, total)`` into the workspace."""
     for c in range(channels):
         for i in range(rows):
             source, target = ((c * rows + i) * length) * total + begin, x0 + c * pitch + i * x_row
@@ -97,7 +97,7 @@ def give(
     x: Floats, x0: int, pitch: int, x_row: int, channels: int, rows: int, length: int, batch: int,
     storage: Floats, begin: int, total: int,
 ) -> None:  # fmt: skip
-    """The other way: from the workspace to examples ``begin, ...`` of ``(channels, rows, length, total)``."""
+    """Copy the workspace to examples ``begin, ...`` of ``(channels, rows, length, total)``."""
     for c in range(channels):
         for i in range(rows):
             target, source = ((c * rows + i) * length) * total + begin, x0 + c * pitch + i * x_row

@@ -1,4 +1,4 @@
-"""The interpreter of plans: a table of integers says which kernels run on which parts of one workspace.
+"""The interpreter of plans: a table of integers names the kernels to run and their parts of one workspace.
 
 Each operation is a row: its code, then the integer arguments in the order in which the kernel takes them. So a plan
 for a new network or new masks is a new table, and compiles nothing.
@@ -47,17 +47,17 @@ def run(
     Args:
         operations: ``(operations, ROW)``.
         x: The workspace: activations and their gradients; its borders are zero.
-        where: Positions of the maxima.
+        where: Room for the positions of maxima.
         tables: All begins, ends and columns.
         values: Active weights and biases.
-        order, transposed: Which values the input gradients take, in their order, and room for them.
+        order, transposed: Places of the values that the input gradients take, in their order, and room for the values.
         gradient: As ``values``; added to.
         images: ``(examples, numbers)``, flat; for ``TAKE`` the whole batch, innermost.
         labels: ``(examples,)``.
-        chosen: Which examples make the batch, checked.
-        first: Where in ``chosen`` the first slice begins.
-        scale: What the gradient is multiplied by: one over the examples of the whole batch.
-        logits: ``(batch, classes)``, flat; written if the table says so. For ``GIVE`` the batch is innermost.
+        chosen: The examples of the batch, checked.
+        first: Begin of the first slice in ``chosen``.
+        scale: Factor of the gradient: one over the examples of the whole batch.
+        logits: ``(batch, classes)``, flat; written by ``GIVE_LOGITS``. For ``GIVE`` the batch is innermost.
 
     Returns: the sum of the examples' losses.
     """

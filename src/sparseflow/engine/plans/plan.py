@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ _WORTH_IT = 900_000
 
 
 class _Worker(NamedTuple):
-    """Everything that one thread writes."""
+    """The buffers that one thread writes."""
 
     workspace: NDArray[Any]
     positions: NDArray[np.int8]
@@ -115,7 +115,11 @@ class Plan:
         }
 
     def logits(self, images: Tensor, chosen: Tensor | None = None) -> Tensor:
-        """``(batch, classes)``."""
+        """The logits, ``(batch, classes)``.
+
+        Args:
+            images, chosen: As :meth:`step`.
+        """
         numbers, rows = self._check_images(images, chosen)
         share = self._share(tuple(images.shape[1:]), 0, len(rows), training=False)
         out = np.empty(len(rows) * share[0].program.classes, numbers.dtype)
@@ -125,13 +129,11 @@ class Plan:
                 self._run(piece, numbers, none, rows, 1.0, out[:0], out)
         return torch.from_numpy(out).view(len(rows), -1)
 
-    # -- how ----------------------------------------------------------------------------------------------------
-
     def _has(self, masks: Mapping[str, Tensor]) -> bool:
         return self._masks.keys() == masks.keys() and all(torch.equal(self._masks[name], masks[name]) for name in masks)
 
     def _take(self, masks: Mapping[str, Tensor]) -> None:
-        """New tables; the vectors are empty until they are read."""
+        """Make tables for other masks; the vectors are empty until they are read."""
         self._stages = read_chain(self._model, masks)
         parameters = dict(self._model.named_parameters())
         parts: list[Part] = []
@@ -260,14 +262,9 @@ class Plan:
             raise ValueError(f"chosen must be in [0, {len(images)}), got {rows.min()} to {rows.max()}.")
         return numbers, rows
 
-    @contextmanager
-    def _said_aloud(self) -> Iterator[None]:
-        if self._has_run:
-            yield
-            return
-        with said_aloud():
-            yield
-        self._has_run = True
+    def _said_aloud(self) -> AbstractContextManager[None]:
+        first, self._has_run = not self._has_run, True
+        return said_aloud() if first else nullcontext()
 
 
 def plan(model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer | None = None) -> Plan:

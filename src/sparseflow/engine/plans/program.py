@@ -1,4 +1,4 @@
-"""From a chain of stages and a batch size to the table that the interpreter runs."""
+"""The table that the interpreter runs, built from a chain of stages and a batch size."""
 
 from __future__ import annotations
 
@@ -10,15 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparseflow.engine.layers.geometry import CACHE, Frame, Loops, Window, backward, forward_loops, forward_table
+from sparseflow.engine.layers.geometry import (
+    CACHE,
+    MOST_TAPS,
+    Frame,
+    Loops,
+    Window,
+    backward,
+    forward_loops,
+    forward_table,
+)
 from sparseflow.engine.layers.pattern import Indices, Table
 from sparseflow.engine.plans import interpreter as op
 from sparseflow.engine.plans.stages import AveragePool, Flatten, MaxPool, Rectify, Stage, Weighted
 
 Border = tuple[tuple[int, int], tuple[int, int]]
 _NONE: Border = ((0, 0), (0, 0))
-#: An int8 position of a maximum.
-_MOST_TAPS = 128
 
 
 @dataclass(frozen=True)
@@ -31,27 +38,27 @@ class Image:
 
     @property
     def corner(self) -> int:
-        """Where pixel (0, 0) of channel 0 is."""
+        """Place of pixel (0, 0) of channel 0 in the workspace."""
         return self.begin + self.frame.place(0, 0)
 
     @property
     def place(self) -> tuple[int, int, int]:
-        """Corner, from channel to channel, from row to row: as the pooling kernels want it."""
+        """Corner, distance of channels and distance of rows, in the order of the pooling kernels' arguments."""
         return self.corner, self.frame.pitch, self.frame.width * self.frame.batch
 
 
 @dataclass(frozen=True)
 class Program:
-    """What :func:`sparseflow.engine.plans.interpreter.run` needs for one size of slice."""
+    """The arguments of :func:`sparseflow.engine.plans.interpreter.run` for one size of slice."""
 
     operations: NDArray[np.int64]
     tables: Indices
     order: Indices
-    """Which entry of the values each of the transposed values is."""
+    """``transposed[k]`` is ``values[order[k]]``."""
     workspace: int
-    """Numbers."""
+    """Size of the workspace, in numbers."""
     positions: int
-    """Positions of maxima."""
+    """Number of positions of maxima."""
     classes: int
 
     @cached_property
@@ -66,7 +73,7 @@ class Program:
 
 @dataclass
 class _Step:
-    """A stage between its input and its output, and what its backward pass needs of its forward pass."""
+    """A stage with its input, its output and the tables that its backward pass uses again."""
 
     stage: Stage
     x: Image
@@ -99,7 +106,7 @@ class _Builder:
         return image
 
     def table(self, table: Table) -> tuple[list[tuple[int, int]], int]:
-        """Where the begins and ends of each block lie, and the columns."""
+        """Places of the begins and ends of each block, and of the columns."""
         blocks = [(self._keep(b), self._keep(e)) for b, e in zip(table.begins, table.ends, strict=True)]
         return blocks, self._keep(table.columns)
 
@@ -117,7 +124,7 @@ class _Builder:
         )
 
     def transposed(self, table: Table, first_value: int) -> int:
-        """Where the values of a transposed table will lie."""
+        """The place of the values of a transposed table."""
         assert table.order is not None
         self.orders.append(table.order + np.int32(first_value))
         self.order_size += len(table.order)
@@ -228,7 +235,7 @@ def _flat(image: Image) -> Image:
 
 
 def _check_shape(stage: Stage, x: Image, axes: int) -> int:
-    """The axes of the output besides the channels; what comes in must fit."""
+    """Number of axes of the output besides batch and channels; raises ``ValueError`` if the input does not fit."""
     if isinstance(stage, Flatten):
         return 0
     needed = stage.spatial if isinstance(stage, Weighted) else 2 if isinstance(stage, MaxPool | AveragePool) else axes
@@ -241,9 +248,9 @@ def _check_shape(stage: Stage, x: Image, axes: int) -> int:
         raise ValueError(f"layer {stage.name!r} needs {stage.pattern.inputs} channels or features, got {x.channels}.")
     if isinstance(stage, Weighted | MaxPool | AveragePool) and min(stage.window.outputs(x.frame.size)) < 1:
         raise ValueError(f"layer {stage.name!r} is larger than its input of {x.frame.size}.")
-    if isinstance(stage, MaxPool) and stage.window.kernel[0] * stage.window.kernel[1] > _MOST_TAPS:
+    if isinstance(stage, MaxPool) and stage.window.kernel[0] * stage.window.kernel[1] > MOST_TAPS:
         raise ValueError(
-            f"layer {stage.name!r} has windows of more than {_MOST_TAPS} pixels, too large for a plan. "
+            f"layer {stage.name!r} has windows of more than {MOST_TAPS} pixels, too large for a plan. "
             "Use the modules: sparseflow.engine.convert(model, masks)."
         )
     return axes

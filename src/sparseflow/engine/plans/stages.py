@@ -1,4 +1,4 @@
-"""What a plan can compute: a chain of layers, read from a network and fused where that is free."""
+"""The chains of layers that a plan can compute, read from a network and fused where that is free."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from sparseflow.engine.layers.geometry import Window
+from sparseflow.engine.layers.geometry import Window, convolution_window, pool_divisor, pool_window
 from sparseflow.engine.layers.pattern import Pattern
 
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Flatten, nn.Identity)
@@ -49,7 +49,7 @@ class AveragePool:
 
 @dataclass(frozen=True)
 class Rectify:
-    """A ReLU that no neighbour takes in."""
+    """A ReLU that is computed by itself."""
 
     name: str
 
@@ -79,7 +79,7 @@ def read_chain(model: nn.Module, masks: Mapping[str, Tensor]) -> list[Stage]:
     >>> [type(stage).__name__ for stage in read_chain(model, {})]
     ['Weighted', 'MaxPool', 'Flatten', 'Weighted']
     """
-    modules = [(name, module) for name, module in _leaves(model, "") if type(module) is not nn.Identity]
+    modules = [(name, module) for name, module in leaves(model) if type(module) is not nn.Identity]
     weighted = [module for _, module in modules if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)]
     if len({id(parameter) for m in weighted for parameter in m.parameters()}) < sum(
         len(list(m.parameters())) for m in weighted
@@ -94,11 +94,20 @@ def read_chain(model: nn.Module, masks: Mapping[str, Tensor]) -> list[Stage]:
     return list(_fused(stages))
 
 
-def _leaves(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    if type(module) is nn.Sequential:
+def leaves(
+    module: nn.Module, name: str = "", *, chains: tuple[type[nn.Module], ...] = (nn.Sequential,)
+) -> Iterator[tuple[str, nn.Module]]:
+    """Name and layer of each layer of a chain, in order.
+
+    Args:
+        module: The chain.
+        name: Of the chain itself.
+        chains: Types that are chains in turn; a subclass may compute something else.
+    """
+    if type(module) in chains:
         for key, child in module._modules.items():
             if child is not None:
-                yield from _leaves(child, f"{name}.{key}" if name else key)
+                yield from leaves(child, f"{name}.{key}" if name else key, chains=chains)
     else:
         yield name, module
 
@@ -112,13 +121,11 @@ def _stage(name: str, module: nn.Module, masks: Mapping[str, Tensor]) -> Stage:
             case nn.MaxPool2d():
                 if module.return_indices or module.ceil_mode:
                     _unsupported(name, module, "return_indices=False and ceil_mode=False")
-                return MaxPool(name, _pool_window(module, dilation=_pair(module.dilation)))
+                return MaxPool(name, pool_window(module))
             case nn.AvgPool2d():
                 if module.ceil_mode:
                     _unsupported(name, module, "ceil_mode=False")
-                window = _pool_window(module, dilation=(1, 1))
-                area = window.kernel[0] * window.kernel[1]
-                return AveragePool(name, window, module.divisor_override or (area if module.count_include_pad else 0))
+                return AveragePool(name, pool_window(module), pool_divisor(module))
             case nn.ReLU():
                 return Rectify(name)
             case nn.Flatten():
@@ -155,29 +162,8 @@ def _weighted(name: str, module: nn.Linear | nn.Conv1d | nn.Conv2d, masks: Mappi
     if isinstance(module, nn.Conv1d | nn.Conv2d):
         if module.padding_mode != "zeros":
             _unsupported(name, module, "padding_mode='zeros'")
-        spatial, groups = weight.dim() - 2, module.groups
-        # An image of one axis is one of height 1. torch's list of paddings is of the last axis first.
-        padding = torch.tensor(module._reversed_padding_repeated_twice).view(-1, 2).flip(0).tolist()
-        lead = (1,) * (2 - spatial)
-        sides = [(0, 0)] * (2 - spatial) + [(before, after) for before, after in padding]
-        window = Window(
-            _two(lead + tuple(weight.shape[2:])), _two(lead + module.stride), _two(lead + module.dilation),
-            (sides[0], sides[1]),
-        )  # fmt: skip
+        spatial, window, groups = weight.dim() - 2, convolution_window(module), module.groups
     return Weighted(name, Pattern.of(mask, groups=groups), window, spatial, module.bias is not None)
-
-
-def _pool_window(module: nn.MaxPool2d | nn.AvgPool2d, *, dilation: tuple[int, int]) -> Window:
-    pads = _pair(module.padding)
-    return Window(_pair(module.kernel_size), _pair(module.stride), dilation, ((pads[0],) * 2, (pads[1],) * 2))
-
-
-def _pair(size: int | tuple[int, ...]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else _two(size)
-
-
-def _two(sizes: tuple[int, ...]) -> tuple[int, int]:
-    return sizes[0], sizes[1]
 
 
 def _fused(stages: list[Stage]) -> Iterator[Stage]:

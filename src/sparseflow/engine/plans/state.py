@@ -47,7 +47,8 @@ class State:
 
     Args:
         parts: In the order of the vectors.
-        optimizer: That holds the parameters, or ``None`` where nothing is trained.
+        optimizer: The one that holds the parameters, or ``None`` where nothing is trained.
+        dtype: Of the vectors.
 
     Raises:
         TypeError, ValueError: if the optimizer or one of its options is not supported.
@@ -88,7 +89,7 @@ class State:
 
     @torch.no_grad()
     def write(self) -> None:
-        """Give everything back to the model and the optimizer; what is inactive becomes exactly zero."""
+        """Give everything back to the model and the optimizer; inactive entries become exactly zero."""
         for i, part in enumerate(self.parts):
             part.parameter.copy_(part.scatter(self.values[part.where]))
             if self.optimizer is None or not self._started[i]:

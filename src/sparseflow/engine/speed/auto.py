@@ -1,4 +1,4 @@
-"""Make a model sparse where that is faster on this machine, and say where."""
+"""The choice of layers that are faster sparse on this machine, by measurement."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def compile_sparse(
 def best_mix(
     costs: Mapping[str, Costs], measure: Callable[[list[str]], tuple[float, float]]
 ) -> tuple[list[str], tuple[float, float] | None]:
-    """Which layers to make sparse, by their own times and by those of the whole model.
+    """Choose the layers to make sparse by their own times and by those of the whole model.
 
     The rest of the model may be slower in the layout of sparse layers. Where a mix saves less than its layers promise,
     the difference is their toll, to equal parts; layers that do not save that much leave, and the whole is measured
@@ -109,7 +109,7 @@ def best_mix(
 
     Args:
         costs: Of each layer, in the order of execution.
-        measure: Names of sparse layers -> seconds of the whole model, dense and so.
+        measure: Names of sparse layers -> seconds of the whole model, dense and with these.
 
     Returns: the mix with the best ratio, and its measurement.
 
@@ -137,7 +137,7 @@ def _layer_costs(
     model: nn.Module, arguments: tuple[Any, ...], masks: Masks, reasons: dict[str, str | None],
     *, backward: bool, seconds: float,
 ) -> dict[str, Costs]:  # fmt: skip
-    """Of each layer that can be sparse and is reached, in the order of execution."""
+    """Costs of each layer that can be sparse and is reached, in the order of execution."""
     candidates = [name for name, reason in reasons.items() if reason is None]
     if not candidates:
         return {}

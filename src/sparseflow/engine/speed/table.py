@@ -1,4 +1,4 @@
-"""Dense against sparse as a table: for people, and for programs."""
+"""The table of dense against sparse times, for people and for programs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ class LayerSpeed:
     """One masked weight, dense and sparse."""
 
     name: str
-    """Of the weight."""
+    """Name of the weight."""
     shape: tuple[int, ...]
     num_active: int
     dense_seconds: float | None = None
-    """Of one step; ``None`` where the layer has no sparse form here."""
+    """Seconds of one step; ``None`` where the layer has no sparse form here."""
     sparse_seconds: float | None = None
-    """Of one step, with the changes of layout that its neighbours in the returned model make necessary."""
+    """Seconds of one step, with the changes of layout that its neighbours in the returned model make necessary."""
     is_sparse: bool = False
     """Whether the returned model computes it sparse."""
     reason: str | None = None
-    """Why it was not timed."""
+    """The reason why it was not timed."""
 
     @property
     def is_faster(self) -> bool:
@@ -45,9 +45,9 @@ class SpeedTable:
 
     layers: tuple[LayerSpeed, ...]
     dense_seconds: float | None
-    """Of a step of the whole dense model; ``None`` where no layer can be sparse."""
+    """Seconds of a step of the whole dense model; ``None`` where no layer can be sparse."""
     sparse_seconds: float | None
-    """Of the best mix of dense and sparse layers that was tried."""
+    """Seconds of the best mix of dense and sparse layers that was tried."""
     batch: int
     threads: int
     backward: bool
@@ -69,7 +69,7 @@ class SpeedTable:
         return asdict(self) | {"speedup": self.speedup}
 
     def cells(self) -> list[tuple[str, ...]]:
-        """The table as text: a head, a row for each layer, and the whole model last."""
+        """The cells of the table as text: a head, a row for each layer, and the whole model last."""
         head = ("layer", "weight", "active", "density", "dense ms", "sparse ms", "speed-up", "")
         rows = [
             (
@@ -88,16 +88,16 @@ class SpeedTable:
         return ("sparse" if layer.is_sparse else "dense") + ("*" if self._is_led(layer) else "")
 
     def _is_led(self, layer: LayerSpeed) -> bool:
-        """Whether its own times would have it otherwise."""
+        """Whether the layers around it decided against its own times."""
         return layer.reason is None and not self._fell_back and layer.is_sparse != layer.is_faster
 
     def conditions(self) -> str:
-        """What was measured, in a line."""
+        """The conditions of the measurement, in one line."""
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         return f"{'forward + backward' if self.backward else 'forward'}, batch {self.batch}, {threads}, {self.dtype}"
 
     def verdict(self) -> str:
-        """Who wins, as sentences."""
+        """The result, in sentences."""
         if self.speedup is None:
             return "No layer can be sparse here; the model stays dense."
         timed = [layer for layer in self.layers if layer.dense_seconds is not None]
@@ -106,11 +106,11 @@ class SpeedTable:
         if self._fell_back:
             return "Some layers are faster sparse, but not the model with them as a whole; it stays dense."
         lost = [layer.name.removesuffix(".weight") for layer in timed if not (layer.is_sparse or layer.is_faster)]
-        told = f"Sparse is {_ratio(self.speedup)} times as fast as dense, over the whole model."
-        return f"{told} Faster dense, and left so: {', '.join(lost)}." if lost else told
+        whole = f"Sparse is {_ratio(self.speedup)} times as fast as dense, over the whole model."
+        return f"{whole} Faster dense, and left so: {', '.join(lost)}." if lost else whole
 
     def notes(self) -> list[str]:
-        """Lines below the table: the conditions, the verdict, and what the rows do not say."""
+        """Lines below the table: the conditions, the result, and remarks on single layers."""
         lines = [self.conditions(), self.verdict()]
         if any(self._is_led(layer) for layer in self.layers):
             lines.append("* Against its own times: in the other form, the layers around it would lose more.")
@@ -131,7 +131,7 @@ def _numbers(active: int, size: int, dense: float | None, sparse: float | None) 
 
 
 def _milliseconds(seconds: float) -> str:
-    """Three digits.
+    """Milliseconds to three digits.
 
     >>> [_milliseconds(seconds) for seconds in (0.0, 12.3456e-6, 1.23456e-3, 1.23456)]
     ['0.000', '0.0123', '1.23', '1235']
@@ -145,7 +145,7 @@ def _ratio(number: float) -> str:
 
 
 def _aligned(rows: Iterable[tuple[str, ...]]) -> str:
-    """Columns as wide as their text; the first two and the last to the left, numbers to the right."""
+    """Align columns: the first two and the last to the left, numbers to the right."""
     columns = list(zip(*rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     left = {0, 1, len(columns) - 1}

@@ -1,4 +1,4 @@
-"""What dense and sparse cost on this machine: steps of layers and models, timed in turns, and the cheapest mix."""
+"""The cost of dense and sparse on this machine: steps of layers and models, timed in turns, and the cheapest mix."""
 
 from __future__ import annotations
 
@@ -48,7 +48,13 @@ def medians(steps: Sequence[Callable[[], object]], *, seconds: float) -> list[fl
 
 
 def model_step(model: nn.Module, arguments: tuple[Any, ...], *, backward: bool) -> Callable[[], None]:
-    """A call that runs the model, and with ``backward`` also computes the gradient of every parameter."""
+    """A function that runs one step of a model.
+
+    Args:
+        model: The model.
+        arguments: Positional, of its forward pass.
+        backward: Also compute the gradient of every parameter.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def run() -> None:
@@ -75,18 +81,23 @@ def _tensors(value: object) -> Iterator[Tensor]:
 
 @dataclass
 class Call:
-    """What a layer met in one run of its model: input and gradient of the output, with the strides they had."""
+    """Input of a layer and gradient of its output in one run of its model, with the strides they had."""
 
     x: Tensor
     needs_gradient: bool
     """Whether the layers before want the gradient of ``x``."""
     gradient: Tensor | None = None
     count: int = 1
-    """How often the layer was called; only the first call is kept."""
+    """Number of calls of the layer; only the first is kept."""
 
 
 def watch(step: Callable[[], None], layers: Mapping[str, nn.Module]) -> dict[str, Call]:
-    """Run a step and note what each layer met, in the order of execution; layers that were not called are left out."""
+    """Run a step and record the first call of each layer, in the order of execution.
+
+    Args:
+        step: Runs the model.
+        layers: Name -> layer; those that are not called are left out.
+    """
     calls: dict[str, Call] = {}
 
     def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -110,9 +121,16 @@ def watch(step: Callable[[], None], layers: Mapping[str, nn.Module]) -> dict[str
 
 
 def layer_step(layer: nn.Module, met: Call, gradient: Tensor | None, *, backward: bool) -> Callable[[], None]:
-    """A call that runs one layer on the input it met, and with ``backward`` its gradients.
+    """A function that runs one step of a layer.
 
-    The gradient of the input is handed back in the layout in which the input came, so whoever changes the layout pays.
+    The gradient of the input is given back in the layout in which the input came, so a layer that changes the layout
+    pays for it.
+
+    Args:
+        layer: The layer.
+        met: Its input.
+        gradient: Of its output; ``None`` if nothing needs it.
+        backward: Also compute the gradients.
     """
     x = met.x.detach().requires_grad_(backward and met.needs_gradient)
     wanted: list[Tensor] = [parameter for parameter in layer.parameters() if parameter.requires_grad]
@@ -138,7 +156,7 @@ def layer_costs(
 
     Args:
         dense, sparse: Name -> layer, the same names.
-        met: What the layers met in a run of the dense and of the sparse model.
+        met: Calls of the layers in a run of the dense and of the sparse model.
         backward: Also the gradients.
         seconds: To spend on each layer.
     """
@@ -162,7 +180,7 @@ def layer_costs(
 
 
 def cheapest(costs: Sequence[Costs]) -> list[bool]:
-    """Which layers of a chain to make sparse so that their sum of seconds is least; ties stay dense.
+    """The choice of sparse layers in a chain for which the sum of seconds is least; ties stay dense.
 
     The chain begins in the ordinary layout, as behind a dense layer.
 
@@ -184,6 +202,11 @@ def cheapest(costs: Sequence[Costs]) -> list[bool]:
 
 
 def settled(costs: Sequence[Costs], is_sparse: Sequence[bool]) -> list[tuple[float, float]]:
-    """Dense seconds in the dense model and sparse seconds in the chosen mix, for each layer of the chain."""
+    """Seconds of each layer of a chain: dense in the dense model, and sparse in the chosen mix.
+
+    Args:
+        costs: Of each layer.
+        is_sparse: The mix, see :func:`cheapest`.
+    """
     before = itertools.chain([False], is_sparse)
     return [(cost[0][0], cost[previous][1]) for cost, previous in zip(costs, before, strict=False)]

@@ -1,4 +1,4 @@
-"""Leave out what no logit depends on: a sparse network is often half its size, and its Hessian a quarter."""
+"""Removal of units on which no logit depends: a sparse network is often half its size, and its Hessian a quarter."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sparseflow.analysis.closed_form.segments import Scale
 from sparseflow.analysis.closed_form.sums import forward
 
 
-class Liveness:
-    """Which units, or channels, are not zero for some example, or would not be after a small step.
+class AliveUnits:
+    """The units, or channels, that are not zero for some example, or would not be after a small step.
 
     Args:
         layers: In the order of computation.
@@ -27,13 +27,13 @@ class Liveness:
         self.outputs[-1] |= True  # the logits
         first = layers[0]
         self.inputs = first.weight.new_zeros(first.weight.shape[1] // first.area, dtype=torch.bool)
-        """Which inputs, or input channels, are not zero for some example."""
+        """bool: the inputs, or input channels, that are not zero for some example."""
 
     def add(self, value: Tensor) -> None:
-        """Look at some examples.
+        """Take in some examples.
 
         Args:
-            value: What enters the first layer.
+            value: The input of the first layer.
         """
         self.inputs |= (value != 0).view(len(value), -1).any(1)
         values, segments, _ = forward(self._layers, value)
@@ -45,8 +45,8 @@ class Liveness:
             outputs |= moves | (after != 0).view(len(outputs), -1).any(1)
 
     @staticmethod
-    def merged(several: Sequence[Liveness]) -> tuple[list[Tensor], Tensor]:
-        """What all have seen: of each layer's outputs, and of the inputs."""
+    def merged(several: Sequence[AliveUnits]) -> tuple[list[Tensor], Tensor]:
+        """The union of several: outputs of each layer, and inputs."""
         outputs = [torch.stack(found).any(0) for found in zip(*(each.outputs for each in several), strict=True)]
         return outputs, torch.stack([each.inputs for each in several]).any(0)
 
