@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from sparseflow.methods.active import ActiveLayer, exchange_active, row_parts
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -18,7 +19,6 @@ import sparseflow as sf
 from sparseflow.engine.layers.geometry import Window
 from sparseflow.engine.layers.modules import SparseLinear
 from sparseflow.methods import UPDATERS
-from sparseflow.methods.active import ActiveLayer, exchange_active, row_parts
 from sparseflow.methods.scores import gradient_magnitude, magnitude
 from sparseflow.rng import stream
 from sparseflow.sparsifier.stored import active_weights

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseflow.masks.check import per_weight_state
 from sparseflow.masks.select import unwrap
 from sparseflow.methods.base import MaskUpdater
 from sparseflow.methods.static import Static
 from sparseflow.rng import stream
 from sparseflow.sharded import reshard_, shard_like
+from sparseflow.sparsifier.check import per_weight_state
 from sparseflow.sparsifier.growth import keep_dense, observe_
 from sparseflow.sparsifier.optimizers import (
     initial_rate,

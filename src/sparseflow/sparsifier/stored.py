@@ -8,8 +8,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from sparseflow.masks.check import per_weight_state
 from sparseflow.sharded import is_sharded
+from sparseflow.sparsifier.check import per_weight_state
 from sparseflow.types import Masks
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from sparseflow._checks import check_masks
 from sparseflow._fast.bits import PackedMask, packed_like, unpacked
 from sparseflow._fast.write import Rewrite, rewrite_, zero_off_
-from sparseflow.masks.check import check, per_weight_state
 from sparseflow.masks.select import maskable, unwrap
 from sparseflow.sharded import Whole, is_sharded, local, num_true
 from sparseflow.sparsifier.changes import Changes, kept
+from sparseflow.sparsifier.check import check, per_weight_state
 from sparseflow.sparsifier.optimizers import check_held
 from sparseflow.sparsifier.stored import LiveMasks, active_weights, check_positions, move_
 from sparseflow.types import BrokenPromiseError, Masks
