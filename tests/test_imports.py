@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import sparseflow
+from makers import MAKERS
 from sparseflow.init.fill import INITIALIZERS
 from sparseflow.masks.allocation import ALLOCATIONS
-from sparseflow.methods import UPDATERS
 
 SOURCE = Path(sparseflow.__file__).parent
 #: A room imports from its own floor and those above; a new room takes its place here. A name covers what is inside it.
@@ -174,7 +174,7 @@ def test_the_check_can_fail(path: str, source: str) -> None:
             "masks/make.py",
             "import torch\nfrom sparseflow.masks.topk import topk_mask\nfrom sparseflow.rng import stream",
         ),
-        ("methods/set.py", "from sparseflow.methods.base import DropGrow"),
+        ("methods/set.py", "from sparseflow.methods.drop_grow import DropGrow"),
         ("training/probes.py", "import sparseflow as sf\nfrom sparseflow.training.store import Run"),
         ("paper/exhibits/flow.py", "from sparseflow.paper.claims.verdict import Verdict"),
         ("__init__.py", "from sparseflow.sparsifier.sparsifier import Sparsifier"),
@@ -240,7 +240,7 @@ def test_every_public_type_alias_has_a_comment(name: str) -> None:
     assert lines[number - 1].startswith("#: ")
 
 
-@pytest.mark.parametrize("registry", [UPDATERS, ALLOCATIONS, INITIALIZERS], ids=["updaters", "allocations", "init"])
+@pytest.mark.parametrize("registry", [MAKERS, ALLOCATIONS, INITIALIZERS], ids=["methods", "allocations", "init"])
 def test_every_registered_value_is_its_own_and_says_where_it_comes_from(registry: Mapping[str, object]) -> None:
     assert len({id(value) for value in registry.values()}) == len(registry)
     for name, value in registry.items():

@@ -9,7 +9,6 @@ from sparseflow.analysis import gradient_flow
 from sparseflow.init.live import live_inputs
 from sparseflow.init.model import initialize_
 from sparseflow.init.prune import grasp, snip, synflow_masks
-from sparseflow.masks.check import check
 from sparseflow.masks.make import (
     apply_masks_,
     dense_masks,
@@ -24,6 +23,7 @@ from sparseflow.masks.make import (
 from sparseflow.masks.report import mask_statistics, sparsity_report
 from sparseflow.masks.select import prunable
 from sparseflow.methods import GMP, SET, SNFS, OneShot, RigL, RigLInverted, Static, drop_and_grow
+from sparseflow.sparsifier.check import check
 from sparseflow.sparsifier.sparsifier import Sparsifier
 from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
 

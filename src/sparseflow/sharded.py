@@ -115,23 +115,17 @@ def fingerprint(whole: Tensor) -> str:
     return found.hexdigest()[:16]
 
 
-class Whole:
-    """What this process knows of whole masks that it cuts into parts.
+def cut(mask: Tensor, example: Tensor) -> tuple[Tensor, int, str]:
+    """This process's part of a mask, and what identifies the whole: the number of active weights and a fingerprint.
 
-    >>> whole, mask = Whole(), torch.tensor([True, False])
-    >>> whole.cut("weight", mask, example=mask) is mask, whole.counts
-    (True, {})
+    Args:
+        mask: bool, whole or in any parts.
+        example: Tensor of the same shape whose parts the mask is cut into.
+
+    >>> mask = torch.tensor([True, False])
+    >>> part, count, text = cut(mask, example=mask)
+    >>> part is mask, count, text == fingerprint(mask)
+    (True, 1, True)
     """
-
-    def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
-        """Name -> active weights in all parts together."""
-        self.fingerprints: dict[str, str] = {}
-        """Name -> :func:`fingerprint`."""
-
-    def cut(self, name: str, mask: Tensor, example: Tensor) -> Tensor:
-        """The mask as :func:`shard_like` has it; plain masks are nothing to remember."""
-        if is_sharded(example):
-            whole = full(mask)
-            self.counts[name], self.fingerprints[name] = num_true(whole), fingerprint(whole)
-        return shard_like(mask, example)
+    whole = full(mask)
+    return local(shard_like(mask, example)), num_true(whole), fingerprint(whole)

@@ -15,26 +15,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import sparseflow as sf
+from makers import DROP_GROW, MAKERS, PRUNING, SETTINGS
 from sparseflow.engine.layers.geometry import Window
 from sparseflow.engine.layers.modules import SparseLinear
-from sparseflow.methods import UPDATERS
-from sparseflow.methods.active import ActiveLayer, exchange_active, row_parts
+from sparseflow.methods import Swap
 from sparseflow.methods.scores import gradient_magnitude, magnitude
 from sparseflow.rng import stream
-from sparseflow.sparsifier.stored import active_weights
+from sparseflow.sparsifier.stored import StoredLayer, row_parts, stored_weights
 from tiny import OPTIMIZERS, SIZES, batch, masked, tiny_model
 
 STEPS = 13
-DROP_GROW = {"drop_fraction": 0.3, "update_every": 3}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "static": {},
-    "set": DROP_GROW,
-    "rigl": DROP_GROW,
-    "rigl_inverted": DROP_GROW,
-    "snfs": DROP_GROW,
-    "gmp": {"sparsity": 0.7, "begin": 2, "end": 10, "update_every": 3},
-    "one_shot": {"sparsity": 0.7, "at": 4},
-}
 OPTIONS: dict[str, dict[str, Any]] = {
     "no regrowth": {"regrow": False},
     "in place of the step": {"replaces_step": True, "first_update": 0},
@@ -44,20 +34,16 @@ every_method = pytest.mark.parametrize("method", SETTINGS)
 every_optimizer = pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
 
 
-def test_every_method_has_a_row() -> None:
-    assert set(SETTINGS) == set(UPDATERS)
-
-
 class Run:
     """A model on sparse storage (or masked), its optimizer and its Sparsifier, at step 0."""
 
     def __init__(self, method: str, optimizer_name: str, *, sparse: bool, seed: int = 0, **changed: Any) -> None:
         model = tiny_model(dtype=torch.float64)
-        masks = sf.dense_masks(model) if method in ("gmp", "one_shot") else masked(model)
+        masks = sf.dense_masks(model) if method in PRUNING else masked(model)
         sf.apply_masks_(model, masks)
         self.model = sf.engine.convert(model, masks) if sparse else model
         self.optimizer = OPTIMIZERS[optimizer_name](self.model.parameters())
-        updater = UPDATERS[method](**{**SETTINGS[method], **changed})
+        updater = MAKERS[method](**{**SETTINGS[method], **changed})
         self.sparsifier = sf.Sparsifier(self.model, self.optimizer, masks, updater, seed=seed)
 
     def step(self, number: int, *, parts: int = 1) -> None:
@@ -181,14 +167,14 @@ def test_what_changed_is_told(method: str) -> None:
             assert all(map(torch.equal, found[name], want[name]))
 
 
-@pytest.mark.parametrize("method", ["set", "rigl", "gmp"])
+@pytest.mark.parametrize("method", ["set", "rigl", "prune"])
 def test_some_layers_masked_and_some_stored(method: str) -> None:
     dense = Run(method, "momentum", sparse=False)
     mixed = Run(method, "momentum", sparse=False)
     masks = {name: mask.clone() for name, mask in mixed.sparsifier.masks.items()}
     model = sf.engine.convert(mixed.model, masks, only=["3.weight"])
     mixed.model, mixed.optimizer = model, OPTIMIZERS["momentum"](model.parameters())
-    mixed.sparsifier = sf.Sparsifier(model, mixed.optimizer, masks, mixed.sparsifier.updater, seed=0)
+    mixed.sparsifier = sf.Sparsifier(model, mixed.optimizer, masks, mixed.sparsifier.method, seed=0)
     for step in range(1, STEPS + 1):
         mixed.step(step)
         dense.step(step)
@@ -208,9 +194,9 @@ def test_an_exchange_in_parts_is_the_whole_one(shape: tuple[int, ...], regrow: b
     weight = weight * mask
     positions = mask.flatten().nonzero().squeeze(1)
     count = min(int(mask.sum()), int((~mask).sum())) // 2
-    layer = ActiveLayer("w", shape, positions, weight[mask], None, lambda a, b: gradient[a:b], 1.0)
-    scores = {"drop_score": magnitude, "grow_score": gradient_magnitude}
-    found = exchange_active(layer, count, count, **scores, regrow=regrow, generator=generator)
+    layer = StoredLayer("w", shape, positions, weight[mask], None, lambda a, b: gradient[a:b], 1.0)
+    swap = Swap(count, count, drop_score=magnitude, grow_score=gradient_magnitude, regrow=regrow)
+    found = layer.begin(swap, generator=generator, gradient_name="the gradient")
     want = sf.drop_and_grow(mask, weight.abs(), gradient.abs(), count, count, regrow=regrow).mask
     assert torch.equal(found, want.flatten().nonzero().squeeze(1))
 
@@ -269,7 +255,7 @@ def test_masks_that_move_on_sparse_storage_are_refused_on_many_ranks() -> None:
 
 def test_values_of_another_number_break_a_promise() -> None:
     run = Run("static", "momentum", sparse=True)
-    layer = active_weights(run.model)["5.weight"]
+    layer = stored_weights(run.model)["5.weight"]
     layer.values.data = layer.values.data[:-1]
     with pytest.raises(sf.BrokenPromiseError, match=r"'5\.weight' has 11 active weights, it must have 12"):
         run.sparsifier.check()

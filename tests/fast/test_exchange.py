@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sparseflow as sf
+from makers import MAKERS
+from sparseflow._fast import Exchange, Magnitude
+from sparseflow._fast import exchange as exchange_layers
 from sparseflow._fast.choose import exchange
-from sparseflow._fast.memory import spread, words
+from sparseflow._fast.memory import as_integers, map_threads
 from sparseflow.methods import drop_and_grow
 
 #: Above the size from which a layer's exchange is compiled in any process.
@@ -31,6 +34,16 @@ def head_of_sort(scores: Tensor, k: int, among: Tensor) -> Tensor:
 def sorted_exchange(mask: Tensor, drop: Tensor, grow: Tensor, num_drop: int, num_grow: int, regrow: bool) -> Tensor:
     kept = head_of_sort(drop, int(mask.sum()) - num_drop, mask)
     return kept | head_of_sort(grow, num_grow, ~(kept if regrow else mask))
+
+
+def in_one_pass(
+    mask: Tensor, drop: Tensor | Magnitude, grow: Tensor | Magnitude, num_drop: int, num_grow: int, regrow: bool = True
+) -> Tensor | None:
+    """The fast twin of ``drop_and_grow``, as a mask update calls it."""
+    layer = Exchange(mask, int(mask.sum()), drop, grow, num_drop, num_grow, regrow)
+    ((key, given, new),) = exchange_layers([("layer", layer)])
+    assert (key, given is layer) == ("layer", True)
+    return None if new is None else new.unpack()
 
 
 #: Values that comparison by bits could get wrong: signed zeros, denormals, the largest, and neighbours of 1.
@@ -80,7 +93,9 @@ def test_an_exchange_is_two_stable_sorts(
     num_grow = int(shares[1] * (n - active + (num_drop if regrow else 0)))
     new = torch.empty_like(mask)
     counts = active, num_drop, num_grow
-    if not exchange(words(mask), words(drop), words(grow), *counts, regrow, *magnitudes, words(new)):
+    if not exchange(
+        as_integers(mask), as_integers(drop), as_integers(grow), *counts, regrow, *magnitudes, as_integers(new)
+    ):
         # The sample misled; what happens then is tested on `drop_and_grow` below.
         assert {"rows", "columns"} & {*kinds}
         return
@@ -99,6 +114,20 @@ def test_a_large_layer_is_exchanged_exactly(kind: str, regrow: bool) -> None:
         assert torch.equal(change.mask, sorted_exchange(mask, drop, grow, num_drop, num_grow, regrow))
         assert torch.equal(change.grown, change.mask & ~mask)
         assert torch.equal(change.dropped, mask & ~change.mask)
+        found = in_one_pass(mask, drop, grow, num_drop, num_grow, regrow)
+        assert kind in ("rows", "columns") if found is None else torch.equal(found, change.mask)
+
+
+@pytest.mark.parametrize("regrow", [True, False])
+@pytest.mark.parametrize("kind", ["normal", "ties", "delicate"])
+def test_magnitudes_need_not_be_written(kind: str, regrow: bool) -> None:
+    mask = torch.rand(LARGE, generator=torch.Generator().manual_seed(3)) < 0.2
+    drop, grow = scores_of(kind, LARGE, 1), scores_of(kind, LARGE, 2)
+    expected = sorted_exchange(mask, drop.abs(), grow.abs(), 3000, 3000, regrow)
+    scores = Magnitude(drop), Magnitude(grow)
+    assert torch.equal(in_one_pass(mask, *scores, 3000, 3000, regrow), expected)
+    written = Exchange(mask, int(mask.sum()), *scores, 3000, 3000, regrow).scores()
+    assert torch.equal(drop_and_grow(mask, *written, 3000, 3000, regrow=regrow).mask, expected)
 
 
 def test_a_sample_that_is_nothing_like_the_rest_does_not_change_the_choice() -> None:
@@ -107,7 +136,18 @@ def test_a_sample_that_is_nothing_like_the_rest_does_not_change_the_choice() -> 
     sampled = torch.arange(LARGE) % stride < 4
     drop = torch.where(sampled, 100.0, 0.0) + scores_of("normal", LARGE, 0)
     new = torch.empty_like(mask)
-    arguments = (words(mask), words(drop), words(drop), LARGE, LARGE // 2, 0, True, False, False, words(new))
+    arguments = (
+        as_integers(mask),
+        as_integers(drop),
+        as_integers(drop),
+        LARGE,
+        LARGE // 2,
+        0,
+        True,
+        False,
+        False,
+        as_integers(new),
+    )
     assert not exchange(*arguments), "the sample was to mislead"
     expected = sorted_exchange(mask, drop, drop, LARGE // 2, 0, True)
     assert torch.equal(drop_and_grow(mask, drop, drop, LARGE // 2, 0).mask, expected)
@@ -122,6 +162,8 @@ def test_scores_of_a_large_layer_that_are_not_finite(bad: float) -> None:
         drop_and_grow(mask, at[5], fine, 10, 10)
     with pytest.raises(ValueError, match=f"scores has 1 of {LARGE - 990} entries that are NaN or infinite"):
         drop_and_grow(mask, fine, at[LARGE - 5], 10, 10)
+    assert in_one_pass(mask, fine, at[LARGE - 5], 10, 10) is None
+    assert in_one_pass(mask, at[5], fine, 10, 10) is None
     # Scores that no choice looks at may be anything.
     expected = drop_and_grow(mask, fine, fine, 10, 10).mask
     assert torch.equal(drop_and_grow(mask, at[LARGE - 5], at[5], 10, 10).mask, expected)
@@ -133,6 +175,8 @@ def test_counts_of_a_large_layer_out_of_range() -> None:
         drop_and_grow(mask, ones, ones, 1001, 0)
     with pytest.raises(ValueError, match=rf"k must be in \[0, {LARGE - 1000}\], the number of candidates"):
         drop_and_grow(mask, ones, ones, 0, LARGE - 999)
+    assert in_one_pass(mask, ones, ones, 1001, 0) is None
+    assert in_one_pass(mask, ones, ones, 0, LARGE - 999) is None
 
 
 @pytest.mark.parametrize("regrow", [True, False])
@@ -148,6 +192,7 @@ def test_ties_go_by_the_logical_order_whatever_the_order_of_memory(kind: str, re
     for num in (0, 1, active // 3, active):
         expected = drop_and_grow(mask, drop, grow, num, num, regrow=regrow).mask
         assert torch.equal(drop_and_grow(*last, num, num, regrow=regrow).mask, expected)
+        assert torch.equal(in_one_pass(*last, num, num, regrow), expected)
 
 
 def test_without_an_order_a_tie_that_matters_fails_and_one_that_does_not_is_nothing() -> None:
@@ -157,8 +202,8 @@ def test_without_an_order_a_tie_that_matters_fails_and_one_that_does_not_is_noth
     new = torch.empty_like(mask)
 
     def exchanged(num_drop: int, *, ordered: bool) -> bool:
-        counts = LARGE, num_drop, 0
-        return bool(exchange(words(mask), words(score), words(score), *counts, True, False, False, words(new), ordered))
+        tensors = map(as_integers, (mask, score, score))
+        return bool(exchange(*tensors, LARGE, num_drop, 0, True, False, False, as_integers(new), ordered))
 
     assert exchanged(10, ordered=False)
     assert torch.equal(new, score > 9)
@@ -184,7 +229,7 @@ def trained(method: str, seed: int = 0) -> list[Tensor]:
     model = nn.Sequential(nn.Linear(320, 256), nn.Linear(256, 300), nn.Linear(300, 10), nn.Linear(10, 7000))
     masks = sf.random_masks(model, 0.8, seed=seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    updater = sf.updaters.UPDATERS[method](drop_fraction=0.3, update_every=1)
+    updater = MAKERS[method](drop_fraction=0.3, update_every=1)
     sparsifier = sf.Sparsifier(model, optimizer, masks, updater, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(3):
@@ -223,7 +268,7 @@ def test_a_gradient_that_is_not_finite_stops_before_any_mask_is_written(place: i
         assert torch.equal(mask, before[name])
 
 
-# --- spread -----------------------------------------------------------------------------------------------------------
+# --- threads ----------------------------------------------------------------------------------------------------------
 
 
 def test_results_come_in_order_from_several_threads(threads: int) -> None:
@@ -234,7 +279,7 @@ def test_results_come_in_order_from_several_threads(threads: int) -> None:
             meeting.wait()  # passes once each of the threads has taken one
         return x * x
 
-    assert list(spread(square, range(100))) == [x * x for x in range(100)]
+    assert list(map_threads(square, range(100))) == [x * x for x in range(100)]
 
 
 def test_an_item_is_let_go_when_its_result_is_there(threads: int) -> None:
@@ -250,22 +295,22 @@ def test_an_item_is_let_go_when_its_result_is_there(threads: int) -> None:
         def __del__(self) -> None:
             Scores.alive -= 1
 
-    assert list(spread(lambda scores: 1, (Scores() for _ in range(200)))) == [1] * 200
+    assert list(map_threads(lambda scores: 1, (Scores() for _ in range(200)))) == [1] * 200
     assert Scores.most <= 2 * threads + 1
 
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_threads_have_the_gradient_mode_of_the_caller(enabled: bool, threads: int) -> None:
     with torch.set_grad_enabled(enabled):
-        assert set(spread(lambda x: torch.is_grad_enabled(), range(50))) == {enabled}
+        assert set(map_threads(lambda x: torch.is_grad_enabled(), range(50))) == {enabled}
 
 
 def test_an_error_in_a_thread_is_raised(threads: int) -> None:
     with pytest.raises(ZeroDivisionError):
-        list(spread(lambda x: 1 // x, [1, 0, 1]))
+        list(map_threads(lambda x: 1 // x, [1, 0, 1]))
 
 
-def test_words_are_the_tensor_itself() -> None:
+def test_integers_are_the_tensor_itself() -> None:
     tensor = torch.zeros(2, 3)
-    words(tensor)[4] = np.float32(1.5).view(np.int32)
+    as_integers(tensor)[4] = np.float32(1.5).view(np.int32)
     assert tensor[1, 1] == 1.5

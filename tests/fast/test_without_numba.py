@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 import sparseflow as sf
+from makers import MAKERS
 from sparseflow._fast.memory import is_compiled
 from sparseflow.masks.topk import topk_mask
 
+HERE = Path(__file__).parent
 #: Above the size from which choices are compiled in any process.
 LARGE = (1 << 16) + 4321
 
@@ -28,7 +30,7 @@ def digest(method: str) -> str:
     masks = sf.random_masks(model, 0.8, seed=0)
     sf.initialize_(model, masks, seed=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    updater = sf.updaters.UPDATERS[method](update_every=1)
+    updater = MAKERS[method](update_every=1)
     sparsifier = sf.Sparsifier(model, optimizer, masks, updater, seed=0)
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
@@ -51,7 +53,7 @@ def test_results_do_not_need_numba(method: str) -> None:
     code = f"""
 import sys
 sys.modules["numba"] = None  # importing it fails, as if it were not installed
-sys.path.insert(0, {str(Path(__file__).parents[1] / "helpers")!r})
+sys.path[:0] = {[str(HERE), str(HERE.parent / "helpers")]!r}
 import test_without_numba
 print(test_without_numba.digest({method!r}))
 assert not any(name in sys.modules for name in ("sparseflow._fast.choose", "sparseflow._fast.clear"))

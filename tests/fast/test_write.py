@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow._fast.bits import pack, packed_like
+from sparseflow._fast.bits import stage
 from sparseflow._fast.clear import replace
-from sparseflow._fast.memory import words
-from sparseflow._fast.write import Rewrite, rewrite_, zero_off_
+from sparseflow._fast.memory import as_integers
+from sparseflow._fast.write import Write, clear_, write_
 from sparseflow.rng import stream
 
 #: Above the size from which a layer is rewritten by a compiled pass in any process; no multiple of 8.
@@ -51,8 +51,10 @@ def test_one_pass_copies_counts_and_clears(n: int, densities: tuple[float, float
     mask, new = random_mask(n, densities[0], seed), random_mask(n, densities[1], seed + 1)
     before = [delicate(n, seed + 2 + i) for i in range(num_tensors)]
     after = [tensor.clone() for tensor in before]
-    was, told = pack(mask).bits, torch.empty_like(pack(new).bits)
-    assert replace(words(mask), pack(new).bits.numpy(), told.numpy(), tuple(map(words, after))) == int(new.sum())
+    was, told = stage(mask).bits, torch.empty_like(stage(new).bits)
+    assert replace(as_integers(mask), stage(new).bits.numpy(), told.numpy(), tuple(map(as_integers, after))) == int(
+        new.sum()
+    )
     assert torch.equal(mask, new)
     assert torch.equal(told, was)
     for tensor, old in zip(after, before, strict=True):
@@ -65,8 +67,8 @@ def test_a_large_layer_and_the_plain_way_agree(density: float, told: bool) -> No
     mask, new = random_mask(LARGE, 0.1, 0), random_mask(LARGE, density, 1)
     tensors = tuple(delicate(LARGE, seed) for seed in (2, 3))
     before = mask.clone()
-    plain = Rewrite(mask.clone(), pack(new), tuple(tensor.clone() for tensor in tensors), told)
-    compiled = Rewrite(mask, pack(new), tensors, told)
+    plain = Write(mask.clone(), stage(new), tuple(tensor.clone() for tensor in tensors), told)
+    compiled = Write(mask, stage(new), tensors, told)
     for found in (compiled.compiled(), plain.plain()):
         assert found is not None
         assert found.active == int(new.sum())
@@ -98,10 +100,10 @@ def refused(what: str) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("what", ["channels_last", "mask", "small", "float64", "bfloat16", "bool"])
 def test_what_the_compiled_pass_does_not_take_is_rewritten_all_the_same(what: str) -> None:
     mask, new, tensor = refused(what)
-    layer = Rewrite(mask, packed_like(new, mask), (tensor,))
+    layer = Write(mask, stage(new, like=mask), (tensor,))
     expected = cleared(tensor, new)
     assert layer.compiled() is None
-    assert [done.active for done in rewrite_([layer])] == [int(new.sum())]
+    assert [done.active for done in write_([layer])] == [int(new.sum())]
     assert torch.equal(mask, new)
     assert_same_bits(tensor, expected)
 
@@ -112,14 +114,14 @@ def test_channels_last_is_rewritten_in_the_order_of_memory(new_is_too: bool) -> 
     mask = mask.to(memory_format=torch.channels_last)
     new = new.to(memory_format=torch.channels_last) if new_is_too else new
     expected = cleared(tensor, new)
-    done = Rewrite(mask, packed_like(new, mask), (tensor,)).compiled()
+    done = Write(mask, stage(new, like=mask), (tensor,)).compiled()
     assert done is not None
     assert done.active == int(new.sum())
     assert torch.equal(mask, new)
     assert_same_bits(tensor, expected)
     tensor = delicate(new.numel(), 3).view(SHAPE).to(memory_format=torch.channels_last)
     expected = cleared(tensor, mask)
-    zero_off_([(tensor, mask)])
+    clear_([(tensor, mask)])
     assert_same_bits(tensor, expected)
 
 
@@ -147,7 +149,7 @@ def trained(optimizer_name: str) -> list[Tensor]:
 @pytest.mark.parametrize("optimizer_name", ["SGD", "Adagrad", "Adam"])
 def test_training_is_the_same_as_with_the_plain_way(optimizer_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = trained(optimizer_name)
-    monkeypatch.setattr(Rewrite, "compiled", lambda layer: None)
+    monkeypatch.setattr(Write, "compiled", lambda layer: None)
     for a, b in zip(compiled, trained(optimizer_name), strict=True):
         assert_same_bits(a, b)
 
@@ -180,7 +182,7 @@ def test_zeroing_off_masks_is_multiplying_bits(threads: int) -> None:
         tensor[..., ::3] = float("nan")
     masks = [torch.rand(tensor.shape, generator=generator) < 0.2 for tensor in tensors]
     want = [torch.where(mask, tensor, 0.0) for tensor, mask in zip(tensors, masks, strict=True)]
-    zero_off_(list(zip(tensors, masks, strict=True)))
+    clear_(list(zip(tensors, masks, strict=True)))
     for found, expected in zip(tensors, want, strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
         assert not torch.signbit(found[expected == 0]).any()

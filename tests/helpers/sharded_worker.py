@@ -18,7 +18,7 @@ from sparseflow.analysis.flow import descent, gradient_flow
 from sparseflow.data import open_images
 from sparseflow.rng import stream
 from sparseflow.sharded import full, is_sharded, local
-from sparseflow.sparsifier.stored import active_weights
+from sparseflow.sparsifier.stored import stored_weights
 from sparseflow.training.images import ImageRun
 from sparseflow.training.loop import train_images
 from sparseflow.training.optimizer import StepSchedule
@@ -30,7 +30,7 @@ from sparseflow.training.step import Trainer
 
 STEPS, BATCH = 20, 8
 _moving: dict[str, Any] = {"drop_fraction": 0.4, "update_every": 4}
-METHODS: dict[str, sf.updaters.MaskUpdater] = {
+METHODS: dict[str, sf.updaters.Method] = {
     "static": sf.Static(),
     "set": sf.SET(**_moving),
     "rigl": sf.RigL(**_moving),
@@ -276,7 +276,7 @@ def errors(ranks: Any) -> dict[str, str]:
         told[f"{name} at step"] = str(sparsifier.step_count)
     stored = sf.engine.convert(network().float(), sf.random_masks(network(), 0.9, seed=0))
     fully_shard(stored)
-    told["stored"] = error_of(lambda: active_weights(stored))
+    told["stored"] = error_of(lambda: stored_weights(stored))
     return told
 
 

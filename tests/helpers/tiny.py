@@ -82,7 +82,7 @@ def assert_same_bits(one: list[Tensor], other: list[Tensor]) -> None:
 
 
 def eight(
-    updater: sf.updaters.MaskUpdater, *, make: Callable[..., torch.optim.Optimizer] | None = None, **options: object
+    updater: sf.updaters.Method, *, make: Callable[..., torch.optim.Optimizer] | None = None, **options: object
 ) -> tuple[nn.Linear, torch.optim.Optimizer, sf.Sparsifier]:
     """Weights 4, -3, 2, -1 and four inactive ones; SGD with a learning rate of 0 keeps them while masks move."""
     layer = nn.Linear(8, 1, bias=False)

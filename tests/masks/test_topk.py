@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparseflow._fast.memory import count_true
+from sparseflow._fast import count_true
 from sparseflow.masks.topk import active_count, topk_mask
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)

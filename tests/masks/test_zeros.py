@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparseflow._fast.write import zero_inactive_
+from sparseflow._fast import zero_inactive_
 from sparseflow.masks.make import apply_masks_, random_masks
 
 

@@ -1,6 +1,6 @@
-"""One table of methods against one table of checks, under every elementwise optimizer with weight decay.
+"""The table of methods against one table of checks, under every elementwise optimizer with weight decay.
 
-A new method needs its row in ``SETTINGS``; everything here then holds it to the promises of the library.
+A method with a row in ``sparseflow.training.names`` is held to the promises of the library by everything here.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 import sparseflow as sf
-from sparseflow.methods import UPDATERS, DropGrow, LayerState
+from makers import MAKERS, MOVING, PRUNING, SETTINGS
+from sparseflow.methods import DropGrow, Swap
 from sparseflow.rng import stream
+from sparseflow.sparsifier.update import WholeLayer
 from tiny import (
     OPTIMIZERS,
     SIZES,
@@ -29,18 +31,6 @@ from tiny import (
 )
 
 STEPS = 13
-DROP_GROW = {"drop_fraction": 0.3, "update_every": 3}
-#: Updates fall at 3, 6, 9, 12; pruning's at 2, 5, 8 and, whatever the period, at its end 10.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "static": {},
-    "set": DROP_GROW,
-    "rigl": DROP_GROW,
-    "rigl_inverted": DROP_GROW,
-    "snfs": DROP_GROW,
-    "gmp": {"sparsity": 0.7, "begin": 2, "end": 10, "update_every": 3},
-    "one_shot": {"sparsity": 0.7, "at": 4},
-}
-MOVING = [name for name, settings in SETTINGS.items() if settings is DROP_GROW]
 #: Active weights at sparsity 0.7: 27 * 0.3 = 8.1, 480 * 0.3 and 40 * 0.3.
 ACTIVE = {"0.weight": 8, "3.weight": 144, "5.weight": 12}
 
@@ -54,9 +44,9 @@ class Run:
     def __init__(self, method: str, optimizer_name: str, *, seed: int = 0, **changed: Any) -> None:
         self.model = tiny_model()
         self.optimizer = OPTIMIZERS[optimizer_name](self.model.parameters())
-        masks = sf.dense_masks(self.model) if method in ("gmp", "one_shot") else masked(self.model)
-        updater = UPDATERS[method](**{**SETTINGS[method], **changed})
-        self.sparsifier = sf.Sparsifier(self.model, self.optimizer, masks, updater, seed=seed)
+        masks = sf.dense_masks(self.model) if method in PRUNING else masked(self.model)
+        made = MAKERS[method](**{**SETTINGS[method], **changed})
+        self.sparsifier = sf.Sparsifier(self.model, self.optimizer, masks, made, seed=seed)
         self.weights = {name: self.model.get_parameter(name) for name in masks}
 
     def step(self, number: int) -> None:
@@ -69,19 +59,19 @@ class Run:
         return snapshot(self.model, self.optimizer) + list(self.masks().values())
 
 
-def test_every_method_has_a_row() -> None:
-    assert set(SETTINGS) == set(UPDATERS)
+def test_every_method_has_settings() -> None:
+    assert set(SETTINGS) == set(MAKERS)
 
 
 def expected_active(method: str, size: int, name: str, step: int) -> int:
     """Constant, or in exact rational arithmetic the count at the last update of the pruning schedule."""
-    if method not in ("gmp", "one_shot"):
+    if method not in PRUNING:
         return ACTIVE[name]
     updates = [4] if method == "one_shot" else [2, 5, 8, 10]
     if step < updates[0]:
         return size
     last = max(update for update in updates if update <= step)
-    remaining = Fraction(10 - last, 8) if method == "gmp" else Fraction(0)
+    remaining = Fraction(10 - last, 8) if method == "prune" else Fraction(0)
     return max(1, round(size * (1 - Fraction(7, 10) * (1 - remaining**3))))
 
 
@@ -131,31 +121,41 @@ def test_an_update_is_its_grown_and_dropped_weights_and_growth_starts_at_zero(me
 
 @every_method
 def test_update_leaves_its_inputs_unchanged(method: str) -> None:
-    updater = UPDATERS[method](**SETTINGS[method])
+    made = MAKERS[method](**SETTINGS[method])
     model = tiny_model()
     layers = []
     for name, mask in masked(model).items():
         gradient = torch.randn(mask.shape, generator=stream(0, "gradient", name))
-        layers.append(LayerState(name, model.get_parameter(name).detach() * mask, mask, gradient, 1.0))
+        weight = model.get_parameter(name).detach() * mask
+        layers.append(WholeLayer(name, weight, mask, gradient, 1.0, int(mask.sum())))
     copies = [(layer.weight.clone(), layer.mask.clone(), layer.gradient.clone()) for layer in layers]
-    updates = list(updater.update(layers, step=10, generator=stream(0, "grow")))
-    for layer, copy, (name, new) in zip(layers, copies, updates, strict=True):
+    generator = stream(0, "grow")
+    requests = list(made.update(layers, step=10, generator=generator))
+    for layer, copy, (name, request) in zip(layers, copies, requests, strict=True):
         assert name == layer.name
+        if isinstance(request, Swap):
+            scores = [score(layer.weight, layer.gradient, generator=generator) for score in request[2:4]]
+            request = sf.drop_and_grow(layer.mask, *scores, *request[:2], regrow=request.regrow).mask
         assert_same_bits([layer.weight, layer.mask, layer.gradient], list(copy))
-        new.logical_not_()  # the answer is the caller's: no alias of the input
+        request.logical_not_()  # the answer is the caller's: no alias of the input
         assert torch.equal(layer.mask, copy[1])
 
 
 @every_method
 def test_same_seed_same_masks(method: str) -> None:
-    masks = []
+    """Another seed changes the bits of those methods, and only those, that draw."""
+    ends = []
     for seed in (0, 0, 1):
         run = Run(method, "momentum", seed=seed)
         for step in range(1, STEPS + 1):
             run.step(step)
-        masks.append(run.snapshot())
-    assert_same_bits(masks[0], masks[1])
-    assert all(map(torch.equal, masks[0], masks[2])) == (method != "set")  # only SET draws
+        ends.append(run)
+    one, same, other = (run.snapshot() for run in ends)
+    assert_same_bits(one, same)
+    draws = not torch.equal(ends[0].sparsifier.state_dict()["generator"], stream(0, "grow").get_state())
+    assert all(map(torch.equal, one, other)) == (not draws)
+    if method in ("set", "rigl"):
+        assert draws == (method == "set")
 
 
 @every_method
@@ -238,7 +238,7 @@ def test_a_masked_step_is_mask_gradient_step_mask_weight_and_state(method: str, 
 def test_settings_are_read_as_the_rows_say() -> None:
     """Guard of this file: drop-and-grow rows are ``DropGrow`` with a learning-rate schedule, constant here."""
     for method in MOVING:
-        updater = UPDATERS[method](**SETTINGS[method])
-        assert isinstance(updater, DropGrow)
-        assert [step for step in range(STEPS) if updater.due(step)] == [3, 6, 9, 12]
-        assert updater.num_drop(144, step=3, learning_rate_ratio=1.0) == 43
+        made = MAKERS[method](**SETTINGS[method])
+        assert isinstance(made, DropGrow)
+        assert [step for step in range(STEPS) if made.due(step)] == [3, 6, 9, 12]
+        assert made.num_drop(144, step=3, learning_rate_ratio=1.0) == 43

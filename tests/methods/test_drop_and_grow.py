@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow.methods import drop_and_grow, scores
-from sparseflow.methods.base import DropGrow
-from sparseflow.methods.schedules import cosine
+from sparseflow.methods.drop_grow import DropGrow, cosine
 from sparseflow.rng import stream
 from tiny import eight, pull
 

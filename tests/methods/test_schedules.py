@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import sparseflow as sf
-from sparseflow.methods.base import periodic
-from sparseflow.methods.schedules import constant, cosine, learning_rate
+from sparseflow.methods.drop_grow import constant, cosine, learning_rate, periodic
 
 STEPS = 11_719  # of the paper's MNIST runs
 LENET5_ACTIVE = {"conv1": 8, "conv2": 120, "fc1": 1536, "fc2": 504, "fc3": 42}

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import sparseflow as sf
+from makers import MAKERS
 from processes import run_ranks
-from sparseflow.methods import UPDATERS
 from tiny import batch, masked, tiny_model
 
 STEPS, BATCH = 9, 16
@@ -27,7 +27,7 @@ def train(method: str, *, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
         model = nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     masks = masked(model)
-    sparsifier = sf.Sparsifier(model, optimizer, masks, UPDATERS[method](**SETTINGS), seed=0)
+    sparsifier = sf.Sparsifier(model, optimizer, masks, MAKERS[method](**SETTINGS), seed=0)
     losses = []
     for step in range(STEPS):
         inputs, targets = (part[rank::world_size] for part in batch(step, size=BATCH, dtype=torch.float64))

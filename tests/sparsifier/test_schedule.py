@@ -127,7 +127,7 @@ def test_a_run_resumed_after_a_replaced_step_does_not_replace_the_next_one_too()
             if resumed and step == 1:
                 state = sparsifier.state_dict()
                 sparsifier.remove()
-                sparsifier = sf.Sparsifier(layer, optimizer, sparsifier.masks, sparsifier.updater, seed=1)
+                sparsifier = sf.Sparsifier(layer, optimizer, sparsifier.masks, sparsifier.method, seed=1)
                 sparsifier.load_state_dict(state)
             optimizer.zero_grad()
             pull(layer, *gradient)

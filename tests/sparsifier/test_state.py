@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.masks.check import per_weight_state
+from sparseflow.sparsifier.optimizers import per_weight_state
 from tiny import OPTIMIZERS, assert_same_bits, batch, masked, tiny_model, train_step
 
 

@@ -1,1 +1,31 @@
-"""Passes over memory that the core calls when a tensor is large; each has a plain twin in torch and one caller."""
+"""Passes over memory, compiled where they pay: the door to this folder, behind which nobody else need look.
+
+* :func:`topk` is the fast twin of ``masks.topk.topk_mask``, which alone calls it.
+* :func:`exchange` is the fast twin of ``methods.drop_and_grow`` over many layers; ``sparsifier.update`` alone calls it.
+* :func:`stage` keeps a new mask at an eighth of its size until :func:`write_` replaces the old one by it, and
+  :func:`clear_` makes tensors zero off their masks; ``sparsifier.weights`` alone calls these. Their plain twins are in
+  ``_fast.write``.
+
+What a fast twin does not take (small tensors, other devices and dtypes, no Numba) it leaves to the plain one, with the
+same result to the last bit.
+"""
+
+from sparseflow._fast.bits import StagedMask, stage, unstaged
+from sparseflow._fast.exchange import Exchange, Magnitude, exchange, topk
+from sparseflow._fast.memory import count_true
+from sparseflow._fast.write import Write, clear_, write_, zero_inactive_
+
+__all__ = [
+    "Exchange",
+    "Magnitude",
+    "StagedMask",
+    "Write",
+    "clear_",
+    "count_true",
+    "exchange",
+    "stage",
+    "topk",
+    "unstaged",
+    "write_",
+    "zero_inactive_",
+]

@@ -1,4 +1,4 @@
-"""Which tensors the compiled passes take, and how layers are spread over threads."""
+"""The tensors that compiled passes take, their memory as NumPy sees it, and layers on several threads."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _LOADS_FROM, _CALLS_FROM = 1 << 16, 1 << 12
 
 
 def is_compiled(*tensors: Tensor) -> bool:
-    """Whether the compiled passes take these: large, on the CPU, in one piece and of floats (or masks).
+    """Whether the compiled passes take these tensors: large, on the CPU, contiguous, float32 or bool.
 
-    None without Numba: the plain ways of torch give the same results.
+    Never without Numba: the plain ways of torch give the same results.
 
     >>> is_compiled(torch.ones(300, 300), torch.ones(300, 300, dtype=torch.bool))
     True
@@ -61,7 +61,7 @@ def has_numba() -> bool:
 def in_memory_order(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors with their axes in the order of memory where all are channels last, else as they are.
 
-    What is done entry by entry may look at them so; choices, whose ties go by the logical order, may not.
+    Elementwise passes may look at them so; choices, whose ties go by the logical order, may not.
 
     >>> kernel = torch.ones(2, 3, 5, 5).to(memory_format=torch.channels_last)
     >>> [tensor.shape for tensor in in_memory_order(kernel)]
@@ -74,10 +74,10 @@ def in_memory_order(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tensors
 
 
-def words(tensor: Tensor) -> NDArray[Any]:
-    """The memory of such a tensor on one axis: floats as int32, masks as bytes.
+def as_integers(tensor: Tensor) -> NDArray[Any]:
+    """The memory of a contiguous CPU tensor on one axis: floats as int32, masks as bytes.
 
-    >>> words(torch.tensor([0.0, -0.0])).tolist()
+    >>> as_integers(torch.tensor([0.0, -0.0])).tolist()
     [0, -2147483648]
     """
     flat: NDArray[Any] = tensor.detach().numpy().reshape(-1)
@@ -97,14 +97,14 @@ def count_true(mask: Tensor) -> int:
     return int(numpy.count_nonzero(mask.numpy()))
 
 
-def spread(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+def map_threads(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
     """``map`` over as many threads as torch uses, results in order once all are there.
 
-    Items are taken one after the other, as threads become free.
+    Args:
+        function: Should spend its time in compiled code that leaves other threads alone: Numba's with ``nogil=True``.
+        items: Taken one after the other, as threads become free.
 
-    The function should spend its time in compiled code that leaves other threads alone: Numba's with ``nogil=True``.
-
-    >>> list(spread(abs, [-1, 2, -3]))
+    >>> list(map_threads(abs, [-1, 2, -3]))
     [1, 2, 3]
     """
     threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Zero what is off the masks, at every step, and replace masks: the second half of a mask update."""
+"""Writing: tensors are zeroed off their masks, at every step, and masks are replaced by the ones of an update."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparseflow._fast.bits import PackedMask, pack
-from sparseflow._fast.memory import count_true, in_memory_order, is_compiled, spread, words
+from sparseflow._fast.bits import StagedMask, stage
+from sparseflow._fast.memory import as_integers, count_true, in_memory_order, is_compiled, map_threads
 
 #: Integer type of the same width, to reach a float's bits.
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -34,57 +34,14 @@ def zero_inactive_(tensor: Tensor, mask: Tensor) -> Tensor:
     return tensor
 
 
-class Rewrite(NamedTuple):
-    """A mask, what it becomes, and what must be zero off it."""
-
-    mask: Tensor
-    """bool, overwritten."""
-    new: PackedMask
-    """Packed like the mask."""
-    tensors: tuple[Tensor, ...]
-    """Same shape, overwritten: the weight first, then its optimizer states and gradient as far as there are any."""
-    told: bool = False
-    """Whether what the mask was is asked for."""
-
-    def compiled(self) -> Rewritten | None:
-        """Rewrite a large layer in one pass that leaves other threads alone."""
-        if any(tensor.dtype != torch.float32 for tensor in self.tensors):
-            return None
-        mask, *tensors = in_memory_order(self.mask, *self.tensors)
-        if not is_compiled(mask, *tensors):
-            return None
-        from sparseflow._fast.clear import replace
-
-        before = torch.empty_like(self.new.bits) if self.told else self.new.bits[:0]
-        active = replace(words(mask), self.new.bits.numpy(), before.numpy(), tuple(map(words, tensors)))
-        return Rewritten(int(active), self.new._replace(bits=before) if self.told else None)
-
-    def plain(self) -> Rewritten:
-        """Rewrite any layer."""
-        before = pack(self.mask) if self.told else None
-        self.mask.copy_(self.new.unpack())
-        for tensor in self.tensors:
-            zero_inactive_(tensor, self.mask)
-        return Rewritten(count_true(self.mask), before)
-
-
-class Rewritten(NamedTuple):
-    """What is known of a layer once it is rewritten."""
-
-    active: int
-    """Number of active entries."""
-    before: PackedMask | None
-    """What the mask was, if that was asked for."""
-
-
-def zero_off_(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+def clear_(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Set tensors to exactly +0.0 off their masks, large ones on several threads at once.
 
     Args:
         pairs: Tensor, overwritten, and bool mask of the same shape.
 
     >>> weight = torch.tensor([5.0, float("nan")])
-    >>> zero_off_([(weight, torch.tensor([True, False]))])
+    >>> clear_([(weight, torch.tensor([True, False]))])
     >>> weight
     tensor([5., 0.])
     """
@@ -92,22 +49,65 @@ def zero_off_(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
     for pair in pairs:
         tensor, mask = in_memory_order(*pair)
         if tensor.dtype == torch.float32 and is_compiled(tensor, mask):
-            large.append((words(tensor), words(mask)))
+            large.append((as_integers(tensor), as_integers(mask)))
         else:
             zero_inactive_(tensor, mask)
     if large:
         from sparseflow._fast.clear import clear
 
-        for _ in spread(lambda pair: clear(*pair), large):
+        for _ in map_threads(lambda pair: clear(*pair), large):
             pass
 
 
-def rewrite_(layers: Iterable[Rewrite]) -> Iterator[Rewritten]:
-    """Rewrite each in turn, large layers on several threads.
+class Write(NamedTuple):
+    """A mask, the mask to replace it by, and the tensors to be zeroed off that."""
+
+    mask: Tensor
+    """bool, overwritten."""
+    new: StagedMask
+    """In the mask's order of memory."""
+    tensors: tuple[Tensor, ...]
+    """Same shape, overwritten: the weight first, then its optimizer states and gradient as far as there are any."""
+    keep_before: bool = False
+    """Whether to return the previous mask."""
+
+    def compiled(self) -> Written | None:
+        """Write a large layer in one pass that leaves other threads alone; ``None`` where it cannot be taken."""
+        if any(tensor.dtype != torch.float32 for tensor in self.tensors):
+            return None
+        mask, *tensors = in_memory_order(self.mask, *self.tensors)
+        if not is_compiled(mask, *tensors):
+            return None
+        from sparseflow._fast.clear import replace
+
+        before = torch.empty_like(self.new.bits) if self.keep_before else self.new.bits[:0]
+        active = replace(as_integers(mask), self.new.bits.numpy(), before.numpy(), tuple(map(as_integers, tensors)))
+        return Written(int(active), self.new._replace(bits=before) if self.keep_before else None)
+
+    def plain(self) -> Written:
+        """Write any layer."""
+        before = stage(self.mask) if self.keep_before else None
+        self.mask.copy_(self.new.unpack())
+        for tensor in self.tensors:
+            zero_inactive_(tensor, self.mask)
+        return Written(count_true(self.mask), before)
+
+
+class Written(NamedTuple):
+    """What is known of a layer once its mask is written."""
+
+    active: int
+    """Number of active entries."""
+    before: StagedMask | None
+    """The previous mask, where it was to be kept."""
+
+
+def write_(layers: Iterable[Write]) -> Iterator[Written]:
+    """Write each layer in turn, large ones on several threads.
 
     >>> mask, weight = torch.tensor([True, False]), torch.tensor([5.0, 0.0])
-    >>> next(rewrite_([Rewrite(mask, pack(torch.tensor([False, True])), (weight,))])).active, mask, weight
+    >>> next(write_([Write(mask, stage(torch.tensor([False, True])), (weight,))])).active, mask, weight
     (1, tensor([False,  True]), tensor([0., 0.]))
     """
-    for layer, done in spread(lambda layer: (layer, layer.compiled()), layers):
+    for layer, done in map_threads(lambda layer: (layer, layer.compiled()), layers):
         yield layer.plain() if done is None else done

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_masks, check_zero_off_mask
-from sparseflow._fast.write import zero_inactive_
+from sparseflow._fast import zero_inactive_
 from sparseflow.gradients import loss_gradient, trainable, undisturbed
 from sparseflow.masks.select import maskable
 from sparseflow.sharded import full, local, shard_like

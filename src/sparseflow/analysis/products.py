@@ -17,7 +17,7 @@ from sparseflow._checks import check_finite
 from sparseflow.analysis.layout import ActiveLayout, active_parameters
 from sparseflow.gradients import trainable, undisturbed
 from sparseflow.masks.select import unwrap
-from sparseflow.sparsifier.stored import active_weights
+from sparseflow.sparsifier.stored import stored_weights
 from sparseflow.types import Batches, LossFn, Masks
 
 
@@ -241,7 +241,7 @@ class Objective:
 
 def check_second_derivatives(model: nn.Module) -> None:
     """Raise ``TypeError`` if the model has sparse layers of the engine."""
-    if stored := active_weights(model):
+    if stored := stored_weights(model):
         raise TypeError(
             f"{', '.join(stored)}: sparse layers have first derivatives only. Give sparseflow.engine.to_dense(model) "
             "and its masks."

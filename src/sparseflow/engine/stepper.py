@@ -49,7 +49,7 @@ class Stepper:
         self._sparsifier.after_update.append(lambda step, changes: self.reload())
 
     def _make(self) -> Plan | None:
-        if self._sparsifier.updater.gradient_decay and not self._always:
+        if self._sparsifier.method.gradient_decay and not self._always:
             return None  # the mean of dense gradients needs one at every step
         try:
             from sparseflow.engine.plans.plan import plan
@@ -88,7 +88,7 @@ class Stepper:
     @property
     def moves_next(self) -> bool:
         """Whether masks change after the next step, which torch then takes."""
-        return self._sparsifier.updater.due(self._sparsifier.step_count + 1)
+        return self._sparsifier.method.due(self._sparsifier.step_count + 1)
 
     @property
     def is_sparse(self) -> bool:

@@ -28,8 +28,7 @@ from torch import Tensor
 from torch.nn.init import calculate_gain
 
 from sparseflow._checks import check_choice
-from sparseflow._fast.memory import count_true
-from sparseflow._fast.write import zero_inactive_
+from sparseflow._fast import count_true, zero_inactive_
 from sparseflow.masks.fans import PLAIN, Layout, dense_fans, fan_in, fan_out
 
 Mode = Literal["fan_in", "fan_out", "fan_avg"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_choice, check_masks
-from sparseflow._fast.write import zero_inactive_
+from sparseflow._fast import zero_inactive_
 from sparseflow.atomic import write_atomically
 from sparseflow.masks.allocation import ALLOCATIONS
 from sparseflow.masks.select import Rule, Weight, maskable, prunable

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sparseflow._checks import check_finite, check_sparsity
-from sparseflow._fast.memory import count_true, is_compiled, words
+from sparseflow._fast import topk
 
 
 def active_count(numel: int, sparsity: float) -> int:
@@ -54,38 +54,19 @@ def topk_mask(scores: Tensor, k: int, *, among: Tensor | None = None, magnitude:
     """
     flat = scores.reshape(-1)
     candidates = None if among is None else among.reshape(-1)
-    mask = _compiled_choice(flat, k, candidates, magnitude=magnitude)
-    if mask is None and candidates is None:
-        mask = _topk_flat(flat.abs() if magnitude else flat, k)
-    elif mask is None and candidates is not None:
-        index = candidates.nonzero().squeeze(1)
-        chosen = _topk_flat(_scores_at(flat, index, magnitude=magnitude), k)
-        mask = torch.zeros_like(candidates).index_fill_(0, index[chosen], True)
-    assert mask is not None
+    mask = topk(flat, k, candidates, magnitude=magnitude)
+    if mask is None:
+        mask = _topk_plain(flat, k, candidates, magnitude=magnitude)
     return mask.view(scores.shape)
 
 
-def _compiled_choice(flat: Tensor, k: int, among: Tensor | None, *, magnitude: bool) -> Tensor | None:
-    """The fast way, where there is one; what it leaves, and every error, is the plain way's."""
-    if flat.dtype != torch.float32 or not is_compiled(flat):
-        return None
-    n = flat.numel()
-    num_candidates = n if among is None else count_true(among)
-    if not 0 <= k <= num_candidates:
-        return None
-    import numpy
-
-    from sparseflow._fast.choose import choose
-
-    members = numpy.ones(n, numpy.uint8) if among is None else words(among)
-    mask = torch.empty(n, dtype=torch.bool)
-    made = choose(words(flat), k, members, numpy.uint8(0), num_candidates, magnitude, words(mask))
-    return mask if made else None
-
-
-def _scores_at(flat: Tensor, index: Tensor, *, magnitude: bool) -> Tensor:
+def _topk_plain(flat: Tensor, k: int, among: Tensor | None, *, magnitude: bool) -> Tensor:
+    if among is None:
+        return _topk_flat(flat.abs() if magnitude else flat, k)
+    index = among.nonzero().squeeze(1)
     found = flat.index_select(0, index)
-    return found.abs_() if magnitude else found
+    chosen = _topk_flat(found.abs_() if magnitude else found, k)
+    return torch.zeros_like(among).index_fill_(0, index[chosen], True)
 
 
 def _topk_flat(flat: Tensor, k: int) -> Tensor:

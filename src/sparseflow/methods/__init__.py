@@ -1,39 +1,28 @@
-"""The methods, one file each; a new one is a file and a row here."""
+"""The methods, one file each: when masks change, how many connections move, and by which score.
 
-from __future__ import annotations
+A new method is a file here and a row in ``sparseflow.training.names``.
+"""
 
-from collections.abc import Callable
-
-from sparseflow.methods.base import DropGrow, LayerState, MaskUpdater, drop_and_grow
+from sparseflow.methods.base import Layer, Method, Swap
+from sparseflow.methods.drop_grow import DropGrow, drop_and_grow
 from sparseflow.methods.pruning import GMP, GradualPruning, OneShot
 from sparseflow.methods.rigl import RigL, RigLInverted
 from sparseflow.methods.set import SET
 from sparseflow.methods.snfs import SNFS
 from sparseflow.methods.static import Static
 
-#: Name -> what makes the updater. The contract tests run over every row.
-UPDATERS: dict[str, Callable[..., MaskUpdater]] = {
-    "static": Static,
-    "set": SET,
-    "rigl": RigL,
-    "rigl_inverted": RigLInverted,
-    "snfs": SNFS,
-    "gmp": GMP,
-    "one_shot": OneShot,
-}
-
 __all__ = [
     "GMP",
     "SET",
     "SNFS",
-    "UPDATERS",
     "DropGrow",
     "GradualPruning",
-    "LayerState",
-    "MaskUpdater",
+    "Layer",
+    "Method",
     "OneShot",
     "RigL",
     "RigLInverted",
     "Static",
+    "Swap",
     "drop_and_grow",
 ]

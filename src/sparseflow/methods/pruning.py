@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -10,13 +11,40 @@ from torch import Tensor
 
 from sparseflow._checks import check_choice, check_sparsity
 from sparseflow.masks.topk import active_count, topk_mask
-from sparseflow.methods.base import LayerState, periodic
-from sparseflow.methods.schedules import cubic_sparsity
+from sparseflow.methods.base import Layer
+from sparseflow.methods.drop_grow import periodic
+
+
+def cubic_sparsity(step: int, *, initial: float, final: float, begin: int, end: int) -> float:
+    r"""Sparsity of gradual pruning: steep at first, flat towards the end.
+
+    .. math:: s(t) = s_f + (s_i - s_f)\left(1 - \frac{t - t_0}{t_1 - t_0}\right)^3
+
+    clipped to :math:`[t_0, t_1]`; with :math:`t_0 = t_1` everything at once.
+
+    Args:
+        step: Optimizer steps done.
+        initial: ``s_i`` before ``begin``.
+        final: ``s_f`` from ``end`` on.
+        begin: ``t_0``, steps.
+        end: ``t_1``, steps.
+
+    Reference: Zhu and Gupta (2017), *To prune, or not to prune*.
+
+    >>> [round(cubic_sparsity(t, initial=0, final=0.95, begin=3000, end=7000), 3) for t in (3000, 4000, 5000, 7000)]
+    [0.0, 0.549, 0.831, 0.95]
+    """
+    if step >= end:
+        return final
+    if step < begin:
+        return initial
+    progress = (step - begin) / (end - begin)
+    return final + (initial - final) * (1 - progress) ** 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradualPruning:
-    """Prune by magnitude along the cubic schedule; made by :func:`GMP` and :func:`OneShot`."""
+    """Pruning by magnitude along the cubic schedule; made by :func:`GMP` and :func:`OneShot`."""
 
     sparsity: float | Mapping[str, float]
     begin: int
@@ -44,16 +72,18 @@ class GradualPruning:
             raise ValueError(f"update_every must be at least 1 optimizer step, got {self.update_every}.")
 
     def due(self, step: int) -> bool:
-        """At begin, begin + update_every, ..., and at the end whatever the period (protocol D.4)."""
+        """Whether masks change: at begin, begin + update_every, ..., and at the end in any case (protocol D.4)."""
         return step == self.end or periodic(step, every=self.update_every, first=self.begin, until=self.end)
 
     def _sparsity_at(self, step: int, target: float) -> float:
         return cubic_sparsity(step, initial=self.initial_sparsity, final=target, begin=self.begin, end=self.end)
 
-    def update(
-        self, layers: Iterable[LayerState], *, step: int, generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor]]:
-        """Keep the largest active weights; none comes back."""
+    def update(self, layers: Iterable[Layer], *, step: int, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        """Yield masks that keep the largest active weights; none comes back. See :meth:`Method.update`.
+
+        Raises:
+            ValueError: if sparsities were given by name and a layer has none.
+        """
         if self.scope == "global":
             assert not isinstance(self.sparsity, Mapping)
             yield from _prune_globally(list(layers), self._sparsity_at(step, self.sparsity))
@@ -64,7 +94,7 @@ class GradualPruning:
                 if layer.name not in target:
                     raise ValueError(f"sparsity has no entry for {layer.name}; it needs one per masked weight.")
                 target = target[layer.name]
-            count = active_count(layer.mask.numel(), self._sparsity_at(step, target))
+            count = active_count(math.prod(layer.shape), self._sparsity_at(step, target))
             yield layer.name, _keep(layer.mask, layer.weight, min(count, layer.num_active))
 
 
@@ -72,14 +102,14 @@ def _keep(mask: Tensor, weight: Tensor, count: int) -> Tensor:
     return topk_mask(weight, count, among=mask, magnitude=True)
 
 
-def _prune_globally(layers: list[LayerState], sparsity: float) -> Iterator[tuple[str, Tensor]]:
-    sizes = [layer.mask.numel() for layer in layers]
+def _prune_globally(layers: list[Layer], sparsity: float) -> Iterator[tuple[str, Tensor]]:
+    sizes = [math.prod(layer.shape) for layer in layers]
     mask = torch.cat([layer.mask.reshape(-1) for layer in layers])
     weight = torch.cat([layer.weight.reshape(-1) for layer in layers])
     active = sum(layer.num_active for layer in layers)
     kept = _keep(mask, weight, min(active_count(sum(sizes), sparsity), active))
     for layer, part in zip(layers, torch.split(kept, sizes), strict=True):
-        yield layer.name, part.view(layer.mask.shape)
+        yield layer.name, part.view(layer.shape)
 
 
 def GMP(  # noqa: N802 - the field's name

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Unpack
 
-from sparseflow.methods.base import DropGrow
+from sparseflow.methods.drop_grow import DropGrow, Options
 from sparseflow.methods.scores import gradient_magnitude, magnitude, negative_gradient_magnitude
 
 
-def RigL(  # noqa: N802 - the field's name
-    *,
-    drop_fraction: float = 0.3,
-    update_every: int = 100,
-    update_until: int | None = None,
-    first_update: int | None = None,
-    schedule: str | Callable[..., float] = "learning_rate",
-    regrow: bool = True,
-    replaces_step: bool = False,
-) -> DropGrow:
+def RigL(*, replaces_step: bool = False, **options: Unpack[Options]) -> DropGrow:  # noqa: N802 - the field's name
     """The rigged lottery: the smallest weights go, those with the largest dense gradient come.
 
     The gradient is that of the optimizer step just taken: accumulated over micro-batches, reduced over processes. Give
@@ -25,13 +16,17 @@ def RigL(  # noqa: N802 - the field's name
     MNIST code does.
 
     Args:
-        drop_fraction: Share of a layer's active weights swapped at an update, at step 0 (paper: 0.3; VGG16: 0.1).
-        update_every: Optimizer steps between updates (paper: 500 in Table 4, 100 in the authors' configs).
-        update_until: Last step of an update; ``None`` never stops, as on MNIST (ImageNet: 25,000).
+        drop_fraction: Share of a layer's active weights swapped at an update, at step 0; default 0.3 as in the paper
+            (VGG16: 0.1).
+        update_every: Optimizer steps between updates; default 100 as in the authors' configs (paper: 500 in Table 4).
+        update_until: Last step of an update; ``None``, the default, never stops, as on MNIST (ImageNet: 25,000).
         first_update: Default ``update_every``; 0 as in the authors' ImageNet code, which needs ``replaces_step``.
-        schedule: ``"learning_rate"`` (the paper's MNIST runs), ``"cosine"`` (ImageNet) or ``"constant"``.
-        regrow: Whether just-dropped weights compete on equal terms.
+        schedule: ``"learning_rate"``, the default (the paper's MNIST runs), ``"cosine"`` (ImageNet) or ``"constant"``.
+        regrow: Whether just-dropped weights compete on equal terms; default ``True``.
         replaces_step: Change masks instead of taking the optimizer step (the authors' ImageNet code).
+
+    Raises:
+        ValueError: as :class:`sparseflow.updaters.DropGrow`.
 
     Reference: Evci et al. (2020), *Rigging the Lottery: Making All Tickets Winners*.
 
@@ -41,30 +36,16 @@ def RigL(  # noqa: N802 - the field's name
     return DropGrow(
         drop_score=magnitude,
         grow_score=gradient_magnitude,
-        drop_fraction=drop_fraction,
-        update_every=update_every,
-        update_until=update_until,
-        first_update=first_update,
-        schedule=schedule,
-        regrow=regrow,
-        replaces_step=replaces_step,
         needs_gradient=True,
+        replaces_step=replaces_step,
+        **options,
     )
 
 
-def RigLInverted(  # noqa: N802 - the field's name
-    *,
-    drop_fraction: float = 0.3,
-    update_every: int = 100,
-    update_until: int | None = None,
-    first_update: int | None = None,
-    schedule: str | Callable[..., float] = "learning_rate",
-    regrow: bool = True,
-    replaces_step: bool = False,
-) -> DropGrow:
+def RigLInverted(*, replaces_step: bool = False, **options: Unpack[Options]) -> DropGrow:  # noqa: N802
     """RigL with its growth criterion reversed: the smallest gradients come. A control, not a method to use.
 
-    Arguments as :func:`RigL`.
+    Arguments and errors as :func:`RigL`.
 
     Reference: Evci et al. (2022), *Gradient Flow in Sparse Neural Networks and How Lottery Tickets Win*, section 4.2.
 
@@ -74,12 +55,7 @@ def RigLInverted(  # noqa: N802 - the field's name
     return DropGrow(
         drop_score=magnitude,
         grow_score=negative_gradient_magnitude,
-        drop_fraction=drop_fraction,
-        update_every=update_every,
-        update_until=update_until,
-        first_update=first_update,
-        schedule=schedule,
-        regrow=regrow,
-        replaces_step=replaces_step,
         needs_gradient=True,
+        replaces_step=replaces_step,
+        **options,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparseflow.methods.base import LayerState
+from sparseflow.methods.base import Layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,7 @@ class Static:
         """Never."""
         return False
 
-    def update(
-        self, layers: Iterable[LayerState], *, step: int, generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor]]:
-        """Change nothing."""
+    def update(self, layers: Iterable[Layer], *, step: int, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        """Yield a copy of each layer's mask; see :meth:`Method.update`."""
         for layer in layers:
             yield layer.name, layer.mask.clone()

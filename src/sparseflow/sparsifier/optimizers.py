@@ -1,8 +1,8 @@
-"""What the Sparsifier must know of the optimizer that it listens to."""
+"""Properties of optimizers that the Sparsifier depends on: zeros that they keep, state, and learning rates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -30,6 +30,10 @@ def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 def keeps_zeros(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> bool:
     """Whether a step leaves a zero weight with zero gradient and state at zero; without an ``eps``, 0 / 0 is NaN.
 
+    Args:
+        optimizer: Innermost.
+        parameters: The masked weights, whose dtype decides whether ``eps`` is zero.
+
     >>> weight = nn.Parameter(torch.ones(1))
     >>> [keeps_zeros(torch.optim.Adam([weight], eps=eps), [weight]) for eps in (1e-8, 0.0)]
     [True, False]
@@ -46,6 +50,10 @@ def leaves_gradients(optimizer: torch.optim.Optimizer, parameters: Iterable[Tens
     The foreach version of SGD adds Nesterov's momentum to them in place, unless weight decay or ``maximize`` has made
     a copy before; torch takes that version by itself on GPUs.
 
+    Args:
+        optimizer: Innermost.
+        parameters: Those whose gradients are read after the step.
+
     >>> weight = nn.Parameter(torch.ones(1))
     >>> nesterov = {"lr": 0.1, "momentum": 0.9, "nesterov": True}
     >>> [leaves_gradients(torch.optim.SGD([weight], weight_decay=decay, **nesterov), [weight]) for decay in (0.0, 0.1)]
@@ -60,8 +68,27 @@ def leaves_gradients(optimizer: torch.optim.Optimizer, parameters: Iterable[Tens
     )
 
 
+def per_weight_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The optimizer's state tensors that hold one value per weight, recognised by their shape, with their keys.
+
+    Args:
+        optimizer: Whose state it is.
+        parameter: One of its parameters.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> optimizer = torch.optim.Adam(layer.parameters())
+    >>> layer(torch.ones(1, 2)).sum().backward(); optimizer.step()
+    >>> [key for key, _ in per_weight_state(optimizer, layer.weight)]
+    ['exp_avg', 'exp_avg_sq']
+    """
+    state = optimizer.state.get(parameter, {})
+    for key, value in state.items():
+        if isinstance(value, Tensor) and value.dim() and value.shape == parameter.shape:
+            yield key, value
+
+
 def initial_rate(group: Mapping[str, Any]) -> float:
-    """Learning rate of a group before any schedule: what a scheduler remembers, or what the group has.
+    """Learning rate of a group before any schedule: the one that a scheduler remembers, else the group's own.
 
     >>> initial_rate({"lr": 0.01, "initial_lr": 0.1})
     0.1
@@ -71,6 +98,10 @@ def initial_rate(group: Mapping[str, Any]) -> float:
 
 def learning_rate_ratios(optimizer: torch.optim.Optimizer, initial: Iterable[float]) -> dict[int, float]:
     """``id`` of each parameter -> the learning rate of its group over the initial one; 1 where that is 0.
+
+    Args:
+        optimizer: With its parameter groups.
+        initial: Initial learning rate of each group, in their order.
 
     >>> weight = nn.Parameter(torch.ones(1))
     >>> learning_rate_ratios(torch.optim.SGD([weight], lr=0.1), [0.4])[id(weight)]
@@ -84,7 +115,15 @@ def learning_rate_ratios(optimizer: torch.optim.Optimizer, initial: Iterable[flo
 
 
 def check_held(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Raise ``ValueError`` unless the optimizer holds every parameter that requires a gradient."""
+    """Check that the optimizer holds every parameter that requires a gradient.
+
+    Args:
+        optimizer: Innermost.
+        parameters: Name -> parameter that carries a mask.
+
+    Raises:
+        ValueError: naming the parameter that it does not hold.
+    """
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for name, parameter in parameters.items():
         if parameter.requires_grad and id(parameter) not in held:

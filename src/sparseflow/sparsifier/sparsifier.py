@@ -8,22 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseflow.masks.check import per_weight_state
 from sparseflow.masks.select import unwrap
-from sparseflow.methods.base import MaskUpdater
+from sparseflow.methods.base import Method
 from sparseflow.methods.static import Static
 from sparseflow.rng import stream
 from sparseflow.sharded import reshard_, shard_like
-from sparseflow.sparsifier.growth import keep_dense, observe_
+from sparseflow.sparsifier.dense_gradients import keep_dense, observe_
 from sparseflow.sparsifier.optimizers import (
     initial_rate,
     innermost,
     keeps_zeros,
     learning_rate_ratios,
     leaves_gradients,
+    per_weight_state,
 )
 from sparseflow.sparsifier.stored import check_can_move
-from sparseflow.sparsifier.update import View, proposals
+from sparseflow.sparsifier.update import new_masks
 from sparseflow.sparsifier.weights import MaskedWeights
 from sparseflow.types import Masks, MaskUpdate
 
@@ -33,7 +33,7 @@ _STATE_KEYS = {"masks", "step_count", "last_update", "generator", "gradient_mean
 class Sparsifier:
     """Bind a model, its optimizer, masks and a method; from then on the model stays sparse.
 
-    Before each optimizer step gradients are masked, after it masks change when the updater says so, and weights and
+    Before each optimizer step gradients are masked, after it masks change when the method says so, and weights and
     per-weight optimizer state are exactly zero off the mask. Nothing is wrapped or renamed. Weights are zeroed off the
     mask when the object is made.
 
@@ -50,7 +50,7 @@ class Sparsifier:
         model: Also inside ``torch.compile`` or ``DistributedDataParallel``, or after ``fully_shard``.
         optimizer: Any ``torch.optim.Optimizer`` that holds every masked parameter which requires a gradient.
         masks: Parameter name -> bool tensor; copied. Of a sharded model whole, the same on all ranks, or as its parts.
-        updater: The method, such as ``sparseflow.RigL(...)``; ``sparseflow.Static()`` keeps the masks.
+        method: Such as ``sparseflow.RigL(...)``; ``sparseflow.Static()`` keeps the masks.
         seed: Growth draws from ``stream(seed, "grow")``, saved with the state.
         gradient_fn: Where growth takes its dense gradients from, called at an update after the step: name -> gradient.
             Default: the gradients of the step itself.
@@ -61,8 +61,8 @@ class Sparsifier:
     >>> import sparseflow as sf
     >>> model = nn.Linear(100, 10)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    >>> updater = sf.RigL(drop_fraction=0.3, update_every=2)
-    >>> sparsifier = sf.Sparsifier(model, optimizer, sf.random_masks(model, 0.9, seed=0), updater, seed=0)
+    >>> method = sf.RigL(drop_fraction=0.3, update_every=2)
+    >>> sparsifier = sf.Sparsifier(model, optimizer, sf.random_masks(model, 0.9, seed=0), method, seed=0)
     >>> for _ in range(4):
     ...     optimizer.zero_grad()
     ...     model(torch.randn(8, 100)).square().mean().backward()
@@ -77,7 +77,7 @@ class Sparsifier:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         masks: Masks,
-        updater: MaskUpdater,
+        method: Method,
         *,
         seed: int,
         gradient_fn: Callable[[], Mapping[str, Tensor]] | None = None,
@@ -88,7 +88,7 @@ class Sparsifier:
         self.masks: Mapping[str, Tensor] = self._weights.masks
         """Parameter name -> bool tensor, now."""
         self.optimizer = optimizer
-        self.updater = updater
+        self.method = method
         self.gradient_fn = gradient_fn
         self.step_count = 0
         """Optimizer steps taken; an update that replaces a step does not count."""
@@ -105,7 +105,7 @@ class Sparsifier:
         self._stateless: list[nn.Parameter] = []
         self._step_ran_dense = False
         self._elementwise = keeps_zeros(optimizer, self._weights.parameters.values())
-        if self._weights.stored and not isinstance(updater, Static):
+        if self._weights.stored and not isinstance(method, Static):
             check_can_move(model, optimizer)
         self._weights.clear_()
         self._watch()
@@ -122,7 +122,7 @@ class Sparsifier:
 
         Call it after the last backward of a step, and after ``scaler.unscale_`` where there is a scaler.
         """
-        if self._grows_by_step_gradients() and (self.updater.gradient_decay or self._update_follows()):
+        if self._grows_by_step_gradients() and (self.method.gradient_decay or self._update_follows()):
             self._keep_dense_gradients()
         self._weights.clear_gradients_()
 
@@ -192,12 +192,12 @@ class Sparsifier:
             self._stateless = [parameter for parameter in held if not optimizer.state.get(parameter)]
             return None
         if closure is not None:
-            if self.updater.replaces_step:
+            if self.method.replaces_step:
                 raise ValueError("replaces_step=True cannot skip a step that runs a closure; use replaces_step=False.")
             return self._with_masked_closure(closure, args, kwargs)
         masked_before = self._dense_gradients is not None
         self._observe_gradients()
-        if self.updater.replaces_step and self._replacement_due():
+        if self.method.replaces_step and self._replacement_due():
             held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             self._parked = [(parameter, parameter.grad) for parameter in held if parameter.grad is not None]
             for parameter, _ in self._parked:
@@ -256,7 +256,7 @@ class Sparsifier:
         if self._step_ran_dense or not self._elementwise:
             self._weights.clear_()
         self._step_ran_dense = False
-        if not self.updater.replaces_step and self.updater.due(self.step_count):
+        if not self.method.replaces_step and self.method.due(self.step_count):
             self._update()
         self._dense_gradients = None
         self._watch()
@@ -266,32 +266,30 @@ class Sparsifier:
     def _update(self) -> None:
         for call in self.before_update:
             call(self.step_count)
-        reshard_(self.model)
-        proposed = proposals(self.updater, self._view(), step=self.step_count, generator=self._generator)
-        changes = self._weights.change_(proposed, told=bool(self.after_update))
+        if self._weights.sharded:
+            reshard_(self.model)
+        new = new_masks(
+            self.method,
+            self._weights,
+            gradients=self._growth_gradients(),
+            learning_rate_ratios=learning_rate_ratios(self.optimizer, self._learning_rates),
+            step=self.step_count,
+            generator=self._generator,
+        )
+        changes = self._weights.change_(new, want_changes=bool(self.after_update))
         self._last_update = self.step_count
         self._dense_gradients = None
         for notify in self.after_update:
             notify(self.step_count, changes)
 
-    def _view(self) -> View:
-        return View(
-            masks=self.masks,
-            parameters=self._weights.parameters,
-            stored=self._weights.stored,
-            counts=self._weights.counts,
-            gradients=self._growth_gradients(),
-            learning_rate_ratios=learning_rate_ratios(self.optimizer, self._learning_rates),
-        )
-
     def _watch(self) -> None:
         """Let stored weights keep what the next step's dense gradient is made of, if growth will look at it."""
-        keep = self._grows_by_step_gradients() and (bool(self.updater.gradient_decay) or self._update_follows())
+        keep = self._grows_by_step_gradients() and (bool(self.method.gradient_decay) or self._update_follows())
         for weight in self._weights.stored.values():
             weight.keep_gradients(keep)
 
     def _growth_gradients(self) -> Mapping[str, Tensor]:
-        if not self.updater.needs_gradient:
+        if not self.method.needs_gradient:
             return {}
         if self.gradient_fn is not None:
             with torch.enable_grad():
@@ -300,18 +298,18 @@ class Sparsifier:
                 needed, got = ", ".join(self.masks), ", ".join(given)
                 raise ValueError(f"gradient_fn names no masked weight. Needed: {needed}; got: {got}.")
             return {name: given[name].detach() for name in self.masks if name in given}
-        if self.updater.gradient_decay:
+        if self.method.gradient_decay:
             return self._gradient_mean
         if self._dense_gradients is not None:
             return {name: dense for name, (_, dense) in self._dense_gradients.items()}
         return {name: p.grad for name, p in self._weights.parameters.items() if p.grad is not None}
 
     def _grows_by_step_gradients(self) -> bool:
-        return self.updater.needs_gradient and self.gradient_fn is None
+        return self.method.needs_gradient and self.gradient_fn is None
 
     def _update_reads_step(self) -> bool:
         """Whether the next step's own dense gradient decides what grows right after it."""
-        return self._grows_by_step_gradients() and not self.updater.gradient_decay and self._update_follows()
+        return self._grows_by_step_gradients() and not self.method.gradient_decay and self._update_follows()
 
     def _leaves_gradients_alone(self) -> bool:
         """Whether growth can still read the gradients after the step, and what the step wrote off the mask can go."""
@@ -319,10 +317,10 @@ class Sparsifier:
 
     def _update_follows(self) -> bool:
         """Whether masks change right after, or instead of, the next optimizer step."""
-        return self._replacement_due() if self.updater.replaces_step else self.updater.due(self.step_count + 1)
+        return self._replacement_due() if self.method.replaces_step else self.method.due(self.step_count + 1)
 
     def _replacement_due(self) -> bool:
-        return self.updater.due(self.step_count) and self._last_update != self.step_count
+        return self.method.due(self.step_count) and self._last_update != self.step_count
 
     def _keep_dense_gradients(self) -> None:
         self._dense_gradients = keep_dense(self._weights.parameters, self._weights.dense, self._dense_gradients or {})
@@ -331,7 +329,7 @@ class Sparsifier:
         """Running mean of the dense gradient, for methods that grow by momentum."""
         if self._dense_gradients is not None:
             self._keep_dense_gradients()  # masked already: look at what was there before
-        decay = self.updater.gradient_decay
+        decay = self.method.gradient_decay
         if decay and self._grows_by_step_gradients():
             weights, kept = self._weights, self._dense_gradients or {}
             scale = getattr(self.optimizer, "grad_scale", None)

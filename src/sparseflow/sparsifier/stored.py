@@ -1,28 +1,35 @@
-"""Weights that are stored as their active values only, as the Sparsifier meets them."""
+"""Weights that are stored as their active values alone: what the Sparsifier asks of such a layer, and how it moves."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from sparseflow.masks.check import per_weight_state
+from sparseflow._checks import check_finite
+from sparseflow.masks.topk import topk_mask
+from sparseflow.methods.base import Swap
 from sparseflow.sharded import is_sharded
+from sparseflow.sparsifier.optimizers import per_weight_state
 from sparseflow.types import Masks
+
+#: A layer's rows are looked at in this many parts, or in larger ones of at least this many entries.
+_PARTS, _FEWEST = 16, 1 << 12
 
 
 @runtime_checkable
-class ActiveWeight(Protocol):
-    """A layer that holds active weights only, such as ``sparseflow.engine.SparseLinear``."""
+class StoredWeight(Protocol):
+    """A module that stores active weights alone, such as ``sparseflow.engine.SparseLinear``."""
 
     values: nn.Parameter
     """``(active,)``, in the order of the flattened dense weight."""
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """Of the dense weight."""
+        """Shape of the dense weight."""
         ...
 
     def positions(self) -> Tensor:
@@ -34,11 +41,11 @@ class ActiveWeight(Protocol):
         ...
 
     def move_(self, positions: Tensor) -> None:
-        """Take other positions; as many values must follow."""
+        """Replace the positions; the caller must then set ``values`` to the same length."""
         ...
 
     def keep_gradients(self, keep: bool) -> None:
-        """Whether backward passes from now on keep what the dense gradient is made of; ``False`` forgets it."""
+        """Whether backward passes from now on keep the parts of the dense gradient; ``False`` forgets them."""
         ...
 
     def gradient_rows(self) -> Callable[[int, int], Tensor] | None:
@@ -46,29 +53,29 @@ class ActiveWeight(Protocol):
         ...
 
 
-def active_weights(model: nn.Module) -> dict[str, ActiveWeight]:
-    """Name of the dense weight -> the layer that holds its active values.
+def stored_weights(model: nn.Module) -> dict[str, StoredWeight]:
+    """Name of the dense weight -> the module that stores its active values.
 
     Raises:
-        ValueError: if ``fully_shard`` has cut such a layer.
+        ValueError: if ``fully_shard`` has cut such a module.
 
     >>> import sparseflow as sf
     >>> model = nn.Sequential(nn.Linear(4, 2))
-    >>> list(active_weights(sf.engine.convert(model, sf.random_masks(model, 0.5, seed=0))))
+    >>> list(stored_weights(sf.engine.convert(model, sf.random_masks(model, 0.5, seed=0))))
     ['0.weight']
     """
     found = {
         f"{path}.weight" if path else "weight": module
         for path, module in model.named_modules()
-        if isinstance(module, ActiveWeight)
+        if isinstance(module, StoredWeight)
     }
     if cut := [name for name, weight in found.items() if is_sharded(weight.values)]:
         raise ValueError(f"fully_shard cannot cut {cut[0]!r}, which is stored as active values alone. Keep it masked.")
     return found
 
 
-class LiveMasks(Mapping[str, Tensor]):
-    """Masks of which some are made from stored positions when they are asked for.
+class MasksOnDemand(Mapping[str, Tensor]):
+    """Masks of which some are made from stored positions each time they are asked for.
 
     Args:
         names: In the order of iteration.
@@ -76,7 +83,7 @@ class LiveMasks(Mapping[str, Tensor]):
         stored: Weights whose masks are made.
     """
 
-    def __init__(self, names: Iterable[str], dense: Mapping[str, Tensor], stored: Mapping[str, ActiveWeight]) -> None:
+    def __init__(self, names: Iterable[str], dense: Mapping[str, Tensor], stored: Mapping[str, StoredWeight]) -> None:
         self._names, self._dense, self._stored = list(names), dense, stored
 
     def __getitem__(self, name: str) -> Tensor:
@@ -89,8 +96,130 @@ class LiveMasks(Mapping[str, Tensor]):
         return len(self._names)
 
 
-def check_positions(stored: Mapping[str, ActiveWeight], masks: Masks) -> None:
-    """Raise ``ValueError`` unless weights that are stored alone lie where the masks say."""
+def row_parts(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Ranges of outputs that together are all, each small enough to be looked at densely.
+
+    >>> list(row_parts((10, 1000)))
+    [(0, 5), (5, 10)]
+    """
+    rows, row_size = shape[0], math.prod(shape[1:])
+    step = max(1, -(-max(_FEWEST, rows * row_size // _PARTS) // row_size))
+    return ((first, min(first + step, rows)) for first in range(0, rows, step))
+
+
+class StoredLayer(NamedTuple):
+    """A layer at a mask update that stores active weights alone; its dense tensors are made when asked for."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Shape of the dense weight."""
+    positions: Tensor
+    """int64 ``(active,)``, ascending: where the active weights are in the flattened dense weight."""
+    values: Tensor
+    """``(active,)``."""
+    values_gradient: Tensor | None
+    """``(active,)``: gradient of the values, if there is one."""
+    gradient_rows: Callable[[int, int], Tensor] | None
+    """Dense gradient of the outputs [first, last), if the method asked for it."""
+    learning_rate_ratio: float
+    """Learning rate of this weight's group over its initial one."""
+
+    @property
+    def num_active(self) -> int:
+        """Number of active weights."""
+        return len(self.positions)
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight."""
+        return self._dense_rows(0, self.shape[0])
+
+    @property
+    def mask(self) -> Tensor:
+        """bool, of the dense weight's shape."""
+        mask = torch.zeros(math.prod(self.shape), dtype=torch.bool)
+        return mask.index_fill_(0, self.positions, True).view(self.shape)
+
+    @property
+    def gradient(self) -> Tensor | None:
+        """The dense gradient, if the method asked for it."""
+        return None if self.gradient_rows is None else self.gradient_rows(0, self.shape[0])
+
+    def replace(self, mask: Tensor) -> Tensor:
+        """The positions that a new mask means."""
+        return mask.view(-1).nonzero().squeeze(1)
+
+    def begin(self, swap: Swap, *, generator: torch.Generator, gradient_name: str) -> Tensor:
+        """Exchange as :func:`sparseflow.drop_and_grow` without dense scores: only the best candidates so far are kept.
+
+        Ties and counts as there. The scores of about a sixteenth of the layer are in memory at a time; random ones are
+        drawn in the same order as for the whole layer.
+
+        Args:
+            swap: The request.
+            generator: For random scores.
+            gradient_name: Name of the gradient in errors.
+
+        Returns: the new positions, int64, ascending.
+
+        Raises:
+            ValueError: if a score that matters, or any gradient, is NaN or infinite.
+
+        >>> from sparseflow.methods.scores import gradient_magnitude, magnitude
+        >>> w, g = torch.tensor([3.0, 1.0, 2.0]), torch.tensor([[0.0, 0.2, 0.0, 0.1, 0.9]])
+        >>> layer = StoredLayer("w", (1, 5), torch.tensor([0, 1, 2]), w, None, lambda a, b: g[a:b], 1.0)
+        >>> swap = Swap(1, 1, drop_score=magnitude, grow_score=gradient_magnitude)
+        >>> layer.begin(swap, generator=torch.Generator(), gradient_name="the gradient")
+        tensor([0, 2, 4])
+        """
+        if self.gradient_rows is not None and self.values_gradient is not None:
+            check_finite(self.values_gradient, name=gradient_name)
+        values_score = swap.drop_score(self.values, self.values_gradient, generator=generator)
+        survivors = self.positions[topk_mask(values_score, self.num_active - swap.num_drop)]
+        excluded = survivors if swap.regrow else self.positions
+        row_size = math.prod(self.shape[1:])
+        best, best_scores = self.positions[:0], None
+        for first, last in row_parts(self.shape):
+            gradient = None
+            if self.gradient_rows is not None:
+                gradient = self.gradient_rows(first, last)
+                check_finite(gradient, name=gradient_name)
+            scores = swap.grow_score(self._dense_rows(first, last), gradient, generator=generator).reshape(-1)
+            taken = excluded[_span(excluded, first * row_size, last * row_size)]
+            candidates = torch.ones(len(scores), dtype=torch.bool).index_fill_(0, taken - first * row_size, False)
+            found = topk_mask(scores, min(swap.num_grow, len(scores) - len(taken)), among=candidates)
+            found = found.nonzero().squeeze(1)
+            best = torch.cat([best, found + first * row_size])
+            best_scores = scores[found] if best_scores is None else torch.cat([best_scores, scores[found]])
+            if len(best) > swap.num_grow:
+                # Positions ascend, so ties still go to the lowest.
+                winners = topk_mask(best_scores, swap.num_grow)
+                best, best_scores = best[winners], best_scores[winners]
+        return torch.cat([survivors, best]).sort().values
+
+    def _dense_rows(self, first: int, last: int) -> Tensor:
+        row_size = math.prod(self.shape[1:])
+        held = _span(self.positions, first * row_size, last * row_size)
+        weight = torch.zeros((last - first) * row_size, dtype=self.values.dtype)
+        weight[self.positions[held] - first * row_size] = self.values[held]
+        return weight.view(last - first, *self.shape[1:])
+
+
+def _span(positions: Tensor, begin: int, end: int) -> slice:
+    """The part of ascending positions that is in [begin, end)."""
+    return slice(*(int(torch.searchsorted(positions, edge)) for edge in (begin, end)))
+
+
+def check_positions(stored: Mapping[str, StoredWeight], masks: Masks) -> None:
+    """Check that weights that are stored alone are where the masks say.
+
+    Args:
+        stored: Name -> weight.
+        masks: Name -> mask, at least for these.
+
+    Raises:
+        ValueError: naming the first that is elsewhere.
+    """
     for name, weight in stored.items():
         if not torch.equal(masks[name].cpu(), weight.mask()):
             raise ValueError(
@@ -99,7 +228,7 @@ def check_positions(stored: Mapping[str, ActiveWeight], masks: Masks) -> None:
             )
 
 
-def move_(weight: ActiveWeight, positions: Tensor, optimizer: torch.optim.Optimizer) -> None:
+def move_(weight: StoredWeight, positions: Tensor, optimizer: torch.optim.Optimizer) -> None:
     """Give a weight other positions: what stays keeps its value, gradient and state, what is new starts at zero.
 
     Args:
@@ -133,7 +262,15 @@ def move_(weight: ActiveWeight, positions: Tensor, optimizer: torch.optim.Optimi
 
 
 def check_can_move(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Raise ``ValueError`` where weights that are stored alone cannot change places."""
+    """Check that weights that are stored alone can change places.
+
+    Args:
+        model: As the Sparsifier is given it.
+        optimizer: Innermost.
+
+    Raises:
+        ValueError: under LBFGS and under ``DistributedDataParallel``.
+    """
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ValueError(
             "LBFGS remembers directions over all weights together, and active weights that are stored alone move. "

@@ -1,96 +1,159 @@
-"""What a mask update shows a method of a model, and the masks that the method proposes; nothing is written here."""
+"""One mask update: layers are shown to a method, and what it asks for is carried out; nothing is written here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sparseflow._fast.bits import PackedMask, unpacked
-from sparseflow.methods.active import ActiveLayer
-from sparseflow.methods.base import ActiveUpdater, LayerState, MaskUpdater, as_dense
-from sparseflow.sharded import full, is_sharded
-from sparseflow.sparsifier.stored import ActiveWeight
-from sparseflow.types import Masks
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """A model at a mask update."""
-
-    masks: Masks
-    """Of all weights, in the order of updates and draws."""
-    parameters: Mapping[str, nn.Parameter]
-    """Weights that are stored whole, with zeros."""
-    stored: Mapping[str, ActiveWeight]
-    """Weights of which only the active values are stored."""
-    counts: Mapping[str, int]
-    """Active weights."""
-    gradients: Mapping[str, Tensor]
-    """What growth looks at, dense, as far as it exists."""
-    learning_rate_ratios: Mapping[int, float]
-    """``id`` of a parameter -> the learning rate of its group over the initial one; 1 where there is none."""
+from sparseflow._checks import check_finite
+from sparseflow._fast import Exchange, Magnitude, StagedMask, exchange
+from sparseflow.methods.base import Layer, Method, Swap
+from sparseflow.methods.drop_grow import drop_and_grow
+from sparseflow.methods.scores import ScoreFn, gradient_magnitude, magnitude
+from sparseflow.sharded import full
+from sparseflow.sparsifier.stored import StoredLayer
+from sparseflow.sparsifier.weights import MaskedWeights
 
 
-def proposals(
-    updater: MaskUpdater, view: View, *, step: int, generator: torch.Generator
-) -> Iterator[tuple[str, Tensor | PackedMask]]:
-    """Each weight's new mask, bool or in bits; of those stored as active values, their new positions, int64, ascending.
+class WholeLayer(NamedTuple):
+    """A layer at a mask update with all of its weights, zero where inactive."""
+
+    name: str
+    weight: Tensor
+    mask: Tensor
+    gradient: Tensor | None
+    """The dense gradient, if the method asked for it."""
+    learning_rate_ratio: float
+    """Learning rate of this weight's group over its initial one."""
+    num_active: int
+    """Number of active weights."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
+        return tuple(self.mask.shape)
+
+    def replace(self, mask: Tensor) -> Tensor:
+        """A new mask as it is."""
+        return mask
+
+    def begin(self, swap: Swap, *, generator: torch.Generator, gradient_name: str) -> Exchange:
+        """Draw the scores of a request; the exchange itself is left to do, on any thread."""
+        drop, grow = (self._scores(score, generator) for score in (swap.drop_score, swap.grow_score))
+        return Exchange(self.mask, self.num_active, drop, grow, swap.num_drop, swap.num_grow, swap.regrow)
+
+    def _scores(self, score: ScoreFn, generator: torch.Generator) -> Tensor | Magnitude:
+        # The two most common scores are absolute values, and need not be computed to be compared.
+        if score is magnitude:
+            return Magnitude(self.weight)
+        if score is gradient_magnitude and self.gradient is not None:
+            return Magnitude(self.gradient)
+        return score(self.weight, self.gradient, generator=generator)
+
+
+def new_masks(
+    method: Method,
+    weights: MaskedWeights,
+    *,
+    gradients: Mapping[str, Tensor],
+    learning_rate_ratios: Mapping[int, float],
+    step: int,
+    generator: torch.Generator,
+) -> Iterator[tuple[str, Tensor | StagedMask]]:
+    """Each weight's new mask; of those stored as active values alone, their new positions, int64, ascending.
 
     A frozen weight, and one without the gradient that growth needs, sits the update out.
 
     Args:
-        updater: The method.
-        view: What it may look at.
+        method: The method.
+        weights: The weights that it may look at.
+        gradients: Name -> dense gradient for growth, as far as there is one.
+        learning_rate_ratios: ``id`` of a parameter -> the learning rate of its group over the initial one.
         step: Optimizer steps taken.
-        generator: For random scores.
+        generator: For random scores; drawn from layer by layer, in the order of the masks.
 
     Raises:
-        ValueError: what the updater raises.
+        ValueError: if a gradient that is looked at is NaN or infinite, and whatever the method raises.
 
     >>> import sparseflow as sf
-    >>> weight = nn.Parameter(torch.tensor([3.0, 1.0, 0.0]))
-    >>> view = View(masks={"w": weight != 0}, parameters={"w": weight}, stored={}, counts={"w": 2},
-    ...     gradients={"w": torch.tensor([0.0, 0.1, -0.2])}, learning_rate_ratios={})
-    >>> list(proposals(sf.RigL(drop_fraction=0.5), view, step=100, generator=torch.Generator()))
-    [('w', tensor([ True, False,  True]))]
+    >>> model = torch.nn.Linear(3, 1, bias=False)
+    >>> model.weight.data = torch.tensor([[3.0, 1.0, 0.0]])
+    >>> weights = MaskedWeights(model, torch.optim.SGD(model.parameters()), {"weight": model.weight != 0})
+    >>> masks = new_masks(sf.RigL(drop_fraction=0.5), weights, gradients={"weight": torch.tensor([[0.0, 0.1, -0.2]])},
+    ...     learning_rate_ratios={}, step=100, generator=torch.Generator())
+    >>> list(masks)
+    [('weight', tensor([[ True, False,  True]]))]
     """
-    if not view.stored and not any(map(is_sharded, view.parameters.values())):
-        yield from updater.update(_layers(updater, view, view.masks), step=step, generator=generator)
-    elif isinstance(updater, ActiveUpdater):
-        for name in view.masks:
-            # Of a sharded model one layer at a time is gathered.
-            if name in view.stored:
-                yield from updater.update_active(_active_layer(updater, view, name), step=step, generator=generator)
-            else:
-                yield from updater.update(_layers(updater, view, [name]), step=step, generator=generator)
+    shown: dict[str, WholeLayer | StoredLayer] = {}
+
+    def layers() -> Iterator[Layer]:
+        for name in weights.masks:
+            gradient = gradients.get(name)
+            if _takes_part(method, weights, name, gradient):
+                shown[name] = _look(method, weights, name, gradient, learning_rate_ratios)
+                yield shown[name]
+
+    def begin(name: str, request: Swap | Tensor) -> tuple[WholeLayer | StoredLayer, Exchange | Tensor]:
+        layer = shown.pop(name)
+        if not isinstance(request, Swap):
+            return layer, layer.replace(request)
+        return layer, layer.begin(request, generator=generator, gradient_name=_gradient_name(layer, step))
+
+    requests = method.update(layers(), step=step, generator=generator)
+    if weights.stored or weights.sharded:
+        # One layer at a time is gathered, or made dense a few rows at a time.
+        for name, request in requests:
+            yield from _carry_out([begin(name, request)], step=step)
     else:
-        for name, mask in updater.update(_layers(updater, view, view.masks), step=step, generator=generator):
-            yield name, unpacked(mask).view(-1).nonzero().squeeze(1) if name in view.stored else mask
+        yield from _carry_out((begin(*request) for request in requests), step=step)
 
 
-def _layers(updater: MaskUpdater, view: View, names: Iterable[str]) -> Iterator[LayerState]:
-    for name in names:
-        if name in view.stored:
-            yield from (as_dense(layer) for layer in _active_layer(updater, view, name))
+def _takes_part(method: Method, weights: MaskedWeights, name: str, gradient: Tensor | None) -> bool:
+    stored = weights.stored.get(name)
+    held = weights.parameters[name] if stored is None else stored.values
+    known = gradient is not None or (stored is not None and stored.gradient_rows() is not None)
+    return held.requires_grad and (known or not method.needs_gradient)
+
+
+def _look(
+    method: Method, weights: MaskedWeights, name: str, gradient: Tensor | None, ratios: Mapping[int, float]
+) -> WholeLayer | StoredLayer:
+    if name in weights.stored:
+        stored = weights.stored[name]
+        values = stored.values
+        rows = None
+        if method.needs_gradient:
+            rows = stored.gradient_rows() if gradient is None else (lambda first, last: gradient[first:last])
+        positions, ratio = stored.positions(), ratios.get(id(values), 1.0)
+        return StoredLayer(name, stored.weight_shape, positions, values.detach(), values.grad, rows, ratio)
+    parameter, mask = weights.parameters[name], weights.dense[name]
+    weight, ratio = parameter.detach(), ratios.get(id(parameter), 1.0)
+    if name in weights.sharded:
+        weight, mask, gradient = full(weight), full(mask), None if gradient is None else full(gradient)
+    return WholeLayer(name, weight, mask, gradient, ratio, weights.counts[name])
+
+
+def _carry_out(
+    begun: Iterable[tuple[WholeLayer | StoredLayer, Exchange | Tensor]], *, step: int
+) -> Iterator[tuple[str, Tensor | StagedMask]]:
+    """Finish what is left to do: exchanges, many layers at once."""
+    new: Tensor | StagedMask | None
+    for layer, work, new in exchange(begun):
+        if not isinstance(work, Exchange):
+            yield layer.name, work
             continue
-        parameter, gradient = view.parameters[name], view.gradients.get(name)
-        if parameter.requires_grad and not (updater.needs_gradient and gradient is None):
-            ratio = view.learning_rate_ratios.get(id(parameter), 1.0)
-            gradient = None if gradient is None else full(gradient)
-            yield LayerState(name, full(parameter.detach()), full(view.masks[name]), gradient, ratio, view.counts[name])
+        # An exchange by the gradient's own magnitude has looked at all of it.
+        seen = new is not None and isinstance(work.grow_score, Magnitude) and work.grow_score.of is layer.gradient
+        if layer.gradient is not None and not seen:
+            check_finite(layer.gradient, name=_gradient_name(layer, step))
+        if new is None:
+            drop, grow = work.scores()
+            new = drop_and_grow(work.mask, drop, grow, work.num_drop, work.num_grow, regrow=work.regrow).mask
+        yield layer.name, new
 
 
-def _active_layer(updater: MaskUpdater, view: View, name: str) -> Iterator[ActiveLayer]:
-    """The layer, unless it sits the update out."""
-    weight = view.stored[name]
-    values = weight.values
-    rows: Callable[[int, int], Tensor] | None = None
-    if updater.needs_gradient:
-        given = view.gradients.get(name)
-        rows = weight.gradient_rows() if given is None else (lambda first, last: given[first:last])
-    if values.requires_grad and not (updater.needs_gradient and rows is None):
-        ratio = view.learning_rate_ratios.get(id(values), 1.0)
-        yield ActiveLayer(name, weight.weight_shape, weight.positions(), values.detach(), values.grad, rows, ratio)
+def _gradient_name(layer: Layer, step: int) -> str:
+    return f"the gradient of {layer.name!r} at the mask update of step {step}"

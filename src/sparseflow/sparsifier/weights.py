@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
-from sparseflow._fast.bits import PackedMask, packed_like, unpacked
-from sparseflow._fast.write import Rewrite, rewrite_, zero_off_
-from sparseflow.masks.check import check, per_weight_state
+from sparseflow._fast import StagedMask, Write, clear_, stage, unstaged, write_
 from sparseflow.masks.select import maskable, unwrap
-from sparseflow.sharded import Whole, is_sharded, local, num_true
-from sparseflow.sparsifier.changes import Changes, kept
-from sparseflow.sparsifier.optimizers import check_held
-from sparseflow.sparsifier.stored import LiveMasks, active_weights, check_positions, move_
-from sparseflow.types import BrokenPromiseError, Masks
+from sparseflow.methods.drop_grow import changed
+from sparseflow.sharded import cut, is_sharded, local, num_true
+from sparseflow.sparsifier.check import check
+from sparseflow.sparsifier.optimizers import check_held, per_weight_state
+from sparseflow.sparsifier.stored import MasksOnDemand, check_positions, move_, stored_weights
+from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
+
+
+class Changes(Mapping[str, MaskUpdate]):
+    """Name -> what an update changed, computed when it is asked for: no more than one layer is in memory at once.
+
+    Args:
+        before: Masks before the update, of the layers that took part.
+        after: The same masks after it.
+
+    >>> before, after = ({"w": stage(torch.tensor(mask))} for mask in ([True, False], [False, True]))
+    >>> Changes(before, after)["w"].grown
+    tensor([False,  True])
+    """
+
+    def __init__(self, before: Mapping[str, Tensor | StagedMask], after: Mapping[str, Tensor | StagedMask]) -> None:
+        self._before, self._after = before, after
+
+    def __getitem__(self, name: str) -> MaskUpdate:
+        return changed(unstaged(self._before[name]), unstaged(self._after[name]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._after)
+
+    def __len__(self) -> int:
+        return len(self._after)
 
 
 class MaskedWeights:
@@ -35,14 +59,14 @@ class MaskedWeights:
     >>> optimizer = torch.optim.SGD(model.parameters())
     >>> weights = MaskedWeights(model, optimizer, {"weight": torch.tensor([[True, False]])})
     >>> weights.clear_()
-    >>> changes = weights.change_([("weight", torch.tensor([[False, True]]))], told=True)
+    >>> changes = weights.change_([("weight", torch.tensor([[False, True]]))], want_changes=True)
     >>> changes["weight"].grown, weights.counts, model.weight.tolist()
     (tensor([[False,  True]]), {'weight': 1}, [[0.0, 0.0]])
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, masks: Masks) -> None:
         known = {name: weight.parameter for name, weight in maskable(model).items()}
-        stored = active_weights(unwrap(model))
+        stored = stored_weights(unwrap(model))
         check_masks(masks, known | {name: torch.empty(w.weight_shape, device="meta") for name, w in stored.items()})
         self.stored = {name: stored[name] for name in masks if name in stored}
         """Weights of which only the active values exist."""
@@ -50,17 +74,19 @@ class MaskedWeights:
         check_positions(self.stored, masks)
         self.parameters = {name: known[name] for name in masks if name not in stored}
         """The others: weights with zeros."""
+        self.sharded = {name for name, parameter in self.parameters.items() if is_sharded(parameter)}
+        """Names of those of which this process holds a part."""
         self.dense: dict[str, Tensor] = {
             name: torch.empty_like(parameter, dtype=torch.bool, requires_grad=False)
             for name, parameter in self.parameters.items()
         }
-        """Their masks, sharded as they are."""
-        self.masks: Mapping[str, Tensor] = LiveMasks(masks, self.dense, self.stored) if self.stored else self.dense
+        """Masks of the weights with zeros, sharded as they are."""
+        self.masks: Mapping[str, Tensor] = MasksOnDemand(masks, self.dense, self.stored) if self.stored else self.dense
         """All masks."""
         self.counts: dict[str, int] = {}
         """Active weights, in all parts together."""
-        self.fingerprints: Mapping[str, str] = {}
-        """Of sharded masks, as this process computed them whole; where ranks disagree, these differ."""
+        self.fingerprints: dict[str, str] = {}
+        """Fingerprints of sharded masks, as this process computed them whole; where ranks disagree, these differ."""
         self._optimizer = optimizer
         self._parts = {name: local(mask) for name, mask in self.dense.items()}
         self._take_(masks)
@@ -69,7 +95,7 @@ class MaskedWeights:
         """Copy masks of the same weights.
 
         Raises:
-            ValueError: if one does not fit, or weights that are stored alone lie elsewhere.
+            ValueError: if one does not fit, or weights that are stored alone are elsewhere.
         """
         check_masks({name: mask for name, mask in masks.items() if name not in self.stored}, self.parameters)
         check_positions(self.stored, masks)
@@ -85,88 +111,91 @@ class MaskedWeights:
     def clear_(self) -> None:
         """Make weights and per-weight optimizer state +0.0 off the masks."""
         with torch.no_grad():
-            zero_off_(
-                [(tensor, mask) for name, mask in self._parts.items() for tensor in self._weight_and_states(name)]
-            )
+            clear_([(tensor, mask) for name, mask in self._parts.items() for tensor in self._weight_and_states(name)])
 
     def clear_gradients_(self) -> None:
         """Make gradients +0.0 off the masks."""
-        zero_off_([(gradient, mask) for name, mask in self._parts.items() for gradient in self._gradient(name)])
+        clear_([(gradient, mask) for name, mask in self._parts.items() for gradient in self._gradient(name)])
 
-    def change_(self, proposed: Iterable[tuple[str, Tensor | PackedMask]], *, told: bool) -> Changes:
+    def change_(self, new: Iterable[tuple[str, Tensor | StagedMask]], *, want_changes: bool) -> Changes:
         """Replace masks, and clear weights, optimizer states and gradients off all masks.
 
-        Nothing is written before the last proposal is there, so whatever raises while they are made leaves everything
-        as it was. Until then they are kept in bits.
+        Nothing is written before the last new mask is there, so whatever raises while they are made leaves everything
+        as it was. Until then each is kept at an eighth of its size.
 
         Args:
-            proposed: Names and new masks; of weights that are stored alone their new positions, int64, ascending.
-            told: Whether somebody will ask what changed; otherwise the answer is empty.
+            new: Names and new masks; of weights that are stored alone their new positions, int64, ascending.
+            want_changes: Whether to return what changed; otherwise the answer is empty.
 
         Raises:
             ValueError: if a new mask has another shape than its weight.
         """
-        staged: dict[str, PackedMask] = {}
+        staged: dict[str, StagedMask] = {}
         positions: dict[str, Tensor] = {}
-        whole = Whole()
-        for name, new in proposed:
+        counts, fingerprints = {}, {}
+        for name, mask in new:
             if name in self.stored:
-                positions[name] = unpacked(new)
+                positions[name] = unstaged(mask)
+            elif name in self.sharded:
+                part, counts[name], fingerprints[name] = cut(unstaged(mask), self.dense[name])
+                staged[name] = stage(part, like=self._parts[name])
             else:
-                staged[name] = self._staged(name, new, whole)
-        moved = [name for name in self.masks if name in staged or name in positions] if told else []
-        others = [name for name in moved if name in positions or is_sharded(self.dense[name])]
-        before: dict[str, Tensor | PackedMask] = {name: kept(self.masks[name]) for name in others}
-        before |= self._write(staged, positions, told=told)
-        after = staged | {name: kept(self.masks[name]) for name in others}
-        self.counts.update(whole.counts)
-        self.fingerprints = {**self.fingerprints, **whole.fingerprints}
+                staged[name] = stage(mask, like=self._parts[name])
+        moved = [name for name in self.masks if name in staged or name in positions] if want_changes else []
+        others = [name for name in moved if name in positions or name in self.sharded]
+        before = {name: self._copy(name) for name in others}
+        before |= self._write(staged, positions, keep_before=want_changes)
+        after = staged | {name: self._copy(name) for name in others}
+        self.counts |= counts
+        self.fingerprints = self.fingerprints | fingerprints
         return Changes(before, {name: after[name] for name in moved})
 
     def _take_(self, masks: Masks) -> None:
-        whole = Whole()
-        for name, mask in self.dense.items():
-            self._parts[name].copy_(local(whole.cut(name, masks[name], mask)))
         self.counts = {name: num_true(mask) for name, mask in masks.items()}
-        self.fingerprints = whole.fingerprints
-
-    def _staged(self, name: str, new: Tensor | PackedMask, whole: Whole) -> PackedMask:
-        """A new mask, or this process's part of it, an eighth of the memory it will have."""
-        mask = self.dense[name]
-        part = local(whole.cut(name, unpacked(new), mask)) if is_sharded(mask) else new
-        return packed_like(part, self._parts[name])
+        for name, mask in self.dense.items():
+            given = masks[name]
+            if name in self.sharded:
+                given, _, self.fingerprints[name] = cut(given, mask)
+            self._parts[name].copy_(given)
 
     def _write(
-        self, staged: Mapping[str, PackedMask], positions: Mapping[str, Tensor], *, told: bool
-    ) -> dict[str, PackedMask]:
-        """Write what is proposed; what the masks that this process has whole were, if that is told."""
+        self, staged: Mapping[str, StagedMask], positions: Mapping[str, Tensor], *, keep_before: bool
+    ) -> dict[str, Tensor | StagedMask]:
+        """Replace masks and clear off all of them; the previous masks of whole weights."""
         layers, rest = {}, []
         for name, mask in self._parts.items():
             tensors = (*self._weight_and_states(name), *self._gradient(name))
             if name in staged:
-                layers[name] = Rewrite(mask, staged[name], tensors, told and not is_sharded(self.dense[name]))
+                layers[name] = Write(mask, staged[name], tensors, keep_before and name not in self.sharded)
             else:
                 rest += [(tensor, mask) for tensor in tensors]  # the step may have left its gradient dense
-        for name, new in positions.items():
-            move_(self.stored[name], new, self._optimizer)
-            self.counts[name] = len(new)
-        zero_off_(rest)
-        before = {}
-        for name, done in zip(layers, rewrite_(layers.values()), strict=True):
-            if not is_sharded(self.dense[name]):
+        for name, where in positions.items():
+            move_(self.stored[name], where, self._optimizer)
+            self.counts[name] = len(where)
+        clear_(rest)
+        before: dict[str, Tensor | StagedMask] = {}
+        for name, done in zip(layers, write_(layers.values()), strict=True):
+            if name not in self.sharded:
                 self.counts[name] = done.active
             if done.before is not None:
                 before[name] = done.before
         return before
 
+    def _copy(self, name: str) -> Tensor | StagedMask:
+        """A mask that is not whole here, as it is now."""
+        return self.masks[name].clone() if name in self.sharded else stage(self.masks[name])
+
     def _weight_and_states(self, name: str) -> list[Tensor]:
         parameter = self.parameters[name]
-        states = (local(state) for _, state in per_weight_state(self._optimizer, parameter))
-        return [local(parameter.data), *states]
+        tensors = [parameter.data, *(state for _, state in per_weight_state(self._optimizer, parameter))]
+        return self._held(name, tensors)
 
     def _gradient(self, name: str) -> list[Tensor]:
         """The weight's gradient, if it has one."""
         gradient = self.parameters[name].grad
         if gradient is not None and gradient.layout != torch.strided:
             raise ValueError(f"{name!r} has a sparse gradient tensor; make its embedding with sparse=False.")
-        return [] if gradient is None else [local(gradient)]
+        return [] if gradient is None else self._held(name, [gradient])
+
+    def _held(self, name: str, tensors: list[Tensor]) -> list[Tensor]:
+        return [local(tensor) for tensor in tensors] if name in self.sharded else tensors

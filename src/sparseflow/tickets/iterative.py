@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_sparsity
-from sparseflow.masks.check import check
 from sparseflow.masks.make import apply_masks_, dense_masks, score_masks, sparsity_of
 from sparseflow.masks.select import Rule, unwrap
+from sparseflow.sparsifier.check import check
 from sparseflow.tickets.rewind import State, rewind_, snapshot
 from sparseflow.types import Masks
 

@@ -14,17 +14,17 @@ import sparseflow as sf
 from sparseflow import tickets
 from sparseflow.data.digits import Dataset
 from sparseflow.gradients import loss_gradient
-from sparseflow.methods import MaskUpdater
+from sparseflow.methods import Method
 from sparseflow.networks.lenet import build_model
 from sparseflow.rng import stream
 from sparseflow.training.digit_optimizer import make_optimizer
 from sparseflow.training.digits import SPARSE_METHODS, TICKET_METHODS, RunConfig
 from sparseflow.training.runs import final_state, read_snapshot
 
-UpdaterFn = Callable[[RunConfig], MaskUpdater]
+UpdaterFn = Callable[[RunConfig], Method]
 
 
-def _drop_grow(method: Callable[..., MaskUpdater]) -> UpdaterFn:
+def _drop_grow(method: Callable[..., Method]) -> UpdaterFn:
     # The cosine over the whole run is the learning rate's own shape: the paper's "proportional to the learning rate".
     return lambda config: method(
         drop_fraction=config.drop_fraction,
@@ -34,7 +34,7 @@ def _drop_grow(method: Callable[..., MaskUpdater]) -> UpdaterFn:
     )
 
 
-def _prune(config: RunConfig) -> MaskUpdater:
+def _prune(config: RunConfig) -> Method:
     return sf.GMP(
         sparsity=config.sparsity, begin=config.prune_begin, end=config.prune_end, update_every=config.prune_every
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sparseflow.methods import GMP, SET, SNFS, RigL, RigLInverted, Static
-from sparseflow.methods.base import MaskUpdater
+from sparseflow.methods.base import Method
 from sparseflow.types import Look
 
 
@@ -29,7 +29,7 @@ class MethodRow:
     """How masks change. It decides which settings of a run the updater is given: for ``swap`` ``drop_fraction``,
     ``update_every``, ``update_until`` and ``schedule``; for ``prune`` ``sparsity``, ``begin``, ``end`` and
     ``update_every``."""
-    updater: Callable[..., MaskUpdater] = Static
+    updater: Callable[..., Method] = Static
     """Makes the updater from these settings."""
     authors: Mapping[str, Any] = field(default_factory=dict)
     """More arguments of the updater in runs that follow the authors' ImageNet code (protocol C.3 and C.4)."""

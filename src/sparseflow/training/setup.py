@@ -10,7 +10,7 @@ from torch import nn
 
 from sparseflow.masks.make import dense_masks
 from sparseflow.methods import GMP, SET, RigL, RigLInverted, Static
-from sparseflow.methods.base import MaskUpdater
+from sparseflow.methods.base import Method
 from sparseflow.networks import build_network, draw_sparse_, network_masks
 from sparseflow.rng import stream
 from sparseflow.sparsifier.sparsifier import Sparsifier
@@ -23,7 +23,7 @@ from sparseflow.training.step import Trainer, check_shares, cut_, distributed
 from sparseflow.types import Masks
 
 
-def updater_of(run: ImageRun, target: Masks) -> MaskUpdater:
+def updater_of(run: ImageRun, target: Masks) -> Method:
     """The method of a run.
 
     Args:
@@ -42,7 +42,7 @@ def updater_of(run: ImageRun, target: Masks) -> MaskUpdater:
     authors = run.updates == "authors"
     first: dict[str, Any] = {"first_update": 1} if authors else {}
     replacing: dict[str, Any] = {"first_update": 0, "replaces_step": True} if authors else {}
-    make: dict[str, Callable[[], MaskUpdater]] = {
+    make: dict[str, Callable[[], Method]] = {
         "dense": Static,
         "scratch": Static,
         "lottery": Static,

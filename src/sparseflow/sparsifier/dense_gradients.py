@@ -1,4 +1,4 @@
-"""The dense gradients that growth looks at: copies made before gradients are masked, and running means."""
+"""Dense gradients for growth: copies made before gradients are masked, and running means."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from sparseflow.methods.active import row_parts
 from sparseflow.sharded import local, num_true
-from sparseflow.sparsifier.stored import ActiveWeight
+from sparseflow.sparsifier.stored import StoredWeight, row_parts
 from sparseflow.types import Masks
 
 #: Name -> the gradient tensor that was copied, and the copy.
@@ -18,6 +17,13 @@ Kept = Mapping[str, tuple[Tensor, Tensor]]
 
 def keep_dense(parameters: Mapping[str, nn.Parameter], masks: Masks, before: Kept) -> dict[str, tuple[Tensor, Tensor]]:
     """Copy the gradients before they are masked; a copy of an older backward pass is replaced.
+
+    Args:
+        parameters: Name -> weight with zeros.
+        masks: Name -> its mask.
+        before: The copies kept so far.
+
+    Returns: name -> the gradient tensor that was copied, and the copy.
 
     >>> weight = nn.Parameter(torch.ones(2))
     >>> weight.grad, mask = torch.tensor([1.0, 2.0]), torch.tensor([True, False])
@@ -42,7 +48,7 @@ def observe_(
     means: dict[str, Tensor],
     parameters: Mapping[str, nn.Parameter],
     kept: Kept,
-    stored: Mapping[str, ActiveWeight],
+    stored: Mapping[str, StoredWeight],
     *,
     decay: float,
     scale: Tensor | None = None,

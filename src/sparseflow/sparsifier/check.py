@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,22 +10,8 @@ from torch import Tensor, nn
 from sparseflow._checks import check_masks
 from sparseflow.masks.select import maskable
 from sparseflow.sharded import num_true, shard_like
+from sparseflow.sparsifier.optimizers import per_weight_state
 from sparseflow.types import BrokenPromiseError, Masks
-
-
-def per_weight_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The optimizer's state tensors that hold one value per weight, recognised by their shape.
-
-    >>> layer = nn.Linear(2, 1)
-    >>> optimizer = torch.optim.Adam(layer.parameters())
-    >>> layer(torch.ones(1, 2)).sum().backward(); optimizer.step()
-    >>> [key for key, _ in per_weight_state(optimizer, layer.weight)]
-    ['exp_avg', 'exp_avg_sq']
-    """
-    state = optimizer.state.get(parameter, {})
-    for key, value in state.items():
-        if isinstance(value, Tensor) and value.dim() and value.shape == parameter.shape:
-            yield key, value
 
 
 def check(

@@ -1,0 +1,240 @@
+"""Drop and grow: the exchange of connections, and the methods that keep each layer's active count by it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypedDict
+
+import torch
+from torch import Tensor
+
+from sparseflow._checks import check_choice, check_fraction
+from sparseflow._fast import count_true
+from sparseflow.masks.topk import topk_mask
+from sparseflow.methods.base import Layer, Swap
+from sparseflow.methods.scores import ScoreFn
+from sparseflow.types import MaskUpdate
+
+
+def drop_and_grow(
+    mask: Tensor, drop_score: Tensor, grow_score: Tensor, num_drop: int, num_grow: int, *, regrow: bool = True
+) -> MaskUpdate:
+    r"""Drop the ``num_drop`` active weights of lowest score, then grow the ``num_grow`` best of the others.
+
+    The only place in the library that says how connections are exchanged. Ties: the lower flat index is kept, and
+    grown, first.
+
+    Args:
+        mask: bool, any shape; active before.
+        drop_score: Score of each active weight; the lowest go.
+        grow_score: Score of each candidate; the highest come.
+        num_drop: At most the active count.
+        num_grow: At most the number of candidates.
+        regrow: Whether just-dropped weights compete for growth on equal terms (the paper's code: yes).
+
+    Returns: the new mask with exactly ``mask.sum() - num_drop + num_grow`` active weights, and what changed. A weight
+    that is dropped and grown in the same update counts as neither.
+
+    Raises:
+        ValueError: if a count is out of range or a score that matters is NaN or infinite.
+
+    Reference: protocol C.1.
+
+    >>> mask = torch.tensor([True, True, True, False, False])
+    >>> w, g = torch.tensor([3.0, 1.0, 2.0, 0.0, 0.0]), torch.tensor([0.0, 0.2, 0.0, 0.1, 0.9])
+    >>> drop_and_grow(mask, w, g, 1, 1)
+    MaskUpdate(mask=tensor([ True, False,  True, False,  True]),
+               grown=tensor([False, False, False, False,  True]),
+               dropped=tensor([False,  True, False, False, False]))
+    """
+    active = count_true(mask)
+    if not 0 <= num_drop <= active:
+        raise ValueError(f"num_drop must be in [0, {active}], the active count, got {num_drop}.")
+    kept = topk_mask(drop_score, active - num_drop, among=mask)
+    candidates = ~(kept if regrow else mask)
+    return changed(mask, kept | topk_mask(grow_score, num_grow, among=candidates))
+
+
+def changed(before: Tensor, after: Tensor) -> MaskUpdate:
+    """The update that made one mask of another.
+
+    Args:
+        before: bool.
+        after: bool, same shape.
+
+    >>> changed(torch.tensor([True, False]), torch.tensor([False, True])).grown
+    tensor([False,  True])
+    """
+    stays = after & before
+    return MaskUpdate(mask=after, grown=after ^ stays, dropped=before ^ stays)
+
+
+# --- how many: the drop fraction over a run ---------------------------------------------------------------------------
+
+
+class DropSchedule(Protocol):
+    """Factor on the drop fraction, in [0, 1]."""
+
+    def __call__(self, step: int, *, until: int | None, learning_rate_ratio: float) -> float:
+        """Factor once ``step`` optimizer steps are done.
+
+        Args:
+            step: Optimizer steps done.
+            until: Last step of an update; ``None`` where updates never stop.
+            learning_rate_ratio: Learning rate of the weight's group over its initial one.
+        """
+        ...
+
+
+def constant(step: int, *, until: int | None, learning_rate_ratio: float) -> float:
+    """The same share at every update: 1. Arguments as :class:`DropSchedule`.
+
+    >>> constant(100, until=None, learning_rate_ratio=0.5)
+    1.0
+    """
+    return 1.0
+
+
+def cosine(step: int, *, until: int | None, learning_rate_ratio: float) -> float:
+    r"""From 1 at step 0 to 0 at the last update. Arguments as :class:`DropSchedule`.
+
+    .. math:: f(t) = \frac{1}{2}\left(1 + \cos \frac{\pi \min(t, t_{end})}{t_{end}}\right)
+
+    Raises:
+        ValueError: without ``until``.
+
+    Reference: Dettmers and Zettlemoyer (2019); Evci et al. (2020), RigL.
+
+    >>> [cosine(t, until=100, learning_rate_ratio=1.0) for t in (0, 50, 100, 200)]
+    [1.0, 0.5, 0.0, 0.0]
+    """
+    if until is None:
+        raise ValueError("the cosine schedule needs its end: give update_until=, in optimizer steps.")
+    return (1 + math.cos(math.pi * min(step, until) / until)) / 2
+
+
+def learning_rate(step: int, *, until: int | None, learning_rate_ratio: float) -> float:
+    r"""Proportional to the learning rate of the weight's own group: :math:`f(t) = \min(1, \eta(t) / \eta(0))`.
+
+    Ratios above 1 (warm-up) count as 1. The paper's MNIST default. Arguments as :class:`DropSchedule`.
+
+    Reference: protocol C.3.
+
+    >>> learning_rate(100, until=None, learning_rate_ratio=0.25)
+    0.25
+    """
+    return min(1.0, learning_rate_ratio)
+
+
+#: Name -> schedule of the drop fraction.
+DROP_SCHEDULES: dict[str, DropSchedule] = {"constant": constant, "cosine": cosine, "learning_rate": learning_rate}
+
+
+# --- the methods ------------------------------------------------------------------------------------------------------
+
+
+class Options(TypedDict, total=False):
+    """The arguments that all methods of this kind share; defaults as :class:`DropGrow`."""
+
+    drop_fraction: float
+    update_every: int
+    update_until: int | None
+    first_update: int | None
+    schedule: str | Callable[..., float]
+    regrow: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropGrow:
+    """Dynamic sparse training with a constant active count per layer: every method of this kind is one of these.
+
+    Args:
+        drop_score: The lowest active scores go.
+        grow_score: The highest scores among the others come.
+        drop_fraction: Share of a layer's active weights swapped at an update, at step 0 (Evci et al., 2020: 0.3).
+        update_every: Optimizer steps between updates (100 in the authors' configs).
+        update_until: Last step at which masks may change; ``None`` never stops.
+        first_update: First step of an update; ``None`` means ``update_every`` (protocol C.3; TF1's RigL: 0).
+        schedule: Key of ``DROP_SCHEDULES`` or a function: how the drop fraction falls.
+        regrow: Whether just-dropped weights may come back at once.
+        replaces_step: Whether the optimizer step is skipped when masks change (TF1's RigL).
+        needs_gradient: Whether scores look at the dense gradient.
+        gradient_decay: Decay of a running mean of the gradient, see :func:`sparseflow.SNFS`.
+
+    Raises:
+        ValueError: if a fraction is outside [0, 1], an update would come too early or never, the schedule is unknown,
+            or the cosine has no end.
+    """
+
+    drop_score: ScoreFn
+    grow_score: ScoreFn
+    drop_fraction: float = 0.3
+    update_every: int = 100
+    update_until: int | None = None
+    first_update: int | None = None
+    schedule: str | Callable[..., float] = "learning_rate"
+    regrow: bool = True
+    replaces_step: bool = False
+    needs_gradient: bool = False
+    gradient_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fraction(self.drop_fraction, name="drop_fraction")
+        check_fraction(self.gradient_decay, name="gradient_decay")
+        if self.update_every < 1:
+            raise ValueError(f"update_every must be at least 1 optimizer step, got {self.update_every}.")
+        earliest = 0 if self.replaces_step else 1
+        if self.first_update is not None and self.first_update < earliest:
+            raise ValueError(
+                f"first_update must be at least {earliest}, got {self.first_update}: masks change after an optimizer "
+                "step, and before the first one only where the update replaces it (replaces_step=True)."
+            )
+        if isinstance(self.schedule, str):
+            check_choice(self.schedule, DROP_SCHEDULES, name="schedule")
+        if self.schedule in ("cosine", cosine) and not self.update_until:
+            raise ValueError("schedule='cosine' needs its end: give update_until=, in optimizer steps.")
+
+    def due(self, step: int) -> bool:
+        """Whether masks change once ``step`` optimizer steps are done."""
+        first = self.update_every if self.first_update is None else self.first_update
+        return periodic(step, every=self.update_every, first=first, until=self.update_until)
+
+    def num_drop(self, active: int, *, step: int, learning_rate_ratio: float) -> int:
+        r"""Number of weights to swap in a layer: :math:`\lfloor p(t)\, n \rfloor` (protocol C.1 truncates).
+
+        Args:
+            active: Active weights of the layer, :math:`n`.
+            step: Optimizer steps done, :math:`t`.
+            learning_rate_ratio: Learning rate of the weight's group over its initial one.
+        """
+        schedule = DROP_SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
+        factor = schedule(step, until=self.update_until, learning_rate_ratio=learning_rate_ratio)
+        return int(round(active * self.drop_fraction * factor, 6))
+
+    def update(self, layers: Iterable[Layer], *, step: int, generator: torch.Generator) -> Iterator[tuple[str, Swap]]:
+        """Ask for the same number of connections to leave and to enter each layer; see :meth:`Method.update`."""
+        return map(partial(self._ask, step=step), layers)  # a loop here would hold one layer while the next is made
+
+    def _ask(self, layer: Layer, *, step: int) -> tuple[str, Swap]:
+        count = self.num_drop(layer.num_active, step=step, learning_rate_ratio=layer.learning_rate_ratio)
+        if not self.regrow:
+            count = min(count, math.prod(layer.shape) - layer.num_active)
+        return layer.name, Swap(count, count, self.drop_score, self.grow_score, self.regrow)
+
+
+def periodic(step: int, *, every: int, first: int, until: int | None) -> bool:
+    """Whether ``step`` is one of first, first + every, ..., up to and including ``until``.
+
+    Args:
+        step: Optimizer steps done.
+        every: Steps between updates.
+        first: Step of the first update.
+        until: Last step at which an update may fall; ``None`` never stops.
+
+    >>> [t for t in range(12) if periodic(t, every=3, first=3, until=9)]
+    [3, 6, 9]
+    """
+    return step >= first and (step - first) % every == 0 and (until is None or step <= until)

@@ -1,0 +1,87 @@
+"""One RigL update can be followed in few files, and none of them speaks of how masks are stored or passes compiled."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+
+import sparseflow as sf
+from tiny import loss_of, masked, tiny_model
+
+SOURCE = Path(sf.__file__).parent
+#: What a reader opens though no line of it need run at an update: RigL as a composition, and its two scores.
+COMPOSITION = {"methods/rigl.py", "methods/scores.py"}
+#: Types alone: they are read where they are named.
+INTERFACE = "methods/base.py"
+#: Behind this door nobody need look: its functions are named in the docstring of ``_fast/__init__.py``.
+DOOR = "_fast/"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The profiler sees the thread that it was set on."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def entered(method: sf.updaters.Method, steps: int) -> set[str]:
+    """Files of the library of which code runs during the last of some optimizer steps."""
+    model = tiny_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    sparsifier = sf.Sparsifier(model, optimizer, masked(model), method, seed=0)
+    found: set[str] = set()
+
+    def look(frame: FrameType, event: str, argument: Any) -> None:
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(SOURCE):
+            found.add(path.relative_to(SOURCE).as_posix())
+
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        loss_of(model, step).backward()
+        before = {name: mask.clone() for name, mask in sparsifier.masks.items()}
+        sys.setprofile(look if step == steps else None)
+        try:
+            optimizer.step()
+        finally:
+            sys.setprofile(None)
+    assert any(not torch.equal(before[name], mask) for name, mask in sparsifier.masks.items()), "nothing moved"
+    return found
+
+
+def rooms(found: set[str]) -> set[str]:
+    return {path for path in found if not path.startswith(DOOR)} | COMPOSITION
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_an_update_of_rigl_is_read_in_nine_files(steps: int) -> None:
+    found = rooms(entered(sf.RigL(update_every=2), steps))
+    assert {"sparsifier/sparsifier.py", "sparsifier/update.py", "methods/drop_grow.py", "masks/topk.py"} <= found
+    assert len(found) <= 9, sorted(found)
+
+
+def test_none_of_them_speaks_of_bits_words_packing_or_compiled_passes() -> None:
+    spoken = {
+        path: re.findall(r"(?i)\b(?:bits|words|packs|packed|packing|compiled|numba)\b", (SOURCE / path).read_text())
+        for path in rooms(entered(sf.RigL(update_every=2), 2)) | {INTERFACE}
+    }
+    assert {path: found for path, found in spoken.items() if found} == {}
+
+
+def test_each_name_that_they_take_from_behind_the_door_is_on_it() -> None:
+    import sparseflow._fast as door
+
+    for path in rooms(entered(sf.RigL(update_every=2), 2)):
+        for line in (SOURCE / path).read_text().splitlines():
+            if "sparseflow._fast" in line:
+                names = line.removeprefix("from sparseflow._fast import ").split(", ")
+                assert set(names) <= set(door.__all__), line
