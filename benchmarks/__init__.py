@@ -1,1 +1,1 @@
-"""The numbers in the README's benchmark table, and how they were measured: ``python -m benchmarks``."""
+"""The benchmarks behind the README's table: ``python -m benchmarks`` measures them."""

@@ -1,8 +1,9 @@
 """``python -m benchmarks.against COMMIT``: measure this checkout, as it stands, against an earlier commit.
 
 A clone of COMMIT in a temporary folder and this checkout take turns, each in a fresh process and each with its own
-``benchmarks``. Compared is only the product's part of a benchmark, in seconds or bytes: the ratio is after over before,
-of neighbours in time. The file also keeps the ratios over the benchmark's own baseline, which both checkouts share.
+``benchmarks``. Only sparseflow's part of a benchmark is compared, in seconds or bytes: the ratio is this checkout over
+the clone, for measurements next to each other in time. The file also keeps each one's ratio to the benchmark's own
+baseline, which both checkouts share.
 The verdict is on the median of the rounds alone: read it beside the quartiles, and beside the noise, which
 ``python -m benchmarks.against HEAD`` shows in a clean checkout. Five rounds take about 10 minutes on two idle cores.
 """
@@ -27,13 +28,13 @@ ROOT = Path(__file__).parent.parent
 
 
 class Row(NamedTuple):
-    """How much of a benchmark is measured in a round."""
+    """The part of a benchmark that is measured in one round."""
 
     module: str
     cases: int
-    """The first ones, at most."""
+    """At most the first ``cases`` of them."""
     repeats: int
-    """Of each case, at most."""
+    """At most this many of each case."""
 
 
 ROWS = {
@@ -68,7 +69,7 @@ def compared(name: str, before: Path, *, rounds: int, smoke: bool) -> Iterator[C
 
 
 def _measured(name: str, checkout: Path, *, smoke: bool) -> list[dict[str, Any]]:
-    """The cases that a fresh process measures in a checkout."""
+    """Cases measured in a checkout by a fresh process."""
     row = ROWS[name]
     child = [sys.executable, "-P", str(Path(__file__).with_name("against_child.py"))]
     options = [row.module, name, str(row.cases), str(row.repeats), "smoke" if smoke else "full"]
@@ -94,7 +95,7 @@ def _clone(commit: str, folder: Path) -> None:
 
 
 def main() -> None:
-    """Clone, measure, show a table."""
+    """Clone the commit, measure both checkouts, show a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.against", description=__doc__)
     parser.add_argument("commit", help="what to compare with")
     parser.add_argument("--only", choices=ROWS, nargs="+", metavar="NAME", default=list(ROWS), help=", ".join(ROWS))

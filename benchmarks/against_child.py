@@ -1,7 +1,7 @@
 """A child of ``benchmarks.against``: it measures one benchmark and prints its cases as JSON.
 
-It is started by its path with ``python -P``, so that ``benchmarks`` and ``sparseflow`` are those of the checkout that
-``PYTHONPATH`` names, whichever commit that is.
+It is started by its path with ``python -P``, so that ``benchmarks`` and ``sparseflow`` come from the checkout that
+``PYTHONPATH`` names, whatever its commit.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def limit_repeats(at_most: int) -> None:
 
 
 def main(module_name: str, name: str, cases: int, repeats: int, smoke: bool) -> None:
-    """Measure and print."""
+    """Measure one benchmark and print its cases."""
     import torch
 
     import sparseflow

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.cifar``: show what was measured of VGG16 and ResNet-14, results/cifar/, in the README."""
+"""``python -m benchmarks.cifar``: write the results of VGG16 and ResNet-14, results/cifar/, into the README."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLUMNS = {
 
 
 def markdown(claims: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> str:
-    """How many claims held, and the accuracy of each method from each initialisation."""
+    """Number of claims that held, and the accuracy of each method from each initialisation."""
     counts = claims["verdict"].value_counts()
     held, failed, open_ = (int(counts.get(verdict, 0)) for verdict in ("held", "failed", "inconclusive"))
     lines = [
@@ -42,19 +42,19 @@ def markdown(claims: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> str:
     ends = []
     for title, name in LONGER.items():
         means = tables[name].set_index("network")["mean"]
-        told = (f"{method} {means[f'{method}, Ours']:.1f}" for method in METHODS)
-        ends.append(f"{title}: {', '.join(told)}")
+        accuracies = (f"{method} {means[f'{method}, Ours']:.1f}" for method in METHODS)
+        ends.append(f"{title}: {', '.join(accuracies)}")
     return "\n".join([*lines, "", f"From Ours with {cifar.LONGER} times the steps: {'; '.join(ends)}."])
 
 
 def kept() -> str:
-    """The block of the committed results."""
+    """The README's block, from the committed results."""
     tables = {name: pd.read_csv(KEPT / "tables" / f"{name}.csv") for name in (*COLUMNS.values(), *LONGER.values())}
     return markdown(pd.read_csv(KEPT / "claims.csv"), tables)
 
 
 def main() -> None:
-    """Fill the README."""
+    """Write the block into the README."""
     README.write_text(filled(README.read_text(), "cifar", kept()))
 
 

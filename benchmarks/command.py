@@ -1,4 +1,4 @@
-"""Run benchmarks one after the other: a line a case, a table at the end, a JSON file each."""
+"""Run benchmarks one after the other: a line per case, a table at the end, a JSON file per benchmark."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sparseflow.atomic import write_atomically
 
 
 def measure(benchmarks: Iterable[Benchmark], *, smoke: bool, out: Path | None, command: str) -> None:
-    """Measure each and show a table.
+    """Measure each benchmark and show a table.
 
     Args:
-        benchmarks: What to measure.
-        smoke: At tiny sizes, no time judged.
-        out: Folder for one JSON file a benchmark; ``None`` writes nothing.
-        command: What was typed, for the files.
+        benchmarks: The benchmarks to run.
+        smoke: Run at tiny sizes and judge no time.
+        out: Folder for one JSON file per benchmark; ``None`` writes nothing.
+        command: The command line, recorded in the files.
     """
     console = Console()
     table = Table("what", "case", "reach", "measured", "quartiles", "repeats", "verdict")

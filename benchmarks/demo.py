@@ -1,4 +1,4 @@
-"""``python -m benchmarks.demo RUNS``: keep a demo's page under results/demo/ and show its table in the README."""
+"""``python -m benchmarks.demo RUNS``: copy a demo's page to results/demo/ and its table to the README."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEPT = ROOT / "results" / "demo"
 
 
 def markdown(summary: pd.DataFrame) -> str:
-    """Networks down, what became of them across."""
+    """A table with a row for each network: accuracy, runs that did not learn, first step with a lower loss."""
     lines = [
         "| network | test accuracy, % (mean ± population std) | did not learn | loss falls from step |",
         "|---|---|---|---|",
@@ -31,7 +31,7 @@ def markdown(summary: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    """Copy the page and fill the README."""
+    """Copy the page, and write the table into the README."""
     if len(sys.argv) != 2:
         sys.exit("usage: python -m benchmarks.demo RUNS, the folder given to sparseflow demo --out")
     report = Path(sys.argv[1]) / "report"

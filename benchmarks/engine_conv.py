@@ -15,12 +15,12 @@ from benchmarks.result import Benchmark, Case, Failure
 
 
 def batch_innermost(images: Tensor) -> Tensor:
-    """The same numbers, the batch innermost in memory."""
+    """A copy of the tensor with the batch innermost in memory."""
     return images.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
 
 
 def channels_last(images: Tensor) -> Tensor:
-    """The same numbers, channels innermost in memory."""
+    """A copy of the tensor with the channels innermost in memory."""
     return images.contiguous(memory_format=torch.channels_last)
 
 

@@ -1,8 +1,8 @@
-"""Time of one nonzero, forward and backward, as a 95 % sparse linear layer grows from 1e5 to 1e8 of them.
+"""Time per nonzero, forward and backward, as a 95 % sparse linear layer grows from 1e5 to 1e8 nonzeros.
 
-Beside it what the machine could do: the same multiply-adds on inputs that fit in the first-, second- and third-level
-cache, and on ones that do not. A multiply-add of the engine loads one vector of activations, so it runs at the speed of
-the cache that holds them.
+The machine's ceilings are measured beside it: the same multiply-adds on inputs that fit in the first-, second- and
+third-level cache, and on inputs that do not. A multiply-add of the engine loads one vector of activations, so it runs
+at the speed of the cache that holds them.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from sparseflow.engine.layers.products import Product
 BATCH = 128
 DENSITY = 0.05
 SIZES = (100_000, 1_000_000, 10_000_000, 100_000_000)
-#: Bytes that the largest moment of one layer needs for a nonzero: tables both ways, values, gradients and sorting.
+#: Peak bytes per nonzero while one layer is built and run: tables both ways, values, gradients and sorting.
 _BYTES = 64
 
 
 def square(nonzeros: int, *, seed: int) -> sf.engine.SparseLinear:
-    """A square layer of about so many nonzeros, equally many in each row; nothing dense is made on the way."""
+    """A square layer of about ``nonzeros`` nonzeros, equally many in each row, built without a dense tensor."""
     side = round(math.sqrt(nonzeros / DENSITY))
     row = round(side * DENSITY)
     rng = np.random.default_rng(seed)
@@ -87,7 +87,7 @@ def _timer(nonzeros: int) -> tuple[Callable[[], float], int]:
 
 
 def _ceilings(smoke: bool) -> dict[str, float]:
-    """GF/s of the forward kernel by how many bytes of input all rows share."""
+    """GF/s of the forward kernel, by the number of bytes of input that all rows share."""
     found = {}
     for size in (2**14,) if smoke else (2**14, 2**19, 2**23, 2**28):
         inputs, row = size // (4 * BATCH), 64

@@ -1,7 +1,7 @@
 """Forward and backward of one sparse linear layer over the dense one, and its forward pass for a single example.
 
-A layer between others of a network meets activations and gradients with the batch innermost in memory; that is what
-counts. Beside it: the same layer with plain row-major ones, and what other libraries take (`peers.py`).
+A layer inside a network gets activations and gradients with the batch innermost in memory; those cases are judged.
+The same layer with plain row-major tensors, and other libraries (`peers.py`), are measured beside them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHAPES = ((1024, 1024), (4096, 1024))
 
 
 def sparse_and_dense(shape: tuple[int, int], sparsity: float) -> tuple[nn.Module, nn.Linear]:
-    """The same function twice; the dense layer has zeros where the sparse one has nothing."""
+    """Two layers that compute the same; the dense one has zeros where the sparse one stores nothing."""
     torch.manual_seed(0)
     dense = nn.Linear(shape[1], shape[0])
     masks = sf.random_masks(dense, sparsity, seed=0)
@@ -31,12 +31,12 @@ def sparse_and_dense(shape: tuple[int, int], sparsity: float) -> tuple[nn.Module
 
 
 def batch_innermost(tensor: Tensor) -> Tensor:
-    """The same numbers, the first axis innermost in memory."""
+    """A copy of the tensor with the first axis innermost in memory."""
     return tensor.t().contiguous().t()
 
 
 def forward_backward(layer: nn.Module, x: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
-    """The gradients for the input and all parameters, by way of the output."""
+    """Run the layer, then compute the gradients of its input and of all parameters."""
     return torch.autograd.grad(layer(x), [x, *layer.parameters()], gradient)
 
 
@@ -64,7 +64,7 @@ def _run(sparsity: float, smoke: bool) -> Iterator[Case | Failure]:
 
 
 def traffic(batch: int, *, itemsize: int = 4) -> dict[str, int]:
-    """Bytes that one nonzero moves in a forward and backward pass, by where they come from.
+    """Bytes that one nonzero moves in a forward and backward pass, from memory and from the cache.
 
     Forward and input gradient read its value and column and one row of activations each, and the gradient for the input
     brings the value into its order first (read order, read and write value). The weight gradient reads a column and a

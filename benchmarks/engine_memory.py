@@ -1,8 +1,8 @@
 """Peak memory of training a network of 40 M weights with SGD momentum, sparse over dense, each in a fresh process.
 
-A child imports everything, takes one step of a tiny network of the same kind (libraries and kernels are loaded then),
-resets the kernel's high-water mark of its resident memory, and only then builds its network and takes three steps. So
-building counts too: the sparse network is made layer by layer from its patterns, and no dense weight ever exists.
+A child process imports everything, takes one step of a tiny network of the same kind (which loads all libraries and
+kernels), resets the operating system's peak of its resident memory, and only then builds its network and takes three
+steps. So building counts too: the sparse network is built layer by layer from patterns, without any dense weight.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _child(form: str, width: int, layers: int, threads: int) -> None:
 
 
 def resident(field: str) -> int:
-    """Bytes in a field of this process's status: ``VmRSS`` now, ``VmHWM`` at most since the last reset."""
+    """Bytes in a field of this process's status: ``VmRSS`` now, or the peak ``VmHWM`` since the last reset."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

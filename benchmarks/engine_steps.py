@@ -19,7 +19,7 @@ LR, MOMENTUM = 0.01, 0.9
 
 
 def stepper(model: nn.Module, x: Tensor, y: Tensor) -> Step:
-    """One step by autograd and torch's own optimizer."""
+    """A function that takes one step with autograd and torch's own optimizer."""
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
 
     def step() -> None:
@@ -31,14 +31,14 @@ def stepper(model: nn.Module, x: Tensor, y: Tensor) -> Step:
 
 
 def planned(model: nn.Module, masks: dict[str, Tensor], x: Tensor, y: Tensor) -> Step:
-    """The same step by a plan."""
+    """A function that takes the same step with a plan."""
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
     fast = plan(model, masks, optimizer)
     return lambda: fast.step(x, y)
 
 
 def through_modules(model: nn.Module, masks: dict[str, Tensor], x: Tensor, y: Tensor) -> Step:
-    """The same step by the engine's layers, autograd and torch's own optimizer."""
+    """A function that takes the same step with the engine's layers, autograd and torch's own optimizer."""
     return stepper(sf.engine.convert(model, masks), x, y)
 
 

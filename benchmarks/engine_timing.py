@@ -1,4 +1,4 @@
-"""Sparse against dense at one and at two threads: what the engine's benchmarks have in common."""
+"""Time sparse against dense computation with one thread and with two: shared by the engine's benchmarks."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from benchmarks.timing import Timings, alternate, stopwatch
 Step = Callable[[], object]
 
 THREAD_COUNTS = (1, 2)
-#: Seconds that one turn should last, so that caches and thread pools are those of a loop and not of a change of turns.
+#: Seconds that one turn should last, so that caches and thread pools are warm, as in a training loop.
 _TURN = 0.02
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """So many threads for torch and for the engine, which follows it."""
+    """Set torch's number of threads, which the engine uses too, inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -32,7 +32,7 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def on_threads(count: int) -> str:
-    """The end of a case's label.
+    """The end of a case's label, with its number of threads.
 
     >>> on_threads(1), on_threads(2)
     ('1 thread', '2 threads')
@@ -41,7 +41,7 @@ def on_threads(count: int) -> str:
 
 
 def measure(subject: Step, baselines: Mapping[str, Step], *, smoke: bool, repeats: int = 9) -> tuple[Timings, str]:
-    """Seconds a call of the subject and of the fastest baseline, in turns, and that baseline's name."""
+    """Seconds per call of the subject and of the fastest baseline, taken in turns, and that baseline's name."""
     if smoke:
         name = next(iter(baselines))
         return alternate(lambda: stopwatch(subject), lambda: stopwatch(baselines[name]), repeats=1, warmup=0), name
@@ -71,16 +71,16 @@ def compare(
     row: str, subject: Step, baselines: Mapping[str, Step], configuration: Mapping[str, Any], *,
     smoke: bool, multiply_adds: int | None = None, counts: bool = True,
 ) -> Iterator[Case]:  # fmt: skip
-    """One case a number of threads.
+    """One case for each number of threads.
 
     Args:
-        row: What the cases are called, without the threads.
-        subject: Sparse.
-        baselines: Ways of the dense computation, by name: the fastest one counts.
-        configuration: Of the cases.
-        smoke: Once, no time judged.
-        multiply_adds: Of one call of the subject, for GF/s; the dense one has those of its zeros too, by the
-            configuration's sparsity.
+        row: Label of the cases, without the threads.
+        subject: The sparse computation.
+        baselines: Dense computations of the same, by name; the fastest one is the baseline.
+        configuration: Settings to record with the cases.
+        smoke: Run once and judge no time.
+        multiply_adds: Number in one call of the subject, for GF/s; the dense one also multiplies its zeros, whose
+            number follows from the configuration's sparsity.
         counts: See :class:`Case`.
     """
     for count in THREAD_COUNTS:
@@ -94,7 +94,7 @@ def compare(
 
 
 def gflops(multiply_adds: float, seconds: list[float]) -> float:
-    """10^9 floating-point operations a second at the median: two a multiply-add.
+    """10^9 floating-point operations per second at the median time; a multiply-add is two.
 
     >>> gflops(10**9, [1.0, 2.0, 9.0])
     1.0

@@ -18,7 +18,7 @@ SPARSITY = 0.95
 class Block(nn.Module):
     """A pre-norm transformer block: attention and two layers with GELU, each around a shortcut.
 
-    Attention has four linear layers of its own, so that each is one that any method can make sparse.
+    Attention is written with four separate linear layers, so that any method can make each of them sparse.
     """
 
     def __init__(self, width: int, hidden: int, heads: int) -> None:
@@ -29,7 +29,7 @@ class Block(nn.Module):
         self.widen, self.narrow = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, tokens, width)`` to the same."""
+        """Map ``(batch, tokens, width)`` to the same shape."""
         x = x + self._attention(self.norm1(x))
         hidden: Tensor = self.narrow(nn.functional.gelu(self.widen(self.norm2(x))))
         return x + hidden

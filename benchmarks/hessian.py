@@ -28,7 +28,7 @@ Masks = dict[str, Tensor]
 
 
 def lenet5(*, steps: int) -> tuple[nn.Sequential, Masks]:
-    """95 % sparse, after some steps of SGD."""
+    """A 95 % sparse LeNet5 after some steps of SGD, and its masks."""
     model = build_model("lenet5", generator=torch.Generator().manual_seed(0))
     masks = dict(sf.random_masks(model, 0.95, seed=0))
     sf.initialize_(model, masks, scheme="sparse", seed=0)
@@ -43,7 +43,7 @@ def lenet5(*, steps: int) -> tuple[nn.Sequential, Masks]:
 
 
 def images(count: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """A bright blot on a dark ground for each class, so that there is something to learn."""
+    """Images with a bright blot in a place of its own for each class, so that there is something to learn."""
     generator = torch.Generator().manual_seed(seed)
     targets = torch.randint(0, 10, (count,), generator=generator)
     inputs = torch.rand(count, 1, 28, 28, generator=generator) * 0.5
@@ -56,7 +56,7 @@ def images(count: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
 def row_by_row(
     model: nn.Sequential, layout: ActiveLayout, batch: tuple[Tensor, Tensor], dtype: torch.dtype
 ) -> Callable[[int], Tensor]:
-    """What the authors' code does: differentiate one component of the gradient after another."""
+    """Rows of the Hessian as in the authors' code: differentiate the gradient one component after another."""
     twin = build_model("lenet5", generator=torch.Generator()).to(dtype)
     twin.load_state_dict(model.state_dict())
     parameters = dict(twin.named_parameters())
@@ -104,7 +104,7 @@ def run_hessian(dtype: torch.dtype, smoke: bool) -> Iterator[Case]:
 
 
 def run_spectrum(smoke: bool) -> Iterator[Case]:
-    """All eigenvalues over the whole training set, beside the row-by-row Hessian of as many examples."""
+    """Time all eigenvalues over the whole training set against the row-by-row Hessian of as many examples."""
     model, masks = lenet5(steps=0 if smoke else 300)
     layout = active_parameters(model, masks)
     chunk, chunks = (8, 2) if smoke else (EXAMPLES, 60)
@@ -132,7 +132,7 @@ def run_spectrum(smoke: bool) -> Iterator[Case]:
 
 
 def large_networks(smoke: bool) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """Name, network and inputs: 37 and 34 million weights."""
+    """Name, network and inputs of two networks of 37 and 34 million weights."""
     width = 16 if smoke else 4096
     size = 4 if smoke else BATCH
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""What ``import sparseflow`` adds to ``import torch``, each in a fresh process."""
+"""Time of ``import sparseflow`` over ``import torch``, each in a fresh process."""
 
 from __future__ import annotations
 

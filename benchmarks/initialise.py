@@ -1,4 +1,4 @@
-"""What sparsity-aware initialisation costs: over ``torch.nn.init.kaiming_normal_`` on the same tensors."""
+"""Time of sparsity-aware initialisation over ``torch.nn.init.kaiming_normal_`` on the same tensors."""
 
 from __future__ import annotations
 

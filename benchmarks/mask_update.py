@@ -1,8 +1,8 @@
-"""What changing masks costs: one RigL update of a ResNet-50 over reading weights, masks and gradients once.
+"""Time of one RigL update of a ResNet-50 over reading its weights, masks and gradients once.
 
-The update is the whole of it, as a user's loop meets it: drop, grow, write the masks, zero the dropped weights, their
-optimizer state and the gradients off the mask. It takes the place of an optimizer step (``replaces_step``), so that
-nothing else is in the time; ordinary steps between the updates move the weights.
+The update is timed whole, as in a user's loop: drop, grow, write the masks, zero the dropped weights, their optimizer
+state and the gradients off the mask. It takes the place of an optimizer step (``replaces_step``), so the time contains
+nothing else; ordinary steps between the updates move the weights.
 """
 
 from __future__ import annotations

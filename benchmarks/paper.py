@@ -1,4 +1,4 @@
-"""``python -m benchmarks.paper``: show what was measured of the paper, results/paper/, in the README."""
+"""``python -m benchmarks.paper``: write the paper's re-measured results, results/paper/, into the README."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KEPT = ROOT / "results" / "paper"
 
 
 def markdown(table1: pd.DataFrame, claims: pd.DataFrame) -> str:
-    """How many claims held, and Table 1 of the paper beside ours."""
+    """Number of claims that held, and Table 1 of the paper beside ours."""
     counts = claims["verdict"].value_counts()
     held, failed, open_ = (int(counts.get(verdict, 0)) for verdict in ("held", "failed", "inconclusive"))
     lines = [
@@ -32,7 +32,7 @@ def markdown(table1: pd.DataFrame, claims: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    """Fill the README."""
+    """Write the block into the README."""
     block = markdown(pd.read_csv(KEPT / "tables" / "table1.csv"), pd.read_csv(KEPT / "claims.csv"))
     README.write_text(filled(README.read_text(), "paper", block))
 

@@ -1,7 +1,8 @@
 """Other libraries on the same shapes: sparselab, sparseprop, and torch's own CSR matrices.
 
-They live in an environment of their own that sees this one's packages, so that they meet the same torch, and run in
-child processes, one a number of threads, since their OpenMP reads it once. What does not install or run is reported.
+They are installed in an environment of their own that sees this one's packages, so that they use the same torch. They
+run in child processes, one for each number of threads, since their OpenMP reads it once. A library that does not
+install or run is reported.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ BUILD = ("pybind11==2.13.6", "setuptools==80.9.0", "wheel==0.45.1")
 
 
 def cases(kind: str, requests: list[dict[str, Any]], *, smoke: bool) -> Iterator[Case | Failure]:
-    """The peers' cases, beside those that count.
+    """Cases of the other libraries, reported beside ours and not judged.
 
     Args:
-        kind: What is computed: "linear" or "conv", forward and backward, or "forward" of a linear layer.
+        kind: "linear" or "conv" for forward and backward, or "forward" for a linear layer's forward pass.
         requests: Shapes, see `peers_child.py`.
-        smoke: Once; only those that need no installation.
+        smoke: Run once, and only the libraries that need no installation.
     """
     if smoke:
         yield from measured(sys.executable, [n for n in KINDS[kind] if n not in PEERS], kind, requests, smoke=True)
@@ -54,7 +55,7 @@ def cases(kind: str, requests: list[dict[str, Any]], *, smoke: bool) -> Iterator
 def measured(
     python: str, names: list[str], kind: str, requests: list[dict[str, Any]], *, smoke: bool
 ) -> Iterator[Case | Failure]:
-    """As :func:`cases`, of these peers by that interpreter."""
+    """As :func:`cases`, for the given peers and interpreter."""
     counts = THREAD_COUNTS[:1] if smoke else THREAD_COUNTS
     for threads in counts if names else ():
         asked = {"kind": kind, "requests": requests, "peers": names, "threads": threads, "smoke": smoke}
@@ -87,7 +88,7 @@ def _ask(python: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
 
 @cache
 def _installed() -> tuple[str, dict[str, str]]:
-    """The environment's interpreter, and why peers are missing from it."""
+    """The environment's interpreter, and the reason for each library that is missing from it."""
     places = sysconfig.get_paths("venv", vars={"base": str(ENVIRONMENT)})
     python = str(Path(places["scripts"]) / "python")
     if not Path(python).exists():

@@ -1,7 +1,8 @@
-"""Run in the peers' environment: a request as JSON on standard input, a line of JSON a result.
+"""Measure other libraries in their own environment: JSON on standard input, a line of JSON per result.
 
-A request has ``kind``, ``peers``, ``threads``, ``smoke`` and ``requests``: each of a ``shape`` (outputs, inputs), or
-``channels`` and ``pixels``, a ``batch`` and a ``sparsity``. Results are checked against dense ones, then timed.
+The input has ``kind``, ``peers``, ``threads``, ``smoke`` and ``requests``; each request has a ``shape`` (outputs,
+inputs), or ``channels`` and ``pixels``, a ``batch`` and a ``sparsity``. Results are checked against dense ones, then
+timed.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def _result(asked: dict[str, Any], request: dict[str, Any], peer: str, make: Cal
 
 
 def _masked(weight: Tensor, sparsity: float) -> int:
-    """Set exactly this fraction to zero; the number that is left."""
+    """Set exactly this fraction of the weight to zero, and return the number of nonzeros."""
     with torch.no_grad():
         count = round(weight.numel() * sparsity)
         weight.view(-1)[torch.randperm(weight.numel())[:count]] = 0
@@ -127,7 +128,7 @@ def _sparseprop_conv(dense: nn.Conv2d) -> list[nn.Module]:
 
 
 class _CSRProduct(torch.autograd.Function):
-    """The fastest that torch's CSR matrices offer: W X, W^T G and a sampled G X^T, all with the batch innermost."""
+    """The fastest products of torch's CSR matrices: W X, W^T G and a sampled G X^T, with the batch innermost."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor, layer: _CSRLinear) -> Tensor:
@@ -143,7 +144,7 @@ class _CSRProduct(torch.autograd.Function):
 
 
 class _CSRLinear(nn.Module):
-    """Its transposed copy would have to follow the weight in training; that is not timed."""
+    """A linear layer of CSR matrices; in training its transposed copy would have to be updated, which is not timed."""
 
     def __init__(self, dense: nn.Linear) -> None:
         super().__init__()
@@ -153,7 +154,7 @@ class _CSRLinear(nn.Module):
         self.bias = nn.Parameter(dense.bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, in)`` to ``(batch, out)``."""
+        """Map ``(batch, in)`` to ``(batch, out)``."""
         out: Tensor = _CSRProduct.apply(x, self.values, self.bias, self)  # type: ignore[no-untyped-call]
         return out
 

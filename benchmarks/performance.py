@@ -24,7 +24,7 @@ _NOTHING = "Not measured yet: `make bench`, then `python -m benchmarks.table`."
 
 
 def blocks(results: Iterable[Result]) -> dict[str, str]:
-    """Marker of docs/performance.md -> table."""
+    """Name of each block of docs/performance.md -> its table."""
     found = {result["name"]: result for result in results if result["name"] in (*ORDER, *CURVATURE, *IMAGES)}
     every = [found[name] for name in ORDER if name in found]
 
@@ -48,7 +48,7 @@ def blocks(results: Iterable[Result]) -> dict[str, str]:
 
 
 def summary(results: Iterable[Result]) -> str:
-    """A row a number to reach: the worst case that counts, at each number of threads."""
+    """One row per number to reach: the worst judged case for each number of threads."""
     results = sorted(results, key=lambda result: (*ORDER, *CURVATURE).index(result["name"]))
     lines = ["| what | reach | 1 thread | 2 threads | verdict |", "|---|---|---|---|---|"]
     for result in results:
@@ -64,7 +64,7 @@ def _worst(result: Result, threads: int) -> str:
 
 
 def speedups(results: Sequence[Result]) -> str:
-    """Rows are cases, columns sparsity and threads; peers are among the rows."""
+    """Speedups, with cases (other libraries among them) as rows, and sparsity and threads as columns."""
     columns = [(result, threads) for result in results for threads in (1, 2)]
     heads = [f"{_sparsity(result)}, {threads} thread{'s' * (threads > 1)}" for result, threads in columns]
     lines = [f"| | {' | '.join(heads)} |", "|---|" + "---|" * len(columns)]
@@ -76,7 +76,7 @@ def speedups(results: Sequence[Result]) -> str:
 
 
 def limits(results: Sequence[Result]) -> str:
-    """GF/s of what counts, beside the dense GF/s, and what a nonzero moves."""
+    """GF/s of the judged cases and of their dense baselines, and the bytes that a nonzero moves."""
     lines = [
         "| | GF/s sparse, 1 thread | 2 threads | GF/s dense, 1 thread | 2 threads | bytes a nonzero, memory | cache |",
         "|---|---|---|---|---|---|---|",
@@ -92,7 +92,7 @@ def limits(results: Sequence[Result]) -> str:
 
 
 def memory(results: Sequence[Result]) -> str:
-    """Megabytes of both."""
+    """Megabytes of the sparse and the dense network, and their ratio."""
     lines = ["| threads | sparse, MB | dense, MB | ratio |", "|---|---|---|---|"]
     for case in results[0]["cases"]:
         sparse, dense = (case["median_bytes"][which] / 1e6 for which in ("subject", "baseline"))
@@ -101,7 +101,7 @@ def memory(results: Sequence[Result]) -> str:
 
 
 def growth(results: Sequence[Result]) -> str:
-    """Time of a nonzero over that of the smallest layer, and GF/s; then what inputs of each size allow."""
+    """Time per nonzero over that in the smallest layer, and GF/s; then the ceiling for inputs of each size."""
     cases = results[0]["cases"]
     lines = [
         "| nonzeros | threads | time per nonzero over the smallest | GF/s | GF/s of the smallest |",
@@ -121,7 +121,7 @@ def growth(results: Sequence[Result]) -> str:
 
 
 def images(results: Sequence[Result]) -> str:
-    """A row a number to reach; of the engine the worst case, of the others every case."""
+    """One row per number to reach: the engine's worst case, and every case of the others."""
     lines = ["| what | reach | measured | verdict |", "|---|---|---|---|"]
     for result in results:
         cases = result["cases"]
@@ -135,7 +135,7 @@ def images(results: Sequence[Result]) -> str:
 
 
 def images_engine(results: Sequence[Result]) -> str:
-    """Rows are sparsities and widths; beside the gain how far the losses of some steps lie apart."""
+    """Speedup of the engine for each sparsity and width, and the largest difference in loss over some steps."""
     (result,) = results
     lines = [
         "| sparsity, width | 1 thread | 2 threads | losses differ at most by, float64 | float32 |",
@@ -150,7 +150,7 @@ def images_engine(results: Sequence[Result]) -> str:
 
 
 def failures(results: Iterable[Result]) -> str:
-    """What could not be measured, and the last line it said."""
+    """Configurations that could not be measured, each with the last line of its error."""
     found = [f"* {r['what']}: {f['label']}: `{f['error']}`" for r in results for f in r["failures"]]
     return "\n".join(found) or "Everything ran."
 

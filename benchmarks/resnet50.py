@@ -16,7 +16,7 @@ def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Seq
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 around a shortcut."""
+    """Convolutions 1x1, 3x3 and 1x1 with a shortcut around them."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Bottleneck(nn.Module):
         self.shortcut = nn.Identity() if same else conv_norm(inputs, outputs, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the block adds to its input, and the input."""
+        """Add the convolutions' output to the shortcut."""
         return torch.relu(self.body(x) + self.shortcut(x))
 
 

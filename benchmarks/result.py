@@ -1,4 +1,4 @@
-"""What a benchmark says and where it was measured."""
+"""Results of a benchmark, with the machine and software that they were measured on."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class Case:
     configuration: dict[str, Any]
     timings: Timings
     counts: bool = True
-    """Whether the number to reach is about this case; others are reported beside it."""
+    """Whether the case is judged against the number to reach; other cases are reported beside it."""
     unit: str = "seconds"
-    """Of what was measured."""
+    """Unit of the timings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A configuration that could not be measured, and why: that too is a result."""
+    """A configuration that could not be measured, and the reason: that too is a result."""
 
     label: str
     error: str
     counts: bool = False
-    """Whether the number to reach is missed by it; not if it is a peer's."""
+    """Whether the failure misses the number to reach; another library's does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +49,14 @@ class Benchmark:
     name: str
     what: str
     reach: float
-    """What the ratio of subject over baseline may be at most."""
+    """The largest ratio of subject over baseline that counts as held."""
     run: Callable[[bool], Iterable[Case | Failure]]
     speedup: bool = False
     """Shown as how many times faster the subject is than the baseline, ``1 / ratio``."""
 
 
 def shown(ratio: float, *, speedup: bool) -> str:
-    """A ratio of subject over baseline as a person reads it.
+    """A ratio of subject over baseline as text.
 
     >>> shown(0.08, speedup=True), shown(1 / 3216, speedup=True), shown(0.08, speedup=False)
     ('12.5x', '3220x', '0.08')
@@ -68,7 +68,7 @@ def shown(ratio: float, *, speedup: bool) -> str:
 
 
 def bound(reach: float, *, speedup: bool) -> str:
-    """A number to reach as a person reads it.
+    """A number to reach as text.
 
     >>> bound(1 / 6.5, speedup=True), bound(1.03, speedup=False)
     ('>= 6.5x', '<= 1.03')
@@ -77,7 +77,7 @@ def bound(reach: float, *, speedup: bool) -> str:
 
 
 def report(benchmark: Benchmark, cases: list[Case], failures: list[Failure], *, command: str) -> dict[str, Any]:
-    """Everything that is worth keeping, as JSON types; the ratio is that of the worst case that counts."""
+    """The result file's content, as JSON types; the ratio is that of the worst judged case."""
     return {
         "name": benchmark.name,
         "what": benchmark.what,
@@ -94,12 +94,12 @@ def report(benchmark: Benchmark, cases: list[Case], failures: list[Failure], *, 
 
 
 def is_held(result: dict[str, Any]) -> bool:
-    """Whether the number was reached, and nothing failed that counts."""
+    """Whether every judged case reached the number, and none failed."""
     return bool(result["ratio"] <= result["reach"]) and not any(f.get("counts") for f in result["failures"])
 
 
 def verdict(result: dict[str, Any]) -> str:
-    """Held, or missed in bold."""
+    """The word "held", or "missed" in bold."""
     return "held" if is_held(result) else "**missed**"
 
 

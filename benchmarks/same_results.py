@@ -65,7 +65,7 @@ def contents(root: Path, *, drawings: bool = False) -> Contents:
 
 
 def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
-    """A line for each name that only one of them has or that has another text.
+    """A line for each name that only one side has, or that has another text in each.
 
     >>> differences({"C01": "held", "C02": "held"}, {"C02": "failed", "C03": "held"})
     ['C01: only before', 'C02: line 1: held -> failed', 'C03: only after']
@@ -79,7 +79,7 @@ def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 
 def _first_difference(before: str, after: str) -> str:
-    """The line, and what is on it around the first character that differs."""
+    """Number of the first line that differs, and its text around the first character that does."""
     pairs = enumerate(zip(before, after, strict=False))
     same = next((place for place, (old, new) in pairs if old != new), min(len(before), len(after)))
     start = max(before.rfind("\n", 0, same) + 1, same - 40)
@@ -92,13 +92,13 @@ def _text(path: Path) -> str:
 
 
 def _json(path: Path) -> str:
-    """Without times, and with fields by name: their order in the file may change."""
+    """The file without times and with fields sorted by name: their order in the file may change."""
     values = json.loads(path.read_text())
     return json.dumps({name: value for name, value in values.items() if name not in TIMES}, indent=1, sort_keys=True)
 
 
 def _table(path: Path) -> str:
-    """The whole file, or its cells without the columns of times."""
+    """Text of a table, without the columns of times if it has any."""
     with path.open(newline="") as file:
         header, *rows = csv.reader(file)
     if TIMES.isdisjoint(header):

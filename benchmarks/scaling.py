@@ -18,12 +18,12 @@ LINKS = {1: float("inf"), 8: 200e9, 64: 20e9}
 
 
 def hours(run: ImageRun, devices: int) -> tuple[float, float]:
-    r"""Hours of a run on so many devices: of computing, and of exchanging gradients one after the other.
+    r"""Hours that a run on ``devices`` devices spends computing, and exchanging gradients without overlap.
 
     .. math:: \frac{F}{N r}, \qquad S\, \frac{2 (N - 1)}{N}\, \frac{4 P}{b}
 
     of :math:`F` operations, :math:`N` devices at rate :math:`r`, :math:`S` steps, :math:`P` parameters and links of
-    :math:`b` bytes a second (a ring). torch hides most of the second under the backward pass.
+    :math:`b` bytes a second (a ring). torch hides most of the second behind the backward pass.
     """
     computing = training_flops(run) / (devices * SUSTAINED)
     exchanged = batches_of(run) * 2 * (devices - 1) / devices * 4 * _parameters(run) / LINKS[devices]
@@ -31,7 +31,7 @@ def hours(run: ImageRun, devices: int) -> tuple[float, float]:
 
 
 def markdown() -> str:
-    """A row for one run of each network and for all of the paper's."""
+    """The table: one run of each network, its part of Table 1, and all of the paper's runs."""
     lines = [
         "| what | runs | 1 device | 8 devices | 64 devices | of that, exchange at most |",
         "|---|---|---|---|---|---|",
@@ -61,7 +61,7 @@ def _parameters(run: ImageRun) -> int:
 
 
 def _text(hours: float) -> str:
-    """For people.
+    """Hours as text, in a unit that suits them.
 
     >>> _text(0.5), _text(14.9), _text(860.2)
     ('30 min', '15 h', '36 days')
@@ -72,7 +72,7 @@ def _text(hours: float) -> str:
 
 
 def main() -> None:
-    """Fill the page."""
+    """Write the table into docs/scaling.md."""
     PAGE.write_text(filled(PAGE.read_text(), "scaling", markdown()))
 
 

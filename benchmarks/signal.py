@@ -1,4 +1,4 @@
-"""``python -m benchmarks.signal``: how much signal each initialisation keeps, into docs/initialisation.md."""
+"""``python -m benchmarks.signal``: measure the signal that each initialisation keeps, for docs/initialisation.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEMES = ("dense", "liu", "sparse", "live")
 
 
 def summarise(networks: pd.DataFrame) -> pd.DataFrame:
-    """Median and mean over the networks of each point, and how many let no signal through at all."""
+    """Median and mean over the networks of each point, and the number that let no signal through."""
     groups = networks.assign(silent=networks["logit_std"] == 0).groupby(["mask", "sparsity", "scheme"], as_index=False)
     return groups.agg(
         logit_std_median=("logit_std", "median"),
@@ -30,7 +30,7 @@ def summarise(networks: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """One row a mask and sparsity, one column a scheme."""
+    """One row for each mask and sparsity, one column for each scheme."""
     lines = [
         f"| mask | sparsity | {' | '.join(f'`{scheme}`' for scheme in SCHEMES)} |",
         "|---|---|" + "---|" * len(SCHEMES),
@@ -45,7 +45,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    """Measure, store, fill the page."""
+    """Measure, store the table, and write it into the page."""
     with Progress() as progress:
         task = progress.add_task("networks", total=None)
         networks = signal_at_init(

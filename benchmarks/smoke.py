@@ -1,8 +1,8 @@
-"""``python -m benchmarks.smoke --data SAMPLE``: every method, start and network on one process and on two.
+"""``python -m benchmarks.smoke --data SAMPLE``: compare every method, start and network on one and two processes.
 
-A few steps each on real ImageNet images; ``results/smoke/`` gets the losses of both and the largest difference. Losses
-and gradient norms must be equal to the last bit: every process has one thread, and none adds more than two
-micro-batches. The test loss is a sum that two processes add in another order.
+Each trains for a few steps on real ImageNet images; ``results/smoke/`` gets the losses of both and the largest
+difference. Losses and gradient norms must be equal to the last bit: every process has one thread, and none adds more
+than two micro-batches. The test loss may differ: it is a sum that two processes add in another order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EXACT = ("train/loss", "gradient/training", "flow/norm", "update/before", "updat
 
 
 def train_all(data: Path, root: Path) -> None:
-    """What each process does."""
+    """Train every run; each process calls this."""
     with ranks_of_torchrun() as ranks:
         for name, runs in smoke_groups().items():
             for run in runs:
@@ -38,7 +38,7 @@ def train_all(data: Path, root: Path) -> None:
 
 
 def compared(root: Path) -> pd.DataFrame:
-    """A row a run: final loss on one process, and the largest differences to two."""
+    """One row per run: final loss on one process, and the largest differences from two."""
     rows = []
     for name, (run,) in smoke_groups().items():
         one, two = (load_run(root / str(processes) / run.name) for processes in (1, 2))
@@ -62,7 +62,7 @@ def compared(root: Path) -> pd.DataFrame:
 
 
 def main() -> None:
-    """Train on one process and on two, compare, write."""
+    """Train on one process and on two, compare the runs, write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the ImageNet sample")
     parser.add_argument("--root", type=Path, help="folder of runs; default a temporary one")

@@ -17,7 +17,7 @@ ORDER = ("masked_step", "mask_update", "initialise", "import_time")
 
 
 def markdown(results: list[dict[str, Any]]) -> str:
-    """What masking costs, what the engine gains, what curvature costs, and a line for each machine they come from."""
+    """The README's tables of masking, engine and curvature, and a line for each machine that was measured."""
     costs = sorted((r for r in results if r["name"] in ORDER), key=lambda r: ORDER.index(r["name"]))
     lines = ["| what | reach | measured | verdict |", "|---|---|---|---|"]
     for result in costs:
@@ -45,7 +45,7 @@ def filled(text: str, name: str, block: str) -> str:
 
 
 def with_tables(text: str, results: list[dict[str, Any]]) -> str:
-    """docs/performance.md with all its tables."""
+    """The page docs/performance.md with all its tables filled in."""
     for name, block in performance.blocks(results).items():
         text = filled(text, name, block)
     return text

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 
 def nothing() -> None:
-    """No preparation."""
+    """Do nothing: the default preparation."""
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of each repeat, in the order of measurement: the i-th of one was taken next to the i-th of the other."""
+    """Seconds of each repeat, in the order of measurement: the i-th of both were taken next to each other."""
 
     subject: list[float]
     baseline: list[float]
@@ -68,9 +68,9 @@ def alternate(
 
     Args:
         subject: Runs once and returns its seconds.
-        baseline: Likewise; what the subject is compared with.
+        baseline: The same, for the computation that the subject is compared with.
         repeats: At least this many of each, at most four times as many.
-        warmup: Turns that do not count.
+        warmup: Turns whose times are not kept.
         prepare: Called before each turn, not timed.
         tolerance: See :meth:`Timings.is_stable`.
     """

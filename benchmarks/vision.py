@@ -1,7 +1,7 @@
-"""``python -m benchmarks.vision --data FOLDER [--only NAME ...] [--quick] [--out FOLDER]``: what images cost.
+"""``python -m benchmarks.vision --data FOLDER [--only NAME ...] [--quick] [--out FOLDER]``: time image training.
 
-``--data`` holds a few hundred images at least, as ``sparseflow.data.open_images`` takes them, in a split that is
-called validation: any JPEGs of ImageNet.
+``--data`` holds at least a few hundred images, in a form that ``sparseflow.data.open_images`` reads, in a split called
+validation: any JPEGs of ImageNet.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What masking costs a compiled network: a whole training step of ResNet-50 in bfloat16, masked over dense.
+"""Time of a whole training step of a compiled ResNet-50 in bfloat16, masked over dense.
 
-Forward and backward are one graph of torch.compile; masks are the optimizer's business, so the graph never sees them
-and an update compiles nothing anew. The dense step is the same trainer's without its Sparsifier.
+Forward and backward are one graph of torch.compile; masks are applied in the optimizer's hooks, so the graph never sees
+them and an update recompiles nothing. The dense step is taken by the same trainer without its Sparsifier.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _run(smoke: bool) -> Iterator[Case | Failure]:
 
 
 def benchmark(data: Path) -> Benchmark:
-    """Needs no images."""
+    """The benchmark of a compiled step; it needs no images."""
     del data
     return Benchmark(
         name="vision_compiled",

@@ -1,4 +1,4 @@
-"""VGG16 on images of 32x32: a training step of the sparse engine over the same step of masked torch, and losses."""
+"""Time of a VGG16 step on images of 32x32 in the sparse engine over the same step in masked torch, and both losses."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def _compared(run: ImageRun, batches: list[Batch], *, smoke: bool) -> Iterator[C
 
 
 def _difference(steps: Sequence[StepFn], batches: list[Batch]) -> tuple[float, list[tuple[float, float]]]:
-    """The largest relative difference of two runs' losses, and the losses."""
+    """The largest relative difference between two runs' losses, and the losses."""
     first, second = steps
     losses = [(first(number, batch), second(number, batch)) for number, batch in enumerate(batches)]
     return max(abs(ours - theirs) / abs(theirs) for ours, theirs in losses), losses
 
 
 def stepper(run: ImageRun, *, dtype: torch.dtype = torch.float32) -> StepFn:
-    """Steps of a run at its start, as :func:`sparseflow.training.loop.train_images` takes them."""
+    """A function that takes the first steps of a run as :func:`sparseflow.training.loop.train_images` does."""
     trainer = set_up_images(run, Ranks())
     trainer.sparsifier.model.to(dtype)
     plan = planned(run, trainer)
@@ -91,7 +91,7 @@ def stepper(run: ImageRun, *, dtype: torch.dtype = torch.float32) -> StepFn:
 
 
 def benchmark(data: Path) -> Benchmark:
-    """Of the images in a folder."""
+    """The benchmark of the engine, on the images in a folder."""
     return Benchmark(
         name="vision_engine",
         what=f"training step with optimizer, VGG16 on 32x32, batch {BATCH}, 80 to 95% sparse: engine / masked torch",

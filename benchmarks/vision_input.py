@@ -1,6 +1,6 @@
-"""Images a second on one core: what a training run reads over a bare Pillow loop that makes the same pixels.
+"""Images per second on one core: a training run's input over a bare Pillow loop that makes the same pixels.
 
-Time is the process's own on the core, since reading waits for nothing: what else runs on the machine hardly counts.
+The time is the process's own CPU time, since reading waits for nothing: other load on the machine hardly changes it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sparseflow.data import (
     uniforms,
 )
 
-#: Of ImageNet's photographs: the mode of its training set, and how most of them were written.
+#: The most frequent size in ImageNet's training set, and the encoding of most of its photographs.
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 SIZE, BATCH, SEED = 224, 50, 0
 
@@ -48,16 +48,16 @@ class Enlarged:
         return len(self.files)
 
     def encoded(self, index: int) -> bytes:
-        """Content of the file."""
+        """Bytes of the file."""
         return self.files[index]
 
     def name(self, index: int) -> str:
-        """Its number."""
+        """Number of the image, as text."""
         return str(index)
 
 
 def enlarged(source: ImageSource, count: int) -> Enlarged:
-    """The first images, resized and written as JPEG once more."""
+    """The first images, resized and encoded as JPEG again."""
     return Enlarged(source.labels[:count], source.classes, tuple(_larger(source.encoded(i)) for i in range(count)))
 
 
@@ -69,7 +69,7 @@ def _larger(encoded: bytes) -> bytes:
 
 
 def bare(files: list[bytes], boxes: list[tuple[int, int, int, int]], flips: list[bool]) -> list[NDArray[np.uint8]]:
-    """What anyone would write, with nothing left to draw: the fastest way to these pixels that Pillow has."""
+    """The same images by a plain loop with all crop boxes given: Pillow's fastest way to these pixels."""
     found = []
     for encoded, box, flip in zip(files, boxes, flips, strict=True):
         image = Image.open(io.BytesIO(encoded)).convert("RGB").crop(box).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
@@ -87,7 +87,7 @@ def _run(data: Path, smoke: bool) -> Iterator[Case | Failure]:
 
 
 def _compared(label: str, source: ImageSource, *, smoke: bool, counts: bool = True) -> Iterator[Case | Failure]:
-    """Turns of a batch each, both ways on the same images; the pixels are compared too."""
+    """Times of both ways in turns of one batch, on the same images; the pixels are compared too."""
     repeats, transform = 2 if smoke else 25, RandomResizedCrop(size=SIZE)
     batches = iter(image_batches(source, transform, batch_size=BATCH, seed=SEED, steps=10 * repeats))
     next(batches)  # files are opened
@@ -133,7 +133,7 @@ def _core_seconds(run: Callable[[], object]) -> float:
 
 
 def benchmark(data: Path) -> Benchmark:
-    """Of the images in a folder."""
+    """The benchmark of the input, on the images in a folder."""
     return Benchmark(
         name="vision_input",
         what="input on one core: images a second of decode + random crop 224 / a bare Pillow loop",

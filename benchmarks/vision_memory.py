@@ -1,8 +1,8 @@
 """Memory that masks and RigL's updates take beyond dense training, over a byte a weight and one layer's scores.
 
 A child process with two threads trains as :func:`sparseflow.training.setup.set_up_images` sets it up: Nesterov SGD,
-masks compared after each update. Its allocator gives every large block back at once, so that the kernel's high-water
-mark of its resident memory, reset before an update, is what the update holds. Gradients are drawn, not computed.
+masks compared after each update. Its allocator returns every large block at once, so that the peak of its resident
+memory, reset before an update, shows what the update holds. Gradients are drawn at random, not computed.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _reset_peak() -> None:
 
 
 def benchmark(data: Path) -> Benchmark:
-    """Needs no images."""
+    """The benchmark of memory; it needs no images."""
     del data
     return Benchmark(
         name="vision_memory",

@@ -1,9 +1,8 @@
 """Two processes against one on the same global batches: every loss of 200 steps, and masks after each RigL update.
 
-The steps are :class:`sparseflow.training.step.Trainer`'s, each process in a child of its own (gloo, one thread). Where
-no process adds more than two micro-batches, all is equal to the last bit. Four are added in another order by two
-processes than by one: that case is told beside it, for training carries a rounding on, and masks turn it into other
-weights.
+:class:`sparseflow.training.step.Trainer` takes the steps, with one child for each process (gloo, one thread). If no
+process adds more than two micro-batches, everything is equal to the last bit. Two processes add four in another order
+than one does: that case is reported without being judged, since training amplifies the rounding until masks differ.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def _compared(data: Path, micro_batch: int, *, smoke: bool, counts: bool) -> Ite
 
 
 def _trained(settings: dict[str, Any], data: Path, *, processes: int) -> dict[str, Any]:
-    """Every loss, and step of each update -> digest of the masks after it, as rank 0 saw them."""
+    """Losses of all steps, and step of each update -> digest of the masks after it, both from rank 0."""
     with TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -101,7 +100,7 @@ def _child(data: str, out: str, settings: str) -> None:
 
 
 def benchmark(data: Path) -> Benchmark:
-    """Of the images in a folder."""
+    """The benchmark of two processes, on the images in a folder."""
     return Benchmark(
         name="vision_ranks",
         what=f"{STEPS} losses with RigL, 2 gloo processes and 1, equal masks: largest difference / {TOLERANCE:g}",

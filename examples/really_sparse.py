@@ -1,4 +1,4 @@
-"""The same loop with weights that do not exist: convert, train with RigL, save, load, and get the dense model back."""
+"""The same loop, storing active weights only: convert, train with RigL, save, load, and get the dense model back."""
 
 import copy
 import tempfile

@@ -84,7 +84,7 @@ CHAINS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 def chain(
     name: str, *, sparsity: float = 0.4, dtype: torch.dtype = torch.float64
 ) -> tuple[nn.Module, dict[str, Tensor]]:
-    """One of the networks, drawn wide enough that every kink has examples on both sides, and its masks."""
+    """One of the networks and its masks; weights are so large that every kink has examples on both sides."""
     model = CHAINS[name][0]().to(dtype)
     for key, parameter in model.named_parameters():
         nn.init.normal_(parameter, std=0.5, generator=stream(0, name, key))
@@ -93,7 +93,7 @@ def chain(
 
 
 def data(name: str, sizes: tuple[int, ...] = (7,), *, dtype: torch.dtype = torch.float64) -> list[Batch]:
-    """The same examples, however cut into batches."""
+    """Batches of the same examples, whatever the batch size."""
     generator = stream(0, "data", name)
     classes = 4 if name in ("deep", "pooled") else 3
     inputs = torch.randn(sum(sizes), *CHAINS[name][1], generator=generator, dtype=torch.float64).to(dtype)
@@ -107,7 +107,7 @@ def dense_hessian(
     masks: Mapping[str, Tensor] | None,
     loss_fn: Callable[..., Tensor] = F.cross_entropy,
 ) -> Tensor:
-    """Autograd twice through one float64 batch of all examples, as a function of the vector of active parameters."""
+    """The Hessian over active parameters, by differentiating twice through one float64 batch of all examples."""
     inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
     layout = active_parameters(model, masks)
     whole = {name: tensor.detach().double() for name, tensor in model.named_parameters()}

@@ -1,4 +1,4 @@
-"""Matrices whose eigenvalues are known, those that are hard for Lanczos among them."""
+"""Matrices with known eigenvalues, some of them hard for Lanczos."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 def second_difference(size: int) -> Tensor:
-    """Tridiagonal -1, 2, -1."""
+    """The tridiagonal matrix of -1, 2, -1."""
     beside = -torch.ones(size - 1, dtype=torch.float64)
     return torch.diag(2 * torch.ones(size, dtype=torch.float64)) + torch.diag(beside, 1) + torch.diag(beside, -1)
 
 
 def second_difference_eigenvalues(size: int) -> Tensor:
-    """Closed form: 2 - 2 cos(k pi / (n + 1))."""
+    """Eigenvalues in closed form: 2 - 2 cos(k pi / (n + 1))."""
     return 2 - 2 * torch.cos(torch.arange(1, size + 1, dtype=torch.float64) * math.pi / (size + 1))
 
 

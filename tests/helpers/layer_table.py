@@ -1,7 +1,7 @@
 """Every layer type with, for each entry of its weight, the unit that it feeds and the input that it reads.
 
-The tests' own reading of the layers, from PyTorch's documentation, entry by entry; `test_fans` checks it against what
-the layers compute.
+It is read from PyTorch's documentation, independently of the package; `test_fans` checks it against the layers'
+outputs.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ def plain(index: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def grouped(groups: int) -> Callable[[tuple[int, ...], tuple[int, ...]], tuple[int, int]]:
-    """(out, in / groups, ...): output channels of one group share their input channels."""
+    """Ends of an entry of (out, in / groups, ...): output channels of one group share their input channels."""
     return lambda index, shape: (index[0], index[0] // (shape[0] // groups) * shape[1] + index[1])
 
 
 def transposed(groups: int = 1) -> Callable[[tuple[int, ...], tuple[int, ...]], tuple[int, int]]:
-    """(in, out / groups, ...)."""
+    """Ends of an entry of (in, out / groups, ...)."""
     return lambda index, shape: (index[0] // (shape[0] // groups) * shape[1] + index[1], index[0])
 
 
 def stacked(blocks: int) -> Callable[[tuple[int, ...], tuple[int, ...]], tuple[int, int]]:
-    """Matrices on top of each other, each with inputs of its own: q, k, v of attention, gates of a recurrent layer."""
+    """Ends of an entry of stacked matrices with inputs of their own: q, k, v of attention, recurrent gates."""
     return grouped(blocks)
 
 
@@ -89,7 +89,7 @@ def skewed_mask(units: Tensor, density: float, generator: torch.Generator) -> Te
 
 
 def pruned_mask(units: Tensor, density: float, generator: torch.Generator) -> Tensor:
-    """By magnitude, of weights whose units have learned scales of their own (log-normal)."""
+    """A mask by magnitude, of weights with a log-normal scale for each unit, as if learned."""
     scales = torch.randn(int(units.max()) + 1, generator=generator).exp()
     return keep_largest((torch.randn(units.shape, generator=generator) * scales[units]).abs(), density)
 

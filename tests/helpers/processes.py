@@ -1,6 +1,6 @@
-"""Processes for tests that start in a tenth of a second: forked from one that has loaded torch and done nothing else.
+"""Test processes that start in a tenth of a second: forks of a process that has loaded torch and done nothing else.
 
-Python needs three seconds for torch, its optimizers and the package, and the tests start dozens of processes.
+Importing torch, its optimizers and the package takes Python three seconds, and the tests start dozens of processes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CONTEXT.set_forkserver_preload(LOADED)
 
 @dataclass(frozen=True)
 class Ended:
-    """Exit code, that of a signal negative, and what was said."""
+    """Exit code (negative for a signal) and output of a process that has ended."""
 
     returncode: int
     stdout: str
@@ -43,8 +43,8 @@ class Job:
 
     Args:
         function: Importable by the name of its module; its errors go to stderr and give exit code 1.
-        arguments: Its own.
-        environment: Variables beside those of this process.
+        arguments: Arguments of the function.
+        environment: Environment variables in addition to those of this process.
     """
 
     def __init__(self, function: Callable[..., object], *arguments: object, **environment: str) -> None:
@@ -60,15 +60,15 @@ class Job:
         self.pid: int = self._process.pid
 
     def poll(self) -> int | None:
-        """The exit code, None while it runs."""
+        """Return the exit code, or None while the process runs."""
         return self._process.exitcode
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill the process with SIGKILL."""
         self._process.kill()
 
     def wait(self, timeout: float = 120) -> Ended:
-        """What is left when it ends; it may not hang."""
+        """Wait for the end of the process and return its result; fail if it does not end in time."""
         self._process.join(timeout)
         code = self._process.exitcode
         self._process.kill()
@@ -78,7 +78,7 @@ class Job:
 
 
 def start_ranks(function: Callable[..., object], *arguments: object, processes: int = 2) -> tuple[list[Job], TCPStore]:
-    """One job for each rank, with the variables that torchrun sets; the store where they meet must outlive them."""
+    """Start one job per rank with the variables that torchrun sets; keep the returned store as long as they run."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
@@ -87,7 +87,7 @@ def start_ranks(function: Callable[..., object], *arguments: object, processes: 
 
 
 def ends_of(jobs: Sequence[Job]) -> list[Ended]:
-    """Of each; none outlives another that hangs."""
+    """Wait for all jobs and return their results; if one hangs, the others are killed too."""
     try:
         return [job.wait() for job in jobs]
     finally:
@@ -96,7 +96,7 @@ def ends_of(jobs: Sequence[Job]) -> list[Ended]:
 
 
 def run_ranks(function: Callable[..., object], *arguments: object, processes: int = 2) -> list[Ended]:
-    """What is left of every rank."""
+    """Run the function on every rank and return the results."""
     jobs, _store = start_ranks(function, *arguments, processes=processes)
     return ends_of(jobs)
 

@@ -1,4 +1,4 @@
-"""One process of tests/sparsifier/test_sharded.py: small networks, cut by FSDP2 where there are two processes."""
+"""One process of tests/sparsifier/test_sharded.py: small networks, which FSDP2 shards if there are two."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ OPTIMIZERS: dict[str, Any] = {
     "nesterov": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
     "adam": lambda p: torch.optim.Adam(p, lr=0.01),
 }
-#: Method, optimizer.
+#: Pairs of method and optimizer.
 CASES = [*((method, "momentum") for method in METHODS), ("rigl", "nesterov"), ("rigl", "adam")]
 
 
 def network() -> nn.Sequential:
-    """5 outputs, and 1: neither can be halved; of the single row one of two processes holds nothing."""
+    """Layers of 5 outputs and of 1, which do not halve evenly; one of two processes holds nothing of the single row."""
     model = nn.Sequential(
         *(nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.Tanh(), nn.Flatten(), nn.Linear(80, 7), nn.Tanh()),
         *(nn.Linear(7, 1, bias=False), nn.Linear(1, 3)),
@@ -132,7 +132,7 @@ def run(ranks: Any, method: str, optimizer_name: str) -> dict[str, Any]:
 
 
 def clipped(ranks: Any) -> dict[str, Any]:
-    """Masked gradients are clipped before the step; the norm is that of the whole model."""
+    """Clip masked gradients before each step; the norm is that of the whole model."""
     model, optimizer, sparsifier = made(ranks, "rigl", "momentum")
     norms = []
     for step in range(10):
@@ -148,7 +148,7 @@ def clipped(ranks: Any) -> dict[str, Any]:
 
 
 def scaled(ranks: Any) -> dict[str, Any]:
-    """An overflow in the part of one process skips the step of all."""
+    """Let the gradient overflow in one process, which must skip the step in all."""
     model, optimizer, sparsifier = made(ranks, "rigl", "momentum")
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     for step in range(10):
@@ -165,7 +165,7 @@ def scaled(ranks: Any) -> dict[str, Any]:
 
 
 def given(ranks: Any) -> dict[str, Any]:
-    """Growth by whole gradients that the caller computes."""
+    """Grow by whole gradients that the caller computes."""
 
     def gradients() -> dict[str, Tensor]:
         return {name: torch.randn(shape, generator=stream(0, "given", name)) for name, shape in shapes.items()}
@@ -177,7 +177,7 @@ def given(ranks: Any) -> dict[str, Any]:
 
 
 def watched(ranks: Any) -> dict[str, Any]:
-    """A forward pass without a backward gathers weights; what hooks compute after an update must see new ones."""
+    """Run the model in hooks: a forward pass gathers weights, and after an update it must see the new ones."""
     model, optimizer, sparsifier = made(ranks, "set", "momentum")
     inputs, _ = examples(99, type(ranks)())
     outputs: list[Tensor] = []
@@ -195,7 +195,7 @@ def watched(ranks: Any) -> dict[str, Any]:
 
 
 def kept_gradients(ranks: Any) -> dict[str, Any]:
-    """Measuring writes no gradient and leaves weights in parts."""
+    """Measure gradient flow, which must change no gradient and leave weights sharded."""
     model, _, sparsifier = made(ranks, "static", "momentum")
     inputs, targets = examples(0, ranks)
     F.cross_entropy(model(inputs), targets).backward()
@@ -208,7 +208,7 @@ def kept_gradients(ranks: Any) -> dict[str, Any]:
 
 
 def resumed(ranks: Any) -> dict[str, Any]:
-    """10 steps, a state in parts or with whole masks, 10 more: the bits of 20."""
+    """Train 10 steps, reload a state with sharded or whole masks, train 10 more: equal to 20 steps, bit for bit."""
     ends = []
     for way in ("through", "parts", "whole"):
         model, optimizer, sparsifier = made(ranks, "snfs", "momentum")
@@ -231,7 +231,7 @@ def resumed(ranks: Any) -> dict[str, Any]:
 
 
 def mask_makers(ranks: Any) -> dict[str, Any]:
-    """Masks made of weights in parts are those of whole weights."""
+    """Make masks from sharded weights, to compare with those from whole weights."""
     model = network()
     expected = {"random": sf.random_masks(model, 0.7, seed=1), "magnitude": sf.magnitude_masks(model, 0.7)}
     cut(model)
@@ -242,14 +242,14 @@ def mask_makers(ranks: Any) -> dict[str, Any]:
 
 
 def errors(ranks: Any) -> dict[str, str]:
-    """What each process is told; all of them must be."""
-    told = {}
+    """Error messages that each process gets; all must get them."""
+    messages = {}
     model, optimizer, sparsifier = made(ranks, "static", "momentum")
     if ranks.rank == 1:
         weight, mask = local(model[4].weight.detach()), local(sparsifier.masks["4.weight"])
         weight[~mask] = 1.0
-    told["broken"] = error_of(sparsifier.check)
-    told["measured"] = error_of(
+    messages["broken"] = error_of(sparsifier.check)
+    messages["measured"] = error_of(
         lambda: gradient_flow(model, F.cross_entropy, [examples(0, type(ranks)())], sparsifier.masks)
     )
     shapes = {name: parameter.shape for name, parameter in network().named_parameters()}
@@ -272,12 +272,12 @@ def errors(ranks: Any) -> dict[str, str]:
             statistics=StepStatistics(nn.Sequential(), micro_batches=ranks.world),
             ranks=ranks,
         )
-        told[name] = error_of(lambda m=model, o=optimizer: train(ranks, m, o, range(8)))
-        told[f"{name} at step"] = str(sparsifier.step_count)
+        messages[name] = error_of(lambda m=model, o=optimizer: train(ranks, m, o, range(8)))
+        messages[f"{name} at step"] = str(sparsifier.step_count)
     stored = sf.engine.convert(network().float(), sf.random_masks(network(), 0.9, seed=0))
     fully_shard(stored)
-    told["stored"] = error_of(lambda: stored_weights(stored))
-    return told
+    messages["stored"] = error_of(lambda: stored_weights(stored))
+    return messages
 
 
 def error_of(call: Callable[[], object]) -> str:
@@ -289,7 +289,7 @@ def error_of(call: Callable[[], object]) -> str:
 
 
 def images(ranks: Any, data: Path, run: ImageRun) -> dict[str, Any]:
-    """A training on images, its test images shared unevenly."""
+    """Train on images, with the test images shared unevenly between processes."""
     logged: list[tuple[int, dict[str, float]]] = []
     trainer = train_images(
         run,

@@ -1,4 +1,4 @@
-"""Small networks, weights of several solutions, and data to measure them on."""
+"""Small networks, the weights of several solutions, and data to measure them on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def perceptron(*, dtype: torch.dtype = torch.float64) -> nn.Sequential:
 
 
 def state_of(model: nn.Module, seed: int) -> State:
-    """Parameters of another solution."""
+    """Random weights that stand for another solution."""
     return {
         name: torch.randn(p.shape, generator=stream(seed, "state", name), dtype=p.dtype)
         for name, p in model.named_parameters()

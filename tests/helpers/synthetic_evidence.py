@@ -1,4 +1,4 @@
-"""Made-up evidence with the shapes and names of the real one, for tests of what reads it."""
+"""Made-up evidence with the shapes and names of the real one, for tests of claims and pages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXTREMES = {
 
 
 def make_evidence(scale: Scale, *, only: Iterable[str] | None = None) -> Evidence:
-    """Everything that the matrix asks for, or only some groups; all tables."""
+    """Evidence with all runs of the matrix, or of some groups only, and all tables."""
     matrix = groups(scale)
     names = matrix if only is None else only
     runs = {name: [paper_run(config) for config in matrix[name]] for name in names}
@@ -39,7 +39,7 @@ def make_evidence(scale: Scale, *, only: Iterable[str] | None = None) -> Evidenc
 
 
 def paper_run(config: RunConfig, *, accuracy: float | None = None) -> Run:
-    """A run that learns, or, started the usual way, perhaps not."""
+    """A run that learns, except that some with the usual initialisation get stuck."""
     noise = np.random.default_rng(zlib.crc32(config.name.encode()))
     masked = config.method in ("scratch", "set", "rigl", "rigl_inverted")
     init = config.init if masked else ""

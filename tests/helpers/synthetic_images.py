@@ -36,18 +36,18 @@ def image_runs(
     spread: float = 0.05,
     change: tuple[float, float] = (0.0, 0.0),
 ) -> list[Run]:
-    """The runs of a group, whose numbers lie evenly around what is asked for: no chance, exact means.
+    """The runs of a group, with numbers spaced evenly around the given means: no chance, exact means.
 
     Args:
-        group: Of the recipe.
-        count: Of the first of its runs; default all.
+        group: Name of the group in the recipe.
+        count: Number of its runs, from the first; default all.
         accuracy: Mean, in percent.
         std: Half the range of accuracies.
-        stuck: How many of the runs, from the first, never learn.
+        stuck: Number of runs, from the first, that never learn.
         onset: First step with a low loss, a multiple of 20.
         norm: The gradient norm, or a function of the step.
-        spread: Half the range of log norms, and of changes in units of themselves, over seeds.
-        change: Of the norm at a mask update, up to step 390 and after.
+        spread: Half the range over seeds of the log norms, and of the changes relative to their mean.
+        change: Change of the norm at a mask update, up to step 390 and after.
     """
     configs = GROUPS[group][:count]
     places = around(1.0, len(configs), spread=1.0)
@@ -85,7 +85,7 @@ def _metrics(
 
 
 def image_verdict(claim: str, groups: Mapping[str, Settings], **tables: pd.DataFrame) -> Verdict:
-    """What is made of a claim if these groups, with these settings, are all that was run."""
+    """Verdict on a claim if these groups, with these settings, are the only runs."""
     evidence = Evidence({group: image_runs(group, **settings) for group, settings in groups.items()}, tables)
     (verdict,) = judge(evidence, {claim: CIFAR_CLAIMS[claim]})
     return verdict
@@ -94,9 +94,9 @@ def image_verdict(claim: str, groups: Mapping[str, Settings], **tables: pd.DataF
 def ticket_rows(
     column: str, *, masks: int = 3, spread: float = 0.02, others: Mapping[str, object] | None = None, **means: float
 ) -> pd.DataFrame:
-    """A measured table: a column of the runs on the masks of each pruning run, by kind (``ticket_scratch``: with -).
+    """A measured table: ``column`` of the runs on each pruning run's masks, by kind (``_`` stands for ``-``).
 
-    Means of pruning runs spread, runs on the masks of one do not.
+    Values differ between pruning runs, not between runs on the same masks.
     """
     rows: Rows = []
     for kind, mean in means.items():

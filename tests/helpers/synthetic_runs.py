@@ -1,4 +1,4 @@
-"""Made-up finished runs with the shapes of real ones, for tests of what reads runs."""
+"""Made-up finished runs with the shapes of real ones, for tests of claims and pages."""
 
 from __future__ import annotations
 
@@ -82,18 +82,18 @@ def runs_like(
     method: str = "scratch",
     **changes: object,
 ) -> list[Run]:
-    """``count`` runs of 1000 steps whose numbers lie evenly around what is asked for: no chance, exact means.
+    """``count`` runs of 1000 steps with numbers spaced evenly around the given means: no chance, exact means.
 
     Args:
-        count: Seeds 0, 1, ...
+        count: Number of runs, with seeds 0, 1, ...
         accuracy: Mean, in percent.
         std: Half the range of accuracies.
-        stuck: How many of the runs, from the first, never learn.
+        stuck: Number of runs, from the first, that never learn.
         onset: First step with a low loss, a multiple of 10.
         norm: The gradient norm, or a function of the share of training.
-        spread: Half the range of log norms, and of changes in units of themselves, over seeds.
-        change: Of the norm at a mask update, in the first and in the second half.
-        method: Of the config; ``changes`` are its other fields.
+        spread: Half the range over seeds of the log norms, and of the changes relative to their mean.
+        change: Change of the norm at a mask update, in the first and in the second half.
+        method: Method in the config; ``changes`` are its other fields.
     """
     level = norm if callable(norm) else lambda share: norm
     runs = []
@@ -120,13 +120,13 @@ def runs_like(
 
 
 def verdict_on(claim: str, groups: Mapping[str, Sequence[Run]], **tables: pd.DataFrame) -> Verdict:
-    """What is made of a claim if this is all that was run."""
+    """Verdict on a claim if these are the only runs."""
     (verdict,) = judge(Evidence(groups, tables), {claim: CLAIMS[claim]})
     return verdict
 
 
 def demo_runs(*, num_seeds: int = 3) -> list[Run]:
-    """What the demo makes: Original does not learn, Liu and Ours do, the dense networks do best."""
+    """Runs like the demo's: Original does not learn, Liu and Ours do, the dense networks do best."""
     runs = []
     for seed in range(num_seeds):
         runs.append(

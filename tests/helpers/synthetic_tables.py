@@ -1,4 +1,4 @@
-"""Made-up tables of measurements whose numbers lie evenly around what is asked for: no chance, exact means."""
+"""Made-up tables of measurements with numbers spaced evenly around the given means: no chance, exact means."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Rows = list[dict[str, Any]]
 
 
 def around(mean: float, count: int, *, spread: float = 0.05) -> list[float]:
-    """Values from ``mean * (1 - spread)`` to ``mean * (1 + spread)``.
+    """Evenly spaced values from ``mean * (1 - spread)`` to ``mean * (1 + spread)``.
 
     >>> around(10.0, 3, spread=0.1)
     [9.0, 10.0, 11.0]
@@ -46,7 +46,7 @@ def spectrum_rows(
 def distances(
     lottery: float, scratch: float, *, column: str, prunes: int = 5, seeds: int = 5, spread: float = 0.05
 ) -> pd.DataFrame:
-    """Rows of ``distances``: one column spreads over pruning runs and, for Scratch, over seeds."""
+    """Rows of ``distances``: ``column`` differs between pruning runs and, for Scratch, between seeds."""
     rows: Rows = []
     for group, mean in (("tickets/lottery", lottery), ("tickets/scratch", scratch)):
         for prune_seed, level in enumerate(around(mean, prunes, spread=spread)):
@@ -60,7 +60,7 @@ def distances(
 def barrier_rows(
     group: str, mean: float, *, start: str = "solution", column: str = "barrier", seeds: int = 5, spread: float = 0.05
 ) -> Rows:
-    """Rows of ``barriers``; the other number is of no matter."""
+    """Rows of ``barriers``; the number that is not asked for is 0."""
     other = {"barrier": "area", "area": "barrier"}[column]
     return [
         {"group": group, "seed": seed, "start": start, column: value, other: 0.0}
@@ -69,7 +69,7 @@ def barrier_rows(
 
 
 def reference_rows(group: str, *, seeds: int = 5, spread: float = 0.05, **means: float) -> Rows:
-    """Rows of ``function_reference``: means by column."""
+    """Rows of ``function_reference``, with the given mean for each column."""
     values = {name: around(mean, seeds, spread=spread) for name, mean in means.items()}
     return [
         {"group": group, "seed": seed, **{name: found[seed] for name, found in values.items()}} for seed in range(seeds)
@@ -88,7 +88,7 @@ def pair_rows(group: str, mean: float, *, seeds: int = 5, spread: float = 0.05) 
 def ensemble_rows(
     group: str, *, accuracy: float, gain: float = 0.0, runs: int = 5, members: int = 4, draws: int = 5, spread: float
 ) -> Rows:
-    """Rows of ``function_ensembles``: the first five, and draws of other runs whose accuracies spread in points."""
+    """Rows of ``function_ensembles``: the first five runs, and draws with accuracies up to ``spread`` points off."""
     sets = list(itertools.islice(itertools.combinations(range(runs), members), draws))
     # Every run is left out of some ensemble and a member of another.
     chosen = [range(min(5, runs)), *sets[:-1], tuple(range(runs - members, runs))]
@@ -101,5 +101,5 @@ def ensemble_rows(
 
 
 def tables(**rows: Rows) -> Mapping[str, pd.DataFrame]:
-    """Tables by name."""
+    """Data frames by name, from their rows."""
     return {name: pd.DataFrame(found) for name, found in rows.items()}

@@ -1,4 +1,4 @@
-"""A tiny convolutional network, its data and one training step: what the tests of updaters and Sparsifier run."""
+"""A tiny convolutional network, its data and one training step, for the tests of methods and Sparsifier."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def assert_same_bits(one: list[Tensor], other: list[Tensor]) -> None:
 def eight(
     updater: sf.updaters.Method, *, make: Callable[..., torch.optim.Optimizer] | None = None, **options: object
 ) -> tuple[nn.Linear, torch.optim.Optimizer, sf.Sparsifier]:
-    """Weights 4, -3, 2, -1 and four inactive ones; SGD with a learning rate of 0 keeps them while masks move."""
+    """A layer of weights 4, -3, 2, -1 and four inactive ones; SGD at learning rate 0 keeps them while masks move."""
     layer = nn.Linear(8, 1, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[4.0, -3.0, 2.0, -1.0, 0.0, 0.0, 0.0, 0.0]]))
@@ -94,10 +94,10 @@ def eight(
 
 
 def pull(layer: nn.Linear, *gradient: float) -> None:
-    """A backward pass that adds exactly this to the gradient of the eight weights."""
+    """Run a backward pass that adds exactly ``gradient`` to the gradient of the eight weights."""
     (layer.weight * torch.tensor(gradient, dtype=layer.weight.dtype)).sum().backward()
 
 
 def active(sparsifier: sf.Sparsifier) -> list[int]:
-    """Which of the eight are active."""
+    """Indices of the active ones among the eight weights."""
     return sparsifier.masks["weight"].flatten().nonzero().flatten().tolist()

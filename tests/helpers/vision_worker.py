@@ -1,4 +1,4 @@
-"""What each process of tests/training/test_ranks.py does: a small network with batch norm, RigL on a global batch."""
+"""One process of tests/training/test_ranks.py: a small network with batch norm, RigL on a global batch."""
 
 from __future__ import annotations
 

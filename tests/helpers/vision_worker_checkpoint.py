@@ -1,4 +1,4 @@
-"""What each process of tests/training/test_checkpoint.py does: train, save, and kill itself where it is told."""
+"""One process of tests/training/test_checkpoint.py: train, save, and kill itself at a given place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sparseflow.training.resume import Checkpoints
 from sparseflow.training.setup import set_up_images
 from sparseflow.training.step import Trainer
 
-#: Where a process can die in a save -> who of two it is.
+#: Place in a save where a process can die -> rank of the process that dies there.
 PLACES = {"before_writing": 1, "after_own_share": 1, "before_rename": 0}
 
 
@@ -63,7 +63,7 @@ def _die() -> None:
 
 
 def _kill_in_save(number: int, *, place: str) -> None:
-    """From the next call on, this process dies in its save of that number."""
+    """Make this process die in its ``number``-th save from now on."""
     calls = 0
 
     def at_call(function: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
