@@ -26,7 +26,7 @@ class Here:
             done.set_result(None)
         return done
 
-    def heard(self) -> list[tuple[str, int]]:
+    def progress(self) -> list[tuple[str, int]]:
         return []
 
     def stop(self) -> None: ...

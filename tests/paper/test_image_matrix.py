@@ -22,8 +22,8 @@ from sparseflow.paper.reproduce_images import ImageMatrix
 from sparseflow.rng import stream
 from sparseflow.training.images import ImageRun
 from sparseflow.training.names import METHODS
-from sparseflow.training.pool import in_order
 from sparseflow.training.sweep import Training
+from sparseflow.training.tasks import in_order
 
 GROUPS = imagenet_groups()
 

@@ -24,9 +24,9 @@ from sparseflow.training import processes as processes_module
 from sparseflow.training.config import pruning_parent
 from sparseflow.training.digit_runs import train
 from sparseflow.training.digits import DigitRun
-from sparseflow.training.pool import in_order
 from sparseflow.training.runs import METRICS, is_done, unfinished_runs
 from sparseflow.training.sweep import Training, sweep
+from sparseflow.training.tasks import in_order
 
 BASE = DigitRun(
     dataset="mnist-5k",

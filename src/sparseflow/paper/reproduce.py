@@ -19,9 +19,9 @@ from sparseflow.paper.matrix.scales import Scale
 from sparseflow.paper.measures.measurement import Measurement, read_tables
 from sparseflow.paper.page import Watched, write_paper_report
 from sparseflow.training.digits import DigitRun
-from sparseflow.training.pool import Task, in_order
 from sparseflow.training.runs import is_done, load_run
 from sparseflow.training.sweep import Training
+from sparseflow.training.tasks import Task, in_order
 
 #: Milliseconds a step takes on one core of a server of 2023, batch 128: (model, is it sparse from the start).
 _STEP = {

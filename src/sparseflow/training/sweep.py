@@ -11,10 +11,11 @@ from rich.console import Console
 
 from sparseflow.data.digits import fetch
 from sparseflow.training.images import ImageRun
-from sparseflow.training.pool import Task, check_jobs, in_order, run_tasks
+from sparseflow.training.pool import check_jobs, run_tasks
 from sparseflow.training.ranks import Ranks
 from sparseflow.training.runs import Config, Run, is_done, load_run
 from sparseflow.training.setup import dense_network
+from sparseflow.training.tasks import Task, in_order
 
 
 @dataclass(frozen=True)
