@@ -12,7 +12,7 @@ import sparseflow as sf
 from benchmarks.engine_timing import Step, compare
 from benchmarks.result import Benchmark, Case, Failure
 from sparseflow.engine.plans.plan import plan
-from sparseflow.networks.lenet import build_model
+from sparseflow.networks import build_network
 
 BATCH = 128
 LR, MOMENTUM = 0.01, 0.9
@@ -49,7 +49,7 @@ def _run(network: str, sparsity: float, make: Callable[..., Step], smoke: bool) 
     y = torch.randint(0, 10, (batch,), generator=generator)
 
     def model() -> nn.Sequential:
-        return build_model(network, generator=torch.Generator().manual_seed(0))
+        return build_network(network, generator=torch.Generator().manual_seed(0))
 
     masks = sf.random_masks(model(), sparsity, seed=0)
     sparse = model()

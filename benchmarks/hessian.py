@@ -18,7 +18,7 @@ from sparseflow.analysis.layout import ActiveLayout, active_parameters
 from sparseflow.analysis.products import hessian_product
 from sparseflow.analysis.spectrum import eigenvalues
 from sparseflow.gradients import loss_gradient
-from sparseflow.networks.lenet import build_model
+from sparseflow.networks import build_network
 
 EXAMPLES = 1000
 #: Rows that are timed; all take the same time.
@@ -29,7 +29,7 @@ Masks = dict[str, Tensor]
 
 def lenet5(*, steps: int) -> tuple[nn.Sequential, Masks]:
     """A 95 % sparse LeNet5 after some steps of SGD, and its masks."""
-    model = build_model("lenet5", generator=torch.Generator().manual_seed(0))
+    model = build_network("lenet5", generator=torch.Generator().manual_seed(0))
     masks = dict(sf.random_masks(model, 0.95, seed=0))
     sf.initialize_(model, masks, scheme="sparse", seed=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
@@ -57,7 +57,7 @@ def row_by_row(
     model: nn.Sequential, layout: ActiveLayout, batch: tuple[Tensor, Tensor], dtype: torch.dtype
 ) -> Callable[[int], Tensor]:
     """Rows of the Hessian as in the authors' code: differentiate the gradient one component after another."""
-    twin = build_model("lenet5", generator=torch.Generator()).to(dtype)
+    twin = build_network("lenet5", generator=torch.Generator()).to(dtype)
     twin.load_state_dict(model.state_dict())
     parameters = dict(twin.named_parameters())
     loss = F.cross_entropy(twin(batch[0].to(dtype)), batch[1])

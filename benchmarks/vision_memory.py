@@ -67,7 +67,7 @@ def _child(network: str, channels_last: bool, width: float) -> None:
     from sparseflow.sparsifier.sparsifier import Sparsifier
     from sparseflow.training.images import ImageRun
     from sparseflow.training.ranks import Ranks
-    from sparseflow.training.setup import set_up_images, updater_of
+    from sparseflow.training.setup import set_up_images
 
     torch.set_num_threads(THREADS)
     run = ImageRun(
@@ -79,7 +79,7 @@ def _child(network: str, channels_last: bool, width: float) -> None:
         trainer = set_up_images(run, Ranks())
         model, optimizer = trainer.model, trainer.optimizer
         trainer.sparsifier.remove()
-        arguments = model, optimizer, dict(trainer.sparsifier.masks), updater_of(run, {})
+        arguments = model, optimizer, dict(trainer.sparsifier.masks), run.updater()
         generator = torch.Generator().manual_seed(0)
 
         def step() -> None:

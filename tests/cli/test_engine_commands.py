@@ -16,11 +16,11 @@ from sparseflow.cli.engine import imported, read_state, trained
 from sparseflow.cli.main import main
 from sparseflow.engine.convert import sparse_layers
 from sparseflow.engine.files.export import load, load_state, save
-from sparseflow.networks.lenet import build_model
+from sparseflow.networks import build_network
 from sparseflow.training.digit_runs import train
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digits import DigitRun
 
-TINY = RunConfig(dataset="mnist-5k", model="lenet5-small", steps=4, batch_size=16, method="set", update_every=2)
+TINY = DigitRun(dataset="mnist-5k", model="lenet5-small", steps=4, batch_size=16, method="set", update_every=2)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def _screen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def dense_lenet() -> nn.Sequential:
-    return build_model("lenet5-small", generator=torch.Generator())
+    return build_network("lenet5-small", generator=torch.Generator())
 
 
 def masked_state() -> dict[str, Tensor]:

@@ -17,11 +17,12 @@ from sparseflow.__main__ import main as entry
 from sparseflow.cli import main as cli
 from sparseflow.cli.main import main
 from sparseflow.lab.demo import signal as signal_at_init
+from sparseflow.training.config import pruning_parent
 from sparseflow.training.digit_runs import train
-from sparseflow.training.digits import RunConfig, pruning_parent
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import load_runs
 
-TINY = RunConfig(
+TINY = DigitRun(
     dataset="mnist-5k", model="lenet5-small", steps=4, batch_size=16, prune_begin=1, prune_end=3, update_every=2
 )
 
@@ -34,7 +35,7 @@ def _screen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def flags(config: RunConfig) -> list[str]:
+def flags(config: DigitRun) -> list[str]:
     return [f"--{name.replace('_', '-')}={value}" for name, value in config.changed().items()]
 
 
@@ -79,7 +80,7 @@ def test_help_of_train_has_every_field_with_its_default(capsys: pytest.CaptureFi
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     only_for_recipes = {"mask_from", "control", "start_noise", "init_seed", "snapshots", "holdout"}
-    for name, value in RunConfig().to_dict().items():
+    for name, value in DigitRun().to_dict().items():
         flag = f"--{name.replace('_', '-')} "
         if name in only_for_recipes:
             assert flag not in text
@@ -96,7 +97,7 @@ def test_help_of_train_has_every_field_with_its_default(capsys: pytest.CaptureFi
         ("--sparsity 95", "sparsity must be in [0, 1), got 95.0. For 95% zeros write 0.95, not 95."),
         (
             "--method rigel",
-            "method must be one of dense, scratch, set, rigl, rigl_inverted, snfs, prune, lottery, restart, got",
+            "method must be one of dense, prune, lottery, restart, scratch, set, rigl, rigl_inverted, snfs, got",
         ),
         ("--init ours", "init must be one of dense, liu, sparse, live, got 'ours'."),
         ("--init-base he", "init_base must be one of kaiming_normal, "),

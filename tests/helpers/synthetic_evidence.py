@@ -14,7 +14,7 @@ import pandas as pd
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.matrix.mnist import after_update, groups
 from sparseflow.paper.matrix.scales import Scale
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import Run
 from synthetic_runs import ENV, demo_signal
 
@@ -38,7 +38,7 @@ def make_evidence(scale: Scale, *, only: Iterable[str] | None = None) -> Evidenc
     return Evidence(runs, make_tables(scale), scale.name)
 
 
-def paper_run(config: RunConfig, *, accuracy: float | None = None) -> Run:
+def paper_run(config: DigitRun, *, accuracy: float | None = None) -> Run:
     """A run that learns, except that some with the usual initialisation get stuck."""
     noise = np.random.default_rng(zlib.crc32(config.name.encode()))
     masked = config.method in ("scratch", "set", "rigl", "rigl_inverted")
@@ -60,7 +60,7 @@ def paper_run(config: RunConfig, *, accuracy: float | None = None) -> Run:
     return Run(config, Path(config.name), _metrics(config, init, stuck, noise), final, ENV, 15.0)
 
 
-def _metrics(config: RunConfig, init: str, stuck: bool, noise: np.random.Generator) -> pd.DataFrame:
+def _metrics(config: DigitRun, init: str, stuck: bool, noise: np.random.Generator) -> pd.DataFrame:
     start, half = STARTS[init]
     if config.method == "lottery":
         start, half = 0.06, 0.03

@@ -12,7 +12,7 @@ import pandas as pd
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims import CLAIMS, judge
 from sparseflow.paper.claims.verdict import Verdict
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.store import Run
 
 STEPS = 900
@@ -32,7 +32,7 @@ def make_run(
     **changes: object,
 ) -> Run:
     """A run of 900 steps that learns from step ``onset`` on, or never (None), and ends at ``accuracy``."""
-    config = RunConfig(
+    config = DigitRun(
         method=method,
         init=init,
         seed=seed,
@@ -45,7 +45,7 @@ def make_run(
     return Run(config=config, folder=Path(config.name), metrics=metrics, final=final, env=ENV, seconds=seconds)
 
 
-def _metrics(config: RunConfig, *, accuracy: float, onset: int | None, start_norm: float) -> pd.DataFrame:
+def _metrics(config: DigitRun, *, accuracy: float, onset: int | None, start_norm: float) -> pd.DataFrame:
     noise = np.random.default_rng(config.seed)
     rows: list[tuple[int, str, float]] = []
     for step in range(0, config.steps + 1, config.log_every):
@@ -99,7 +99,7 @@ def runs_like(
     runs = []
     for seed in range(count):
         place = 2 * seed / (count - 1) - 1 if count > 1 else 0.0
-        config = RunConfig(
+        config = DigitRun(
             method=method, seed=seed, **{"steps": 1000, "log_every": 10, "update_every": 100, "prune_begin": 250}
             | {"prune_end": 600, **changes},
         )  # fmt: skip

@@ -10,7 +10,7 @@ from torch import nn
 
 import sparseflow as sf
 from sparseflow.lab.demo.signal import MASK_KINDS, SPARSITIES, signal_at_init, skewed_masks
-from sparseflow.networks.lenet import build_model, lenet5
+from sparseflow.networks import build_network, lenet5
 from sparseflow.rng import stream
 
 NETWORKS = 60
@@ -72,7 +72,7 @@ def test_at_sparsity_zero_all_schemes_are_one() -> None:
 def test_std_is_that_of_a_hand_made_forward_pass() -> None:
     """Masked He weights drawn by torch's own initialiser, float64."""
     (found,) = signal_at_init(networks=1, sparsities=[0.5], schemes=["dense"], examples=20, seed=3).logit_std[:1]
-    model = build_model("lenet5", generator=torch.Generator())
+    model = build_network("lenet5", generator=torch.Generator())
     masks = sf.random_masks(model, 0.5, seed=3)
     for name, mask in masks.items():
         weight = model.get_parameter(name)

@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from sparseflow.init.schemes import SCHEMES
 from sparseflow.lab.page.figure_data import accuracy_points, signal_levels, training_curves, update_changes
 from sparseflow.lab.page.groups import INIT_LABELS, METHOD_LABELS, check_comparable, group_of
 from sparseflow.lab.page.summary import onset_step, readable, summarize, terminal_table
-from sparseflow.training.digits import METHODS, SCHEMES, RunConfig
+from sparseflow.training.digits import DigitRun
+from sparseflow.training.names import METHODS
 from synthetic_runs import demo_runs, demo_signal, make_run
 
 
@@ -35,7 +37,7 @@ def metrics_of(name: str, values: dict[int, float]) -> pd.DataFrame:
     ],
 )
 def test_groups_are_named_as_people_name_them(fields: dict[str, str], label: str) -> None:
-    assert group_of(RunConfig(**fields)).label == label
+    assert group_of(DigitRun(**fields)).label == label
 
 
 def test_every_method_and_initialisation_of_the_config_has_a_label() -> None:
@@ -145,7 +147,7 @@ def test_terminal_table_fits_eighty_columns_without_cutting_anything() -> None:
         ({"model": "mlp"}, r"differ in model \(lenet5 and mlp\)"),
         ({"sparsity": 0.9}, r"differ in sparsity \(0.9 and 0.95\)"),
         ({"learning_rate": 0.1}, r"learning_rate within Scratch, Ours \(0.05 and 0.1\)"),
-        ({"mask_from": RunConfig(method="prune")}, "mask_from within Scratch, Ours"),
+        ({"mask_from": DigitRun(method="prune")}, "mask_from within Scratch, Ours"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused(change: dict[str, object], message: str) -> None:
@@ -155,7 +157,7 @@ def test_runs_that_cannot_be_compared_are_refused(change: dict[str, object], mes
 
 
 def test_tickets_of_different_seeds_are_one_group() -> None:
-    runs = [make_run(seed=seed, mask_from=RunConfig(method="prune", seed=seed)) for seed in range(2)]
+    runs = [make_run(seed=seed, mask_from=DigitRun(method="prune", seed=seed)) for seed in range(2)]
     assert summarize(runs).loc[0, "n"] == 2
 
 

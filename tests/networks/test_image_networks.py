@@ -20,6 +20,7 @@ from sparseflow.networks import (
     channels,
     draw_sparse_,
     network_masks,
+    networks_for,
     resnet50,
     vgg16,
 )
@@ -120,7 +121,7 @@ def test_resnet50_has_the_counts_of_the_protocol() -> None:
     [("vgg16", [28, 56, 112, 225], 3_062_313), ("resnet50", [29, 59, 119, 238], 6_013_905)],
 )
 def test_small_dense_twins(name: str, widths: list[int], count: int) -> None:
-    width = NETWORKS[name].small_dense_width
+    width = NETWORKS[name].small_dense["width"]
     assert [channels(base, width) for base in (64, 128, 256, 512)] == widths
     weights = kernels(on_meta(name, width=width))
     assert sum(weight.numel() for weight in weights.values()) == count
@@ -129,7 +130,7 @@ def test_small_dense_twins(name: str, widths: list[int], count: int) -> None:
     assert shapes[-1][0] == 1000
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", networks_for(3))
 def test_the_stem_for_small_images_changes_the_first_convolution_at_most(name: str) -> None:
     large, small = (
         {key: tuple(value.shape) for key, value in kernels(on_meta(name, stem=stem)).items()}
@@ -277,7 +278,7 @@ def test_vgg16_is_a_chain_for_the_engine_and_the_closed_form() -> None:
 
 
 @pytest.mark.parametrize(("name", "scale"), [("vgg16", 2.0), ("resnet50", 1.0)])
-def test_dense_start_has_the_variances_of_the_protocol(name: str, scale: float) -> None:
+def test_dense_network_has_the_variances_of_the_protocol(name: str, scale: float) -> None:
     model = build_network(name, generator=generator(), width=0.25)
     for key, weight in kernels(model).items():
         if key == "fc.weight":
@@ -307,7 +308,7 @@ def test_norms_and_biases_start_as_in_the_protocol() -> None:
     assert torch.equal(blocks[1](x), x.clamp(min=0))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", networks_for(3))
 def test_start_depends_on_the_generator_alone(name: str) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
@@ -444,7 +445,7 @@ def test_live_draw_counts_the_inputs_of_the_example() -> None:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", networks_for(3))
 def test_rigl_trains_them(name: str) -> None:
     model = small(name)
     masks = network_masks(name, model, 0.8, seed=0)
@@ -466,7 +467,7 @@ def test_rigl_trains_them(name: str) -> None:
 
 def test_unknown_choices_list_the_known() -> None:
     model = small("vgg16")
-    known = r"name must be one of 'vgg16', 'resnet50', 'resnet14', got 'resnet18'"
+    known = r"name must be one of 'lenet5', .*'vgg16', 'resnet50', 'resnet14', got 'resnet18'"
     with pytest.raises(ValueError, match=known):
         build_network("resnet18", generator=generator())
     with pytest.raises(ValueError, match=known):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparseflow.networks.lenet import MODELS, build_model
+from sparseflow.networks import NETWORKS, build_network, networks_for
 
 # Name of the layer -> (weights, biases).
 TABLES = {
@@ -26,12 +26,12 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def test_every_model_has_its_table() -> None:
-    assert set(MODELS) == set(TABLES) == set(TOTALS)
+    assert set(networks_for(1)) == set(TABLES) == set(TOTALS)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", networks_for(1))
 def test_counts(name: str) -> None:
-    model = build_model(name, generator=generator())
+    model = build_network(name, generator=generator())
     counts = {
         key: (layer.weight.numel(), layer.bias.numel())
         for key, layer in model.named_children()
@@ -45,7 +45,7 @@ def test_counts(name: str) -> None:
 def test_lenet5_sizes_are_those_of_unpadded_convolutions() -> None:
     sizes = {}
     x = torch.zeros(1, 1, 28, 28)
-    for name, layer in MODELS["lenet5"]().named_children():
+    for name, layer in NETWORKS["lenet5"].build().named_children():
         x = layer(x)
         sizes[name] = tuple(x.shape[1:])
     assert sizes["conv1"] == (6, 24, 24)
@@ -56,9 +56,9 @@ def test_lenet5_sizes_are_those_of_unpadded_convolutions() -> None:
     assert sizes["fc3"] == (10,)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", networks_for(1))
 def test_models_are_chains_from_images_to_logits(name: str) -> None:
-    model = build_model(name, generator=generator(), num_classes=7)
+    model = build_network(name, generator=generator(), num_classes=7)
     assert type(model) is nn.Sequential
     images = torch.rand(3, 1, 28, 28, generator=generator())
     logits = model(images)
@@ -70,7 +70,7 @@ def test_models_are_chains_from_images_to_logits(name: str) -> None:
 
 
 def test_lenet5_computes_what_is_written_out_here() -> None:
-    model = build_model("lenet5", generator=generator(1))
+    model = build_network("lenet5", generator=generator(1))
     state = {name: value.detach() for name, value in model.state_dict().items()}
     x = images = torch.rand(2, 1, 28, 28, generator=generator(2))
     for name in ("conv1", "conv2"):
@@ -83,9 +83,9 @@ def test_lenet5_computes_what_is_written_out_here() -> None:
     torch.testing.assert_close(model(images).detach(), x @ state["fc3.weight"].T, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", networks_for(1))
 def test_start_is_glorot_uniform_with_zero_biases(name: str) -> None:
-    model = build_model(name, generator=generator())
+    model = build_network(name, generator=generator())
     for layer in model:
         if not isinstance(layer, nn.Conv2d | nn.Linear):
             continue
@@ -103,22 +103,22 @@ def test_start_is_glorot_uniform_with_zero_biases(name: str) -> None:
 def test_start_depends_on_the_generator_alone() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    one = build_model("lenet5", generator=generator(3)).state_dict()
+    one = build_network("lenet5", generator=generator(3)).state_dict()
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(1)
-    two = build_model("lenet5", generator=generator(3)).state_dict()
-    other = build_model("lenet5", generator=generator(4)).state_dict()
+    two = build_network("lenet5", generator=generator(3)).state_dict()
+    other = build_network("lenet5", generator=generator(4)).state_dict()
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert not torch.equal(one["fc1.weight"], other["fc1.weight"])
 
 
 def test_built_models_can_be_trained() -> None:
-    model = build_model("mlp-small", generator=generator())
+    model = build_network("mlp-small", generator=generator())
     assert all(parameter.requires_grad and parameter.device.type == "cpu" for parameter in model.parameters())
     model(torch.rand(2, 1, 28, 28)).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_unknown_model_lists_the_known() -> None:
-    with pytest.raises(ValueError, match=r"no model 'lenet'. Known: lenet5, lenet5-small, mlp, mlp-small"):
-        build_model("lenet", generator=generator())
+    with pytest.raises(ValueError, match=r"name must be one of 'lenet5', 'lenet5-small', 'mlp', .* got 'lenet'"):
+        build_network("lenet", generator=generator())

@@ -24,7 +24,7 @@ from sparseflow.paper.claims.run_statistics import (
 )
 from sparseflow.paper.claims.verdict import Part, Verdict, all_of, conclude
 from sparseflow.paper.published import claims
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import Run
 from synthetic_runs import make_run, runs_like
 
@@ -41,9 +41,9 @@ def flow(*norms: tuple[int, float], name: str = "flow/norm") -> list[tuple[int, 
 
 
 def test_paper_steps_are_shares_of_training() -> None:
-    assert at_paper_step(RunConfig(), 5000) == 5000
-    assert at_paper_step(RunConfig(steps=1000), 500) == 43  # 500 / 11719 = 0.0427
-    assert at_paper_step(RunConfig(steps=1000), 11719) == 1000
+    assert at_paper_step(DigitRun(), 5000) == 5000
+    assert at_paper_step(DigitRun(steps=1000), 500) == 43  # 500 / 11719 = 0.0427
+    assert at_paper_step(DigitRun(steps=1000), 11719) == 1000
 
 
 def test_runs_that_never_learn_count_as_their_last_step() -> None:

@@ -20,9 +20,10 @@ from sparseflow.paper.matrix.imagenet import imagenet_groups
 from sparseflow.paper.measures.measurement import Measurement
 from sparseflow.paper.reproduce_images import ImageMatrix
 from sparseflow.rng import stream
-from sparseflow.training.images import METHODS, ImageRun
-from sparseflow.training.pool import in_order
+from sparseflow.training.images import ImageRun
+from sparseflow.training.names import METHODS
 from sparseflow.training.sweep import Training
+from sparseflow.training.tasks import in_order
 
 GROUPS = imagenet_groups()
 
@@ -103,7 +104,7 @@ def test_smoke_runs_every_method_from_every_start_on_both_networks() -> None:
     runs = [run for group in groups.values() for run in group]
     assert len(runs) == len(set(runs)) == 2 * (1 + 4 + 3 * 4 * 2 + 1 + 4)
     for network in ("vgg16", "resnet50"):
-        assert {run.method for run in runs if run.network == network} == set(METHODS)
+        assert {run.method for run in runs if run.network == network} == set(METHODS) - {"snfs"}
         for method in ("scratch", "set", "rigl", "rigl_inverted"):
             assert {run.init for run in runs if (run.network, run.method) == (network, method)} == set(SCHEMES)
         for method in ("set", "rigl", "rigl_inverted"):

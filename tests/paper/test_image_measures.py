@@ -16,8 +16,8 @@ from sparseflow.paper.measures.functions import functions
 from sparseflow.paper.measures.landscape import distances, embedding, path
 from sparseflow.paper.measures.measurement import Measurement
 from sparseflow.paper.measures.source import Source
+from sparseflow.training.config import pruning_parent
 from sparseflow.training.image_runs import train_image_run
-from sparseflow.training.images import pruning_parent
 from sparseflow.training.runs import read_snapshot
 
 BASE = RESNET_BASE.with_(

@@ -14,7 +14,7 @@ from sparseflow.paper.matrix.mnist import groups, snapshots
 from sparseflow.paper.matrix.scales import DEMO, PAPER, Scale
 from sparseflow.paper.measures.measurement import Measurement
 from sparseflow.paper.reproduce import Matrix, seconds
-from sparseflow.training.digits import SPARSE_METHODS, TICKET_METHODS, RunConfig
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.sweep import Training
 
 
@@ -67,7 +67,7 @@ def test_groups_differ_in_seeds_alone(matrix: Matrix) -> None:
 def test_masks_are_pruned_and_no_ticket_sees_its_parent_s_order(matrix: Matrix) -> None:
     for name, configs in matrix.groups.items():
         for config in configs:
-            if config.method in SPARSE_METHODS | TICKET_METHODS:
+            if config.row.start != "dense":
                 assert config.mask_from is not None, name
             if name.startswith(("tickets", "mlp-tickets")) and config.mask_from is not None:
                 assert config.seed != config.mask_from.seed
@@ -147,9 +147,9 @@ def test_claims_of_the_paper_are_all_there() -> None:
 
 
 def test_measurements_are_named_by_what_they_are_of() -> None:
-    one = Measurement("spectrum", (RunConfig(),), (("step", 200),), (("group", "a"),))
+    one = Measurement("spectrum", (DigitRun(),), (("step", 200),), (("group", "a"),))
     others = [
-        Measurement("spectrum", (RunConfig(seed=1),), one.options, one.labels),
+        Measurement("spectrum", (DigitRun(seed=1),), one.options, one.labels),
         Measurement("path", one.runs, one.options, one.labels),
         Measurement("spectrum", one.runs, (("step", 100),), one.labels),
         Measurement("spectrum", one.runs, one.options, (("group", "b"),)),

@@ -19,12 +19,14 @@ from sparseflow.paper.measures.masks import masks
 from sparseflow.paper.measures.measurement import FOLDER, Measurement, read_tables
 from sparseflow.paper.measures.source import Source, network
 from sparseflow.paper.measures.spectra import spectrum
+from sparseflow.training.config import pruning_parent
 from sparseflow.training.digit_runs import train
-from sparseflow.training.digit_setup import dense_start, set_up
-from sparseflow.training.digits import RunConfig, pruning_parent
+from sparseflow.training.digit_setup import set_up
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import final_state, read_snapshot
+from sparseflow.training.setup import dense_network
 
-BASE = RunConfig(
+BASE = DigitRun(
     dataset="mnist-5k",
     batch_size=64,
     steps=60,
@@ -56,9 +58,9 @@ def data() -> Dataset:
     return load_dataset("mnist-5k")
 
 
-def logits(config: RunConfig, source: Source, images: Tensor) -> Tensor:
+def logits(config: DigitRun, source: Source, images: Tensor) -> Tensor:
     """Dense, by torch."""
-    model = dense_start(config)
+    model = dense_network(config)
     model.load_state_dict(final_state(config, root=source.root)["model"])
     with torch.no_grad():
         found: Tensor = model(images)
@@ -144,7 +146,7 @@ def test_a_spectrum_is_of_the_masks_of_its_moment(moment: str, source: Source, d
     assert row["largest"] == float(values.max())
     assert row["trace"] == pytest.approx(float(values.sum()))
     state = read_snapshot(MOVING, 20, root=source.root, before_update=moment == "before")
-    model = dense_start(MOVING).double()
+    model = dense_network(MOVING).double()
     model.load_state_dict(state["model"])
     images, labels = source.training_images(MOVING, 50)
     parameters = list(model.parameters())
@@ -180,7 +182,7 @@ def test_the_fast_network_follows_its_weights(source: Source, data: Dataset) -> 
     images = data.test_images[:64]
     for state in (source.start(config), source.end(config)):
         model.load_state_dict(state)
-        dense = dense_start(config)
+        dense = dense_network(config)
         dense.load_state_dict(state)
         torch.testing.assert_close(model(images), dense(images).detach(), rtol=1e-4, atol=1e-5)
 

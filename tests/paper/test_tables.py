@@ -20,7 +20,8 @@ from sparseflow.paper.exhibits.contradictions import contradictions
 from sparseflow.paper.matrix.mnist import groups
 from sparseflow.paper.matrix.scales import DEMO, PAPER
 from sparseflow.paper.published import Reported, claims, mnist, reported
-from sparseflow.training.digits import RunConfig, pruning_parent
+from sparseflow.training.config import pruning_parent
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import Run
 from synthetic_evidence import make_evidence, paper_run
 
@@ -259,12 +260,12 @@ def test_settings_are_those_of_the_runs() -> None:
 
 
 def test_settings_of_pruning_are_the_pruning_runs() -> None:
-    parent = RunConfig(method="prune", prune_begin=10, prune_end=20, weight_decay=0.0)
-    ticket = RunConfig(method="lottery", mask_from=parent, weight_decay=0.0)
+    parent = DigitRun(method="prune", prune_begin=10, prune_end=20, weight_decay=0.0)
+    ticket = DigitRun(method="lottery", mask_from=parent, weight_decay=0.0)
     content = settings.table3(Evidence({"tickets/lottery": [paper_run(ticket)]}, {}), PAPER)
     data = content.tables[0].data.set_index("setting")
     assert data.loc["prune_start_step"].to_list() == ["3000", "10", "no"]
-    assert pruning_parent(RunConfig()).prune_begin == 3000
+    assert pruning_parent(DigitRun()).prune_begin == 3000
 
 
 # --- masks twice ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""RunConfig: one run, one config, one name; what cannot be trained cannot be written down."""
+"""DigitRun: one run, one config, one name; what cannot be trained cannot be written down."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from sparseflow.init.fill import INITIALIZERS
-from sparseflow.init.schemes import SCHEMES as CORE_SCHEMES
+from sparseflow.init.schemes import SCHEMES
 from sparseflow.lab.demo.recipe import demo
-from sparseflow.training.digit_setup import METHOD_UPDATERS
-from sparseflow.training.digits import METHODS, SCHEMES, SPARSE_METHODS, TICKET_METHODS, RunConfig, pruning_parent
+from sparseflow.training.config import pruning_parent
+from sparseflow.training.digits import DigitRun
+from sparseflow.training.names import starting
 
-PARENT = RunConfig(method="prune")
+PARENT = DigitRun(method="prune")
 #: Another valid value of every field.
 OTHER = {
     "dataset": "mnist-5k",
@@ -53,23 +54,23 @@ OTHER = {
 
 
 def test_every_field_is_in_the_hash() -> None:
-    assert set(OTHER) == {field.name for field in fields(RunConfig)}
-    configs = [RunConfig(), *(RunConfig(**{name: value}) for name, value in OTHER.items())]
+    assert set(OTHER) == {field.name for field in fields(DigitRun)}
+    configs = [DigitRun(), *(DigitRun(**{name: value}) for name, value in OTHER.items())]
     assert len({config.hash for config in configs}) == len(configs)
     assert len({config.name for config in configs}) == len(configs)
 
 
 def test_hash_is_stable_over_versions_and_processes() -> None:
     """Stored names must not move. Oracle: SHA-256 of the texts '{}' and '{"seed": 3}', by sha256sum."""
-    assert RunConfig().hash == "44136fa355b3"
-    assert RunConfig(seed=3).name == f"scratch-sparse-lenet5-s3-{RunConfig(seed=3).hash}"
-    config = RunConfig(**OTHER | {"mask_from": pruning_parent(RunConfig(**OTHER | {"mask_from": None}))})
-    code = f"from sparseflow.training.digits import RunConfig; print(RunConfig.from_dict({config.to_dict()!r}).hash)"
+    assert DigitRun().hash == "44136fa355b3"
+    assert DigitRun(seed=3).name == f"scratch-sparse-lenet5-s3-{DigitRun(seed=3).hash}"
+    config = DigitRun(**OTHER | {"mask_from": pruning_parent(DigitRun(**OTHER | {"mask_from": None}))})
+    code = f"from sparseflow.training.digits import DigitRun; print(DigitRun.from_dict({config.to_dict()!r}).hash)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == config.hash
 
 
 def test_hash_of_mask_from_differs_from_that_of_the_parent_itself() -> None:
-    assert len({RunConfig(mask_from=PARENT.with_(seed=s)).hash for s in range(3)} | {PARENT.hash}) == 4
+    assert len({DigitRun(mask_from=PARENT.with_(seed=s)).hash for s in range(3)} | {PARENT.hash}) == 4
 
 
 @pytest.mark.parametrize(
@@ -83,20 +84,20 @@ def test_hash_of_mask_from_differs_from_that_of_the_parent_itself() -> None:
     ],
 )
 def test_equal_configs_have_one_name(one: dict[str, float], two: dict[str, float]) -> None:
-    assert RunConfig(**one) == RunConfig(**two)
-    assert RunConfig(**one).name == RunConfig(**two).name
+    assert DigitRun(**one) == DigitRun(**two)
+    assert DigitRun(**one).name == DigitRun(**two).name
 
 
-@pytest.mark.parametrize("config", [RunConfig(), *demo(seeds=1)], ids=lambda config: config.name)
-def test_json_round_trip(config: RunConfig) -> None:
-    again = RunConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+@pytest.mark.parametrize("config", [DigitRun(), *demo(seeds=1)], ids=lambda config: config.name)
+def test_json_round_trip(config: DigitRun) -> None:
+    again = DigitRun.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert again.name == config.name
 
 
 def test_unknown_field_is_an_error() -> None:
     with pytest.raises(ValueError, match="fields this version does not know: colour, size"):
-        RunConfig.from_dict({"size": 1, "colour": 2})
+        DigitRun.from_dict({"size": 1, "colour": 2})
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_unknown_field_is_an_error() -> None:
         ({"sparsity": 1.0}, "sparsity must be in"),
         ({"sparsity": -0.1}, "sparsity must be in"),
         ({"sparsity": float("nan")}, "sparsity must be in"),
-        ({"method": "rigel"}, "method must be one of dense, scratch, set, .*, got 'rigel'"),
+        ({"method": "rigel"}, "method must be one of dense, prune, lottery, .*, got 'rigel'"),
         ({"init": "ours"}, "init must be one of dense, liu, sparse, live, got 'ours'"),
         ({"init_base": "he"}, "init_base must be one of kaiming_normal, .*, got 'he'"),
         ({"allocation": "ERK"}, "allocation must be one of uniform, er, erk, got 'ERK'"),
@@ -129,7 +130,7 @@ def test_unknown_field_is_an_error() -> None:
         ({"method": "prune", "steps": 6000}, "begin 3000, end 7000, 6000 steps. Lower prune_begin and prune_end"),
         ({"method": "prune", "prune_begin": 7001}, "pruning must begin and end within the run"),
         ({"method": "prune", "prune_begin": 0, "prune_end": 0}, "pruning must begin and end within the run"),
-        ({"mask_from": RunConfig()}, "mask_from must be a run of method 'prune', got 'scratch'"),
+        ({"mask_from": DigitRun()}, "mask_from must be a run of method 'prune', got 'scratch'"),
         ({"method": "dense", "mask_from": PARENT}, r"method 'dense' starts from no mask. Leave mask_from \(--pruned"),
         ({"method": "prune", "mask_from": PARENT}, "method 'prune' starts from no mask"),
         ({"model": "mlp", "mask_from": PARENT}, "a run of the same model: it has 'lenet5', this run 'mlp'"),
@@ -138,36 +139,37 @@ def test_unknown_field_is_an_error() -> None:
 )
 def test_errors(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        RunConfig(**changes)
+        DigitRun(**changes)
 
 
 def test_all_methods_of_a_seed_share_one_pruning_run() -> None:
     """Also with other inits, bases, allocations and update periods; another seed, model or schedule has another."""
     changes = [{}, {"init": "liu"}, {"init_base": "kaiming_normal"}, {"allocation": "erk"}, {"update_every": 7}]
     changes += [{"drop_fraction": 0.1}, {"mask_from": PARENT}]
-    parents = {pruning_parent(RunConfig(method=m, **c)) for m in sorted(SPARSE_METHODS) for c in changes}
+    parents = {pruning_parent(DigitRun(method=m, **c)) for m in starting("masked") for c in changes}
     assert parents == {PARENT}
     for name in ("dataset", "model", "sparsity", "seed", "steps", "batch_size", "learning_rate", "prune_every"):
-        assert pruning_parent(RunConfig(**{name: OTHER[name]})).changed() == {"method": "prune", name: OTHER[name]}
+        assert pruning_parent(DigitRun(**{name: OTHER[name]})).changed() == {"method": "prune", name: OTHER[name]}
 
 
 def test_name_says_what_the_run_is() -> None:
     """Method, init where there is one, model, seed, hash."""
     for config, start in (
-        (RunConfig(method="rigl", init="liu", seed=4), "rigl-liu-lenet5-s4-"),
-        (RunConfig(method="dense", model="lenet5-small"), "dense-lenet5-small-s0-"),
-        (RunConfig(method="prune", model="mlp", seed=-1), "prune-mlp-s-1-"),
+        (DigitRun(method="rigl", init="liu", seed=4), "rigl-liu-lenet5-s4-"),
+        (DigitRun(method="dense", model="lenet5-small"), "dense-lenet5-small-s0-"),
+        (DigitRun(method="prune", model="mlp", seed=-1), "prune-mlp-s-1-"),
     ):
         assert config.name.startswith(start)
         assert len(config.name) == len(start) + 12
 
 
-def test_the_registries_agree() -> None:
-    assert set(METHODS) == set(METHOD_UPDATERS)
-    assert set(SCHEMES) == set(CORE_SCHEMES)
-    assert set(METHODS) - {"dense", "prune"} == SPARSE_METHODS | TICKET_METHODS
-    for base in INITIALIZERS:
-        assert RunConfig(init_base=base).init_base == base
+def test_every_method_and_scheme_and_base_can_be_asked_for() -> None:
+    for method in starting("dense", "masked"):
+        assert DigitRun(method=method).method == method
+    for method in starting("ticket"):
+        assert DigitRun(method=method, mask_from=PARENT).method == method
+    assert {DigitRun(init=scheme).init for scheme in SCHEMES} == set(SCHEMES)
+    assert {DigitRun(init_base=base).init_base for base in INITIALIZERS} == set(INITIALIZERS)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 30, 1000])
@@ -176,7 +178,7 @@ def test_the_demo_is_valid_at_any_length(steps: int, quick: bool) -> None:
     configs = demo(seeds=2, steps=steps, quick=quick)
     assert len(configs) == len(set(configs)) == 24
     assert {config.steps for config in configs} == {steps if steps < 1000 or not quick else 250}
-    assert all(config.mask_from in configs for config in configs if config.method in SPARSE_METHODS)
+    assert all(config.mask_from in configs for config in configs if config.row.start == "masked")
 
 
 @pytest.mark.parametrize("changes", [{"seeds": 0}, {"steps": 0}])

@@ -16,14 +16,16 @@ from sparseflow.data.digits import Dataset, load_dataset
 from sparseflow.engine.stepper import Stepper
 from sparseflow.masks.topk import active_count
 from sparseflow.training import digit_runs as train_module
+from sparseflow.training.config import pruning_parent
 from sparseflow.training.digit_probes import evaluate
 from sparseflow.training.digit_runs import train
 from sparseflow.training.digit_setup import Setup, set_up
-from sparseflow.training.digits import SPARSE_METHODS, RunConfig, pruning_parent
+from sparseflow.training.digits import DigitRun
+from sparseflow.training.names import starting
 from sparseflow.training.runs import METRICS, Run, final_state
 
 SIZES = {"conv1": 150, "conv2": 2400, "fc1": 30720, "fc2": 10080, "fc3": 840}  # LeNet5's kernels, by hand
-BASE = RunConfig(
+BASE = DigitRun(
     dataset="mnist-5k",
     batch_size=16,
     steps=20,
@@ -257,7 +259,7 @@ def test_evaluation_is_in_eval_mode_and_leaves_no_trace(data: Dataset) -> None:
 def watch(monkeypatch: pytest.MonkeyPatch, look: Callable[[Setup, int, Mapping[str, sf.MaskUpdate]], None]) -> None:
     """Call ``look`` after every mask update of the runs that are trained from here on."""
 
-    def watched(config: RunConfig, data: Dataset, *, root: Path) -> Setup:
+    def watched(config: DigitRun, data: Dataset, *, root: Path) -> Setup:
         setup = set_up(config, data, root=root)
         setup.sparsifier.after_update.append(lambda step, changes: look(setup, step, changes))
         return setup
@@ -265,7 +267,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, look: Callable[[Setup, int, Mapping[s
     monkeypatch.setattr(train_module, "set_up", watched)
 
 
-@pytest.mark.parametrize("method", sorted(SPARSE_METHODS - {"scratch"}))
+@pytest.mark.parametrize("method", [name for name in starting("masked") if name != "scratch"])
 def test_updates_keep_counts_and_reset_what_is_new(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,7 +315,7 @@ def test_rigl_grows_where_that_gradient_is_largest(
     gradients: list[dict[str, Tensor]] = []
     seen: list[int] = []
 
-    def watched(config: RunConfig, data: Dataset, *, root: Path) -> Setup:
+    def watched(config: DigitRun, data: Dataset, *, root: Path) -> Setup:
         setup = set_up(config, data, root=root)
         gradient_fn = setup.sparsifier.gradient_fn
         assert gradient_fn is not None

@@ -14,10 +14,10 @@ from sparseflow.engine.stepper import Stepper
 from sparseflow.training import digit_runs as train_module
 from sparseflow.training.digit_runs import train
 from sparseflow.training.digit_setup import Setup, set_up
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import Run
 
-BASE = RunConfig(
+BASE = DigitRun(
     dataset="mnist-5k",
     model="lenet5",
     batch_size=32,
@@ -33,7 +33,7 @@ BASE = RunConfig(
 )
 
 
-def trained(config: RunConfig, root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Run, list[dict[str, Tensor]]]:
+def trained(config: DigitRun, root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Run, list[dict[str, Tensor]]]:
     """The run, and the masks after each update."""
     masks: list[dict[str, Tensor]] = []
 
@@ -129,5 +129,5 @@ def test_snfs_needs_dense_gradients() -> None:
 
 
 def test_the_default_engine_leaves_names_of_runs_as_they_were() -> None:
-    assert RunConfig(engine="auto").changed() == {}
-    assert RunConfig(engine="masked").name != RunConfig().name
+    assert DigitRun(engine="auto").changed() == {}
+    assert DigitRun(engine="masked").name != DigitRun().name

@@ -22,8 +22,9 @@ from sparseflow.engine.convert import sparse_layers
 from sparseflow.engine.files.export import load, load_state
 from sparseflow.lab.page.groups import check_comparable
 from sparseflow.masks.make import sparsity_of
+from sparseflow.training.config import pruning_parent
 from sparseflow.training.image_runs import start_of, train_image_run
-from sparseflow.training.images import ImageRun, pruning_parent
+from sparseflow.training.images import ImageRun
 from sparseflow.training.ranks import OnEveryRankError, Ranks
 from sparseflow.training.runs import Run, final_state, load_run, read_snapshot
 from sparseflow.training.setup import dense_network

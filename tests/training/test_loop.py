@@ -16,10 +16,11 @@ import vision_worker_images
 from processes import run_ranks
 from sparseflow.data import open_images
 from sparseflow.masks.make import sparsity_of
-from sparseflow.training.images import METHODS, TICKET_METHODS, ImageRun, paper_run, rescaled
+from sparseflow.training.images import ImageRun, paper_run, rescaled
 from sparseflow.training.loop import train_images
+from sparseflow.training.names import starting
 from sparseflow.training.ranks import Ranks
-from sparseflow.training.setup import batches_of, set_up_images, updater_of
+from sparseflow.training.setup import batches_of, set_up_images
 
 #: Small enough for a second: a few channels, crops of 32 pixels.
 TINY = ImageRun(
@@ -74,7 +75,7 @@ def assert_equal(one: dict[str, Any], two: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("network", ["vgg16", "resnet50"])
-@pytest.mark.parametrize("method", sorted(set(METHODS) - TICKET_METHODS))
+@pytest.mark.parametrize("method", starting("dense", "masked"))
 def test_every_method_trains_both_networks(network: str, method: str, folder: Path) -> None:
     trainer, logged = train(TINY.with_(network=network, method=method), folder)
     trainer.sparsifier.check()
@@ -147,7 +148,7 @@ def test_the_papers_settings(network: str) -> None:
     }[network]
     assert (rigl.momentum, rigl.weight_decay, rigl.label_smoothing, rigl.sparsity) == (0.9, 1e-4, 0.1, 0.8)
     counts = {
-        method: [step for step in range(30_000) if updater_of(paper_run(network, method=method), {}).due(step)]
+        method: [step for step in range(30_000) if paper_run(network, method=method).updater().due(step)]
         for method in ("rigl", "set")
     }
     if network == "resnet50":
@@ -170,7 +171,7 @@ def test_pruning_ends_at_the_sparsity_of_each_layer() -> None:
     ("changes", "message"),
     [
         ({"network": "alexnet"}, "network must be one of vgg16, resnet50"),
-        ({"sparsity": 80}, r"sparsity must be in \[0, 1\), got 80. For 80% zeros write 0.8"),
+        ({"sparsity": 80}, r"sparsity must be in \[0, 1\), got 80.0. For 95% zeros write 0.95"),
         ({"batch_size": 10, "micro_batch": 4}, r"does not divide into micro-batches of 4. For instance micro_batch=2"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"updates": "never"}, "updates must be one of after_step, authors"),

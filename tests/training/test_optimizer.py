@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow.training.digit_optimizer import learning_rate_at, make_optimizer, set_step_
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digits import DigitRun
 
 STEPS = 30
 # A large L2 term and rate, so that a wrong factor shows.
-CONFIG = RunConfig(steps=STEPS, learning_rate=0.2, weight_decay=0.05)
+CONFIG = DigitRun(steps=STEPS, learning_rate=0.2, weight_decay=0.05)
 
 
 def network() -> nn.Sequential:
@@ -43,7 +43,7 @@ def cross_entropy(weights: dict[str, Tensor], step: int) -> Tensor:
 class Keras:
     """v <- 0.9 v - lr(t) g, w <- w + v; wd * sum(w^2) over kernels is part of the loss."""
 
-    def __init__(self, model: nn.Module, config: RunConfig) -> None:
+    def __init__(self, model: nn.Module, config: DigitRun) -> None:
         self.config = config
         self.weights = {name: p.detach().clone() for name, p in model.named_parameters()}
         self.velocity = {name: torch.zeros_like(w) for name, w in self.weights.items()}
@@ -64,7 +64,7 @@ class Keras:
             self.velocity[name] = self.velocity[name] * (mask & ~grown[name])
 
 
-def step_ours(model: nn.Module, optimizer: torch.optim.SGD, t: int, config: RunConfig) -> None:
+def step_ours(model: nn.Module, optimizer: torch.optim.SGD, t: int, config: DigitRun) -> None:
     set_step_(optimizer, t, config)
     optimizer.zero_grad()
     inputs, labels = batch(t)
@@ -144,8 +144,8 @@ def test_learning_rate_end_points_and_shape() -> None:
 
 def test_momentum_rises_to_four_times_its_value_at_the_end() -> None:
     """Near T the rate is eta_0 (pi (T - t) / 2T)^2, so the last ratio of rates is 4 and the momentum 0.9 * 4."""
-    optimizer = make_optimizer(nn.Linear(2, 1), RunConfig())
-    set_step_(optimizer, RunConfig().steps - 1, RunConfig())
+    optimizer = make_optimizer(nn.Linear(2, 1), DigitRun())
+    set_step_(optimizer, DigitRun().steps - 1, DigitRun())
     for group in optimizer.param_groups:
         assert group["momentum"] == pytest.approx(3.6, rel=1e-6)
         assert 0 < group["lr"] < 1e-8
@@ -165,7 +165,7 @@ def test_the_shortest_runs(steps: int) -> None:
 
 def test_l2_is_on_every_kernel_and_on_nothing_else() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
-    kernels, others = make_optimizer(model, RunConfig(weight_decay=5e-4)).param_groups
+    kernels, others = make_optimizer(model, DigitRun(weight_decay=5e-4)).param_groups
     assert [p.shape for p in kernels["params"]] == [model[0].weight.shape, model[3].weight.shape]
     assert len(others["params"]) == 4
     assert (kernels["weight_decay"], others["weight_decay"]) == (1e-3, 0.0)

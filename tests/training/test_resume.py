@@ -16,11 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from processes import Job
 from sparseflow.training import digit_runs as train_module
 from sparseflow.training.digit_runs import train
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import CHECKPOINTS, DONE, METRICS
 from sparseflow.training.store import RunStore
 
-CONFIG = RunConfig(
+CONFIG = DigitRun(
     dataset="mnist-5k",
     model="lenet5-small",
     batch_size=16,
@@ -46,7 +46,7 @@ def the_same(one: object, two: object) -> bool:
     return one == two
 
 
-def outcome(root: Path, config: RunConfig) -> tuple[bytes, dict[str, object], dict[str, float], set[str]]:
+def outcome(root: Path, config: DigitRun) -> tuple[bytes, dict[str, object], dict[str, float], set[str]]:
     """Metrics as bytes, final checkpoint and results less seconds, and the names of all files."""
     folder = root / config.name
     saved = torch.load(folder / CHECKPOINTS / f"{config.steps:06d}.pt", weights_only=True)
@@ -56,7 +56,7 @@ def outcome(root: Path, config: RunConfig) -> tuple[bytes, dict[str, object], di
     return (folder / METRICS).read_bytes(), saved, done, {str(p.relative_to(folder)) for p in folder.rglob("*")}
 
 
-def in_a_process(config: RunConfig, root: Path, dies_in_a_checkpoint: bool = False) -> None:
+def in_a_process(config: DigitRun, root: Path, dies_in_a_checkpoint: bool = False) -> None:
     """SIGKILL while the temporary file of the third checkpoint is there and holds half of its bytes."""
     count, sync = 0, os.fsync
 
@@ -74,7 +74,7 @@ def in_a_process(config: RunConfig, root: Path, dies_in_a_checkpoint: bool = Fal
     train(config, root=root)
 
 
-def kill_anywhere(config: RunConfig, root: Path) -> None:
+def kill_anywhere(config: DigitRun, root: Path) -> None:
     """Continue a run in another process for a while and end it; any moment will do, the outcome is the same."""
     log = root / config.name / METRICS
     process = Job(in_a_process, config, root)

@@ -21,10 +21,10 @@ import torch
 from sparseflow import atomic
 from sparseflow.atomic import write_atomically
 from sparseflow.training import store as store_module
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.store import RunStore, is_done, load_run, load_runs, unfinished_runs
 
-CONFIG = RunConfig(seed=1, steps=300, method="set", mask_from=RunConfig(method="prune"))
+CONFIG = DigitRun(seed=1, steps=300, method="set", mask_from=DigitRun(method="prune"))
 FINAL = {"test/accuracy": 0.75, "sparsity": 0.95}
 
 
@@ -54,7 +54,7 @@ def everything(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def finished(root: Path, config: RunConfig) -> Path:
+def finished(root: Path, config: DigitRun) -> Path:
     with RunStore(root, config) as store:
         store.log(0, {"train/loss": 2.5})
         store.finish(FINAL, seconds=1.5)
@@ -103,7 +103,7 @@ def test_files_are_the_documented_ones(tmp_path: Path) -> None:
     lines = (store.folder / "metrics.jsonl").read_text()
     assert lines == '{"step": 1000, "name": "test/accuracy", "value": 0.971}\n'
     assert json.loads((store.folder / "done.json").read_text()) == {"final": FINAL, "seconds": 12.3, "steps": 300}
-    assert RunConfig.from_dict(json.loads((store.folder / "config.json").read_text())) == CONFIG
+    assert DigitRun.from_dict(json.loads((store.folder / "config.json").read_text())) == CONFIG
 
 
 def test_environment_is_recorded(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_keeping_no_checkpoint_is_refused(tmp_path: Path) -> None:
         ({"a": [torch.Generator()]}, r"state\['state'\]\['a'\]\[0\] is a Generator"),
         ({"a": np.float64(1)}, r"state\['state'\]\['a'\] is a float64"),
         ({"a": np.zeros(2)}, "is a ndarray"),
-        ({RunConfig(): 1}, r"a key of state\['state'\] is a RunConfig"),
+        ({DigitRun(): 1}, r"a key of state\['state'\] is a DigitRun"),
     ],
 )
 def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path, value: dict[str, object], message: str) -> None:
@@ -245,11 +245,11 @@ def test_kill_in_the_middle_of_a_checkpoint_leaves_the_one_before(tmp_path: Path
         from pathlib import Path
         import torch
         from sparseflow import atomic
-        from sparseflow.training.digits import RunConfig
+        from sparseflow.training.digits import DigitRun
         from sparseflow.training.store import RunStore
 
         root, when = Path(sys.argv[1]), sys.argv[2]
-        store = RunStore(root, RunConfig.from_dict(json.loads(sys.argv[3])))
+        store = RunStore(root, DigitRun.from_dict(json.loads(sys.argv[3])))
         store.log(100, {"train/loss": 2.0})
         store.save_checkpoint(100, {"weight": torch.full((1000,), 100.0)})
         store.log(150, {"train/loss": 1.0})
@@ -394,10 +394,10 @@ def test_of_processes_that_begin_at_once_one_gets_the_run(tmp_path: Path) -> Non
     code = """
         import json, sys
         from pathlib import Path
-        from sparseflow.training.digits import RunConfig
+        from sparseflow.training.digits import DigitRun
         from sparseflow.training.store import RunStore
 
-        config = RunConfig.from_dict(json.loads(sys.argv[2]))
+        config = DigitRun.from_dict(json.loads(sys.argv[2]))
         print("ready", flush=True)
         sys.stdin.readline()
         stores = []
@@ -577,10 +577,10 @@ def test_a_limit_on_the_file_size_stops_metrics_and_checkpoint_whole(tmp_path: P
         import json, resource, sys
         from pathlib import Path
         import torch
-        from sparseflow.training.digits import RunConfig
+        from sparseflow.training.digits import DigitRun
         from sparseflow.training.store import RunStore
 
-        with RunStore(Path(sys.argv[1]), RunConfig.from_dict(json.loads(sys.argv[2]))) as store:
+        with RunStore(Path(sys.argv[1]), DigitRun.from_dict(json.loads(sys.argv[2]))) as store:
             store.save_checkpoint(1, {"step": 1})
             resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
             try:

@@ -21,13 +21,14 @@ from rich.console import Console
 from sparseflow.lab.demo.recipe import demo
 from sparseflow.training import pool as pool_module
 from sparseflow.training import processes as processes_module
+from sparseflow.training.config import pruning_parent
 from sparseflow.training.digit_runs import train
-from sparseflow.training.digits import RunConfig, pruning_parent
-from sparseflow.training.pool import in_order
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import METRICS, is_done, unfinished_runs
 from sparseflow.training.sweep import Training, sweep
+from sparseflow.training.tasks import in_order
 
-BASE = RunConfig(
+BASE = DigitRun(
     dataset="mnist-5k",
     model="lenet5-small",
     batch_size=16,
@@ -54,7 +55,7 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
-def plan(configs: list[RunConfig]) -> list[RunConfig]:
+def plan(configs: list[DigitRun]) -> list[DigitRun]:
     return [task.config for task in in_order([Training(config) for config in configs]) if isinstance(task, Training)]
 
 
@@ -149,7 +150,7 @@ def test_a_killed_worker_ends_the_sweep_with_a_clear_error(tmp_path: Path) -> No
     assert continues_at(tmp_path, LONG) > 10
 
 
-def continues_at(root: Path, config: RunConfig) -> int:
+def continues_at(root: Path, config: DigitRun) -> int:
     """The first step that training goes on with, which also proves that nobody holds the folder."""
 
     class SeenError(Exception):
@@ -260,7 +261,7 @@ def test_what_cannot_be_trained_starts_nothing(changes: dict[str, str], message:
 
 def test_the_live_table_fits_80_columns() -> None:
     """The longest name, the longest run: one line each, with steps and the time left."""
-    configs = [RunConfig(method="rigl_inverted", model="lenet5-small", seed=seed) for seed in range(97, 125)]
+    configs = [DigitRun(method="rigl_inverted", model="lenet5-small", seed=seed) for seed in range(97, 125)]
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
     table = pool_module._Table(tasks := [Training(config) for config in configs], console)
     table.show([(configs[0].name, 20), (configs[20].name, 11_700)])

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from sparseflow.data.digits import Dataset, load_dataset
+from sparseflow.training.config import pruning_parent
 from sparseflow.training.digit_optimizer import learning_rate_at
 from sparseflow.training.digit_runs import train
-from sparseflow.training.digit_setup import dense_start, set_up
-from sparseflow.training.digits import RunConfig, pruning_parent
+from sparseflow.training.digit_setup import set_up
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import METRICS, SNAPSHOTS, final_state, read_snapshot
+from sparseflow.training.setup import dense_network
 
-BASE = RunConfig(
+BASE = DigitRun(
     dataset="mnist-5k",
     batch_size=16,
     steps=20,
@@ -43,7 +45,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start_of(config: RunConfig, data: Dataset, root: Path) -> dict[str, Tensor]:
+def start_of(config: DigitRun, data: Dataset, root: Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = set_up(config, data, root=root).model.state_dict()
     return state
 
@@ -67,7 +69,7 @@ def test_a_ticket_starts_from_the_pruning_run_bit_for_bit(
     elif rewind_step:
         dense = read_snapshot(PARENT, rewind_step, root=root)["model"]
     else:
-        dense = dense_start(PARENT).state_dict()
+        dense = dense_network(PARENT).state_dict()
     found, expected = start_of(one, data, root), masked(dense, root)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     other = start_of(one.with_(seed=4), data, root)
@@ -166,7 +168,7 @@ def test_held_out_images_are_not_trained_on(tmp_path: Path, data: Dataset) -> No
 
 def test_the_step_schedule() -> None:
     """Oracle: a tenth at 30, 70 and 90 % of the training, by hand."""
-    config = RunConfig(schedule="step", steps=100, learning_rate=1.0)
+    config = DigitRun(schedule="step", steps=100, learning_rate=1.0)
     rates = [learning_rate_at(step, config) for step in (0, 29, 30, 69, 70, 89, 90, 99)]
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 

@@ -23,12 +23,10 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow.atomic import write_atomically
-from sparseflow.networks.lenet import MODELS, build_model
+from sparseflow.networks import build_network, networks_for
 from sparseflow.rng import stream
-from sparseflow.training.digit_setup import dense_start
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.environment import describe_environment
-from sparseflow.training.images import ImageRun
 from sparseflow.training.runs import end_of, load_run
 from sparseflow.training.setup import dense_network
 from sparseflow.training.state_file import read_checkpoint
@@ -148,23 +146,23 @@ class Bench:
             if self.sparsity is not None:
                 raise ValueError("a run has masks of its own; leave --sparsity out.")
             return *trained(Path(self.model)), self.input_shape or load_run(Path(self.model)).config.image_shape
-        if self.model in MODELS:
-            model: nn.Module = build_model(self.model, generator=stream(0, "model"))
+        if self.model in networks_for(1):
+            model: nn.Module = build_network(self.model, generator=stream(0, "model"))
         elif ":" in self.model:
             if self.input_shape is None:
                 raise ValueError("say what one example of your model looks like, such as --input-shape 3 32 32.")
             model = imported(self.model)
         else:
             raise ValueError(
-                f"there is no folder and no model {self.model!r}. Models: {', '.join(MODELS)}; one of your own is "
-                "package.module:function."
+                f"there is no folder and no model {self.model!r}. Models: {', '.join(networks_for(1))}; one of your "
+                "own is package.module:function."
             )
         masks: Mapping[str, Tensor] = {name: w.parameter.detach() != 0 for name, w in sf.prunable(model).items()}
         if self.sparsity is not None or sf.sparsity_of(masks) < _BY_CHANCE:
             masks = sf.random_masks(
                 model, 0.95 if self.sparsity is None else self.sparsity, allocation="uniform", seed=0
             )
-        return sf.apply_masks_(model, masks), masks, self.input_shape or RunConfig.image_shape
+        return sf.apply_masks_(model, masks), masks, self.input_shape or DigitRun.image_shape
 
 
 def trained(folder: Path) -> tuple[nn.Sequential, dict[str, Tensor]]:
@@ -181,7 +179,7 @@ def trained(folder: Path) -> tuple[nn.Sequential, dict[str, Tensor]]:
             f"{folder} has no checkpoint of its last step, {config.steps}. Delete it and run again."
         )
     *_, last = state["model"].values()
-    model = dense_network(config) if isinstance(config, ImageRun) else dense_start(config, num_classes=len(last))
+    model = dense_network(config, num_classes=len(last))
     model.load_state_dict(state["model"])
     return model, state["masks"]
 

@@ -13,7 +13,8 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sparseflow.training.images import PAPER, ImageRun, paper_run, pruning_parent, rescaled
+from sparseflow.training.config import pruning_parent
+from sparseflow.training.images import PAPER, ImageRun, paper_run, rescaled
 
 _out = Console()
 _err = Console(stderr=True)

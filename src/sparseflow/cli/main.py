@@ -18,7 +18,8 @@ from rich.table import Column, Table
 from sparseflow._fast.memory import has_numba
 from sparseflow.cli.engine import Bench, Export
 from sparseflow.cli.reproduce import Reproduce
-from sparseflow.training.digits import RunConfig, pruning_parent
+from sparseflow.training.config import pruning_parent
+from sparseflow.training.digits import DigitRun
 
 _out = Console()
 _err = Console(stderr=True)
@@ -70,7 +71,7 @@ _TITLE = "Why a sparse network does not learn, and what helps"
 class Train:
     """Train one run, or continue it. For images: train images."""
 
-    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    config: Annotated[DigitRun, tyro.conf.arg(name="")]
     out: Path = Path("runs/train")
     """Folder of all runs."""
     data: _OptionalPath = None

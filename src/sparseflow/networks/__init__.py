@@ -1,6 +1,7 @@
-"""The paper's ImageNet networks, VGG16 and ResNet-50: how they are built, how they start, where they are sparse."""
+"""The networks of the paper: how they are built, how they start, where they are sparse."""
 
-from sparseflow.networks.registry import NETWORKS, Network
+from sparseflow.networks.lenet import lenet5, mlp
+from sparseflow.networks.registry import NETWORKS, Network, networks_for
 from sparseflow.networks.resnet import Bottleneck, resnet14, resnet50
 from sparseflow.networks.size import STEMS, channels
 from sparseflow.networks.start import build_network, draw_sparse_, network_masks
@@ -14,7 +15,10 @@ __all__ = [
     "build_network",
     "channels",
     "draw_sparse_",
+    "lenet5",
+    "mlp",
     "network_masks",
+    "networks_for",
     "resnet14",
     "resnet50",
     "vgg16",

@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Protocol
 
-import torch
 from torch import nn
-
-
-class ModelFn(Protocol):
-    """Makes a network whose parameters are not yet drawn the paper's way; see :func:`build_model`."""
-
-    def __call__(self, num_classes: int = 10) -> nn.Sequential:
-        """``(N, 1, 28, 28)`` in, ``(N, num_classes)`` logits out."""
 
 
 def lenet5(num_classes: int = 10) -> nn.Sequential:
@@ -21,6 +12,8 @@ def lenet5(num_classes: int = 10) -> nn.Sequential:
 
     conv 6 - pool - conv 16 - pool - 120 - 84 - logits; ReLU after each layer but the last, 2x2 max-pooling. The classic
     LeNet pads conv1 and has other counts.
+
+    Reference: LeCun et al. (1998), *Gradient-Based Learning Applied to Document Recognition*; protocol E and G.1.
 
     >>> sum(p.numel() for p in lenet5().parameters())
     44426
@@ -31,6 +24,8 @@ def lenet5(num_classes: int = 10) -> nn.Sequential:
 def lenet5_small(num_classes: int = 10) -> nn.Sequential:
     """Small Dense twin of a 95 % sparse LeNet5: widths 3, 3, 27, 20; 2336 weights and 63 biases.
 
+    Reference: LeCun et al. (1998), *Gradient-Based Learning Applied to Document Recognition*; protocol E and G.1.
+
     >>> sum(p.numel() for p in lenet5_small().parameters())
     2399
     """
@@ -39,6 +34,8 @@ def lenet5_small(num_classes: int = 10) -> nn.Sequential:
 
 def mlp(num_classes: int = 10) -> nn.Sequential:
     """The multi-layer perceptron 784-300-100-10 with ReLU: 266200 weights and 410 biases.
+
+    Reference: LeCun et al. (1998), the network 300-100; protocol E and G.2.
 
     >>> sum(p.numel() for p in mlp().parameters())
     266610
@@ -49,50 +46,12 @@ def mlp(num_classes: int = 10) -> nn.Sequential:
 def mlp_small(num_classes: int = 10) -> nn.Sequential:
     """Small Dense twin of a 98 % sparse MLP: widths 8 and 8; 6416 weights and 26 biases.
 
+    Reference: LeCun et al. (1998), the network 300-100; protocol E and G.2.
+
     >>> sum(p.numel() for p in mlp_small().parameters())
     6442
     """
     return _mlp(fc1=8, fc2=8, num_classes=num_classes)
-
-
-MODELS: dict[str, ModelFn] = {"lenet5": lenet5, "lenet5-small": lenet5_small, "mlp": mlp, "mlp-small": mlp_small}
-
-
-def build_model(name: str, *, generator: torch.Generator, num_classes: int = 10) -> nn.Sequential:
-    r"""A dense network with the paper's default start: Glorot uniform weights, zero biases.
-
-    .. math:: w \sim \mathcal{U}(-a, a),\quad a = \sqrt{6 / (n_{in} + n_{out})},\quad \mathrm{var} = a^2 / 3
-
-    ``n_in`` and ``n_out`` include the kernel area of a convolution, as in Keras. Layers are drawn in the order of
-    :meth:`torch.nn.Module.parameters`, and torch's global random state is left alone.
-
-    Args:
-        name: Key of :data:`MODELS`.
-        generator: All randomness of the start; CPU.
-        num_classes: Number of logits.
-
-    Raises:
-        ValueError: If the name is unknown.
-
-    Reference:
-        Glorot and Bengio (2010), *Understanding the difficulty of training deep feedforward neural networks*.
-
-    >>> one, two = (build_model("lenet5", generator=torch.Generator().manual_seed(0)) for _ in range(2))
-    >>> torch.equal(one.fc1.weight, two.fc1.weight), one.fc1.bias.abs().sum().item()
-    (True, 0.0)
-    """
-    if name not in MODELS:
-        raise ValueError(f"there is no model {name!r}. Known: {', '.join(MODELS)}.")
-    # torch's own initialisation would draw from the global generator.
-    with torch.device("meta"):
-        model = MODELS[name](num_classes)
-    model.to_empty(device="cpu")
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            nn.init.xavier_uniform_(parameter, generator=generator)
-        else:
-            nn.init.zeros_(parameter)
-    return model
 
 
 def _lenet5(*, conv1: int, conv2: int, fc1: int, fc2: int, num_classes: int) -> nn.Sequential:

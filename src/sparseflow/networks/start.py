@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_choice
-from sparseflow.init.fill import Scaling, kaiming_normal_, kaiming_truncated_normal_, scale_to_mask_
+from sparseflow.init.fill import Scaling, kaiming_normal_, kaiming_truncated_normal_, scale_to_mask_, xavier_uniform_
 from sparseflow.init.model import initialize_
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.masks.allocation import ALLOCATIONS
@@ -24,11 +24,13 @@ from sparseflow.types import Masks
 
 
 def build_network(
-    name: str, *, generator: torch.Generator, num_classes: int = 1000, width: float = 1.0, stem: str = "imagenet"
+    name: str, *, generator: torch.Generator, num_classes: int | None = None, **size: Any
 ) -> nn.Sequential:
     r"""A dense network with the paper's default start, "Original".
 
     ==========  ====================================================================================================
+    lenet5,     Glorot's uniform start as in Keras: :math:`w \sim \mathcal{U}(-a, a)`,
+    mlp         :math:`a = \sqrt{6 / (n_{in} + n_{out})}`, variance :math:`a^2 / 3`; biases 0
     vgg16       :math:`\mathrm{variance}(w) = 2 / n_{in}`, normal cut at two standard deviations
     resnet50    :math:`\mathrm{variance}(w) = 1 / n_{in}`, cut likewise; ``fc``: variance :math:`0.01^2`, not cut;
                 scales of norms 1, but 0 for the last of each block; shifts and biases 0
@@ -39,15 +41,16 @@ def build_network(
     Args:
         name: Key of :data:`NETWORKS`.
         generator: All randomness of the start; CPU.
-        num_classes, width, stem: See :func:`~sparseflow.networks.vgg16` and
-            :func:`~sparseflow.networks.resnet50`.
+        num_classes: Number of logits; default 10 for digits and 1000 for colour images.
+        size: ``width`` and ``stem`` of :func:`~sparseflow.networks.vgg16` and :func:`~sparseflow.networks.resnet50`.
 
     Returns: The network on the CPU, in training mode.
 
     Raises:
         ValueError: if the name or stem is unknown, or the width leaves no channel.
 
-    Reference: protocol B.1 and B.5.
+    Reference: protocol B.1 and B.5; Glorot and Bengio (2010), *Understanding the difficulty of training deep
+    feedforward neural networks*.
 
     >>> model = build_network("vgg16", generator=torch.Generator().manual_seed(0), width=0.25, num_classes=10)
     >>> weight = model.conv5_3.weight
@@ -57,7 +60,7 @@ def build_network(
     network = _network(name)
     # torch's own initialisation would draw from the global generator.
     with torch.device("meta"):
-        model = network.build(num_classes, width=width, stem=stem)
+        model = network.build(**size) if num_classes is None else network.build(num_classes, **size)
     model.to_empty(device="cpu")
     for key, weight in maskable(model).items():
         dense = torch.ones_like(weight.parameter, dtype=torch.bool)
@@ -65,7 +68,7 @@ def build_network(
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
             nn.init.zeros_(module.bias)
     for module in model.modules():
         if isinstance(module, Bottleneck):
@@ -164,7 +167,7 @@ def draw_sparse_(
     network = _network(name)
     check_choice(scheme, SCHEMES, name="scheme")
     normal = kaiming_normal_ if scheme in ("sparse", "live") else kaiming_truncated_normal_
-    base = partial(normal, nonlinearity=network.nonlinearity)
+    base = "xavier_uniform" if network.nonlinearity is None else partial(normal, nonlinearity=network.nonlinearity)
     initialize_(model, masks, scheme=scheme, seed=seed, base=base, example_inputs=example_inputs)
     if scheme == "dense":
         for key in network.normals.keys() & masks.keys():
@@ -179,6 +182,8 @@ def _network(name: str) -> Network:
 
 def _original(network: Network, key: str) -> Callable[..., Tensor]:
     """The dense initialiser of one weight."""
+    if network.nonlinearity is None:
+        return xavier_uniform_
     if key in network.normals:
         return partial(_normal_, std=network.normals[key])
     return partial(kaiming_truncated_normal_, nonlinearity=network.nonlinearity)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.networks import NETWORKS
-from sparseflow.training.images import DENSE_METHODS, ImageRun
+from sparseflow.training.images import ImageRun
 from sparseflow.training.setup import batches_of
 
 #: Operations a second that an A100 sustains while it trains ResNet-50 in mixed precision: NVIDIA tells of 2470 images a
@@ -86,7 +86,7 @@ def core_seconds(run: ImageRun) -> float:
     small = run.with_(stem="cifar", image_size=32, num_classes=10, mask_from=None, rewind_step=0, method="rigl")
     if run.network == "vgg16":
         rate = _VGG
-        if run.engine != "masked" and run.method not in DENSE_METHODS:
+        if run.engine != "masked" and run.row.start != "dense":
             rate = float(np.interp(run.sparsity, list(_VGG_SPARSE), list(_VGG_SPARSE.values())))
         timed = small.with_(width=3 / 16)
     else:

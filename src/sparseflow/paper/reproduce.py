@@ -18,10 +18,10 @@ from sparseflow.paper.matrix.mnist import Groups, groups
 from sparseflow.paper.matrix.scales import Scale
 from sparseflow.paper.measures.measurement import Measurement, read_tables
 from sparseflow.paper.page import Watched, write_paper_report
-from sparseflow.training.digits import RunConfig
-from sparseflow.training.pool import Task, in_order
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import is_done, load_run
 from sparseflow.training.sweep import Training
+from sparseflow.training.tasks import Task, in_order
 
 #: Milliseconds a step takes on one core of a server of 2023, batch 128: (model, is it sparse from the start).
 _STEP = {
@@ -140,13 +140,13 @@ def _is_shown(measurement: Measurement, exhibit: Exhibit, scale: Scale) -> bool:
 def seconds(tasks: Sequence[Task]) -> float:
     """About how long tasks take on one core; as good as the table of step times above.
 
-    >>> from sparseflow.training.digits import RunConfig
-    >>> 10 < seconds([Training(RunConfig())]) < 30
+    >>> from sparseflow.training.digits import DigitRun
+    >>> 10 < seconds([Training(DigitRun())]) < 30
     True
     """
     total = 0.0
     for task in tasks:
-        if isinstance(task, Training) and isinstance(task.config, RunConfig):
+        if isinstance(task, Training) and isinstance(task.config, DigitRun):
             config = task.config
             dense = _STEP.get((config.model, False), _STEP["lenet5", False])
             step = _STEP.get((config.model, True), dense) if config.method not in ("dense", "prune") else dense

@@ -18,9 +18,9 @@ from sparseflow.paper.matrix.image_scales import ImageScale
 from sparseflow.paper.measures.measurement import Measurement, read_tables
 from sparseflow.paper.page import Watched
 from sparseflow.training.images import ImageRun
-from sparseflow.training.pool import Task, in_order
 from sparseflow.training.runs import is_done, load_run
 from sparseflow.training.sweep import Training
+from sparseflow.training.tasks import Task, in_order
 
 #: Seconds of one core that a unit of a measurement's size stands for; a training step takes about as long.
 UNIT = 0.1

@@ -7,13 +7,13 @@ import math
 import torch
 from torch import nn
 
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digits import DigitRun
 
 #: Shares of the training at which the "step" schedule divides the learning rate by ten: the paper's epochs 30, 70, 90.
 DROPS = (0.3, 0.7, 0.9)
 
 
-def learning_rate_at(step: int, config: RunConfig) -> float:
+def learning_rate_at(step: int, config: DigitRun) -> float:
     r"""Cosine from the initial learning rate to zero, or steps down.
 
     .. math:: \eta(t) = \eta_0 \frac{1 + \cos(\pi t / T)}{2} \quad\text{or}\quad \eta_0\, 10^{-\#\{d: t \ge d T\}}
@@ -22,7 +22,7 @@ def learning_rate_at(step: int, config: RunConfig) -> float:
         step: ``t``, optimizer steps taken; 0 at the first update.
         config: Gives :math:`\eta_0` and ``T``.
 
-    >>> [learning_rate_at(step, RunConfig(steps=100, learning_rate=0.5)) for step in (0, 50, 100)]
+    >>> [learning_rate_at(step, DigitRun(steps=100, learning_rate=0.5)) for step in (0, 50, 100)]
     [0.5, 0.25, 0.0]
     """
     if config.schedule == "step":
@@ -31,7 +31,7 @@ def learning_rate_at(step: int, config: RunConfig) -> float:
     return config.learning_rate * (1 + math.cos(math.pi * step / config.steps)) / 2
 
 
-def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.SGD:
+def make_optimizer(model: nn.Module, config: DigitRun) -> torch.optim.SGD:
     """SGD whose L2 gradient is ``2 * weight_decay * w`` on kernels and nothing on biases.
 
     The penalty is ``weight_decay * sum(w^2)``, so torch's coefficient, which multiplies ``w`` in the gradient, is twice
@@ -39,7 +39,7 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.SGD:
 
     Reference: protocol G.6.
 
-    >>> [group["weight_decay"] for group in make_optimizer(nn.Linear(2, 1), RunConfig(weight_decay=5e-4)).param_groups]
+    >>> [group["weight_decay"] for group in make_optimizer(nn.Linear(2, 1), DigitRun(weight_decay=5e-4)).param_groups]
     [0.001, 0.0]
     """
     kernels = [parameter for parameter in model.parameters() if parameter.dim() > 1]
@@ -48,7 +48,7 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
 
 
-def set_step_(optimizer: torch.optim.SGD, step: int, config: RunConfig) -> None:
+def set_step_(optimizer: torch.optim.SGD, step: int, config: DigitRun) -> None:
     r"""Set learning rate and momentum for the update that follows ``step`` others.
 
     The paper's code (Keras) keeps :math:`v_t = \mu v_{t-1} - \eta_t g_t` and adds :math:`v_t`. torch multiplies the
@@ -57,8 +57,8 @@ def set_step_(optimizer: torch.optim.SGD, step: int, config: RunConfig) -> None:
 
     Reference: protocol G.6.
 
-    >>> optimizer = make_optimizer(nn.Linear(2, 1), RunConfig(steps=4))
-    >>> set_step_(optimizer, 2, RunConfig(steps=4))
+    >>> optimizer = make_optimizer(nn.Linear(2, 1), DigitRun(steps=4))
+    >>> set_step_(optimizer, 2, DigitRun(steps=4))
     >>> round(optimizer.param_groups[0]["lr"], 6), round(optimizer.param_groups[0]["momentum"], 3)
     (0.025, 1.536)
     """

@@ -14,23 +14,21 @@ import torch
 
 import sparseflow as sf
 from sparseflow.data.digits import Dataset, batch_indices, load_dataset
-from sparseflow.engine.stepper import MOST_ACTIVE, Stepper
+from sparseflow.engine.stepper import Stepper
+from sparseflow.networks import NETWORKS
 from sparseflow.training.digit_optimizer import set_step_
 from sparseflow.training.digit_probes import Log, Probes
 from sparseflow.training.digit_setup import Setup, set_up
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import METRICS, Run, is_done, load_run
 from sparseflow.training.store import RunStore
 
-#: Model -> share of active weights up to which ``auto`` takes the sparse engine, measured at batch 128 on one thread.
-#: LeNet5's plan is twice as fast as torch even when dense; the MLP's equals torch at 0.8.
-SPARSE_UP_TO = {"lenet5": 1.0, "lenet5-small": 1.0, "mlp-small": 1.0, "mlp": 0.6}
 #: Called with the steps done and the steps of the run.
 Progress = Callable[[int, int], None]
 
 
 def train(
-    config: RunConfig,
+    config: DigitRun,
     *,
     root: Path,
     data_root: Path | None = None,
@@ -60,8 +58,7 @@ def train(
             # Before there is a folder: what cannot be set up leaves none.
             data = load_dataset(config.dataset, root=data_root).held_out(config.holdout)
             setup = set_up(config, data, root=root)
-            most_active = SPARSE_UP_TO.get(config.model, MOST_ACTIVE)
-            engine = Stepper(setup.sparsifier, config.engine, most_active=most_active)
+            engine = Stepper(setup.sparsifier, config.engine, most_active=NETWORKS[config.architecture].sparse_up_to)
             store = stack.enter_context(RunStore(root, config))
             if not store.is_done:
                 step, seconds = _resume(setup, store)
@@ -72,7 +69,7 @@ def train(
 
 
 def _train(
-    config: RunConfig,
+    config: DigitRun,
     data: Dataset,
     setup: Setup,
     engine: Stepper,

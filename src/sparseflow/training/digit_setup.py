@@ -14,44 +14,10 @@ import sparseflow as sf
 from sparseflow import tickets
 from sparseflow.data.digits import Dataset
 from sparseflow.gradients import loss_gradient
-from sparseflow.methods import Method
-from sparseflow.networks.lenet import build_model
-from sparseflow.rng import stream
 from sparseflow.training.digit_optimizer import make_optimizer
-from sparseflow.training.digits import SPARSE_METHODS, TICKET_METHODS, RunConfig
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import final_state, read_snapshot
-
-UpdaterFn = Callable[[RunConfig], Method]
-
-
-def _drop_grow(method: Callable[..., Method]) -> UpdaterFn:
-    # The cosine over the whole run is the learning rate's own shape: the paper's "proportional to the learning rate".
-    return lambda config: method(
-        drop_fraction=config.drop_fraction,
-        update_every=config.update_every,
-        update_until=config.steps,
-        schedule="cosine",
-    )
-
-
-def _prune(config: RunConfig) -> Method:
-    return sf.GMP(
-        sparsity=config.sparsity, begin=config.prune_begin, end=config.prune_end, update_every=config.prune_every
-    )
-
-
-#: Key of ``RunConfig.method`` -> what moves the masks. A new method is its updater and a row here and in ``METHODS``.
-METHOD_UPDATERS: dict[str, UpdaterFn] = {
-    "dense": lambda config: sf.Static(),
-    "scratch": lambda config: sf.Static(),
-    "set": _drop_grow(sf.SET),
-    "rigl": _drop_grow(sf.RigL),
-    "rigl_inverted": _drop_grow(sf.RigLInverted),
-    "snfs": _drop_grow(sf.SNFS),
-    "prune": _prune,
-    "lottery": lambda config: sf.Static(),
-    "restart": lambda config: sf.Static(),
-}
+from sparseflow.training.setup import dense_network
 
 
 @dataclass(frozen=True)
@@ -63,7 +29,7 @@ class Setup:
     sparsifier: sf.Sparsifier
 
 
-def set_up(config: RunConfig, data: Dataset, *, root: Path) -> Setup:
+def set_up(config: DigitRun, data: Dataset, *, root: Path) -> Setup:
     """Build what the config describes; everything random comes from named streams of its seed.
 
     Args:
@@ -74,11 +40,11 @@ def set_up(config: RunConfig, data: Dataset, *, root: Path) -> Setup:
     Raises:
         FileNotFoundError: if the pruning run that the masks come from is not finished.
     """
-    model = dense_start(config, num_classes=data.num_classes)
+    model = dense_network(config, num_classes=data.num_classes)
     masks = starting_masks(model, config, root=root)
-    if config.method in SPARSE_METHODS:
+    if config.row.start == "masked":
         sf.initialize_(model, masks, scheme=config.init, seed=config.start_seed, base=config.init_base)
-    elif config.method in TICKET_METHODS:
+    elif config.row.start == "ticket":
         tickets.rewind_(model, _ticket(config, root=root), masks)
     if config.control == "shuffled_weights":
         tickets.shuffle_weights_(model, masks, seed=config.start_seed)
@@ -87,28 +53,20 @@ def set_up(config: RunConfig, data: Dataset, *, root: Path) -> Setup:
     if config.start_noise:
         tickets.perturb_(model, masks, relative_std=config.start_noise, seed=config.start_seed)
     optimizer = make_optimizer(model, config)
+    updater = config.updater()
+    grows_by_one_gradient = updater.needs_gradient and not updater.gradient_decay
     sparsifier = sf.Sparsifier(
         model,
         optimizer,
         masks,
-        METHOD_UPDATERS[config.method](config),
+        updater,
         seed=config.seed,
-        gradient_fn=_growth_gradient(model, data, config) if config.method in ("rigl", "rigl_inverted") else None,
+        gradient_fn=_growth_gradient(model, data, config) if grows_by_one_gradient else None,
     )
     return Setup(model, optimizer, sparsifier)
 
 
-def dense_start(config: RunConfig, *, num_classes: int = 10) -> nn.Sequential:
-    """The network as a dense run of this config starts.
-
-    >>> a, b = (dense_start(RunConfig(seed=seed, init_seed=7)) for seed in (0, 1))
-    >>> torch.equal(a.fc1.weight, b.fc1.weight)
-    True
-    """
-    return build_model(config.model, generator=stream(config.start_seed, "model"), num_classes=num_classes)
-
-
-def _ticket(config: RunConfig, *, root: Path) -> dict[str, Tensor]:
+def _ticket(config: DigitRun, *, root: Path) -> dict[str, Tensor]:
     """The weights that a ticket starts from, dense."""
     parent = config.mask_from
     assert parent is not None
@@ -117,17 +75,17 @@ def _ticket(config: RunConfig, *, root: Path) -> dict[str, Tensor]:
     elif config.rewind_step:
         kept = read_snapshot(parent, config.rewind_step, root=root)["model"]
     else:
-        kept = dense_start(parent).state_dict()
+        kept = dense_network(parent).state_dict()
     return kept
 
 
-def starting_masks(model: nn.Module, config: RunConfig, *, root: Path) -> dict[str, Tensor]:
+def starting_masks(model: nn.Module, config: DigitRun, *, root: Path) -> dict[str, Tensor]:
     """All ones for dense and pruning runs, the pruned masks of ``mask_from``, else random ones.
 
     Raises:
         FileNotFoundError: if the pruning run is not finished.
     """
-    if config.method not in SPARSE_METHODS | TICKET_METHODS:
+    if config.row.start == "dense":
         return sf.dense_masks(model)
     if config.mask_from is None:
         masks = sf.random_masks(model, config.sparsity, allocation=config.allocation, seed=config.start_seed)
@@ -136,7 +94,7 @@ def starting_masks(model: nn.Module, config: RunConfig, *, root: Path) -> dict[s
     return tickets.shuffle_masks(masks, seed=config.start_seed) if config.control == "shuffled_masks" else masks
 
 
-def _growth_gradient(model: nn.Module, data: Dataset, config: RunConfig) -> Callable[[], dict[str, Tensor]]:
+def _growth_gradient(model: nn.Module, data: Dataset, config: DigitRun) -> Callable[[], dict[str, Tensor]]:
     """Dense gradient of cross-entropy plus L2 on val-2, at the weights after the step (protocol C.3)."""
     batch = data.validation(2)
     parameters = dict(model.named_parameters())

@@ -4,66 +4,56 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.masks.allocation import ALLOCATIONS
-from sparseflow.networks import NETWORKS, STEMS
-from sparseflow.training.naming import changed, command, defaults_of, hash_of
+from sparseflow.networks import NETWORKS, STEMS, networks_for
+from sparseflow.training.config import RunConfig
+from sparseflow.training.names import METHODS
+from sparseflow.training.naming import command, one_of
 from sparseflow.training.step import PRECISIONS
 
-#: ``prune`` begins dense; ``dense`` stays so; the others begin with random masks, or those of a pruning run.
-METHODS = ("dense", "scratch", "set", "rigl", "rigl_inverted", "prune", "lottery", "restart")
-#: Methods that start from masks *and* weights of a pruning run.
-TICKET_METHODS = frozenset({"lottery", "restart"})
-#: Methods that begin dense: no mask is drawn.
-DENSE_METHODS = frozenset({"dense", "prune"})
-#: ``auto``: the sparse engine where it takes the network and the masks are sparse enough; ``masked``: never.
-ENGINES = ("auto", "sparse", "masked")
 #: Who decides when masks change and whether that replaces a step (protocol C.3 and C.4).
 UPDATE_VARIANTS = ("after_step", "authors")
 #: Of zeros over layers; ``paper``: ERK for VGG16, uniform for ResNet-50 (protocol F).
 MASK_ALLOCATIONS = ("paper", *ALLOCATIONS)
-_CHOICES: dict[str, Collection[str]] = {
-    "network": NETWORKS,
-    "stem": STEMS,
-    "method": METHODS,
-    "init": SCHEMES,
-    "precision": PRECISIONS,
-    "updates": UPDATE_VARIANTS,
-    "allocation": MASK_ALLOCATIONS,
-    "engine": ENGINES,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageRun:
-    """What is trained, and how; the defaults are RigL on ResNet-50 and ImageNet (protocol 0).
+class ImageRun(RunConfig):
+    """One training on colour images; the defaults are RigL on ResNet-50 and ImageNet (protocol 0).
 
     >>> ImageRun(batch_size=100, micro_batch=30)
     Traceback (most recent call last):
     ValueError: batch_size=100 does not divide into micro-batches of 30. For instance micro_batch=25 does.
     """
 
+    counted: ClassVar[Collection[str]] = ("num_classes", "image_size", "micro_batch", "probe_images")
+    shared_with_parent: ClassVar[Collection[str]] = (
+        "network", "width", "stem", "num_classes", "sparsity", "allocation",
+    )  # fmt: skip
+    unused_by_pruning: ClassVar[Collection[str]] = ("drop_fraction", "update_until", "updates")
+
     dataset: str = "imagenet"
     """imagenet, imagenet-sample or cifar10."""
     image_size: int = 224
     """Side of the crops, in pixels; 32 with the stem for CIFAR."""
-    network: str = "resnet50"
-    """vgg16, resnet50, or resnet14: one block a group."""
+    network: Annotated[str, one_of(networks_for(3))] = "resnet50"
+    """Key of :data:`~sparseflow.networks.NETWORKS`."""
     width: float = 1.0
     """Factor of all channels."""
     stem: str = "imagenet"
     """imagenet, or cifar for images of 32x32."""
     num_classes: int = 1000
     """Of the dataset."""
-    method: str = "rigl"
-    """dense, scratch, set, rigl, rigl_inverted, prune, lottery or restart."""
-    init: str = "sparse"
-    """dense (Original), liu, sparse (Ours) or live."""
+    method: Annotated[str, one_of(METHODS)] = "rigl"
+    """Key of :data:`~sparseflow.training.names.METHODS`."""
+    init: Annotated[str, one_of(SCHEMES, labels=True)] = "sparse"
+    """Key of :data:`~sparseflow.init.schemes.SCHEMES`."""
     sparsity: float = 0.8
     """Zero fraction of masked weights."""
     allocation: str = "paper"
@@ -85,7 +75,7 @@ class ImageRun:
     momentum: float = 0.9
     """Nesterov's."""
     weight_decay: float = 1e-4
-    """The gradient is weight_decay * w, of kernels."""
+    """Its value times w is the gradient on kernels: the penalty is wd * sum(w^2) / 2."""
     label_smoothing: float = 0.1
     """Probability spread over all classes."""
     drop_fraction: float = 0.3
@@ -120,46 +110,23 @@ class ImageRun:
     """Steps whose weights and masks are kept, beside the last."""
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
-        if not 0 <= self.sparsity < 1:
-            raise ValueError(f"sparsity must be in [0, 1), got {self.sparsity!r}. For 80% zeros write 0.8, not 80.")
-        counted = ("num_classes", "image_size", "steps", "batch_size", "micro_batch", "probe_images")
-        for name in (*counted, *(name for name in defaults_of(ImageRun) if name.endswith("_every"))):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}.")
+        super().__post_init__()
         if self.batch_size % self.micro_batch:
             fitting = max(size for size in range(1, self.micro_batch + 1) if self.batch_size % size == 0)
             raise ValueError(
                 f"batch_size={self.batch_size} does not divide into micro-batches of {self.micro_batch}. For instance "
                 f"micro_batch={fitting} does."
             )
-        object.__setattr__(self, "snapshots", tuple(sorted(set(self.snapshots))))
-        if self.snapshots and not 0 <= self.snapshots[0] <= self.snapshots[-1] <= self.steps:
-            raise ValueError(f"snapshots must be steps from 0 to {self.steps}, got {list(self.snapshots)}.")
-        self._check_start()
 
-    def _check_start(self) -> None:
-        parent = self.mask_from
-        if parent is None:
-            if self.method in TICKET_METHODS:
-                raise ValueError(
-                    f"{self.method} starts from a pruning run: give mask_from, or --pruned-mask on the command line."
-                )
-            return
-        if parent.method != "prune":
-            raise ValueError(f"mask_from must be a run of method 'prune', got {parent.method!r}.")
-        if self.method in DENSE_METHODS:
-            raise ValueError(f"method {self.method!r} starts from no mask. Leave mask_from (--pruned-mask) out.")
-        for name in ("network", "width", "stem", "num_classes", "sparsity", "allocation"):
-            if (theirs := getattr(parent, name)) != (ours := getattr(self, name)):
-                raise ValueError(f"mask_from must be a run of the same {name}: it has {theirs!r}, this run {ours!r}.")
-        if self.rewind_step and self.rewind_step not in parent.snapshots:
-            raise ValueError(
-                f"rewind_step {self.rewind_step} was not kept by the pruning run: add it to its snapshots, which are "
-                f"{list(parent.snapshots)}."
-            )
+    def choices(self) -> dict[str, Collection[str]]:
+        """Field -> what it may be."""
+        return {
+            "network": networks_for(3),
+            "stem": STEMS,
+            "precision": PRECISIONS,
+            "updates": UPDATE_VARIANTS,
+            "allocation": MASK_ALLOCATIONS,
+        }
 
     @property
     def micro_batches(self) -> int:
@@ -172,14 +139,24 @@ class ImageRun:
         return 3, self.image_size, self.image_size
 
     @property
+    def architecture(self) -> str:
+        """The network."""
+        return self.network
+
+    @property
     def family(self) -> str:
         """The network; narrower ones count as the same."""
         return self.network
 
     @property
+    def size(self) -> dict[str, Any]:
+        """What the network is built with beside the number of classes."""
+        return {"width": self.width, "stem": self.stem}
+
+    @property
     def is_small_dense(self) -> bool:
         """Whether it trains the dense twin that has as few weights as the paper's sparse network."""
-        return self.method == "dense" and self.width == NETWORKS[self.network].small_dense_width
+        return self.method == "dense" and self.width == NETWORKS[self.network].small_dense.get("width")
 
     @property
     def command(self) -> str:
@@ -192,66 +169,27 @@ class ImageRun:
         return command("sparseflow train images", self, paper_run(network), always=("network",))
 
     @property
+    def last_update(self) -> int:
+        """Last step after which a method may exchange connections."""
+        return self.update_until
+
+    @property
+    def prune_period(self) -> int:
+        """Steps between prunings."""
+        return self.update_every
+
+    @property
+    def follows_authors(self) -> bool:
+        """Whether masks change when they do in the authors' ImageNet code."""
+        return self.updates == "authors"
+
+    @property
     def replaces_steps(self) -> bool:
         """Whether a mask update uses up a batch and takes no step."""
-        return self.updates == "authors" and self.method in ("rigl", "rigl_inverted")
-
-    @property
-    def hash(self) -> str:
-        """First 12 hex digits of SHA-256 over the fields that differ from their defaults.
-
-        >>> ImageRun(seed=1).hash == ImageRun(seed=1).hash, ImageRun(seed=1).hash == ImageRun(seed=2).hash
-        (True, False)
-        """
-        return hash_of(changed(self))
-
-    @property
-    def name(self) -> str:
-        """Folder name of the run: readable first, unique by its hash."""
-        init = f"-{self.init}" if self.method not in DENSE_METHODS | TICKET_METHODS else ""
-        return f"{self.method}{init}-{self.network}-s{self.seed}-{self.hash}"
-
-    def with_(self, **changes: Any) -> ImageRun:
-        """A copy with some fields changed."""
-        return replace(self, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain nested dict, as stored in ``config.json``."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ImageRun:
-        """Inverse of :meth:`to_dict`.
-
-        >>> run = ImageRun(mask_from=ImageRun(method="prune", snapshots=(5,)))
-        >>> ImageRun.from_dict(run.to_dict()) == run
-        True
-        """
-        if unknown := sorted(set(values) - set(defaults_of(cls))):
-            raise ValueError(f"the config has fields this version does not know: {', '.join(unknown)}.")
-        parent = values.get("mask_from")
-        nested = {
-            "mask_from": None if parent is None else cls.from_dict(parent),
-            "snapshots": tuple(values.get("snapshots", ())),
-        }
-        return cls(**{**values, **nested})
+        return self.follows_authors and bool(self.row.authors.get("replaces_step"))
 
 
-def pruning_parent(run: ImageRun) -> ImageRun:
-    """The pruning run of the same seed and schedule, whose final masks a sparse run can start from.
-
-    >>> parent = pruning_parent(ImageRun(method="rigl", init="liu", seed=3, drop_fraction=0.1))
-    >>> changed(parent)
-    {'method': 'prune', 'seed': 3}
-    """
-    # What a pruning run does not look at stays at its default, so that all methods share one pruning run.
-    ignored = ("init", "drop_fraction", "update_until", "updates", "mask_from", "rewind_step")
-    defaults = defaults_of(ImageRun)
-    kept = (run.rewind_step,) if run.rewind_step else ()
-    return run.with_(method="prune", snapshots=kept, **{name: defaults[name] for name in ignored})
-
-
-#: Network -> what its runs have that differs from the defaults (protocol 0).
+#: Network -> the settings of its runs that differ from the defaults (protocol 0).
 PAPER: dict[str, dict[str, Any]] = {
     "resnet50": {},
     "vgg16": {

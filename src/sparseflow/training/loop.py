@@ -9,6 +9,7 @@ import torch
 
 from sparseflow.engine.stepper import Stepper
 from sparseflow.masks.make import sparsity_of
+from sparseflow.networks import NETWORKS
 from sparseflow.sharded import full
 from sparseflow.training.images import ImageRun
 from sparseflow.training.probes import Batch, Flow, Log, evaluate
@@ -174,4 +175,4 @@ def planned(run: ImageRun, trainer: Trainer) -> Stepper | None:
         if run.engine == "sparse":
             raise ValueError(f"the sparse engine does not go with {', '.join(found)}. Or give engine='masked'.")
         return None
-    return Stepper(trainer.sparsifier, run.engine)
+    return Stepper(trainer.sparsifier, run.engine, most_active=NETWORKS[run.architecture].sparse_up_to)

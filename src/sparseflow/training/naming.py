@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
+import tyro
+
 
 def defaults_of(config: type) -> dict[str, Any]:
     """Field -> default of a dataclass.
@@ -47,6 +49,21 @@ def hash_of(values: Mapping[str, Any]) -> str:
     True
     """
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def one_of(rows: Mapping[str, Any], *, labels: bool = False) -> Any:
+    """The help of a field whose value is a key of a table: the keys, and the labels that are other words.
+
+    >>> from sparseflow.init.schemes import SCHEMES
+    >>> one_of(SCHEMES, labels=True).help
+    'dense (Original), liu, sparse (Ours) or live.'
+    """
+
+    def shown(name: str) -> str:
+        return name if not labels or rows[name].label.lower() == name else f"{name} ({rows[name].label})"
+
+    *most, last = map(shown, rows)
+    return tyro.conf.arg(help=f"{', '.join(most)} or {last}.")
 
 
 def command(program: str, config: Any, defaults: Any, *, always: Collection[str] = ()) -> str:

@@ -11,74 +11,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 from sparseflow.training.processes import Processes
-
-
-class Task(Protocol):
-    """Something to compute once; hashable, and small enough to be sent to another process."""
-
-    @property
-    def name(self) -> str:
-        """Unique among the tasks; what is left of the last dash is shown."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """Units of progress; all tasks' units should take about as long."""
-        ...
-
-    @property
-    def needs(self) -> tuple[Task, ...]:
-        """Tasks that must be done before."""
-        ...
-
-    def is_done(self, root: Path) -> bool:
-        """Whether its result is in ``root``."""
-        ...
-
-    def work(self, root: Path, report: Callable[[int], None]) -> None:
-        """Compute and store it; ``report`` is told the units done."""
-        ...
-
-
-class Workers(Protocol):
-    """Processes that compute tasks, on this machine or on many."""
-
-    def most(self) -> int:
-        """Tasks that they can compute at once, now."""
-        ...
-
-    def submit(self, task: Task) -> Future[None]:
-        """Begin a task as soon as there is room; the future has its end, or its error."""
-        ...
-
-    def heard(self) -> Iterable[tuple[str, int]]:
-        """Names of tasks under way with the units done, as far as they said so since the last call."""
-        ...
-
-    def stop(self) -> None:
-        """End all that is under way, at once."""
-        ...
-
-    def close(self) -> None:
-        """Leave, after all tasks ended."""
-        ...
-
-
-def in_order(tasks: Sequence[Task]) -> list[Task]:
-    """All tasks and what they need, each once, a task right after what it needs."""
-    ordered: dict[Task, None] = {}
-    for task in tasks:
-        for needed in in_order(task.needs):
-            ordered.setdefault(needed)
-        ordered.setdefault(task)
-    return list(ordered)
+from sparseflow.training.tasks import Task, Workers, in_order
 
 
 def run_tasks(
@@ -156,7 +96,7 @@ def _run(todo: list[Task], workers: Workers, *, console: Console | None) -> dict
                         waiting.remove(task)
                         running[workers.submit(task)] = task
                 done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                table.show(workers.heard())
+                table.show(workers.progress())
                 # A killed process fails every run under way, and the pool with them; what ended before did end.
                 for future in sorted(done, key=lambda future: isinstance(future.exception(), BrokenProcessPool)):
                     if isinstance(error := future.exception(), BrokenProcessPool):
@@ -226,9 +166,9 @@ class _Table:
     def _title(self) -> str:
         return f"[bold]{len(self._ended)} of {len(self._sizes)} runs done, steps"
 
-    def show(self, heard: Iterable[tuple[str, int]]) -> None:
+    def show(self, progress: Iterable[tuple[str, int]]) -> None:
         """Draw what the workers have said."""
-        for name, step in heard:
+        for name, step in progress:
             if name in self._ended:  # its last words came after its end
                 continue
             if name not in self._lines:

@@ -11,12 +11,11 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from sparseflow.training.pool import Task
+from sparseflow.training.tasks import Task
 
 #: Units of progress between two messages of a worker.
 _REPORT_EVERY = 20
@@ -25,7 +24,7 @@ _messages: Any = None
 
 
 class Processes:
-    """As :class:`~sparseflow.training.pool.Workers`; they end with the process that started them, however that ends.
+    """As :class:`~sparseflow.training.tasks.Workers`; they end with the process that started them, however that ends.
 
     Args:
         root: Folder of all results.
@@ -51,7 +50,7 @@ class Processes:
         with _interrupts_held():
             return self._pool.submit(_work, task, self._root)
 
-    def heard(self) -> Iterator[tuple[str, int]]:
+    def progress(self) -> Iterator[tuple[str, int]]:
         """What lies in the queue."""
         while True:
             try:

@@ -11,12 +11,10 @@ from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sparseflow.training.processes import compute, take_one_thread
-
-if TYPE_CHECKING:
-    from sparseflow.training.pool import Task
+from sparseflow.training.tasks import Task
 
 #: How often Ray begins a task again whose process or machine died; it continues from its last checkpoint.
 _RETRIES = 3
@@ -28,7 +26,7 @@ _CONNECTIONS = 5
 
 
 class RayCluster:
-    """As :class:`~sparseflow.training.pool.Workers`, on all machines of a cluster.
+    """As :class:`~sparseflow.training.tasks.Workers`, on all machines of a cluster.
 
     Args:
         address: ``"auto"``, ``"host:port"``, or ``"ray://host:port"`` from a machine that is no part of the cluster.
@@ -85,7 +83,7 @@ class RayCluster:
             # What the task raised, without the other machine's traceback.
             done.set_exception(error.cause if isinstance(error, self._ray.exceptions.RayTaskError) else error)
 
-    def heard(self) -> list[tuple[str, int]]:
+    def progress(self) -> list[tuple[str, int]]:
         """What lies in the inbox; nothing while that is on its way to another machine because its own died."""
         try:
             said: dict[str, int] = self._ray.get(self._inbox.take.remote())

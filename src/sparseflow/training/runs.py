@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.images import ImageRun
 from sparseflow.training.state_file import read_checkpoint
 
 #: What a run is a pure function of: on digits, or on images.
-Config = RunConfig | ImageRun
+Config = DigitRun | ImageRun
 CONFIG = "config.json"
 ENVIRONMENT = "env.json"
 METRICS = "metrics.jsonl"
@@ -28,7 +28,7 @@ class Run:
     """A finished run, read only."""
 
     config: Any
-    """A ``RunConfig``, or an ``ImageRun``."""
+    """A ``DigitRun``, or an ``ImageRun``."""
     folder: Path
     metrics: pd.DataFrame
     """Columns step (int), name (str), value (float), in the order of logging."""
@@ -161,7 +161,7 @@ def _read_config(folder: Path) -> Config:
         raise ValueError(f"{folder} has no {CONFIG}: it is not the folder of a run. Move it away.")
     try:
         values = _read_json(path)
-        return (ImageRun if "network" in values else RunConfig).from_dict(values)
+        return (ImageRun if "network" in values else DigitRun).from_dict(values)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not the config of a run of this version: {error}") from error
 

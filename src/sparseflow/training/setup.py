@@ -2,62 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from sparseflow.masks.make import dense_masks
-from sparseflow.methods import GMP, SET, RigL, RigLInverted, Static
-from sparseflow.methods.base import Method
-from sparseflow.networks import build_network, draw_sparse_, network_masks
+from sparseflow.networks import build_network, draw_sparse_, network_masks, networks_for
 from sparseflow.rng import stream
 from sparseflow.sparsifier.sparsifier import Sparsifier
 from sparseflow.tickets import State, rewind_
-from sparseflow.training.images import DENSE_METHODS, ImageRun
+from sparseflow.training.config import RunConfig
+from sparseflow.training.images import ImageRun
 from sparseflow.training.optimizer import StepSchedule, nesterov_sgd
 from sparseflow.training.ranks import Ranks
 from sparseflow.training.statistics import StepStatistics
 from sparseflow.training.step import Trainer, check_shares, cut_, distributed
 from sparseflow.types import Masks
-
-
-def updater_of(run: ImageRun, target: Masks) -> Method:
-    """The method of a run.
-
-    Args:
-        run: The run.
-        target: Masks at the run's sparsity, layer by layer; what pruning ends with.
-
-    >>> updater_of(ImageRun(method="set", updates="authors"), {}).due(1)
-    True
-    """
-    moving: dict[str, Any] = {
-        "drop_fraction": run.drop_fraction,
-        "update_every": run.update_every,
-        "update_until": run.update_until,
-        "schedule": "cosine",
-    }
-    authors = run.updates == "authors"
-    first: dict[str, Any] = {"first_update": 1} if authors else {}
-    replacing: dict[str, Any] = {"first_update": 0, "replaces_step": True} if authors else {}
-    make: dict[str, Callable[[], Method]] = {
-        "dense": Static,
-        "scratch": Static,
-        "lottery": Static,
-        "restart": Static,
-        "set": lambda: SET(**moving, **first),
-        "rigl": lambda: RigL(**moving, **replacing),
-        "rigl_inverted": lambda: RigLInverted(**moving, **replacing),
-        "prune": lambda: GMP(
-            sparsity={name: 1 - float(mask.double().mean()) for name, mask in target.items()},
-            begin=run.prune_begin,
-            end=run.prune_end,
-            update_every=run.update_every,
-        ),
-    }
-    return make[run.method]()
 
 
 def batches_of(run: ImageRun) -> int:
@@ -69,7 +30,7 @@ def batches_of(run: ImageRun) -> int:
     """
     if not run.replaces_steps:
         return run.steps
-    updater = updater_of(run, {})
+    updater = run.updater()
     return run.steps + sum(updater.due(step) for step in range(run.steps))
 
 
@@ -102,7 +63,8 @@ def set_up_images(run: ImageRun, ranks: Ranks, *, start: Start | None = None, sh
     allocation = None if run.allocation == "paper" else run.allocation
     target = network_masks(run.network, model, run.sparsity, seed=run.seed, allocation=allocation)
     masks: Masks = target if start is None else start.masks
-    if run.method in DENSE_METHODS:
+    shares = {name: 1 - float(mask.double().mean()) for name, mask in target.items()}
+    if run.row.start == "dense":
         masks = {name: mask for name, mask in dense_masks(model).items() if name in target}
     elif start is not None and start.weights is not None:
         rewind_(model, start.weights, masks)
@@ -123,7 +85,7 @@ def set_up_images(run: ImageRun, ranks: Ranks, *, start: Start | None = None, sh
     return Trainer(
         model=trained,
         optimizer=optimizer,
-        sparsifier=Sparsifier(trained, optimizer, masks, updater_of(run, target), seed=run.seed),
+        sparsifier=Sparsifier(trained, optimizer, masks, run.updater(sparsity=shares), seed=run.seed),
         schedule=StepSchedule.of_paper(peak=run.learning_rate, steps=run.steps),
         micro_batches=run.micro_batches,
         statistics=StepStatistics(model, micro_batches=run.micro_batches),
@@ -133,20 +95,29 @@ def set_up_images(run: ImageRun, ranks: Ranks, *, start: Start | None = None, sh
     )
 
 
-def dense_network(run: ImageRun) -> nn.Sequential:
+def dense_network(config: RunConfig, *, num_classes: int | None = None) -> nn.Sequential:
     """The network as a dense run starts, on the CPU.
 
-    >>> run = ImageRun(network="vgg16", width=1 / 16, num_classes=3)
-    >>> one, other = (dense_network(run.with_(method=method)).fc8.weight for method in ("dense", "rigl"))
-    >>> torch.equal(one, other)
+    Args:
+        config: The run.
+        num_classes: Number of logits; default the run's.
+
+    Raises:
+        ValueError: if there is no such network for the run's images.
+
+    >>> from sparseflow.training.digits import DigitRun
+    >>> a, b = (dense_network(DigitRun(seed=seed, init_seed=7)) for seed in (0, 1))
+    >>> torch.equal(a.fc1.weight, b.fc1.weight)
     True
     """
+    known = networks_for(config.image_shape[0])
+    if config.architecture not in known:
+        raise ValueError(f"there is no model {config.architecture!r}. Known: {', '.join(known)}.")
     return build_network(
-        run.network,
-        generator=stream(run.seed, "model"),
-        num_classes=run.num_classes,
-        width=run.width,
-        stem=run.stem,
+        config.architecture,
+        generator=stream(config.start_seed, "model"),
+        num_classes=num_classes or config.num_classes,
+        **config.size,
     )
 
 

@@ -53,13 +53,13 @@ class RunStore:
         OSError: If the disk is full; no folder is then left behind.
 
     >>> from tempfile import TemporaryDirectory
-    >>> from sparseflow.training.digits import RunConfig
+    >>> from sparseflow.training.digits import DigitRun
     >>> with TemporaryDirectory() as root:
-    ...     with RunStore(Path(root), RunConfig(seed=1)) as store:
+    ...     with RunStore(Path(root), DigitRun(seed=1)) as store:
     ...         store.log(100, {"train/loss": 0.5})
     ...         store.finish({"test/accuracy": 0.75}, seconds=3.0)
     ...     run = load_runs(Path(root))[0]
-    ...     run.config == RunConfig(seed=1), run.final["test/accuracy"], run.metrics.value.tolist()
+    ...     run.config == DigitRun(seed=1), run.final["test/accuracy"], run.metrics.value.tolist()
     (True, 0.75, [0.5])
     """
 

@@ -10,20 +10,21 @@ import torch
 from rich.console import Console
 
 from sparseflow.data.digits import fetch
-from sparseflow.networks.lenet import build_model
 from sparseflow.training.images import ImageRun
-from sparseflow.training.pool import Task, check_jobs, in_order, run_tasks
+from sparseflow.training.pool import check_jobs, run_tasks
 from sparseflow.training.ranks import Ranks
 from sparseflow.training.runs import Config, Run, is_done, load_run
+from sparseflow.training.setup import dense_network
+from sparseflow.training.tasks import Task, in_order
 
 
 @dataclass(frozen=True)
 class Training:
     """A run as a task of a pool.
 
-    >>> from sparseflow.training.digits import RunConfig
-    >>> pruning = RunConfig(method="prune")
-    >>> runs = [Training(RunConfig(mask_from=pruning, seed=seed)) for seed in (0, 1)]
+    >>> from sparseflow.training.digits import DigitRun
+    >>> pruning = DigitRun(method="prune")
+    >>> runs = [Training(DigitRun(mask_from=pruning, seed=seed)) for seed in (0, 1)]
     >>> [task.config.method for task in in_order(runs)]
     ['prune', 'scratch', 'scratch']
     """
@@ -132,7 +133,7 @@ def prepare(tasks: Sequence[Task], *, root: Path, data_root: Path | None = None)
     configs = [run for run in runs if not isinstance(run, ImageRun)]
     for dataset in sorted({config.dataset for config in configs}):
         fetch(dataset, data_root)
-    for model in sorted({config.model for config in configs}):
-        build_model(model, generator=torch.Generator())
+    for config in {run.architecture: run for run in runs}.values():
+        dense_network(config)
     if tasks:
         root.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from sparseflow.lab.demo import figures, findings
 from sparseflow.lab.page.figure_data import signal_levels, training_curves, update_changes
 from sparseflow.lab.page.summary import COLLAPSE_PERCENT, summarize
-from sparseflow.training.digits import SPARSE_METHODS
 from sparseflow.training.store import Run
 
 _BAND = " A line is the mean over seeds; its band reaches from the lowest to the highest seed."
@@ -95,7 +94,7 @@ def _curves(
 ) -> Section:
     data = training_curves(runs, metric)
     if data.empty:
-        config = next((run.config for run in runs if run.config.method in SPARSE_METHODS), runs[0].config)
+        config = next((run.config for run in runs if run.config.row.start == "masked"), runs[0].config)
         return Section(name=name, heading=heading, missing=f"No run has logged {metric}.", try_this=config.command)
     axis = figures.METRICS[metric].axis
     return Section(

@@ -16,6 +16,7 @@ from sparseflow.lab.demo.headline import comparisons, headline
 from sparseflow.lab.page.groups import check_comparable, group_of, grouped
 from sparseflow.lab.page.summary import COLLAPSE_PERCENT, ONSET_LOSS, readable, summarize
 from sparseflow.lab.page.svg import inline_svg, standalone_svg
+from sparseflow.networks import NETWORKS
 from sparseflow.training.runs import Config
 from sparseflow.training.store import Run
 
@@ -26,20 +27,10 @@ DATASETS_IN_WORDS = {
     "fashion-mnist": ("pictures of clothes (Fashion-MNIST)", 60000, 10000),
     "cifar10": ("small photographs (CIFAR-10)", 50000, 10000),
 }
-MODELS_IN_WORDS = {
-    "lenet5": "LeNet5, a small convolutional network",
-    "mlp": "MLP 300-100, two hidden layers",
-    "vgg16": "VGG16, thirteen convolutions in a chain",
-    "resnet50": "ResNet-50",
-    "resnet14": "ResNet-14, one block a group",
-}
-#: Settings that only some methods read; where none of those ran, they are left out of the page.
+#: Setting -> how the masks of the methods that read it move; where none of those ran, it is left out of the page.
 _READ_BY = {
-    "prune_begin": {"prune"},
-    "prune_end": {"prune"},
-    "prune_every": {"prune"},
-    "drop_fraction": {"set", "rigl", "rigl_inverted", "snfs"},
-    "update_every": {"set", "rigl", "rigl_inverted", "snfs"},
+    **dict.fromkeys(("prune_begin", "prune_end", "prune_every"), "prune"),
+    **dict.fromkeys(("drop_fraction", "update_every"), "swap"),
 }
 
 
@@ -122,7 +113,7 @@ def _page(
         comparisons=comparisons(table),
         num_runs=len(runs),
         config=config,
-        model=MODELS_IN_WORDS.get(config.family, config.family),
+        model=NETWORKS[config.family].words if config.family in NETWORKS else config.family,
         contents=contents,
         num_train=num_train,
         num_test=num_test,
@@ -150,19 +141,19 @@ def settings(runs: Sequence[Run]) -> tuple[dict[str, str], dict[str, dict[str, s
 
     Left out: what names the group (method, initialisation), and what no run's method reads.
 
-    >>> from sparseflow.training.digits import RunConfig
-    >>> configs = [RunConfig(method=method, seed=7) for method in ("dense", "set")]
+    >>> from sparseflow.training.digits import DigitRun
+    >>> configs = [DigitRun(method=method, seed=7) for method in ("dense", "set")]
     >>> runs = [Run(config, Path("run"), pd.DataFrame(), {}, {}, 1.0) for config in configs]
     >>> common, differing = settings(runs)
     >>> common["seed"], differing
     ('7', {'sparsity': {'Dense': '0', 'SET, Ours': '0.95'}})
     """
     groups = grouped(runs)
-    methods = {group.method for group in groups}
+    moves = {run.config.row.moves for run in runs}
     common: dict[str, str] = {}
     differing: dict[str, dict[str, str]] = {}
     for field in fields(runs[0].config):
-        if field.name in ("method", "init") or not _READ_BY.get(field.name, methods) & methods:
+        if field.name in ("method", "init") or _READ_BY.get(field.name) not in (None, *moves):
             continue
         values = {
             group.label: ", ".join(dict.fromkeys(_value(run.config, field.name) for run in members))
@@ -186,9 +177,9 @@ def _value(config: Config, name: str) -> str:
 def hardware(runs: Sequence[Run]) -> dict[str, str]:
     """Machine and versions as stored with the runs, nested keys joined by dots; several values where runs differ.
 
-    >>> from sparseflow.training.digits import RunConfig
+    >>> from sparseflow.training.digits import DigitRun
     >>> env = {"torch": "2.13.0", "cpu": {"cores": 2}}
-    >>> hardware([Run(RunConfig(), Path("run"), pd.DataFrame(), {}, env, 1.0)])
+    >>> hardware([Run(DigitRun(), Path("run"), pd.DataFrame(), {}, env, 1.0)])
     {'torch': '2.13.0', 'cpu.cores': '2'}
     """
     values: dict[str, dict[str, None]] = {}

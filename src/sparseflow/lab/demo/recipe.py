@@ -12,13 +12,14 @@ to the run; the masks come from a pruning run of the same seed, as in the paper.
 
 from __future__ import annotations
 
-from sparseflow.training.digits import RunConfig, pruning_parent
+from sparseflow.training.config import pruning_parent
+from sparseflow.training.digits import DigitRun
 
 INITS = ("dense", "liu", "sparse")
 SPARSE = ("scratch", "set", "rigl")
 
 
-def demo(*, seeds: int = 3, steps: int = 800, quick: bool = False) -> list[RunConfig]:
+def demo(*, seeds: int = 3, steps: int = 800, quick: bool = False) -> list[DigitRun]:
     """Dense, Small Dense, Pruned, and {Scratch, SET, RigL} x {Original, Liu, Ours}.
 
     Args:
@@ -33,7 +34,7 @@ def demo(*, seeds: int = 3, steps: int = 800, quick: bool = False) -> list[RunCo
         raise ValueError(f"seeds and steps must be at least 1, got {seeds} and {steps}.")
     if quick:
         steps = min(steps, 250)
-    base = RunConfig(
+    base = DigitRun(
         dataset="mnist-5k",
         steps=steps,
         batch_size=64,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow.masks.topk import active_count, topk_mask
-from sparseflow.networks.lenet import build_model
+from sparseflow.networks import build_network
 from sparseflow.rng import stream
 
 SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98)
@@ -85,7 +85,7 @@ def signal_at_init(
     for kind, draw_masks in MASK_KINDS.items():
         for sparsity in sparsities:
             for network in range(networks):
-                model = build_model("lenet5", generator=stream(seed, "model", network))
+                model = build_network("lenet5", generator=stream(seed, "model", network))
                 masks = draw_masks(model, sparsity, seed=seed + network)
                 for base in bases:
                     for scheme in schemes:

@@ -33,8 +33,8 @@ def accuracy_points(runs: Sequence[Run]) -> pd.DataFrame:
     """Final test accuracy (percent) of every run: ``label, method, init, seed, accuracy, collapsed``.
 
     >>> from pathlib import Path
-    >>> from sparseflow.training.digits import RunConfig
-    >>> run = Run(RunConfig(seed=4), Path("run"), pd.DataFrame(), {"test/accuracy": 0.125}, {}, 1.0)
+    >>> from sparseflow.training.digits import DigitRun
+    >>> run = Run(DigitRun(seed=4), Path("run"), pd.DataFrame(), {"test/accuracy": 0.125}, {}, 1.0)
     >>> accuracy_points([run]).loc[0, ["label", "seed", "accuracy", "collapsed"]].to_list() == [
     ...     "Scratch, Ours", 4, 12.5, False]
     True
@@ -53,9 +53,9 @@ def training_curves(runs: Sequence[Run], metric: str) -> pd.DataFrame:
     ``test/accuracy`` is given in percent, everything else as logged. Empty where no run has the metric.
 
     >>> from pathlib import Path
-    >>> from sparseflow.training.digits import RunConfig
+    >>> from sparseflow.training.digits import DigitRun
     >>> metrics = pd.DataFrame({"step": [0, 50], "name": "flow/norm", "value": [0.5, 2.0]})
-    >>> curves = training_curves([Run(RunConfig(), Path("run"), metrics, {}, {}, 1.0)], "flow/norm")
+    >>> curves = training_curves([Run(DigitRun(), Path("run"), metrics, {}, {}, 1.0)], "flow/norm")
     >>> curves["step"].to_list() == [0, 50] and curves["mean"].to_list() == [0.5, 2.0]
     True
     """
@@ -74,9 +74,9 @@ def update_changes(runs: Sequence[Run]) -> pd.DataFrame:
     Columns ``label, method, init, step``, ``STATISTICS`` and ``raised``: the fraction of seeds whose norm rose.
 
     >>> from pathlib import Path
-    >>> from sparseflow.training.digits import RunConfig
+    >>> from sparseflow.training.digits import DigitRun
     >>> metrics = pd.DataFrame({"step": 100, "name": ["update/before", "update/after"], "value": [1.0, 1.5]})
-    >>> changes = update_changes([Run(RunConfig(method="set"), Path("run"), metrics, {}, {}, 1.0)])
+    >>> changes = update_changes([Run(DigitRun(method="set"), Path("run"), metrics, {}, {}, 1.0)])
     >>> changes.loc[0, ["step", "mean", "raised"]].to_list() == [100, 0.5, 1.0]
     True
     """

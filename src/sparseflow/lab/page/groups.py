@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from sparseflow.training.digits import SPARSE_METHODS
 from sparseflow.training.runs import Config
 from sparseflow.training.store import Run
 
@@ -54,13 +53,13 @@ class Group(NamedTuple):
 def group_of(config: Config) -> Group:
     """The group that a run belongs to.
 
-    >>> from sparseflow.training.digits import RunConfig
-    >>> group_of(RunConfig(method="dense", model="lenet5-small", init="liu"))
+    >>> from sparseflow.training.digits import DigitRun
+    >>> group_of(DigitRun(method="dense", model="lenet5-small", init="liu"))
     Group(method='small_dense', init='')
     """
     if config.is_small_dense:
         return Group("small_dense", "")
-    return Group(config.method, config.init if config.method in SPARSE_METHODS else "")
+    return Group(config.method, config.init if config.row.start == "masked" else "")
 
 
 def grouped(runs: Sequence[Run]) -> dict[Group, list[Run]]:
@@ -68,8 +67,8 @@ def grouped(runs: Sequence[Run]) -> dict[Group, list[Run]]:
 
     >>> from pathlib import Path
     >>> import pandas
-    >>> from sparseflow.training.digits import RunConfig
-    >>> configs = [RunConfig(method="set", seed=1), RunConfig(method="set"), RunConfig(method="dense")]
+    >>> from sparseflow.training.digits import DigitRun
+    >>> configs = [DigitRun(method="set", seed=1), DigitRun(method="set"), DigitRun(method="dense")]
     >>> runs = [Run(config, Path("run"), pandas.DataFrame(), {}, {}, 1.0) for config in configs]
     >>> {group.label: [run.config.seed for run in members] for group, members in grouped(runs).items()}
     {'Dense': [0], 'SET, Ours': [0, 1]}
@@ -94,8 +93,8 @@ def check_comparable(runs: Sequence[Run]) -> None:
 
     >>> from pathlib import Path
     >>> import pandas
-    >>> from sparseflow.training.digits import RunConfig
-    >>> runs = [Run(RunConfig(steps=steps), Path("run"), pandas.DataFrame(), {}, {}, 1.0) for steps in (100, 900)]
+    >>> from sparseflow.training.digits import DigitRun
+    >>> runs = [Run(DigitRun(steps=steps), Path("run"), pandas.DataFrame(), {}, {}, 1.0) for steps in (100, 900)]
     >>> check_comparable(runs)
     Traceback (most recent call last):
     ValueError: these 2 runs cannot be compared; they differ in steps (100 and 900). Move the runs of one setting to a

@@ -24,8 +24,8 @@ def accuracy_percent(run: Run) -> float:
     """Final test accuracy in percent.
 
     >>> from pathlib import Path
-    >>> from sparseflow.training.digits import RunConfig
-    >>> accuracy_percent(Run(RunConfig(), Path("run"), pd.DataFrame(), {"test/accuracy": 0.75}, {}, 1.0))
+    >>> from sparseflow.training.digits import DigitRun
+    >>> accuracy_percent(Run(DigitRun(), Path("run"), pd.DataFrame(), {"test/accuracy": 0.75}, {}, 1.0))
     75.0
     """
     return 100.0 * run.final["test/accuracy"]
@@ -58,10 +58,10 @@ def summarize(runs: Sequence[Run]) -> pd.DataFrame:
         ValueError: where :func:`check_comparable` refuses.
 
     >>> from pathlib import Path
-    >>> from sparseflow.training.digits import RunConfig
+    >>> from sparseflow.training.digits import DigitRun
     >>> silent = pd.DataFrame({"step": [], "name": [], "value": []})
     >>> finals = [{"test/accuracy": accuracy, "sparsity": 0.95} for accuracy in (0.75, 0.25)]
-    >>> runs = [Run(RunConfig(seed=seed), Path("run"), silent, final, {}, 1.0) for seed, final in enumerate(finals)]
+    >>> runs = [Run(DigitRun(seed=seed), Path("run"), silent, final, {}, 1.0) for seed, final in enumerate(finals)]
     >>> table = summarize(runs)
     >>> table.loc[0, ["accuracy_mean", "accuracy_std", "collapsed"]].to_list() == [50, 25, 0]
     True

@@ -13,7 +13,6 @@ from sparseflow.paper.claims.run_statistics import accuracies, mean_and_std, mea
 from sparseflow.paper.claims.statistics import greater, spearman_above
 from sparseflow.paper.claims.verdict import FEWEST, Verdict, all_of, conclude, need, undecided
 from sparseflow.paper.matrix.scales import SCALES
-from sparseflow.training.digits import SPARSE_METHODS, TICKET_METHODS
 from sparseflow.training.runs import Run
 
 #: Runs of a network below which its rank correlation is not judged: as many as one cell of the paper's.
@@ -106,7 +105,7 @@ def _sparse_runs(evidence: Evidence, network: str) -> list[Run]:
         for group, runs in evidence.groups.items()
         if group.startswith(f"{network}/")
         for run in runs
-        if run.config.method in SPARSE_METHODS | TICKET_METHODS
+        if run.config.row.start != "dense"
     }
     return list(found.values())
 

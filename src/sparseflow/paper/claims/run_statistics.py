@@ -17,7 +17,7 @@ from sparseflow.lab.page.evidence import NotEnoughRunsError
 from sparseflow.lab.page.summary import accuracy_percent, onset_step
 from sparseflow.paper.claims.intervals import Values
 from sparseflow.paper.matrix.scales import PAPER
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import Run
 
 PAPER_STEPS = PAPER.base.steps
@@ -29,7 +29,7 @@ def of_each(runs: Iterable[Run], statistic: Callable[[Run], float]) -> Values:
     """A number of each run.
 
     >>> from pathlib import Path
-    >>> runs = [Run(RunConfig(), Path("run"), pd.DataFrame(), {"test/accuracy": 0.75}, {}, 1.0)]
+    >>> runs = [Run(DigitRun(), Path("run"), pd.DataFrame(), {"test/accuracy": 0.75}, {}, 1.0)]
     >>> of_each(runs, accuracy_percent).tolist()
     [75.0]
     """
@@ -51,10 +51,10 @@ def num_collapsed(runs: Iterable[Run], *, below: float) -> int:
     return int((accuracies(runs) < below).sum())
 
 
-def at_paper_step(config: RunConfig, step: float) -> int:
+def at_paper_step(config: DigitRun, step: float) -> int:
     """The step of a run that is the same share of training as ``step`` of the paper's 11719.
 
-    >>> at_paper_step(RunConfig(), 1000), at_paper_step(RunConfig(steps=1000), 11719 / 2)
+    >>> at_paper_step(DigitRun(), 1000), at_paper_step(DigitRun(steps=1000), 11719 / 2)
     (1000, 500)
     """
     return round(step * config.steps / PAPER_STEPS)
@@ -63,7 +63,7 @@ def at_paper_step(config: RunConfig, step: float) -> int:
 def at_share(share: float) -> float:
     """The paper's step at a share of training, for windows of networks whose runs are not of 11719 steps.
 
-    >>> at_paper_step(RunConfig(steps=1000), at_share(0.25))
+    >>> at_paper_step(DigitRun(steps=1000), at_share(0.25))
     250
     """
     return share * PAPER_STEPS
@@ -74,7 +74,7 @@ def logged(run: Run, name: str) -> pd.Series[float]:
 
     >>> from pathlib import Path
     >>> metrics = pd.DataFrame({"step": [0, 50], "name": ["flow/norm", "train/loss"], "value": [0.5, 2.0]})
-    >>> logged(Run(RunConfig(), Path("run"), metrics, {}, {}, 1.0), "flow/norm").to_dict()
+    >>> logged(Run(DigitRun(), Path("run"), metrics, {}, {}, 1.0), "flow/norm").to_dict()
     {0: 0.5}
 
     Raises:
@@ -147,7 +147,7 @@ def update_deltas(run: Run) -> pd.Series[float]:
     >>> from pathlib import Path
     >>> names = ["update/before", "update/after"]
     >>> metrics = pd.DataFrame({"step": [500, 500], "name": names, "value": [0.25, 0.75]})
-    >>> update_deltas(Run(RunConfig(), Path("run"), metrics, {}, {}, 1.0)).to_dict()
+    >>> update_deltas(Run(DigitRun(), Path("run"), metrics, {}, {}, 1.0)).to_dict()
     {500: 0.5}
 
     Raises:

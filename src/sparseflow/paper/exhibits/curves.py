@@ -55,9 +55,9 @@ def off_cycle(run: Run) -> pd.DataFrame:
     A log at a step of an update shows the new mask before any step was taken with it, so it belongs to the update.
 
     >>> from pathlib import Path
-    >>> from sparseflow.training.digits import RunConfig
+    >>> from sparseflow.training.digits import DigitRun
     >>> metrics = pd.DataFrame({"step": [0, 50, 100], "name": "flow/norm", "value": [1.0, 2.0, 3.0]})
-    >>> runs = [Run(RunConfig(method=method, update_every=100), Path("run"), metrics, {}, {}, 1.0)
+    >>> runs = [Run(DigitRun(method=method, update_every=100), Path("run"), metrics, {}, {}, 1.0)
     ...         for method in ("set", "scratch")]
     >>> [off_cycle(run)["step"].to_list() for run in runs]
     [[0, 50], [0, 50, 100]]
@@ -78,9 +78,9 @@ def update_change(run: Run) -> pd.DataFrame:
     """Gradient norm right after minus right before each mask update.
 
     >>> from pathlib import Path
-    >>> from sparseflow.training.digits import RunConfig
+    >>> from sparseflow.training.digits import DigitRun
     >>> metrics = pd.DataFrame({"step": 100, "name": ["update/before", "update/after"], "value": [1.0, 1.5]})
-    >>> update_change(Run(RunConfig(method="set"), Path("run"), metrics, {}, {}, 1.0)).to_dict("list")
+    >>> update_change(Run(DigitRun(method="set"), Path("run"), metrics, {}, {}, 1.0)).to_dict("list")
     {'step': [100], 'value': [0.5]}
     """
     before, after = (logged(run, name).set_index("step")["value"] for name in ("update/before", "update/after"))

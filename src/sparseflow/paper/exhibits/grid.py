@@ -14,7 +14,7 @@ from sparseflow.lab.page.summary import records
 from sparseflow.paper.exhibits.shortfalls import shortfalls
 from sparseflow.paper.matrix.mnist import groups
 from sparseflow.paper.matrix.scales import Scale
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import Run
 
 _FIELDS = ("learning_rate", "weight_decay", "update_every", "drop_fraction")
@@ -49,7 +49,7 @@ Point = tuple[float, ...]
 Row = dict[str, Any]
 
 
-def _point(config: RunConfig) -> Point:
+def _point(config: DigitRun) -> Point:
     return tuple(float(getattr(config, name)) for name in _FIELDS)
 
 

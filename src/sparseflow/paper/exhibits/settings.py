@@ -13,29 +13,29 @@ from sparseflow.lab.page.exhibit import Content, Table, available, cell
 from sparseflow.lab.page.words import count, listed
 from sparseflow.paper.matrix.scales import Scale
 from sparseflow.paper.published import mnist
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digits import DigitRun
 
 #: Groups whose configs are compared.
 TABLE3 = ("tickets/prune", "tickets/lottery", "tickets/scratch")
 TABLE4 = ("lenet5/set/sparse", "lenet5/rigl/sparse", "lenet5/set/sparse/f100", "lenet5/rigl/sparse/f100")
 
 
-def epochs(config: RunConfig) -> float:
+def epochs(config: DigitRun) -> float:
     """How often training sees every image.
 
-    >>> round(epochs(RunConfig()), 1)  # 11719 steps of 128 out of 60000
+    >>> round(epochs(DigitRun()), 1)  # 11719 steps of 128 out of 60000
     25.0
     """
     images = DATASETS_IN_WORDS[config.dataset][1] - config.holdout
     return config.steps * config.batch_size / images
 
 
-def _of_pruning(name: str) -> Callable[[RunConfig], object]:
+def _of_pruning(name: str) -> Callable[[DigitRun], object]:
     return lambda config: getattr(config if config.mask_from is None else config.mask_from, name)
 
 
 #: What the paper's tables call a setting -> (for people, how a config has it).
-SETTINGS: dict[str, tuple[str, Callable[[RunConfig], object]]] = {
+SETTINGS: dict[str, tuple[str, Callable[[DigitRun], object]]] = {
     "total_steps": ("Optimizer steps", lambda config: config.steps),
     "epochs": ("Epochs", lambda config: round(epochs(config), 1)),
     "batch_size": ("Batch size, images", lambda config: config.batch_size),

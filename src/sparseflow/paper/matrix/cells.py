@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TypeVar
 
 from sparseflow.init.schemes import SCHEMES
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.images import ImageRun
 
-Config = TypeVar("Config", RunConfig, ImageRun)
+Config = TypeVar("Config", DigitRun, ImageRun)
 
 #: The methods of Table 1, of random masks.
 METHODS = ("scratch", "set", "rigl")
@@ -23,7 +23,7 @@ REPEATS = 100
 def repeat(config: Config, seeds: int, *, first: int = 0) -> list[Config]:
     """The same run with several seeds.
 
-    >>> [config.seed for config in repeat(RunConfig(), 2, first=100)]
+    >>> [config.seed for config in repeat(DigitRun(), 2, first=100)]
     [100, 101]
     """
     return [config.with_(seed=first + seed) for seed in range(seeds)]

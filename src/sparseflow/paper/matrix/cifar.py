@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from sparseflow.paper.matrix.cells import INITS, METHODS, REPEATS, repeat
-from sparseflow.training.images import ImageRun, pruning_parent, rescaled
+from sparseflow.training.config import pruning_parent
+from sparseflow.training.images import ImageRun, rescaled
 
 #: Name of a setting -> its sparsity; ERK.
 VGG = {"vgg16-80": 0.8, "vgg16-90": 0.9, "vgg16-95": 0.95}

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from sparseflow.networks import NETWORKS
 from sparseflow.paper.matrix.cells import REPEATS, repeat
 from sparseflow.paper.matrix.cifar import ImageGroups, table
-from sparseflow.training.images import ImageRun, paper_run, pruning_parent
+from sparseflow.training.config import pruning_parent
+from sparseflow.training.images import ImageRun, paper_run
 
 #: Seeds of section 4.3, as the paper says; elsewhere it has three (protocol 0).
 TICKET_SEEDS = 5
@@ -59,8 +60,7 @@ def _unmasked(base: ImageRun, seeds: int) -> Iterator[tuple[str, list[ImageRun]]
     """The dense network, and the one that is narrow enough to have as few parameters as the sparse one."""
     dense = base.with_(method="dense")
     yield f"{base.network}/dense", repeat(dense, seeds)
-    width = NETWORKS[base.network].small_dense_width
-    yield f"{base.network}/small_dense", repeat(dense.with_(width=width), seeds)
+    yield f"{base.network}/small_dense", repeat(dense.with_(**NETWORKS[base.network].small_dense), seeds)
 
 
 def _resnet_tickets(base: ImageRun, seeds: int, many: int) -> Iterator[tuple[str, list[ImageRun]]]:

@@ -10,7 +10,7 @@ from sparseflow.lab.page.evidence import Option
 from sparseflow.paper.matrix.mnist import NOISES, Groups, after_update
 from sparseflow.paper.matrix.scales import Scale
 from sparseflow.paper.measures.measurement import Measurement
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digits import DigitRun
 
 #: Kind of measurement -> the tables it fills.
 TABLES = {
@@ -44,7 +44,7 @@ def measurements(scale: Scale, groups: Groups, *, data_root: Path | None = None)
     """
 
     def make(
-        kind: str, runs: Sequence[RunConfig], size: int, labels: dict[str, Option], **options: Option
+        kind: str, runs: Sequence[DigitRun], size: int, labels: dict[str, Option], **options: Option
     ) -> Measurement:
         return Measurement(kind, tuple(runs), tuple(options.items()), tuple(labels.items()), size, data_root)
 
@@ -95,7 +95,7 @@ def measurements(scale: Scale, groups: Groups, *, data_root: Path | None = None)
 
     def spectra() -> Iterator[Measurement]:
         moments = (2 * scale.often, 5 * scale.often, 10 * scale.often)
-        wanted: dict[tuple[str, int, str, int, int], RunConfig] = {}
+        wanted: dict[tuple[str, int, str, int, int], DigitRun] = {}
 
         def want(group: str, seeds: int, steps: Sequence[int], moment: str, examples: int) -> None:
             for config in groups[group][:seeds]:

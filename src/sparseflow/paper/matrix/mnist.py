@@ -13,14 +13,15 @@ from typing import Any
 
 from sparseflow.paper.matrix.cells import INITS, METHODS, MOVING, REPEATS, repeat
 from sparseflow.paper.matrix.scales import Scale
-from sparseflow.training.digits import RunConfig, pruning_parent
+from sparseflow.training.config import pruning_parent
+from sparseflow.training.digits import DigitRun
 
 #: Standard deviations of noise on a ticket's start, in units of its own (claim C46).
 NOISES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
 #: Sparsities beside 0.95 at which tickets are compared with scratch (claim C47).
 SPARSITIES = (0.8, 0.9, 0.98)
 
-Groups = dict[str, list[RunConfig]]
+Groups = dict[str, list[DigitRun]]
 
 
 def groups(scale: Scale) -> Groups:
@@ -47,8 +48,8 @@ def groups(scale: Scale) -> Groups:
 
 
 def _pruned(
-    base: RunConfig, seeds: int, *, mask: RunConfig | None = None, first: int = 0, **changes: Any
-) -> list[RunConfig]:
+    base: DigitRun, seeds: int, *, mask: DigitRun | None = None, first: int = 0, **changes: Any
+) -> list[DigitRun]:
     """Seeds that all start from the masks of one pruning run, or each from those of ``base``'s own.
 
     Args:
@@ -61,7 +62,7 @@ def _pruned(
     return [one.with_(mask_from=mask or pruning_parent(one), **changes) for one in repeat(base, seeds, first=first)]
 
 
-def _table(name: str, base: RunConfig, scale: Scale, *, moving: int) -> Iterator[tuple[str, list[RunConfig]]]:
+def _table(name: str, base: DigitRun, scale: Scale, *, moving: int) -> Iterator[tuple[str, list[DigitRun]]]:
     """Tables 1 and 5: sections 4.1 and 4.2.
 
     ``moving`` is how often SET and RigL are repeated; collapse is counted over ``scale.many`` static runs.
@@ -79,7 +80,7 @@ def _table(name: str, base: RunConfig, scale: Scale, *, moving: int) -> Iterator
             yield f"{name}/{method}/{init}", _pruned(base, count, method=method, init=init, snapshots=kept)
 
 
-def _often(base: RunConfig, scale: Scale) -> Iterator[tuple[str, list[RunConfig]]]:
+def _often(base: DigitRun, scale: Scale) -> Iterator[tuple[str, list[DigitRun]]]:
     """Figures 3b, 8b, 10 and 11: mask updates every 100 steps; and RigL-Inverted."""
     often = base.with_(update_every=scale.often)
     counts = {"sparse": scale.some, "dense": scale.many, "liu": scale.seeds}
@@ -105,7 +106,7 @@ def after_update(scale: Scale) -> tuple[int, ...]:
     return (*range(moment + 1, moment + 11), moment + 20)
 
 
-def _tickets(name: str, base: RunConfig, scale: Scale) -> Iterator[tuple[str, list[RunConfig]]]:
+def _tickets(name: str, base: DigitRun, scale: Scale) -> Iterator[tuple[str, list[DigitRun]]]:
     """Section 4.3: all start from the masks of the first pruning run; ``mask1`` and on from those of the others."""
     prunes = repeat(pruning_parent(base), scale.seeds)
     yield f"{name}/prune", prunes
@@ -120,7 +121,7 @@ def _tickets(name: str, base: RunConfig, scale: Scale) -> Iterator[tuple[str, li
             yield f"{name}/restart", _pruned(base, scale.seeds, method="restart", **same)
 
 
-def _mlp_tickets(base: RunConfig, scale: Scale) -> Iterator[tuple[str, list[RunConfig]]]:
+def _mlp_tickets(base: DigitRun, scale: Scale) -> Iterator[tuple[str, list[DigitRun]]]:
     """Figure 9c: tickets and scratch on the masks of one pruning run of the MLP."""
     same: dict[str, Any] = {"mask": pruning_parent(base), "first": REPEATS}
     yield "mlp-tickets/prune", [pruning_parent(base)]
@@ -128,7 +129,7 @@ def _mlp_tickets(base: RunConfig, scale: Scale) -> Iterator[tuple[str, list[RunC
     yield "mlp-tickets/scratch", _pruned(base, scale.some, init="dense", **same)
 
 
-def _variants(base: RunConfig, scale: Scale) -> Iterator[tuple[str, list[RunConfig]]]:
+def _variants(base: DigitRun, scale: Scale) -> Iterator[tuple[str, list[DigitRun]]]:
     """Other bases (Figure 7c), weight decays (C07, C51), one mask for all seeds, a step schedule (C11)."""
     for init, count in (("dense", scale.some), ("sparse", scale.some), ("liu", scale.seeds)):
         yield f"lenet5/scratch/{init}/he", _pruned(base, count, init=init, init_base="kaiming_normal")
@@ -149,7 +150,7 @@ def _variants(base: RunConfig, scale: Scale) -> Iterator[tuple[str, list[RunConf
     yield "lenet5/scratch/sparse/step", _pruned(base, scale.some, schedule="step")
 
 
-def _ticket_controls(base: RunConfig, scale: Scale) -> Iterator[tuple[str, list[RunConfig]]]:
+def _ticket_controls(base: DigitRun, scale: Scale) -> Iterator[tuple[str, list[DigitRun]]]:
     """Claim C46: what of a ticket may change before it leaves the basin of the pruned solution."""
     count = min(3, scale.seeds)
     same: dict[str, Any] = {"method": "lottery", "mask": pruning_parent(base), "first": REPEATS}
@@ -159,7 +160,7 @@ def _ticket_controls(base: RunConfig, scale: Scale) -> Iterator[tuple[str, list[
         yield f"tickets/lottery/{control}", _pruned(base, count, control=control, **same)
 
 
-def _sparsities(base: RunConfig, scale: Scale) -> Iterator[tuple[str, list[RunConfig]]]:
+def _sparsities(base: DigitRun, scale: Scale) -> Iterator[tuple[str, list[DigitRun]]]:
     """Claim C47: where tickets and scratch begin to differ."""
     for sparsity in SPARSITIES:
         at = base.with_(sparsity=sparsity)
@@ -178,7 +179,7 @@ PERIODS = (1, 2, 10)
 DROPS = (0.01, 0.1, 0.3)
 
 
-def _grid(base: RunConfig, scale: Scale) -> Iterator[tuple[str, list[RunConfig]]]:
+def _grid(base: DigitRun, scale: Scale) -> Iterator[tuple[str, list[DigitRun]]]:
     """The authors' search in two stages for RigL, one seed a point, a sixth of the training images held out.
 
     Learning rate and weight decay at the published update period and drop fraction, then these two at the published

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digits import DigitRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +12,7 @@ class Scale:
     """Every number that the paper's scale and the demo's differ in."""
 
     name: str
-    base: RunConfig
+    base: DigitRun
     """LeNet5 of section 4.1; every other run changes some of its fields."""
     often: int
     """Steps between mask updates where the paper's figures need many: f = 100."""
@@ -51,7 +51,7 @@ class Scale:
 #: Everything as the paper has it: 11719 steps on 60,000 images (protocol A.11; 20 seeds for collapse rates, C06).
 PAPER = Scale(
     name="paper",
-    base=RunConfig(log_every=50, checkpoint_every=4000),
+    base=DigitRun(log_every=50, checkpoint_every=4000),
     often=100,
     seeds=5,
     some=10,
@@ -66,7 +66,7 @@ PAPER = Scale(
 #: 4000 digits that a dependency ships, 1000 steps. Claims that need many seeds stay without a verdict.
 DEMO = Scale(
     name="demo",
-    base=RunConfig(
+    base=DigitRun(
         dataset="mnist-5k",
         steps=1000,
         batch_size=64,

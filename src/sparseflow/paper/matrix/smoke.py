@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.paper.matrix.cells import repeat
 from sparseflow.paper.matrix.cifar import ImageGroups
-from sparseflow.training.images import UPDATE_VARIANTS, ImageRun, pruning_parent
+from sparseflow.training.config import pruning_parent
+from sparseflow.training.images import UPDATE_VARIANTS, ImageRun
 
 MOVING = ("set", "rigl", "rigl_inverted")
 REWIND = 2

@@ -10,14 +10,14 @@ from sparseflow.lab.demo.signal import signal_at_init
 from sparseflow.masks.report import mask_statistics
 from sparseflow.paper.measures.source import Source, Tables
 from sparseflow.rng import stream
-from sparseflow.training.digit_setup import dense_start
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digits import DigitRun
+from sparseflow.training.setup import dense_network
 
 SCHEMES = ("dense", "liu", "sparse", "live")
 BASES = ("kaiming_normal", "xavier_uniform")
 
 
-def signal(source: Source, runs: tuple[RunConfig, ...], /, *, sparsity: float, networks: int) -> Tables:
+def signal(source: Source, runs: tuple[DigitRun, ...], /, *, sparsity: float, networks: int) -> Tables:
     """Standard deviation of the logits of untrained LeNet5s on noise, see :func:`.signal_at_init`.
 
     Args:
@@ -37,7 +37,7 @@ def signal(source: Source, runs: tuple[RunConfig, ...], /, *, sparsity: float, n
     return {"signal": found}
 
 
-def masks(source: Source, runs: tuple[RunConfig, ...], /) -> Tables:
+def masks(source: Source, runs: tuple[DigitRun, ...], /) -> Tables:
     """How evenly a pruning run spread its weights over units, and what signal its masks let through.
 
     Beside it the same for random masks with as many weights in every layer.
@@ -49,7 +49,7 @@ def masks(source: Source, runs: tuple[RunConfig, ...], /) -> Tables:
     Reference: protocol A.1; claim C16.
     """
     (config,) = runs
-    model = dense_start(config)
+    model = dense_network(config)
     kinds = {
         "pruned": source.end_masks(config),
         "random": sf.random_masks(model, config.sparsity, seed=config.seed),

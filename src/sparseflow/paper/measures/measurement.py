@@ -25,8 +25,8 @@ FOLDER = "measurements"
 class Measurement:
     """What is computed, from which runs, and how its rows are labelled.
 
-    >>> from sparseflow.training.digits import RunConfig
-    >>> one = Measurement("spectrum", (RunConfig(snapshots=(200,)),), (("step", 200),), (("group", "lenet5/rigl"),))
+    >>> from sparseflow.training.digits import DigitRun
+    >>> one = Measurement("spectrum", (DigitRun(snapshots=(200,)),), (("step", 200),), (("group", "lenet5/rigl"),))
     >>> one.name.startswith("spectrum-"), one.name == Measurement(one.kind, one.runs, (("step", 300),), one.labels).name
     (True, False)
     """

@@ -22,10 +22,11 @@ from sparseflow.paper.measures.image_source import (
     parameter_names,
 )
 from sparseflow.rng import stream
-from sparseflow.training.digit_setup import dense_start, set_up
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digit_setup import set_up
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.images import ImageRun
 from sparseflow.training.runs import Config, final_state
+from sparseflow.training.setup import dense_network
 from sparseflow.types import Batches
 
 Tables = dict[str, pd.DataFrame]
@@ -41,7 +42,7 @@ class Source:
     report: Callable[[float], None] = lambda share: None
     """Told the share done, in [0, 1]."""
 
-    def data(self, config: RunConfig) -> Dataset:
+    def data(self, config: DigitRun) -> Dataset:
         """The dataset of a run."""
         return _dataset(config.dataset, self.data_root)
 
@@ -81,7 +82,7 @@ class Source:
         data = self.data(config)
         return [(data.test_images, data.test_labels)]
 
-    def training_images(self, config: RunConfig, count: int) -> tuple[Tensor, Tensor]:
+    def training_images(self, config: DigitRun, count: int) -> tuple[Tensor, Tensor]:
         """So many fixed training images and labels, the same for every run; all of them if there are not more."""
         data = self.data(config)
         if count >= len(data.train_labels):
@@ -105,15 +106,15 @@ def network(config: Config, masks: Mapping[str, Tensor]) -> nn.Sequential:
     Its weights may be changed between two calls, as long as they stay zero off the masks.
 
     >>> import sparseflow as sf
-    >>> config = RunConfig(model="mlp-small")
-    >>> model = dense_start(config)
+    >>> config = DigitRun(model="mlp-small")
+    >>> model = dense_network(config)
     >>> fast, images = network(config, sf.dense_masks(model)), torch.rand(3, 1, 28, 28)
     >>> torch.allclose(fast(images), model(images), atol=1e-6)
     True
     """
     if isinstance(config, ImageRun):
         return image_network(config)
-    model = dense_start(config)
+    model = dense_network(config)
     if has_numba():
         from sparseflow.engine.plans.plan import plan
 

@@ -10,12 +10,12 @@ from sparseflow.analysis.hessian import hessian
 from sparseflow.analysis.layout import active_parameters
 from sparseflow.analysis.spectrum import eigenvalues, rayleigh_quotient, summarize
 from sparseflow.paper.measures.source import Source, Tables
-from sparseflow.training.digit_setup import dense_start
-from sparseflow.training.digits import RunConfig
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import read_snapshot
+from sparseflow.training.setup import dense_network
 
 
-def spectrum(source: Source, runs: tuple[RunConfig, ...], /, *, step: int, moment: str, examples: int) -> Tables:
+def spectrum(source: Source, runs: tuple[DigitRun, ...], /, *, step: int, moment: str, examples: int) -> Tables:
     """All eigenvalues of the Hessian over active weights and biases, and what is stored of them.
 
     Args:
@@ -29,7 +29,7 @@ def spectrum(source: Source, runs: tuple[RunConfig, ...], /, *, step: int, momen
     """
     (config,) = runs
     state = read_snapshot(config, step, root=source.root, before_update=moment == "before")
-    model = dense_start(config).double()
+    model = dense_network(config).double()
     model.load_state_dict(state["model"])
     images, labels = source.training_images(config, examples)
     batches = [(x.double(), y) for x, y in zip(images.split(1000), labels.split(1000), strict=True)]

@@ -1,0 +1,266 @@
+"""What every run has: a frozen config that is checked once, stored as plain values and named by its hash."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
+from typing import Any, ClassVar, Self, TypeVar
+
+from sparseflow.init.schemes import SCHEMES
+from sparseflow.methods.base import Method
+from sparseflow.training.names import METHODS, MethodRow
+from sparseflow.training.naming import changed, defaults_of, hash_of
+
+#: ``auto``: the sparse engine where it takes the network and the masks are sparse enough; ``masked``: never.
+ENGINES = ("auto", "sparse", "masked")
+Kind = TypeVar("Kind", bound="RunConfig")
+
+
+class RunConfig(ABC):
+    """One training run, complete; a frozen dataclass of its own for digits and for images.
+
+    Two configs that are equal name the same run, so a finished run is never trained twice. Fields, their order and
+    their defaults are the subclass's: they are in the files and names of stored runs.
+    """
+
+    dataset: str
+    method: str
+    init: str
+    sparsity: float
+    allocation: str
+    mask_from: Any
+    rewind_step: int
+    seed: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    drop_fraction: float
+    update_every: int
+    prune_begin: int
+    prune_end: int
+    engine: str
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+    snapshots: tuple[int, ...]
+
+    #: Fields that count something, beside steps, batch size and periods; each is at least 1.
+    counted: ClassVar[Collection[str]] = ()
+    #: Fields that a run shares with the pruning run that it starts from.
+    shared_with_parent: ClassVar[Collection[str]]
+    #: Fields that a pruning run does not look at.
+    unused_by_pruning: ClassVar[Collection[str]]
+
+    @abstractmethod
+    def choices(self) -> dict[str, Collection[str]]:
+        """Field -> what it may be, beside ``method``, ``init`` and ``engine``; looked up anew for every run."""
+
+    @property
+    @abstractmethod
+    def architecture(self) -> str:
+        """Key of :data:`~sparseflow.networks.registry.NETWORKS`."""
+
+    @property
+    @abstractmethod
+    def family(self) -> str:
+        """The architecture, whose Small Dense twin counts as the same."""
+
+    @property
+    @abstractmethod
+    def is_small_dense(self) -> bool:
+        """Whether it trains the dense twin that has as few weights as a sparse network."""
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """Number of logits."""
+
+    @property
+    @abstractmethod
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+
+    @property
+    def size(self) -> dict[str, Any]:
+        """What the network is built with beside the number of classes."""
+        return {}
+
+    @property
+    @abstractmethod
+    def command(self) -> str:
+        """What to type to make this run, but for its masks."""
+
+    @property
+    @abstractmethod
+    def last_update(self) -> int:
+        """Last step after which a method may exchange connections."""
+
+    @property
+    @abstractmethod
+    def prune_period(self) -> int:
+        """Steps between prunings."""
+
+    @property
+    def follows_authors(self) -> bool:
+        """Whether masks change when they do in the authors' ImageNet code (protocol C.3 and C.4)."""
+        return False
+
+    @property
+    def start_seed(self) -> int:
+        """Seed of everything at step 0: network, random masks, weights."""
+        return self.seed
+
+    def updater(self, *, sparsity: float | Mapping[str, float] | None = None) -> Method:
+        """The method with the settings of this run.
+
+        Args:
+            sparsity: Where pruning ends, also by parameter name; default the run's.
+
+        >>> from sparseflow.training.digits import DigitRun
+        >>> DigitRun(method="rigl", update_every=10).updater().due(10)
+        True
+        """
+        settings: dict[str, Any] = {}
+        if self.row.moves == "swap":
+            # The cosine over the whole run is the shape of the learning rate: the paper's "proportional to" it.
+            settings = {
+                "drop_fraction": self.drop_fraction,
+                "update_every": self.update_every,
+                "update_until": self.last_update,
+                "schedule": "cosine",
+                **(self.row.authors if self.follows_authors else {}),
+            }
+        elif self.row.moves == "prune":
+            settings = {
+                "sparsity": self.sparsity if sparsity is None else sparsity,
+                "begin": self.prune_begin,
+                "end": self.prune_end,
+                "update_every": self.prune_period,
+            }
+        return self.row.updater(**settings)
+
+    @property
+    def row(self) -> MethodRow:
+        """The method's row in :data:`~sparseflow.training.names.METHODS`."""
+        return METHODS[self.method]
+
+    @property
+    def hash(self) -> str:
+        """First 12 hex digits of SHA-256 over the fields that differ from their defaults.
+
+        A field added later with a default that keeps the old behaviour leaves the names of old runs as they were.
+        """
+        return hash_of(self.changed())
+
+    @property
+    def name(self) -> str:
+        """Folder name of the run: readable first, unique by its hash."""
+        init = f"-{self.init}" if self.row.start == "masked" else ""
+        return f"{self.method}{init}-{self.architecture}-s{self.seed}-{self.hash}"
+
+    def changed(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, nested for ``mask_from``."""
+        return changed(self)
+
+    def with_(self, **changes: Any) -> Self:
+        """A copy with some fields changed."""
+        return replace(self, **changes)  # type: ignore[type-var]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dict, as stored in ``config.json``."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: if a field is unknown, or a value cannot be.
+        """
+        if unknown := sorted(set(values) - set(defaults_of(cls))):
+            raise ValueError(f"the config has fields this version does not know: {', '.join(unknown)}.")
+        parent = values.get("mask_from")
+        nested = {
+            "mask_from": None if parent is None else cls.from_dict(parent),
+            "snapshots": tuple(values.get("snapshots", ())),
+        }
+        return cls(**{**values, **nested})
+
+    def __post_init__(self) -> None:
+        self._normalise()
+        if not 0 <= self.sparsity < 1:
+            raise ValueError(f"sparsity must be in [0, 1), got {self.sparsity!r}. For 95% zeros write 0.95, not 95.")
+        known: dict[str, Collection[str]] = {"method": METHODS, "init": SCHEMES, "engine": ENGINES, **self.choices()}
+        for name, choices in known.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+        periods = [name for name in defaults_of(type(self)) if name.endswith("_every")]
+        for name in ("steps", "batch_size", *self.counted, *periods):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}.")
+        if not (0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.momentum < 1):
+            raise ValueError(
+                "learning_rate must be positive, weight_decay not negative and momentum in [0, 1), got "
+                f"{self.learning_rate!r}, {self.weight_decay!r}, {self.momentum!r}."
+            )
+        if not 0 <= self.drop_fraction <= 1:
+            raise ValueError(f"drop_fraction must be in [0, 1], got {self.drop_fraction!r}.")
+        if self.engine == "sparse" and self.updater().gradient_decay:
+            raise ValueError(
+                f"{self.method} looks at the dense gradient of every step, which the sparse engine does not compute. "
+                "Leave engine at 'auto', or write engine='masked'."
+            )
+        if self.snapshots and not 0 <= self.snapshots[0] <= self.snapshots[-1] <= self.steps:
+            raise ValueError(f"snapshots must be steps from 0 to {self.steps}, got {list(self.snapshots)}.")
+        self._check_start()
+
+    def _normalise(self) -> None:
+        # 0 and 0.0 are equal and print differently: without this, equal configs could have two names.
+        for name, default in defaults_of(type(self)).items():
+            if isinstance(default, int | float) and not isinstance(default, bool):
+                given = getattr(self, name)
+                value = type(default)(given)
+                if value != given and given == given:
+                    raise ValueError(f"{name} must be a whole number, got {given!r}.")
+                object.__setattr__(self, name, value + 0)  # -0.0 + 0 is 0.0
+        object.__setattr__(self, "snapshots", tuple(sorted(set(self.snapshots))))
+
+    def _check_start(self) -> None:
+        parent = self.mask_from
+        if parent is None:
+            if self.row.start == "ticket":
+                raise ValueError(
+                    f"{self.method} starts from a pruning run: give mask_from, or --pruned-mask on the command line."
+                )
+            return
+        if parent.method != "prune":
+            raise ValueError(f"mask_from must be a run of method 'prune', got {parent.method!r}.")
+        if self.row.start == "dense":
+            raise ValueError(f"method {self.method!r} starts from no mask. Leave mask_from (--pruned-mask) out.")
+        for name in self.shared_with_parent:
+            if (theirs := getattr(parent, name)) != (ours := getattr(self, name)):
+                raise ValueError(f"mask_from must be a run of the same {name}: it has {theirs!r}, this run {ours!r}.")
+        if self.rewind_step and self.rewind_step not in parent.snapshots:
+            raise ValueError(
+                f"rewind_step {self.rewind_step} was not kept by the pruning run: add it to its snapshots, which are "
+                f"{list(parent.snapshots)}."
+            )
+
+
+def pruning_parent(config: Kind) -> Kind:
+    """The pruning run of the same seed and schedule, whose final masks a sparse run can start from.
+
+    What a pruning run does not look at stays at its default, so that all methods share one pruning run.
+
+    >>> from sparseflow.training.digits import DigitRun
+    >>> pruning_parent(DigitRun(method="rigl", init="liu", seed=3)).changed()
+    {'method': 'prune', 'seed': 3}
+    """
+    defaults = defaults_of(type(config))
+    kept = (config.rewind_step,) if config.rewind_step else ()
+    unused = {name: defaults[name] for name in (*config.unused_by_pruning, "init", "mask_from", "rewind_step")}
+    return config.with_(**unused, method="prune", snapshots=kept)
