@@ -133,6 +133,9 @@ def GMP(  # noqa: N802 - the field's name
         initial_sparsity: At ``begin``.
         scope: ``"layer"`` gives each layer its target, ``"global"`` ranks all weights together.
 
+    Raises:
+        ValueError: if a sparsity is outside [0, 1), the steps are out of order, or the scope is unknown.
+
     Reference: Zhu and Gupta (2017), *To prune, or not to prune*; protocol D.
 
     >>> gmp = GMP(sparsity=0.95, begin=3000, end=7000)
@@ -153,6 +156,14 @@ def OneShot(  # noqa: N802 - named beside GMP
     *, sparsity: float | Mapping[str, float], at: int, scope: str = "layer"
 ) -> GradualPruning:
     """One-shot magnitude pruning: everything at once after ``at`` optimizer steps.
+
+    Args:
+        sparsity: Fraction of zeros, for every layer or by parameter name.
+        at: Optimizer steps done at the only update.
+        scope: ``"layer"`` gives each layer its target, ``"global"`` ranks all weights together.
+
+    Raises:
+        ValueError: if a sparsity is outside [0, 1), or ``at`` is before the first step.
 
     Reference: Frankle and Carbin (2019), *The Lottery Ticket Hypothesis*, one-shot variant.
 
