@@ -11,28 +11,60 @@ from sparseflow.sharded import full, shard_like
 
 
 def check_sparsity(sparsity: float, *, name: str = "sparsity") -> None:
-    """Raise ``ValueError`` unless ``sparsity`` is a fraction in [0, 1)."""
+    """Check that a sparsity is a fraction in [0, 1).
+
+    Args:
+        sparsity: Share of zeros.
+        name: Argument named in the error.
+
+    Raises:
+        ValueError: if it is not.
+    """
     if not 0 <= sparsity < 1:
         raise ValueError(f"{name} must be in [0, 1), got {sparsity!r}. For 95% zeros write {name}=0.95, not 95.")
 
 
 def check_fraction(value: float, *, name: str) -> None:
-    """Raise ``ValueError`` unless ``value`` is in [0, 1]."""
+    """Check that a value is in [0, 1].
+
+    Args:
+        value: Any number.
+        name: Argument named in the error.
+
+    Raises:
+        ValueError: if it is not.
+    """
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {value!r}.")
 
 
 def check_choice(value: str, choices: Iterable[str], *, name: str) -> None:
-    """Raise ``ValueError`` that lists the choices unless ``value`` is one of them."""
+    """Check that a value is one of the choices.
+
+    Args:
+        value: What was given.
+        choices: All that may be given.
+        name: Argument named in the error.
+
+    Raises:
+        ValueError: listing the choices, if it is none of them.
+    """
     choices = list(choices)
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
 def check_finite(scores: Tensor, *, name: str) -> None:
-    """Raise ``ValueError`` if a score is NaN or infinite: either would silently win or lose every comparison.
+    """Check that no score is NaN or infinite: either would silently win or lose every comparison.
 
     The sum of finite float32 scores overflows only beyond 1e30; then the slow test decides.
+
+    Args:
+        scores: Any shape and float dtype.
+        name: Tensor named in the error.
+
+    Raises:
+        ValueError: with the number of bad entries.
     """
     if scores.numel() and not torch.isfinite(scores.sum()) and not torch.isfinite(scores).all():
         bad = int((~torch.isfinite(scores)).sum())
@@ -43,14 +75,23 @@ def check_finite(scores: Tensor, *, name: str) -> None:
 
 
 def check_zero_off_mask(name: str, parameter: Tensor, mask: Tensor) -> None:
-    """Raise ``ValueError`` if an inactive weight is not zero: what is measured would be another network."""
+    """Check that every inactive weight is zero: otherwise another network would be measured.
+
+    Args:
+        name: Weight named in the error.
+        parameter: The weight.
+        mask: Its mask, whole or in the parameter's parts.
+
+    Raises:
+        ValueError: if one is not.
+    """
     mask = shard_like(mask.to(parameter.device), parameter)
     if bool(full(((parameter.detach() != 0) & ~mask).any())):
         raise ValueError(f"{name!r} is not zero off its mask; call sparseflow.apply_masks_(model, masks) first.")
 
 
 def check_masks(masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
-    """Raise unless every mask is a bool tensor that fits a parameter of the model.
+    """Check that every mask is a bool tensor that fits a parameter of the model.
 
     Args:
         masks: Parameter name -> mask.

@@ -69,6 +69,9 @@ def explain_full_disk(path: Path, *, num_bytes: int) -> Iterator[None]:
     Args:
         path: What is being written.
         num_bytes: How much of it.
+
+    Raises:
+        OSError: with the space needed and left; any other error passes unchanged.
     """
     try:
         yield

@@ -1,8 +1,8 @@
-"""Weights of which each process holds a part (FSDP2): that part, the whole, and the way between them.
+"""Weights of which each process holds a part (FSDP2): the part, the whole, and the way between them.
 
 ``torch.distributed.fsdp.fully_shard`` makes every parameter, gradient and optimizer state a ``DTensor``; masks are
 ``DTensor`` of the same parts. Plain tensors pass through everything here untouched, and ``DTensor``, which takes a
-second to import, is asked for only where somebody else has imported it.
+second to import, is asked for only where other code has imported it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether this process may hold only a part of it.
+    """Whether this process may hold only a part of the tensor.
 
     >>> is_sharded(torch.ones(2))
     False
@@ -38,7 +38,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """All of it, gathered (or summed up, if it is a sum over parts); all processes must ask together.
+    """The whole tensor, gathered (or summed up, if it is a sum over parts); all processes must ask together.
 
     >>> weight = torch.ones(2)
     >>> full(weight) is weight
@@ -48,10 +48,10 @@ def full(tensor: Tensor) -> Tensor:
 
 
 def shard_like(whole: Tensor, example: Tensor) -> Tensor:
-    """A tensor that every process has whole, cut into parts like the example; nothing is sent.
+    """A tensor that every process has whole, cut into parts like an example; nothing is sent.
 
     Args:
-        whole: Plain; copied, so that the rest of it can go. A ``DTensor`` of other parts is sent where it belongs.
+        whole: Plain; copied, so that the rest of it can be freed. A ``DTensor`` of other parts is redistributed.
         example: Of the same shape.
 
     Returns: a ``DTensor`` where the example is one, else ``whole`` itself.
@@ -101,7 +101,7 @@ def reshard_(model: nn.Module) -> None:
 
 
 def fingerprint(whole: Tensor) -> str:
-    """Short text that is the same for the same mask only.
+    """A short text that is equal for equal masks only.
 
     Args:
         whole: bool, plain.

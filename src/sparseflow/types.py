@@ -1,4 +1,4 @@
-"""The words that the whole library shares."""
+"""Types that the whole library shares."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 class MaskUpdate(NamedTuple):
-    """What one update did to one layer; all three are bool tensors of the weight's shape."""
+    """The change of one layer's mask at an update; all three are bool tensors of the weight's shape."""
 
     mask: Tensor
     """Active after the update."""
@@ -33,7 +33,7 @@ class BrokenPromiseError(RuntimeError):
 
 
 class Look(NamedTuple):
-    """How a curve is told from the others, with and without colour."""
+    """Colour, line and marker of a curve, distinct from all others with and without colour."""
 
     colour: str
     """Key of the page's palette."""

@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import sparseflow as sf
+from own_method import OneByOne
 from sparseflow.analysis.flow import descent, gradient_flow
 from sparseflow.data import open_images
 from sparseflow.rng import stream
@@ -39,6 +40,7 @@ METHODS: dict[str, sf.updaters.Method] = {
     "snfs": sf.SNFS(**_moving),
     "gmp": sf.GMP(sparsity=0.8, begin=4, end=16, update_every=4),
     "gmp_global": sf.GMP(sparsity=0.8, begin=4, end=16, update_every=4, scope="global"),
+    "own": OneByOne(every=4, turned="4.weight"),
 }
 OPTIMIZERS: dict[str, Any] = {
     "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),

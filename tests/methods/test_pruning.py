@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 import sparseflow as sf
-from sparseflow.methods import GradualPruning
 from sparseflow.methods.pruning import cubic_sparsity
 from sparseflow.rng import stream
 from sparseflow.sparsifier.update import WholeLayer
@@ -18,9 +17,7 @@ LENET5 = {"conv1": (6, 1, 5, 5), "conv2": (16, 6, 5, 5), "fc1": (120, 256), "fc2
 MLP = {"fc1": (300, 784), "fc2": (100, 300), "fc3": (10, 100)}
 
 
-def prune(
-    updater: GradualPruning, weights: dict[str, Tensor], masks: dict[str, Tensor], step: int
-) -> dict[str, Tensor]:
+def prune(updater: sf.GMP, weights: dict[str, Tensor], masks: dict[str, Tensor], step: int) -> dict[str, Tensor]:
     layers = [WholeLayer(name, weights[name] * mask, mask, None, 1.0, int(mask.sum())) for name, mask in masks.items()]
     pruned = dict(updater.update(layers, step=step, generator=stream(0, "grow")))
     for name, mask in pruned.items():

@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.methods import Layer, Swap
-from sparseflow.methods.scores import gradient_magnitude, magnitude
+from own_method import OneByOne, noisy_gradient
 from sparseflow.rng import stream
 from tiny import SIZES, batch, masked, tiny_model
 
-KEPT = "5.weight"
-
-
-def noisy_gradient(weight: Tensor, gradient: Tensor | None, *, generator: torch.Generator) -> Tensor:
-    """Gradient magnitude times a uniform draw."""
-    noise = torch.rand(weight.shape, generator=generator, dtype=weight.dtype)
-    return gradient_magnitude(weight, gradient, generator=generator) * noise
-
-
-class OneByOne:
-    """Exchanges as many connections as steps are done, by noisy gradients, and turns the mask of one layer around."""
-
-    needs_gradient = True
-    gradient_decay = 0.0
-    replaces_step = False
-
-    def due(self, step: int) -> bool:
-        return step >= 2
-
-    def update(
-        self, layers: Iterable[Layer], *, step: int, generator: torch.Generator
-    ) -> Iterator[tuple[str, Swap | Tensor]]:
-        for layer in layers:
-            if layer.name == KEPT:
-                yield layer.name, layer.mask.flip(-1)
-            else:
-                yield layer.name, Swap(step, step, drop_score=magnitude, grow_score=noisy_gradient, regrow=False)
+TURNED = "5.weight"
 
 
 def trained(only: list[str] | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -52,7 +23,7 @@ def trained(only: list[str] | None) -> tuple[dict[str, Tensor], dict[str, Tensor
     if only is not None:
         model = sf.engine.convert(model, masks, only=only)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    sparsifier = sf.Sparsifier(model, optimizer, masks, OneByOne(), seed=0)
+    sparsifier = sf.Sparsifier(model, optimizer, masks, OneByOne(every=2, turned=TURNED), seed=0)
     for step in range(1, 5):
         images, labels = batch(step, dtype=torch.float64)
         optimizer.zero_grad()
@@ -68,24 +39,24 @@ def test_an_update_is_drop_and_grow_in_the_order_of_the_layers() -> None:
     model = tiny_model()
     masks = masked(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    sparsifier = sf.Sparsifier(model, optimizer, masks, OneByOne(), seed=3)
+    sparsifier = sf.Sparsifier(model, optimizer, masks, OneByOne(every=2, turned=TURNED), seed=3)
     sparsifier.step_count = 1
     generator = stream(3, "grow")
     expected = {}
     for name, mask in masks.items():
         weight = model.get_parameter(name)
         weight.grad = torch.randn(mask.shape, generator=stream(0, name))
-        if name == KEPT:
+        if name == TURNED:
             expected[name] = mask.flip(-1)
         else:
             grow = noisy_gradient(weight, weight.grad, generator=generator)
-            expected[name] = sf.drop_and_grow(mask, weight.detach().abs(), grow, 2, 2, regrow=False).mask
+            expected[name] = sf.drop_and_grow(mask, weight.detach().abs(), grow, 2, 2).mask
     optimizer.step()
     for name, mask in expected.items():
         assert torch.equal(sparsifier.masks[name], mask)
 
 
-@pytest.mark.parametrize("only", [[*SIZES], ["3.weight"], [KEPT]])
+@pytest.mark.parametrize("only", [[*SIZES], ["3.weight"], [TURNED]])
 def test_stored_weights_move_like_masked_ones(only: list[str]) -> None:
     (masks, weights), (expected, dense) = trained(only), trained(None)
     for name in SIZES:
@@ -96,7 +67,7 @@ def test_stored_weights_move_like_masked_ones(only: list[str]) -> None:
 def test_a_gradient_that_is_not_finite_stops_it() -> None:
     model = tiny_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    sparsifier = sf.Sparsifier(model, optimizer, masked(model), OneByOne(), seed=0)
+    sparsifier = sf.Sparsifier(model, optimizer, masked(model), OneByOne(every=2, turned=TURNED), seed=0)
     sparsifier.step_count = 1
     before = {name: mask.clone() for name, mask in sparsifier.masks.items()}
     for parameter in model.parameters():

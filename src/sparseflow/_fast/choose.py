@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 Bits = NDArray[np.int32]
 Bytes = NDArray[np.uint8]
 
-#: So many neighbours are sampled at a time: a cache line fetched gives more than one of them. Below so few samples
-#: nothing is gained by a bracket.
+#: Neighbours sampled at a time (a cache line fetched gives more than one), and the fewest samples for which a bracket
+#: gains anything.
 _RUN, _MIN_SAMPLE = 4, 64
 #: Half the bracket, in standard deviations of the rank of a random sample; neighbours that are alike double it.
 _DEVIATIONS = 5
@@ -192,7 +192,7 @@ def choose(
             what is chosen already stays chosen.
         num_candidates: How many candidates there are.
         magnitude: Compare absolute values.
-        chosen: Bytes, one for each score; what they hold afterwards is worth nothing where this fails.
+        chosen: Bytes, one for each score; meaningless afterwards where this fails.
         ordered: Whether the index decides between ties. Otherwise a tie that matters fails.
 
     Returns: whether the choice is made; not if a score may be NaN or infinite, or the sample misled.
@@ -238,7 +238,19 @@ def exchange(
     new: Bytes,
     ordered: bool = True,
 ) -> bool:
-    """Write to ``new`` what becomes of a mask of ``active`` ones, as ``drop_and_grow`` says; or fail as :func:`choose`.
+    """Write the mask that ``drop_and_grow`` makes of another; or fail as :func:`choose`.
+
+    Args:
+        mask: Bytes 0 or 1.
+        drop, grow: Bits of float32 scores, one for each byte of the mask.
+        active: Number of ones in the mask.
+        num_drop, num_grow: Counts, in range.
+        regrow: Whether just-dropped entries compete for growth.
+        drop_magnitude, grow_magnitude: Compare absolute values.
+        new: Bytes, overwritten.
+        ordered: As :func:`choose`.
+
+    Returns: whether ``new`` is the answer.
 
     >>> mask, new = np.uint8([1, 1, 1, 0, 0]), np.empty(5, np.uint8)
     >>> w, g = (np.float32(s).view(np.int32) for s in ([3, -1, 2, 0, 0], [0, 0.2, 0, 0.1, -0.9]))

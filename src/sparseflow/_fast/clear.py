@@ -1,4 +1,4 @@
-"""A mask is packed, replaced, and what lies off it zeroed in one pass over memory; compiled when first needed."""
+"""Passes that pack a mask, replace it, and zero tensors off it; compiled by Numba when first needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ _HALVES, _QUARTERS, _ONES = 0x0000000F0000000F, 0x0003000300030003, 0x0101010101
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def clear(bits: Bits, mask: Bytes) -> None:
-    """Make a float32 tensor +0.0 off its mask, whatever was there."""
+    """Make a float32 tensor +0.0 off its mask, whatever was there.
+
+    Args:
+        bits: Bits of the tensor, overwritten.
+        mask: Bytes 0 or 1, one for each entry.
+    """
     # Neither a branch nor a list of what to visit: at usual drop fractions most cache lines hold something to zero.
     for j in range(bits.shape[0]):
         bits[j] &= -np.int32(mask[j])
@@ -29,6 +34,10 @@ def clear(bits: Bits, mask: Bytes) -> None:
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def pack(mask: Bytes, bits: Bytes) -> None:
     """Write a mask of bytes 0 or 1 in bits, the first byte to the lowest.
+
+    Args:
+        mask: Bytes 0 or 1.
+        bits: One byte for every eight of the mask, overwritten.
 
     >>> bits = np.empty(2, np.uint8)
     >>> pack(np.uint8([1, 0, 0, 0, 1, 1, 0, 0, 1]), bits), bits

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-#: From so many entries on, passes are compiled: below, loading Numba costs more than it saves. Once it is loaded, a
-#: call is worth while from fewer; the result is the same.
+#: Fewest entries for which a pass is compiled: below, loading Numba costs more than it saves. Once it is loaded, a call
+#: is worth while from fewer entries on; the result is the same.
 _LOADS_FROM, _CALLS_FROM = 1 << 16, 1 << 12
 
 

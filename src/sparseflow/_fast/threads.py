@@ -22,7 +22,10 @@ def on_threads(threads: int, run: Callable[[int], None]) -> None:
 
     Args:
         threads: At least 1.
-        run: Given the number of its part. Whatever one raises, the first is raised here when all are done.
+        run: Given the number of its part.
+
+    Raises:
+        BaseException: the first that a part raised, when all parts are done.
 
     >>> found = [0, 0, 0]
     >>> on_threads(3, lambda part: found.__setitem__(part, part + 1))

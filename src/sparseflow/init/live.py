@@ -1,4 +1,4 @@
-"""Which inputs of each layer can be nonzero at all: those joined to the network's input by a path of active weights."""
+"""Live inputs: the inputs of each layer that a path of active weights joins to the network's own input."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _positive(argument: Any) -> Any:
 
 
 def _make_positive_(model: nn.Module, masks: Masks) -> None:
-    """Positive weights on the masks, scaled to keep activations near one; nothing else that could hide a dead unit."""
+    """Make weights positive on the masks, of a size that keeps activations near one, and biases zero."""
     weights = maskable(model)
     generator = stream(0, "live")
     for name, parameter in model.named_parameters():
@@ -118,7 +118,7 @@ def _recorder(
 
 
 def _guesses(first: nn.Module) -> list[tuple[int, ...]]:
-    """Shapes of one example, by the model's first layer."""
+    """Possible shapes of one example, by the model's first layer."""
     if isinstance(first, nn.Linear):
         return [(1, first.in_features)]
     if isinstance(first, _CONVOLUTIONS):

@@ -27,8 +27,8 @@ def snip(
         model: Dense, as initialised; left as it is.
         loss_fn: Mean loss of a batch.
         batches: Pairs of inputs and targets.
-        include: Which weights get scores, see :func:`sparseflow.masks.select.weights`.
-        exclude: Which do not.
+        include: Rules for more weights to score, see :func:`sparseflow.masks.select.weights`.
+        exclude: Rules for weights to leave out.
 
     Returns: parameter name -> score; the highest should stay.
 
@@ -47,14 +47,23 @@ def snip(
 def grasp(
     model: nn.Module, loss_fn: LossFn, batches: Batches, *, include: Iterable[Rule] = (), exclude: Iterable[Rule] = ()
 ) -> dict[str, Tensor]:
-    r"""Gradient signal preservation: keep what the gradient flow after pruning needs.
+    r"""Gradient signal preservation: the weights that the gradient flow after pruning needs most score highest.
 
     .. math:: s_{ij} = w_{ij}\, (H g)_{ij}
 
     To first order, cutting a weight changes :math:`g^\top g` by :math:`-2 s_{ij}`; weights of high score are kept. (The
     original prunes the highest of :math:`-w H g`, the same order.)
 
-    Arguments and result as :func:`snip`. No temperature: the loss is used as given.
+    No temperature: the loss is used as given.
+
+    Args:
+        model: Dense, as initialised; left as it is.
+        loss_fn: Mean loss of a batch.
+        batches: Pairs of inputs and targets.
+        include: Rules for more weights to score, see :func:`sparseflow.masks.select.weights`.
+        exclude: Rules for weights to leave out.
+
+    Returns: parameter name -> score; the highest should stay.
 
     Reference: Wang et al. (2020), *Picking winning tickets before training by preserving gradient flow*.
 

@@ -1,4 +1,4 @@
-"""The initialisation schemes by name: what their fans count, what they are called and how they are drawn."""
+"""The initialisation schemes by name: their fans, their labels and their look in figures."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class Scheme(NamedTuple):
     """One way to start masked weights; every table and figure reads its names from here."""
 
     scaling: Scaling
-    """What the fans count, see :mod:`sparseflow.init.fill`; ``live`` leaves dead inputs out of it."""
+    """Connections that the fans count, see :mod:`sparseflow.init.fill`; ``live`` leaves dead inputs out."""
     label: str
     """The paper's name."""
     suffix: str
-    """Behind a method's name in the paper's figures: ``"+"`` in ``"RigL+"``."""
+    """Suffix of a method's name in the paper's figures: ``"+"`` in ``"RigL+"``."""
     look: Look
 
 

@@ -1,4 +1,4 @@
-"""How a global sparsity is spread over the layers."""
+"""Allocations: the sparsity of each layer, given the sparsity of all layers together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 class Allocation(Protocol):
-    """Shapes and a sparsity in, one sparsity per layer out."""
+    """A function that gives each layer a sparsity, from the shapes of all and their sparsity together."""
 
     def __call__(
         self, shapes: Shapes, sparsity: float, *, overrides: Mapping[str, float] | None = None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """Which axes of a weight are units, inputs and kernel positions.
+    """The axes of a weight that are units, inputs and kernel positions.
 
     A weight is read as ``(blocks, units, inputs, *kernel)`` after splitting its first axis into ``blocks``, or as
     ``(blocks, inputs, units, *kernel)`` when ``transposed``.
@@ -113,6 +113,13 @@ def fan_out(mask: Tensor, layout: Layout = PLAIN) -> Tensor:
 def dense_fans(shape: torch.Size | tuple[int, ...], layout: Layout = PLAIN) -> tuple[float, float]:
     """Fan-in and fan-out of the unmasked weight; for the plain layout those of ``torch.nn.init``.
 
+    Args:
+        shape: Of the weight.
+        layout: Its axes.
+
+    Raises:
+        ValueError: if the shape has fewer than two axes or does not divide into the layout's blocks.
+
     >>> dense_fans((16, 6, 5, 5)), dense_fans((6, 16, 5, 5), Layout(transposed=True))
     ((150.0, 400.0), (150.0, 400.0))
     """
@@ -130,6 +137,10 @@ def dense_fans(shape: torch.Size | tuple[int, ...], layout: Layout = PLAIN) -> t
 
 def unit_counts(mask: Tensor, layout: Layout = PLAIN) -> tuple[int, int]:
     """Units without any active input, and input channels without any active output.
+
+    Args:
+        mask: bool.
+        layout: Its axes.
 
     >>> unit_counts(torch.tensor([[True, False], [False, False]]))
     (1, 1)

@@ -40,7 +40,13 @@ def _shapes(weights: Mapping[str, Weight]) -> dict[str, torch.Size]:
 def dense_masks(
     model: nn.Module, *, include: Iterable[Rule] = (), exclude: Iterable[Rule] = (), first_layer_dense: bool = False
 ) -> dict[str, Tensor]:
-    """Masks in which everything is active: where gradual pruning starts.
+    """Masks with every weight active, from which gradual pruning starts.
+
+    Args:
+        model: Any module.
+        include: Rules that add weights, see :func:`sparseflow.masks.select.weights`.
+        exclude: Rules that leave weights out.
+        first_layer_dense: Whether the first prunable weight gets no mask.
 
     >>> dense_masks(nn.Linear(2, 1))
     {'weight': tensor([[True, True]])}
@@ -102,7 +108,18 @@ def magnitude_masks(
 ) -> dict[str, Tensor]:
     """Masks that keep the weights of largest magnitude, per layer or over all layers at once.
 
-    Arguments as :func:`random_masks` and :func:`score_masks`.
+    Args:
+        model: Any module.
+        sparsity: Fraction of zeros over all masks, in [0, 1).
+        scope: ``"layer"`` or ``"global"``, see :func:`score_masks`.
+        allocation: Sparsity of each layer, see :func:`random_masks`.
+        overrides: Parameter name -> its own sparsity.
+        include: Rules that add weights, see :func:`sparseflow.masks.select.weights`.
+        exclude: Rules that leave weights out.
+        first_layer_dense: Whether the first prunable weight gets no mask.
+
+    Raises:
+        ValueError: as :func:`random_masks` and :func:`score_masks`.
 
     >>> layer = nn.Linear(4, 1)
     >>> _ = layer.weight.data.copy_(torch.tensor([[1.0, -3.0, 2.0, 0.5]]))
@@ -153,6 +170,10 @@ def score_masks(
 def apply_masks_(model: nn.Module, masks: Masks) -> nn.Module:
     """Set every inactive weight of the model to exactly zero, in place; also for copies such as an EMA.
 
+    Args:
+        model: Overwritten.
+        masks: Parameter name -> mask.
+
     Raises:
         TypeError, ValueError: if a mask does not fit.
 
@@ -196,6 +217,10 @@ def overlap(a: Masks, b: Masks) -> dict[str, float]:
 
     Two random masks of density D overlap by D on average.
 
+    Args:
+        a: Parameter name -> mask.
+        b: Masks of the same weights.
+
     Raises:
         ValueError: if the two name different weights or shapes.
 
@@ -211,6 +236,10 @@ def overlap(a: Masks, b: Masks) -> dict[str, float]:
 
 def save_masks(path: str | os.PathLike[str], masks: Masks) -> None:
     """Write masks to a safetensors file, whole or not at all.
+
+    Args:
+        path: In a folder that exists.
+        masks: Parameter name -> mask.
 
     Raises:
         ModuleNotFoundError: if safetensors is not installed.

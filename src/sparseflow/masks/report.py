@@ -1,4 +1,4 @@
-"""What of a model is sparse, how sparse, and what is not and why."""
+"""The sparsity report of a model: for each parameter whether it is masked, why, and how sparse it is."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _SHORTEST_NAME = 16
 
 @dataclass(frozen=True)
 class MaskStatistics:
-    """How one mask spreads its weights over units and inputs."""
+    """The spread of one mask's weights over units and inputs."""
 
     units_without_inputs: int
     """Units that no active weight enters: they output their bias, whatever the input."""
     inputs_without_outputs: int
-    """Inputs that no active weight leaves: whatever computes them is for nothing here."""
+    """Inputs that no active weight leaves: this layer makes no use of what computes them."""
     fan_in_mean: float
-    """Active inputs of a unit, receptive field included, on average."""
+    """Mean number of active inputs of a unit, receptive field included."""
     fan_in_cv: float
     """Standard deviation over mean of the fan-in over units (population); 0 for equal units, or none active."""
 
@@ -50,7 +50,7 @@ def mask_statistics(mask: Tensor, layout: Layout = PLAIN) -> MaskStatistics:
 
 @dataclass(frozen=True)
 class ReportRow:
-    """One parameter."""
+    """One parameter of the model in a :class:`SparsityReport`."""
 
     name: str
     shape: tuple[int, ...]
@@ -83,7 +83,7 @@ class ReportTotals:
 
 @dataclass(frozen=True)
 class SparsityReport:
-    """What :func:`sparsity_report` found: print it, or take ``rows``, ``totals`` or ``to_dict()``."""
+    """The result of :func:`sparsity_report`: print it, or take ``rows``, ``totals`` or ``to_dict()``."""
 
     rows: tuple[ReportRow, ...]
     totals: ReportTotals
@@ -225,7 +225,7 @@ def _fraction(value: float | None) -> str:
 
 
 def _table(rows: list[list[str]]) -> list[str]:
-    """Names and reasons to the left, numbers to the right; a short row's last cell runs on over what it has not.
+    """Align names and reasons to the left, numbers to the right; a short row's last cell runs on over the missing ones.
 
     Long names lose their beginning, long reasons their end.
     """

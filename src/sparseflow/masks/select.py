@@ -1,4 +1,4 @@
-"""Which tensors of a model may be sparse, and why the others may not."""
+"""Selection of the tensors of a model that may be sparse, with the reason for each of the others."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ OPT_IN: tuple[type[nn.Module], ...] = (nn.Embedding, nn.EmbeddingBag)
 
 @dataclass(frozen=True)
 class Weight:
-    """One parameter of the model and what the selection made of it."""
+    """One parameter of the model, whether it may be sparse, and why."""
 
     name: str
     parameter: nn.Parameter
@@ -204,7 +204,13 @@ def _places(model: nn.Module) -> list[tuple[nn.Parameter, list[_Place]]]:
 def prunable(
     model: nn.Module, *, include: Iterable[Rule] = (), exclude: Iterable[Rule] = (), first_layer_dense: bool = False
 ) -> dict[str, Weight]:
-    """The weights that may be sparse, by parameter name; arguments as :func:`weights`.
+    """The weights that may be sparse, by parameter name.
+
+    Args:
+        model: Any module, see :func:`weights`.
+        include: Rules that add weights, see :func:`weights`.
+        exclude: Rules that leave weights out.
+        first_layer_dense: Whether the first prunable weight is left out.
 
     Raises:
         ValueError: if there is none.

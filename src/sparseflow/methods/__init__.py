@@ -5,7 +5,7 @@ A new method is a file here and a row in ``sparseflow.training.names``.
 
 from sparseflow.methods.base import Layer, Method, Swap
 from sparseflow.methods.drop_grow import DropGrow, drop_and_grow
-from sparseflow.methods.pruning import GMP, GradualPruning, OneShot
+from sparseflow.methods.pruning import GMP, OneShot
 from sparseflow.methods.rigl import RigL, RigLInverted
 from sparseflow.methods.set import SET
 from sparseflow.methods.snfs import SNFS
@@ -16,7 +16,6 @@ __all__ = [
     "SET",
     "SNFS",
     "DropGrow",
-    "GradualPruning",
     "Layer",
     "Method",
     "OneShot",

@@ -43,13 +43,33 @@ def cubic_sparsity(step: int, *, initial: float, final: float, begin: int, end: 
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradualPruning:
-    """Pruning by magnitude along the cubic schedule; made by :func:`GMP` and :func:`OneShot`."""
+class GMP:
+    """Gradual magnitude pruning: start from :func:`sparseflow.dense_masks` and cut along a cubic.
+
+    At an update after ``t`` optimizer steps the next forward pass already uses the new masks, as in the paper's code.
+
+    Args:
+        sparsity: Final fraction of zeros, for every layer or by parameter name.
+        begin: First update, optimizer steps (paper's MNIST: 3000).
+        end: Last update, at the final sparsity (paper's MNIST: 7000).
+        update_every: Optimizer steps between updates (paper's MNIST: 100).
+        initial_sparsity: At ``begin``.
+        scope: ``"layer"`` gives each layer its target, ``"global"`` ranks all weights together.
+
+    Raises:
+        ValueError: if a sparsity is outside [0, 1), the steps are out of order, or the scope is unknown.
+
+    Reference: Zhu and Gupta (2017), *To prune, or not to prune*; protocol D.
+
+    >>> gmp = GMP(sparsity=0.95, begin=3000, end=7000)
+    >>> [t for t in (2900, 3000, 3050, 7000, 7100) if gmp.due(t)]
+    [3000, 7000]
+    """
 
     sparsity: float | Mapping[str, float]
     begin: int
     end: int
-    update_every: int
+    update_every: int = 100
     initial_sparsity: float = 0.0
     scope: str = "layer"
     needs_gradient: bool = False
@@ -112,51 +132,20 @@ def _prune_globally(layers: list[Layer], sparsity: float) -> Iterator[tuple[str,
         yield layer.name, part.view(layer.shape)
 
 
-def GMP(  # noqa: N802 - the field's name
-    *,
-    sparsity: float | Mapping[str, float],
-    begin: int,
-    end: int,
-    update_every: int = 100,
-    initial_sparsity: float = 0.0,
-    scope: str = "layer",
-) -> GradualPruning:
-    """Gradual magnitude pruning: start from :func:`sparseflow.dense_masks` and cut along a cubic.
-
-    At an update after ``t`` optimizer steps the next forward pass already uses the new masks, as in the paper's code.
+def OneShot(*, sparsity: float | Mapping[str, float], at: int, scope: str = "layer") -> GMP:  # noqa: N802 - beside GMP
+    """One-shot magnitude pruning: everything at once after ``at`` optimizer steps.
 
     Args:
-        sparsity: Final fraction of zeros, for every layer or by parameter name.
-        begin: First update, optimizer steps (paper's MNIST: 3000).
-        end: Last update, at the final sparsity (paper's MNIST: 7000).
-        update_every: Optimizer steps between updates (paper's MNIST: 100).
-        initial_sparsity: At ``begin``.
+        sparsity: Fraction of zeros, for every layer or by parameter name.
+        at: Optimizer steps done at the only update.
         scope: ``"layer"`` gives each layer its target, ``"global"`` ranks all weights together.
 
-    Reference: Zhu and Gupta (2017), *To prune, or not to prune*; protocol D.
-
-    >>> gmp = GMP(sparsity=0.95, begin=3000, end=7000)
-    >>> [t for t in (2900, 3000, 3050, 7000, 7100) if gmp.due(t)]
-    [3000, 7000]
-    """
-    return GradualPruning(
-        sparsity=sparsity,
-        begin=begin,
-        end=end,
-        update_every=update_every,
-        initial_sparsity=initial_sparsity,
-        scope=scope,
-    )
-
-
-def OneShot(  # noqa: N802 - named beside GMP
-    *, sparsity: float | Mapping[str, float], at: int, scope: str = "layer"
-) -> GradualPruning:
-    """One-shot magnitude pruning: everything at once after ``at`` optimizer steps.
+    Raises:
+        ValueError: if a sparsity is outside [0, 1), or ``at`` is before the first step.
 
     Reference: Frankle and Carbin (2019), *The Lottery Ticket Hypothesis*, one-shot variant.
 
     >>> [t for t in range(5) if OneShot(sparsity=0.5, at=3).due(t)]
     [3]
     """
-    return GradualPruning(sparsity=sparsity, begin=at, end=at, update_every=1, scope=scope)
+    return GMP(sparsity=sparsity, begin=at, end=at, update_every=1, scope=scope)

@@ -1,4 +1,4 @@
-"""What a weight is worth: the scores by which connections are dropped and grown."""
+"""Scores of weights, by which connections are dropped and grown."""
 
 from __future__ import annotations
 
@@ -9,15 +9,24 @@ from torch import Tensor
 
 
 class ScoreFn(Protocol):
-    """A weight, its gradient and a generator in, one score per entry out (higher stays, higher grows)."""
+    """A function that scores each entry of a weight: the highest stay, the highest grow."""
 
     def __call__(self, weight: Tensor, gradient: Tensor | None, *, generator: torch.Generator) -> Tensor:
-        """Scores of the weight's shape."""
+        """Scores of the weight's shape.
+
+        Args:
+            weight: Zero where inactive.
+            gradient: The dense gradient, if the method asked for it.
+            generator: For random scores.
+
+        Raises:
+            ValueError: if the score needs the gradient and there is none.
+        """
         ...
 
 
 def magnitude(weight: Tensor, gradient: Tensor | None, *, generator: torch.Generator) -> Tensor:
-    r"""Absolute value of the weight: :math:`s_{ij} = |w_{ij}|`.
+    r"""Absolute value of the weight: :math:`s_{ij} = |w_{ij}|`. Arguments as :class:`ScoreFn`.
 
     Reference: Han et al. (2015), *Learning both weights and connections for efficient neural networks*.
 
@@ -30,6 +39,8 @@ def magnitude(weight: Tensor, gradient: Tensor | None, *, generator: torch.Gener
 def uniform_random(weight: Tensor, gradient: Tensor | None, *, generator: torch.Generator) -> Tensor:
     r"""Independent uniform draws on [0, 1), made on the CPU so that every device grows the same connections.
 
+    Arguments as :class:`ScoreFn`.
+
     Reference: Mocanu et al. (2018), SET.
 
     >>> uniform_random(torch.zeros(2, 3), None, generator=torch.Generator().manual_seed(0)).shape
@@ -41,6 +52,8 @@ def uniform_random(weight: Tensor, gradient: Tensor | None, *, generator: torch.
 def gradient_magnitude(weight: Tensor, gradient: Tensor | None, *, generator: torch.Generator) -> Tensor:
     r"""Absolute value of the dense gradient: :math:`s_{ij} = |\partial L / \partial w_{ij}|`.
 
+    Arguments and errors as :class:`ScoreFn`.
+
     Reference: Evci et al. (2020), RigL.
 
     >>> gradient_magnitude(torch.zeros(2), torch.tensor([-3.0, 1.0]), generator=torch.Generator())
@@ -51,6 +64,8 @@ def gradient_magnitude(weight: Tensor, gradient: Tensor | None, *, generator: to
 
 def negative_gradient_magnitude(weight: Tensor, gradient: Tensor | None, *, generator: torch.Generator) -> Tensor:
     r"""The inverted control: :math:`s_{ij} = -|\partial L / \partial w_{ij}|`, smallest gradients grow.
+
+    Arguments and errors as :class:`ScoreFn`.
 
     Reference: Evci et al. (2022), RigL-Inverted.
 

@@ -26,7 +26,7 @@ class Static:
     replaces_step: bool = False
 
     def due(self, step: int) -> bool:
-        """Never."""
+        """Whether masks change: never."""
         return False
 
     def update(self, layers: Iterable[Layer], *, step: int, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:

@@ -41,7 +41,13 @@ class WholeLayer(NamedTuple):
         return mask
 
     def begin(self, swap: Swap, *, generator: torch.Generator, gradient_name: str) -> Exchange:
-        """Draw the scores of a request; the exchange itself is left to do, on any thread."""
+        """Draw the scores of a request; the exchange itself is left to do, on any thread.
+
+        Args:
+            swap: The request.
+            generator: For random scores.
+            gradient_name: Name of the gradient in errors; the exchange raises those.
+        """
         drop, grow = (self._scores(score, generator) for score in (swap.drop_score, swap.grow_score))
         return Exchange(self.mask, self.num_active, drop, grow, swap.num_drop, swap.num_grow, swap.regrow)
 

@@ -1,4 +1,4 @@
-"""A model's masked weights as this process holds them: whole, in parts, or active values alone; all changed here."""
+"""A model's masked weights as this process holds them: whole, in parts, or as active values; all changed here."""
 
 from __future__ import annotations
 
@@ -102,7 +102,11 @@ class MaskedWeights:
         self._take_(masks)
 
     def check(self, model: nn.Module) -> None:
-        """Prove every promise at this moment, see :func:`sparseflow.check`."""
+        """Prove every promise at this moment, see :func:`sparseflow.check`.
+
+        Raises:
+            BrokenPromiseError: naming the first that is broken.
+        """
         check(model, self._optimizer, self.dense, active_counts=self.counts)
         for name, weight in self.stored.items():
             if (count := weight.values.numel()) != self.counts[name]:

@@ -1,4 +1,4 @@
-"""What of a ticket matters: destroy one thing, keep all others. Counts, zeros, biases and norms never change here."""
+"""Controls for tickets: each destroys one property and keeps the others. Counts, zeros and biases never change."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def perturb_(model: nn.Module, masks: Masks, *, relative_std: float, seed: int) 
 
 
 def _masked(model: nn.Module, masks: Masks) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Name, writable weight and mask of each masked layer, all checked before the first is handed out."""
+    """Name, writable weight and mask of each masked layer, all checked before the first is yielded."""
     parameters = {name: weight.parameter for name, weight in maskable(model).items()}
     check_masks(masks, parameters)
     for name, mask in masks.items():

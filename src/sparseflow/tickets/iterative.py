@@ -20,11 +20,11 @@ class Round(NamedTuple):
     """One training of :func:`iterative_pruning`, finished."""
 
     sparsity: float
-    """Of ``masks``, counted."""
+    """Sparsity of ``masks``."""
     masks: dict[str, Tensor]
-    """What this round was trained with."""
+    """Masks during this round's training."""
     state: dict[str, Tensor]
-    """After this round's training, see :func:`sparseflow.tickets.snapshot`."""
+    """State after this round's training, see :func:`sparseflow.tickets.snapshot`."""
 
 
 def iterative_pruning(

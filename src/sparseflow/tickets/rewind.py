@@ -1,4 +1,4 @@
-"""Keep the state of a model, and go back to it under masks."""
+"""Snapshots of a model, and ways back to them under masks."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def reset_optimizer_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Without what modules may add by ``get_extra_state``."""
+    """The tensors of a state dict, without the extra state that modules may add."""
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
