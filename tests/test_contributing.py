@@ -94,9 +94,20 @@ def test_add_a_method(repository: Path) -> None:
     assert int(re.findall(r"(\d+) passed", tests)[0]) > 20  # the contract suite, not the oracle alone
     final = trained(repository, "--method", "noisy_rigl", "--update-every", "10")
     assert abs(final["sparsity"] - 0.95) < 1e-3
-    log = [json.loads(line) for path in (repository / "runs").glob("*/metrics.jsonl") for line in path.open()]
+    (metrics,) = (repository / "runs").glob("*/metrics.jsonl")
+    log = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert sum(entry["name"] == "update/after" for entry in log) == 4
     run(repository, "sparseflow", "report", "runs", "--out", "page")
     assert "Noisy RigL, Ours" in (repository / "page" / "index.html").read_text()
     tables = [path.read_text() for path in (repository / "page" / "figures").glob("*.csv")]
     assert sum("noisy_rigl" in table or "Noisy RigL" in table for table in tables) >= 2
+
+
+def test_add_a_network(repository: Path) -> None:
+    changed = follow("Add a network", repository)
+    lint(repository, changed)
+    run(repository, "pytest", "src/sparseflow/networks/two_layer.py", "-p", "no:cacheprovider")
+    final = trained(repository, "--model", "two-layer", "--method", "set", "--update-every", "10")
+    assert abs(final["sparsity"] - 0.95) < 1e-3
+    run(repository, "sparseflow", "report", "runs", "--out", "page")
+    assert "a network of two layers" in (repository / "page" / "index.html").read_text()
