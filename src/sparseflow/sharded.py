@@ -116,7 +116,7 @@ def fingerprint(whole: Tensor) -> str:
 
 
 def cut(mask: Tensor, example: Tensor) -> tuple[Tensor, int, str]:
-    """This process's part of a mask, and what identifies the whole: the number of active weights and a fingerprint.
+    """This process's part of a mask, and the number of active weights and the fingerprint of the whole.
 
     Args:
         mask: bool, whole or in any parts.

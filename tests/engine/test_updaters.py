@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 import io
-import weakref
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import sparseflow as sf
+from allocations import Allocations
 from makers import DROP_GROW, MAKERS, PRUNING, SETTINGS
 from sparseflow.engine.layers.geometry import Window
 from sparseflow.engine.layers.modules import SparseLinear
@@ -259,25 +257,6 @@ def test_values_of_another_number_break_a_promise() -> None:
     layer.values.data = layer.values.data[:-1]
     with pytest.raises(sf.BrokenPromiseError, match=r"'5\.weight' has 11 active weights, it must have 12"):
         run.sparsifier.check()
-
-
-class Allocations(TorchDispatchMode):
-    """Bytes of the storages that operations made and that are still alive, and the most there were at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive: dict[int, int] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        known = {tensor.untyped_storage().data_ptr() for tensor in tree_leaves(args) if isinstance(tensor, Tensor)}
-        found = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(found):
-            if isinstance(tensor, Tensor) and (place := tensor.untyped_storage().data_ptr()) not in known:
-                self.alive[place] = tensor.untyped_storage().nbytes()
-                weakref.finalize(tensor.untyped_storage(), self.alive.pop, place, None)
-                self.peak = max(self.peak, sum(self.alive.values()))
-        return found
 
 
 def test_an_update_needs_less_than_one_dense_copy_of_the_largest_layer() -> None:

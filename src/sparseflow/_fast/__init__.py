@@ -1,4 +1,4 @@
-"""Passes over memory, compiled where they pay: the door to this folder, behind which nobody else need look.
+"""Passes over memory, compiled where they pay: the names that the rest of the library calls without reading on.
 
 * :func:`topk` is the fast twin of ``masks.topk.topk_mask``, which alone calls it.
 * :func:`exchange` is the fast twin of ``methods.drop_and_grow`` over many layers; ``sparsifier.update`` alone calls it.

@@ -1,4 +1,4 @@
-"""Masks in bits, eight weights a byte: what an update keeps of each layer is a quarter of a byte a weight."""
+"""Masks in bits, eight weights in a byte: an update keeps a layer's old and new mask in a quarter of its size."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def _order(bits: Bits, magnitude: bool, keys: Bits) -> None:
 def _level(
     keys: Bits, clear: np.int32, among: Bytes, flip: np.uint8, low: np.int32, high: np.int32, level: Bytes
 ) -> None:
-    """Of candidates: 2 above ``high``, 1 in [low, high]; 0 for all others."""
+    """Write 2 for candidates above ``high``, 1 for those in [low, high], 0 for all other entries."""
     for j in range(keys.shape[0]):
         key = keys[j] & clear
         level[j] = (np.uint8(key >= low) + np.uint8(key > high)) * (among[j] ^ flip)

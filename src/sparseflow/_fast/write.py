@@ -1,4 +1,4 @@
-"""Writing: tensors are zeroed off their masks, at every step, and masks are replaced by the ones of an update."""
+"""Writing: zeroing tensors off their masks, at every step, and replacing masks at an update."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Write(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What is known of a layer once its mask is written."""
+    """The result of writing one layer's mask."""
 
     active: int
     """Number of active entries."""

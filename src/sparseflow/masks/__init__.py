@@ -1,1 +1,1 @@
-"""Masks: which weights a layer has, how many stay, where, and the proof that they do."""
+"""Masks: the weights that may have one, how many stay active, and where."""

@@ -1,4 +1,4 @@
-"""The interface of a method: the layers that it looks at, and what it may ask for in each."""
+"""The interface of a method: the layers that it looks at, and its requests for each."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Swap(NamedTuple):
 
 
 class Method(Protocol):
-    """A rule by which masks change: when, what it needs to know, and what becomes of each layer."""
+    """A rule by which masks change: the steps of its updates, the gradients it needs, and a request for each layer."""
 
     @property
     def needs_gradient(self) -> bool:

@@ -50,10 +50,10 @@ class Sparsifier:
         model: Also inside ``torch.compile`` or ``DistributedDataParallel``, or after ``fully_shard``.
         optimizer: Any ``torch.optim.Optimizer`` that holds every masked parameter which requires a gradient.
         masks: Parameter name -> bool tensor; copied. Of a sharded model whole, the same on all ranks, or as its parts.
-        method: Such as ``sparseflow.RigL(...)``; ``sparseflow.Static()`` keeps the masks.
+        method: The rule by which masks change, such as ``sparseflow.RigL(...)``; ``sparseflow.Static()`` keeps them.
         seed: Growth draws from ``stream(seed, "grow")``, saved with the state.
-        gradient_fn: Where growth takes its dense gradients from, called at an update after the step: name -> gradient.
-            Default: the gradients of the step itself.
+        gradient_fn: Called at an update, after the step; returns name -> dense gradient for growth. Default: the
+            gradients of the step itself.
 
     Raises:
         TypeError, ValueError: if a mask does not fit, or the optimizer does not hold a masked parameter.
@@ -118,7 +118,7 @@ class Sparsifier:
 
     @torch.no_grad()
     def mask_gradients_(self) -> None:
-        """Zero the gradients of inactive weights; idempotent. What growth needs of them is kept until the step.
+        """Zero the gradients of inactive weights; idempotent. A copy is kept until the step where growth needs it.
 
         Call it after the last backward of a step, and after ``scaler.unscale_`` where there is a scaler.
         """
@@ -132,7 +132,7 @@ class Sparsifier:
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
-        """Of sharded masks, as this process computed them whole; where ranks disagree, these differ."""
+        """Fingerprints of sharded masks, as this process computed them whole; where ranks disagree, these differ."""
         return self._weights.fingerprints
 
     def remove(self) -> None:
@@ -152,10 +152,13 @@ class Sparsifier:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue bit for bit.
+        """Restore a saved state, with which training continues bit for bit.
 
         Make the Sparsifier (which zeroes weights off the masks it is given), then load the model's state, the
         optimizer's, and this one last.
+
+        Args:
+            state: As :meth:`state_dict` returns it.
 
         Raises:
             ValueError: if the state is of other masks.
@@ -283,7 +286,7 @@ class Sparsifier:
             notify(self.step_count, changes)
 
     def _watch(self) -> None:
-        """Let stored weights keep what the next step's dense gradient is made of, if growth will look at it."""
+        """Let stored weights keep the parts of the next step's dense gradient, if growth will look at it."""
         keep = self._grows_by_step_gradients() and (bool(self.method.gradient_decay) or self._update_follows())
         for weight in self._weights.stored.values():
             weight.keep_gradients(keep)
@@ -312,7 +315,7 @@ class Sparsifier:
         return self._grows_by_step_gradients() and not self.method.gradient_decay and self._update_follows()
 
     def _leaves_gradients_alone(self) -> bool:
-        """Whether growth can still read the gradients after the step, and what the step wrote off the mask can go."""
+        """Whether growth can read the gradients after the step, and the step's writes off the mask can be cleared."""
         return self._elementwise and leaves_gradients(self.optimizer, self._weights.parameters.values())
 
     def _update_follows(self) -> bool:
@@ -326,7 +329,7 @@ class Sparsifier:
         self._dense_gradients = keep_dense(self._weights.parameters, self._weights.dense, self._dense_gradients or {})
 
     def _observe_gradients(self) -> None:
-        """Running mean of the dense gradient, for methods that grow by momentum."""
+        """Update the running mean of the dense gradient, for methods that grow by momentum."""
         if self._dense_gradients is not None:
             self._keep_dense_gradients()  # masked already: look at what was there before
         decay = self.method.gradient_decay
@@ -336,6 +339,6 @@ class Sparsifier:
             observe_(self._gradient_mean, weights.parameters, kept, weights.stored, decay=decay, scale=scale)
 
     def _step_is_skipped(self) -> bool:
-        """Fused optimizers are called even when ``GradScaler`` found an overflow, and skip inside the kernel."""
+        """Whether a fused optimizer will skip inside its kernel, since ``GradScaler`` found an overflow."""
         found = getattr(self.optimizer, "found_inf", None)
         return isinstance(found, Tensor) and bool(found.item())

@@ -1,4 +1,4 @@
-"""Weights that are stored as their active values alone: what the Sparsifier asks of such a layer, and how it moves."""
+"""Weights stored as their active values alone: the interface of such a layer, its part in an update, and its moves."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class StoredLayer(NamedTuple):
         return None if self.gradient_rows is None else self.gradient_rows(0, self.shape[0])
 
     def replace(self, mask: Tensor) -> Tensor:
-        """The positions that a new mask means."""
+        """The positions of a new mask."""
         return mask.view(-1).nonzero().squeeze(1)
 
     def begin(self, swap: Swap, *, generator: torch.Generator, gradient_name: str) -> Tensor:

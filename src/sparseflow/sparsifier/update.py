@@ -1,4 +1,4 @@
-"""One mask update: layers are shown to a method, and what it asks for is carried out; nothing is written here."""
+"""One mask update: layers are shown to a method and its requests carried out; nothing is written here."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class WholeLayer(NamedTuple):
         return tuple(self.mask.shape)
 
     def replace(self, mask: Tensor) -> Tensor:
-        """A new mask as it is."""
+        """The new mask, as it is given."""
         return mask
 
     def begin(self, swap: Swap, *, generator: torch.Generator, gradient_name: str) -> Exchange:
@@ -74,7 +74,7 @@ def new_masks(
     A frozen weight, and one without the gradient that growth needs, sits the update out.
 
     Args:
-        method: The method.
+        method: When, how many and by which score.
         weights: The weights that it may look at.
         gradients: Name -> dense gradient for growth, as far as there is one.
         learning_rate_ratios: ``id`` of a parameter -> the learning rate of its group over the initial one.
@@ -145,7 +145,7 @@ def _look(
 def _carry_out(
     begun: Iterable[tuple[WholeLayer | StoredLayer, Exchange | Tensor]], *, step: int
 ) -> Iterator[tuple[str, Tensor | StagedMask]]:
-    """Finish what is left to do: exchanges, many layers at once."""
+    """Finish the exchanges, many layers at once."""
     new: Tensor | StagedMask | None
     for layer, work, new in exchange(begun):
         if not isinstance(work, Exchange):

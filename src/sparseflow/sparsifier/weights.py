@@ -19,7 +19,7 @@ from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
 
 
 class Changes(Mapping[str, MaskUpdate]):
-    """Name -> what an update changed, computed when it is asked for: no more than one layer is in memory at once.
+    """Name -> change of a mask at an update, computed when asked for: no more than one layer is in memory at once.
 
     Args:
         before: Masks before the update, of the layers that took part.
