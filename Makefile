@@ -11,7 +11,8 @@ help:  ## list the targets
 demo: $(VENV)/.installed  ## train 95 %-sparse networks on real digits, open the page it names
 	$(BIN)/sparseflow demo --out $(RUNS)
 
-test: lint types unit  ## lint, types and all tests
+test: lint  ## lint, types and all tests
+	$(MAKE) -j 2 types unit
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -9,10 +9,7 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from chains import CHAINS, chain, data, dense_hessian
-from sparseflow.analysis.closed_form import compute as driver
-from sparseflow.analysis.closed_form import convolutions as closed_form_convolutions
-from sparseflow.analysis.closed_form import layers as closed_form_layers
-from sparseflow.analysis.closed_form import sums as closed_form_sums
+from sparseflow.analysis.closed_form import compute, convolutions, layers, sums
 from sparseflow.analysis.closed_form.alive import reduced
 from sparseflow.analysis.closed_form.chain import chain_of, closed_form_refusal
 from sparseflow.analysis.closed_form.gauss_newton import softmax_rows
@@ -26,7 +23,7 @@ Masks = dict[str, Tensor]
 
 def closed(model: nn.Module, batches: list[tuple[Tensor, Tensor]], masks: Masks | None) -> Tensor:
     layout = active_parameters(model, masks)
-    return driver.closed_form(chain_of(model), layout, batches, dtype=torch.float64)
+    return compute.closed_form(chain_of(model), layout, batches, dtype=torch.float64)
 
 
 def assert_same(found: Tensor, expected: Tensor) -> None:
@@ -67,12 +64,12 @@ def test_chunks_blocks_and_batches_do_not_matter(name: str, monkeypatch: pytest.
     model, masks = chain(name)
     expected = closed(model, data(name), masks)
     assert_same(closed(model, data(name, (1, 4, 2)), masks), expected)
-    monkeypatch.setattr(closed_form_sums, "CHUNK", 3)
+    monkeypatch.setattr(sums, "CHUNK", 3)
     assert_same(closed(model, data(name), masks), expected)
-    monkeypatch.setattr(closed_form_sums, "CHUNK_BYTES", 1)
-    monkeypatch.setattr(closed_form_sums, "PANEL", 5)
-    monkeypatch.setattr(closed_form_convolutions, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(closed_form_layers, "SPARSE", 2.0)  # even dense kernels weight by weight
+    monkeypatch.setattr(sums, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(sums, "PANEL", 5)
+    monkeypatch.setattr(convolutions, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(layers, "SPARSE", 2.0)  # even dense kernels weight by weight
     assert_same(closed(model, data(name, (5, 2)), masks), expected)
 
 
@@ -82,11 +79,11 @@ def test_threads_do_not_matter(name: str, sums_bytes: int, monkeypatch: pytest.M
     """Each with its own examples, or all with the same."""
     model, masks = chain(name)
     expected = closed(model, data(name), masks)
-    monkeypatch.setattr(closed_form_sums, "CHUNK", 2)
-    monkeypatch.setattr(driver, "SUMS_BYTES", sums_bytes)
+    monkeypatch.setattr(sums, "CHUNK", 2)
+    monkeypatch.setattr(compute, "SUMS_BYTES", sums_bytes)
     torch.set_num_threads(3)  # the fixture of every test sets it back
     calls: list[tuple[int, int]] = []
-    found = driver.closed_form(
+    found = compute.closed_form(
         chain_of(model),
         active_parameters(model, masks),
         data(name, (5, 2)),
@@ -236,9 +233,9 @@ def test_what_no_logit_depends_on_is_left_out() -> None:
     masks["0.weight"][2:, 0] = False
     masks["2.weight"][:, 1] = False
     sf.apply_masks_(model, masks)
-    layers = [layer_of(stage, active_parameters(model, masks), torch.float64) for stage in chain_of(model).stages]
+    whole = [layer_of(stage, active_parameters(model, masks), torch.float64) for stage in chain_of(model).stages]
     alive = [torch.tensor([False, True, True, True]), torch.tensor([True, True])]
-    small, kept = reduced(layers, alive, torch.tensor([True, True, True]))
+    small, kept = reduced(whole, alive, torch.tensor([True, True, True]))
     assert kept.tolist() == [1, 2]
     assert [tuple(layer.weight.shape) for layer in small] == [(2, 2), (2, 2)]
     assert torch.equal(small[0].weight, model[0].weight[2:, 1:])

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow.engine.convert import convert, sparse_layers
-from sparseflow.engine.speed import auto
-from sparseflow.engine.speed import timing as speed
+from sparseflow.engine.speed import auto, timing
 from sparseflow.engine.speed.auto import best_mix, compile_sparse
 from sparseflow.engine.speed.table import LayerSpeed, SpeedTable
 from sparseflow.engine.speed.timing import Costs, cheapest, settled, watch
@@ -61,7 +60,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[tuple[float, fl
                 step()
             return [*next(turns)] * (len(steps) // 2)
 
-        monkeypatch.setattr(speed, "medians", fixed)
+        monkeypatch.setattr(timing, "medians", fixed)
         monkeypatch.setattr(auto, "medians", lambda steps, *, seconds: [*whole])
 
     return set_to
@@ -140,7 +139,7 @@ def test_layers_are_watched_with_the_strides_that_they_meet() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
     sparse = convert(model, {name: torch.ones_like(p).bool() for name, p in model.named_parameters() if p.dim() > 1})
     layers = sparse_layers(sparse)
-    calls = watch(speed.model_step(sparse, (torch.zeros(5, 4),), backward=True), layers)
+    calls = watch(timing.model_step(sparse, (torch.zeros(5, 4),), backward=True), layers)
     assert list(calls) == ["0.weight", "2.weight"]
     assert calls["0.weight"].x.stride() == (4, 1)
     assert calls["2.weight"].x.stride() == (1, 5)  # batch innermost, from the sparse layer through tanh
@@ -170,7 +169,7 @@ def test_the_steps_do_what_is_timed(backward: bool) -> None:
     model = network()
     seen: list[bool] = []
     model[8].register_forward_hook(lambda module, inputs, output: seen.append(output.requires_grad))
-    speed.model_step(model, (torch.randn(4, 1, 8, 8),), backward=backward)()
+    timing.model_step(model, (torch.randn(4, 1, 8, 8),), backward=backward)()
     assert seen == [backward]
     assert all(parameter.grad is None for parameter in model.parameters())
 

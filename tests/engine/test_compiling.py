@@ -10,10 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from numba import types
+from torch import nn
 
+import sparseflow as sf
 import sparseflow.engine
 from sparseflow.engine.kernels import compiling
-from sparseflow.engine.kernels.sums import row_sums, weighted_sums
+from sparseflow.engine.kernels.sums import row_sums, sampled_dots, weighted_sums
 from sparseflow.engine.layers.pattern import _take
 from sparseflow.engine.plans.interpreter import run
 
@@ -51,6 +55,21 @@ def test_a_change_in_any_file_makes_a_new_fingerprint(tmp_path: Path) -> None:
     assert compiling.fingerprint(tmp_path) == before
     deeper.write_text("y = 2")
     assert compiling.fingerprint(tmp_path) != before
+
+
+def test_kernels_are_compiled_for_no_constant_and_no_stride() -> None:
+    """The gradient of a sum is one number with stride 0; the interpreter begins at output 0."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5))
+    masks = sf.random_masks(model, 0.5, seed=0)
+    sparse = sf.engine.convert(sf.apply_masks_(model, masks), masks)
+    x = torch.ones(3, 4)
+    expected = torch.autograd.grad(model(x).sum(), model[0].bias)[0]
+    torch.testing.assert_close(torch.autograd.grad(sparse(x).sum(), sparse[0].bias)[0], expected)
+    kinds = [
+        kind for kernel in (run, weighted_sums, sampled_dots, row_sums) for each in kernel.signatures for kind in each
+    ]
+    assert kinds
+    assert not [kind for kind in kinds if isinstance(kind, types.Literal) or getattr(kind, "layout", "C") != "C"]
 
 
 class Terminal(io.StringIO):

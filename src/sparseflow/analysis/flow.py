@@ -10,10 +10,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from sparseflow._checks import check_masks, check_zero_off_mask
 from sparseflow._fast import zero_inactive_
+from sparseflow.analysis.layout import check_masked
 from sparseflow.gradients import loss_gradient, trainable, undisturbed
-from sparseflow.masks.select import maskable
 from sparseflow.sharded import full, local, shard_like
 from sparseflow.types import Batches, LossFn, Masks, MaskUpdate
 
@@ -86,11 +85,7 @@ def masked_gradient(
     >>> masked_gradient(apply_masks_(layer, masks), lambda output, target: output.sum(), [batch], masks)[1]["weight"]
     tensor([[3., 0.]])
     """
-    if masks:
-        parameters = {name: weight.parameter for name, weight in maskable(model).items()}
-        check_masks(masks, parameters)
-        for name, mask in masks.items():
-            check_zero_off_mask(name, parameters[name], mask)
+    check_masked(model, masks or {})
     loss, gradient = loss_gradient(model, loss_fn, batches, training=training)
     for name, mask in (masks or {}).items():
         if name in gradient:

@@ -158,8 +158,7 @@ def lanczos_density(
         relative_variance: As in :func:`sparseflow.analysis.spectral_density`; the extremes are those of all nodes.
         points: Length of the grid.
         margin: Of the grid beyond the extreme nodes.
-        dtype: As in :func:`lanczos`.
-        device: As in :func:`lanczos`.
+        dtype, device: As in :func:`lanczos`.
         reorthogonalize: As in :func:`lanczos`: without, memory is 3 vectors instead of ``steps``.
 
     Raises:

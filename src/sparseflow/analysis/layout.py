@@ -106,11 +106,7 @@ def active_parameters(model: nn.Module, masks: Masks | None = None) -> ActiveLay
     if not parameters:
         raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient.")
     masks = masks or {}
-    if masks:
-        weights = {name: weight.parameter for name, weight in maskable(model).items()}
-        check_masks(masks, weights)
-        for name, mask in masks.items():
-            check_zero_off_mask(name, weights[name], mask)
+    check_masked(model, masks)
     return ActiveLayout(
         shapes={name: parameter.shape for name, parameter in parameters.items()},
         positions={
@@ -118,6 +114,14 @@ def active_parameters(model: nn.Module, masks: Masks | None = None) -> ActiveLay
             for name, parameter in parameters.items()
         },
     )
+
+
+def check_masked(model: nn.Module, masks: Masks) -> None:
+    """Raise ``TypeError`` or ``ValueError`` if a mask does not fit the model, or an inactive weight is not zero."""
+    weights = {name: weight.parameter for name, weight in maskable(model).items()} if masks else {}
+    check_masks(masks, weights)
+    for name, mask in masks.items():
+        check_zero_off_mask(name, weights[name], mask)
 
 
 def _taken(flat: Tensor, positions: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from sparseflow._checks import check_masks, check_zero_off_mask
+from sparseflow.analysis.layout import check_masked
 from sparseflow.gradients import undisturbed
 from sparseflow.masks.select import maskable, unwrap
 from sparseflow.types import LossFn, Masks
@@ -69,12 +69,8 @@ def signal(
     """
     if (loss_fn is None) != (targets is None):
         raise ValueError("loss_fn and targets belong together: give both, or neither.")
-    weights = maskable(model)
-    if masks is not None:
-        check_masks(masks, {name: weight.parameter for name, weight in weights.items()})
-        for name, mask in masks.items():
-            check_zero_off_mask(name, weights[name].parameter, mask)
-    modules = {weight.module_name: weight.module for weight in weights.values()}
+    check_masked(model, masks or {})
+    modules = {weight.module_name: weight.module for weight in maskable(model).values()}
     outputs: dict[str, Tensor] = {}
     handles = [module.register_forward_hook(_keep(outputs, name)) for name, module in modules.items()]
     gradients: dict[str, Tensor | None] = dict.fromkeys(outputs)

@@ -33,7 +33,8 @@ def to_storage(images: Tensor, frame: Frame) -> Tensor:
         # torch's blocked transpose
         inner = images.detach().reshape(images.shape[0], -1).t().contiguous().view(inner.shape)
     if not bordered:
-        return inner.reshape(-1)
+        # The gradient of a sum is one number with strides of 0, for which all kernels would be compiled once more.
+        return inner.reshape(-1).contiguous()
     storage = torch.empty(images.shape[1] * frame.pitch, dtype=images.dtype)
     put_in_frame(
         inner.reshape(-1).numpy(), images.shape[1], *frame.size, frame.batch, *frame.border[0], *frame.border[1],

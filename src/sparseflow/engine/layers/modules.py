@@ -18,7 +18,8 @@ from sparseflow.engine.layers.pattern import Pattern
 from sparseflow.engine.layers.products import Product, warm_up
 
 Dense = TypeVar("Dense", nn.Linear, nn.Conv1d, nn.Conv2d)
-Convolution = TypeVar("Convolution", "SparseConv1d", "SparseConv2d")
+DenseConvolution = TypeVar("DenseConvolution", nn.Conv1d, nn.Conv2d)
+SparseConvolution = TypeVar("SparseConvolution", "SparseConv1d", "SparseConv2d")
 _FLOATS = (torch.float32, torch.float64)
 #: Input sizes whose tables a layer keeps: training, evaluation, a last smaller batch.
 _KEPT = 4
@@ -265,14 +266,14 @@ def _copy(bias: Tensor | None) -> Tensor | None:
     return None if bias is None else bias.detach().clone()
 
 
-def _sparse_convolution(kind: type[Convolution], layer: nn.Conv1d | nn.Conv2d, mask: Tensor) -> Convolution:
+def _sparse_convolution(kind: type[SparseConvolution], layer: nn.Conv1d | nn.Conv2d, mask: Tensor) -> SparseConvolution:
     pattern = Pattern.of(mask, groups=layer.groups)
     sparse = kind(pattern, pattern.gather(layer.weight.detach()), _copy(layer.bias), convolution_window(layer))
     sparse.padding = layer.padding
     return sparse
 
 
-def _dense_convolution(kind: type[Dense], sparse: SparseLayer, axes: slice) -> Dense:
+def _dense_convolution(kind: type[DenseConvolution], sparse: SparseLayer, axes: slice) -> DenseConvolution:
     pattern, window = sparse.pattern, sparse.window
     return sparse._fill(
         kind(

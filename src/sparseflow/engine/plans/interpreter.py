@@ -65,6 +65,7 @@ def run(
         transposed[k] = values[order[k]]
     total = 0.0
     begin = first
+    zero = np.int64(0)  # a literal 0 would have all kernels compiled once more, for it alone
     for _ in range(slices):
         batch = 0
         for k in range(operations.shape[0]):
@@ -74,16 +75,16 @@ def run(
                 floor = 0.0 if o[20] == 1 else _MINUS_INFINITY
                 weighted_sums(
                     tables[o[1] :], tables[o[2] :], tables[o[3] :], (values if code == FORWARD else transposed)[o[4] :],
-                    values[o[5] : o[5] + o[6]], x, o[7], o[8], x, o[9], o[10], 0, o[11],
+                    values[o[5] : o[5] + o[6]], x, o[7], o[8], x, o[9], o[10], zero, o[11],
                     o[12], o[13], o[14], o[15], o[16], o[17], o[18], o[19] == 1, floor,
                 )  # fmt: skip
             elif code == WEIGHT_GRADIENT:
                 sampled_dots(
                     tables[o[1] :], tables[o[2] :], tables[o[3] :], x, o[4], o[5], x, o[6], o[7], gradient[o[8] :],
-                    0, o[9], o[10], o[11], o[12], o[13], o[14], o[15], o[16], o[17],
+                    zero, o[9], o[10], o[11], o[12], o[13], o[14], o[15], o[16], o[17],
                 )  # fmt: skip
             elif code == BIAS_GRADIENT:
-                row_sums(x, o[1], o[2], gradient[o[3] :], 0, o[4], o[5], o[6], o[7], o[8], o[9])
+                row_sums(x, o[1], o[2], gradient[o[3] :], zero, o[4], o[5], o[6], o[7], o[8], o[9])
             elif code == MAX_POOL:
                 floor = 0.0 if o[23] == 1 else _MINUS_INFINITY
                 max_pool(
@@ -106,13 +107,13 @@ def run(
                     o[13], o[14], o[15], o[16], o[17], o[18], o[19], o[20],
                 )  # fmt: skip
             elif code == RELU:
-                relu(x, o[1], o[2], o[3], x, o[4], o[5], o[6], 0, o[7], o[8], o[9])
+                relu(x, o[1], o[2], o[3], x, o[4], o[5], o[6], zero, o[7], o[8], o[9])
             elif code == RELU_BACKWARD:
                 relu_backward(
-                    x, o[1], o[2], o[3], x, o[4], o[5], o[6], x, o[7], o[8], o[9], 0, o[10], o[11], o[12]
+                    x, o[1], o[2], o[3], x, o[4], o[5], o[6], x, o[7], o[8], o[9], zero, o[10], o[11], o[12]
                 )  # fmt: skip
             elif code == RELU_GATE:
-                relu_gate(x, o[1], o[2], o[3], x, o[4], o[5], o[6], 0, o[7], o[8], o[9])
+                relu_gate(x, o[1], o[2], o[3], x, o[4], o[5], o[6], zero, o[7], o[8], o[9])
             elif code == TAKE_IMAGES:
                 batch = o[8]
                 take_images(images, chosen, begin, o[1], x, o[2], o[3], o[4], o[5], o[6], o[7], batch)
