@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
+from sparseflow.init.schemes import SCHEMES
 from sparseflow.lab.demo import figures
-from sparseflow.lab.demo.exhibits import sections
+from sparseflow.lab.demo.exhibits import ALL, EXHIBITS
 from sparseflow.lab.demo.headline import comparisons, headline
-from sparseflow.lab.demo.page import hardware, settings, write_report
-from sparseflow.lab.page.panels import INIT_LOOKS, METHOD_LOOKS, Look
+from sparseflow.lab.demo.page import settings, write_report
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.figure_data import accuracy_points
+from sparseflow.lab.page.page import hardware
+from sparseflow.lab.page.signal import draw_signal, signal_levels
 from sparseflow.lab.page.summary import COLLAPSE_PERCENT, ONSET_LOSS, summarize
 from sparseflow.lab.page.svg import INK, PALETTE, inline_svg
-from sparseflow.training.store import Run
+from sparseflow.training.names import shown_methods
+from sparseflow.training.runs import Run
+from sparseflow.types import Look
 from synthetic_runs import demo_runs, demo_signal, make_run
 
 FIGURES = ["accuracy", "gradient-norm", "train-loss", "test-accuracy", "update-change", "signal"]
@@ -43,6 +50,12 @@ def page(report: Path) -> ElementTree.Element:
 
 def words(element: ElementTree.Element) -> str:
     return " ".join("".join(element.itertext()).replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+def first_sentence(name: str, runs: list[Run]) -> str:
+    build = EXHIBITS[name].build
+    assert build is not None
+    return build(Evidence({ALL: runs}, {"signal": demo_signal()}), None).shows[0]
 
 
 def static_runs(*, usual: list[float], aware: list[float]) -> list[Run]:
@@ -118,9 +131,11 @@ def test_ids_are_unique_and_found(page: ElementTree.Element, report: Path) -> No
     assert set(re.findall(r"url\(#([^)]+)\)", report.read_text(encoding="utf-8"))) <= set(ids)
 
 
-@pytest.mark.parametrize("looks", [INIT_LOOKS, METHOD_LOOKS])
-def test_curves_are_told_apart_without_colour(looks: dict[str, Look]) -> None:
-    assert len({(look.line, look.marker) for look in looks.values()}) == len(looks)
+@pytest.mark.parametrize("rows", [SCHEMES, shown_methods()], ids=["schemes", "methods"])
+def test_looks_are_told_apart_without_colour_and_are_of_the_palette(rows: Mapping[str, Any]) -> None:
+    looks: list[Look] = [row.look for row in rows.values()]
+    assert len({(look.line, look.marker) for look in looks}) == len(looks)
+    assert {look.colour for look in looks} <= PALETTE.keys()
 
 
 def test_csv_of_the_table_is_the_table(report: Path) -> None:
@@ -138,7 +153,8 @@ def test_nothing_half_written_is_left(report: Path) -> None:
 
 
 def test_same_runs_give_the_same_bytes() -> None:
-    first, second = (inline_svg(figures.accuracy_figure(demo_runs())[0], name="a", alt="x") for _ in range(2))
+    points = accuracy_points(demo_runs())
+    first, second = (inline_svg(figures.draw_accuracy(points), name="a", alt="x") for _ in range(2))
     assert first == second
 
 
@@ -208,20 +224,24 @@ def test_gradient_sentence_flips() -> None:
             make_run(init="dense", start_norm=usual, onset=800),
             make_run(init="sparse", start_norm=aware, onset=800),
         ]
-        return sections(runs, None)[1].shows[0]
+        return first_sentence("gradient-norm", runs)
 
     assert re.search(r"1 with the sparsity-aware initialisation and 0\.05 .*: 20 times larger\.", sentence(0.05, 1.0))
     assert re.search(r"0\.05 with the sparsity-aware initialisation and 1 .*: 20 times smaller\.", sentence(1.0, 0.05))
 
 
 def test_onset_and_update_sentences_state_the_data() -> None:
-    _, _, loss, accuracy, update, signal = sections(demo_runs(), demo_signal())
-    assert "Original at step 550, but not within 900 steps for Scratch and SET" in loss.shows[0]
-    assert accuracy.shows[0].startswith(
+    runs = demo_runs()
+    assert "Original at step 550, but not within 900 steps for Scratch and SET" in first_sentence("train-loss", runs)
+    assert first_sentence("test-accuracy", runs).startswith(
         "Half way, at step 400, mean accuracy is: Dense 97 %; Small Dense 96 %; Original 11 %"
     )
-    assert "RigL raised the gradient norm at 67 % (Original), 100 % (Liu) and 100 % (Ours)" in update.shows[0]
-    assert signal.shows[0].startswith("Uniform mask, Glorot uniform: of the signal at 0 % zeros, 98 % zeros leave Orig")
+    assert "RigL raised the gradient norm at 67 % (Original), 100 % (Liu) and 100 % (Ours)" in first_sentence(
+        "update-change", runs
+    )
+    assert first_sentence("signal", runs).startswith(
+        "Uniform mask, Glorot uniform: of the signal at 0 % zeros, 98 % zeros leave Orig"
+    )
 
 
 def test_missing_data_says_which_run_would_make_it(tmp_path: Path) -> None:
@@ -287,23 +307,24 @@ def test_hardware_names_what_differs() -> None:
 
 @pytest.mark.parametrize("narrow", [False, True])
 def test_signal_axis_spreads_high_sparsities(narrow: bool) -> None:
-    figure, data = figures.signal_figure(demo_signal(), narrow=narrow)
-    assert isinstance(figure, Figure)
+    levels = signal_levels(demo_signal())
+    figure = draw_signal(levels, narrow=narrow)
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.5", "0.8", "0.9", "0.95", "0.98"]
     assert min(b - a for a, b in zip(axes.get_xticks(), axes.get_xticks()[1:], strict=False)) > 0.29
     assert len(figure.axes) == 4
-    assert len(data) == 4 * 2 * 2 * 6
+    assert len(levels) == 4 * 2 * 2 * 6
 
 
 def test_a_dead_network_leaves_the_logarithmic_axis_through_the_bottom() -> None:
     signal = demo_signal()
     dead = (signal["sparsity"] == 0.98) & (signal["network"] == 0)
-    figure, data = figures.signal_figure(signal.assign(logit_std=signal["logit_std"].where(~dead, 0.0)))
-    assert (data["min"] == 0).any()
+    levels = signal_levels(signal.assign(logit_std=signal["logit_std"].where(~dead, 0.0)))
+    figure = draw_signal(levels)
+    assert (levels["min"] == 0).any()
     # The axis ends near the smallest mean, not at the zero that a logarithm has no place for.
     bottom = figure.axes[0].get_ylim()[0]
-    assert 0.01 * data["mean"].min() < bottom < data["mean"].min()
+    assert 0.01 * levels["mean"].min() < bottom < levels["mean"].min()
     assert "nan" not in inline_svg(figure, name="dead", alt="a dead network").lower()
 
 

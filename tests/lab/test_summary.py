@@ -9,12 +9,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from sparseflow.init.schemes import SCHEMES
-from sparseflow.lab.page.figure_data import accuracy_points, signal_levels, training_curves, update_changes
-from sparseflow.lab.page.groups import INIT_LABELS, METHOD_LABELS, check_comparable, group_of
+from sparseflow.lab.page.figure_data import accuracy_points, training_curves, update_changes
+from sparseflow.lab.page.groups import check_comparable, group_of
+from sparseflow.lab.page.signal import signal_levels
 from sparseflow.lab.page.summary import onset_step, readable, summarize, terminal_table
 from sparseflow.training.digits import DigitRun
-from sparseflow.training.names import METHODS
 from synthetic_runs import demo_runs, demo_signal, make_run
 
 
@@ -38,11 +37,6 @@ def metrics_of(name: str, values: dict[int, float]) -> pd.DataFrame:
 )
 def test_groups_are_named_as_people_name_them(fields: dict[str, str], label: str) -> None:
     assert group_of(DigitRun(**fields)).label == label
-
-
-def test_every_method_and_initialisation_of_the_config_has_a_label() -> None:
-    assert set(METHODS) | {"small_dense"} == set(METHOD_LABELS)
-    assert set(SCHEMES) | {""} == set(INIT_LABELS)
 
 
 def test_statistics_of_the_decoded_cell_of_the_paper() -> None:

@@ -13,15 +13,18 @@ import torch
 
 from sparseflow.analysis.smoothing import spectral_density
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.page.plots import Curve, thinned
-from sparseflow.paper.exhibits import accuracy_plot, film
-from sparseflow.paper.exhibits import flow as figures_flow
-from sparseflow.paper.exhibits import interpolation as figures_interpolation
-from sparseflow.paper.exhibits import landscape as figures_landscape
-from sparseflow.paper.exhibits import signal as figure_signal
-from sparseflow.paper.exhibits import spectra as figures_spectra
-from sparseflow.paper.exhibits import update_spectra as figures_update_spectra
-from sparseflow.paper.exhibits import updates as figures_updates
+from sparseflow.lab.page.panels import Curve, thinned
+from sparseflow.paper.exhibits import (
+    accuracy_plot,
+    film,
+    flow,
+    interpolation,
+    landscape,
+    signal,
+    spectra,
+    update_spectra,
+    updates,
+)
 from sparseflow.paper.exhibits.all import EXHIBITS
 from sparseflow.paper.exhibits.curves import curve_of, geometric_mean, off_cycle, over_seeds
 from sparseflow.paper.exhibits.densities import GRID, Moment, drawn_density, stored_spectra
@@ -87,17 +90,17 @@ def test_an_exhibit_without_anything_says_what_to_type(name: str) -> None:
 @pytest.mark.parametrize(
     "curves",
     [
-        figures_flow.FIG2A,
-        figures_flow.FIG7A,
-        figures_flow.FIG7B,
-        figures_flow.FIG7C,
-        figures_flow.FIG9A,
-        *figures_updates.FIG3B.values(),
-        *figures_updates.FIG8B.values(),
-        *figures_updates.FIG9B.values(),
-        [curve._replace(look=curve.look._replace(marker="")) for curve in figures_spectra.TRAINED.values()],
-        [Curve("", "", look) for look in figures_update_spectra.MOMENTS.values()],
-        [Curve("", "", look) for look in figures_interpolation.LINES.values()],
+        flow.FIG2A,
+        flow.FIG7A,
+        flow.FIG7B,
+        flow.FIG7C,
+        flow.FIG9A,
+        *updates.FIG3B.values(),
+        *updates.FIG8B.values(),
+        *updates.FIG9B.values(),
+        [curve._replace(look=curve.look._replace(marker="")) for curve in spectra.TRAINED.values()],
+        [Curve("", "", look) for look in update_spectra.MOMENTS.values()],
+        [Curve("", "", look) for look in interpolation.LINES.values()],
     ],
 )  # fmt: skip
 def test_curves_are_told_apart_without_colour(curves: Sequence[Curve]) -> None:
@@ -106,7 +109,7 @@ def test_curves_are_told_apart_without_colour(curves: Sequence[Curve]) -> None:
 
 
 def test_points_of_the_map_are_told_apart_without_colour() -> None:
-    markers = [marker for _, marker, _ in figures_landscape.POINTS.values()]
+    markers = [marker for _, marker, _ in landscape.POINTS.values()]
     assert len(set(markers)) == len(markers)
 
 
@@ -116,7 +119,7 @@ def test_points_of_the_map_are_told_apart_without_colour() -> None:
 def test_norms_right_after_updates_are_kept_apart() -> None:
     run = flow_run({0: 1.0, 50: 2.0, 100: 9.0, 150: 3.0, 200: 9.0}, updates={100: (4.0, 9.0), 200: (4.0, 9.0)})
     assert off_cycle(run)["step"].to_list() == [0, 50, 150]
-    content = figures_flow.flow_exhibit(
+    content = flow.flow_exhibit(
         "fig2a", [curve_of("lenet5/rigl/sparse")], Evidence({"lenet5/rigl/sparse": [run]}, {}), PAPER
     )
     means = content.tables[0].data.iloc[0]
@@ -139,7 +142,7 @@ def test_updates_by_halves() -> None:
         flow_run({0: 1.0}, updates={100: (1.0, 2.0), 200: (1.0, 4.0), 300: (1.0, 0.5), 400: (1.0, 1.0)}),
         flow_run({0: 1.0}, seed=1, updates={100: (1.0, 1.0), 300: (1.0, 2.0)}),
     ]
-    first, second, raised = figures_updates.halves(runs)
+    first, second, raised = updates.halves(runs)
     assert first.mean == pytest.approx((2.0 + 0.0) / 2)
     assert second.mean == pytest.approx((-0.25 + 1.0) / 2)
     assert raised == pytest.approx((0.5 + 0.5) / 2)
@@ -180,7 +183,7 @@ def test_spectra_are_those_from_the_most_images() -> None:
 
 
 def test_change_of_extreme_eigenvalues_is_over_seeds(evidence: Evidence) -> None:
-    content = figures_update_spectra.fig10(evidence, DEMO)
+    content = update_spectra.fig10(evidence, DEMO)
     rows = evidence.tables["spectra"].query(
         "group == 'lenet5/rigl/sparse/f100' and step == 50 and examples == 1000 and moment != 'at'"
     )
@@ -193,7 +196,7 @@ def test_change_of_extreme_eigenvalues_is_over_seeds(evidence: Evidence) -> None
 
 
 def test_most_negative_eigenvalue_only_at_checkpoints(evidence: Evidence) -> None:
-    data = figures_spectra.fig11a(evidence, DEMO).drawings[0].data
+    data = spectra.fig11a(evidence, DEMO).drawings[0].data
     assert sorted(data["step"].unique()) == sorted(DEMO.often * k for k in DEMO.checkpoints)
     assert (data["mean"] > 0).all()
 
@@ -225,7 +228,7 @@ def test_barriers_by_hand_and_bands_of_eighty_percent() -> None:
             line("lottery", "solution", [1.0, 1.0, 1.0]),
         ]
     )
-    content = figures_interpolation.fig5c(Evidence({}, {"paths": paths}), PAPER)
+    content = interpolation.fig5c(Evidence({}, {"paths": paths}), PAPER)
     assert "From the end of lottery training to the pruned network the barrier is 0.000 nats" in content.shows[0]
     assert content.shows[0].endswith("no barrier.")
     assert "barrier is 3.000 nats high (mean of 2 runs" in content.shows[1]
@@ -248,7 +251,7 @@ def test_distances_are_those_on_the_reference_mask() -> None:
         "setting", "group", "prune_seed", "seed", "init", "final", "cosine_init", "cosine_final", "control_init",
         "control_final",
     ]  # fmt: skip
-    content = figures_landscape.fig5b(Evidence({}, {"distances": pd.DataFrame(rows, columns=columns)}), PAPER)
+    content = landscape.fig5b(Evidence({}, {"distances": pd.DataFrame(rows, columns=columns)}), PAPER)
     # The paper: 17.46 / 13.61 = 1.28 and 25.64 / 8.03 = 3.19.
     assert content.shows == [
         "At the start, scratch is 1.5 times as far from the pruned network as a lottery ticket (in the paper 1.3 "
@@ -263,10 +266,10 @@ def test_map_says_how_far_each_kind_is() -> None:
         [("tickets", "prune-end", 0, 1.0, 1.0, 0.1), ("tickets", "lottery-end", 0, 4.0, 5.0, 0.1)],
         columns=["setting", "kind", "seed", "x", "y", "stress"],
     )
-    content = figures_landscape.fig5a(Evidence({}, {"mds": rows}), PAPER)
+    content = landscape.fig5a(Evidence({}, {"mds": rows}), PAPER)
     assert content.shows == ["Mean distance to the pruned network on the map: Lottery, end 5. Stress 0.1."]
     with pytest.raises(NotEnoughRunsError, match="mds has nothing of tickets"):
-        figures_landscape.fig5a(Evidence({}, {"mds": rows.assign(setting="mlp-tickets")}), PAPER)
+        landscape.fig5a(Evidence({}, {"mds": rows.assign(setting="mlp-tickets")}), PAPER)
 
 
 # --- signal and accuracy ----------------------------------------------------------------------------------------------
@@ -274,8 +277,8 @@ def test_map_says_how_far_each_kind_is() -> None:
 
 def test_slope_of_the_signal_is_fitted() -> None:
     rows = [("dense", "xavier_uniform", "random", s, 0, 2 * (1 - s) ** 1.5) for s in (0.0, 0.5, 0.9)]
-    signal = pd.DataFrame(rows, columns=["scheme", "base", "mask", "sparsity", "network", "logit_std"])
-    content = figure_signal.fig1c(Evidence({}, {"signal": signal}), PAPER)
+    measured = pd.DataFrame(rows, columns=["scheme", "base", "mask", "sparsity", "network", "logit_std"])
+    content = signal.fig1c(Evidence({}, {"signal": measured}), PAPER)
     assert "theory says 2.5, fitted: Random mask, Glorot uniform 1.5." in content.shows[-1]
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims import CIFAR_CLAIMS, judge
-from sparseflow.paper.exhibits.image_exhibits import image_exhibits
-from sparseflow.paper.exhibits.image_settings import LONGER, SETTINGS, rows_of
-from sparseflow.paper.image_page import write_image_report
+from sparseflow.paper.exhibits.all import image_exhibits
+from sparseflow.paper.exhibits.networks import LONGER, SETTINGS, rows_of
 from sparseflow.paper.matrix.image_measured import IMAGE_TABLES, image_measurements
 from sparseflow.paper.matrix.image_scales import IMAGE_SCALES, ImageScale
+from sparseflow.paper.page import write_image_report
 from sparseflow.training.images import ImageRun
 from sparseflow.training.runs import Run
 

@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 
 from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.page import compact
 from sparseflow.lab.page.svg import INK, PALETTE
 from sparseflow.paper.claims.verdict import Outcome, Verdict
 from sparseflow.paper.exhibits.all import EXHIBITS
 from sparseflow.paper.exhibits.records import RUN_COLUMNS
 from sparseflow.paper.exhibits.verdicts import COLUMNS, headline, judged, spoken_p
 from sparseflow.paper.matrix.scales import DEMO
-from sparseflow.paper.page import compact, write_paper_report
+from sparseflow.paper.page import write_paper_report
 from sparseflow.paper.published import claims
 from synthetic_evidence import make_evidence, paper_run
 
@@ -179,7 +180,7 @@ def test_claims_csv_is_the_verdicts(report: Path) -> None:
 def test_runs_csv_has_every_run_of_every_group(report: Path) -> None:
     table = pd.read_csv(report.parent / "runs.csv", keep_default_na=False)
     evidence = make_evidence(DEMO)
-    assert list(table.columns) == list(RUN_COLUMNS)
+    assert list(table.columns) == [column.name for column in RUN_COLUMNS]
     assert len(table) == sum(len(runs) for runs in evidence.groups.values())
     row = table[table["group"] == "lenet5/rigl/sparse/f100"].iloc[1]
     run = evidence.groups["lenet5/rigl/sparse/f100"][1]

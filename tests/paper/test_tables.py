@@ -14,8 +14,7 @@ from scipy import stats
 from sparseflow.lab.page.estimates import Estimate, estimate, pair_estimate
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.exhibit import Content
-from sparseflow.paper.exhibits import grid, settings, similarity, tables
-from sparseflow.paper.exhibits import masks as figures_masks
+from sparseflow.paper.exhibits import grid, masks, settings, similarity, tables
 from sparseflow.paper.exhibits.contradictions import contradictions
 from sparseflow.paper.matrix.mnist import groups
 from sparseflow.paper.matrix.scales import DEMO, PAPER
@@ -289,7 +288,7 @@ def test_two_runs_on_each_mask_counted_by_hand() -> None:
         },
         {},
     )
-    content = figures_masks.masks_twice(evidence, PAPER)
+    content = masks.masks_twice(evidence, PAPER)
     (sentence,) = content.shows
     assert sentence.startswith("Original: 2 of 7 first runs and 2 second runs did not learn, 1 of them on the same")
     assert "(by chance 0.57)" in sentence  # 2 * 2 / 7
@@ -307,7 +306,7 @@ def test_masks_that_were_trained_once_say_what_to_type() -> None:
     first, second = runs_on_masks({0: 97.0}), runs_on_masks({1: 97.0})
     evidence = Evidence({"lenet5/scratch/liu": first, "lenet5/scratch/liu/again": second}, {})
     with pytest.raises(NotEnoughRunsError, match=r"share no mask\. Make more:\nsparseflow reproduce .*/again"):
-        figures_masks.masks_twice(evidence, PAPER)
+        masks.masks_twice(evidence, PAPER)
 
 
 # --- grid -------------------------------------------------------------------------------------------------------------

@@ -1,220 +1,210 @@
-"""The page about the paper: reads evidence and verdicts, never trains, and computes every number that it shows."""
+"""The paper's pages: they read evidence and verdicts, never train, and compute every number that they show."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from sparseflow.atomic import write_atomically
-from sparseflow.lab.demo.page import DATASETS_IN_WORDS
-from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.page.exhibit import Content, Drawing, Exhibit
-from sparseflow.lab.page.panels import WIDE
-from sparseflow.lab.page.svg import inline_svg, standalone_svg
+from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.page import Missing, Shown, Watched, as_csv, show_all, write_page
+from sparseflow.lab.page.table import Column
+from sparseflow.lab.page.words import DATASETS_IN_WORDS, count
 from sparseflow.paper.claims.verdict import Verdict
-from sparseflow.paper.exhibits.all import EXHIBITS
+from sparseflow.paper.exhibits.all import EXHIBITS, image_exhibits
 from sparseflow.paper.exhibits.contradictions import contradictions
-from sparseflow.paper.exhibits.records import as_json, distinct_runs, environment_json, runs_csv
-from sparseflow.paper.exhibits.verdicts import SIGNS, claims_csv, headline, judged
+from sparseflow.paper.exhibits.records import (
+    IMAGE_RUN_COLUMNS,
+    RUN_COLUMNS,
+    as_json,
+    distinct_runs,
+    environment_json,
+    runs_csv,
+)
+from sparseflow.paper.exhibits.verdicts import Judged, claims_csv, headline, judged
 from sparseflow.paper.matrix.image_scales import ImageScale
 from sparseflow.paper.matrix.mnist import groups
 from sparseflow.paper.matrix.scales import PAPER, Scale
+from sparseflow.training.images import ImageRun
 
-#: Part of the page -> (heading, what its exhibits' names begin with).
+#: Part of the page on MNIST -> (heading, beginnings of its exhibits' names).
 PARTS = {
     "tables": ("The paper's tables", ("table",)),
     "figures": ("The paper's figures", ("fig", "film")),
     "more": ("Behind the paper's numbers", ("masks", "grid")),
 }
-_NUMBER = re.compile(r"-?\d+\.\d{3,}")
-_PATH = re.compile(r' d="[^"]*"')
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A drawing in both widths, ready for the page."""
-
-    drawing: Drawing
-    wide: str
-    narrow: str
-    share: float
-    """Of the page's width that the wide one takes, so that all are drawn at one scale."""
-
-
-#: Goes through exhibits and their names, telling somebody how far it is.
-Watched = Callable[[Sequence[tuple[str, Exhibit]]], Iterable[tuple[str, Exhibit]]]
-
-
-@dataclass(frozen=True)
-class Missing:
-    """What is not there, and the command that makes it."""
-
-    text: str
-    command: str
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One exhibit as it stands on the page."""
-
-    name: str
-    exhibit: Exhibit
-    content: Content | None = None
-    """None where nothing of it can be shown."""
-    pictures: Sequence[Picture] = ()
-    missing: Sequence[Missing] = field(default=())
+#: Missing groups of runs on images that are called by name.
+NAMED = 8
+REPRODUCE = "sparseflow reproduce "
 
 
 def write_paper_report(
     evidence: Evidence, verdicts: Sequence[Verdict], out: Path, *, command: str, scale: Scale, watched: Watched = iter
 ) -> Path:
-    """Write the page and everything behind it under ``out``; return the page's path.
+    """Write the page about MNIST and everything behind it under ``out``; return the page's path.
 
     ``index.html`` needs no network and no other file. Beside it: ``tables/*.csv``, ``figures/*.svg`` and
     ``figures/*.csv``, ``claims.csv``, ``runs.csv`` and ``environment.json``. Every file is written whole or not at all,
     the page last; tables and figures of an earlier report that are not in this one are removed.
 
     Args:
-        evidence: finished runs and measurements; what they lack is named on the page with the command that makes it.
-        verdicts: at most one a claim.
-        out: folder; made where it does not exist.
-        command: what was typed to make it all.
-        scale: what was planned.
-        watched: given the exhibits, in the order in which they are drawn.
+        evidence: Finished runs and measurements; what they lack is named on the page with the command that makes it.
+        verdicts: At most one per claim.
+        out: Folder; made where it does not exist.
+        command: What was typed to make it all.
+        scale: The runs that were planned.
+        watched: Iterates over the exhibits, in the order in which they are drawn.
 
     Raises:
-        ValueError: if a verdict is on no claim, or two are on the same.
+        ValueError: If a verdict is on no claim, or two are on the same.
     """
     found = judged(verdicts)
-    shown = [show(name, exhibit, evidence, scale) for name, exhibit in watched(list(EXHIBITS.items()))]
+    shown = show_all(EXHIBITS, evidence, scale, watched=watched)
+    return _write(
+        out,
+        "paper.html.j2",
+        shown,
+        evidence,
+        verdicts,
+        found,
+        command=command,
+        scale=scale,
+        columns=RUN_COLUMNS,
+        headline=headline(found),
+        full=scale.name == PAPER.name,
+        dataset=DATASETS_IN_WORDS[scale.base.dataset],
+        mlp_sparsity=groups(scale)["mlp/dense"][0].sparsity,
+        collapse_percent=evidence.collapse_percent,
+        parts={
+            part: (heading, [each for each in shown if each.name.startswith(starts)])
+            for part, (heading, starts) in PARTS.items()
+        },
+        claims_question=EXHIBITS["claims"].question,
+        contradictions=contradictions(),
+    )
+
+
+def write_image_report(
+    evidence: Evidence,
+    verdicts: Sequence[Verdict],
+    out: Path,
+    *,
+    command: str,
+    scale: ImageScale,
+    watched: Watched = iter,
+) -> Path:
+    """Write the page about runs on images, as :func:`write_paper_report` does: at any moment, with whatever is there.
+
+    Args:
+        evidence: Finished runs and measurements; what they lack is named on the page with the command that makes it.
+        verdicts: At most one per claim; may be none.
+        out: Folder; made where it does not exist.
+        command: What was typed to make it all.
+        scale: The runs that were planned.
+        watched: Iterates over the exhibits, in the order in which they are drawn.
+    """
+    spoken = [replace(verdict, note=_at_scale(verdict.note, scale)) for verdict in verdicts]
+    found = [claim for claim in judged(spoken) if claim.verdict != "not judged"]
+    known = {claim.claim.id for claim in found}
+    exhibits = {
+        name: replace(exhibit, claims=tuple(id for id in exhibit.claims if id in known))
+        for name, exhibit in image_exhibits(scale).items()
+    }
+    shown = [_with_groups_as_one(each, scale) for each in show_all(exhibits, evidence, scale, watched=watched)]
+    return _write(
+        out,
+        "images.html.j2",
+        shown,
+        evidence,
+        spoken,
+        found,
+        command=command,
+        scale=scale,
+        columns=IMAGE_RUN_COLUMNS,
+        headline=headline(found) if found else "",
+        networks=networks_in_words(scale),
+        planned=len({run for group in scale.groups.values() for run in group}),
+    )
+
+
+def _write(
+    out: Path,
+    template: str,
+    shown: Sequence[Shown],
+    evidence: Evidence,
+    verdicts: Sequence[Verdict],
+    claims: Sequence[Judged],
+    *,
+    command: str,
+    scale: Scale | ImageScale,
+    columns: tuple[Column, ...],
+    **values: Any,
+) -> Path:
+    runs = distinct_runs(evidence)
     environment = environment_json(evidence, command=command, scale=scale)
     files = {
         "claims.csv": as_csv(claims_csv(verdicts)),
-        "runs.csv": as_csv(runs_csv(evidence)),
+        "runs.csv": as_csv(runs_csv(evidence, columns)),
         "environment.json": as_json(environment),
-        **files_of(shown),
     }
-    runs = distinct_runs(evidence)
-    page = (
-        template_environment()
-        .get_template("paper.html.j2")
-        .render(
-            scale=scale,
-            full=scale.name == PAPER.name,
-            dataset=DATASETS_IN_WORDS[scale.base.dataset],
-            num_runs=len(runs),
-            mlp_sparsity=groups(scale)["mlp/dense"][0].sparsity,
-            hours=sum(run.seconds for run in runs) / 3600,
-            evidence=evidence,
-            headline=headline(found),
-            claims=found,
-            verdict_of={claim.claim.id: claim for claim in found},
-            signs=SIGNS,
-            parts={
-                part: (heading, [each for each in shown if each.name.startswith(starts)])
-                for part, (heading, starts) in PARTS.items()
-            },
-            claims_question=EXHIBITS["claims"].question,
-            contradictions=contradictions(),
-            environment=environment,
-            command=command,
-        )
-    )
-    return write_files(out, files, page=page)
-
-
-def write_files(out: Path, files: Mapping[str, bytes], *, page: str) -> Path:
-    """Write a page and what is beside it, the page last; figures and tables of an earlier one are removed."""
-    for folder in ("figures", "tables"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-        for old in (out / folder).iterdir():
-            if f"{folder}/{old.name}" not in files and old.suffix in (".svg", ".csv"):
-                old.unlink()
-    for name, content in files.items():
-        write_atomically(out / name, content)
-    index = out / "index.html"
-    write_atomically(index, page.encode())
-    return index
-
-
-def files_of(shown: Sequence[Shown]) -> dict[str, bytes]:
-    """Figures and tables of exhibits, as files."""
-    files = {}
-    for each in shown:
-        for picture in each.pictures:
-            files[f"figures/{picture.drawing.name}.svg"] = standalone_svg(picture.wide)
-            files[f"figures/{picture.drawing.name}.csv"] = as_csv(picture.drawing.data)
-        for table in each.content.tables if each.content else ():
-            files[f"tables/{table.name}.csv"] = as_csv(table.data)
-    return files
-
-
-def show(name: str, exhibit: Exhibit, evidence: Evidence, scale: Scale | ImageScale) -> Shown:
-    """Build an exhibit; one that lacks everything says what to type."""
-    if exhibit.build is None:
-        return Shown(name, exhibit)
-    try:
-        content = exhibit.build(evidence, scale)
-    except NotEnoughRunsError as error:
-        return Shown(name, exhibit, missing=missing_of([str(error)]))
-    return Shown(
-        name, exhibit, content, [_picture(drawing) for drawing in content.drawings], missing_of(content.missing)
+    return write_page(
+        out,
+        template,
+        shown,
+        files=files,
+        scale=scale,
+        num_runs=len(runs),
+        hours=sum(run.seconds for run in runs) / 3600,
+        claims=claims,
+        verdict_of={claim.claim.id: claim for claim in claims},
+        environment=environment,
+        command=command,
+        **values,
     )
 
 
-def missing_of(messages: Sequence[str]) -> list[Missing]:
-    r"""The texts of :class:`NotEnoughRunsError`, taken apart: a line of text, then a line to type.
+def _with_groups_as_one(shown: Shown, scale: ImageScale) -> Shown:
+    """An exhibit whose missing groups are told in one sentence: there may be dozens while runs are being made."""
+    groups = [name for one in shown.missing if (name := one.command.removeprefix(REPRODUCE)) in scale.groups]
+    missing = [
+        Missing(one.text, _at_scale(one.command, scale))
+        for one in shown.missing
+        if one.command.removeprefix(REPRODUCE) not in scale.groups
+    ]
+    if groups:
+        settings = dict.fromkeys(f"{name.split('/')[0]}/*" for name in groups)
+        more = f" and {count(len(groups) - NAMED, 'other')}" if len(groups) > NAMED else ""
+        text = f"Not there, or not as often as planned: {', '.join(groups[:NAMED])}{more}. Make them:"
+        missing = [Missing(text, _at_scale(REPRODUCE + shlex.join(settings), scale)), *missing]
+    return replace(shown, missing=missing)
 
-    >>> missing_of(["mds was not measured. Make it:\nsparseflow reproduce mds"])
-    [Missing(text='mds was not measured. Make it:', command='sparseflow reproduce mds')]
+
+def _at_scale(text: str, scale: ImageScale) -> str:
+    """The commands in a text with their scale.
+
+    >>> from sparseflow.paper.matrix.image_scales import IMAGE_SCALES
+    >>> _at_scale("sparseflow reproduce paths", IMAGE_SCALES["cifar"])
+    'sparseflow reproduce --scale cifar paths'
     """
-    lines = [line for message in messages for line in message.splitlines()]
-    pairs = zip(lines[::2], lines[1::2], strict=True)
-    return list(dict.fromkeys(Missing(text, command) for text, command in pairs))
+    return text.replace(REPRODUCE, f"{REPRODUCE}--scale {scale.name} ")
 
 
-def _picture(drawing: Drawing) -> Picture:
-    wide, narrow = drawing.draw(narrow=False), drawing.draw(narrow=True)
-    wide_svg, narrow_svg = (
-        drawing.finish(compact(inline_svg(figure, name=name, alt=drawing.alt)), figure)
-        for figure, name in ((wide, drawing.name), (narrow, f"{drawing.name}-narrow"))
-    )
-    return Picture(drawing, wide_svg, narrow_svg, share=min(1.0, wide.get_figwidth() / WIDE))
+def networks_in_words(scale: ImageScale) -> str:
+    """Width and length of training of each network of a scale.
 
-
-def compact(svg: str) -> str:
-    """Coordinates of paths to a hundredth of a point, which no screen shows.
-
-    >>> compact('<path d="M 1.23456 2&#10;L -0.001 7.5" />')
-    '<path d="M 1.23 2 L 0 7.5" />'
+    >>> from sparseflow.paper.matrix.image_scales import IMAGE_SCALES
+    >>> networks_in_words(IMAGE_SCALES["smoke"])
+    'vgg16 has 1/8 of its channels and takes 6 steps of 8 images; resnet50 has 1/8 of its channels and takes 6 steps of
+    8 images'
     """
-
-    def shorter(path: re.Match[str]) -> str:
-        text = re.sub(r"\s*&#10;\s*", " ", path.group())
-        return _NUMBER.sub(lambda number: f"{round(float(number.group()), 2) + 0.0:g}", text)
-
-    return _PATH.sub(shorter, svg)
-
-
-def as_csv(table: pd.DataFrame) -> bytes:
-    """As it is written beside the page."""
-    return table.to_csv(index=False, float_format="%.7g").encode()
-
-
-def template_environment() -> Environment:
-    """Where templates are, and what they may call."""
-    environment = Environment(
-        loader=PackageLoader("sparseflow.lab"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    bases: dict[str, ImageRun] = {}
+    for run in (run for group in scale.groups.values() for run in group if run.method == "scratch"):
+        bases.setdefault(run.network, run)
+    return "; ".join(
+        f"{network} has {Fraction(run.width).limit_denominator(64)} of its channels and takes {run.steps} steps of "
+        f"{run.batch_size} images"
+        for network, run in bases.items()
     )
-    # A percent sign stays on the line of its number.
-    environment.filters["tied"] = lambda sentence: sentence.replace(" %", "\N{NO-BREAK SPACE}%")
-    return environment

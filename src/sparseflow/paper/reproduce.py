@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.lab.page.exhibit import Exhibit
+from sparseflow.lab.page.page import Watched
 from sparseflow.paper.claims import judge
 from sparseflow.paper.claims.verdict import Verdict
 from sparseflow.paper.exhibits.all import EXHIBITS
@@ -17,7 +18,7 @@ from sparseflow.paper.matrix.measured import TABLES, measurements
 from sparseflow.paper.matrix.mnist import Groups, groups
 from sparseflow.paper.matrix.scales import Scale
 from sparseflow.paper.measures.measurement import Measurement, read_tables
-from sparseflow.paper.page import Watched, write_paper_report
+from sparseflow.paper.page import write_paper_report
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import is_done, load_run
 from sparseflow.training.sweep import Training

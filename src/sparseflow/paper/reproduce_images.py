@@ -8,15 +8,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.page import Watched
 from sparseflow.paper.claims import CIFAR_CLAIMS, IMAGENET_CLAIMS, judge
 from sparseflow.paper.claims.verdict import Verdict
 from sparseflow.paper.cost import SUSTAINED, core_seconds, device_seconds
-from sparseflow.paper.image_page import write_image_report
 from sparseflow.paper.matrix.cifar import ImageGroups
 from sparseflow.paper.matrix.image_measured import IMAGE_TABLES, image_measurements
 from sparseflow.paper.matrix.image_scales import ImageScale
 from sparseflow.paper.measures.measurement import Measurement, read_tables
-from sparseflow.paper.page import Watched
+from sparseflow.paper.page import write_image_report
 from sparseflow.training.images import ImageRun
 from sparseflow.training.runs import is_done, load_run
 from sparseflow.training.sweep import Training

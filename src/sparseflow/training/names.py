@@ -70,7 +70,7 @@ METHODS: dict[str, MethodRow] = {
         authors={"first_update": 0, "replaces_step": True},
         look=Look("ink", ":", "v"),
     ),
-    "snfs": MethodRow(label="SNFS", start="masked", moves="swap", updater=SNFS, look=Look("vermillion", "-", "D")),
+    "snfs": MethodRow(label="SNFS", start="masked", moves="swap", updater=SNFS, look=Look("vermillion", "-.", "D")),
 }
 #: ``dense`` on the narrow twin of a network: no method of its own, but a row of every table.
 SMALL_DENSE = MethodRow(label="Small Dense", paper="Small Dense", start="dense", look=Look("grey", "--", ""))

@@ -1,79 +1,39 @@
-"""The figures of the report: each function returns the drawing and the table that it draws.
+"""The figures of the demo's page; each function draws one of the tables of :mod:`sparseflow.lab.page.figure_data`.
 
 ``narrow=True`` draws for a phone: the panels stand below each other.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from sparseflow.lab.demo.findings import panel_label
-from sparseflow.lab.page.figure_data import accuracy_points, signal_levels, training_curves, update_changes
-from sparseflow.lab.page.groups import INIT_LABELS, METHOD_LABELS
-from sparseflow.lab.page.panels import (
-    INIT_LOOKS,
-    NARROW,
-    WIDE,
-    curve,
-    draw_methods,
-    grid,
-    init_panels,
-    label_left,
-    legend,
-    log_scale,
-    look_legend,
-    method_legend,
-)
+from sparseflow.init.schemes import SCHEMES
+from sparseflow.lab.page import panels
+from sparseflow.lab.page.panels import NARROW, WIDE, Curve
 from sparseflow.lab.page.summary import COLLAPSE_PERCENT
-from sparseflow.lab.page.svg import INK, STYLE
-from sparseflow.training.store import Run
+from sparseflow.lab.page.svg import INK, PALETTE
+from sparseflow.training.names import shown_methods
 
 
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """How a logged quantity is drawn over training."""
-
-    axis: str
-    """Label of the y axis, with its unit."""
-    log: bool = False
-    """Whether the y axis is logarithmic."""
-    chance: float | None = None
-    """Level of a network that guesses; a dotted line."""
-    limits: tuple[float, float] | None = None
-    """Ends of the y axis; None fits the data."""
-
-
-METRICS = {
-    "flow/norm": Metric(axis="Gradient norm ‖g‖", log=True),
-    "test/accuracy": Metric(axis="Test accuracy (%)", chance=10.0, limits=(0, 102)),
-    "train/loss": Metric(axis="Training loss (nats)", chance=math.log(10)),
-}
-
-
-@rc_context(STYLE)
-def accuracy_figure(runs: Sequence[Run], *, narrow: bool = False) -> tuple[Figure, pd.DataFrame]:
-    """Mean final test accuracy: a bar a group, a ring a seed, a whisker of one population std to either side."""
-    data = accuracy_points(runs)
+def draw_accuracy(points: pd.DataFrame, *, narrow: bool = False) -> Figure:
+    """Mean final test accuracy: one bar per group, one ring per seed, whiskers of one population std to either side."""
     figure = Figure(figsize=(NARROW if narrow else WIDE, 1), layout="constrained")
     axes = figure.subplots()
     position, middles = 0.0, []
-    for method, of_method in data.groupby("method", sort=False):
+    for method, of_method in points.groupby("method", sort=False):
         first = position
         for init, of_group in of_method.groupby("init", sort=False):
-            _bar(axes, position, of_group["accuracy"].to_numpy(), colour=INIT_LOOKS[str(init)].colour)
+            colour = SCHEMES[str(init)].look.colour if init else "grey"
+            _bar(axes, position, of_group["accuracy"].to_numpy(), colour=PALETTE[colour])
             position += 1
-        middles.append(((first + position - 1) / 2, METHOD_LABELS[str(method)]))
+        middles.append(((first + position - 1) / 2, shown_methods()[str(method)].label))
         position += 0.55
     axes.axvline(COLLAPSE_PERCENT, color=INK, linewidth=0.9, linestyle=":")
     axes.set_yticks([place for place, _ in middles], [label for _, label in middles])
@@ -83,12 +43,15 @@ def accuracy_figure(runs: Sequence[Run], *, narrow: bool = False) -> tuple[Figur
     axes.set_xlim(0, max(102.0, axes.dataLim.x1 + 1))
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("Final test accuracy (%)")
-    inits = [init for init in INIT_LABELS if init and init in set(data["init"])]
-    keys: list[Artist] = [Patch(color=INIT_LOOKS[init].colour, alpha=0.75, label=INIT_LABELS[init]) for init in inits]
-    keys.append(Line2D([], [], linestyle="", marker="o", color="none", markeredgecolor=INK, label="one seed"))
-    rows = legend(figure, keys, columns=3 if narrow else 5)
+    keys: list[Artist] = [
+        Patch(color=PALETTE[scheme.look.colour], alpha=0.75, label=scheme.label)
+        for init, scheme in SCHEMES.items()
+        if init in set(points["init"])
+    ]
+    keys.append(panels.marker_key("o", "one seed", filled=False))
+    rows = panels.legend(figure, keys, columns=3 if narrow else 5)
     figure.set_figheight(0.65 + 0.2 * rows + (0.21 if narrow else 0.25) * position)
-    return figure, data
+    return figure
 
 
 def _bar(axes: Axes, position: float, accuracy: np.ndarray[tuple[int], np.dtype[np.float64]], *, colour: str) -> None:
@@ -101,65 +64,60 @@ def _bar(axes: Axes, position: float, accuracy: np.ndarray[tuple[int], np.dtype[
     axes.text(1.01, position, f"{accuracy.mean():.1f}", transform=axes.get_yaxis_transform(), va="center")
 
 
-@rc_context(STYLE)
-def curves_figure(runs: Sequence[Run], metric: str, *, narrow: bool = False) -> tuple[Figure, pd.DataFrame]:
+def draw_training(
+    data: pd.DataFrame,
+    axis: str,
+    *,
+    log: bool = False,
+    chance: float | None = None,
+    limits: tuple[float, float] | None = None,
+    narrow: bool = False,
+) -> Figure:
     """A logged metric over training: line = mean over seeds, band = lowest to highest seed.
 
     Args:
-        runs: comparable runs that logged it.
-        metric: key of ``METRICS``.
-        narrow: one panel a row.
+        data: The table of :func:`~sparseflow.lab.page.figure_data.training_curves`.
+        axis: Label of the y axis, with its unit.
+        log: Whether the y axis is logarithmic.
+        chance: Level of a network that guesses; a dotted line.
+        limits: Ends of the y axis; None fits the data.
+        narrow: One panel per row.
     """
-    data, look = training_curves(runs, metric), METRICS[metric]
-    figure, panels = init_panels(data, narrow=narrow)
-    for axes, curves in panels:
-        if look.log:
-            log_scale(axes)
-        if look.chance is not None:
-            axes.axhline(look.chance, color=INK, linewidth=0.9, linestyle=":")
-        draw_methods(axes, curves)
-        if look.limits is not None:
-            axes.set_ylim(look.limits)
-    label_left([axes for axes, _ in panels], look.axis, narrow=narrow)
-    method_legend(figure, data, narrow=narrow)
-    return figure, data
+    figure, axes = _by_init(data, axis, narrow=narrow)
+    for panel in axes:
+        if log:
+            panels.log_scale(panel)
+        if chance is not None:
+            panel.axhline(chance, color=INK, linewidth=0.9, linestyle=":")
+        if limits is not None:
+            panel.set_ylim(limits)
+    return figure
 
 
-@rc_context(STYLE)
-def update_figure(runs: Sequence[Run], *, narrow: bool = False) -> tuple[Figure, pd.DataFrame]:
+def draw_updates(data: pd.DataFrame, *, narrow: bool = False) -> Figure:
     """Change of the gradient norm at each mask update: line = mean over seeds, band = lowest to highest seed."""
-    data = update_changes(runs)
-    figure, panels = init_panels(data, narrow=narrow)
-    for axes, curves in panels:
-        axes.axhline(0, color=INK, linewidth=1)
-        draw_methods(axes, curves)
-    label_left([axes for axes, _ in panels], "Change of ‖g‖ at an update", narrow=narrow)
-    method_legend(figure, data, narrow=narrow)
-    return figure, data
+    figure, axes = _by_init(data, "Change of ‖g‖ at an update", narrow=narrow)
+    for panel in axes:
+        panel.axhline(0, color=INK, linewidth=1)
+    return figure
 
 
-@rc_context(STYLE)
-def signal_figure(signal: pd.DataFrame, *, narrow: bool = False) -> tuple[Figure, pd.DataFrame]:
-    """Logit std at initialisation over sparsity: line = mean over networks, band = lowest to highest network.
-
-    A panel a kind of mask and base initialiser; the sparsity axis is ``-log10(1 - S)``, so that .9, .95 and .98 stand
-    apart.
-    """
-    data = signal_levels(signal)
-    kinds = list(data[["mask", "base"]].drop_duplicates().itertuples(index=False, name=None))
-    figure, panels = grid(len(kinds), narrow=narrow)
-    levels = sorted(data["sparsity"].unique())
-    for (mask, base), axes in zip(kinds, panels, strict=True):
-        log_scale(axes)
-        panel = data[(data["mask"] == mask) & (data["base"] == base)]
-        for scheme, look in INIT_LOOKS.items():
-            rows = panel[panel["scheme"] == scheme]
-            if len(rows):
-                curve(axes, -np.log10(1 - rows["sparsity"].to_numpy()), rows, look)
-        axes.set_xticks([-math.log10(1 - level) for level in levels], [f"{level:g}" for level in levels])
-        axes.set_xlabel("Sparsity (fraction of zeros)")
-        axes.set_title(panel_label(mask, base))
-    label_left(panels, "Standard deviation of logits", narrow=narrow)
-    looks = {scheme: look for scheme, look in INIT_LOOKS.items() if scheme in set(data["scheme"])}
-    look_legend(figure, looks, INIT_LABELS, columns=4)
-    return figure, data
+def _by_init(data: pd.DataFrame, label: str, *, narrow: bool) -> tuple[Figure, Sequence[Axes]]:
+    """One panel per initialisation with one curve per method, and those of the unmasked networks in all."""
+    inits = [init for init in SCHEMES if init in set(data["init"])] or [""]
+    columns = 2 if len(inits) in (2, 4) else 3
+    figure, axes = panels.layout(len(inits), narrow=narrow, columns=columns, share=True)
+    methods = shown_methods()
+    for init, panel in zip(inits, axes, strict=True):
+        panel.set_title(SCHEMES[init].label if init else "No mask at the start")
+        curves = data[data["init"].isin(["", init])].groupby("method", sort=False)
+        panels.draw_curves(
+            panel, [(methods[str(method)].look, rows) for method, rows in curves], band=panels.min_to_max
+        )
+        panels.steps_axis(panel)
+    panels.label_left(axes, label)
+    drawn = set(data["method"])
+    panels.curve_legend(
+        figure, [Curve(row.label, key, row.look) for key, row in methods.items() if key in drawn], narrow=narrow
+    )
+    return figure, axes

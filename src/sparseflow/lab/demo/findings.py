@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import pandas as pd
 
+from sparseflow.init.schemes import SCHEMES
 from sparseflow.lab.demo.headline import share
-from sparseflow.lab.page.groups import INIT_LABELS, METHOD_LABELS
-from sparseflow.lab.page.summary import ONSET_LOSS, records
-
-
-def number(value: float, digits: int = 3) -> str:
-    """Some significant digits, without an ``e``.
-
-    >>> number(0.03412), number(-12.0), number(1234.5, 2), number(0.0000131)
-    ('0.0341', '−12', '1200', '1.31 × 10⁻⁵')
-    """
-    if value == 0 or 1e-4 <= abs(value) < 1e6:
-        text = f"{float(f'{value:.{digits}g}'):f}"
-        return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
-    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    power = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"{mantissa} × 10{power}".replace("-", "−")
+from sparseflow.lab.page.summary import ONSET_LOSS
+from sparseflow.lab.page.table import records
+from sparseflow.lab.page.words import listed, number, signed
+from sparseflow.training.names import shown_methods
 
 
 def accuracy_words(table: pd.DataFrame) -> str:
@@ -49,7 +37,7 @@ def accuracy_finding(table: pd.DataFrame) -> str:
     best = max(rows, key=lambda row: row["accuracy_mean"])
     failed = [f"{row['label']} ({share(row)})" for row in rows if row["collapsed"]]
     first = f"{best['label']} ends highest, at {best['accuracy_mean']:.1f} %."
-    return f"{first} {f'Some or all runs did not learn: {_listed(failed)}.' if failed else 'Every run learned.'}"
+    return f"{first} {f'Some or all runs did not learn: {listed(failed)}.' if failed else 'Every run learned.'}"
 
 
 def curve_words(curves: pd.DataFrame) -> str:
@@ -74,13 +62,13 @@ def norm_finding(curves: pd.DataFrame) -> str:
     """
     step = curves["step"].min()
     start = {(row["method"], row["init"]): row["mean"] for row in records(curves[curves["step"] == step])}
-    for method, name in METHOD_LABELS.items():
+    for method, shown in shown_methods().items():
         usual, aware = start.get((method, "dense"), 0.0), start.get((method, "sparse"), 0.0)
         if usual > 0 and aware > 0:
             ratio, relation = (aware / usual, "larger") if aware > usual else (usual / aware, "smaller")
             return (
-                f"At step {step} the gradient norm of {name} is {number(aware)} with the sparsity-aware initialisation "
-                f"and {number(usual)} with the usual one: {number(ratio, 2)} times {relation}."
+                f"At step {step} the gradient norm of {shown.label} is {number(aware)} with the sparsity-aware "
+                f"initialisation and {number(usual)} with the usual one: {number(ratio, 2)} times {relation}."
             )
     return curve_words(curves)
 
@@ -112,10 +100,10 @@ def onset_finding(table: pd.DataFrame) -> str:
     for kind, rows in _by_kind(table):
         reached = rows.loc[rows["onset_median"] < math.inf, "onset_median"]
         low, high = (f"{value:.0f}" for value in (reached.min(), reached.max()))
-        never = [METHOD_LABELS[method] for method in rows.loc[rows["onset_median"] == math.inf, "method"]]
+        never = [shown_methods()[method].label for method in rows.loc[rows["onset_median"] == math.inf, "method"]]
         when = [f"at step {low}" if low == high else f"at steps {low} to {high}"] if len(reached) else []
         if never and rows["init"].iloc[0]:
-            when.append(f"not within {rows['steps'].iloc[0]} steps for {_listed(never)}")
+            when.append(f"not within {rows['steps'].iloc[0]} steps for {listed(never)}")
         elif never:
             when.append(f"not within {rows['steps'].iloc[0]} steps")
         parts.append(f"{kind} {', but '.join(when)}")
@@ -133,13 +121,13 @@ def update_words(changes: pd.DataFrame) -> str:
     sentences = []
     for method, of_method in changes.groupby("method", sort=False):
         parts = [
-            f"{100 * _per_update(rows, 'raised'):.0f} %" + (f" ({INIT_LABELS[str(init)]})" if init else "")
+            f"{100 * _per_update(rows, 'raised'):.0f} %" + (f" ({SCHEMES[str(init)].label})" if init else "")
             for init, rows in of_method.groupby("init", sort=False)
         ]
         mean = _per_update(of_method, "mean")
         sentences.append(
-            f"{METHOD_LABELS[str(method)]} raised the gradient norm at {_listed(parts)} of its updates; "
-            f"the mean change over all of them is {'+' if mean > 0 else ''}{number(mean, 2)}."
+            f"{shown_methods()[str(method)].label} raised the gradient norm at {listed(parts)} of its updates; "
+            f"the mean change over all of them is {signed(mean)}."
         )
     return " ".join(sentences)
 
@@ -149,42 +137,8 @@ def _per_update(changes: pd.DataFrame, column: str) -> float:
     return float((changes[column] * changes["n"]).sum() / changes["n"].sum())
 
 
-def signal_words(levels: pd.DataFrame) -> list[str]:
-    """What is left of the dense network's logit std at the highest sparsity, a sentence a panel.
-
-    >>> levels = pd.DataFrame({"scheme": "liu", "base": "kaiming_normal", "mask": "uniform", "sparsity": [0.0, 0.9]})
-    >>> signal_words(levels.assign(mean=[4.0, 1.0]))
-    ['Uniform mask, He normal: of the signal at 0 % zeros, 90 % zeros leave Liu 25 %.']
-    """
-    sentences = []
-    for (mask, base), panel in levels.groupby(["mask", "base"], sort=False):
-        top, bottom = panel["sparsity"].max(), panel["sparsity"].min()
-        parts = []
-        for scheme, label in INIT_LABELS.items():
-            curve = panel[panel["scheme"] == scheme].set_index("sparsity")["mean"]
-            if top in curve and bottom in curve and curve[bottom] > 0 and top > bottom:
-                parts.append(f"{label} {number(100 * curve[top] / curve[bottom], 2)} %")
-        if parts:
-            zeros = f"of the signal at {number(100 * bottom)} % zeros, {number(100 * top)} % zeros leave"
-            sentences.append(f"{panel_label(str(mask), str(base))}: {zeros} {', '.join(parts)}.")
-    return sentences
-
-
-def panel_label(mask: str, base: str) -> str:
-    """Name of a kind of mask and a base initialiser.
-
-    >>> panel_label("uniform", "kaiming_normal")
-    'Uniform mask, He normal'
-    """
-    return f"{mask.capitalize()} mask, {base.replace('xavier', 'Glorot').replace('kaiming', 'He').replace('_', ' ')}"
-
-
 def _by_kind(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Rows of unmasked networks one by one, the others by initialisation."""
     unmasked = [(str(label), group) for label, group in rows[rows["init"] == ""].groupby("label", sort=False)]
-    masked = [(label, rows[rows["init"] == init]) for init, label in INIT_LABELS.items() if init]
+    masked = [(scheme.label, rows[rows["init"] == init]) for init, scheme in SCHEMES.items()]
     return [*unmasked, *(pair for pair in masked if len(pair[1]))]
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pandas as pd
 
-from sparseflow.lab.page.summary import records
-
-Row = dict[str, Any]
+from sparseflow.lab.page.table import Record, records
 
 
 def headline(table: pd.DataFrame) -> str:
@@ -80,7 +77,7 @@ def comparisons(table: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def _difference(ours: Row, theirs: Row) -> str:
+def _difference(ours: Record, theirs: Record) -> str:
     """Called a difference only beyond two standard errors of the difference of means (Welch)."""
     difference = ours["accuracy_mean"] - theirs["accuracy_mean"]
     if min(ours["n"], theirs["n"]) < 2:
@@ -95,7 +92,7 @@ def _difference(ours: Row, theirs: Row) -> str:
     return f"too close to call with {each}"
 
 
-def share(row: Row) -> str:
+def share(row: Record) -> str:
     """How many runs of a group did not learn.
 
     >>> share({"collapsed": 2, "n": 5})

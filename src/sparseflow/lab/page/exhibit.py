@@ -1,4 +1,4 @@
-"""What the page is made of: an exhibit says what it needs and builds its words, tables and drawings."""
+"""An exhibit of a page: what it needs, and how its words, tables and drawings are built."""
 
 from __future__ import annotations
 
@@ -10,48 +10,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError, Option
+from sparseflow.lab.page.table import Table
 from sparseflow.training.runs import Run
 
 Row = Mapping[str, Option]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a table on the page."""
-
-    lines: tuple[str, ...]
-    """Text; the lines after the first are set smaller."""
-    tone: str = ""
-    """"" or a class of the page: "good", "bad", "soft" (colour that only repeats the text), "remark" (prose)."""
-
-
-def cell(*lines: str, tone: str = "") -> Cell:
-    """A cell without its empty lines.
-
-    >>> cell("97.70", "", tone="good")
-    Cell(lines=('97.70',), tone='good')
-    """
-    return Cell(tuple(line for line in lines if line), tone)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table as it is read, and the tidy one that is written as CSV."""
-
-    name: str
-    """File name without ending."""
-    caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    data: pd.DataFrame
-    note: str = ""
-    paired: bool = False
-    """Whether rows come in pairs: ours, and the paper's."""
-
-
-def unaltered(svg: str, _: Figure) -> str:
-    """Leave a drawing as it is."""
-    return svg
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,40 +27,40 @@ class Drawing:
     alt: str
     """The figure in words and numbers, for those who do not see it."""
     draw: Callable[..., Figure]
-    """Takes ``narrow=``."""
+    """Takes ``narrow=``; it is called under the style of all figures."""
     data: pd.DataFrame
-    """What is drawn, tidy."""
-    finish: Callable[[str, Figure], str] = unaltered
+    """The numbers behind it, tidy."""
+    finish: Callable[[str, Figure], str] | None = None
     """Takes the SVG and the figure that it shows, gives the SVG of the page."""
     animated: bool = False
-    """Whether it moves: the page then offers to halt it."""
+    """Whether it moves: the page then offers a pause."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """What an exhibit puts on the page."""
+    """The words, tables and drawings of an exhibit."""
 
     shows: Sequence[str]
-    """What it shows, computed: a sentence each."""
+    """Findings, computed: one sentence each."""
     drawings: Sequence[Drawing] = ()
     tables: Sequence[Table] = ()
     missing: Sequence[str] = ()
-    """What is not there and the command that makes it, as :class:`NotEnoughRunsError` says it."""
+    """Texts of :class:`NotEnoughRunsError` about the parts that are not there."""
 
 
 def every_row(row: Row, scale: Any) -> bool:
-    """Show all that was measured."""
+    """Show every row."""
     return True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exhibit:
-    """A table or figure of the paper, or one of ours: what it needs and how it is built."""
+    """One question of a page with its answer in figures and tables."""
 
-    title: str
-    """As the paper calls it, with what it is about."""
     question: str
     """Heading on the page."""
+    title: str = ""
+    """As the paper calls it, with what it is about; "" for what is not the paper's."""
     groups: tuple[str, ...] = ()
     """Groups of the run matrix that it shows; ``*`` stands for anything."""
     tables: tuple[str, ...] = ()
@@ -108,12 +70,12 @@ class Exhibit:
     claims: tuple[str, ...] = ()
     """Claims that are about it."""
     build: Callable[[Evidence, Any], Content] | None
-    """Takes evidence and scale, raises :class:`NotEnoughRunsError` where nothing of it can be shown; None for what the
-    page itself writes."""
+    """Takes evidence and scale, raises :class:`NotEnoughRunsError` where nothing of it can be shown; None for a part
+    that the page's template writes."""
 
 
 def available(evidence: Evidence, names: Iterable[str]) -> tuple[dict[str, list[Run]], list[str]]:
-    """The groups that have runs, and for each other one what is missing.
+    """The runs of each group that has some, and one message per group that has none.
 
     Raises:
         NotEnoughRunsError: if no group has any; names them all.

@@ -1,4 +1,4 @@
-"""The tidy table behind each figure of the report: what is drawn, and what is written as CSV beside it."""
+"""Logged quantities of runs, condensed over seeds: the tidy tables behind figures."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import pandas as pd
 
 from sparseflow.lab.page.groups import Group, grouped
 from sparseflow.lab.page.summary import COLLAPSE_PERCENT, accuracy_percent
-from sparseflow.training.store import Run
+from sparseflow.training.runs import Run
 
 #: How seeds (or networks) are condensed to one point; ``std`` is the population standard deviation.
 STATISTICS = ("n", "mean", "std", "min", "max")
-SIGNAL_COLUMNS = ("scheme", "base", "mask", "sparsity", "network", "logit_std")
 
 
 def condensed(values: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -27,6 +26,24 @@ def condensed(values: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     table = cells.agg(n="count", mean="mean", min="min", max="max")
     table["std"] = cells.std(ddof=0)
     return table[list(STATISTICS)].reset_index()
+
+
+def logged(run: Run, name: str) -> pd.DataFrame:
+    """One metric of a run: columns ``step``, ``value``."""
+    return run.metrics.loc[run.metrics["name"] == name, ["step", "value"]]
+
+
+def update_change(run: Run) -> pd.DataFrame:
+    """Gradient norm right after minus right before each mask update.
+
+    >>> from pathlib import Path
+    >>> from sparseflow.training.digits import DigitRun
+    >>> metrics = pd.DataFrame({"step": 100, "name": ["update/before", "update/after"], "value": [1.0, 1.5]})
+    >>> update_change(Run(DigitRun(method="set"), Path("run"), metrics, {}, {}, 1.0)).to_dict("list")
+    {'step': [100], 'value': [0.5]}
+    """
+    before, after = (logged(run, name).set_index("step")["value"] for name in ("update/before", "update/after"))
+    return (after - before).dropna().rename("value").reset_index()
 
 
 def accuracy_points(runs: Sequence[Run]) -> pd.DataFrame:
@@ -48,7 +65,7 @@ def accuracy_points(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def training_curves(runs: Sequence[Run], metric: str) -> pd.DataFrame:
-    """One row a group and logged step of ``metric``: ``label, method, init, step`` and ``STATISTICS`` over seeds.
+    """One row per group and logged step of ``metric``: ``label, method, init, step`` and ``STATISTICS`` over seeds.
 
     ``test/accuracy`` is given in percent, everything else as logged. Empty where no run has the metric.
 
@@ -62,8 +79,7 @@ def training_curves(runs: Sequence[Run], metric: str) -> pd.DataFrame:
     scale = 100.0 if metric == "test/accuracy" else 1.0
 
     def points(run: Run) -> pd.DataFrame:
-        logged = run.metrics.loc[run.metrics["name"] == metric, ["step", "value"]]
-        return logged.assign(value=logged["value"] * scale)
+        return logged(run, metric).assign(value=lambda of: of["value"] * scale)
 
     return _by_step(runs, points)
 
@@ -80,16 +96,8 @@ def update_changes(runs: Sequence[Run]) -> pd.DataFrame:
     >>> changes.loc[0, ["step", "mean", "raised"]].to_list() == [100, 0.5, 1.0]
     True
     """
-
-    def points(run: Run) -> pd.DataFrame:
-        before, after = (
-            run.metrics.loc[run.metrics["name"] == name].set_index("step")["value"]
-            for name in ("update/before", "update/after")
-        )
-        return (after - before).dropna().rename("value").reset_index()
-
-    table = _by_step(runs, points)
-    raised = _by_step(runs, lambda run: points(run).assign(value=lambda change: (change["value"] > 0).astype(float)))
+    table = _by_step(runs, update_change)
+    raised = _by_step(runs, lambda run: update_change(run).assign(value=lambda of: (of["value"] > 0).astype(float)))
     return table.assign(raised=raised["mean"])
 
 
@@ -101,26 +109,3 @@ def _by_step(runs: Sequence[Run], points: Callable[[Run], pd.DataFrame]) -> pd.D
         for group, members in grouped(runs).items()
     ]
     return pd.concat(tables, ignore_index=True)[["label", *Group._fields, "step", *STATISTICS]]
-
-
-def signal_levels(signal: pd.DataFrame) -> pd.DataFrame:
-    """Std of the logits at initialisation, over networks: ``scheme, base, mask, sparsity``, ``STATISTICS``.
-
-    Args:
-        signal: ``signal.csv`` of a run folder, one row a network.
-
-    Raises:
-        ValueError: if a column is missing.
-
-    >>> rows = [("dense", "xavier_uniform", "uniform", 0.9, *network) for network in ((0, 0.25), (1, 0.75))]
-    >>> levels = signal_levels(pd.DataFrame(rows, columns=list(SIGNAL_COLUMNS)))
-    >>> levels.loc[0, ["sparsity", "n", "mean", "max"]].to_list() == [0.9, 2, 0.5, 0.75]
-    True
-    """
-    if missing := [name for name in SIGNAL_COLUMNS if name not in signal]:
-        raise ValueError(
-            f"the signal table has no column {', '.join(missing)}; it needs {', '.join(SIGNAL_COLUMNS)}. "
-            "Delete signal.csv and make it again: sparseflow demo"
-        )
-    values = signal.rename(columns={"logit_std": "value"})
-    return condensed(values.sort_values("sparsity", kind="stable"), ["scheme", "base", "mask", "sparsity"])

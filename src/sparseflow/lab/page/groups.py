@@ -7,33 +7,18 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from sparseflow.training.runs import Config
-from sparseflow.training.store import Run
-
-#: Methods in the order of every table and legend; ``small_dense`` is ``dense`` on a ``*-small`` model.
-METHOD_LABELS = {
-    "dense": "Dense",
-    "small_dense": "Small Dense",
-    "prune": "Pruned",
-    "lottery": "Lottery",
-    "restart": "Prune Restart",
-    "scratch": "Scratch",
-    "set": "SET",
-    "rigl": "RigL",
-    "rigl_inverted": "RigL-Inverted",
-    "snfs": "SNFS",
-}
-#: Initialisations of masked layers, by the paper's names; "" is for networks without a mask at step 0.
-INIT_LABELS = {"": "", "dense": "Original", "liu": "Liu", "sparse": "Ours", "live": "Live"}
+from sparseflow.init.schemes import SCHEMES
+from sparseflow.training.names import shown_methods
+from sparseflow.training.runs import Config, Run
 
 
 class Group(NamedTuple):
     """Runs that differ in the seed alone: what one row, bar or curve stands for."""
 
     method: str
-    """Key of ``METHOD_LABELS``."""
+    """Key of :func:`~sparseflow.training.names.shown_methods`."""
     init: str
-    """Key of ``INIT_LABELS``."""
+    """Key of :data:`~sparseflow.init.schemes.SCHEMES`; "" for networks without a mask at step 0."""
 
     @property
     def label(self) -> str:
@@ -42,12 +27,13 @@ class Group(NamedTuple):
         >>> Group("rigl", "sparse").label, Group("small_dense", "").label
         ('RigL, Ours', 'Small Dense')
         """
-        return ", ".join(part for part in (METHOD_LABELS[self.method], INIT_LABELS[self.init]) if part)
+        method = shown_methods()[self.method].label
+        return f"{method}, {SCHEMES[self.init].label}" if self.init else method
 
     @property
     def order(self) -> tuple[int, int]:
-        """Sort key: methods as in ``METHOD_LABELS``, then initialisations as in ``INIT_LABELS``."""
-        return list(METHOD_LABELS).index(self.method), list(INIT_LABELS).index(self.init)
+        """Sort key: methods and initialisations in the order of their tables."""
+        return list(shown_methods()).index(self.method), ["", *SCHEMES].index(self.init)
 
 
 def group_of(config: Config) -> Group:
@@ -89,7 +75,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
     the seed differs.
 
     Raises:
-        ValueError: names the fields that differ, their values, and what to type.
+        ValueError: Names the fields that differ, their values, and what to type.
 
     >>> from pathlib import Path
     >>> import pandas

@@ -1,150 +1,213 @@
-"""Panels, curves and legends that all figures share: one look a method, one look an initialisation."""
+"""Panels, curves, axes and legends that all figures share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from matplotlib.typing import LineStyleType
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from sparseflow.lab.page.groups import INIT_LABELS, METHOD_LABELS
 from sparseflow.lab.page.svg import INK, PALETTE
+from sparseflow.lab.page.words import number, power_of_ten
+from sparseflow.types import Look
 
+#: Widths of figures in inches, on a screen and on a phone.
 WIDE, NARROW = 9.6, 4.0
-"""Figure widths in inches."""
+#: Points that a curve is drawn with; its CSV has all.
+POINTS = 250
 
 
-class Look(NamedTuple):
-    """How one curve is told from the others, with and without colour."""
+class Curve(NamedTuple):
+    """One curve: its name in the legend, the group of runs that it condenses, its look."""
 
-    colour: str
-    line: LineStyleType
-    marker: str
-
-
-#: Key of ``INIT_LABELS`` to look.
-INIT_LOOKS = {
-    "": Look(PALETTE["grey"], "-", ""),
-    "dense": Look(PALETTE["vermillion"], "-", "o"),
-    "liu": Look(PALETTE["sky"], "--", "s"),
-    "sparse": Look(PALETTE["blue"], "-.", "^"),
-    "live": Look(INK, ":", "D"),
-}
-#: Key of ``METHOD_LABELS`` to look; the grey ones need no mask and are drawn in every panel.
-METHOD_LOOKS = {
-    "dense": Look(PALETTE["grey"], "-", ""),
-    "small_dense": Look(PALETTE["grey"], "--", ""),
-    "prune": Look(PALETTE["grey"], ":", ""),
-    "scratch": Look(PALETTE["green"], "-", "o"),
-    "set": Look(PALETTE["purple"], "--", "s"),
-    "rigl": Look(PALETTE["orange"], "-.", "^"),
-    "rigl_inverted": Look(INK, ":", "v"),
-    "snfs": Look(PALETTE["vermillion"], "-", "D"),
-}
+    label: str
+    group: str
+    look: Look
 
 
-def grid(panels: int, *, narrow: bool) -> tuple[Figure, list[Axes]]:
-    """A figure of panels that share their axes; ``narrow`` puts each in a row of its own.
+def layout(
+    count: int,
+    *,
+    narrow: bool,
+    columns: int = 3,
+    narrow_columns: int = 1,
+    height: float = 2.9,
+    narrow_height: float = 2.3,
+    share: bool = False,
+    leads: bool = False,
+) -> tuple[Figure, list[Axes]]:
+    """A figure of panels, row by row.
 
-    >>> [grid(3, narrow=narrow)[1][0].get_gridspec().nrows for narrow in (False, True)]
+    Args:
+        count: How many.
+        narrow: For a phone.
+        columns, narrow_columns: The most in a row, on a screen and on a phone.
+        height, narrow_height: Of a row, in inches.
+        share: One vertical axis for all.
+        leads: On a screen, the first panel has a row of its own.
+
+    >>> [layout(3, narrow=narrow)[1][0].get_gridspec().nrows for narrow in (False, True)]
     [1, 3]
     """
-    columns = 1 if narrow else _columns(panels)
-    rows = -(-panels // columns)
-    size = (NARROW, 0.5 + 2.2 * rows) if narrow else (WIDE, 0.5 + 2.9 * rows)
+    across = narrow_columns if narrow else min(count, columns)
+    names = [str(index) for index in range(count)]
+    if leads and not narrow:
+        names = ["0"] * (across - 1) + names
+    names += ["."] * (-len(names) % across)
+    rows = [names[first : first + across] for first in range(0, len(names), across)]
+    size = (NARROW, 0.5 + narrow_height * len(rows)) if narrow else (WIDE, 0.5 + height * len(rows))
     figure = Figure(figsize=size)
     figure.set_layout_engine("constrained", h_pad=0.09)
-    axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    for spare in axes[panels:]:
-        spare.remove()
-    for panel in axes[:panels]:
-        panel.tick_params(labelbottom=True)
-    return figure, axes[:panels]
+    placed: dict[Any, Axes] = figure.subplot_mosaic(cast("Any", rows), sharey=share)
+    return figure, [placed[str(index)] for index in range(count)]
 
 
-def _columns(panels: int) -> int:
-    return 2 if panels in (2, 4) else min(panels, 3)
+def label_left(axes: Sequence[Axes], text: str) -> None:
+    """The y label, once per row of panels."""
+    for panel in axes:
+        spec = panel.get_subplotspec()
+        if spec is not None and spec.is_first_col():
+            panel.set_ylabel(text)
 
 
-def init_panels(data: pd.DataFrame, *, narrow: bool) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
-    """A panel an initialisation, each with the rows of the unmasked networks too."""
-    inits = [init for init in INIT_LABELS if init and init in set(data["init"])] or [""]
-    figure, axes = grid(len(inits), narrow=narrow)
-    for init, panel in zip(inits, axes, strict=True):
-        panel.set_title(INIT_LABELS[init] or "No mask at the start")
-    return figure, [(panel, data[data["init"].isin(["", init])]) for init, panel in zip(inits, axes, strict=True)]
+# --- curves -----------------------------------------------------------------------------------------------------------
+
+Band = Callable[[pd.DataFrame], tuple[Any, Any]]
 
 
-def draw_methods(axes: Axes, curves: pd.DataFrame) -> None:
-    """One curve a method over optimizer steps."""
+def within_std(rows: pd.DataFrame) -> tuple[Any, Any]:
+    """A band of one ``std`` to either side of ``mean``."""
+    return rows["mean"] - rows["std"], rows["mean"] + rows["std"]
+
+
+def min_to_max(rows: pd.DataFrame) -> tuple[Any, Any]:
+    """A band from the lowest to the highest run."""
+    return rows["min"], rows["max"]
+
+
+def line_style(look: Look) -> dict[str, Any]:
+    """A look as Matplotlib's arguments."""
+    return {"color": PALETTE[look.colour], "linestyle": look.line, "marker": look.marker}
+
+
+def draw_curve(
+    axes: Axes,
+    look: Look,
+    rows: pd.DataFrame,
+    *,
+    x: str = "step",
+    band: Band = within_std,
+    mark: tuple[int, int] = (0, 1),
+) -> None:
+    """A line through ``mean`` with its band, and a marker every ``mark[1]`` points from ``mark[0]`` on."""
+    rows = thinned(rows)
+    places = rows[x].to_numpy()
+    low, high = (edge.to_numpy() for edge in band(rows))
+    axes.fill_between(places, low, high, color=PALETTE[look.colour], alpha=0.14, linewidth=0)
+    axes.plot(places, rows["mean"], markevery=mark, **line_style(look))
+
+
+def draw_curves(axes: Axes, curves: Sequence[tuple[Look, pd.DataFrame]], *, band: Band = within_std) -> None:
+    """Curves whose markers start at different points, so that of two on top of each other both are seen."""
+    for index, (look, rows) in enumerate(curves):
+        every = max(1, len(thinned(rows)) // 6)
+        draw_curve(axes, look, rows, band=band, mark=(index % every, every))
+
+
+def thinned(table: pd.DataFrame, *, points: int = POINTS) -> pd.DataFrame:
+    """At most ``points`` rows, evenly chosen, first and last among them.
+
+    >>> thinned(pd.DataFrame({"step": range(1000)}), points=3)["step"].to_list()
+    [0, 500, 999]
+    """
+    if len(table) <= points:
+        return table
+    return table.iloc[np.unique(np.linspace(0, len(table) - 1, points).round().astype(int))]
+
+
+# --- axes -------------------------------------------------------------------------------------------------------------
+
+
+def steps_axis(axes: Axes, *, last: float | None = None) -> None:
+    """Optimizer steps, evenly spaced."""
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.set_xlabel("Optimizer steps")
-    for index, (method, rows) in enumerate(curves.groupby("method", sort=False)):
-        every = max(1, len(rows) // 6)
-        # Markers of neighbouring curves start at different points, so that curves on top of each other are both seen.
-        curve(axes, rows["step"].to_numpy(), rows, METHOD_LOOKS[str(method)], mark=(index % every, every))
+    if last is not None:
+        axes.set_xlim(-0.02 * last, 1.02 * last)
 
 
-def curve(
-    axes: Axes, x: npt.NDArray[np.generic], rows: pd.DataFrame, look: Look, *, mark: tuple[int, int] = (0, 1)
-) -> None:
-    """Line through ``mean``, band from ``min`` to ``max``, a marker every ``mark[1]`` points from ``mark[0]`` on."""
-    axes.fill_between(x, rows["min"], rows["max"], color=look.colour, alpha=0.18, linewidth=0)
-    axes.plot(x, rows["mean"], color=look.colour, linestyle=look.line, marker=look.marker, markevery=mark)
+def log_steps_axis(axes: Axes, *, first: float, last: float) -> None:
+    """Optimizer steps on a logarithmic axis that begins with 0: linear up to ``first``."""
+    axes.set_xscale("symlog", linthresh=first, linscale=0.4)
+    axes.set_xlim(-0.05 * first, 1.1 * last)
+    decades = [10.0**k for k in range(1, 9) if first < 10.0**k <= last]
+    axes.set_xticks([0, *decades], ["0", *(f"{step:.0f}" for step in decades)])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("Optimizer steps (log scale)")
 
 
 def log_scale(axes: Axes) -> None:
-    """A logarithmic y axis with a tick a decade; a line or band that reaches zero leaves through the bottom."""
+    """A logarithmic y axis with one tick per decade; a line or band that reaches zero leaves through the bottom."""
     axes.set_yscale("log", nonpositive="clip")
     axes.yaxis.set_major_locator(LogLocator(numticks=8))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: decade(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def power_of_ten(value: float) -> str:
-    """A tick label in plain text, which unlike mathematical layout takes any font.
+def decade(value: float) -> str:
+    """The label of a tick at a power of ten.
 
-    >>> power_of_ten(0.001), power_of_ten(10.0), power_of_ten(1e-12)
+    >>> decade(0.001), decade(10.0), decade(1e-12)
     ('0.001', '10', '10⁻¹²')
     """
     exponent = round(math.log10(value))
-    if -3 <= exponent <= 3:
-        return f"{10.0**exponent:g}"
-    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{10.0**exponent:g}" if -3 <= exponent <= 3 else power_of_ten(exponent)
 
 
-def label_left(axes: Sequence[Axes], text: str, *, narrow: bool) -> None:
-    """The y label, once a row."""
-    for panel in axes if narrow else axes[:: _columns(len(axes))]:
-        panel.set_ylabel(text)
+def log_norm_axis(axes: Axes, tables: Sequence[pd.DataFrame]) -> None:
+    """A logarithmic y axis that shows every mean; a band that reaches zero leaves through the bottom."""
+    log_scale(axes)
+    means = np.concatenate([table["mean"].to_numpy(dtype=float) for table in tables])
+    means = means[means > 0]
+    tops = np.concatenate([(table["mean"] + table["std"].fillna(0)).to_numpy(dtype=float) for table in tables])
+    if len(means):
+        log_limits(axes, means.min() / 1.6, tops.max() * 1.3)
 
 
-def look_legend(figure: Figure, looks: Mapping[str, Look], labels: Mapping[str, str], *, columns: int) -> None:
-    """A legend of curves on top of the figure."""
-    legend(figure, [_key(looks[name], labels[name]) for name in looks], columns=columns)
+def log_limits(axes: Axes, low: float, high: float) -> None:
+    """Limits of a logarithmic y axis, and enough ticks between them: one per decade may be a single number, or none."""
+    axes.set_ylim(low, high)
+    if high / low < 60:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low > 6 else (1, 1.4, 2, 2.8, 4, 5.6, 8)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 1 if high / low > 6 else 2)))
 
 
-def _key(look: Look, label: str) -> Line2D:
-    return Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker, label=label)
+# --- legends ----------------------------------------------------------------------------------------------------------
+
+
+def curve_legend(figure: Figure, curves: Sequence[Curve], *, narrow: bool) -> None:
+    """The name of each line, on top of the figure."""
+    named = {curve.label: curve.look for curve in curves}
+    longest = max(map(len, named), default=0)
+    fitting = int(figure.get_figwidth() / (0.6 + 0.075 * longest))  # inches of a key and of a letter
+    keys = [Line2D([], [], label=label, **line_style(look)) for label, look in named.items()]
+    legend(figure, keys, columns=(2 if longest > 11 else 3) if narrow else fitting)
+
+
+def marker_key(marker: str, label: str, *, colour: str = INK, filled: bool = True) -> Line2D:
+    """The key of a kind of point; ``colour`` is drawn as it is."""
+    fill = colour if filled else "none"
+    return Line2D([], [], linestyle="", marker=marker, color=fill, markeredgecolor=colour, label=label)
 
 
 def legend(figure: Figure, keys: Sequence[Artist], *, columns: int) -> int:
     """A legend on top of the figure; returns its number of rows."""
     figure.legend(handles=list(keys), loc="outside upper left", ncols=min(columns, len(keys)), columnspacing=1.2)
     return -(-len(keys) // columns)
-
-
-def method_legend(figure: Figure, data: pd.DataFrame, *, narrow: bool) -> None:
-    """A legend of the methods in ``data``."""
-    present = set(data["method"])
-    looks = {method: look for method, look in METHOD_LOOKS.items() if method in present}
-    look_legend(figure, looks, METHOD_LABELS, columns=3 if narrow else 8)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from rich import box
-from rich.table import Table
+from rich.table import Table as TerminalTable
 from scipy import stats
 
-from sparseflow.lab.page.groups import check_comparable, grouped
-from sparseflow.training.store import Run
+from sparseflow.lab.page.groups import Group, check_comparable, grouped
+from sparseflow.lab.page.table import Cell, Column, Record, Table, cell, records
+from sparseflow.lab.page.words import interval
+from sparseflow.training.runs import Run
 
 #: A run that ends below this test accuracy (percent) did not learn: ten classes, guessing gives about 10.
 COLLAPSE_PERCENT = 12.0
@@ -42,8 +45,73 @@ def onset_step(metrics: pd.DataFrame, *, below: float = ONSET_LOSS) -> float:
     return float(reached.min()) if len(reached) else float("inf")
 
 
+class Outcome(NamedTuple):
+    """How the runs of one group ended; accuracies in percent."""
+
+    group: Group
+    runs: Sequence[Run]
+    accuracy: npt.NDArray[np.float64]
+    collapsed: npt.NDArray[np.bool_]
+    """Whether a run ended below ``COLLAPSE_PERCENT``."""
+    onset: npt.NDArray[np.float64]
+    """Steps at which learning began, infinity for never."""
+
+    @classmethod
+    def of(cls, group: Group, runs: Sequence[Run]) -> Outcome:
+        """From finished runs."""
+        accuracy = np.array([accuracy_percent(run) for run in runs])
+        onset = np.array([onset_step(run.metrics) for run in runs])
+        return cls(group, runs, accuracy, accuracy < COLLAPSE_PERCENT, onset)
+
+    @property
+    def margin(self) -> float:
+        """Half the width of the 95 % interval of the mean accuracy; NaN for a single run."""
+        n = len(self.runs)
+        return float(stats.t.ppf(0.975, n - 1) * self.accuracy.std(ddof=1) / n**0.5) if n > 1 else np.nan
+
+    @property
+    def learned_mean(self) -> float:
+        """Mean accuracy of the runs that learned; NaN where none did."""
+        return float(self.accuracy[~self.collapsed].mean()) if not self.collapsed.all() else np.nan
+
+
+def _interval(row: Record) -> str:
+    return interval(row["accuracy_low"], row["accuracy_high"], 1) or "-"
+
+
+def _onset(row: Record) -> str:
+    if np.isinf(row["onset_median"]):
+        return f"> {row['steps']}"
+    never = f" ({row['onset_censored']} never)" if row["onset_censored"] else ""
+    return f"{row['onset_median']:.0f}{never}"
+
+
+def _failures(row: Record) -> Cell:
+    return cell(f"{row['collapsed']} of {row['n']}", tone="bad" if row["collapsed"] else "")
+
+
+COLUMNS = (
+    Column("label", lambda of: of.group.label, "Network"),
+    Column("method", lambda of: of.group.method),
+    Column("init", lambda of: of.group.init),
+    Column("n", lambda of: len(of.runs), "Runs"),
+    Column("accuracy_mean", lambda of: of.accuracy.mean(), "Test accuracy, %", ".2f"),
+    Column("accuracy_std", lambda of: of.accuracy.std(ddof=0) if len(of.runs) > 1 else np.nan, "Std", ".2f"),
+    Column("accuracy_low", lambda of: of.accuracy.mean() - of.margin, "95 % interval", _interval),
+    Column("accuracy_high", lambda of: of.accuracy.mean() + of.margin),
+    Column("collapsed", lambda of: int(of.collapsed.sum()), "Did not learn", _failures),
+    Column("collapse_rate", lambda of: of.collapsed.mean()),
+    Column("learned_mean", lambda of: of.learned_mean, "Those that learned, %", ".2f"),
+    Column("onset_median", lambda of: float(np.median(of.onset)), "Learning starts, step", _onset),
+    Column("onset_censored", lambda of: int(np.isinf(of.onset).sum())),
+    Column("steps", lambda of: of.runs[0].config.steps),
+    Column("sparsity", lambda of: np.mean([run.final["sparsity"] for run in of.runs]), "Sparsity", ".3f"),
+    Column("seconds", lambda of: np.mean([run.seconds for run in of.runs]), "Seconds a run", ".1f"),
+)
+
+
 def summarize(runs: Sequence[Run]) -> pd.DataFrame:
-    r"""One row a group; accuracies in percent.
+    r"""One row per group; accuracies in percent.
 
     ``accuracy_std`` is the *population* standard deviation, as in the paper; ``accuracy_low`` and ``accuracy_high``
     bound the 95 % confidence interval of the mean,
@@ -55,7 +123,7 @@ def summarize(runs: Sequence[Run]) -> pd.DataFrame:
     ``ONSET_LOSS`` as infinity; ``onset_censored`` is how many did not.
 
     Raises:
-        ValueError: where :func:`check_comparable` refuses.
+        ValueError: Where :func:`check_comparable` refuses.
 
     >>> from pathlib import Path
     >>> from sparseflow.training.digits import DigitRun
@@ -66,83 +134,33 @@ def summarize(runs: Sequence[Run]) -> pd.DataFrame:
     >>> table.loc[0, ["accuracy_mean", "accuracy_std", "collapsed"]].to_list() == [50, 25, 0]
     True
     """
+    return summary_table(runs).data
+
+
+def summary_table(runs: Sequence[Run]) -> Table:
+    """The table of :func:`summarize` as it stands on a page."""
     check_comparable(runs)
-    rows = []
-    for group, members in grouped(runs).items():
-        accuracy = np.array([accuracy_percent(run) for run in members])
-        collapsed = accuracy < COLLAPSE_PERCENT
-        onset = np.array([onset_step(run.metrics) for run in members])
-        n = len(accuracy)
-        several = n > 1
-        margin = stats.t.ppf(0.975, n - 1) * accuracy.std(ddof=1) / n**0.5 if several else np.nan
-        rows.append(
-            {
-                "label": group.label,
-                "method": group.method,
-                "init": group.init,
-                "n": n,
-                "accuracy_mean": accuracy.mean(),
-                "accuracy_std": accuracy.std(ddof=0) if several else np.nan,
-                "accuracy_low": accuracy.mean() - margin,
-                "accuracy_high": accuracy.mean() + margin,
-                "collapsed": int(collapsed.sum()),
-                "collapse_rate": collapsed.mean(),
-                "learned_mean": accuracy[~collapsed].mean() if not collapsed.all() else np.nan,
-                "onset_median": float(np.median(onset)),
-                "onset_censored": int(np.isinf(onset).sum()),
-                "steps": members[0].config.steps,
-                "sparsity": np.mean([run.final["sparsity"] for run in members]),
-                "seconds": np.mean([run.seconds for run in members]),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table, each a dict from column to value.
-
-    >>> records(pd.DataFrame({"n": [3], "label": ["Dense"]}))
-    [{'n': 3, 'label': 'Dense'}]
-    """
-    return [{str(column): value for column, value in row.items()} for row in table.to_dict("records")]
+    return Table.of(
+        COLUMNS,
+        [Outcome.of(group, members) for group, members in grouped(runs).items()],
+        name="summary",
+        caption="",
+        note="Std is the population standard deviation over seeds, the interval a 95 % t interval of the mean. A run "
+        f"did not learn if it ends below {COLLAPSE_PERCENT:g} % test accuracy. Learning starts at the first step with "
+        f"a loss below {ONSET_LOSS:g} (median over seeds).",
+    )
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The table of :func:`summarize` as text, with column heads for people; "-" where one run cannot tell."""
-
-    def text(value: float, form: str) -> str:
-        return "-" if np.isnan(value) else format(value, form)
-
-    rows = [
-        {
-            "Network": row["label"],
-            "Runs": str(row["n"]),
-            "Test accuracy, %": text(row["accuracy_mean"], ".2f"),
-            "Std": text(row["accuracy_std"], ".2f"),
-            "95 % interval": "-"
-            if np.isnan(row["accuracy_low"])
-            else f"{row['accuracy_low']:.1f} to {row['accuracy_high']:.1f}",
-            "Did not learn": f"{row['collapsed']} of {row['n']}",
-            "Those that learned, %": text(row["learned_mean"], ".2f"),
-            "Learning starts, step": _onset_text(row["onset_median"], row["onset_censored"], row["steps"]),
-            "Sparsity": text(row["sparsity"], ".3f"),
-            "Seconds a run": text(row["seconds"], ".1f"),
-        }
-        for row in records(table)
-    ]
-    return pd.DataFrame(rows)
+    shown = [column for column in COLUMNS if column.head]
+    return pd.DataFrame([{column.head: column.cell(row).lines[0] for column in shown} for row in records(table)])
 
 
-def _onset_text(median: float, censored: int, steps: int) -> str:
-    if np.isinf(median):
-        return f"> {steps}"
-    return f"{median:.0f} ({censored} never)" if censored else f"{median:.0f}"
-
-
-def terminal_table(table: pd.DataFrame, *, title: str = "Final test accuracy, %") -> Table:
+def terminal_table(table: pd.DataFrame, *, title: str = "Final test accuracy, %") -> TerminalTable:
     """The table of :func:`summarize` for a terminal of 80 columns; groups with runs that did not learn are red."""
     texts = readable(table)
-    rendered = Table(
+    rendered = TerminalTable(
         title=title,
         caption="Population std over seeds; 95 % t interval of the mean. "
         f"Failed: did not learn, below {COLLAPSE_PERCENT:.0f} %. Learns: median first step with loss < {ONSET_LOSS}.",

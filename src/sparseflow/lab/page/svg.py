@@ -10,7 +10,10 @@ from xml.etree import ElementTree
 import matplotlib
 from matplotlib.figure import Figure
 
-#: Okabe and Ito's colours, told apart under the common colour vision deficiencies; their black is ``INK``.
+#: Stands for the text colour while Matplotlib draws; becomes ``currentColor`` in the SVG.
+INK = "#010203"
+#: The colours of every look. Okabe and Ito's, told apart under the common colour vision deficiencies; for their black
+#: the page's ink.
 PALETTE = {
     "orange": "#E69F00",
     "sky": "#56B4E9",
@@ -19,9 +22,8 @@ PALETTE = {
     "vermillion": "#D55E00",
     "purple": "#CC79A7",
     "grey": "#8C8C8C",
+    "ink": INK,
 }
-#: Stands for the text colour while Matplotlib draws; becomes ``currentColor`` in the SVG.
-INK = "#010203"
 
 #: Matplotlib settings to draw under. Sizes are points; a page shows a wide figure 1.4 times as large, a narrow one 1.1.
 STYLE: Any = {

@@ -5,7 +5,36 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from sparseflow.lab.demo.findings import number
+#: What a data set is, for a page's first paragraph: (what it holds, training images, test images).
+DATASETS_IN_WORDS = {
+    "mnist-5k": ("real handwritten digits (5000 of MNIST's)", 4000, 1000),
+    "mnist": ("real handwritten digits (MNIST)", 60000, 10000),
+    "fashion-mnist": ("pictures of clothes (Fashion-MNIST)", 60000, 10000),
+    "cifar10": ("small photographs (CIFAR-10)", 50000, 10000),
+}
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def power_of_ten(exponent: int) -> str:
+    """A power of ten in plain text, which unlike mathematical layout takes any font.
+
+    >>> power_of_ten(-12)
+    '10⁻¹²'
+    """
+    return f"10{str(exponent).translate(_SUPERSCRIPTS)}"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Some significant digits, without an ``e``.
+
+    >>> number(0.03412), number(-12.0), number(1234.5, 2), number(0.0000131)
+    ('0.0341', '−12', '1200', '1.31 × 10⁻⁵')
+    """
+    if value == 0 or 1e-4 <= abs(value) < 1e6:
+        text = f"{float(f'{value:.{digits}g}'):f}"
+        return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa} × {power_of_ten(int(exponent))}".replace("-", "−")
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -1,21 +1,32 @@
-"""Every table and figure of the page by name, in the order of the page."""
+"""Every table and figure of the paper's pages by name, in the order of the pages."""
 
 from __future__ import annotations
 
+from functools import partial
+
 from sparseflow.lab.page.exhibit import Exhibit
-from sparseflow.paper.exhibits import film, grid, settings, similarity, tables
-from sparseflow.paper.exhibits import flow as figures_flow
-from sparseflow.paper.exhibits import interpolation as figures_interpolation
-from sparseflow.paper.exhibits import landscape as figures_landscape
-from sparseflow.paper.exhibits import masks as figures_masks
-from sparseflow.paper.exhibits import signal as figure_signal
-from sparseflow.paper.exhibits import spectra as figures_spectra
-from sparseflow.paper.exhibits import update_spectra as figures_update_spectra
-from sparseflow.paper.exhibits import updates as figures_updates
-from sparseflow.paper.exhibits.updates import FIG3B, FIG8B, FIG9B, groups_of
+from sparseflow.paper.exhibits import (
+    film,
+    flow,
+    grid,
+    interpolation,
+    landscape,
+    masks,
+    settings,
+    signal,
+    similarity,
+    spectra,
+    tables,
+    update_spectra,
+    updates,
+)  # fmt: skip
+from sparseflow.paper.exhibits.networks import SETTINGS
+from sparseflow.paper.matrix import image_measured
+from sparseflow.paper.matrix.image_scales import ImageScale
 from sparseflow.paper.matrix.measured import TABLES
 
-#: Name -> exhibit. A name is the anchor on the page and the item that ``sparseflow reproduce`` takes.
+#: The exhibits on MNIST: name -> exhibit. A name is the anchor on the page and the item that ``sparseflow reproduce``
+#: takes.
 EXHIBITS: dict[str, Exhibit] = {
     "table1": Exhibit(
         title="Table 1: accuracy of LeNet5 by method and initialisation",
@@ -64,55 +75,55 @@ EXHIBITS: dict[str, Exhibit] = {
         question="How much signal gets through an untrained sparse network?",
         tables=("signal",),
         claims=("C01", "C02", "C03"),
-        build=figure_signal.fig1c,
+        build=signal.fig1c,
     ),
     "fig2a": Exhibit(
         title="Figure 2a: gradient norm of LeNet5 during training",
         question="How much gradient does each network get?",
-        groups=tuple(curve.group for curve in figures_flow.FIG2A),
+        groups=tuple(curve.group for curve in flow.FIG2A),
         claims=("C04", "C05", "C12", "C21", "C29"),
-        build=figures_flow.fig2a,
+        build=flow.fig2a,
     ),
     "fig7a": Exhibit(
         title="Figure 7a: gradient norm by method, Original and Ours",
         question="Does moving connections help the gradient, too?",
-        groups=tuple(curve.group for curve in figures_flow.FIG7A),
+        groups=tuple(curve.group for curve in flow.FIG7A),
         claims=("C22",),
-        build=figures_flow.fig7a,
+        build=flow.fig7a,
     ),
     "fig7b": Exhibit(
         title="Figure 7b: gradient norm by method, Liu",
         question="And with the initialisation of Liu?",
-        groups=tuple(curve.group for curve in figures_flow.FIG7B),
+        groups=tuple(curve.group for curve in flow.FIG7B),
         claims=("C15",),
-        build=figures_flow.fig7b,
+        build=flow.fig7b,
     ),
     "fig7c": Exhibit(
         title="Figure 7c: gradient norm with He's base initialisation",
         question="Does the usual scale of the weights matter (He instead of Glorot)?",
-        groups=tuple(curve.group for curve in figures_flow.FIG7C),
+        groups=tuple(curve.group for curve in flow.FIG7C),
         claims=("C14",),
-        build=figures_flow.fig7c,
+        build=flow.fig7c,
     ),
     "fig3b": Exhibit(
         title="Figure 3b: change of the gradient norm at mask updates",
         question="What does moving connections do to the gradient?",
-        groups=groups_of(FIG3B),
+        groups=updates.groups_of(updates.FIG3B),
         claims=("C17", "C18", "C19"),
-        build=figures_updates.fig3b,
+        build=updates.fig3b,
     ),
     "fig8b": Exhibit(
         title="Figure 8b: change of the gradient norm at mask updates, by initialisation",
         question="Does that depend on the initialisation?",
-        groups=groups_of(FIG8B),
-        build=figures_updates.fig8b,
+        groups=updates.groups_of(updates.FIG8B),
+        build=updates.fig8b,
     ),
     "fig5a": Exhibit(
         title="Figure 5a: a map of starts and ends",
         question="Where do lottery tickets end, and where do scratch runs?",
         tables=("mds",),
         claims=("C32",),
-        build=figures_landscape.fig5a,
+        build=landscape.fig5a,
     ),
     "fig5b": Exhibit(
         title="Figure 5b: distances to the pruned network",
@@ -120,74 +131,74 @@ EXHIBITS: dict[str, Exhibit] = {
         groups=("tickets/lottery", "tickets/scratch"),
         tables=("distances",),
         claims=("C30", "C31"),
-        build=figures_landscape.fig5b,
+        build=landscape.fig5b,
     ),
     "fig5c": Exhibit(
         title="Figure 5c: loss on the way to the pruned network",
         question="Is there a barrier on the way?",
         tables=("paths",),
-        shows=figures_interpolation.shows("tickets"),
+        shows=interpolation.shows("tickets"),
         claims=("C33", "C34", "C35"),
-        build=figures_interpolation.fig5c,
+        build=interpolation.fig5c,
     ),
     "fig9a": Exhibit(
         title="Figure 9a: gradient norm of the MLP during training",
         question="The MLP: how much gradient does each network get?",
-        groups=tuple(curve.group for curve in figures_flow.FIG9A),
+        groups=tuple(curve.group for curve in flow.FIG9A),
         claims=("C50",),
-        build=figures_flow.fig9a,
+        build=flow.fig9a,
     ),
     "fig9b": Exhibit(
         title="Figure 9b: change of the gradient norm at mask updates, MLP",
         question="The MLP: what does moving connections do to the gradient?",
-        groups=groups_of(FIG9B),
+        groups=updates.groups_of(updates.FIG9B),
         claims=("C50",),
-        build=figures_updates.fig9b,
+        build=updates.fig9b,
     ),
     "fig9c": Exhibit(
         title="Figure 9c: loss on the way to the pruned network, MLP",
         question="The MLP: is there a barrier on the way to the pruned network?",
         tables=("paths",),
-        shows=figures_interpolation.shows("mlp-tickets"),
+        shows=interpolation.shows("mlp-tickets"),
         claims=("C50",),
-        build=figures_interpolation.fig9c,
+        build=interpolation.fig9c,
     ),
     "fig10": Exhibit(
         title="Figure 10: Hessian spectrum before and after a mask update",
         question="How does moving connections bend the loss?",
         tables=("spectra", "eigenvalues"),
-        shows=figures_update_spectra.shows,
+        shows=update_spectra.shows,
         claims=("C25", "C26"),
-        build=figures_update_spectra.fig10,
+        build=update_spectra.fig10,
     ),
     "fig11a": Exhibit(
         title="Figure 11a: the most negative eigenvalue during training",
         question="How steep are the ways down during training?",
         tables=("spectra",),
-        shows=figures_spectra.shows,
+        shows=spectra.shows,
         claims=("C27",),
-        build=figures_spectra.fig11a,
+        build=spectra.fig11a,
     ),
     "fig11b": Exhibit(
         title="Figure 11b: Hessian spectrum at four steps",
         question="What does the whole spectrum look like on the way?",
         tables=("eigenvalues",),
-        shows=figures_spectra.shows_at_four,
+        shows=spectra.shows_at_four,
         claims=("C28",),
-        build=figures_spectra.fig11b,
+        build=spectra.fig11b,
     ),
     "film": Exhibit(
         title="Film: the Hessian spectrum over training",
         question="How does the spectrum move while the network learns?",
         tables=("eigenvalues",),
-        shows=figures_spectra.shows,
+        shows=spectra.shows,
         build=film.film,
     ),
     "masks": Exhibit(
         title="Masks twice: two runs on every mask of Table 1",
         question="Is a bad end the doing of the mask?",
-        groups=figures_masks.GROUPS,
-        build=figures_masks.masks_twice,
+        groups=masks.GROUPS,
+        build=masks.masks_twice,
     ),
     "grid": Exhibit(
         title="Grid search: choosing settings by held-out and by test images",
@@ -203,3 +214,80 @@ EXHIBITS: dict[str, Exhibit] = {
         build=None,
     ),
 }
+
+
+def image_exhibits(scale: ImageScale) -> dict[str, Exhibit]:
+    """The exhibits of a scale on images: name, which is the anchor on the page, -> exhibit.
+
+    >>> from sparseflow.paper.matrix.image_scales import IMAGE_SCALES
+    >>> list(image_exhibits(IMAGE_SCALES["smoke"])), "fig2c" in image_exhibits(IMAGE_SCALES["imagenet"])
+    (['smoke'], True)
+    """
+    if not scale.is_judged:
+        question = "Does every method run, on both networks?"
+        return {"smoke": Exhibit(title="Every run", question=question, build=tables.smoke_exhibit)}
+    vgg, resnet = (
+        [setting for setting in SETTINGS[scale.name] if setting.paper == paper] for paper in ("VGG16", "ResNet50")
+    )
+    exhibits = {
+        "table1": Exhibit(
+            title="Table 1: accuracy by method and initialisation",
+            question="How well does each network end?",
+            claims=("C06", "C08", "C09", "C13", "C20", "C23", "C44", "C52"),
+            build=tables.accuracy_exhibit,
+        ),
+        "fig2b": Exhibit(
+            title="Figure 2b: gradient norm and loss of VGG16 during training",
+            question="How much gradient does a network without batch norm get?",
+            claims=("C04", "C05", "C12", "C21"),
+            build=partial(flow.image_flow_exhibit, "fig2b", vgg),
+        ),
+        "fig2c": Exhibit(
+            title="Figure 2c: gradient norm and loss of the ResNet during training",
+            question="And one with batch norm and skip connections?",
+            claims=("C10", "C11"),
+            build=partial(flow.image_flow_exhibit, "fig2c", resnet),
+        ),
+        "fig3a": Exhibit(
+            title="Figures 3a and 8a: change of the ResNet's gradient norm at mask updates",
+            question="What does moving connections do to the gradient?",
+            claims=("C17", "C18", "C19"),
+            build=partial(updates.image_update_exhibit, "fig3a", resnet[0]),
+        ),
+        "updates-vgg16": Exhibit(
+            title="As Figure 3a, of VGG16: change of the gradient norm at mask updates",
+            question="And without batch norm?",
+            claims=("C17", "C18", "C19"),
+            build=partial(updates.image_update_exhibit, "updates-vgg16", vgg[len(vgg) // 2]),
+        ),
+    }
+    setting = image_measured.SETTINGS.get(scale.name)
+    if setting is None:
+        return exhibits
+    return {
+        **exhibits,
+        "fig5d": Exhibit(
+            title="Figure 5d: a map of starts and ends",
+            question="Where do lottery tickets end, and where do scratch runs?",
+            claims=("C32",),
+            build=partial(landscape.map_exhibit, "map", setting),
+        ),
+        "fig5e": Exhibit(
+            title="Figure 5e: distances to the pruned network",
+            question="How far is that from the pruned network?",
+            claims=("C30", "C31"),
+            build=partial(landscape.distance_exhibit, setting),
+        ),
+        "fig5f": Exhibit(
+            title="Figure 5f: loss on the way to the pruned network",
+            question="Is there a barrier on the way?",
+            claims=("C33", "C34", "C35"),
+            build=partial(interpolation.path_exhibit, setting),
+        ),
+        "table2": Exhibit(
+            title="Tables 2 and 6: disagreement of networks, and ensembles",
+            question="Does a lottery ticket learn the function of the pruned network?",
+            claims=("C36", "C37", "C38", "C39", "C40", "C41", "C42", "C43", "C45"),
+            build=partial(similarity.function_exhibit, setting),
+        ),
+    }

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sparseflow.lab.demo.findings import number
-from sparseflow.lab.demo.page import DATASETS_IN_WORDS
+from sparseflow.lab.page.words import DATASETS_IN_WORDS, number
 from sparseflow.paper.matrix.scales import PAPER
 from sparseflow.paper.published import mnist, reported
 

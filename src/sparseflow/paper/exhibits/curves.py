@@ -6,30 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.typing import LineStyleType
 
-from sparseflow.lab.page.figure_data import STATISTICS, condensed
-from sparseflow.lab.page.panels import Look
-from sparseflow.lab.page.plots import Curve
-from sparseflow.lab.page.svg import INK, PALETTE
+from sparseflow.init.schemes import SCHEMES
+from sparseflow.lab.page.figure_data import STATISTICS, condensed, logged
+from sparseflow.lab.page.panels import Curve
+from sparseflow.training.names import shown_methods
 from sparseflow.training.runs import Run
-
-#: Methods whose masks move while they train.
-MOVING = frozenset({"set", "rigl", "rigl_inverted", "snfs"})
-_METHODS = {
-    "scratch": ("Scratch", PALETTE["green"], "o"),
-    "set": ("SET", PALETTE["purple"], "s"),
-    "rigl": ("RigL", PALETTE["orange"], "^"),
-    "rigl_inverted": ("RigL-Inverted", INK, "v"),
-    "lottery": ("Lottery", PALETTE["blue"], "D"),
-    "small_dense": ("Small Dense", PALETTE["grey"], ""),
-}
-_INITS: dict[str, tuple[str, LineStyleType]] = {
-    "": ("", "-"),
-    "dense": ("", ":"),
-    "liu": (" Liu", "--"),
-    "sparse": ("+", "-"),
-}
 
 
 def curve_of(group: str) -> Curve:
@@ -39,14 +21,11 @@ def curve_of(group: str) -> Curve:
     ('RigL+', ':')
     """
     _, method, *rest = group.split("/")
-    init = rest[0] if rest and rest[0] in _INITS else ""
-    (name, colour, marker), (suffix, line) = _METHODS[method], _INITS[init]
-    return Curve(name + suffix, group, Look(colour, line, marker))
-
-
-def logged(run: Run, name: str) -> pd.DataFrame:
-    """One metric of a run: columns ``step``, ``value``."""
-    return run.metrics.loc[run.metrics["name"] == name, ["step", "value"]]
+    row = shown_methods()[method]
+    if not rest or rest[0] not in SCHEMES:
+        return Curve(row.label, group, row.look)
+    scheme = SCHEMES[rest[0]]
+    return Curve(row.label + scheme.suffix, group, row.look._replace(line=scheme.look.line))
 
 
 def off_cycle(run: Run) -> pd.DataFrame:
@@ -63,7 +42,7 @@ def off_cycle(run: Run) -> pd.DataFrame:
     [[0, 50], [0, 50, 100]]
     """
     norms = logged(run, "flow/norm")
-    if run.config.method not in MOVING:
+    if run.config.row.moves != "swap":
         return norms
     period: int = run.config.update_every
     return norms[(norms["step"] % period != 0) | (norms["step"] == 0)]
@@ -72,19 +51,6 @@ def off_cycle(run: Run) -> pd.DataFrame:
 def right_after(run: Run) -> pd.DataFrame:
     """Gradient norms right after each mask update."""
     return logged(run, "update/after")
-
-
-def update_change(run: Run) -> pd.DataFrame:
-    """Gradient norm right after minus right before each mask update.
-
-    >>> from pathlib import Path
-    >>> from sparseflow.training.digits import DigitRun
-    >>> metrics = pd.DataFrame({"step": 100, "name": ["update/before", "update/after"], "value": [1.0, 1.5]})
-    >>> update_change(Run(DigitRun(method="set"), Path("run"), metrics, {}, {}, 1.0)).to_dict("list")
-    {'step': [100], 'value': [0.5]}
-    """
-    before, after = (logged(run, name).set_index("step")["value"] for name in ("update/before", "update/after"))
-    return (after - before).dropna().rename("value").reset_index()
 
 
 def over_seeds(

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from sparseflow.analysis.smoothing import spectral_density
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.page.panels import log_scale
-from sparseflow.lab.page.plots import Curve
+from sparseflow.lab.page.panels import Curve, curve_legend, line_style, log_scale
 
 #: Where a density is computed: closer than the kernels are wide.
 GRID = 4000
@@ -34,10 +34,12 @@ WHAT = (
 )
 
 Floats = npt.NDArray[np.float64]
+#: Eigenvalues, ascending, each with the curve that their density is drawn as.
+Spectra = Sequence[tuple[Curve, Floats]]
 
 
 class Moment(NamedTuple):
-    """Whose eigenvalues, and when."""
+    """The network that eigenvalues are of, and the moment."""
 
     group: str
     seed: int
@@ -64,6 +66,25 @@ def stored_spectra(evidence: Evidence, groups: Sequence[str], moments: Sequence[
         group, seed, step, moment, _ = key
         found[Moment(str(group), int(str(seed)), int(str(step)), str(moment))] = np.sort(values.to_numpy(dtype=float))
     return found
+
+
+def chosen(
+    stored: Mapping[Moment, Floats], wanted: Iterable[tuple[Any, str, Curve, Moment]], *, points: int = POINTS
+) -> tuple[dict[Any, list[tuple[Curve, Floats]]], pd.DataFrame]:
+    """The wanted spectra that are stored, by panel, and the table of their densities.
+
+    Args:
+        stored: All spectra.
+        wanted: Panel, label in the table, curve and moment of each.
+        points: Of each density in the table.
+    """
+    found: dict[Any, list[tuple[Curve, Floats]]] = {}
+    tables = []
+    for panel, label, curve, key in wanted:
+        if key in stored:
+            found.setdefault(panel, []).append((curve, stored[key]))
+            tables.append(density_table(label, key, stored[key], points=points))
+    return found, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def first_seed(spectra: Iterable[Moment]) -> int:
@@ -123,7 +144,7 @@ def negative_ends(spectra: Sequence[Floats]) -> tuple[float, float]:
     return 1.1 * low, -0.5 * low
 
 
-def density_axes(axes: Axes, low: float, high: float) -> None:
+def axes_of(axes: Axes, low: float, high: float) -> None:
     """Eigenvalues across, their density on a logarithmic axis."""
     log_scale(axes)
     axes.yaxis.set_minor_locator(NullLocator())
@@ -132,15 +153,25 @@ def density_axes(axes: Axes, low: float, high: float) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(4))
 
 
-def draw_densities(axes: Axes, spectra: Sequence[tuple[Curve, Floats]], limits: tuple[float, float]) -> None:
-    """One line a spectrum."""
-    density_axes(axes, *limits)
+def draw(axes: Axes, spectra: Spectra, limits: tuple[float, float]) -> None:
+    """One line per spectrum."""
+    axes_of(axes, *limits)
     for curve, values in spectra:
         at, density = drawn_density(values, *limits)
-        axes.plot(at, density.clip(min=FLOOR / 10), color=curve.look.colour, linestyle=curve.look.line, linewidth=1.2)
+        axes.plot(at, density.clip(min=FLOOR / 10), linewidth=1.2, **line_style(without_marker(curve).look))
+
+
+def without_marker(curve: Curve) -> Curve:
+    """The curve as a density is drawn, which has no room for markers."""
+    return curve._replace(look=curve.look._replace(marker=""))
+
+
+def legend(figure: Figure, spectra: Iterable[Spectra], *, narrow: bool) -> None:
+    """The name of each density, on top of the figure."""
+    curve_legend(figure, [without_marker(curve) for of_one in spectra for curve, _ in of_one], narrow=narrow)
 
 
 def density_table(label: str, key: Moment, values: Floats, *, points: int = POINTS) -> pd.DataFrame:
-    """What is drawn of a spectrum, tidy."""
+    """The points of a drawn density, tidy."""
     at, density = drawn_density(values, *ends([values]), points=points)
     return pd.DataFrame({"label": label, **key._asdict(), "eigenvalue": at, "density": density})

@@ -6,31 +6,17 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
-import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparseflow.lab.demo.findings import number
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.exhibit import Content, Drawing
-from sparseflow.lab.page.panels import NARROW, WIDE
-from sparseflow.lab.page.plots import Curve, curve_legend, row_of_panels
-from sparseflow.lab.page.svg import STYLE
-from sparseflow.paper.exhibits.densities import (
-    FLOOR,
-    Floats,
-    Moment,
-    density_axes,
-    density_table,
-    draw_densities,
-    drawn_density,
-    ends,
-    first_seed,
-    negative_ends,
-    stored_spectra,
-)
-from sparseflow.paper.exhibits.spectra import TRAINED
+from sparseflow.lab.page.panels import Curve, label_left, layout
+from sparseflow.lab.page.svg import PALETTE
+from sparseflow.lab.page.words import number
+from sparseflow.paper.exhibits import densities
+from sparseflow.paper.exhibits.densities import Floats, Spectra
+from sparseflow.paper.exhibits.spectra import TRAINED, checkpoints, over_training
 from sparseflow.paper.matrix.scales import Scale
 
 #: How long a frame is shown.
@@ -51,7 +37,7 @@ _STYLE = """
 """
 
 #: Step -> the spectra of that moment.
-Frames = Mapping[int, Sequence[tuple[Curve, Floats]]]
+Frames = Mapping[int, Spectra]
 #: Step -> for each panel the curves: positions and densities.
 Screens = Mapping[int, Sequence[Sequence[tuple[Curve, Floats, Floats]]]]
 
@@ -62,21 +48,13 @@ def film(evidence: Evidence, scale: Scale) -> Content:
     Raises:
         NotEnoughRunsError: if no spectrum over training was stored.
     """
-    stored = stored_spectra(evidence, list(TRAINED), ("at",))
-    seed = first_seed(stored)
-    checkpoints = {scale.often * k for k in scale.checkpoints}
-    frames: dict[int, list[tuple[Curve, Floats]]] = {}
-    tables = []
-    for step in sorted({key.step for key in stored} & checkpoints):
-        for group, curve in TRAINED.items():
-            key = Moment(group, seed, step, "at")
-            if key in stored:
-                frames.setdefault(step, []).append((curve._replace(look=curve.look._replace(marker="")), stored[key]))
-                tables.append(density_table(curve.label, key, stored[key], points=POINTS))
+    stored = densities.stored_spectra(evidence, list(TRAINED), ("at",))
+    seed = densities.first_seed(stored)
+    steps = sorted({key.step for key in stored} & {*checkpoints(scale)})
+    frames, data = densities.chosen(stored, over_training(seed, steps), points=POINTS)
     if not frames:
         raise NotEnoughRunsError("eigenvalues has nothing over training. Make it:\nsparseflow reproduce spectra")
     sentences = [_widest(frames)]
-    data = pd.concat(tables, ignore_index=True)
     first, last = min(frames), max(frames)
     how = f"Each frame is one step of training, from {first} to {last}; seed {seed}. "
     return Content(
@@ -124,21 +102,18 @@ def _widest(frames: Frames) -> str:
 
 def _limits(frames: Frames) -> tuple[tuple[float, float], tuple[float, float]]:
     every = [values for spectra in frames.values() for _, values in spectra]
-    return ends(every), negative_ends(every)
+    return densities.ends(every), densities.negative_ends(every)
 
 
-@rc_context(STYLE)
 def draw_screen(frames: Frames, *, narrow: bool = False) -> Figure:
     """The axes that all frames share, with nothing in them."""
-    figure, axes = row_of_panels(2, narrow=narrow, columns=2, height=3.4)
+    figure, axes = layout(2, narrow=narrow, columns=2, height=3.4)
     for panel, limits, title in zip(axes, _limits(frames), ("All", "Negative side"), strict=True):
-        density_axes(panel, *limits)
+        densities.axes_of(panel, *limits)
         panel.set_title(title)
         panel.set_xlabel("Eigenvalue")
-        if narrow or panel is axes[0]:
-            panel.set_ylabel("Density (share per unit)")
-    curves = {curve.label: curve for spectra in frames.values() for curve, _ in spectra}
-    curve_legend(figure, list(curves.values()), narrow=narrow)
+    label_left(axes, "Density (share per unit)")
+    densities.legend(figure, frames.values(), narrow=narrow)
     return figure
 
 
@@ -147,7 +122,7 @@ def _screens(frames: Frames) -> Screens:
     limits = _limits(frames)
     return {
         step: [
-            [(curve, *drawn_density(values, low, high, points=POINTS)) for curve, values in spectra]
+            [(curve, *densities.drawn_density(values, low, high, points=POINTS)) for curve, values in spectra]
             for (low, high) in limits
         ]
         for step, spectra in frames.items()
@@ -158,11 +133,11 @@ def with_frames(screens: Screens, svg: str, figure: Figure) -> str:
     """Put the frames into the SVG of their axes, each shown in its turn."""
     length = SECONDS * len(screens)
     layers = [f"<style>{_STYLE.format(length=length, share=100 / len(screens))}</style>"]
-    for index, (step, panels) in enumerate(screens.items()):
+    for index, (step, screen) in enumerate(screens.items()):
         paths = [
-            f'<path d="{path}" fill="none" stroke="{curve.look.colour}" stroke-width="1.3" '
-            f'stroke-dasharray="{_DASHES[str(curve.look.line)]}" />'
-            for axes, densities in zip(figure.axes, panels, strict=True)
+            f'<path d="{path}" fill="none" stroke="{PALETTE[curve.look.colour]}" stroke-width="1.3" '
+            f'stroke-dasharray="{_DASHES[curve.look.line]}" />'
+            for axes, densities in zip(figure.axes, screen, strict=True)
             for curve, at, density in densities
             if (path := _path(axes, at, density))
         ]
@@ -187,9 +162,9 @@ def _place(axes: Axes, points: Floats, *, of_axes: bool = False) -> Floats:
 
 def _path(axes: Axes, at: Floats, density: Floats) -> str:
     """A path along the parts of a curve that are above the floor."""
-    shown = density > FLOOR
+    shown = density > densities.FLOOR
     shown |= np.append(shown[1:], False) | np.append(False, shown[:-1])
-    places = _place(axes, np.column_stack([at, density.clip(min=FLOOR)]))
+    places = _place(axes, np.column_stack([at, density.clip(min=densities.FLOOR)]))
     parts, pen = [], ""
     for (x, y), visible in zip(places, shown, strict=True):
         if visible:
@@ -198,24 +173,17 @@ def _path(axes: Axes, at: Floats, density: Floats) -> str:
     return "".join(parts)
 
 
-@rc_context(STYLE)
 def draw_stills(frames: Frames, *, narrow: bool = False) -> Figure:
-    """Small panels, one a step."""
-    columns = 2 if narrow else 4
-    rows = -(-len(frames) // columns)
-    figure = Figure(figsize=(NARROW, 0.6 + 1.7 * rows) if narrow else (WIDE, 0.6 + 2.1 * rows), layout="constrained")
-    panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    """Small panels, one per step."""
+    figure, axes = layout(
+        len(frames), narrow=narrow, columns=4, narrow_columns=2, height=2.1, narrow_height=1.7, share=True
+    )
     limits, _ = _limits(frames)
-    for panel, (step, spectra) in zip(panels, frames.items(), strict=False):
-        draw_densities(panel, spectra, limits)
+    for panel, (step, spectra) in zip(axes, frames.items(), strict=True):
+        densities.draw(panel, spectra, limits)
         panel.set_title(f"Step {step}")
-        panel.tick_params(labelbottom=True)
-    for spare in panels[len(frames) :]:
-        spare.remove()
-    for panel in panels[::columns]:
-        panel.set_ylabel("Density")
-    for panel in panels[max(0, len(frames) - columns) : len(frames)]:
+    label_left(axes, "Density")
+    for panel in axes[-2 if narrow else -4 :]:
         panel.set_xlabel("Eigenvalue")
-    curves = {curve.label: curve for spectra in frames.values() for curve, _ in spectra}
-    curve_legend(figure, list(curves.values()), narrow=narrow)
+    densities.legend(figure, frames.values(), narrow=narrow)
     return figure

@@ -1,37 +1,29 @@
-"""Figures 2a, 7 and 9a: the gradient norm during training."""
+"""Figures 2, 7 and 9a: the gradient norm during training, on images with the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparseflow.lab.demo.findings import number
+from sparseflow.lab.page import panels
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.lab.page.exhibit import Content, Drawing, Table, available, cell
-from sparseflow.lab.page.panels import WIDE, Look
-from sparseflow.lab.page.plots import (
-    Curve,
-    curve_legend,
-    draw_band,
-    log_norm_axis,
-    log_steps_axis,
-    row_of_panels,
-    steps_axis,
-    thinned,
-)
-from sparseflow.lab.page.summary import records
-from sparseflow.lab.page.svg import PALETTE, STYLE
-from sparseflow.lab.page.words import listed, times
+from sparseflow.lab.page.exhibit import Content, Drawing
+from sparseflow.lab.page.figure_data import logged
+from sparseflow.lab.page.panels import Curve
+from sparseflow.lab.page.table import Column, Record, Table, records
+from sparseflow.lab.page.words import listed, number, times
 from sparseflow.paper.exhibits.curves import curve_of, geometric_mean, off_cycle, over_seeds, right_after
-from sparseflow.paper.exhibits.shortfalls import shortfalls
+from sparseflow.paper.exhibits.networks import Setting
+from sparseflow.paper.exhibits.shortfalls import found_and_missing
+from sparseflow.paper.matrix.image_scales import ImageScale
 from sparseflow.paper.matrix.scales import Scale
 from sparseflow.training.runs import Run
+from sparseflow.types import Look
 
 #: What counts as the start, in units of ``often``: the first thousand steps, as in the paper (section 4.1).
 START = 10
@@ -45,9 +37,9 @@ FIG7B = tuple(curve_of(f"lenet5/{name}/liu") for name in ("scratch", "set", "rig
 FIG7C = (
     curve_of("lenet5/scratch/dense"),
     curve_of("lenet5/scratch/sparse"),
-    Curve("Scratch He", "lenet5/scratch/dense/he", Look(PALETTE["vermillion"], ":", "D")),
-    Curve("Scratch+ He", "lenet5/scratch/sparse/he", Look(PALETTE["vermillion"], "-", "D")),
-    Curve("Scratch Liu He", "lenet5/scratch/liu/he", Look(PALETTE["vermillion"], "--", "s")),
+    Curve("Scratch He", "lenet5/scratch/dense/he", Look("vermillion", ":", "D")),
+    Curve("Scratch+ He", "lenet5/scratch/sparse/he", Look("vermillion", "-", "D")),
+    Curve("Scratch Liu He", "lenet5/scratch/liu/he", Look("vermillion", "--", "s")),
 )
 FIG9A = tuple(curve_of(f"mlp/{name}") for name in ("scratch/dense", "scratch/sparse", "rigl/sparse", "lottery"))
 
@@ -71,7 +63,7 @@ def flow_exhibit(name: str, curves: Sequence[Curve], evidence: Evidence, scale: 
     Raises:
         NotEnoughRunsError: if no curve has a run.
     """
-    found, missing = available(evidence, [curve.group for curve in curves])
+    found, missing = found_and_missing(evidence, scale, [curve.group for curve in curves])
     shown = [curve for curve in curves if curve.group in found]
     pairs = [(curve, found[curve.group]) for curve in shown]
     between = over_seeds(pairs, off_cycle, phase="between updates")
@@ -85,57 +77,44 @@ def flow_exhibit(name: str, curves: Sequence[Curve], evidence: Evidence, scale: 
         draw=partial(draw_flow, shown, between, after, first=first),
         data=pd.concat([table for table in (between, after) if len(table)], ignore_index=True),
     )
-    means = _means(pairs, between, after, start)
+    means = _table(name, pairs, between, after, start)
     return Content(
-        shows=[*_gains(means, start), *_artefact(means)],
+        shows=[*_gains(means.data, start), *_artefact(means.data)],
         drawings=[drawing],
-        tables=[_table(name, means, start)],
-        missing=[*missing, *shortfalls(evidence, scale, found)],
+        tables=[means],
+        missing=missing,
     )
 
 
-@rc_context(STYLE)
 def draw_flow(
     curves: Sequence[Curve], between: pd.DataFrame, after: pd.DataFrame, *, first: int, narrow: bool = False
 ) -> Figure:
     """Two panels, or three where masks move."""
     moving = [curve for curve in curves if curve.group in set(after["group"])]
-    figure, panels = _panels(3 if moving else 2, narrow=narrow)
+    if moving:
+        figure, axes = panels.layout(3, narrow=narrow, columns=2, height=2.55, share=True, leads=True)
+    else:
+        figure, axes = panels.layout(2, narrow=narrow, share=True)
     last = int(between["step"].max())
-    for index, curve in enumerate(curves):
-        rows = between[between["group"] == curve.group]
-        every = max(1, len(thinned(rows)) // 6)
-        draw_band(panels[0], curve, rows, mark=(index % every, every))
-        draw_band(panels[1], curve, rows, mark=(0, len(rows)))
+    shown = [(curve.look, between[between["group"] == curve.group]) for curve in curves]
+    panels.draw_curves(axes[0], shown)
+    for look, rows in shown:
+        panels.draw_curve(axes[1], look, rows, mark=(0, len(rows)))
     for curve in moving:
-        rows, updates = (thinned(table[table["group"] == curve.group]) for table in (between, after))
-        colour, line, marker = curve.look
-        panels[2].plot(rows["step"], rows["mean"], color=colour, linestyle=line)
-        panels[2].plot(
-            updates["step"], updates["mean"], color=colour, linewidth=0.7, marker=marker, markersize=2.5, alpha=0.9,
-            linestyle=line,
-        )  # fmt: skip
+        rows, updates = (panels.thinned(table[table["group"] == curve.group]) for table in (between, after))
+        style = panels.line_style(curve.look)
+        axes[2].plot(rows["step"], rows["mean"], **{**style, "marker": ""})
+        axes[2].plot(updates["step"], updates["mean"], linewidth=0.7, markersize=2.5, alpha=0.9, **style)
     titles = ("The whole training", "The start, stretched", "Thin, with marks: right after an update")
-    for panel, title in zip(panels, titles, strict=False):
+    for panel, title in zip(axes, titles, strict=False):
         panel.set_title(title)
-        log_norm_axis(panel, [between, after] if moving else [between])
-    for panel in (panels[0], *panels[2:]):
-        steps_axis(panel, last=last)
-    log_steps_axis(panels[1], first=first, last=last)
-    for panel in panels if narrow else panels[: len(panels) - 1]:
-        panel.set_ylabel("Gradient norm ‖g‖")
-    curve_legend(figure, curves, narrow=narrow)
+        panels.log_norm_axis(panel, [between, after] if moving else [between])
+    for panel in (axes[0], *axes[2:]):
+        panels.steps_axis(panel, last=last)
+    panels.log_steps_axis(axes[1], first=first, last=last)
+    panels.label_left(axes, "Gradient norm ‖g‖")
+    panels.curve_legend(figure, curves, narrow=narrow)
     return figure
-
-
-def _panels(count: int, *, narrow: bool) -> tuple[Figure, list[Axes]]:
-    """Where there are three and room, the first takes a row of its own."""
-    if narrow or count < 3:
-        return row_of_panels(count, narrow=narrow, sharey=True)
-    figure = Figure(figsize=(WIDE, 5.6))
-    figure.set_layout_engine("constrained", h_pad=0.09)
-    panels = figure.subplot_mosaic([["whole", "whole"], ["start", "after"]], sharey=True)
-    return figure, list(panels.values())
 
 
 def _ends(between: pd.DataFrame) -> str:
@@ -147,50 +126,60 @@ def _ends(between: pd.DataFrame) -> str:
     return "; ".join(parts) + "."
 
 
-def _means(
-    pairs: Sequence[tuple[Curve, Sequence[Run]]], between: pd.DataFrame, after: pd.DataFrame, start: int
-) -> pd.DataFrame:
-    """Geometric means over steps, a row a curve."""
-    rows = []
-    for curve, runs in pairs:
-        of_curve, updates = (table[table["group"] == curve.group] for table in (between, after))
-        near = np.interp(updates["step"].to_numpy(dtype=float), of_curve["step"], of_curve["mean"])
-        step = of_curve["step"]
-        rows.append(
-            {
-                "network": curve.label,
-                "group": curve.group,
-                "runs": len(runs),
-                "first": geometric_mean(of_curve[step == 0]),
-                "early": geometric_mean(of_curve[step <= start]),
-                "late": geometric_mean(of_curve[step > start]),
-                "after_over_between": geometric_mean(updates) / float(np.exp(np.log(near).mean()))
-                if len(near)
-                else np.nan,
-            }
-        )
-    return pd.DataFrame(rows)
+class Norms(NamedTuple):
+    """Gradient norms of one curve, over seeds."""
+
+    curve: Curve
+    runs: Sequence[Run]
+    between: pd.DataFrame
+    """Between mask updates."""
+    after: pd.DataFrame
+    """Right after them."""
+
+    def jump(self) -> float:
+        """How many times larger the norm is right after an update than between updates; NaN without updates."""
+        near = np.interp(self.after["step"].to_numpy(dtype=float), self.between["step"], self.between["mean"])
+        return geometric_mean(self.after) / float(np.exp(np.log(near).mean())) if len(near) else np.nan
+
+    def mean(self, *, first: int = 0, last: float = np.inf) -> float:
+        """Geometric mean over the steps from ``first`` to ``last``."""
+        return geometric_mean(self.between[self.between["step"].between(first, last)])
 
 
-def _table(name: str, means: pd.DataFrame, start: int) -> Table:
-    columns = ("first", "early", "late")
-    return Table(
+def _norm(name: str) -> Callable[[Record], str]:
+    return lambda row: _text(row[name])
+
+
+def _columns(start: int) -> tuple[Column, ...]:
+    return (
+        Column("network", lambda of: of.curve.label, "Network"),
+        Column("group", lambda of: of.curve.group),
+        Column("runs", lambda of: len(of.runs), "Runs"),
+        Column("first", lambda of: of.mean(last=0), "Before the first step", _norm("first")),
+        Column("early", lambda of: of.mean(last=start), f"To step {start}", _norm("early")),
+        Column("late", lambda of: of.mean(first=start + 1), "Later", _norm("late")),
+        Column(
+            "after_over_between",
+            Norms.jump,
+            "Right after an update, times",
+            lambda row: "-" if np.isnan(row["after_over_between"]) else f"{row['after_over_between']:.2f}",
+        ),
+    )
+
+
+def _table(
+    name: str, pairs: Sequence[tuple[Curve, Sequence[Run]]], between: pd.DataFrame, after: pd.DataFrame, start: int
+) -> Table:
+    note = "The last column says how many times larger the norm is right after a mask update than between updates."
+    return Table.of(
+        _columns(start),
+        [
+            Norms(curve, runs, *(table[table["group"] == curve.group] for table in (between, after)))
+            for curve, runs in pairs
+        ],
         name=f"{name}-means",
         caption="Gradient norm between mask updates, geometric mean over steps.",
-        head=["Network", "Runs", "Before the first step", f"To step {start}", "Later", "Right after an update, times"],
-        rows=[
-            [
-                cell(str(row["network"])),
-                cell(str(row["runs"])),
-                *(cell(_text(float(row[column]))) for column in columns),
-                cell("-" if np.isnan(row["after_over_between"]) else f"{row['after_over_between']:.2f}"),
-            ]
-            for row in records(means)
-        ],
-        data=means,
-        note="The last column says how many times larger the norm is right after a mask update than between updates."
-        if means["after_over_between"].notna().any()
-        else "",
+        note=note if len(after) else "",
     )
 
 
@@ -199,7 +188,7 @@ def _text(value: float) -> str:
 
 
 def _gains(means: pd.DataFrame, start: int) -> list[str]:
-    """What the sparsity-aware initialisation adds, and who is on top later."""
+    """How much the sparsity-aware initialisation adds, and which network has the highest norm later."""
     sentences = []
     by_name = {str(row["network"]): row for row in records(means)}
     if {"Scratch", "Scratch+"} <= by_name.keys():
@@ -230,3 +219,78 @@ fig2a, fig7a, fig7b, fig7c, fig9a = (
     partial(flow_exhibit, name, curves)
     for name, curves in (("fig2a", FIG2A), ("fig7a", FIG7A), ("fig7b", FIG7B), ("fig7c", FIG7C), ("fig9a", FIG9A))
 )
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+#: What is drawn over training on images, by the rest of the group's name.
+FOLLOWED = ("scratch/dense", "scratch/liu", "scratch/sparse", "rigl/dense", "rigl/sparse", "lottery/mask0")
+_NORM, _LOSS = "gradient norm", "training loss"
+
+
+def image_flow_exhibit(name: str, settings: Sequence[Setting], evidence: Evidence, scale: ImageScale) -> Content:
+    """Gradient norm and loss over training on images, one row of panels per setting.
+
+    Raises:
+        NotEnoughRunsError: if no curve has a run.
+    """
+    curves = {
+        setting: [curve_of(group) for kind in FOLLOWED if (group := f"{setting.name}/{kind}") in scale.groups]
+        for setting in settings
+    }
+    found, missing = found_and_missing(evidence, scale, [curve.group for some in curves.values() for curve in some])
+    shown = {setting: kept for setting, some in curves.items() if (kept := [c for c in some if c.group in found])}
+    pairs = [(curve, found[curve.group]) for some in shown.values() for curve in some]
+    data = pd.concat(
+        [over_seeds(pairs, off_cycle, phase=_NORM), over_seeds(pairs, _losses, phase=_LOSS)], ignore_index=True
+    )
+    sentences = [sentence for setting in shown for sentence in _starts(setting, data)]
+    drawing = Drawing(
+        name=name,
+        how="Left: the length of the loss gradient over the weights that exist, always on the same training images, on "
+        "a logarithmic axis; norms right after a mask update are left out. Right: the loss on the same images. A line "
+        "is the mean over runs, its band one population standard deviation to either side. A plus stands for Ours, "
+        "dotted lines are Original.",
+        alt=f"Line charts of gradient norm and training loss over optimizer steps. {' '.join(sentences)}",
+        draw=partial(draw_image_flow, shown, data),
+        data=data,
+    )
+    return Content(shows=sentences, drawings=[drawing], missing=missing)
+
+
+def _losses(run: Run) -> pd.DataFrame:
+    return logged(run, "flow/loss")
+
+
+def _starts(setting: Setting, data: pd.DataFrame) -> list[str]:
+    groups = {init: f"{setting.name}/scratch/{init}" for init in ("dense", "sparse")}
+    first, last = {}, {}
+    for init, group in groups.items():
+        norms = data[(data["group"] == group) & (data["phase"] == _NORM)]
+        losses = data[(data["group"] == group) & (data["phase"] == _LOSS)]
+        if len(norms):
+            first[init], last[init] = norms["mean"].iloc[0], losses["mean"].iloc[-1]
+    if len(first) < 2:
+        return [f"{setting.label}: Scratch was not trained both with Original and with Ours yet."]
+    return [
+        f"{setting.label}: before the first step Scratch with Ours has {times(first['sparse'] / first['dense'])} the "
+        f"gradient norm of Original; at the end its loss is {number(last['sparse'], 3)}, that of Original "
+        f"{number(last['dense'], 3)}."
+    ]
+
+
+def draw_image_flow(shown: Mapping[Setting, Sequence[Curve]], data: pd.DataFrame, *, narrow: bool = False) -> Figure:
+    """Two panels per setting."""
+    figure, axes = panels.layout(2 * len(shown), narrow=narrow, columns=2, height=2.5)
+    places = [(setting, phase) for setting in shown for phase in (_NORM, _LOSS)]
+    for panel, (setting, phase) in zip(axes, places, strict=True):
+        of_phase = data[data["phase"] == phase]
+        curves = [(curve.look, of_phase[of_phase["group"] == curve.group]) for curve in shown[setting]]
+        panels.draw_curves(panel, curves)
+        panel.set_title(f"{setting.label}: {phase}")
+        panel.set_ylabel("Gradient norm ‖g‖" if phase == _NORM else "Loss (nats)")
+        panels.steps_axis(panel)
+        if phase == _NORM:
+            panels.log_norm_axis(panel, [rows for _, rows in curves])
+    panels.curve_legend(figure, [curve for curves in shown.values() for curve in curves], narrow=narrow)
+    return figure

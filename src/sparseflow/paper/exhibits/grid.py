@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.lab.page.exhibit import Cell, Content, Table, cell
-from sparseflow.lab.page.summary import records
+from sparseflow.lab.page.exhibit import Content
+from sparseflow.lab.page.table import Cell, Record, Table, cell, records
 from sparseflow.paper.exhibits.shortfalls import shortfalls
 from sparseflow.paper.matrix.mnist import groups
 from sparseflow.paper.matrix.scales import Scale
@@ -46,14 +45,13 @@ def grid(evidence: Evidence, scale: Scale) -> Content:
 
 
 Point = tuple[float, ...]
-Row = dict[str, Any]
 
 
 def _point(config: DigitRun) -> Point:
     return tuple(float(getattr(config, name)) for name in _FIELDS)
 
 
-def _key(row: Row) -> Point:
+def _key(row: Record) -> Point:
     return tuple(float(row[name]) for name in _FIELDS)
 
 
@@ -98,7 +96,7 @@ def _table(
     )
 
 
-def _cell(point: Point, found: dict[Point, Row], chosen: dict[str, Point], published: Point) -> Cell:
+def _cell(point: Point, found: dict[Point, Record], chosen: dict[str, Point], published: Point) -> Cell:
     marks = [f"best {by}" for by, best in chosen.items() if best == point]
     if point == published:
         marks.append("published")
@@ -113,7 +111,7 @@ def _named(point: Point) -> str:
     return f"learning rate {rate:g}, weight decay {decay:g}, updates every {period:g} steps, drop fraction {drop:g}"
 
 
-def _sentences(data: pd.DataFrame, held: Row, tested: Row, published: Point) -> list[str]:
+def _sentences(data: pd.DataFrame, held: Record, tested: Record, published: Point) -> list[str]:
     gain = tested["test"] - held["test"]
     sentences = [
         f"The held-out images choose {_named(_key(held))}: {held['holdout']:.2f} % on them, {held['test']:.2f} % on "

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from sparseflow.analysis.landscape import barrier
-from sparseflow.lab.page.estimates import estimate, interval_margin
+from sparseflow.lab.page import panels
+from sparseflow.lab.page.estimates import Estimate, estimate, interval_margin
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.exhibit import Content, Drawing, Row
-from sparseflow.lab.page.panels import NARROW, Look, log_scale
-from sparseflow.lab.page.plots import Curve, curve_legend, fill_between, log_limits
-from sparseflow.lab.page.svg import INK, STYLE
-from sparseflow.lab.page.words import interval
+from sparseflow.lab.page.panels import NARROW, Curve
+from sparseflow.lab.page.svg import INK
+from sparseflow.lab.page.words import interval, listed
 from sparseflow.paper.exhibits.landscape import NAMES, SCRATCH, TICKET, of_setting
+from sparseflow.paper.exhibits.networks import kind_labels
+from sparseflow.paper.matrix.image_scales import ImageScale
 from sparseflow.paper.matrix.scales import Scale
+from sparseflow.types import Look
 
-#: Of the paper's bands of loss along a line.
+#: Level of the paper's bands of loss along a line.
 BAND_LEVEL = 0.8
 #: A barrier up to here is none (protocol I.2).
 NO_BARRIER = 0.01
@@ -33,7 +36,18 @@ LINES = {
     ("scratch", "init"): Look(SCRATCH, ":", "s"),
     ("scratch", "solution"): Look(SCRATCH, "--", "D"),
 }
+#: The same of runs on images.
+IMAGE_LINES = {
+    ("lottery", "init"): LINES["lottery", "init"],
+    ("lottery", "solution"): LINES["lottery", "solution"],
+    ("lottery-k0", "solution"): Look("sky", "-.", "^"),
+    ("ticket-scratch", "init"): LINES["scratch", "init"],
+    ("ticket-scratch", "solution"): LINES["scratch", "solution"],
+}
 _STARTS = {"init": "start", "solution": "end"}
+Looks = Mapping[tuple[str, str], Look]
+#: Curves with the loss along each.
+Lines = list[tuple[Curve, pd.DataFrame]]
 
 
 def shows(setting: str) -> Callable[[Row, Scale], bool]:
@@ -41,45 +55,84 @@ def shows(setting: str) -> Callable[[Row, Scale], bool]:
     return lambda row, _: row["group"] in (f"{setting}/lottery", f"{setting}/scratch")
 
 
+def _lines(
+    rows: pd.DataFrame, setting: str, looks: Looks, labels: Mapping[str, str]
+) -> tuple[Lines, dict[str, Estimate]]:
+    """The curves of a figure, and by kind of run the barriers between the ends of training and the pruned network.
+
+    Raises:
+        NotEnoughRunsError: If there is no line.
+    """
+    curves: Lines = []
+    barriers = {}
+    for (kind, start), look in looks.items():
+        of_line = rows[(rows["group"] == f"{setting}/{kind}") & (rows["start"] == start)]
+        if of_line.empty:
+            continue
+        curve = Curve(f"{labels[kind]}, {_STARTS[start]}", f"{setting}/{kind}", look)
+        curves.append((curve, with_band(of_line).assign(label=curve.label)))
+        if start == "solution":
+            paths = of_line.groupby([name for name in ("mask", "seed") if name in of_line])
+            barriers[kind] = estimate([barrier(path["alpha"].to_list(), path["loss"].to_list()) for _, path in paths])
+    if not curves:
+        raise NotEnoughRunsError(f"paths has nothing of {setting}. Make it:\nsparseflow reproduce paths")
+    return curves, barriers
+
+
+def _content(name: str, how: str, curves: Lines, sentences: Sequence[str]) -> Content:
+    sentences = sentences or ["Only starts were measured, no ends."]
+    drawing = Drawing(
+        name=name,
+        how=how,
+        alt=f"Line chart: training loss over the interpolation coefficient. {' '.join(sentences)}",
+        draw=partial(draw_lines, curves),
+        data=pd.concat([table for _, table in curves], ignore_index=True),
+    )
+    return Content(shows=sentences, drawings=[drawing])
+
+
 def interpolation(name: str, setting: str, evidence: Evidence, _: Scale) -> Content:
     """Loss along straight lines to the pruned network.
 
     Raises:
-        NotEnoughRunsError: if the lines were not measured.
+        NotEnoughRunsError: If the lines were not measured.
     """
-    rows = of_setting(evidence, "paths", setting)
-    curves: list[tuple[Curve, pd.DataFrame]] = []
+    curves, barriers = _lines(of_setting(evidence, "paths", setting), setting, LINES, NAMES)
     sentences = []
-    for (kind, start), look in LINES.items():
-        of_line = rows[(rows["group"] == f"{setting}/{kind}") & (rows["start"] == start)]
-        if of_line.empty:
-            continue
-        curve = Curve(f"{NAMES[kind]}, {_STARTS[start]}", f"{setting}/{kind}", look)
-        curves.append((curve, with_band(of_line).assign(label=curve.label)))
-        if start == "solution":
-            heights = estimate(
-                [barrier(path["alpha"].to_list(), path["loss"].to_list()) for _, path in of_line.groupby("seed")]
-            )
-            spread = f", 95 % interval {interval(heights.low, heights.high, 3)}" if heights.n > 1 else ""
-            sentences.append(
-                f"From the end of {NAMES[kind].lower()} training to the pruned network the barrier is "
-                f"{heights.mean:.3f} nats high (mean of {heights.n} runs{spread}): "
-                + ("no barrier." if heights.mean <= NO_BARRIER else "a barrier.")
-            )
-    if not curves:
-        raise NotEnoughRunsError(f"paths has nothing of {setting}. Make it:\nsparseflow reproduce paths")
-    data = pd.concat([table for _, table in curves], ignore_index=True)
-    drawing = Drawing(
-        name=name,
-        how="Weights are moved in a straight line from a network (0) to the pruned network (1), and the loss on the "
-        "whole training set is measured on the way. A line that stays low connects two networks of one valley; a hump "
-        "is a barrier between two valleys. The vertical axis is logarithmic. A line is the mean over runs, its band "
-        f"the {100 * BAND_LEVEL:.0f} % confidence interval of the mean, as in the paper.",
-        alt=f"Line chart: training loss over the interpolation coefficient. {' '.join(sentences)}",
-        draw=partial(draw_lines, curves),
-        data=data,
+    for kind, heights in barriers.items():
+        spread = f", 95 % interval {interval(heights.low, heights.high, 3)}" if heights.n > 1 else ""
+        sentences.append(
+            f"From the end of {NAMES[kind].lower()} training to the pruned network the barrier is "
+            f"{heights.mean:.3f} nats high (mean of {heights.n} runs{spread}): "
+            + ("no barrier." if heights.mean <= NO_BARRIER else "a barrier.")
+        )
+    how = (
+        "Weights are moved in a straight line from a network (0) to the pruned network (1), and the loss on the whole "
+        "training set is measured on the way. A line that stays low connects two networks of one valley; a hump is a "
+        "barrier between two valleys. The vertical axis is logarithmic. A line is the mean over runs, its band the "
+        f"{100 * BAND_LEVEL:.0f} % confidence interval of the mean, as in the paper."
     )
-    return Content(shows=sentences or ["Only starts were measured, no ends."], drawings=[drawing])
+    return _content(name, how, curves, sentences)
+
+
+def path_exhibit(setting: str, evidence: Evidence, _: ImageScale) -> Content:
+    """Loss along straight lines to the pruned network, on images.
+
+    Raises:
+        NotEnoughRunsError: If the lines were not measured.
+    """
+    rows = evidence.table("paths")
+    curves, barriers = _lines(rows, setting, IMAGE_LINES, kind_labels())
+    heights = [f"{kind_labels()[kind]} {found.mean:.3f} nats ({found.n} runs)" for kind, found in barriers.items()]
+    between = "Barrier between the end of training and the pruned network"
+    how = (
+        "Weights are moved in a straight line from a network (0) to the pruned network whose masks it has (1), and the "
+        f"loss on {int(rows['examples'].iloc[0])} training images is measured on the way; batch norms estimate their "
+        "statistics anew at every point. A line that stays low connects two networks of one valley; a hump is a "
+        "barrier between two. A line is the mean over runs on the masks of all pruning runs, its band the "
+        f"{100 * BAND_LEVEL:.0f} % confidence interval of the mean. The vertical axis is logarithmic."
+    )
+    return _content("paths", how, curves, [f"{between}: {listed(heights)}."] if heights else [])
 
 
 def with_band(of_line: pd.DataFrame) -> pd.DataFrame:
@@ -94,21 +147,21 @@ def with_band(of_line: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns="spread")
 
 
-@rc_context(STYLE)
-def draw_lines(curves: list[tuple[Curve, pd.DataFrame]], *, narrow: bool = False) -> Figure:
+def low_to_high(rows: pd.DataFrame) -> tuple[Any, Any]:
+    """A band of the interval of the mean."""
+    return rows["low"], rows["high"]
+
+
+def draw_lines(curves: Lines, *, narrow: bool = False) -> Figure:
     """Loss over alpha, on a logarithmic axis."""
     figure = Figure(figsize=(NARROW, 3.4) if narrow else (7.2, 3.8), layout="constrained")
     axes = figure.subplots()
-    log_scale(axes)
+    panels.log_scale(axes)
     for curve, rows in curves:
-        fill_between(axes, rows["alpha"].to_numpy(), rows["low"], rows["high"], colour=curve.look.colour)
-        axes.plot(
-            rows["alpha"], rows["mean"], color=curve.look.colour, linestyle=curve.look.line, marker=curve.look.marker,
-            markevery=4,
-        )  # fmt: skip
+        panels.draw_curve(axes, curve.look, rows, x="alpha", band=low_to_high, mark=(0, 4))
     means = np.concatenate([rows["mean"].to_numpy() for _, rows in curves])
     margin = min(1.6, 1.1 * (means.max() / means.min()) ** 0.1)
-    log_limits(axes, means.min() / margin, means.max() * margin)
+    panels.log_limits(axes, means.min() / margin, means.max() * margin)
     for end in (0, 1):
         axes.axvline(end, color=INK, linewidth=0.8, linestyle=":")
     axes.set_xlabel("Interpolation coefficient α (0: the network, 1: the pruned network)")
@@ -116,7 +169,7 @@ def draw_lines(curves: list[tuple[Curve, pd.DataFrame]], *, narrow: bool = False
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     if narrow:
         axes.set_xlabel("Interpolation coefficient α")
-    curve_legend(figure, [curve for curve, _ in curves], narrow=narrow)
+    panels.curve_legend(figure, [curve for curve, _ in curves], narrow=narrow)
     return figure
 
 

@@ -6,39 +6,39 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from sparseflow.lab.demo.findings import number
 from sparseflow.lab.page.estimates import estimate
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.page.exhibit import Content, Drawing, Table, cell
-from sparseflow.lab.page.panels import NARROW, legend
-from sparseflow.lab.page.summary import accuracy_percent, records
-from sparseflow.lab.page.svg import INK, PALETTE, STYLE
-from sparseflow.lab.page.words import interval, plus_minus, times
-from sparseflow.paper.exhibits.tables import verdict_cell
+from sparseflow.lab.page.exhibit import Content, Drawing
+from sparseflow.lab.page.panels import NARROW, legend, marker_key
+from sparseflow.lab.page.summary import accuracy_percent
+from sparseflow.lab.page.svg import PALETTE
+from sparseflow.lab.page.table import Column, Columns, Table, cell, mean_and_std, records, verdict_cell
+from sparseflow.lab.page.words import interval, number, plus_minus, times
+from sparseflow.paper.exhibits.networks import kind_labels
+from sparseflow.paper.matrix.image_scales import ImageScale
 from sparseflow.paper.matrix.scales import Scale
-from sparseflow.paper.published import reported
+from sparseflow.paper.published import Reported, imagenet, reported
+from sparseflow.training.names import METHODS
 
-TICKET, SCRATCH = PALETTE["blue"], PALETTE["green"]
-#: Kind of a point of the map -> (label, marker, colour).
+TICKET, SCRATCH = (METHODS[name].look.colour for name in ("lottery", "scratch"))
+#: Kind of a point of the map -> (label, marker, key of the palette).
 POINTS = {
-    "prune-end": ("Pruned network", "*", INK),
+    "prune-end": ("Pruned network", "*", "ink"),
     "lottery-start": ("Lottery, start", "v", TICKET),
     "lottery-end": ("Lottery, end", "o", TICKET),
-    "lottery-k0-start": ("Lottery of step 0, start", "<", PALETTE["sky"]),
-    "lottery-k0-end": ("Lottery of step 0, end", "D", PALETTE["sky"]),
+    "lottery-k0-start": ("Lottery of step 0, start", "<", "sky"),
+    "lottery-k0-end": ("Lottery of step 0, end", "D", "sky"),
     "scratch-start": ("Scratch, start", "^", SCRATCH),
     "scratch-end": ("Scratch, end", "s", SCRATCH),
 }
-NAMES = {"lottery": "Lottery", "scratch": "Scratch"}
+NAMES = {name: METHODS[name].label for name in ("lottery", "scratch")}
 
 
 def of_setting(evidence: Evidence, name: str, setting: str) -> pd.DataFrame:
-    """The rows of a table about ``tickets`` (LeNet5) or ``mlp-tickets``.
+    """The rows of a table about one setting: ``tickets`` (LeNet5), ``mlp-tickets``, or a network on images.
 
     Raises:
         NotEnoughRunsError: if there are none.
@@ -50,25 +50,25 @@ def of_setting(evidence: Evidence, name: str, setting: str) -> pd.DataFrame:
     return rows
 
 
-def fig5a(evidence: Evidence, _: Scale) -> Content:
+def map_exhibit(name: str, setting: str, evidence: Evidence, _: object) -> Content:
     """A map of starts and ends on which distances are kept as well as two dimensions can.
 
     Raises:
-        NotEnoughRunsError: if the map was not computed.
+        NotEnoughRunsError: If the map was not computed.
     """
-    rows = of_setting(evidence, "mds", "tickets")
-    target = rows.loc[rows["kind"] == "prune-end", ["x", "y"]].to_numpy(dtype=float).mean(axis=0)
+    rows = of_setting(evidence, "mds", setting)
+    target = rows.loc[rows["kind"] == "prune-end", ["x", "y"]].to_numpy(dtype=float)
     away = {
-        kind: float(np.linalg.norm(points[["x", "y"]].to_numpy(dtype=float) - target, axis=1).mean())
+        kind: float(np.linalg.norm(points[["x", "y"]].to_numpy(dtype=float) - target.mean(axis=0), axis=1).mean())
         for kind, points in rows.groupby("kind")
-        if kind != "prune-end"
+        if kind != "prune-end" and len(target)
     }
     spoken = ", ".join(f"{POINTS[kind][0]} {number(away[kind], 3)}" for kind in POINTS if kind in away)
-    sentence = (
-        f"Mean distance to the pruned network on the map: {spoken}. Stress {number(float(rows['stress'].iloc[0]), 2)}."
-    )
+    sentence = f"Stress {number(float(rows['stress'].iloc[0]), 2)}."
+    if spoken:
+        sentence = f"Mean distance to the pruned network on the map: {spoken}. {sentence}"
     drawing = Drawing(
-        name="fig5a",
+        name=name,
         how="Each point is a network: all its weights, laid out on a plane so that distances between points are as "
         "near as possible to distances between weights (multi-dimensional scaling). Directions mean nothing, closeness "
         "does. Stress is the sum of squared errors of these distances.",
@@ -79,7 +79,9 @@ def fig5a(evidence: Evidence, _: Scale) -> Content:
     return Content(shows=[sentence], drawings=[drawing])
 
 
-@rc_context(STYLE)
+fig5a = partial(map_exhibit, "fig5a", "tickets")
+
+
 def draw_map(rows: pd.DataFrame, *, narrow: bool = False) -> Figure:
     """The points by kind, one scale for both axes."""
     figure = Figure(figsize=(NARROW, 4.2) if narrow else (6.4, 4.6), layout="constrained")
@@ -89,13 +91,12 @@ def draw_map(rows: pd.DataFrame, *, narrow: bool = False) -> Figure:
         points = rows[rows["kind"] == kind]
         if points.empty:
             continue
-        fill = "none" if kind.endswith("start") else colour
-        size = 15 if marker == "*" else 7
+        key = marker_key(marker, label, colour=PALETTE[colour], filled=not kind.endswith("start"))
         axes.plot(
-            points["x"], points["y"], linestyle="", marker=marker, markersize=size, color=fill, markeredgecolor=colour,
-            alpha=0.85,
+            points["x"], points["y"], linestyle="", marker=marker, markersize=15 if marker == "*" else 7, alpha=0.85,
+            color=key.get_color(), markeredgecolor=PALETTE[colour],
         )  # fmt: skip
-        keys.append(Line2D([], [], linestyle="", marker=marker, color=fill, markeredgecolor=colour, label=label))
+        keys.append(key)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xlabel("First coordinate (L2 distance)")
     axes.set_ylabel("Second coordinate")
@@ -169,11 +170,16 @@ def _farther(data: pd.DataFrame) -> list[str]:
     for key, when in (("init", "start"), ("final", "end")):
         ticket, scratch = (means[DISTANCES[key][0], name] for name in NAMES.values())
         if not np.isnan(ticket["mean"] + scratch["mean"]):
-            sentences.append(
-                f"At the {when}, scratch is {times(scratch['mean'] / ticket['mean'])} as far from the pruned network "
-                f"as a lottery ticket (in the paper {times(scratch['paper_mean'] / ticket['paper_mean'])})."
-            )
-    return sentences or ["Distances of only one kind of network were measured."]
+            ratios = [scratch[column] / ticket[column] for column in ("mean", "paper_mean")]
+            sentences.append(_ratio(when, ratios[0], f" (in the paper {times(ratios[1])})"))
+    return sentences or [_ONE_KIND]
+
+
+_ONE_KIND = "Distances of only one kind of network were measured."
+
+
+def _ratio(when: str, ratio: float, papers: str) -> str:
+    return f"At the {when}, scratch is {times(ratio)} as far from the pruned network as a lottery ticket{papers}."
 
 
 def _on_other_masks(rows: pd.DataFrame) -> list[str]:
@@ -186,3 +192,60 @@ def _on_other_masks(rows: pd.DataFrame) -> list[str]:
         f"On the masks of {len(ratios)} pruning runs that ratio at the end is between {number(ratios.min())} and "
         f"{number(ratios.max())}."
     ]
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+#: Measured distance -> head of its column.
+HEADS = {
+    "init": "Start",
+    "control_init": "Start: random, same length",
+    "cosine_init": "Start: cosine similarity",
+    "final": "End",
+    "cosine_final": "End: cosine similarity",
+}
+
+
+def _distance(name: str, head: str) -> Columns:
+    return mean_and_std(lambda of: estimate(of[1][name].to_list()), head, prefix=f"{name}_")
+
+
+#: The item is a label and the rows of one kind of network.
+COLUMNS = (
+    Column("network", lambda of: of[0], "Network"),
+    Column("runs", lambda of: len(of[1]), "Runs"),
+    *(column for name, head in HEADS.items() for column in _distance(name, head)),
+)
+
+
+def distance_exhibit(setting: str, evidence: Evidence, _: ImageScale) -> Content:
+    """How far tickets and random starts on images are from the pruned network whose masks they have.
+
+    Raises:
+        NotEnoughRunsError: If distances were not measured.
+    """
+    labels = kind_labels()
+    kinds = evidence.table("distances").groupby("group", sort=False)
+    table = Table.of(
+        COLUMNS,
+        [(labels[str(group).removeprefix(f"{setting}/")], rows) for group, rows in kinds],
+        name="distances",
+        caption="L2 distance between all that is trained in a network and in the pruned network whose masks it has, "
+        "batch norms included.",
+        note="Mean ± population standard deviation over runs, on the masks of all pruning runs. Random, same length: "
+        "how far a random network would be that is as long as the start.",
+    )
+    by_name = {row["network"]: row for row in records(table.data)}
+    ticket, scratch = (by_name.get(labels[kind]) for kind in ("lottery", "ticket-scratch"))
+    sentences = []
+    for name, when, printed in (("init", "start", "at_init"), ("final", "end", "final")):
+        if ticket and scratch:
+            one, other = (_papers(who, printed) for who in ("LT", "Scratch"))
+            papers = f" (in the paper, ResNet-50 on ImageNet, {times(other.mean / one.mean)})" if one and other else ""
+            sentences.append(_ratio(when, scratch[f"{name}_mean"] / ticket[f"{name}_mean"], papers))
+    return Content(shows=sentences or [_ONE_KIND], tables=[table])
+
+
+def _papers(who: str, when: str) -> Reported | None:
+    metric = f"L2_distance_to_pruning_solution_{when}"
+    return imagenet("figure_numbers", model="ResNet50", method=who, init="", metric=metric)

@@ -6,24 +6,20 @@ from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from sparseflow.lab.demo.findings import number
-from sparseflow.lab.page.estimates import estimate
+from sparseflow.init.schemes import SCHEMES
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.page.exhibit import Content, Drawing, Table, cell
-from sparseflow.lab.page.groups import INIT_LABELS
-from sparseflow.lab.page.panels import INIT_LOOKS, legend
-from sparseflow.lab.page.plots import row_of_panels
-from sparseflow.lab.page.summary import accuracy_percent, records
-from sparseflow.lab.page.svg import INK, STYLE
-from sparseflow.lab.page.words import fixed, plus_minus
+from sparseflow.lab.page.exhibit import Content, Drawing
+from sparseflow.lab.page.panels import label_left, layout, legend, marker_key
+from sparseflow.lab.page.summary import accuracy_percent
+from sparseflow.lab.page.svg import PALETTE
+from sparseflow.lab.page.table import Column, Table, mean_and_std, records
+from sparseflow.lab.page.words import fixed, number
 from sparseflow.paper.exhibits.shortfalls import shortfalls
+from sparseflow.paper.exhibits.tables import Line, percents
 from sparseflow.paper.matrix.cells import INITS
 from sparseflow.paper.matrix.scales import Scale
 from sparseflow.paper.published import reported
@@ -86,7 +82,7 @@ def _pairs(evidence: Evidence, first: str, second: str) -> pd.DataFrame:
 def _sentence(init: str, pairs: pd.DataFrame, collapse_percent: float) -> str:
     stuck = pairs[["first", "second"]] < collapse_percent
     first, second, both = int(stuck["first"].sum()), int(stuck["second"].sum()), int(stuck.all(axis=1).sum())
-    text = f"{INIT_LABELS[init]}: {first} of {len(pairs)} first runs and {second} second runs did not learn"
+    text = f"{SCHEMES[init].label}: {first} of {len(pairs)} first runs and {second} second runs did not learn"
     if first and second:
         text += f", {both} of them on the same masks (by chance {number(first * second / len(pairs), 2)})"
     if (correlation := rank_correlation(pairs[~stuck.any(axis=1)])) is not None:
@@ -105,79 +101,57 @@ def rank_correlation(pairs: pd.DataFrame) -> float | None:
     return round(float(pairs["first"].corr(pairs["second"], method="spearman")), 12)
 
 
+COLUMNS = (
+    Column("init", lambda line: line.label, "Initialisation"),
+    Column("masks", lambda line: line.place, "Masks"),
+    Column("runs", lambda line: len(line.accuracy), "Runs"),
+    Column("collapsed", lambda line: int(line.stuck.sum()), "Did not learn"),
+    Column("median", lambda line: float(np.median(line.accuracy)), "Median", ".2f"),
+    *mean_and_std(lambda line: line.learned, "Mean ± std of those that learned", prefix="learned_"),
+    *mean_and_std(lambda line: line.paper, "Paper", prefix="paper_"),
+)
+
+
 def _table(evidence: Evidence, found: Mapping[str, pd.DataFrame]) -> Table:
     kinds = {
         (init, "each mask twice"): pairs[["first", "second"]].to_numpy(dtype=float).ravel()
         for init, pairs in found.items()
     }
     if one := evidence.groups.get(ONE_MASK):
-        kinds["sparse", "one mask"] = np.array([accuracy_percent(run) for run in one])
-    data = pd.DataFrame(
-        [_row(INIT_LABELS[init], masks, values, evidence.collapse_percent) for (init, masks), values in kinds.items()]
-    )
-    return Table(
+        kinds["sparse", "one mask"] = percents(one)
+    lines = [
+        Line(
+            label=SCHEMES[init].label,
+            place=masks,
+            accuracy=values,
+            collapse_percent=evidence.collapse_percent,
+            paper=reported("table1", method="Scratch", init=SCHEMES[init].label),
+        )
+        for (init, masks), values in kinds.items()
+    ]
+    return Table.of(
+        COLUMNS,
+        lines,
         name="masks-twice",
         caption="Scratch by initialisation. Final test accuracy in percent.",
-        head=[
-            "Initialisation",
-            "Masks",
-            "Runs",
-            "Did not learn",
-            "Median",
-            "Mean ± std of those that learned",
-            "Paper",
-        ],
-        rows=[
-            [
-                cell(str(row["init"])),
-                cell(str(row["masks"])),
-                cell(str(row["runs"])),
-                cell(str(row["collapsed"])),
-                cell(fixed(row["median"], 2)),
-                cell(plus_minus(row["learned_mean"], row["learned_std"], 2)),
-                cell(plus_minus(row["paper_mean"], row["paper_std"], 2)),
-            ]
-            for row in records(data)
-        ],
-        data=data,
         note="One or two runs of forty that end low move mean and standard deviation, not the median; five runs, the "
         "paper's number, mostly have none of them. The paper does not say whether its runs had one mask.",
     )
 
 
-def _row(init: str, masks: str, values: npt.NDArray[np.float64], collapse_percent: float) -> dict[str, object]:
-    learned = estimate(values[values >= collapse_percent])
-    paper = reported("table1", method="Scratch", init=init)
-    return {
-        "init": init,
-        "masks": masks,
-        "runs": len(values),
-        "collapsed": int((values < collapse_percent).sum()),
-        "median": float(np.median(values)),
-        "learned_mean": learned.mean,
-        "learned_std": learned.std,
-        "paper_mean": paper.mean,
-        "paper_std": paper.std,
-    }
-
-
-@rc_context(STYLE)
 def draw_pairs(found: Mapping[str, pd.DataFrame], collapse_percent: float, *, narrow: bool = False) -> Figure:
-    """A panel an initialisation, a column a mask."""
-    figure, axes = row_of_panels(len(found), narrow=narrow, sharey=True, height=3.0)
+    """One panel per initialisation, one column per mask."""
+    figure, axes = layout(len(found), narrow=narrow, share=True)
     best = max(pairs[["first", "second"]].to_numpy().max() for pairs in found.values())
     for panel, (init, pairs) in zip(axes, found.items(), strict=True):
-        _draw_masks(panel, pairs, INIT_LOOKS[init].colour, low=best - SHOWN, collapse_percent=collapse_percent)
-        panel.set_title(INIT_LABELS[init])
+        _draw_masks(
+            panel, pairs, PALETTE[SCHEMES[init].look.colour], low=best - SHOWN, collapse_percent=collapse_percent
+        )
+        panel.set_title(SCHEMES[init].label)
         panel.set_ylim(best - SHOWN - 0.6, best + 0.4)
         panel.set_xlabel("Mask of pruning run (seed)")
-        if narrow or panel is axes[0]:
-            panel.set_ylabel("Final test accuracy (%)")
-    keys = [
-        Line2D([], [], linestyle="", marker="o", color="none", markeredgecolor=INK, label="one run"),
-        Line2D([], [], linestyle="", marker="v", color=INK, label="further down"),
-        Line2D([], [], linestyle="", marker="x", color=INK, label="did not learn"),
-    ]
+    label_left(axes, "Final test accuracy (%)")
+    keys = [marker_key("o", "one run", filled=False), marker_key("v", "further down"), marker_key("x", "did not learn")]
     legend(figure, keys, columns=3)
     return figure
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
-import pandas as pd
-
-from sparseflow.lab.demo.page import DATASETS_IN_WORDS
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.lab.page.exhibit import Content, Table, available, cell
-from sparseflow.lab.page.words import count, listed
+from sparseflow.lab.page.exhibit import Content, available
+from sparseflow.lab.page.table import Column, Table, cell
+from sparseflow.lab.page.words import DATASETS_IN_WORDS, count, listed
 from sparseflow.paper.matrix.scales import Scale
 from sparseflow.paper.published import mnist
 from sparseflow.training.digits import DigitRun
@@ -54,41 +53,54 @@ SETTINGS: dict[str, tuple[str, Callable[[DigitRun], object]]] = {
 }
 
 
+_TONES = {"yes": "good", "both": "", "no": "bad"}
+COLUMNS = (
+    Column("setting", lambda line: line.name, "Setting", lambda row: SETTINGS[row["setting"]][0]),
+    Column("paper", lambda line: line.printed, "Paper"),
+    Column("ours", lambda line: " / ".join(line.used), "Ours", lambda row: listed(row["ours"].split(" / "))),
+    Column("same", lambda line: line.answer, "Same", lambda row: cell(row["same"], tone=_TONES[row["same"]])),
+    Column("", lambda line: line.remark, "Remark", lambda row: cell(row["Remark"], tone="remark")),
+)
+
+
+class Line(NamedTuple):
+    """One setting: as printed, and as it was in the runs."""
+
+    name: str
+    """Key of ``SETTINGS``."""
+    printed: str
+    used: list[str]
+    remark: str
+
+    @property
+    def answer(self) -> str:
+        """Whether the runs have the printed value: yes, no, or both where some do."""
+        if self.used == [self.printed]:
+            return "yes"
+        return "both" if self.printed in self.used else "no"
+
+
 def settings_table(name: str, names: Sequence[str], evidence: Evidence, _: Scale) -> Content:
-    """A row a setting: printed, used, and whether they are the same.
+    """One row per setting: the printed value, the value of the runs, and whether they are the same.
 
     Raises:
-        NotEnoughRunsError: if none of the groups has a run.
+        NotEnoughRunsError: If none of the groups has a run.
     """
     found, missing = available(evidence, names)
     configs = [run.config for runs in found.values() for run in runs]
-    records, cells = [], []
-    for setting, printed, remark in mnist(name)[["metric", "mean", "note"]].itertuples(index=False, name=None):
-        label, get = SETTINGS[setting]
-        used = list(dict.fromkeys(_text(get(config)) for config in configs))
-        same = used == [_text(printed)]
-        answer = "yes" if same else "both" if _text(printed) in used else "no"
-        records.append({"setting": setting, "paper": _text(printed), "ours": " / ".join(used), "same": answer})
-        cells.append(
-            [
-                cell(label),
-                cell(_text(printed)),
-                cell(listed(used)),
-                cell(answer, tone="good" if same else "bad" if answer == "no" else ""),
-                cell(remark, tone="remark"),
-            ]
-        )
-    data = pd.DataFrame(records)
-    differing = [row[0].lines[0] for row, answer in zip(cells, data["same"], strict=True) if answer != "yes"]
-    sentence = f"{int((data['same'] == 'yes').sum())} of {count(len(data), 'setting')} are as printed"
-    table = Table(
+    lines = [
+        Line(setting, _text(printed), list(dict.fromkeys(_text(SETTINGS[setting][1](one)) for one in configs)), remark)
+        for setting, printed, remark in mnist(name)[["metric", "mean", "note"]].itertuples(index=False, name=None)
+    ]
+    table = Table.of(
+        COLUMNS,
+        lines,
         name=name,
         caption=f"Settings of {listed(list(found))}.",
-        head=["Setting", "Paper", "Ours", "Same", "Remark"],
-        rows=cells,
-        data=data,
         note='"Both" says that some of our runs use the printed value and some another, which the remark is about.',
     )
+    differing = [SETTINGS[line.name][0] for line in lines if line.answer != "yes"]
+    sentence = f"{len(lines) - len(differing)} of {count(len(lines), 'setting')} are as printed"
     shows = [sentence + (f"; not, or not everywhere: {listed(differing)}." if differing else ".")]
     return Content(shows=shows, tables=[table], missing=missing)
 

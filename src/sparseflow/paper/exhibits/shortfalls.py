@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.exhibit import available
 from sparseflow.paper.matrix.image_scales import ImageScale
 from sparseflow.paper.matrix.mnist import groups
 from sparseflow.paper.matrix.scales import Scale
+from sparseflow.training.runs import Run
+
+
+def planned_runs(scale: Scale | ImageScale) -> dict[str, int]:
+    """Number of runs by group."""
+    found = scale.groups if isinstance(scale, ImageScale) else groups(scale)
+    return {name: len(runs) for name, runs in found.items()}
+
+
+def found_and_missing(
+    evidence: Evidence, scale: Scale | ImageScale, names: Sequence[str]
+) -> tuple[dict[str, list[Run]], list[str]]:
+    """The runs of each group that has some, and one message per group that has fewer than planned.
+
+    Raises:
+        NotEnoughRunsError: If no group has any.
+    """
+    found, missing = available(evidence, names)
+    return found, [*missing, *shortfalls(evidence, scale, names)]
 
 
 def shortfalls(evidence: Evidence, scale: Scale | ImageScale, names: Iterable[str]) -> list[str]:
-    """For each group with some runs but fewer than planned: how many, and the command that makes the rest.
+    """One message per group with some runs but fewer than planned: how many, and the command that makes the rest.
 
     >>> from sparseflow.paper.matrix.scales import PAPER
     >>> shortfalls(Evidence({}, {}), PAPER, ["lenet5/dense"])
     []
     """
-    planned: Mapping[str, Sequence[object]] = scale.groups if isinstance(scale, ImageScale) else groups(scale)
+    planned = planned_runs(scale)
     return [
-        f"{name} has {found} of {len(planned[name])} runs. Make the others:\nsparseflow reproduce {name}"
+        f"{name} has {found} of {planned[name]} runs. Make the others:\nsparseflow reproduce {name}"
         for name in dict.fromkeys(names)
-        if 0 < (found := len(evidence.groups.get(name, ()))) < len(planned.get(name, ()))
+        if 0 < (found := len(evidence.groups.get(name, ()))) < planned.get(name, 0)
     ]

@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.typing import LineStyleType
 
-from sparseflow.lab.demo.findings import number
+from sparseflow.lab.page import panels
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
-from sparseflow.lab.page.exhibit import Content, Drawing, Row, Table, cell
+from sparseflow.lab.page.exhibit import Content, Drawing, Row
 from sparseflow.lab.page.figure_data import condensed
-from sparseflow.lab.page.panels import NARROW, WIDE
-from sparseflow.lab.page.plots import Curve, curve_legend, draw_band, log_norm_axis, steps_axis
-from sparseflow.lab.page.summary import records
-from sparseflow.lab.page.svg import STYLE
-from sparseflow.lab.page.words import listed
+from sparseflow.lab.page.panels import NARROW, Curve
+from sparseflow.lab.page.table import Table, cell, records
+from sparseflow.lab.page.words import listed, number
+from sparseflow.paper.exhibits import densities
 from sparseflow.paper.exhibits.curves import curve_of, geometric_mean
-from sparseflow.paper.exhibits.densities import (
-    WHAT,
-    Floats,
-    Moment,
-    chosen_steps,
-    density_table,
-    draw_densities,
-    ends,
-    first_seed,
-    negative_ends,
-    stored_spectra,
-)
+from sparseflow.paper.exhibits.densities import Moment, Spectra
 from sparseflow.paper.matrix.scales import Scale
 
 #: Over training: group -> kind of line. A density has no room for marks.
-_LINES: dict[str, LineStyleType] = {
+_LINES = {
     "lenet5/rigl/sparse/f100": "-",
     "lenet5/scratch/sparse": "--",
     "lenet5/small_dense": ":",
@@ -47,16 +33,27 @@ TRAINED = {
 }
 
 
+def checkpoints(scale: Scale) -> list[int]:
+    """Steps at which spectra are computed over training."""
+    return [scale.often * k for k in scale.checkpoints]
+
+
 def shows(row: Row, scale: Scale) -> bool:
     """Whether a spectrum is one of those over training."""
-    checkpoints = {scale.often * k for k in scale.checkpoints}
-    return row["group"] in TRAINED and row["moment"] == "at" and row["step"] in checkpoints
+    return row["group"] in TRAINED and row["moment"] == "at" and row["step"] in checkpoints(scale)
 
 
 def shows_at_four(row: Row, scale: Scale) -> bool:
     """Whether a spectrum is one of those at the four steps of Figure 11b."""
-    steps = chosen_steps([scale.often * k for k in scale.checkpoints], often=scale.often)
+    steps = densities.chosen_steps(checkpoints(scale), often=scale.often)
     return shows(row, scale) and row["step"] in steps
+
+
+def over_training(seed: int, steps: Iterable[int]) -> Iterator[tuple[int, str, Curve, Moment]]:
+    """Every network at every step."""
+    for step in steps:
+        for group, curve in TRAINED.items():
+            yield step, curve.label, curve, Moment(group, seed, step, "at")
 
 
 def fig11a(evidence: Evidence, scale: Scale) -> Content:
@@ -66,8 +63,7 @@ def fig11a(evidence: Evidence, scale: Scale) -> Content:
         NotEnoughRunsError: if no spectrum over training was measured.
     """
     table = evidence.table("spectra")
-    steps = {scale.often * k for k in scale.checkpoints}
-    rows = table[table["group"].isin(TRAINED) & (table["moment"] == "at") & table["step"].isin(steps)]
+    rows = table[table["group"].isin(TRAINED) & (table["moment"] == "at") & table["step"].isin(checkpoints(scale))]
     if rows.empty:
         raise NotEnoughRunsError("spectra has nothing over training. Make it:\nsparseflow reproduce spectra")
     values = rows.assign(value=rows["smallest"].abs()).sort_values("step", kind="stable")
@@ -98,17 +94,16 @@ def fig11a(evidence: Evidence, scale: Scale) -> Content:
     return Content(shows=[sentence], drawings=[drawing])
 
 
-@rc_context(STYLE)
 def draw_smallest(curves: Sequence[Curve], data: pd.DataFrame, *, narrow: bool = False) -> Figure:
-    """One panel, a curve a kind of network."""
+    """One panel, one curve per kind of network."""
     figure = Figure(figsize=(NARROW, 3.2) if narrow else (7.2, 3.6), layout="constrained")
     axes = figure.subplots()
     for index, curve in enumerate(curves):
-        draw_band(axes, curve, data[data["group"] == curve.group], mark=(index, 6))
-    log_norm_axis(axes, [data])
-    steps_axis(axes)
+        panels.draw_curve(axes, curve.look, data[data["group"] == curve.group], mark=(index, 6))
+    panels.log_norm_axis(axes, [data])
+    panels.steps_axis(axes)
     axes.set_ylabel("|smallest eigenvalue|")
-    curve_legend(figure, curves, narrow=narrow)
+    panels.curve_legend(figure, curves, narrow=narrow)
     return figure
 
 
@@ -118,20 +113,12 @@ def fig11b(evidence: Evidence, scale: Scale) -> Content:
     Raises:
         NotEnoughRunsError: if no spectrum over training was stored.
     """
-    stored = stored_spectra(evidence, list(TRAINED), ("at",))
-    seed = first_seed(stored)
-    checkpoints = {scale.often * k for k in scale.checkpoints}
+    stored = densities.stored_spectra(evidence, list(TRAINED), ("at",))
+    seed = densities.first_seed(stored)
     measured = {key.step for key in stored if key.seed == seed}
-    steps = chosen_steps(sorted(measured & checkpoints or measured), often=scale.often)
-    panels: dict[int, list[tuple[Curve, Floats]]] = {}
-    tables = []
-    for step in steps:
-        for group, curve in TRAINED.items():
-            key = Moment(group, seed, step, "at")
-            if key in stored:
-                panels.setdefault(step, []).append((curve, stored[key]))
-                tables.append(density_table(curve.label, key, stored[key]))
-    table = _ends_table(panels)
+    steps = densities.chosen_steps(sorted(measured & {*checkpoints(scale)} or measured), often=scale.often)
+    shown, data = densities.chosen(stored, over_training(seed, steps))
+    table = _ends_table(shown)
     widest = max(records(table.data), key=lambda row: float(row["largest"]))
     deepest = min(records(table.data), key=lambda row: float(row["smallest"]))
     sentence = (
@@ -140,20 +127,20 @@ def fig11b(evidence: Evidence, scale: Scale) -> Content:
     )
     drawing = Drawing(
         name="fig11b",
-        how=f"{WHAT}Above the whole spectrum, below its negative side; seed {seed}.",
+        how=f"{densities.WHAT}Above the whole spectrum, below its negative side; seed {seed}.",
         alt=f"Densities of Hessian eigenvalues at {len(steps)} steps of training. {sentence}",
-        draw=partial(draw_steps, panels),
-        data=pd.concat(tables, ignore_index=True),
+        draw=partial(draw_steps, shown),
+        data=data,
     )
     return Content(shows=[sentence], drawings=[drawing], tables=[table])
 
 
-def _ends_table(panels: Mapping[int, Sequence[tuple[Curve, Floats]]]) -> Table:
-    """Smallest and largest eigenvalue, a row a network, a column a step."""
+def _ends_table(shown: Mapping[int, Spectra]) -> Table:
+    """Smallest and largest eigenvalue, one row per network and one column per step."""
     data = pd.DataFrame(
         [
             {"network": curve.label, "step": step, "smallest": float(values[0]), "largest": float(values[-1])}
-            for step, spectra in panels.items()
+            for step, spectra in shown.items()
             for curve, values in spectra
         ]
     )
@@ -161,7 +148,7 @@ def _ends_table(panels: Mapping[int, Sequence[tuple[Curve, Floats]]]) -> Table:
     return Table(
         name="fig11b-ends",
         caption="Smallest and largest eigenvalue by step.",
-        head=["Network", *(f"Step {step}" for step in panels)],
+        head=["Network", *(f"Step {step}" for step in shown)],
         rows=[
             [
                 cell(str(network)),
@@ -171,7 +158,7 @@ def _ends_table(panels: Mapping[int, Sequence[tuple[Curve, Floats]]]) -> Table:
                     )
                     if (network, step) in found
                     else cell("-")
-                    for step in panels
+                    for step in shown
                 ),
             ]
             for network in data["network"].unique()
@@ -180,27 +167,20 @@ def _ends_table(panels: Mapping[int, Sequence[tuple[Curve, Floats]]]) -> Table:
     )
 
 
-@rc_context(STYLE)
-def draw_steps(panels: Mapping[int, Sequence[tuple[Curve, Floats]]], *, narrow: bool = False) -> Figure:
-    """A column a step (a row on a phone): the whole spectrum and its negative side."""
-    count = len(panels)
-    figure = Figure(figsize=(NARROW, 0.6 + 1.7 * count) if narrow else (WIDE, 5.2), layout="constrained")
-    grid = figure.subplots(*((count, 2) if narrow else (2, count)), squeeze=False)
-    for index, (step, spectra) in enumerate(panels.items()):
-        every = [values for _, values in spectra]
-        for side, limits in enumerate((ends(every), negative_ends(every))):
-            axes = grid[index, side] if narrow else grid[side, index]
-            draw_densities(axes, spectra, limits)
-            axes.set_title(f"Step {step}" if side == 0 else "Negative side")
-            if (side if narrow else index) == 0:
-                axes.set_ylabel("Density")
-    for axes in grid[-1]:
-        axes.set_xlabel("Eigenvalue")
-    curves = {curve.label: curve for spectra in panels.values() for curve, _ in spectra}
-    curve_legend(figure, [_plain(curve) for curve in curves.values()], narrow=narrow)
+def draw_steps(shown: Mapping[int, Spectra], *, narrow: bool = False) -> Figure:
+    """One column per step (one row on a phone): the whole spectrum and its negative side."""
+    places = [(step, side) for step in shown for side in (0, 1)]
+    if not narrow:
+        places.sort(key=lambda place: place[1])
+    figure, axes = panels.layout(
+        len(places), narrow=narrow, columns=len(shown), narrow_columns=2, height=2.4, narrow_height=1.75
+    )
+    for panel, (step, side) in zip(axes, places, strict=True):
+        every = [values for _, values in shown[step]]
+        densities.draw(panel, shown[step], (densities.negative_ends if side else densities.ends)(every))
+        panel.set_title("Negative side" if side else f"Step {step}")
+    panels.label_left(axes, "Density")
+    for panel in axes[-2 if narrow else -len(shown) :]:
+        panel.set_xlabel("Eigenvalue")
+    densities.legend(figure, shown.values(), narrow=narrow)
     return figure
-
-
-def _plain(curve: Curve) -> Curve:
-    """A density has no marks."""
-    return curve._replace(look=curve.look._replace(marker=""))

@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from sparseflow.init.schemes import SCHEMES
 from sparseflow.lab.page.estimates import Estimate, estimate
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.lab.page.exhibit import Cell, Content, Table, available, cell
-from sparseflow.lab.page.summary import accuracy_percent, records
-from sparseflow.lab.page.words import count, interval, listed, plus_minus, yes_no
-from sparseflow.paper.exhibits.accuracy_plot import accuracy_drawing
-from sparseflow.paper.exhibits.shortfalls import shortfalls
-from sparseflow.paper.matrix.mnist import groups
+from sparseflow.lab.page.exhibit import Content, Drawing
+from sparseflow.lab.page.figure_data import logged
+from sparseflow.lab.page.summary import accuracy_percent
+from sparseflow.lab.page.table import (
+    Cell,
+    Column,
+    Record,
+    Table,
+    cell,
+    low_and_high,
+    mean_and_std,
+    records,
+    verdict_column,
+)  # fmt: skip
+from sparseflow.lab.page.words import count, fixed, listed
+from sparseflow.paper.exhibits.accuracy_plot import accuracy_drawing, draw_settings
+from sparseflow.paper.exhibits.networks import LONGER, SETTINGS, Setting, rows_of
+from sparseflow.paper.exhibits.shortfalls import found_and_missing, planned_runs
+from sparseflow.paper.matrix.cells import INITS
+from sparseflow.paper.matrix.image_scales import ImageScale
 from sparseflow.paper.matrix.scales import Scale
-from sparseflow.paper.published import Reported, reported
+from sparseflow.paper.published import Reported, imagenet, reported
+from sparseflow.training.names import shown_methods
 from sparseflow.training.runs import Run
+
+NONE = Reported(np.nan, np.nan, np.nan)
 
 
 class Row(NamedTuple):
@@ -31,22 +51,20 @@ class Row(NamedTuple):
     init: str
 
 
+def _row(network: str, method: str, init: str = "") -> Row:
+    of_method = shown_methods()[method]
+    if not init:
+        return Row(of_method.label, f"{network}/{method}", of_method.paper, "")
+    scheme = SCHEMES[init].label
+    return Row(f"{of_method.label}, {scheme}", f"{network}/{method}/{init}", of_method.paper, scheme)
+
+
 def _rows(network: str) -> tuple[Row, ...]:
-    dense = (
-        Row("Dense", f"{network}/dense", "Baseline (dense)", ""),
-        Row("Lottery", f"{network}/lottery", "Lottery", ""),
-        Row("Small Dense", f"{network}/small_dense", "Small Dense", ""),
-    )
-    methods = {"Scratch": "scratch", "SET": "set", "RigL": "rigl"}
-    inits = {"Original": "dense", "Liu": "liu", "Ours": "sparse"}
-    return dense + tuple(
-        Row(f"{method}, {init}", f"{network}/{key}/{scheme}", method, init)
-        for method, key in methods.items()
-        for init, scheme in inits.items()
-    )
+    dense = tuple(_row(network, method) for method in ("dense", "lottery", "small_dense"))
+    return dense + tuple(_row(network, method, init) for method in ("scratch", "set", "rigl") for init in INITS)
 
 
-TABLE1 = (*_rows("lenet5"), Row("RigL-Inverted, Ours", "lenet5/rigl_inverted/sparse", "RigL-Inverted", "Ours"))
+TABLE1 = (*_rows("lenet5"), _row("lenet5", "rigl_inverted", "sparse"))
 TABLE5 = _rows("mlp")
 
 
@@ -54,120 +72,116 @@ TABLE5 = _rows("mlp")
 _MORE = {"table1": " Whether masks or chance make the runs that end low: see Masks twice, below."}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One row of a table of accuracies, complete: ours, in percent, and the paper's."""
+
+    label: str
+    place: str
+    """The group on digits, the setting on images, or the masks."""
+    accuracy: npt.NDArray[np.float64]
+    collapse_percent: float
+    paper: Reported
+    planned: int = 0
+
+    @property
+    def stuck(self) -> npt.NDArray[np.bool_]:
+        """Whether a run ended below ``collapse_percent``: it did not learn."""
+        return self.accuracy < self.collapse_percent
+
+    @property
+    def all(self) -> Estimate:
+        """Over every run."""
+        return estimate(self.accuracy)
+
+    @property
+    def learned(self) -> Estimate:
+        """Over the runs that learned."""
+        return estimate(self.accuracy[~self.stuck])
+
+
+def percents(runs: Sequence[Run]) -> npt.NDArray[np.float64]:
+    """Final test accuracies in percent."""
+    return np.array([accuracy_percent(run) for run in runs])
+
+
+def _runs_cell(row: Record) -> Cell:
+    enough = row["runs"] >= row["planned"]
+    return cell(str(row["runs"]) if enough else f"{row['runs']} of {row['planned']}", tone="" if enough else "bad")
+
+
+def _stuck_cell(row: Record) -> Cell:
+    return cell(f"{row['collapsed']} of {row['runs']}" if row["runs"] else "-", tone="bad" if row["collapsed"] else "")
+
+
+_OURS = (
+    Column("runs", lambda line: line.all.n, "Runs", _runs_cell),
+    Column("planned", lambda line: line.planned),
+    *mean_and_std(lambda line: line.all, "Ours, %"),
+    *low_and_high(lambda line: line.all, text=lambda value: fixed(value, 2)),
+    Column("collapsed", lambda line: int(line.stuck.sum()), "Did not learn", _stuck_cell),
+)
+COLUMNS = (
+    Column("network", lambda line: line.label, "Network"),
+    Column("group", lambda line: line.place),
+    *_OURS,
+    Column("collapse_rate", lambda line: line.stuck.mean() if len(line.stuck) else np.nan),
+    *mean_and_std(lambda line: line.learned, "Learned, %", prefix="learned_"),
+    *mean_and_std(lambda line: line.paper, "Paper, %", prefix="paper_"),
+    Column("paper_n", lambda line: line.paper.n),
+    verdict_column("paper_in_interval", lambda line: line.paper.holds(line.all), "In interval"),
+    verdict_column("ours_within_3_std", lambda line: line.paper.reaches(line.all), "Within 3 std"),
+    Column("note", lambda line: line.paper.note),
+)
+
+
 def accuracy_table(rows: Sequence[Row], name: str, evidence: Evidence, scale: Scale) -> Content:
     """Every row with mean, spread, interval, runs that did not learn, and the paper's cell.
 
     Args:
-        rows: what to show.
+        rows: The rows to show.
         name: ``table1`` or ``table5``.
-        evidence: the runs.
-        scale: how many runs are planned.
+        evidence: The runs.
+        scale: How many runs are planned.
 
     Raises:
-        NotEnoughRunsError: if no row has a run.
+        NotEnoughRunsError: If no row has a run.
     """
-    found, missing = available(evidence, [row.group for row in rows])
-    planned = {group: len(configs) for group, configs in groups(scale).items()}
-    records, cells = [], []
-    for row in rows:
-        ours = Accuracies.of(found.get(row.group, []), evidence.collapse_percent)
-        paper = reported(name, method=row.method, init=row.init)
-        records.append(_record(row, ours, planned[row.group], paper))
-        cells.append(_cells(row, ours, planned[row.group], paper))
-    data = pd.DataFrame(records)
-    table = Table(
+    found, missing = found_and_missing(evidence, scale, [row.group for row in rows])
+    planned = planned_runs(scale)
+    table = Table.of(
+        COLUMNS,
+        [
+            Line(
+                label=row.label,
+                place=row.group,
+                accuracy=percents(found.get(row.group, [])),
+                collapse_percent=evidence.collapse_percent,
+                planned=planned[row.group],
+                paper=reported(name, method=row.method, init=row.init),
+            )
+            for row in rows
+        ],
         name=name,
         caption="Final test accuracy in percent, mean ± population standard deviation.",
-        head=[
-            "Network", "Runs", "Ours, %", "95 % interval", "Did not learn", "Learned, %", "Paper, %", "In interval",
-            "Within 3 std",
-        ],
-        rows=cells,
-        data=data,
         note=f"A run did not learn if it ends below {evidence.collapse_percent:g} %; \"learned\" is the mean of the "
         "others. \"In interval\": the paper's mean lies in the 95 % interval of ours. \"Within 3 std\": our mean lies "
         "within three of the paper's standard deviations of its mean. Where some runs learn and some do not, "
         "accuracies fall into two heaps and mean, standard deviation and interval describe them badly; read the "
-        f"counts.{_paper_runs(data)}{_MORE.get(name, '')}",
+        f"counts.{_paper_runs(rows, name)}{_MORE.get(name, '')}",
     )  # fmt: skip
     return Content(
-        shows=_findings(data),
-        drawings=[accuracy_drawing(name, data, found, collapse_percent=evidence.collapse_percent)],
+        shows=_findings(table.data),
+        drawings=[accuracy_drawing(name, table.data, found, collapse_percent=evidence.collapse_percent)],
         tables=[table],
-        missing=[*missing, *shortfalls(evidence, scale, [row.group for row in rows])],
+        missing=missing,
     )
 
 
-class Accuracies(NamedTuple):
-    """Final accuracies of a group, in percent."""
-
-    all: Estimate
-    learned: Estimate
-    collapsed: int
-
-    @classmethod
-    def of(cls, runs: Sequence[Run], collapse_percent: float) -> Accuracies:
-        """From finished runs; those that end below ``collapse_percent`` did not learn."""
-        accuracy = np.array([accuracy_percent(run) for run in runs])
-        stuck = accuracy < collapse_percent
-        return cls(estimate(accuracy), estimate(accuracy[~stuck]), int(stuck.sum()))
-
-
-def _record(row: Row, ours: Accuracies, planned: int, paper: Reported) -> dict[str, object]:
-    return {
-        "network": row.label,
-        "group": row.group,
-        "runs": ours.all.n,
-        "planned": planned,
-        "mean": ours.all.mean,
-        "std": ours.all.std,
-        "low": ours.all.low,
-        "high": ours.all.high,
-        "collapsed": ours.collapsed,
-        "collapse_rate": ours.collapsed / ours.all.n if ours.all.n else np.nan,
-        "learned_mean": ours.learned.mean,
-        "learned_std": ours.learned.std,
-        "paper_mean": paper.mean,
-        "paper_std": paper.std,
-        "paper_n": paper.n,
-        "paper_in_interval": paper.holds(ours.all),
-        "ours_within_3_std": paper.reaches(ours.all),
-        "note": paper.note,
-    }
-
-
-def _cells(row: Row, ours: Accuracies, planned: int, paper: Reported) -> list[Cell]:
-    n = ours.all.n
-    runs = str(n) if n >= planned else f"{n} of {planned}"
-    return [
-        cell(row.label),
-        cell(runs, tone="" if n >= planned else "bad"),
-        cell(plus_minus(ours.all.mean, ours.all.std, 2)),
-        cell(interval(ours.all.low, ours.all.high, 2) or "-"),
-        cell(f"{ours.collapsed} of {n}" if n else "-", tone="bad" if ours.collapsed else ""),
-        cell(plus_minus(ours.learned.mean, ours.learned.std, 2)),
-        cell(plus_minus(paper.mean, paper.std, 2)),
-        verdict_cell(paper.holds(ours.all)),
-        verdict_cell(paper.reaches(ours.all)),
-    ]
-
-
-def verdict_cell(answer: bool | None) -> Cell:
-    """Yes, no, or nothing to say.
-
-    >>> verdict_cell(None).lines
-    ('-',)
-    """
-    return cell(yes_no(answer), tone={True: "good", False: "bad", None: "soft"}[answer])
-
-
-def _paper_runs(data: pd.DataFrame) -> str:
-    counts = sorted({int(n) for n in data["paper_n"].dropna()})
-    return (
-        f" The paper's cells are means of {listed([str(n) for n in counts])} runs, as its spreads tell."
-        if counts
-        else ""
-    )
+def _paper_runs(rows: Sequence[Row], name: str) -> str:
+    counts = {reported(name, method=row.method, init=row.init).n for row in rows}
+    known = [str(int(n)) for n in sorted(counts) if not np.isnan(n)]
+    return f" The paper's cells are means of {listed(known)} runs, as its spreads tell." if known else ""
 
 
 def _findings(data: pd.DataFrame) -> list[str]:
@@ -192,3 +206,120 @@ def _findings(data: pd.DataFrame) -> list[str]:
 
 table1 = partial(accuracy_table, TABLE1, "table1")
 table5 = partial(accuracy_table, TABLE5, "table5")
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def accuracy_exhibit(evidence: Evidence, scale: ImageScale) -> Content:
+    """Final test accuracy of every kind of run on images, one table per setting.
+
+    Raises:
+        NotEnoughRunsError: If there is no run.
+    """
+    settings = SETTINGS[scale.name] + LONGER.get(scale.name, ())
+    rows = {setting: rows_of(setting, scale) for setting in settings}
+    names = [group for of_setting in rows.values() for row in of_setting for group in row.groups]
+    found, missing = found_and_missing(evidence, scale, names)
+    planned = planned_runs(scale)
+    tables: dict[Setting, Table] = {}
+    points = []
+    for setting, of_setting in rows.items():
+        runs = {row: [run for group in row.groups for run in found.get(group, [])] for row in of_setting}
+        lines = [
+            Line(
+                label=row.label,
+                place=setting.name,
+                accuracy=percents(of_row),
+                collapse_percent=evidence.collapse_percent,
+                planned=sum(planned[group] for group in row.groups),
+                paper=imagenet("table1", model=setting.paper, method=row.method, init=row.init) or NONE,
+            )
+            for row, of_row in runs.items()
+        ]
+        points += [
+            {"setting": setting.name, "network": row.label, "seed": run.config.seed, "accuracy": accuracy_percent(run)}
+            for row, of_row in runs.items()
+            for run in of_row
+        ]
+        if any(runs.values()):
+            tables[setting] = _table_of(setting, lines, scale)
+    sentences = [_best(table.data, setting) for setting, table in tables.items()]
+    data = pd.DataFrame(points)
+    drawing = Drawing(
+        name="accuracy",
+        how="A ring is one run, the thick mark the mean.",
+        alt=f"Final test accuracy by network. {' '.join(sentences)}",
+        draw=partial(draw_settings, {setting.label: data[data["setting"] == setting.name] for setting in tables}),
+        data=data,
+    )
+    return Content(
+        shows=sentences,
+        drawings=[drawing],
+        tables=list(tables.values()),
+        missing=missing,
+    )
+
+
+def _table_of(setting: Setting, lines: Sequence[Line], scale: ImageScale) -> Table:
+    columns = (
+        Column("setting", lambda line: line.place),
+        Column("network", lambda line: line.label, "Network"),
+        *_OURS,
+        *mean_and_std(lambda line: line.paper, f"Paper: {setting.paper}, ImageNet, %", prefix="paper_", tone="soft"),
+    )
+    other = "" if scale.name == "imagenet" else " The paper's numbers are of another task: compare orders, not numbers."
+    return Table.of(
+        columns,
+        lines,
+        name=f"accuracy-{setting.name}",
+        caption=f"{setting.label}: final test accuracy in percent, mean ± population standard deviation.",
+        note=f"A run did not learn if it ends below {scale.collapse_percent:g} %.{other}",
+    )
+
+
+def _best(data: pd.DataFrame, setting: Setting) -> str:
+    rows = data[data["runs"] > 0]
+    top = rows.sort_values("mean", kind="stable").iloc[-1]
+    starts = [_row(setting.name, "scratch", init).label for init in INITS]
+    spoken = ", ".join(f"{row['network']} {row['mean']:.2f} %" for row in records(rows) if row["network"] in starts)
+    stuck = int(rows["collapsed"].sum())
+    return (
+        f"{setting.label}: {top['network']} ends highest, at {top['mean']:.2f} %"
+        + (f"; {spoken}" if spoken else "")
+        + (f". {stuck} of {int(rows['runs'].sum())} runs did not learn." if stuck else ". Every run learned.")
+    )
+
+
+#: Whether a run went well, and how long it took; the item is a group's name and a run.
+SMOKE = (
+    Column("group", lambda of: of[0], "Run"),
+    Column("seed", lambda of: of[1].config.seed),
+    Column("steps", lambda of: of[1].config.steps, "Steps"),
+    Column("first_loss", lambda of: _losses(of[1])[0], "First loss", ".3f"),
+    Column("last_loss", lambda of: _losses(of[1])[-1], "Last loss", ".3f"),
+    verdict_column("finite", lambda of: bool(np.isfinite(of[1].metrics["value"]).all()), "All finite"),
+    Column("sparsity", lambda of: of[1].final["sparsity"], "Zeros", lambda row: f"{100 * row['sparsity']:.1f} %"),
+    Column("seconds", lambda of: of[1].seconds, "Seconds", ".1f"),
+)
+
+
+def smoke_exhibit(evidence: Evidence, scale: ImageScale) -> Content:
+    """Every run: whether all its losses stayed finite, and how long it took.
+
+    Raises:
+        NotEnoughRunsError: If there is no run.
+    """
+    found, missing = found_and_missing(evidence, scale, list(scale.groups))
+    items = [(group, run) for group, runs in found.items() for run in runs]
+    table = Table.of(SMOKE, items, name="smoke", caption="Every run.")
+    good, absent = int(table.data["finite"].sum()), len(scale.groups) - len(found)
+    return Content(
+        shows=[f"{good} of {len(items)} runs have finite losses and norms throughout; {absent} are not there."],
+        tables=[table],
+        missing=missing,
+    )
+
+
+def _losses(run: Run) -> npt.NDArray[np.float64]:
+    return logged(run, "train/loss")["value"].to_numpy(dtype=float)

@@ -1,41 +1,32 @@
-"""Figure 10: eigenvalues of the Hessian right before and right after a mask update, and what becomes of them."""
+"""Figure 10: eigenvalues of the Hessian right before a mask update, right after it, and later."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from sparseflow.lab.demo.findings import number
+from sparseflow.lab.page import panels
 from sparseflow.lab.page.estimates import estimate
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.exhibit import Content, Drawing, Row
 from sparseflow.lab.page.figure_data import condensed
-from sparseflow.lab.page.panels import Look
-from sparseflow.lab.page.plots import Curve, curve_legend, draw_band, log_norm_axis, row_of_panels
-from sparseflow.lab.page.svg import INK, PALETTE, STYLE
+from sparseflow.lab.page.panels import Curve
+from sparseflow.lab.page.words import number
+from sparseflow.paper.exhibits import densities
 from sparseflow.paper.exhibits.curves import curve_of
-from sparseflow.paper.exhibits.densities import (
-    WHAT,
-    Floats,
-    Moment,
-    density_table,
-    draw_densities,
-    ends,
-    first_seed,
-    negative_ends,
-    stored_spectra,
-)
+from sparseflow.paper.exhibits.densities import Moment, Spectra
 from sparseflow.paper.matrix.mnist import after_update
 from sparseflow.paper.matrix.scales import Scale
+from sparseflow.types import Look
 
 #: Around an update: SET left, RigL right, as in the paper.
 MOVING = ("lenet5/set/sparse/f100", "lenet5/rigl/sparse/f100")
-MOMENTS = {"before": Look(INK, ":", ""), "after": Look(PALETTE["vermillion"], "-", "")}
+MOMENTS = {"before": Look("ink", ":", ""), "after": Look("vermillion", "-", "")}
 
 
 def shows(row: Row, scale: Scale) -> bool:
@@ -44,30 +35,28 @@ def shows(row: Row, scale: Scale) -> bool:
 
 
 def fig10(evidence: Evidence, scale: Scale) -> Content:
-    """Densities right before and right after one mask update, and what becomes of the largest and smallest eigenvalue.
+    """Densities right before and right after one mask update, and the largest and smallest eigenvalue from then on.
 
     Raises:
         NotEnoughRunsError: if no spectrum around an update was stored.
     """
-    stored = stored_spectra(evidence, MOVING, tuple(MOMENTS))
-    seed, step = first_seed(stored), min(key.step for key in stored)
-    panels: dict[str, list[tuple[Curve, Floats]]] = {}
-    tables = []
-    for group in MOVING:
-        name = curve_of(group).label
-        for moment, look in MOMENTS.items():
-            key = Moment(group, seed, step, moment)
-            if key in stored:
-                panels.setdefault(name, []).append((Curve(f"right {moment}", group, look), stored[key]))
-                tables.append(density_table(name, key, stored[key]))
+    stored = densities.stored_spectra(evidence, MOVING, tuple(MOMENTS))
+    seed, step = densities.first_seed(stored), min(key.step for key in stored)
+    names = {group: curve_of(group).label for group in MOVING}
+    wanted = [
+        (name, name, Curve(f"right {moment}", group, look), Moment(group, seed, step, moment))
+        for group, name in names.items()
+        for moment, look in MOMENTS.items()
+    ]
+    shown, data = densities.chosen(stored, wanted)
     sentences, missing = _around(evidence, step)
     drawings = [
         Drawing(
             name="fig10",
-            how=f"{WHAT}Left the whole spectrum, right its negative side; seed {seed}, step {step}.",
+            how=f"{densities.WHAT}Left the whole spectrum, right its negative side; seed {seed}, step {step}.",
             alt=f"Densities of Hessian eigenvalues right before and right after a mask update. {' '.join(sentences)}",
-            draw=partial(draw_pairs, panels),
-            data=pd.concat(tables, ignore_index=True),
+            draw=partial(draw_pairs, shown),
+            data=data,
         )
     ]
     try:
@@ -105,21 +94,18 @@ def _of_most_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     return rows if seeds.empty else rows[rows["examples"] == seeds.idxmax()]
 
 
-@rc_context(STYLE)
-def draw_pairs(panels: Mapping[str, Sequence[tuple[Curve, Floats]]], *, narrow: bool = False) -> Figure:
-    """A row a method: the whole spectrum, and its negative side."""
-    figure, axes = row_of_panels(2 * len(panels), narrow=narrow, height=2.5, columns=2)
-    every = [values for spectra in panels.values() for _, values in spectra]
-    for row, (title, spectra) in enumerate(panels.items()):
-        for column, (name, limits) in enumerate((("all", ends(every)), ("negative side", negative_ends(every)))):
-            panel = axes[2 * row + column]
-            draw_densities(panel, spectra, limits)
-            panel.set_title(f"{title}, {name}")
-            if narrow or column == 0:
-                panel.set_ylabel("Density (share per unit)")
+def draw_pairs(shown: Mapping[str, Spectra], *, narrow: bool = False) -> Figure:
+    """One row per method: the whole spectrum, and its negative side."""
+    figure, axes = panels.layout(2 * len(shown), narrow=narrow, height=2.5, columns=2)
+    every = [values for spectra in shown.values() for _, values in spectra]
+    sides = {"all": densities.ends(every), "negative side": densities.negative_ends(every)}
+    for panel, (title, side) in zip(axes, itertools.product(shown, sides), strict=True):
+        densities.draw(panel, shown[title], sides[side])
+        panel.set_title(f"{title}, {side}")
     for panel in axes if narrow else axes[-2:]:
         panel.set_xlabel("Eigenvalue (nats per squared unit of weight)")
-    curve_legend(figure, [curve for curve, _ in next(iter(panels.values()))], narrow=narrow)
+    panels.label_left(axes, "Density (share per unit)")
+    densities.legend(figure, shown.values(), narrow=narrow)
     return figure
 
 
@@ -142,7 +128,7 @@ def _aftermath(evidence: Evidence, step: int, *, last: int) -> Drawing:
     return Drawing(
         name="fig10-after",
         how="What becomes of the extreme eigenvalues after that update. The first point is right before, the second "
-        "(0) right after, the others so many steps later. A line is the mean over runs, its band one population "
+        "(0) right after, the others that many steps later. A line is the mean over runs, its band one population "
         "standard deviation to either side.",
         alt="Line charts of the largest eigenvalue and of the magnitude of the most negative one. "
         + " ".join(
@@ -157,17 +143,16 @@ def _aftermath(evidence: Evidence, step: int, *, last: int) -> Drawing:
     )
 
 
-@rc_context(STYLE)
 def draw_aftermath(data: pd.DataFrame, *, narrow: bool = False) -> Figure:
     """A panel for the largest, one for the most negative eigenvalue."""
-    figure, axes = row_of_panels(2, narrow=narrow, columns=2, height=2.6)
+    figure, axes = panels.layout(2, narrow=narrow, columns=2, height=2.6)
     for panel, (kind, rows) in zip(axes, data.groupby("kind", sort=False), strict=True):
         for group in MOVING:
             of_group = rows[rows["group"] == group]
             if len(of_group):
-                draw_band(panel, curve_of(group), of_group, x="place")
-        log_norm_axis(panel, [rows])
+                panels.draw_curve(panel, curve_of(group).look, of_group, x="place")
+        panels.log_norm_axis(panel, [rows])
         panel.set_title(f"The {kind} eigenvalue" + (", magnitude" if kind != "largest" else ""))
         panel.set_xlabel("Steps after the update")
-    curve_legend(figure, [curve_of(group) for group in MOVING], narrow=narrow)
+    panels.curve_legend(figure, [curve_of(group) for group in MOVING], narrow=narrow)
     return figure

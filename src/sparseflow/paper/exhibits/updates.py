@@ -1,42 +1,44 @@
-"""Figures 3b, 8b and 9b: what a mask update does to the gradient norm."""
+"""Figures 3, 8 and 9b: the change of the gradient norm at mask updates."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from sparseflow.init.schemes import SCHEMES
+from sparseflow.lab.page import panels
 from sparseflow.lab.page.estimates import Estimate, estimate
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.lab.page.exhibit import Content, Drawing, Table, available, cell
-from sparseflow.lab.page.plots import Curve, curve_legend, draw_band, row_of_panels, steps_axis
-from sparseflow.lab.page.summary import records
-from sparseflow.lab.page.svg import INK, STYLE
+from sparseflow.lab.page.exhibit import Content, Drawing
+from sparseflow.lab.page.figure_data import update_change
+from sparseflow.lab.page.panels import Curve
+from sparseflow.lab.page.svg import INK
+from sparseflow.lab.page.table import Column, Table, low_and_high, records
 from sparseflow.lab.page.words import signed
-from sparseflow.paper.exhibits.curves import curve_of, over_seeds, update_change
-from sparseflow.paper.exhibits.shortfalls import shortfalls
+from sparseflow.paper.exhibits.curves import curve_of, over_seeds
+from sparseflow.paper.exhibits.networks import Setting
+from sparseflow.paper.exhibits.shortfalls import found_and_missing
+from sparseflow.paper.matrix.cells import INITS
 from sparseflow.paper.matrix.image_scales import ImageScale
 from sparseflow.paper.matrix.scales import Scale
 from sparseflow.training.runs import Run
 
 #: Panel title -> its curves.
 Panels = Mapping[str, Sequence[Curve]]
-_OURS = "Ours (+)"
+_TITLES = {init: SCHEMES[init].label for init in INITS} | {"sparse": f"{SCHEMES['sparse'].label} (+)"}
 #: Changes up to here are drawn on a linear axis where larger ones are not.
 LINEAR = 0.1
 FIG3B: Panels = {
-    _OURS: [curve_of(f"lenet5/{name}/sparse/f100") for name in ("rigl", "set", "rigl_inverted")],
+    _TITLES["sparse"]: [curve_of(f"lenet5/{name}/sparse/f100") for name in ("rigl", "set", "rigl_inverted")],
 }
-FIG8B: Panels = {
-    title: [curve_of(f"lenet5/{name}/{init}/f100") for name in ("rigl", "set")]
-    for title, init in (("Original", "dense"), ("Liu", "liu"), (_OURS, "sparse"))
-}
-FIG9B: Panels = {_OURS: [curve_of(f"mlp/{name}/sparse") for name in ("rigl", "set")]}
+FIG8B: Panels = {_TITLES[init]: [curve_of(f"lenet5/{name}/{init}/f100") for name in ("rigl", "set")] for init in INITS}
+FIG9B: Panels = {_TITLES["sparse"]: [curve_of(f"mlp/{name}/sparse") for name in ("rigl", "set")]}
 
 HOW = (
     "At an update a method drops its smallest weights and grows as many new connections: SET at random, RigL where the "
@@ -44,43 +46,46 @@ HOW = (
     "after, on the same images and with the same remaining weights; a point above the line at zero is an update that "
     "raised it. A line is the mean over runs, its band one population standard deviation to either side."
 )
-
-
 _AS_BEFORE = (
     "To be read like figure 3b: a point above zero is an update that raised the gradient norm. A line is the mean over "
     "runs, its band one population standard deviation to either side."
 )
 
 
-def groups_of(panels: Panels) -> tuple[str, ...]:
+def groups_of(curves: Panels) -> tuple[str, ...]:
     """Every group of a figure."""
-    return tuple(dict.fromkeys(curve.group for curves in panels.values() for curve in curves))
+    return tuple(dict.fromkeys(curve.group for of_panel in curves.values() for curve in of_panel))
 
 
 def update_exhibit(
     name: str,
-    panels: Panels,
+    of_figure: Panels,
     evidence: Evidence,
     scale: Scale | ImageScale,
     *,
     how: str = _AS_BEFORE,
     stretched: bool = False,
 ) -> Content:
-    """A panel an initialisation, a curve a method; ``stretched`` draws large changes on a logarithmic axis.
+    """One panel per initialisation, one curve per method; ``stretched`` draws large changes on a logarithmic axis.
 
     Raises:
         NotEnoughRunsError: if no group has a run.
     """
-    found, missing = available(evidence, groups_of(panels))
+    found, missing = found_and_missing(evidence, scale, groups_of(of_figure))
     shown = {
         title: [curve for curve in curves if curve.group in found]
-        for title, curves in panels.items()
+        for title, curves in of_figure.items()
         if any(curve.group in found for curve in curves)
     }
-    curves = [curve for panel in shown.values() for curve in panel]
+    curves = [curve for of_panel in shown.values() for curve in of_panel]
     data = over_seeds([(curve, found[curve.group]) for curve in curves], update_change, phase="change at an update")
-    changes = pd.DataFrame([_change(curve, found[curve.group]) for curve in curves])
-    spoken = ", ".join(f"{row['network']} {signed(row['first_half'])}" for row in records(changes))
+    changes = Table.of(
+        COLUMNS,
+        [Changes(curve, found[curve.group], *halves(found[curve.group])) for curve in curves],
+        name=f"{name}-changes",
+        caption="Mean change of the gradient norm at a mask update.",
+    )
+    spoken = ", ".join(f"{row['network']} {signed(row['first_half'])}" for row in records(changes.data))
     sentence = f"In the first half of training an update changes the gradient norm, on average, by: {spoken}."
     drawing = Drawing(
         name=name,
@@ -92,30 +97,24 @@ def update_exhibit(
     return Content(
         shows=[sentence],
         drawings=[drawing],
-        tables=[_table(name, changes)],
-        missing=[*missing, *shortfalls(evidence, scale, found)],
+        tables=[changes],
+        missing=missing,
     )
 
 
-@rc_context(STYLE)
-def draw_updates(panels: Panels, data: pd.DataFrame, *, narrow: bool = False, stretched: bool = False) -> Figure:
+def draw_updates(shown: Panels, data: pd.DataFrame, *, narrow: bool = False, stretched: bool = False) -> Figure:
     """Change over steps, zero marked."""
-    figure, axes = row_of_panels(len(panels), narrow=narrow, sharey=True)
-    for panel, (title, curves) in zip(axes, panels.items(), strict=True):
+    figure, axes = panels.layout(len(shown), narrow=narrow, share=True)
+    for panel, (title, curves) in zip(axes, shown.items(), strict=True):
         panel.axhline(0, color=INK, linewidth=1)
-        for index, curve in enumerate(curves):
-            rows = data[data["group"] == curve.group]
-            every = max(1, len(rows) // 6)
-            draw_band(panel, curve, rows, mark=(index % every, every))
+        panels.draw_curves(panel, [(curve.look, data[data["group"] == curve.group]) for curve in curves])
         panel.set_title(title)
-        steps_axis(panel)
+        panels.steps_axis(panel)
         if stretched:
             panel.set_yscale("symlog", linthresh=LINEAR, linscale=0.5)
             panel.yaxis.set_major_formatter(FuncFormatter(lambda change, _: f"{change:g}"))
-    for panel in axes if narrow else axes[:1]:
-        panel.set_ylabel("Change of ‖g‖ at an update")
-    drawn = {curve.label: curve for curves in panels.values() for curve in curves}
-    curve_legend(figure, list(drawn.values()), narrow=narrow)
+    panels.label_left(axes, "Change of ‖g‖ at an update")
+    panels.curve_legend(figure, [curve for curves in shown.values() for curve in curves], narrow=narrow)
     return figure
 
 
@@ -131,40 +130,52 @@ def halves(runs: Sequence[Run]) -> tuple[Estimate, Estimate, float]:
     return estimate(first), estimate(second), float(np.mean(raised))
 
 
-def _change(curve: Curve, runs: Sequence[Run]) -> dict[str, object]:
-    first, second, raised = halves(runs)
-    return {
-        "network": curve.label,
-        "group": curve.group,
-        "runs": len(runs),
-        "first_half": first.mean,
-        "low": first.low,
-        "high": first.high,
-        "second_half": second.mean,
-        "raised": raised,
-    }
+class Changes(NamedTuple):
+    """Changes of the gradient norm of one curve, over seeds."""
+
+    curve: Curve
+    runs: Sequence[Run]
+    first: Estimate
+    """In the first half of training."""
+    second: Estimate
+    raised: float
+    """Share of updates that raise the norm."""
 
 
-def _table(name: str, changes: pd.DataFrame) -> Table:
-    return Table(
-        name=f"{name}-changes",
-        caption="Mean change of the gradient norm at a mask update.",
-        head=["Network", "Runs", "First half of training", "95 % interval", "Second half", "Updates that raise it"],
-        rows=[
-            [
-                cell(row["network"]),
-                cell(str(row["runs"])),
-                cell(signed(row["first_half"])),
-                cell("-" if np.isnan(row["low"]) else f"{signed(row['low'])} to {signed(row['high'])}"),
-                cell(signed(row["second_half"])),
-                cell(f"{100 * row['raised']:.0f} %"),
-            ]
-            for row in records(changes)
-        ],
-        data=changes,
-    )
+COLUMNS = (
+    Column("network", lambda of: of.curve.label, "Network"),
+    Column("group", lambda of: of.curve.group),
+    Column("runs", lambda of: len(of.runs), "Runs"),
+    Column("first_half", lambda of: of.first.mean, "First half of training", lambda row: signed(row["first_half"])),
+    *low_and_high(lambda of: of.first, text=signed),
+    Column("second_half", lambda of: of.second.mean, "Second half", lambda row: signed(row["second_half"])),
+    Column("raised", lambda of: of.raised, "Updates that raise it", lambda row: f"{100 * row['raised']:.0f} %"),
+)
 
 
 fig3b = partial(update_exhibit, "fig3b", FIG3B, how=HOW)
 fig8b = partial(update_exhibit, "fig8b", FIG8B)
 fig9b = partial(update_exhibit, "fig9b", FIG9B)
+
+
+def image_update_exhibit(name: str, setting: Setting, evidence: Evidence, scale: ImageScale) -> Content:
+    """Changes of the gradient norm at mask updates on images, one panel per start.
+
+    Raises:
+        NotEnoughRunsError: if no group has a run.
+    """
+    shown: Panels = {
+        f"{setting.label}, {_TITLES[init]}": [
+            curve_of(group)
+            for method in ("rigl", "set", "rigl_inverted")
+            if (group := f"{setting.name}/{method}/{init}") in scale.groups
+        ]
+        for init in ("dense", "sparse")
+    }
+    how = f"{HOW} The vertical axis is linear from −{LINEAR:g} to {LINEAR:g} and logarithmic beyond."
+    if setting.paper == "ResNet50":
+        how += (
+            " Behind a unit that has lost all its connections batch norm divides by next to nothing, so that a "
+            "connection which grows there has a gradient hundreds of times the usual; narrow networks have such units."
+        )
+    return update_exhibit(name, shown, evidence, scale, how=how, stretched=True)

@@ -1,4 +1,4 @@
-"""The verdicts on the paper's claims as the page tells them: counted, listed, and one by one."""
+"""The verdicts on the paper's claims as a page shows them: counted, listed, and one by one."""
 
 from __future__ import annotations
 
@@ -7,18 +7,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from sparseflow.lab.demo.findings import number
-from sparseflow.lab.page.words import count
+from sparseflow.lab.page.words import count, number
 from sparseflow.paper.claims.verdict import Verdict
 from sparseflow.paper.published import Claim, claims
 
-#: Verdict -> (sign, word); the last is for claims that were not judged.
-SIGNS = {
-    "held": ("✓", "held"),
-    "failed": ("✗", "failed"),
-    "inconclusive": ("?", "inconclusive"),
-    "not judged": ("–", "not judged"),
-}
+#: Verdict -> the sign beside it; the last is for claims that were not judged.
+SIGNS = {"held": "✓", "failed": "✗", "inconclusive": "?", "not judged": "–"}
 COLUMNS = ("id", "verdict", "statistic", "p_value", "n", "ours", "published", "note")
 
 
@@ -42,13 +36,13 @@ class Judged:
 
     @property
     def lacks_runs(self) -> bool:
-        """Whether it is open only for want of runs, which its note then says how to make."""
+        """Whether it is open only for want of runs; its note then says how to make them."""
         return self.verdict == "inconclusive" and "sparseflow reproduce" in self.note
 
     @property
     def sign(self) -> str:
-        """What is seen beside the word."""
-        return SIGNS[self.verdict][0]
+        """The sign beside the word."""
+        return SIGNS[self.verdict]
 
 
 def judged(verdicts: Sequence[Verdict]) -> list[Judged]:
@@ -67,21 +61,12 @@ def judged(verdicts: Sequence[Verdict]) -> list[Judged]:
             f"every verdict must be on a claim of its own, got {[verdict.id for verdict in verdicts]}; claims are "
             f"{min(known)} to {max(known)}."
         )
-    return [_judged(claim, by_id.get(claim.id)) for claim in claims()]
-
-
-def _judged(claim: Claim, verdict: Verdict | None) -> Judged:
-    if verdict is None:
-        return Judged(claim, "not judged")
-    return Judged(
-        claim,
-        verdict.verdict,
-        statistic=verdict.statistic,
-        p_value=spoken_p(verdict.p_value),
-        n=str(verdict.n),
-        ours=verdict.ours,
-        note=verdict.note,
-    )
+    return [
+        Judged(claim, one.verdict, one.statistic, spoken_p(one.p_value), str(one.n), one.ours, one.note)
+        if (one := by_id.get(claim.id))
+        else Judged(claim, "not judged")
+        for claim in claims()
+    ]
 
 
 def spoken_p(p_value: float | None) -> str:

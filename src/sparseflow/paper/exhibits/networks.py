@@ -1,12 +1,13 @@
-"""Which settings an image scale has, what the paper has in their place, and what groups of runs are called there."""
+"""The networks of the image scales, the kinds of runs on each, and what the paper calls them."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from sparseflow.lab.page.groups import INIT_LABELS, METHOD_LABELS
+from sparseflow.init.schemes import SCHEMES
 from sparseflow.paper.matrix import cifar
 from sparseflow.paper.matrix.image_scales import ImageScale
+from sparseflow.training.names import shown_methods
 
 
 class Setting(NamedTuple):
@@ -37,31 +38,30 @@ LONGER = {
         Setting("resnet14-longer", f"ResNet-14, 90 % zeros, {cifar.LONGER} times the steps", "ResNet50"),
     ),
 }
-#: Second part of a group's name -> what it is called; in the order of tables.
-NAMES = {
-    "dense": "Dense",
-    "small_dense": "Small Dense",
-    "prune": "Pruned",
+#: Runs on the masks of a pruning run: second part of a group's name -> label.
+ON_PRUNED_MASKS = {
     "lottery": "Lottery, rewound late",
     "lottery-k5000": "Lottery, rewound to step 5000",
     "lottery-k0": "Lottery of step 0",
     "ticket-scratch": "Scratch on pruned masks",
     "ticket-scratch-sparse": "Scratch on pruned masks, Ours",
-    **{name: METHOD_LABELS[name] for name in ("scratch", "set", "rigl", "rigl_inverted")},
 }
-#: The paper's name of a method, by ours.
-_PAPER = {
-    "dense": "Baseline (dense)",
-    "small_dense": "Small Dense",
-    "scratch": "Scratch",
-    "set": "SET",
-    "rigl": "RigL",
-    "rigl_inverted": "RigL-Inverted",
-}
+
+
+def kind_labels() -> dict[str, str]:
+    """Second part of a group's name -> label, in the order of tables.
+
+    >>> list(kind_labels())[2:5]
+    ['prune', 'lottery', 'lottery-k5000']
+    """
+    labels: dict[str, str] = {}
+    for key, row in shown_methods().items():
+        labels |= ON_PRUNED_MASKS if key == "lottery" else {key: row.label}
+    return labels
 
 
 class Row(NamedTuple):
-    """Groups that one line is about: one, or those on all masks."""
+    """One row of a table: a single group, or the groups of one kind on all masks."""
 
     label: str
     groups: tuple[str, ...]
@@ -71,7 +71,7 @@ class Row(NamedTuple):
 
 
 def rows_of(setting: Setting, scale: ImageScale) -> list[Row]:
-    """A setting's groups in the order of tables, those that differ in the pruning run as one.
+    """The groups of a setting in the order of tables, those that differ in the pruning run alone as one row.
 
     >>> from sparseflow.paper.matrix.image_scales import IMAGE_SCALES
     >>> rows = rows_of(SETTINGS["cifar"][3], IMAGE_SCALES["cifar"])
@@ -83,17 +83,17 @@ def rows_of(setting: Setting, scale: ImageScale) -> list[Row]:
         name, *parts = group.split("/")
         if name == setting.name:
             lines.setdefault(tuple(part for part in parts if not part.startswith("mask")), []).append(group)
-    ordered = sorted(lines.items(), key=lambda line: list(NAMES).index(line[0][0]))
+    ordered = sorted(lines.items(), key=lambda line: list(kind_labels()).index(line[0][0]))
     return [_row(setting, kind, tuple(groups)) for kind, groups in ordered]
 
 
 def _row(setting: Setting, kind: tuple[str, ...], groups: tuple[str, ...]) -> Row:
     name, *rest = kind
-    init = INIT_LABELS.get(rest[0], "") if rest else ""
-    label = ", ".join([NAMES[name], *(INIT_LABELS.get(part, part) for part in rest)])
-    method = "" if rest[1:] else _PAPER.get(name, "")
-    if name in ("lottery-k0", "lottery-k5000", "lottery") and not rest:
+    schemes = [SCHEMES[part].label if part in SCHEMES else part for part in rest]
+    method = "" if rest[1:] or name in ON_PRUNED_MASKS else shown_methods()[name].paper
+    if name.startswith("lottery") and not rest:
         # VGG16's ticket was not rewound late, ResNet-50's was.
         late = setting.paper == "ResNet50"
         method = {("lottery-k0", False): "Lottery", ("lottery", True): "Lottery (late rewinding)"}.get((name, late), "")
-    return Row(label, groups, method, init)
+    init = SCHEMES[rest[0]].label if rest and rest[0] in SCHEMES else ""
+    return Row(", ".join([kind_labels()[name], *schemes]), groups, method, init)

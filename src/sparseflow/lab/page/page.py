@@ -1,0 +1,195 @@
+"""A page in one HTML file, with its tables and figures as files beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib import rc_context
+
+from sparseflow.atomic import write_atomically
+from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.page.exhibit import Content, Drawing, Exhibit
+from sparseflow.lab.page.panels import WIDE
+from sparseflow.lab.page.svg import STYLE, inline_svg, standalone_svg
+from sparseflow.training.runs import Run
+
+_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+_PATH = re.compile(r' d="[^"]*"')
+#: Iterates over named exhibits; the command line shows its progress with it.
+Watched = Callable[[Sequence[tuple[str, Exhibit]]], Iterable[tuple[str, Exhibit]]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawing in both widths, ready for the page."""
+
+    drawing: Drawing
+    wide: str
+    narrow: str
+    share: float
+    """Fraction of the page's width that the wide one takes, so that all are drawn at one scale."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """One thing that is not there, and the command that makes it."""
+
+    text: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One exhibit as it stands on the page."""
+
+    name: str
+    """Anchor on the page."""
+    exhibit: Exhibit
+    content: Content | None = None
+    """None where nothing of it can be shown."""
+    pictures: Sequence[Picture] = ()
+    missing: Sequence[Missing] = ()
+
+
+def show_all(
+    exhibits: Mapping[str, Exhibit], evidence: Evidence, scale: Any, *, watched: Watched = iter
+) -> list[Shown]:
+    """Build every exhibit, by name; one that lacks everything says what to type."""
+    return [_show(name, exhibit, evidence, scale) for name, exhibit in watched(list(exhibits.items()))]
+
+
+def _show(name: str, exhibit: Exhibit, evidence: Evidence, scale: Any) -> Shown:
+    if exhibit.build is None:
+        return Shown(name, exhibit)
+    try:
+        content = exhibit.build(evidence, scale)
+    except NotEnoughRunsError as error:
+        return Shown(name, exhibit, missing=missing_of([str(error)]))
+    pictures = [_picture(drawing) for drawing in content.drawings]
+    return Shown(name, exhibit, content, pictures, missing_of(content.missing))
+
+
+def missing_of(messages: Sequence[str]) -> list[Missing]:
+    r"""The texts of :class:`NotEnoughRunsError`, taken apart: a line of text, then a line to type.
+
+    >>> missing_of(["mds was not measured. Make it:\nsparseflow reproduce mds"])
+    [Missing(text='mds was not measured. Make it:', command='sparseflow reproduce mds')]
+    """
+    lines = [line for message in messages for line in message.splitlines()]
+    pairs = zip(lines[::2], lines[1::2], strict=True)
+    return list(dict.fromkeys(Missing(text, command) for text, command in pairs))
+
+
+def _picture(drawing: Drawing) -> Picture:
+    with rc_context(STYLE):
+        wide, narrow = drawing.draw(narrow=False), drawing.draw(narrow=True)
+    wide_svg = compact(inline_svg(wide, name=drawing.name, alt=drawing.alt))
+    narrow_svg = compact(inline_svg(narrow, name=f"{drawing.name}-narrow", alt=drawing.alt))
+    if drawing.finish is not None:
+        wide_svg, narrow_svg = drawing.finish(wide_svg, wide), drawing.finish(narrow_svg, narrow)
+    return Picture(drawing, wide_svg, narrow_svg, share=min(1.0, wide.get_figwidth() / WIDE))
+
+
+def compact(svg: str) -> str:
+    """Coordinates of paths to a hundredth of a point, which no screen shows.
+
+    >>> compact('<path d="M 1.23456 2&#10;L -0.001 7.5" />')
+    '<path d="M 1.23 2 L 0 7.5" />'
+    """
+
+    def shorter(path: re.Match[str]) -> str:
+        text = re.sub(r"\s*&#10;\s*", " ", path.group())
+        return _NUMBER.sub(lambda number: f"{round(float(number.group()), 2) + 0.0:g}", text)
+
+    return _PATH.sub(shorter, svg)
+
+
+def write_page(
+    out: Path,
+    template: str,
+    shown: Sequence[Shown],
+    *,
+    files: Mapping[str, bytes],
+    digits: int | None = 7,
+    **values: Any,
+) -> Path:
+    """Write ``index.html`` and everything beside it under ``out``; return the page's path.
+
+    The page needs no network and no other file. Every file is written whole or not at all, the page last; figures and
+    tables of an earlier page that are not on this one are removed.
+
+    Args:
+        out: Folder; made where it does not exist.
+        template: File name among the templates.
+        shown: Exhibits; their drawings go to ``figures/``, their tables to ``tables/``.
+        files: More files, by path below ``out``.
+        digits: Significant digits of numbers in the CSVs of exhibits; None for all.
+        values: What the template is given beside ``shown``.
+    """
+    page = _environment().get_template(template).render(shown=shown, **values)
+    written = {**files, **_files_of(shown, digits=digits)}
+    for old in (path for folder in ("figures", "tables") for path in (out / folder).glob("*.*")):
+        if old.relative_to(out).as_posix() not in written and old.suffix in (".svg", ".csv"):
+            old.unlink()
+    for name, content in {**written, "index.html": page.encode()}.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / name, content)
+    return out / "index.html"
+
+
+def _files_of(shown: Sequence[Shown], *, digits: int | None) -> dict[str, bytes]:
+    files = {}
+    for each in shown:
+        for picture in each.pictures:
+            files[f"figures/{picture.drawing.name}.svg"] = standalone_svg(picture.wide)
+            files[f"figures/{picture.drawing.name}.csv"] = as_csv(picture.drawing.data, digits=digits)
+        for table in each.content.tables if each.content else ():
+            files[f"tables/{table.name}.csv"] = as_csv(table.data, digits=digits)
+    return files
+
+
+def as_csv(table: pd.DataFrame, *, digits: int | None = 7) -> bytes:
+    """A table as a file, its numbers to ``digits`` significant digits, or all where that is None."""
+    return table.to_csv(index=False, float_format=None if digits is None else f"%.{digits}g").encode()
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("sparseflow.lab"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # A percent sign stays on the line of its number.
+    environment.filters["tied"] = lambda sentence: sentence.replace(" %", "\N{NO-BREAK SPACE}%")
+    return environment
+
+
+def hardware(runs: Sequence[Run]) -> dict[str, str]:
+    """Machine and versions as stored with the runs, nested keys joined by dots; several values where runs differ.
+
+    >>> env = {"torch": "2.13.0", "cpu": {"cores": 2}}
+    >>> hardware([Run(None, Path("run"), pd.DataFrame(), {}, env, 1.0)])
+    {'torch': '2.13.0', 'cpu.cores': '2'}
+    """
+    values: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for key, value in _flat(run.env):
+            values.setdefault(key, {})[str(value)] = None
+    return {key: " / ".join(distinct) for key, distinct in values.items()}
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in nested.items():
+        pairs.extend(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)])
+    return pairs
