@@ -111,3 +111,14 @@ def test_add_a_network(repository: Path) -> None:
     assert abs(final["sparsity"] - 0.95) < 1e-3
     run(repository, "sparseflow", "report", "runs", "--out", "page")
     assert "a network of two layers" in (repository / "page" / "index.html").read_text()
+
+
+def test_add_a_figure(repository: Path) -> None:
+    changed = follow("Add a figure", repository)
+    lint(repository, changed)
+    run(repository, *"sparseflow reproduce loss --scale demo --seeds 1 --out runs --report page".split())
+    page = (repository / "page" / "index.html").read_text()
+    assert "How fast does the loss fall?" in page
+    assert "Small Dense ends at" in page
+    for name in ("loss.svg", "loss.csv"):
+        assert (repository / "page" / "figures" / name).exists()
