@@ -6,13 +6,17 @@
   :func:`clear_` makes tensors zero off their masks; ``sparsifier.weights`` alone calls these. Their plain twins are in
   ``_fast.write``.
 
+* :func:`zero_inactive_` and :func:`count_true` are plain passes that many use; :func:`on_threads` and :func:`has_numba`
+  serve the engine too.
+
 What a fast twin does not take (small tensors, other devices and dtypes, no Numba) it leaves to the plain one, with the
 same result to the last bit.
 """
 
 from sparseflow._fast.bits import StagedMask, stage, unstaged
 from sparseflow._fast.exchange import Exchange, Magnitude, exchange, topk
-from sparseflow._fast.memory import count_true
+from sparseflow._fast.memory import count_true, has_numba
+from sparseflow._fast.threads import on_threads
 from sparseflow._fast.write import Write, clear_, write_, zero_inactive_
 
 __all__ = [
@@ -23,6 +27,8 @@ __all__ = [
     "clear_",
     "count_true",
     "exchange",
+    "has_numba",
+    "on_threads",
     "stage",
     "topk",
     "unstaged",

@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 from rich.table import Column, Table
 
-from sparseflow._fast.memory import has_numba
+from sparseflow._fast import has_numba
 from sparseflow.cli.engine import Bench, Export
 from sparseflow.cli.reproduce import Reproduce
 from sparseflow.training.config import pruning_parent

@@ -14,7 +14,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from sparseflow._fast.threads import on_threads
+from sparseflow._fast import on_threads
 from sparseflow.analysis.closed_form import sums
 from sparseflow.analysis.closed_form.alive import AliveUnits, reduced
 from sparseflow.analysis.closed_form.chain import Chain

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparseflow._fast.threads import on_threads
+from sparseflow._fast import on_threads
 
 #: Multiply-adds below which handing work to another thread costs more than it saves: in a layer, and in a chain, where
 #: gradients are added up afterwards.

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sparseflow._fast.threads import on_threads
+from sparseflow._fast import on_threads
 from sparseflow.engine.kernels.compiling import said_aloud
 from sparseflow.engine.plans.interpreter import run
 from sparseflow.engine.plans.program import Program, build_program

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from sparseflow._fast.memory import has_numba
+from sparseflow._fast import has_numba
 from sparseflow.data.digits import Dataset, load_dataset
 from sparseflow.paper.measures.image_source import (
     image_end,
