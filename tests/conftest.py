@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,31 +14,27 @@ from hypothesis import settings
 settings.register_profile("reproducible", derandomize=True, deadline=None)
 settings.load_profile("reproducible")
 
-#: Tests that stay together on one worker: those of the engine, so that only one compiles its kernels, and those that
-#: fork processes from a server, which takes ten seconds to load.
-TOGETHER = {
-    "engine": ("tests/engine/", "src/sparseflow/engine/"),
-    "processes": (
-        "tests/sparsifier/test_ddp.py",
-        "tests/sparsifier/test_sharded.py",
-        "tests/training/test_checkpoint.py",
-        "tests/training/test_image_runs.py",
-        "tests/training/test_loop.py",
-        "tests/training/test_ranks.py",
-        "tests/training/test_resume.py",
-    ),
-}
+
+@cache
+def together(root: Path, file: str) -> str:
+    """The name of the group whose files stay on one worker, else the file's own.
+
+    Those of the engine and the benchmarks do, so that only one worker compiles the kernels, and those that fork
+    processes from a server, which takes ten seconds to load.
+    """
+    if "engine" in Path(file).parts or file == "tests/test_benchmarks.py":
+        return "engine"
+    return "processes" if "\nfrom processes import" in (root / file).read_text() else file
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Deal out whole files, as ``--dist loadfile`` does, and those of ``TOGETHER`` as one."""
+    """Deal out whole files, as ``--dist loadfile`` does, some of them together."""
     from xdist.scheduler import LoadFileScheduling
 
     class Together(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            found = (name for name, starts in TOGETHER.items() if nodeid.startswith(starts))
-            return next(found, super()._split_scope(nodeid))
+            return together(config.rootpath, super()._split_scope(nodeid))
 
     return Together(config, log) if config.getoption("dist") == "loadfile" else None
 
