@@ -167,7 +167,7 @@ def _write(
 
 
 def _with_groups_as_one(shown: Shown, scale: ImageScale) -> Shown:
-    """An exhibit whose missing groups are told in one sentence: there may be dozens while runs are being made."""
+    """An exhibit whose missing groups are named in one sentence: there may be dozens while runs are being made."""
     groups = [name for one in shown.missing if (name := one.command.removeprefix(REPRODUCE)) in scale.groups]
     missing = [
         Missing(one.text, _at_scale(one.command, scale))
