@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.exhibit import Content, Exhibit
 from sparseflow.lab.page.page import compact
 from sparseflow.lab.page.svg import INK, PALETTE
 from sparseflow.paper.claims.verdict import Outcome, Verdict
@@ -75,6 +76,15 @@ def test_every_exhibit_has_its_section(page: ElementTree.Element) -> None:
             assert exhibit.title in words(section)
             assert section.findall(".//table") or section.findall(".//svg"), name
             assert "reproduce" not in words(section), name  # nothing is missing
+
+
+def test_an_exhibit_that_is_added_has_its_section(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    content = Content(shows=["It is as it is."])
+    added = Exhibit(title="Loss", question="How is it?", groups=("lenet5/dense",), build=lambda *_: content)
+    monkeypatch.setitem(EXHIBITS, "loss", added)
+    out = write_paper_report(Evidence({}, {}, "demo"), [], tmp_path, command=COMMAND, scale=DEMO)
+    page = ElementTree.fromstring(out.read_text(encoding="utf-8"))
+    assert "How is it? Loss. It is as it is." in words(found(page, "loss"))
 
 
 def test_page_loads_nothing(report: Path, page: ElementTree.Element) -> None:

@@ -30,11 +30,11 @@ from sparseflow.paper.matrix.mnist import groups
 from sparseflow.paper.matrix.scales import PAPER, Scale
 from sparseflow.training.images import ImageRun
 
-#: Part of the page on MNIST -> (heading, beginnings of its exhibits' names).
+#: Part of the page on MNIST -> its heading.
 PARTS = {
-    "tables": ("The paper's tables", ("table",)),
-    "figures": ("The paper's figures", ("fig", "film")),
-    "more": ("Behind the paper's numbers", ("masks", "grid")),
+    "tables": "The paper's tables",
+    "figures": "The paper's figures",
+    "more": "Behind the paper's numbers",
 }
 #: Missing groups of runs on images that are called by name.
 NAMED = 8
@@ -79,12 +79,23 @@ def write_paper_report(
         mlp_sparsity=groups(scale)["mlp/dense"][0].sparsity,
         collapse_percent=evidence.collapse_percent,
         parts={
-            part: (heading, [each for each in shown if each.name.startswith(starts)])
-            for part, (heading, starts) in PARTS.items()
+            part: (heading, [each for each in shown if each.exhibit.build is not None and part_of(each.name) == part])
+            for part, heading in PARTS.items()
         },
         claims_question=EXHIBITS["claims"].question,
         contradictions=contradictions(),
     )
+
+
+def part_of(name: str) -> str:
+    """The part of the page on MNIST that an exhibit stands in; exhibits that are not the paper's stand last.
+
+    >>> part_of("table1"), part_of("fig2a"), part_of("grid")
+    ('tables', 'figures', 'more')
+    """
+    if name.startswith("table"):
+        return "tables"
+    return "figures" if name.startswith(("fig", "film")) else "more"
 
 
 def write_image_report(
@@ -167,7 +178,7 @@ def _write(
 
 
 def _with_groups_as_one(shown: Shown, scale: ImageScale) -> Shown:
-    """An exhibit whose missing groups are told in one sentence: there may be dozens while runs are being made."""
+    """An exhibit whose missing groups are named in one sentence: there may be dozens while runs are being made."""
     groups = [name for one in shown.missing if (name := one.command.removeprefix(REPRODUCE)) in scale.groups]
     missing = [
         Missing(one.text, _at_scale(one.command, scale))

@@ -87,6 +87,7 @@ def draw_training(
     for panel in axes:
         if log:
             panels.log_scale(panel)
+            panels.log_limits(panel, *panel.get_ylim())
         if chance is not None:
             panel.axhline(chance, color=INK, linewidth=0.9, linestyle=":")
         if limits is not None:

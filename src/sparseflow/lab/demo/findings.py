@@ -1,4 +1,4 @@
-"""What each figure shows, in words and numbers computed from the table behind it."""
+"""The finding of each figure, in words and numbers computed from the table behind it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sparseflow.training.names import shown_methods
 
 
 def accuracy_words(table: pd.DataFrame) -> str:
-    """Every group's accuracy and how many of its runs did not learn.
+    """Accuracy of every group, and the number of its runs that did not learn.
 
     >>> accuracy_words(pd.DataFrame([{"label": "SET, Liu", "accuracy_mean": 54.25, "collapsed": 1, "n": 2}]))
     'SET, Liu 54.2 % (1 of 2 did not learn).'
@@ -28,7 +28,7 @@ def accuracy_words(table: pd.DataFrame) -> str:
 
 
 def accuracy_finding(table: pd.DataFrame) -> str:
-    """The best network and those of which some did not learn.
+    """The best network, and the networks of which some runs did not learn.
 
     >>> accuracy_finding(pd.DataFrame([{"label": "Dense", "accuracy_mean": 98.0, "collapsed": 0, "n": 2}]))
     'Dense ends highest, at 98.0 %. Every run learned.'
@@ -90,7 +90,7 @@ def halfway_finding(curves: pd.DataFrame) -> str:
 
 
 def onset_finding(table: pd.DataFrame) -> str:
-    """When the loss first leaves the level of guessing: median over seeds, as a range over the methods of a kind.
+    """The step at which the loss leaves the level of guessing: median over seeds, as a range over methods of a kind.
 
     >>> table = pd.DataFrame({"method": ["set", "rigl"], "init": "liu", "steps": 900, "onset_median": [math.inf, 50.0]})
     >>> onset_finding(table.assign(label=["SET, Liu", "RigL, Liu"]))
@@ -111,7 +111,7 @@ def onset_finding(table: pd.DataFrame) -> str:
 
 
 def update_words(changes: pd.DataFrame) -> str:
-    """How often, and by how much on average, the updates of each method raised the gradient norm.
+    """The share of updates that raised the gradient norm, and the mean change, by method.
 
     >>> update_words(pd.DataFrame({"method": "set", "init": "liu", "n": 2, "raised": [0.5, 0.0], "mean": [0.1, -0.3]}))
     'SET raised the gradient norm at 25 % (Liu) of its updates; the mean change over all of them is −0.1.'
@@ -133,7 +133,7 @@ def update_words(changes: pd.DataFrame) -> str:
 
 
 def _per_update(changes: pd.DataFrame, column: str) -> float:
-    """Mean over updates; a row stands for as many as it has seeds."""
+    """Mean over updates, of which each row has one per seed."""
     return float((changes[column] * changes["n"]).sum() / changes["n"].sum())
 
 

@@ -1,4 +1,4 @@
-"""What a reader should take away, in one sentence and a few comparisons; opposite data give the opposite sentence."""
+"""The main result in one sentence and a few comparisons; opposite data give the opposite sentence."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def headline(table: pd.DataFrame) -> str:
 
 
 def comparisons(table: pd.DataFrame) -> list[str]:
-    """What moving connections changes under the sparsity-aware initialisation, and how far a dense network is.
+    """The gain from moving connections under the sparsity-aware initialisation, and the distance to dense networks.
 
     >>> table = pd.DataFrame({"label": ["Scratch, Ours", "SET, Ours"], "method": ["scratch", "set"], "init": "sparse"})
     >>> comparisons(table.assign(n=3, accuracy_mean=[95.0, 96.0], accuracy_std=0.2)) == [
@@ -78,7 +78,7 @@ def comparisons(table: pd.DataFrame) -> list[str]:
 
 
 def _difference(ours: Record, theirs: Record) -> str:
-    """Called a difference only beyond two standard errors of the difference of means (Welch)."""
+    """Two means compared: different only beyond two standard errors of their difference (Welch)."""
     difference = ours["accuracy_mean"] - theirs["accuracy_mean"]
     if min(ours["n"], theirs["n"]) < 2:
         return "one run cannot tell whether that is more than chance"
@@ -93,7 +93,7 @@ def _difference(ours: Record, theirs: Record) -> str:
 
 
 def share(row: Record) -> str:
-    """How many runs of a group did not learn.
+    """The number of runs of a group that did not learn, of all.
 
     >>> share({"collapsed": 2, "n": 5})
     '2 of 5'

@@ -3,7 +3,7 @@
 Run: ``sparseflow demo``
 Cost: about a minute on 2 CPU cores.
 Claim: at 95 % sparsity a LeNet5 with the usual initialisation gets (almost) no gradient and does not learn within the
-run; with the sparsity-aware one it does. An exception is told by the page: pruning keeps two or three filters of the
+run; with the sparsity-aware one it does. The page names an exception: pruning keeps two or three filters of the
 first layer, and a draw of signs that leaves these dead on pixels, which are never negative, lets no scale help.
 Measured: the table the command prints, and its page.
 Differs: 4000 training images instead of 60,000, batch 64, a shorter schedule, so pruning and mask updates are scaled

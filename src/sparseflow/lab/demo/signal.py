@@ -1,4 +1,4 @@
-"""Figure 1c: how much signal reaches the logits of a LeNet5 at initialisation, by sparsity, mask and scheme."""
+"""Figure 1c: the signal that reaches the logits of a LeNet5 at initialisation, by sparsity, mask and scheme."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def skewed_masks(model: nn.Module, sparsity: float, *, seed: int) -> dict[str, T
     Args:
         model: Its prunable weights get masks.
         sparsity: Fraction of zeros in every layer.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Reference: protocol A.1.
 
@@ -67,10 +67,10 @@ def signal_at_init(
         schemes: Keys of ``sparseflow.init.schemes.SCHEMES``.
         bases: Keys of ``sparseflow.init.INITIALIZERS``.
         examples: Inputs in the batch, 28 x 28 x 1.
-        seed: Of everything drawn; the same masks and base draws for every scheme.
-        progress: Told how many points are done, and of how many.
+        seed: Seed of everything drawn; the same masks and base draws for every scheme.
+        progress: Called with the number of points that are done, and of all.
 
-    Returns: one row a network, columns scheme, base, mask, sparsity, network, logit_std.
+    Returns: one row per network, columns scheme, base, mask, sparsity, network, logit_std.
 
     Reference: Evci et al. (2022), Figure 1c; protocol A.1.
 

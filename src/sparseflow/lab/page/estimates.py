@@ -13,7 +13,7 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over ``n`` models; NaN where too few of them say nothing."""
+    """Mean over ``n`` models with its spread; NaN where there are too few to tell."""
 
     n: int
     mean: float

@@ -1,4 +1,4 @@
-"""What was measured, by name: the finished runs of each group of the run matrix, and the tables computed from them."""
+"""Evidence by name: the finished runs of each group of the run matrix, and the tables computed from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class NotEnoughRunsError(LookupError):
 
 @dataclass(frozen=True)
 class Evidence:
-    """Runs by group and tables by name; what is asked for and not there raises, it is never made up.
+    """Runs by group and tables by name; to ask for one that is not there is an error.
 
     >>> Evidence({}, {}).runs("lenet5/dense")
     Traceback (most recent call last):

@@ -23,7 +23,7 @@ class Drawing:
     name: str
     """File name without ending."""
     how: str
-    """How to read it."""
+    """Instructions for reading it."""
     alt: str
     """The figure in words and numbers, for those who do not see it."""
     draw: Callable[..., Figure]

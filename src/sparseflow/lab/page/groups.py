@@ -1,4 +1,4 @@
-"""Which runs belong together, what they are called, in which order they stand, and which must not be compared."""
+"""Groups of runs that belong together: their names, their order, and the check that they may be compared."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Group(NamedTuple):
 
     @property
     def label(self) -> str:
-        """For people.
+        """Name for people.
 
         >>> Group("rigl", "sparse").label, Group("small_dense", "").label
         ('RigL, Ours', 'Small Dense')

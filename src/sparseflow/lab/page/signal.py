@@ -27,7 +27,7 @@ def signal_levels(signal: pd.DataFrame) -> pd.DataFrame:
     """Std of the logits at initialisation, over networks: ``scheme, base, mask, sparsity``, ``STATISTICS``.
 
     Args:
-        signal: ``signal.csv`` of a run folder, one row a network.
+        signal: ``signal.csv`` of a run folder, one row per network.
 
     Raises:
         ValueError: if a column is missing.

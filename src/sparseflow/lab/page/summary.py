@@ -46,7 +46,7 @@ def onset_step(metrics: pd.DataFrame, *, below: float = ONSET_LOSS) -> float:
 
 
 class Outcome(NamedTuple):
-    """How the runs of one group ended; accuracies in percent."""
+    """The ends of the runs of one group; accuracies in percent."""
 
     group: Group
     runs: Sequence[Run]
@@ -106,7 +106,7 @@ COLUMNS = (
     Column("onset_censored", lambda of: int(np.isinf(of.onset).sum())),
     Column("steps", lambda of: of.runs[0].config.steps),
     Column("sparsity", lambda of: np.mean([run.final["sparsity"] for run in of.runs]), "Sparsity", ".3f"),
-    Column("seconds", lambda of: np.mean([run.seconds for run in of.runs]), "Seconds a run", ".1f"),
+    Column("seconds", lambda of: np.mean([run.seconds for run in of.runs]), "Seconds per run", ".1f"),
 )
 
 
@@ -178,7 +178,7 @@ def terminal_table(table: pd.DataFrame, *, title: str = "Final test accuracy, %"
             row["95 % interval"],
             row["Did not learn"],
             row["Learning starts, step"],
-            row["Seconds a run"],
+            row["Seconds per run"],
             style="red" if failed else None,
         )
     return rendered

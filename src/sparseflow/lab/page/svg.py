@@ -68,7 +68,7 @@ def inline_svg(figure: Figure, *, name: str, alt: str) -> str:
     """The figure as an ``<svg>`` element to put into an HTML page.
 
     Text stays text and takes the page's font, ``INK`` becomes ``currentColor``, every id is prefixed with ``name`` so
-    that several figures can share a page, and nothing in it refers to the outside.
+    that several figures can share a page, and nothing in it refers to another file.
 
     Args:
         figure: drawn under ``STYLE``, colours from ``PALETTE`` and ``INK``.

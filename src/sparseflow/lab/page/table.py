@@ -46,7 +46,7 @@ class Column(NamedTuple):
     """A format of the value, or a function of all values of the row (one without a name is under its head)."""
 
     def cell(self, record: Record) -> Cell:
-        """What stands on the page; "-" for no number."""
+        """The cell on the page; "-" for no number."""
         if callable(self.show):
             shown = self.show(record)
             return shown if isinstance(shown, Cell) else cell(shown)

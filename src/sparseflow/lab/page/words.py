@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-#: What a data set is, for a page's first paragraph: (what it holds, training images, test images).
+#: Data set -> (contents, training images, test images), for a page's first paragraph.
 DATASETS_IN_WORDS = {
     "mnist-5k": ("real handwritten digits (5000 of MNIST's)", 4000, 1000),
     "mnist": ("real handwritten digits (MNIST)", 60000, 10000),
@@ -25,7 +25,7 @@ def power_of_ten(exponent: int) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Some significant digits, without an ``e``.
+    """A number to ``digits`` significant digits, without an ``e``.
 
     >>> number(0.03412), number(-12.0), number(1234.5, 2), number(0.0000131)
     ('0.0341', '−12', '1200', '1.31 × 10⁻⁵')
@@ -58,7 +58,7 @@ def plus_minus(mean: float, std: float, digits: int) -> str:
 
 
 def fixed(value: float, digits: int) -> str:
-    """A number with so many decimals, and a true minus.
+    """A number with ``digits`` decimals, and a true minus.
 
     >>> fixed(-0.0312, 2)
     '−0.03'
@@ -76,7 +76,7 @@ def interval(low: float, high: float, digits: int) -> str:
 
 
 def times(ratio: float) -> str:
-    """How many times larger.
+    """A ratio, as a number of times.
 
     >>> times(3.217), times(0.25), times(1234.0)
     ('3.2 times', '0.25 times', '1200 times')
@@ -99,7 +99,7 @@ def signed(value: float, digits: int = 2) -> str:
 
 
 def count(found: int, noun: str) -> str:
-    """A number of things.
+    """A count with its noun.
 
     >>> count(1, "claim"), count(3, "claim")
     ('1 claim', '3 claims')

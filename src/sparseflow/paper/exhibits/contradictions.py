@@ -1,4 +1,4 @@
-"""Where the paper contradicts itself or its code, as far as MNIST is concerned, and what was followed here."""
+"""Contradictions of the paper with itself or its code, as far as MNIST is concerned, and the choices made here."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Contradiction(NamedTuple):
 
     topic: str
     says: str
-    """What says what."""
+    """The two statements."""
     followed: str
-    """What was done here."""
+    """The choice made here."""
 
 
 def contradictions() -> list[Contradiction]:

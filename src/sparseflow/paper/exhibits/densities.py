@@ -49,7 +49,7 @@ class Moment(NamedTuple):
 
 
 def stored_spectra(evidence: Evidence, groups: Sequence[str], moments: Sequence[str]) -> dict[Moment, Floats]:
-    """Eigenvalues of some groups, ascending; of the same network those from the most training images.
+    """Eigenvalues of some groups, ascending; where a network has several, those from the most training images.
 
     Raises:
         NotEnoughRunsError: if none are stored.

@@ -137,7 +137,7 @@ class Norms(NamedTuple):
     """Right after them."""
 
     def jump(self) -> float:
-        """How many times larger the norm is right after an update than between updates; NaN without updates."""
+        """Ratio of the norm right after an update to that between updates; NaN without updates."""
         near = np.interp(self.after["step"].to_numpy(dtype=float), self.between["step"], self.between["mean"])
         return geometric_mean(self.after) / float(np.exp(np.log(near).mean())) if len(near) else np.nan
 
@@ -188,7 +188,7 @@ def _text(value: float) -> str:
 
 
 def _gains(means: pd.DataFrame, start: int) -> list[str]:
-    """How much the sparsity-aware initialisation adds, and which network has the highest norm later."""
+    """The gain from the sparsity-aware initialisation, and the networks with the highest and lowest norm later."""
     sentences = []
     by_name = {str(row["network"]): row for row in records(means)}
     if {"Scratch", "Scratch+"} <= by_name.keys():

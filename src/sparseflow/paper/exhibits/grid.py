@@ -1,4 +1,4 @@
-"""The grid search: what one chooses by images that were held out, and what by the test images, as the paper did."""
+"""The grid search: settings chosen by held-out images, and settings chosen by the test images, as the paper did."""
 
 from __future__ import annotations
 

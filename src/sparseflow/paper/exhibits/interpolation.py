@@ -1,4 +1,4 @@
-"""Figures 5c and 9c: the loss on straight lines to the pruned network."""
+"""Figures 5c, 5f and 9c: the loss on straight lines to the pruned network."""
 
 from __future__ import annotations
 

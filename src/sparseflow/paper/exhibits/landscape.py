@@ -1,4 +1,4 @@
-"""Figures 5a and 5b: where lottery tickets and scratch runs start and end, seen from the pruned network."""
+"""Figures 5a, 5b, 5d and 5e: starts and ends of tickets and scratch runs, by their distance to the pruned network."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ COLUMNS = (
 
 
 def distance_exhibit(setting: str, evidence: Evidence, _: ImageScale) -> Content:
-    """How far tickets and random starts on images are from the pruned network whose masks they have.
+    """Distances of tickets and random starts on images to the pruned network whose masks they have.
 
     Raises:
         NotEnoughRunsError: If distances were not measured.

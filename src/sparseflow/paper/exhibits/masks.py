@@ -1,4 +1,4 @@
-"""The same mask twice: whether a bad end is the doing of the mask, or of the weights and the order of the data."""
+"""Two runs on the same mask: does a bad end come from the mask, or from the weights and the order of the data?"""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _sentence(init: str, pairs: pd.DataFrame, collapse_percent: float) -> str:
 
 
 def rank_correlation(pairs: pd.DataFrame) -> float | None:
-    """Spearman's, of first and second; None where too few say nothing.
+    """Spearman's correlation of first and second; None for too few to tell.
 
     >>> rank_correlation(pd.DataFrame({"first": [1.0, 2.0, 3.0, 4.0], "second": [2.0, 3.0, 4.0, 9.0]}))
     1.0

@@ -1,4 +1,4 @@
-"""The networks of the image scales, the kinds of runs on each, and what the paper calls them."""
+"""The networks of the image scales, the kinds of runs on each, and the paper's names for them."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from sparseflow.training.runs import Run
 
 
 class Member(NamedTuple):
-    """A run as one of a group."""
+    """A run as a member of a group."""
 
     group: str
     run: Run
@@ -86,7 +86,7 @@ def distinct_runs(evidence: Evidence) -> list[Run]:
 
 
 def environment_json(evidence: Evidence, *, command: str, scale: Scale | ImageScale) -> dict[str, Any]:
-    """Machine and versions of the runs and of this page, the command, and how long training took."""
+    """Machine and versions of the runs and of this page, the command, and the seconds of training."""
     runs = distinct_runs(evidence)
     return {
         "command": command,

@@ -20,7 +20,7 @@ TABLE4 = ("lenet5/set/sparse", "lenet5/rigl/sparse", "lenet5/set/sparse/f100", "
 
 
 def epochs(config: DigitRun) -> float:
-    """How often training sees every image.
+    """Passes of training over all images.
 
     >>> round(epochs(DigitRun()), 1)  # 11719 steps of 128 out of 60000
     25.0
@@ -33,7 +33,7 @@ def _of_pruning(name: str) -> Callable[[DigitRun], object]:
     return lambda config: getattr(config if config.mask_from is None else config.mask_from, name)
 
 
-#: What the paper's tables call a setting -> (for people, how a config has it).
+#: Name of a setting in the paper's tables -> (name for people, its value in a config).
 SETTINGS: dict[str, tuple[str, Callable[[DigitRun], object]]] = {
     "total_steps": ("Optimizer steps", lambda config: config.steps),
     "epochs": ("Epochs", lambda config: round(epochs(config), 1)),

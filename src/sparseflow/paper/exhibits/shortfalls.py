@@ -1,4 +1,4 @@
-"""Which groups have fewer runs than planned, and the commands that make the rest."""
+"""Groups with fewer runs than planned, and the commands that make the rest."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from sparseflow.paper.published import Reported, reported
 
 
 class Row(NamedTuple):
-    """One row: a group of ours, and what Tables 2 and 6 call it."""
+    """One row: a group of ours, and its names in Tables 2 and 6."""
 
     label: str
     group: str
@@ -289,7 +289,7 @@ table6 = partial(similarity_table, "table6", TABLE6)
 
 
 class Functions(NamedTuple):
-    """How one kind of network on images answers the test images."""
+    """The answers of one kind of network on images to the test images."""
 
     label: str
     reference: pd.DataFrame
@@ -329,7 +329,7 @@ COLUMNS = (
 
 
 def function_exhibit(setting: str, evidence: Evidence, scale: ImageScale) -> Content:
-    """How often networks on images disagree, with each other and with the pruned network, and what ensembles gain.
+    """Disagreement of networks on images, with each other and with the pruned network, and gains of ensembles.
 
     Raises:
         NotEnoughRunsError: If functions were not compared.

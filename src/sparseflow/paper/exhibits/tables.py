@@ -68,7 +68,7 @@ TABLE1 = (*_rows("lenet5"), _row("lenet5", "rigl_inverted", "sparse"))
 TABLE5 = _rows("mlp")
 
 
-#: Table -> where it is looked into.
+#: Table -> a sentence at the end of its note.
 _MORE = {"table1": " Whether masks or chance make the runs that end low: see Masks twice, below."}
 
 

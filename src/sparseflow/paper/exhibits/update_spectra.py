@@ -67,7 +67,7 @@ def fig10(evidence: Evidence, scale: Scale) -> Content:
 
 
 def _around(evidence: Evidence, step: int) -> tuple[list[str], list[str]]:
-    """Over all seeds, how an update changes the extreme eigenvalues."""
+    """Change of the extreme eigenvalues at an update, over all seeds, and what is missing."""
     try:
         table = evidence.table("spectra")
     except NotEnoughRunsError as error:
@@ -89,7 +89,7 @@ def _around(evidence: Evidence, step: int) -> tuple[list[str], list[str]]:
 
 
 def _of_most_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of spectra from several numbers of training images, those that most seeds have."""
+    """The spectra from the number of training images that most seeds have."""
     seeds = rows.groupby("examples")["seed"].nunique()
     return rows if seeds.empty else rows[rows["examples"] == seeds.idxmax()]
 

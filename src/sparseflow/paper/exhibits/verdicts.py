@@ -31,7 +31,7 @@ class Judged:
 
     @property
     def parts(self) -> list[str]:
-        """What was tested, one by one."""
+        """The parts of the test, one by one."""
         return [part for part in self.statistic.split("; ") if part]
 
     @property
@@ -81,7 +81,7 @@ def spoken_p(p_value: float | None) -> str:
 
 
 def headline(found: Sequence[Judged]) -> str:
-    """How many claims held, failed, and are open.
+    """The numbers of claims that held, failed, and are open.
 
     >>> headline(judged([]))
     'Of 53 claims of the paper 0 held, 0 failed and 0 are inconclusive; 53 were not judged.'
@@ -98,5 +98,5 @@ def headline(found: Sequence[Judged]) -> str:
 
 
 def claims_csv(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """Columns ``COLUMNS``, one row a verdict."""
+    """Columns ``COLUMNS``, one row per verdict."""
     return pd.DataFrame([[getattr(verdict, name) for name in COLUMNS] for verdict in verdicts], columns=list(COLUMNS))
