@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.table import filled
 from sparseflow.networks import NETWORKS
 from sparseflow.paper.cost import SUSTAINED, training_flops
-from sparseflow.paper.matrix.imagenet import imagenet_groups
+from sparseflow.paper.matrix.scales import IMAGENET
 from sparseflow.training.images import ImageRun, paper_run
 from sparseflow.training.setup import batches_of
 
@@ -36,7 +36,7 @@ def markdown() -> str:
         "| what | runs | 1 device | 8 devices | 64 devices | of that, exchange at most |",
         "|---|---|---|---|---|---|",
     ]
-    groups = imagenet_groups()
+    groups = IMAGENET.groups
     for network in ("resnet50", "vgg16"):
         runs = list(dict.fromkeys(run for name, found in groups.items() if name.startswith(network) for run in found))
         table1 = [run for run in runs if run.mask_from is None and run.method in ("scratch", "set", "rigl")]

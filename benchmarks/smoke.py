@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 from sparseflow.atomic import write_atomically
-from sparseflow.paper.matrix.smoke import smoke_groups
+from sparseflow.paper.matrix.scales import SMOKE
 from sparseflow.training.image_runs import train_image_run
 from sparseflow.training.ranks import ranks_of_torchrun
 from sparseflow.training.runs import load_run
@@ -30,7 +30,7 @@ EXACT = ("train/loss", "gradient/training", "flow/norm", "update/before", "updat
 def train_all(data: Path, root: Path) -> None:
     """Train every run; each process calls this."""
     with ranks_of_torchrun() as ranks:
-        for name, runs in smoke_groups().items():
+        for name, runs in SMOKE.groups.items():
             for run in runs:
                 train_image_run(run, root=root, data_root=data, ranks=ranks)
             if ranks.is_first:
@@ -40,7 +40,7 @@ def train_all(data: Path, root: Path) -> None:
 def compared(root: Path) -> pd.DataFrame:
     """One row per run: final loss on one process, and the largest differences from two."""
     rows = []
-    for name, (run,) in smoke_groups().items():
+    for name, (run,) in SMOKE.groups.items():
         one, two = (load_run(root / str(processes) / run.name) for processes in (1, 2))
         if one.metrics[["step", "name"]].values.tolist() != two.metrics[["step", "name"]].values.tolist():
             raise RuntimeError(f"{name}: two processes logged other things than one.")

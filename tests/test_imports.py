@@ -32,7 +32,7 @@ FLOORS = [
     {"training"},
     {"lab.page"},
     {"lab.demo"},
-    {"paper.published"},
+    {"paper.published", "paper.cost"},
     {"paper.measures"},
     {"paper.matrix"},
     {"paper.claims"},

@@ -13,7 +13,7 @@ import pandas as pd
 
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.matrix.mnist import after_update, groups
-from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.matrix.scale import Scale
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import Run
 from synthetic_runs import ENV, demo_signal

@@ -13,13 +13,14 @@ from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims import CIFAR_CLAIMS, judge
 from sparseflow.paper.claims.verdict import Verdict
 from sparseflow.paper.matrix.cells import REPEATS
-from sparseflow.paper.matrix.cifar import RESNET, image_groups
+from sparseflow.paper.matrix.cifar import RESNET
+from sparseflow.paper.matrix.scales import CIFAR
 from sparseflow.training.images import ImageRun
 from sparseflow.training.runs import Run
 from synthetic_runs import ENV
 from synthetic_tables import Rows, around
 
-GROUPS = image_groups()
+GROUPS = CIFAR.groups
 #: Settings of a group's runs, see :func:`image_runs`.
 Settings = Mapping[str, Any]
 

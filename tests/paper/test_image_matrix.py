@@ -15,17 +15,16 @@ from sparseflow.masks.make import sparsity_of
 from sparseflow.networks import build_network, network_masks
 from sparseflow.paper.cost import START_AND_END, core_seconds, device_seconds, forward_flops, training_flops
 from sparseflow.paper.matrix.cifar import VGG_BASE
-from sparseflow.paper.matrix.image_scales import IMAGE_SCALES
-from sparseflow.paper.matrix.imagenet import imagenet_groups
+from sparseflow.paper.matrix.scales import IMAGENET, SCALES
 from sparseflow.paper.measures.measurement import Measurement
-from sparseflow.paper.reproduce_images import ImageMatrix
+from sparseflow.paper.reproduce import Matrix
 from sparseflow.rng import stream
 from sparseflow.training.images import ImageRun
 from sparseflow.training.names import METHODS
 from sparseflow.training.sweep import Training
 from sparseflow.training.tasks import in_order
 
-GROUPS = imagenet_groups()
+GROUPS = IMAGENET.groups
 
 
 def test_imagenet_has_every_cell_of_table_1() -> None:
@@ -100,7 +99,7 @@ def test_uniform_masks_of_vgg16_have_one_sparsity() -> None:
 
 
 def test_smoke_runs_every_method_from_every_start_on_both_networks() -> None:
-    groups = IMAGE_SCALES["smoke"].groups
+    groups = SCALES["smoke"].groups
     runs = [run for group in groups.values() for run in group]
     assert len(runs) == len(set(runs)) == 2 * (1 + 4 + 3 * 4 * 2 + 1 + 4)
     for network in ("vgg16", "resnet50"):
@@ -150,7 +149,7 @@ def test_cost_of_a_run() -> None:
 
 def test_items_of_a_scale() -> None:
     """A group with what it starts from; a table with its runs; a name that is none."""
-    matrix = ImageMatrix.of(IMAGE_SCALES["cifar"].with_seeds(2))
+    matrix = Matrix.of(SCALES["cifar"].with_seeds(2))
     tasks = matrix.tasks(["resnet14/lottery/mask1"])
     assert [task.config.method for task in tasks if isinstance(task, Training)] == ["prune", "lottery"]
     # Two kinds of starts, tickets of two kinds and scratch, two runs on the first masks and one on the second.
@@ -162,7 +161,7 @@ def test_items_of_a_scale() -> None:
     with pytest.raises(ValueError, match="there is no item 'table1' at --scale cifar"):
         matrix.tasks(["table1"])
     with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
-        IMAGE_SCALES["smoke"].with_seeds(0)
+        SCALES["smoke"].with_seeds(0)
 
 
 @pytest.mark.parametrize(("scale", "time"), [("smoke", "core"), ("cifar", "core"), ("imagenet", "device")])
@@ -173,7 +172,7 @@ def test_the_list_has_every_item_and_trains_nothing(
     main(["reproduce", "--list", "--scale", scale])
     told = capsys.readouterr().out
     assert re.search(rf"\b{time}\s", told)
-    for name in ImageMatrix.of(IMAGE_SCALES[scale]).items():
+    for name in Matrix.of(SCALES[scale]).items():
         assert re.search(rf"^\W*{re.escape(name)} ", told, flags=re.MULTILINE), name
     assert not list(tmp_path.iterdir())
 

@@ -13,13 +13,14 @@ from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims import CIFAR_CLAIMS, judge
 from sparseflow.paper.exhibits.all import image_exhibits
 from sparseflow.paper.exhibits.networks import LONGER, SETTINGS, rows_of
-from sparseflow.paper.matrix.image_measured import IMAGE_TABLES, image_measurements
-from sparseflow.paper.matrix.image_scales import IMAGE_SCALES, ImageScale
+from sparseflow.paper.matrix.measured import TABLES, image_measurements
+from sparseflow.paper.matrix.scale import Scale
+from sparseflow.paper.matrix.scales import SCALES
 from sparseflow.paper.page import write_image_report
 from sparseflow.training.images import ImageRun
 from sparseflow.training.runs import Run
 
-CIFAR = IMAGE_SCALES["cifar"].with_seeds(2)
+CIFAR = SCALES["cifar"].with_seeds(2)
 
 
 def made_up(run: ImageRun, *, accuracy: float = 60.0) -> Run:
@@ -34,10 +35,12 @@ def made_up(run: ImageRun, *, accuracy: float = 60.0) -> Run:
     return Run(run, Path(run.name), pd.DataFrame(rows, columns=["step", "name", "value"]), final, {"torch": "2"}, 60.0)
 
 
-def tables(scale: ImageScale) -> dict[str, pd.DataFrame]:
+def tables(scale: Scale) -> dict[str, pd.DataFrame]:
     """A row or two for every measurement of the scale: tickets at distance 1, scratch at 3."""
-    found: dict[str, list[dict[str, object]]] = {name: [] for names in IMAGE_TABLES.values() for name in names}
-    for one in image_measurements(scale, scale.groups):
+    found: dict[str, list[dict[str, object]]] = {
+        name: [] for one in image_measurements(scale) for name in TABLES[one.kind]
+    }
+    for one in image_measurements(scale):
         labels = dict(one.options) | dict(one.labels)
         far = 3.0 if "scratch" in str(labels.get("group")) else 1.0
         for run in one.runs:
@@ -62,7 +65,7 @@ def tables(scale: ImageScale) -> dict[str, pd.DataFrame]:
     return {name: pd.DataFrame(rows) for name, rows in found.items()}
 
 
-def evidence(scale: ImageScale, groups: list[str] | None = None) -> Evidence:
+def evidence(scale: Scale, groups: list[str] | None = None) -> Evidence:
     """Made-up runs of some groups, default all."""
     runs = {
         name: [made_up(run, accuracy=70.0 if "sparse" in name else 50.0) for run in group]
@@ -114,7 +117,8 @@ def test_a_part_of_the_runs_makes_a_page_that_says_what_is_missing(tmp_path: Pat
 
 
 def test_without_a_run_there_is_a_page(tmp_path: Path) -> None:
-    for name, scale in IMAGE_SCALES.items():
+    for name in ("smoke", "cifar", "imagenet"):
+        scale = SCALES[name]
         given = Evidence({}, {}, name)
         text = write_image_report(given, [], tmp_path / name, command="", scale=scale).read_text()
         assert "0 of" in text
@@ -123,7 +127,7 @@ def test_without_a_run_there_is_a_page(tmp_path: Path) -> None:
 
 def test_the_smoke_page_is_one_table(tmp_path: Path) -> None:
     """A run with a loss that is not finite is told."""
-    scale = IMAGE_SCALES["smoke"]
+    scale = SCALES["smoke"]
     given = evidence(scale)
     broken = given.groups["vgg16/dense"][0]
     broken.metrics.loc[2, "value"] = float("nan")
@@ -137,7 +141,7 @@ def test_the_smoke_page_is_one_table(tmp_path: Path) -> None:
 
 def test_every_group_of_a_scale_has_a_row() -> None:
     for name in ("cifar", "imagenet"):
-        scale = IMAGE_SCALES[name]
+        scale = SCALES[name]
         rows = [row for setting in (*SETTINGS[name], *LONGER.get(name, ())) for row in rows_of(setting, scale)]
         assert sorted(group for row in rows for group in row.groups) == sorted(scale.groups)
         assert len({(row.label, row.groups[0].split("/")[0]) for row in rows}) == len(rows)

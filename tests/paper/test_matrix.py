@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 import sparseflow
-from sparseflow.paper.matrix.measured import TABLES, measurements
+from sparseflow.paper.matrix.measured import TABLES
 from sparseflow.paper.matrix.mnist import groups, snapshots
-from sparseflow.paper.matrix.scales import DEMO, PAPER, Scale
+from sparseflow.paper.matrix.scale import Scale
+from sparseflow.paper.matrix.scales import DEMO, PAPER
 from sparseflow.paper.measures.measurement import Measurement
-from sparseflow.paper.reproduce import Matrix, seconds
+from sparseflow.paper.reproduce import Matrix
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.sweep import Training
 
@@ -110,7 +111,7 @@ def test_an_item_brings_what_it_needs() -> None:
 
 
 def test_an_item_that_is_not_there() -> None:
-    with pytest.raises(ValueError, match=r"there is no item 'fig99'\. Items are .*table1.*see sparseflow reproduce"):
+    with pytest.raises(ValueError, match=r"there is no item 'fig99' at --scale demo\. .*table1.*see sparseflow"):
         Matrix.of(DEMO).tasks(["fig99"])
 
 
@@ -131,7 +132,8 @@ def test_every_name_in_claims_and_figures_exists() -> None:
 
 @pytest.mark.parametrize(("scale", "least", "most"), [(PAPER, 2 * 3600, 12 * 3600), (DEMO, 60, 1200)])
 def test_the_cost_is_an_estimate_for_people(scale: Scale, least: float, most: float) -> None:
-    assert least < seconds(Matrix.of(scale).tasks(["all"])) < most
+    matrix = Matrix.of(scale)
+    assert least < matrix.seconds(matrix.tasks(["all"])) < most
 
 
 def test_fewer_seeds() -> None:
@@ -160,5 +162,5 @@ def test_measurements_are_named_by_what_they_are_of() -> None:
 
 
 def test_measurements_cover_every_table() -> None:
-    kinds = {one.kind for one in measurements(DEMO, groups(DEMO))}
+    kinds = {one.kind for one in DEMO.measurements()}
     assert kinds == set(TABLES)

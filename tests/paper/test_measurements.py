@@ -148,7 +148,7 @@ def test_a_spectrum_is_of_the_masks_of_its_moment(moment: str, source: Source, d
     state = read_snapshot(MOVING, 20, root=source.root, before_update=moment == "before")
     model = dense_network(MOVING).double()
     model.load_state_dict(state["model"])
-    images, labels = source.training_images(MOVING, 50)
+    ((images, labels),) = source.training_batches(MOVING, 50)
     parameters = list(model.parameters())
     loss = F.cross_entropy(model(images.double()), labels)
     gradients = torch.autograd.grad(loss, parameters, create_graph=True)

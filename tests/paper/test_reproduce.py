@@ -81,7 +81,7 @@ def test_evidence_is_what_is_finished(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("fig99", "there is no item 'fig99'. Items are table1"),
+        ("fig99", "there is no item 'fig99' at --scale demo. Items are all, groups of runs such as"),
         ("table1 --seeds 0", "seeds must be at least 1, got 0"),
         ("lenet5/dense --jobs 0", "jobs must be at least 1, got 0"),
     ],

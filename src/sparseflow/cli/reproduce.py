@@ -18,7 +18,6 @@ from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from sparseflow.paper.reproduce import Matrix
-    from sparseflow.paper.reproduce_images import ImageMatrix
 
 _out = Console()
 _err = Console(stderr=True)
@@ -43,7 +42,7 @@ class Reproduce:
     seeds: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Repetitions of every cell; None: as the claims need."""
     jobs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Processes, one thread each; None: one a CPU."""
+    """Processes, one thread each; None: one per CPU."""
     ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """Ray cluster; its machines share --out."""
     out: _OptionalPath = None
@@ -58,7 +57,7 @@ class Reproduce:
     """Of a GPU, for the cost of imagenet; None: 60."""
 
     def run(self) -> None:
-        """Train and measure what is not there yet, judge the claims, write the page."""
+        """Train and measure what is missing, judge the claims, and write the page."""
         from sparseflow.training.pool import check_jobs, local_jobs, run_tasks
         from sparseflow.training.sweep import Training, prepare
 
@@ -75,7 +74,7 @@ class Reproduce:
         runs = sum(isinstance(task, Training) for task in tasks)
         jobs = 1 if self.ray and self.jobs is None else local_jobs(self.jobs)
         where = f"{jobs} processes" if self.jobs or not self.ray else "one CPU, shared by those of the cluster"
-        if matrix.machine == "device":
+        if matrix.scale.machine == "device":
             jobs, where = 1, "one GPU"
         _err.print(
             f"runs {runs}, measurements {len(tasks) - runs}; to do: {len(todo)}, about "
@@ -97,33 +96,26 @@ class Reproduce:
         _err.print(f"{_duration(time.monotonic() - began)}.")
         _out.print(f"Open [bold]{page}[/bold] in a browser.", soft_wrap=True)
 
-    def _matrix(self, data: Path | None) -> Matrix | ImageMatrix:
+    def _matrix(self, data: Path | None) -> Matrix:
         from sparseflow.paper.cost import SUSTAINED
-        from sparseflow.paper.matrix.image_scales import IMAGE_SCALES
         from sparseflow.paper.matrix.scales import SCALES
         from sparseflow.paper.reproduce import Matrix
-        from sparseflow.paper.reproduce_images import ImageMatrix
 
-        if self.scale in IMAGE_SCALES:
-            images = IMAGE_SCALES[self.scale]
-            if self.seeds is not None:
-                images = images.with_seeds(self.seeds)
-            rate = SUSTAINED if self.tflops is None else self.tflops * 1e12
-            return ImageMatrix.of(images, data_root=data, rate=rate)
-        digits = SCALES[self.scale]
+        scale = SCALES[self.scale]
         if self.seeds is not None:
-            digits = digits.with_seeds(self.seeds)
-        return Matrix.of(digits, data_root=data)
+            scale = scale.with_seeds(self.seeds)
+        rate = SUSTAINED if self.tflops is None else self.tflops * 1e12
+        return Matrix.of(scale, data_root=data, rate=rate)
 
 
-def _listing(matrix: Matrix | ImageMatrix, root: Path) -> Table:
-    time = f"{matrix.machine} time"
+def _listing(matrix: Matrix, root: Path) -> Table:
+    time = f"{matrix.scale.machine} time"
     table = Table(
         Column("item", no_wrap=True),
         "what",
         *(Column(name, justify="right", no_wrap=True) for name in ("runs", "measured", time, "done")),
         title=f"sparseflow reproduce ITEM --scale {matrix.scale.name}",
-        caption=f"What items share is computed once. {_CAPTIONS[matrix.machine]}",
+        caption=f"What items share is computed once. {_CAPTIONS[matrix.scale.machine]}",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
@@ -136,7 +128,7 @@ def _listing(matrix: Matrix | ImageMatrix, root: Path) -> Table:
     return table
 
 
-def _row(table: Table, name: str, title: str, matrix: Matrix | ImageMatrix, root: Path) -> None:
+def _row(table: Table, name: str, title: str, matrix: Matrix, root: Path) -> None:
     from sparseflow.training.sweep import Training
 
     tasks = matrix.tasks([name])
@@ -147,7 +139,7 @@ def _row(table: Table, name: str, title: str, matrix: Matrix | ImageMatrix, root
 
 
 def _duration(seconds: float) -> str:
-    """Rounded for people.
+    """A duration, rounded for people.
 
     >>> _duration(40), _duration(340), _duration(8000)
     ('40 s', '6 min', '2.2 h')

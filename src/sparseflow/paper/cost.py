@@ -1,4 +1,4 @@
-"""What image runs cost before they are trained: operations by counting, seconds by a rate that was measured once."""
+"""What runs cost before they are trained: seconds by rates that were measured once, operations by counting."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.networks import NETWORKS
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.images import ImageRun
 from sparseflow.training.setup import batches_of
 
-#: Operations a second that an A100 sustains while it trains ResNet-50 in mixed precision: NVIDIA tells of 2470 images a
+#: Milliseconds a step takes on one core of a server of 2023, batch 128: (model, is it sparse from the start).
+_STEP = {
+    ("lenet5", True): 1.3, ("lenet5", False): 7.0, ("lenet5-small", False): 1.5,
+    ("mlp", True): 0.5, ("mlp", False): 3.5, ("mlp-small", False): 0.4,
+}  # fmt: skip
+#: Pruning runs are dense for a quarter of their steps.
+_PRUNING_SHARE = 0.6
+#: Operations a second that an A100 sustains while it trains ResNet-50 in mixed precision: NVIDIA states 2470 images per
 #: second (DeepLearningExamples, ResNet50 v1.5 for PyTorch, one A100 of 80 GB), each of 3 x 8.2 * 10^9 operations. That
 #: is a fifth of the 312 * 10^12 of its datasheet. Others, and other networks: an assumption, ``--tflops`` changes it.
 SUSTAINED = 6e13
@@ -22,6 +30,18 @@ _VGG_SPARSE = {0.0: 600.0, 0.8: 650.0, 0.9: 1300.0, 0.95: 1800.0}
 _VGG, _RESNET = 600.0, 700.0
 #: Seconds a run takes beside its steps on such a core: images are opened, the test images are evaluated.
 START_AND_END = 2.0
+
+
+def digit_seconds(run: DigitRun) -> float:
+    """Seconds that a run on digits takes on one core.
+
+    >>> 10 < digit_seconds(DigitRun()) < 30
+    True
+    """
+    dense = _STEP.get((run.model, False), _STEP["lenet5", False])
+    step = _STEP.get((run.model, True), dense) if run.method not in ("dense", "prune") else dense
+    share = _PRUNING_SHARE if run.method == "prune" else 1.0
+    return share * run.steps * step * run.batch_size / 128 / 1000
 
 
 @cache

@@ -25,9 +25,9 @@ from sparseflow.paper.exhibits.records import (
     runs_csv,
 )
 from sparseflow.paper.exhibits.verdicts import Judged, claims_csv, headline, judged
-from sparseflow.paper.matrix.image_scales import ImageScale
 from sparseflow.paper.matrix.mnist import groups
-from sparseflow.paper.matrix.scales import PAPER, Scale
+from sparseflow.paper.matrix.scale import Scale
+from sparseflow.paper.matrix.scales import PAPER
 from sparseflow.training.images import ImageRun
 
 #: Part of the page on MNIST -> its heading.
@@ -104,7 +104,7 @@ def write_image_report(
     out: Path,
     *,
     command: str,
-    scale: ImageScale,
+    scale: Scale,
     watched: Watched = iter,
 ) -> Path:
     """Write the page about runs on images, as :func:`write_paper_report` does: at any moment, with whatever is there.
@@ -150,7 +150,7 @@ def _write(
     claims: Sequence[Judged],
     *,
     command: str,
-    scale: Scale | ImageScale,
+    scale: Scale,
     columns: tuple[Column, ...],
     **values: Any,
 ) -> Path:
@@ -177,7 +177,7 @@ def _write(
     )
 
 
-def _with_groups_as_one(shown: Shown, scale: ImageScale) -> Shown:
+def _with_groups_as_one(shown: Shown, scale: Scale) -> Shown:
     """An exhibit whose missing groups are named in one sentence: there may be dozens while runs are being made."""
     groups = [name for one in shown.missing if (name := one.command.removeprefix(REPRODUCE)) in scale.groups]
     missing = [
@@ -193,21 +193,21 @@ def _with_groups_as_one(shown: Shown, scale: ImageScale) -> Shown:
     return replace(shown, missing=missing)
 
 
-def _at_scale(text: str, scale: ImageScale) -> str:
+def _at_scale(text: str, scale: Scale) -> str:
     """The commands in a text with their scale.
 
-    >>> from sparseflow.paper.matrix.image_scales import IMAGE_SCALES
-    >>> _at_scale("sparseflow reproduce paths", IMAGE_SCALES["cifar"])
+    >>> from sparseflow.paper.matrix.scales import SCALES
+    >>> _at_scale("sparseflow reproduce paths", SCALES["cifar"])
     'sparseflow reproduce --scale cifar paths'
     """
     return text.replace(REPRODUCE, f"{REPRODUCE}--scale {scale.name} ")
 
 
-def networks_in_words(scale: ImageScale) -> str:
+def networks_in_words(scale: Scale) -> str:
     """Width and length of training of each network of a scale.
 
-    >>> from sparseflow.paper.matrix.image_scales import IMAGE_SCALES
-    >>> networks_in_words(IMAGE_SCALES["smoke"])
+    >>> from sparseflow.paper.matrix.scales import SCALES
+    >>> networks_in_words(SCALES["smoke"])
     'vgg16 has 1/8 of its channels and takes 6 steps of 8 images; resnet50 has 1/8 of its channels and takes 6 steps of
     8 images'
     """

@@ -94,7 +94,7 @@ def imagenet(name: str, *, model: str, method: str, init: str, metric: str = "te
 
 
 def mnist(name: str) -> pd.DataFrame:
-    """A table of the paper, its MNIST part: ``method, init, metric, mean, std, n_seeds, note`` and others.
+    """The MNIST part of a table of the paper: ``method, init, metric, mean, std, n_seeds, note`` and others.
 
     ``method``, ``init`` and ``note`` are text, "" where the table has none.
 

@@ -1,36 +1,37 @@
-"""The paper on MNIST: which runs and measurements an item needs, what they cost, and what came of them."""
+"""The paper at a scale: the runs and measurements that items need, their cost, and the evidence from them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.lab.page.exhibit import Exhibit
 from sparseflow.lab.page.page import Watched
-from sparseflow.paper.claims import judge
+from sparseflow.paper.claims import CIFAR_CLAIMS, CLAIMS, IMAGENET_CLAIMS, Judge, judge
 from sparseflow.paper.claims.verdict import Verdict
+from sparseflow.paper.cost import SUSTAINED, device_seconds
 from sparseflow.paper.exhibits.all import EXHIBITS
-from sparseflow.paper.matrix.measured import TABLES, measurements
-from sparseflow.paper.matrix.mnist import Groups, groups
-from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.matrix.measured import TABLES
+from sparseflow.paper.matrix.scale import Groups, Scale
 from sparseflow.paper.measures.measurement import Measurement, read_tables
-from sparseflow.paper.page import write_paper_report
-from sparseflow.training.digits import DigitRun
+from sparseflow.paper.page import write_image_report, write_paper_report
 from sparseflow.training.runs import is_done, load_run
 from sparseflow.training.sweep import Training
 from sparseflow.training.tasks import Task, in_order
 
-#: Milliseconds a step takes on one core of a server of 2023, batch 128: (model, is it sparse from the start).
-_STEP = {
-    ("lenet5", True): 1.3, ("lenet5", False): 7.0, ("lenet5-small", False): 1.5,
-    ("mlp", True): 0.5, ("mlp", False): 3.5, ("mlp-small", False): 0.4,
-}  # fmt: skip
-#: Pruning runs are dense for a quarter of their steps.
-_PRUNING_SHARE = 0.6
+#: Scale -> the claims that its runs can decide.
+_CLAIMS: Mapping[str, Mapping[str, Judge]] = {
+    "demo": CLAIMS,
+    "paper": CLAIMS,
+    "smoke": {},
+    "cifar": CIFAR_CLAIMS,
+    "imagenet": IMAGENET_CLAIMS,
+}
+_PAGES: Mapping[str, Callable[..., Path]] = {"paper": write_paper_report, "images": write_image_report}
 
 
 @dataclass(frozen=True)
@@ -38,31 +39,46 @@ class Matrix:
     """All runs and measurements of a scale."""
 
     scale: Scale
-    groups: Groups
     measurements: tuple[Measurement, ...]
-    machine: ClassVar = "core"
+    rate: float = SUSTAINED
+    """Operations per second that a device is taken to sustain."""
 
     @classmethod
-    def of(cls, scale: Scale, *, data_root: Path | None = None) -> Matrix:
+    def of(cls, scale: Scale, *, data_root: Path | None = None, rate: float = SUSTAINED) -> Matrix:
         """The whole matrix.
 
-        >>> from sparseflow.paper.matrix.scales import DEMO
-        >>> len(Matrix.of(DEMO).groups) > 50
-        True
+        >>> from sparseflow.paper.matrix.scales import CIFAR, DEMO
+        >>> len(Matrix.of(DEMO).groups) > 50, "vgg16-90/rigl/sparse" in Matrix.of(CIFAR).groups
+        (True, True)
         """
-        found = groups(scale)
-        return cls(scale, found, tuple(measurements(scale, found, data_root=data_root)))
+        return cls(scale, scale.measurements(data_root=data_root), rate)
+
+    @property
+    def groups(self) -> Groups:
+        """Name of a group -> its runs."""
+        return self.scale.groups
+
+    @property
+    def exhibits(self) -> Mapping[str, Exhibit]:
+        """The exhibits that are items, with what they need; those of runs on images are asked for by group."""
+        return EXHIBITS if self.scale.page == "paper" else {}
 
     def items(self) -> dict[str, str]:
-        """Items that need anything, with what they are about."""
-        return {name: exhibit.title for name, exhibit in EXHIBITS.items() if exhibit.groups or exhibit.tables}
+        """Items with what they are about: exhibits that need anything, or networks, kinds of runs and tables."""
+        if self.exhibits:
+            return {name: one.title for name, one in self.exhibits.items() if one.groups or one.tables}
+        networks = dict.fromkeys(name.split("/")[0] for name in self.groups)
+        return {
+            **{f"{name}/*": f"every run of {name}" for name in networks},
+            **dict.fromkeys(map(_kind, self.groups), ""),
+            **dict.fromkeys(self._tables(), "measured"),
+        }
 
     def tasks(self, items: Iterable[str], *, data_root: Path | None = None) -> list[Task]:
-        """What has to be computed for items, what they need included.
+        """The runs and measurements that items need, in order.
 
         Args:
-            items: ``all``, keys of :data:`.EXHIBITS`, ids of claims, names of groups or of tables; ``*`` stands for
-                anything.
+            items: ``all``, exhibits, ids of claims, names of groups or of tables; ``*`` stands for anything.
             data_root: Folder of datasets.
 
         Raises:
@@ -72,13 +88,13 @@ class Matrix:
         >>> [task.config.method for task in Matrix.of(DEMO).tasks(["lenet5/dense"])]
         ['dense', 'dense']
         """
-        wanted_groups: dict[str, None] = {}
+        wanted: dict[str, None] = {}
         measured: dict[Measurement, None] = {}
         for item in items:
             names, found = self._named(item)
-            wanted_groups.update(dict.fromkeys(names))
+            wanted.update(dict.fromkeys(names))
             measured.update(dict.fromkeys(found))
-        runs = dict.fromkeys(config for name in wanted_groups for config in self.groups[name])
+        runs = dict.fromkeys(config for name in wanted for config in self.groups[name])
         return in_order([*(Training(config, data_root) for config in runs), *measured])
 
     def _named(self, item: str) -> tuple[list[str], list[Measurement]]:
@@ -87,11 +103,16 @@ class Matrix:
             return list(self.groups), list(self.measurements)
         exhibits = [
             exhibit
-            for name, exhibit in EXHIBITS.items()
+            for name, exhibit in self.exhibits.items()
             if fnmatchcase(name, item) or name.rstrip("abc") == item or item in exhibit.claims
         ]
         patterns = (item, *(pattern for exhibit in exhibits for pattern in exhibit.groups))
-        matches = [name for name in self.groups if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        matches = [
+            name
+            for name in self.groups
+            if any(fnmatchcase(name, pattern) for pattern in patterns)
+            or (not self.exhibits and name.startswith(f"{item}/"))
+        ]
         measured = [
             one
             for one in self.measurements
@@ -99,37 +120,47 @@ class Matrix:
             or any(_is_shown(one, exhibit, self.scale) for exhibit in exhibits)
         ]
         if not (exhibits or matches or measured):
+            known = [*self.exhibits, *(["ids of claims such as C06"] if self.exhibits else []), *self._tables()]
             raise ValueError(
-                f"there is no item {item!r}. Items are {', '.join(EXHIBITS)}, claims such as C06, groups of runs "
-                "such as 'lenet5/rigl/*'; see sparseflow reproduce --list."
+                f"there is no item {item!r} at --scale {self.scale.name}. Items are all, groups of runs such as "
+                f"{next(iter(self.groups))!r}, {', '.join(known) or 'and nothing measured'}; see sparseflow reproduce "
+                f"--list --scale {self.scale.name}."
             )
         return matches, measured
 
+    def _tables(self) -> list[str]:
+        return list(dict.fromkeys(table for one in self.measurements for table in TABLES[one.kind]))
+
     def seconds(self, tasks: Sequence[Task]) -> float:
-        """About how long tasks take on one core."""
-        return seconds(tasks)
+        """Estimated time of tasks on one core, or on one device where the scale needs one."""
+        return sum(
+            self._run_seconds(task.config) if isinstance(task, Training) else self.scale.unit_seconds * task.size
+            for task in tasks
+        )
+
+    def _run_seconds(self, run: Any) -> float:
+        return device_seconds(run, rate=self.rate) if self.scale.machine == "device" else self.scale.cost(run)
 
     def judge(self, evidence: Evidence) -> list[Verdict]:
-        """Whether each claim holds."""
-        return judge(evidence)
+        """The verdicts on the claims that the scale's runs can decide."""
+        return judge(evidence, _CLAIMS[self.scale.name])
 
     def report(
         self, evidence: Evidence, verdicts: Sequence[Verdict], out: Path, *, command: str, watched: Watched = iter
     ) -> Path:
-        """Write the page; ``watched`` is given the exhibits that are drawn in turn."""
-        return write_paper_report(evidence, verdicts, out, command=command, scale=self.scale, watched=watched)
+        """Write the page; ``watched`` iterates over the exhibits as they are drawn."""
+        write = _PAGES[self.scale.page]
+        return write(evidence, verdicts, out, command=command, scale=self.scale, watched=watched)
 
     def evidence(self, root: Path) -> Evidence:
-        """What is finished, by the names that claims and figures ask for."""
-        loaded = {
-            config: load_run(root / config.name)
-            for config in dict.fromkeys(config for configs in self.groups.values() for config in configs)
-            if is_done(root, config)
-        }
+        """The finished runs and measurements, by the names that claims and figures ask for."""
+        runs = dict.fromkeys(config for group in self.groups.values() for config in group)
+        loaded = {config: load_run(root / config.name) for config in runs if is_done(root, config)}
         found = {
             name: [loaded[config] for config in configs if config in loaded] for name, configs in self.groups.items()
         }
-        return Evidence(found, read_tables(self.measurements, root=root), self.scale.name)
+        tables = read_tables(self.measurements, root=root)
+        return Evidence(found, tables, self.scale.name, self.scale.collapse_percent)
 
 
 def _is_shown(measurement: Measurement, exhibit: Exhibit, scale: Scale) -> bool:
@@ -138,22 +169,10 @@ def _is_shown(measurement: Measurement, exhibit: Exhibit, scale: Scale) -> bool:
     return not set(exhibit.tables).isdisjoint(TABLES[measurement.kind]) and exhibit.shows(row, scale)
 
 
-def seconds(tasks: Sequence[Task]) -> float:
-    """About how long tasks take on one core; as good as the table of step times above.
+def _kind(group: str) -> str:
+    """A group's name without its initialisation and masks.
 
-    >>> from sparseflow.training.digits import DigitRun
-    >>> 10 < seconds([Training(DigitRun())]) < 30
-    True
+    >>> _kind("vgg16-90/rigl/sparse"), _kind("resnet14/lottery/mask0")
+    ('vgg16-90/rigl', 'resnet14/lottery')
     """
-    total = 0.0
-    for task in tasks:
-        if isinstance(task, Training) and isinstance(task.config, DigitRun):
-            config = task.config
-            dense = _STEP.get((config.model, False), _STEP["lenet5", False])
-            step = _STEP.get((config.model, True), dense) if config.method not in ("dense", "prune") else dense
-            if config.method == "prune":
-                step *= _PRUNING_SHARE
-            total += config.steps * step * config.batch_size / 128 / 1000
-        else:
-            total += task.size / 1000
-    return total
+    return "/".join(group.split("/")[:2])

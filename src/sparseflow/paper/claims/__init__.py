@@ -1,4 +1,4 @@
-"""The paper's 53 claims, each a function from the evidence to a verdict; printed/claims.csv says what they are."""
+"""The paper's 53 claims, one function per claim from the evidence to a verdict; printed/claims.csv states them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _SiteJudge(Protocol):
     def __call__(self, evidence: Evidence, site: Site) -> Verdict: ...
 
 
-#: Id -> what judges it on any site.
+#: Id -> the function that judges the claim on any site.
 _ON_SITES: Mapping[str, _SiteJudge] = {
     **start.ON_SITES,
     **accuracy.ON_SITES,
@@ -49,7 +49,7 @@ def _on(site: Site) -> dict[str, Judge]:
     return {id: partial(judged, site=site) for id, judged in _ON_SITES.items()}
 
 
-#: Id -> what judges it by the runs on MNIST, in the order of the paper.
+#: Id -> the function that judges the claim by the runs on MNIST, in the order of the paper.
 CLAIMS: Mapping[str, Judge] = dict(
     sorted(
         {
@@ -81,11 +81,11 @@ IMAGENET_CLAIMS: Mapping[str, Judge] = {
 
 
 def judge(evidence: Evidence, claims: Mapping[str, Judge] = CLAIMS) -> list[Verdict]:
-    """The verdict on each claim, in order; one that lacks runs is inconclusive, and its note says what to type.
+    """The verdicts on the claims, in order; a claim that lacks runs is inconclusive, and its note says what to type.
 
     Args:
         evidence: Runs and measurements.
-        claims: Which to judge, and how; default all on MNIST.
+        claims: Id -> the function that judges it; default all claims on MNIST.
 
     >>> verdicts = judge(Evidence({}, {}))
     >>> {verdict.verdict for verdict in verdicts}, {verdict.p_value for verdict in verdicts}

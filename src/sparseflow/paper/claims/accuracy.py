@@ -1,4 +1,4 @@
-"""How well the networks end (Table 1): by initialisation, by method, and beside a small dense network."""
+"""Claims about final accuracy (Table 1): by initialisation, by method, and beside a small dense network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ METHODS = {names.METHODS[key].paper: key for key in cells.METHODS}
 INITS = {SCHEMES[key].label: key for key in cells.INITS}
 #: Points that C06 asks VGG16 to gain.
 GAIN = 5.0
-#: What a method does with connections, for sentences.
+#: How sentences describe what a method does with connections.
 _DOES = {
     "RigL": "moving connections to where the gradient is large",
     "SET": "moving them at random",

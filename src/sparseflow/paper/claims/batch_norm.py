@@ -1,4 +1,4 @@
-"""What the paper saw on ResNet-50, and what of it the networks trained here can show (section 4.1, Figure 2c)."""
+"""Claims about ResNet-50, as far as the networks trained here can show them (section 4.1, Figure 2c)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One part of a criterion each: where a measured interval, or a number, lies."""
+"""Parts of a criterion that compare a measured interval, or a number, with bounds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sparseflow.paper.claims.verdict import Outcome, Part, decided, directed
 
 
 def interval_above(interval: Interval, bound: float) -> Part:
-    """A confidence interval that lies above a bound; failed if the estimate does not.
+    """Whether a confidence interval is above a bound; failed if the estimate is not.
 
     >>> narrow, wide = Interval(3.0, 2.5, 3.5, "5"), Interval(3.0, 1.5, 4.5, "5")
     >>> interval_above(narrow, 2.0).outcome, interval_above(wide, 2.0).outcome
@@ -19,18 +19,8 @@ def interval_above(interval: Interval, bound: float) -> Part:
     return Part(outcome, f"{_percent(interval)} {interval} above {bound:g}", interval.n)
 
 
-def interval_below(interval: Interval, bound: float) -> Part:
-    """A confidence interval that lies below a bound; failed if the estimate does not.
-
-    >>> interval_below(Interval(3.0, 2.5, 3.5, "5"), 2.0).outcome
-    'failed'
-    """
-    outcome = directed(interval.estimate, right=interval.estimate < bound, shown=interval.high < bound)
-    return Part(outcome, f"{_percent(interval)} {interval} below {bound:g}", interval.n)
-
-
 def interval_within(interval: Interval, low: float, high: float) -> Part:
-    """A confidence interval that lies between two bounds; failed if it lies outside.
+    """Whether a confidence interval is between two bounds; failed if it is wholly outside.
 
     >>> interval_within(Interval(0.8, 0.6, 1.1, "20"), 0.5, 2.0).outcome
     'held'
@@ -41,7 +31,7 @@ def interval_within(interval: Interval, low: float, high: float) -> Part:
 
 
 def reaches(value: float, *, at_least: float = -math.inf, at_most: float = math.inf, n: str, of: str) -> Part:
-    """A number that the criterion asks for without a test: held or failed.
+    """Whether a number is within the criterion's bounds, without a test: held or failed.
 
     >>> reaches(950.0, at_least=500.0, n="20", of="median onset").text
     'median onset 950, at least 500'

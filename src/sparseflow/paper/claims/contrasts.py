@@ -1,4 +1,4 @@
-r"""Estimates that are no plain means: weighted sums of means, pairs that share models, ensembles that share members.
+r"""Estimates beyond plain means: weighted sums of means, pairs that share models, ensembles that share members.
 
 Each is a :class:`.Spread`, an estimate with a standard error and degrees of freedom, and is tested by a t test. Models
 are the independent things: ten pairs of five models are not ten values. Copies of a model must not enter an ensemble,
@@ -63,7 +63,7 @@ def pair_spread(pairs: pd.DataFrame, column: str) -> Spread:
 
 
 def subset_spread(estimate: float, values: ArrayLike, *, members: int, models: int) -> Spread:
-    r"""What is computed from several models together, with an error from computing it from subsets of them.
+    r"""An estimate from several models together, with an error from estimates on subsets of the models.
 
     .. math:: e^2 = \frac{m}{n - m} \cdot \frac{1}{D} \sum_d (\theta_d - \bar\theta)^2
 
@@ -92,7 +92,7 @@ def subset_spread(estimate: float, values: ArrayLike, *, members: int, models: i
 
 
 def spread_above(spread: Spread, bound: float = 0.0, *, alpha: float, n: str, test: str) -> Part:
-    """An estimate above a bound: one-sided t test; ``test`` says what was estimated how.
+    """Whether an estimate is above a bound: one-sided t test; ``test`` names the estimate and the method.
 
     >>> spread_above(Spread(3.0, 1.0, 9.0), alpha=0.05, n="10", test="jackknife, gain").outcome
     'held'
@@ -103,7 +103,7 @@ def spread_above(spread: Spread, bound: float = 0.0, *, alpha: float, n: str, te
 
 
 def spread_within(spread: Spread, margin: float, *, alpha: float, n: str, test: str) -> Part:
-    """An estimate nearer to 0 than a margin: two one-sided t tests; failed if the interval lies outside.
+    """Whether an estimate is nearer to 0 than a margin: two one-sided t tests; failed if the interval is outside.
 
     >>> spread_within(Spread(0.1, 0.05, 4.0), 0.3, alpha=0.05, n="5", test="TOST, difference").outcome
     'held'

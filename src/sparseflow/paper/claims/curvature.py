@@ -1,4 +1,4 @@
-"""The Hessian of LeNet5: what a mask update does to its spectrum, and how sparse and dense networks differ (4.2, E).
+"""Claims about the Hessian of LeNet5: its spectrum around mask updates, and in sparse and dense networks (4.2, E).
 
 Spectra are exact, over active weights and biases. Steps are those of the paper's figures: 200 is the second mask
 update at a period of 100.
@@ -174,7 +174,7 @@ def c28(evidence: Evidence) -> Verdict:
 
 
 def _in_most(parts: dict[str, Part], *, at_least: int) -> Part:
-    """A criterion that asks for so many of its parts: failed once too few are left, p-value of the last one needed."""
+    """Whether ``at_least`` parts hold: failed once too few are left; the p-value is that of the last one needed."""
     outcomes = [part.outcome for part in parts.values()]
     possible = len(parts) - outcomes.count("failed")
     outcome: Outcome = "failed" if possible < at_least else "inconclusive"
@@ -186,7 +186,7 @@ def _in_most(parts: dict[str, Part], *, at_least: int) -> Part:
 
 
 def _later(evidence: Evidence, name: str, group: str, moment: int, *, after: Iterable[int]) -> dict[str, float]:
-    """The largest eigenvalue so many steps after an update, relative to right before it, where it was measured."""
+    """The largest eigenvalue at some steps after an update, relative to right before it, where it was measured."""
     before = largest(evidence, group, "before", moment)
     found = {steps: (largest(evidence, group, "at", moment + steps) - before).dropna() for steps in after}
     return {f"{name}, step {moment + steps}": math.exp(logs.mean()) for steps, logs in found.items() if len(logs)}

@@ -1,4 +1,4 @@
-"""What several networks gain by answering together (section 4.3, Table 2): ensembles of five, mean of probabilities.
+"""Claims about ensembles of five networks, whose probabilities are averaged (section 4.3, Table 2).
 
 Networks on ImageNet, for which C41 has a part of its own, were not trained.
 """
@@ -72,7 +72,7 @@ def c41(evidence: Evidence) -> Verdict:
 
 
 def _draws(evidence: Evidence, group: str, *, at_least: int) -> tuple[pd.DataFrame, int]:
-    """Ensembles that leave runs out, and of how many runs."""
+    """Ensembles that leave runs out, and the number of runs."""
     table = rows(evidence, "function_ensembles", group=group)
     runs = {seed for text in table["seeds"] for seed in text.split()}
     drawn = table[(table["draw"] > 0) & (table["members"] < len(runs))]

@@ -1,4 +1,4 @@
-"""Is one model the odd one out among several? A permutation test over models, exact."""
+"""An exact permutation test over models: whether one model differs from all the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sparseflow.paper.claims.verdict import Part, directed
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """How much some models differ from each other, and from one other model: the last row and column."""
+    """Differences of some models from each other, and from one other model in the last row and column."""
 
     matrix: Values
     """``(models + 1, models + 1)``, symmetric, zero on the diagonal."""
@@ -43,7 +43,7 @@ class Block:
 
 
 def nearer_to_each_other(blocks: Sequence[Block], *, alpha: float) -> Part:
-    r"""Whether models are more alike than each is like the other one: permutation of which model is the other one.
+    r"""Whether models are nearer to each other than to the other one: permutation of which model is the other one.
 
     If the other one were one more model of the same kind, each of the ``m + 1`` models of a block would be the odd one
     out with the same chance, whatever the differences between pairs have in common. Blocks are independent, so with one

@@ -1,4 +1,4 @@
-"""The gradient norm over training, between methods (Figures 2 and 7b)."""
+"""Claims about the gradient norm over training, between methods (Figures 2 and 7b)."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Interval(NamedTuple):
     low: float
     high: float
     n: str
-    """How many values."""
+    """The number of values."""
     level: float = 0.95
 
     def __str__(self) -> str:
@@ -86,15 +86,6 @@ def mean_interval(values: ArrayLike, *, level: float = 0.95) -> Interval:
     '2 [-0.484, 4.48]'
     """
     return mean_spread(values).interval(str(np.size(values)), level=level)
-
-
-def difference_interval(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Interval:
-    """Welch's interval of mean(a) - mean(b).
-
-    >>> str(difference_interval([1.0, 2.0, 3.0], [0.0, 1.0, 2.0]))
-    '1 [-1.27, 3.27]'
-    """
-    return welch_spread(a, b).interval(f"{np.size(a)} vs {np.size(b)}", level=level)
 
 
 def clopper_pearson(successes: int, n: int, *, level: float = 0.95) -> Interval:
@@ -173,12 +164,12 @@ def bootstrap(
 
 
 def outside(interval: Interval, low: float, high: float) -> Outcome:
-    """Failed if an interval that does not lie between two bounds lies wholly outside, else inconclusive."""
+    """The outcome of an interval that is not between two bounds: failed if it is wholly outside, else inconclusive."""
     return "failed" if interval.high < low or interval.low > high else "inconclusive"
 
 
 def as_values(values: ArrayLike) -> Values:
-    """A 1-D array of at least two numbers.
+    """The values as a 1-D array of at least two numbers.
 
     Raises:
         ValueError: if it is not.

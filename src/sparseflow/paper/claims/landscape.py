@@ -1,4 +1,4 @@
-"""Where lottery tickets start and end in weight space, seen from the pruning solution (section 4.3, Figure 5).
+"""Claims about the starts and ends of lottery tickets in weight space, beside the pruning solution (4.3, Figure 5).
 
 The pruning run is the independent thing where there are several: tickets of one share their start bit for bit. On
 CIFAR-10 tickets are rewound to 6 % of training, and values are means of pruning runs, 3 against 3, unless a claim says

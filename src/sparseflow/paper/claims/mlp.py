@@ -1,4 +1,4 @@
-"""The 300-100 MLP at 98 % sparsity (appendix D, Table 5, Figure 9)."""
+"""Claims about the 300-100 MLP at 98 % sparsity (appendix D, Table 5, Figure 9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weight decay, mask layout, and the paper's summary (sections B.2, 4.2, 5)."""
+"""Claims about weight decay and mask layout, and the paper's summary (sections B.2, 4.2, 5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One number a run: what claims about training compare.
+"""One number per run, for claims about training to compare.
 
 Steps are those of the paper's runs of 11719; of a run of another length they mean the same share of training. A moving
 mask changes at multiples of ``update_every``. There ``flow/norm`` is measured right after the update; everywhere else
@@ -17,18 +17,19 @@ from sparseflow.lab.page.evidence import NotEnoughRunsError
 from sparseflow.lab.page.summary import accuracy_percent, onset_step
 from sparseflow.paper.claims.intervals import Values
 from sparseflow.paper.matrix.scales import PAPER
-from sparseflow.training.digits import DigitRun
+from sparseflow.training.config import RunConfig
 from sparseflow.training.runs import Run
 
-PAPER_STEPS = PAPER.base.steps
-#: Stands for what is exactly zero where a logarithm is taken; far below every norm and signal of a connected network.
+PAPER_STEPS: int = PAPER.base.steps
+#: Stands for exact zeros where a logarithm is taken; far below every norm and signal of a connected network.
 SMALLEST = 1e-12
 
 
 def of_each(runs: Iterable[Run], statistic: Callable[[Run], float]) -> Values:
-    """A number of each run.
+    """One number per run.
 
     >>> from pathlib import Path
+    >>> from sparseflow.training.digits import DigitRun
     >>> runs = [Run(DigitRun(), Path("run"), pd.DataFrame(), {"test/accuracy": 0.75}, {}, 1.0)]
     >>> of_each(runs, accuracy_percent).tolist()
     [75.0]
@@ -47,13 +48,14 @@ def onsets(runs: Iterable[Run]) -> Values:
 
 
 def num_collapsed(runs: Iterable[Run], *, below: float) -> int:
-    """How many end under a test accuracy of ``below`` percent: they did not learn."""
+    """The number of runs that end under a test accuracy of ``below`` percent: they did not learn."""
     return int((accuracies(runs) < below).sum())
 
 
-def at_paper_step(config: DigitRun, step: float) -> int:
-    """The step of a run that is the same share of training as ``step`` of the paper's 11719.
+def at_paper_step(config: RunConfig, step: float) -> int:
+    """The step of a run at the same share of training as ``step`` of the paper's 11719.
 
+    >>> from sparseflow.training.digits import DigitRun
     >>> at_paper_step(DigitRun(), 1000), at_paper_step(DigitRun(steps=1000), 11719 / 2)
     (1000, 500)
     """
@@ -63,6 +65,7 @@ def at_paper_step(config: DigitRun, step: float) -> int:
 def at_share(share: float) -> float:
     """The paper's step at a share of training, for windows of networks whose runs are not of 11719 steps.
 
+    >>> from sparseflow.training.digits import DigitRun
     >>> at_paper_step(DigitRun(steps=1000), at_share(0.25))
     250
     """
@@ -73,6 +76,7 @@ def logged(run: Run, name: str) -> pd.Series[float]:
     """The values of a metric by step.
 
     >>> from pathlib import Path
+    >>> from sparseflow.training.digits import DigitRun
     >>> metrics = pd.DataFrame({"step": [0, 50], "name": ["flow/norm", "train/loss"], "value": [0.5, 2.0]})
     >>> logged(Run(DigitRun(), Path("run"), metrics, {}, {}, 1.0), "flow/norm").to_dict()
     {0: 0.5}
@@ -107,7 +111,7 @@ def mean_log_norm(run: Run, first: float = 0, last: float = PAPER_STEPS, *, off_
         run: A finished run.
         first: First of the paper's steps.
         last: Last of the paper's steps, included.
-        off_cycle: Leave out the steps at which a mask that moves every so many steps was just updated. Give the same to
+        off_cycle: Leave out the steps at which a mask with this update period was just updated. Give the same to
             both sides of a comparison, so that they are compared at the same steps.
 
     Raises:
@@ -145,6 +149,7 @@ def update_deltas(run: Run) -> pd.Series[float]:
     """The change of the gradient norm at each mask update, right after minus right before, by step (Figure 3).
 
     >>> from pathlib import Path
+    >>> from sparseflow.training.digits import DigitRun
     >>> names = ["update/before", "update/after"]
     >>> metrics = pd.DataFrame({"step": [500, 500], "name": names, "value": [0.25, 0.75]})
     >>> update_deltas(Run(DigitRun(), Path("run"), metrics, {}, {}, 1.0)).to_dict()
@@ -177,7 +182,7 @@ def log_of(values: ArrayLike) -> Values:
 
 
 def mean_and_std(values: ArrayLike, *, digits: int = 2) -> str:
-    """Mean and population standard deviation, as the paper prints them, and of how many.
+    """Mean and population standard deviation, as the paper prints them, and the number of values.
 
     >>> mean_and_std([97.0, 98.0])
     '97.50±0.50 (2)'

@@ -1,4 +1,4 @@
-"""Does the signal survive masking at initialisation (section 3.1, Figure 1c)?"""
+"""Claims about the signal of masked networks at initialisation (section 3.1, Figure 1c)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sparseflow.paper.claims.run_statistics import log_of
 from sparseflow.paper.claims.statistics import greater
 from sparseflow.paper.claims.verdict import FEWEST_RANKED, Part, Verdict, all_of, conclude, need
 
-#: The criterion's: networks behind every sparsity.
+#: Networks per sparsity that the criterion asks for.
 NETWORKS = 20
-#: Name in the paper -> of our initialisers.
+#: The paper's name of a base initialisation -> ours.
 BASES = {"Glorot": "xavier_uniform", "He": "kaiming_normal"}
 #: Prunable layers of LeNet5.
 LAYERS = 5
-#: Up to here the signal is claimed to be preserved.
+#: Sparsities up to which the signal is claimed to be preserved.
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 LOG_2 = math.log(2)
 

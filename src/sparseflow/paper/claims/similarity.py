@@ -1,4 +1,4 @@
-"""Do tickets, scratch runs and pruned networks compute the same function (section 4.3, Tables 2 and 6)?
+"""Claims about the functions of tickets, scratch runs and pruned networks (section 4.3, Tables 2 and 6).
 
 Disagreement is the share of test images that two networks name differently; divergences are means over test images.
 Scratch is that with a start each, as in Figure 5, unless it says that the start is shared.

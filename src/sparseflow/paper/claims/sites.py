@@ -1,4 +1,4 @@
-"""Where the paper's claims are judged: on MNIST, on CIFAR-10 and on ImageNet, and in what their criteria differ there.
+"""The sites at which claims are judged, MNIST, CIFAR-10 and ImageNet, and the differences of their criteria.
 
 On CIFAR-10 the networks are those of :mod:`sparseflow.paper.matrix.cifar`: VGG16 at three sparsities, and ResNet-14,
 which is ResNet-50 with one block a group; both have 1/8 of their channels and train for an epoch or two. Verdicts call
@@ -25,9 +25,9 @@ class Networks:
     """The networks that a claim is about."""
 
     groups: Mapping[str, str]
-    """Label -> what the names of the network's groups begin with."""
+    """Label -> beginning of the names of the network's groups."""
     phrase: str = ""
-    """How a sentence about them begins: data set and networks; "" where the sentence needs neither."""
+    """Beginning of a sentence about them: data set and networks; "" where the sentence needs neither."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,30 +35,31 @@ class Site:
     """The networks, numbers of runs and thresholds of one data set; a claim is one function of a site."""
 
     networks: Networks
-    """All that differ in method and initialisation (C08, C23)."""
+    """Networks trained by every method from every initialisation (C08, C23)."""
     plain: Networks
-    """Without batch norm, so that training may not start (C04, C07, C22)."""
+    """Networks without batch norm, whose training may not start (C04, C07, C22)."""
     starting: Networks
-    """Whose first gradients are judged (C05)."""
+    """Networks whose first gradients are judged (C05)."""
     moving: Networks
-    """Whose mask updates are judged, with RigL-Inverted (C17 to C20)."""
+    """Networks whose mask updates are judged, also those of RigL-Inverted (C17 to C20)."""
     flowing: Networks
-    """Whose gradients under RigL and Scratch are compared (C21)."""
+    """Networks whose gradients under RigL and Scratch are compared (C21)."""
     residual: Networks
-    """With batch norm and skip connections (C09, C10); empty where there is none."""
+    """The network with batch norm and skip connections (C09, C10); none on MNIST."""
     tickets: Networks
-    """Settings of section 4.3, the first one the paper's figures are about (C29 to C36)."""
+    """Settings of section 4.3; the first is that of the paper's figures (C30 to C36)."""
     ticket_kinds: Mapping[str, str]
-    """The paper's name of runs on pruned masks -> what follows the setting in their groups' names (C29)."""
+    """The paper's name of runs on pruned masks -> end of their groups' names (C29)."""
     random_kind: str
-    """What follows the setting in the names of Scratch on pruned masks (C30 to C36)."""
+    """End of the names of groups of Scratch on pruned masks (C30 to C36)."""
     ticket_flow: Networks
-    """Whose tickets' gradients are judged (C29)."""
+    """Networks whose tickets' gradients are judged (C29)."""
     dropping: str
     """The group whose learning rate drops in steps (C11)."""
     dropping_phrase: str
+    """Beginning of a sentence about this group."""
     drops: Callable[[Any], Mapping[str, int]]
-    """From a run's config, by name: the first step after each drop (C11)."""
+    """From a run's config: name -> first step with the lower rate, for each drop (C11)."""
 
     many: int
     """Fewest seeds where collapse and onset are judged (C04, C07, C22)."""
@@ -67,31 +68,32 @@ class Site:
     few: int
     """Fewest seeds where changes at mask updates are (C17 to C19)."""
     by_pruning_run: bool
-    """Whether a value of tickets is the mean over the runs on the masks of one pruning run, as there are only a few."""
+    """Whether a value of tickets is the mean over the few runs on the masks of one pruning run, or that of a run."""
 
     often: str = ""
-    """Behind the names of groups whose masks move as often as the paper's figures need (C17 to C20, C22)."""
+    """End of the names of groups whose masks move as often as the paper's figures need (C17 to C19, C22)."""
     periods: Mapping[str, str]
-    """By name: what follows the names of groups with each update period that is judged (C20)."""
+    """Name -> end of the groups' names, for each update period that is judged (C20)."""
     order: tuple[str, ...]
     """Methods whose accuracies fall in this order (C23)."""
     order_caveat: str = ""
+    """Addition to the sentence about this order."""
     flat_steps: float | None = None
-    """Of the paper's steps, those that the flat region lasts at least; ``None``: no bound (C04)."""
+    """Least length of the flat region, in the paper's steps; ``None``: no bound (C04)."""
     is_short: bool = False
-    """Whether training may end before it starts: what that leaves unknown is then open (C04, C22)."""
+    """Whether training may be too short to start: parts that this leaves unknown are then open (C04, C22)."""
     first_steps: float
-    """Of the paper's steps, the last of the first ones (C05)."""
+    """End of the start of training, in the paper's steps (C05)."""
     drop_window: float
-    """Of the paper's steps, those on either side of a drop (C11)."""
+    """Window on either side of a drop, in the paper's steps (C11)."""
     halves_of_updates: bool
-    """Whether the halves that are compared are of the time in which masks move, or of all training (C17 to C19)."""
+    """Whether the two halves compared are those of the time in which masks move, or of all training (C17 to C19)."""
     farther: int
-    """How many times farther from the pruning solution Scratch must end than tickets (C31)."""
+    """Factor by which Scratch must end farther from the pruning solution than tickets (C31)."""
     barrier_share: float | None = None
-    """Share of the barrier of Scratch up to which tickets have none; ``None``: they are judged in nats (C34)."""
+    """Largest barrier of tickets, as a share of that of Scratch; ``None``: it is judged in nats (C34)."""
     untested: str = ""
-    """Behind a sentence whose criterion has a part of its own for ImageNet."""
+    """Addition to sentences whose criterion has a part of its own for ImageNet."""
 
     @property
     def main_tickets(self) -> str:
@@ -175,7 +177,7 @@ CIFAR = Site(
     farther=3,
     barrier_share=0.05,
 )
-#: Claims that read groups of the paper's own networks are judged there; the others are MNIST's.
+#: The site of the claims that read groups of the paper's own networks.
 IMAGENET = replace(MNIST, residual=Networks({"ResNet-50": "resnet50"}))
 
 

@@ -18,13 +18,13 @@ OUTLIERS, ZERO = 10, 1e-3
 
 
 def _comparable(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows from as many images as most: spectra from fewer images have larger extremes."""
+    """The rows with the most common number of images: spectra from fewer images have larger extremes."""
     found: pd.DataFrame = table[table["examples"] == table["examples"].mode().max()]
     return found
 
 
 def log_spectra(evidence: Evidence, group: str, moment: str, name: str) -> pd.DataFrame:
-    """Log magnitude of the ``largest`` or the ``smallest`` (most negative) eigenvalue: row a seed, column a step."""
+    """Log magnitude of the ``largest`` or ``smallest`` (most negative) eigenvalue: seeds in rows, steps in columns."""
     table = _comparable(rows(evidence, "spectra"))
     table = table[(table["group"] == group) & (table["moment"] == moment)]
     logs = table.assign(value=log_of(table[name] if name == "largest" else -table[name]))
@@ -42,7 +42,7 @@ def largest(evidence: Evidence, group: str, moment: str, step: int) -> pd.Series
 
 
 def log_change(evidence: Evidence, group: str, name: str, step: int) -> pd.Series[float]:
-    """Log of what an update multiplies an eigenvalue by, by seed."""
+    """Log of the factor of an update on an eigenvalue, by seed."""
     after, before = (at_step(log_spectra(evidence, group, moment, name), step) for moment in ("after", "before"))
     return (after - before).dropna()
 

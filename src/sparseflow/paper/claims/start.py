@@ -1,4 +1,4 @@
-"""How training starts: the flat region of the usual initialisation, and who leaves it when (sections 4.1, B.2, C)."""
+"""Claims about the start of training: the flat region of the usual initialisation, and its end (4.1, B.2, C)."""
 
 from __future__ import annotations
 

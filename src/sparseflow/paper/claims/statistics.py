@@ -1,4 +1,4 @@
-"""One part of a criterion each: a test on measured values, and whether the part is met, contradicted or open.
+"""Parts of a criterion that test measured values: each is met, contradicted or open.
 
 For a direction ("more than") a part is *held* if the test is significant, *failed* if the estimate itself lies on the
 wrong side, else *inconclusive*. For an equality ("as much as") it is *held* if the interval of the difference lies

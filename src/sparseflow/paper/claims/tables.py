@@ -1,4 +1,4 @@
-"""Rows of measured tables, and no fewer than a test needs."""
+"""Rows of measured tables, with an error where a test needs more of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def rows(evidence: Evidence, table: str, *, at_least: int = 1, **labels: str | i
     Args:
         evidence: What was measured.
         table: Its name.
-        at_least: How many rows are needed.
+        at_least: The number of rows that are needed.
         labels: Value by column.
 
     >>> table = pd.DataFrame({"group": ["a", "a", "b"], "seed": [0, 1, 0]})

@@ -1,4 +1,4 @@
-"""How well lottery tickets train, and what of them may change (sections 3.3, 4.3, B.1).
+"""Claims about the accuracy of lottery tickets, intact and perturbed (sections 3.3, 4.3, B.1).
 
 Tickets of MNIST start from the first weights of the pruning run (K = 0), those of CIFAR-10 from its weights after 6 %
 of training, unless they are called the original ones.

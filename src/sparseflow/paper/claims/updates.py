@@ -1,4 +1,4 @@
-"""What a mask update does to the gradient norm (section 4.2, Figure 3); on LeNet5 with updates every 100 steps."""
+"""Claims about the gradient norm at mask updates (section 4.2, Figure 3); on LeNet5 with updates every 100 steps."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""What became of a claim: a criterion is judged part by part, and its verdict is one of three words.
+"""The verdict on a claim: its criterion is judged part by part, and the outcome is one of three words.
 
 * **held**: every part of the criterion is met, at its significance level.
-* **failed**: some part is contradicted although the data could have shown it. The estimate lies on the wrong side of
-  what is claimed; or, where two things are claimed to be equal, the interval of their difference lies outside the
+* **failed**: some part is contradicted although the data could have shown it. The estimate is on the wrong side of
+  what is claimed; or, where two things are claimed to be equal, the interval of their difference is outside the
   margin.
-* **inconclusive**: nothing is contradicted, but some part is not shown: the estimate lies on the right side and is not
+* **inconclusive**: nothing is contradicted, but some part is not shown: the estimate is on the right side and is not
   significant, there are fewer runs than the criterion names, or the networks are larger than those trained here.
 
 Where a criterion has one part for MNIST and one for ImageNet, the part for MNIST is judged.
@@ -38,7 +38,7 @@ class Part:
     text: str
     """What was computed, and what came out."""
     n: str
-    """How many runs."""
+    """The number of runs."""
     p_value: float | None = None
     """Of the null hypothesis that the part is not met; None where the criterion is not a test."""
 
@@ -139,7 +139,7 @@ def conclude(
 
 
 def undecided(id: str, reason: str, *, ours: str = "", numbers: Mapping[str, float] | None = None) -> Verdict:
-    """The verdict on a claim that was not tested: no p-value, and the reason as the note.
+    """The verdict on a claim that was not tested: without a p-value, with the reason as its note.
 
     >>> undecided("C09", "It is about ResNet-50.").verdict
     'inconclusive'
@@ -158,13 +158,13 @@ def undecided(id: str, reason: str, *, ours: str = "", numbers: Mapping[str, flo
 
 
 def need(found: Found, at_least: int, *, of: str, make: str) -> Found:
-    """What was found, if it is enough.
+    """Return ``found`` if there is enough of it.
 
     Args:
         found: Rows, runs or values.
         at_least: How many the test needs, or the claim names.
         of: What they are, for the error.
-        make: What to give to ``sparseflow reproduce`` to get more.
+        make: The item of ``sparseflow reproduce`` that makes more.
 
     >>> need([1.0, 2.0], 3, of="networks at sparsity 0.95", make="signal")
     Traceback (most recent call last):
@@ -183,7 +183,7 @@ def need(found: Found, at_least: int, *, of: str, make: str) -> Found:
 
 
 def directed(estimate: float, *, right: bool, shown: bool) -> Outcome:
-    """The rule for a direction: failed if the estimate lies on the wrong side, held if that it does not is shown.
+    """The rule for a direction: failed if the estimate is on the wrong side, held if the test shows the right side.
 
     >>> directed(0.2, right=True, shown=False), directed(float("nan"), right=False, shown=False)
     ('inconclusive', 'inconclusive')
@@ -196,7 +196,7 @@ def directed(estimate: float, *, right: bool, shown: bool) -> Outcome:
 
 
 def decided(value: float, *, met: bool) -> Outcome:
-    """The rule for what is met or not: NaN is neither."""
+    """The rule for a bound without a test: held or failed, and NaN is neither."""
     if math.isnan(value):
         return "inconclusive"
     return "held" if met else "failed"

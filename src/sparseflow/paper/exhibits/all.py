@@ -21,9 +21,9 @@ from sparseflow.paper.exhibits import (
     updates,
 )  # fmt: skip
 from sparseflow.paper.exhibits.networks import SETTINGS
-from sparseflow.paper.matrix import image_measured
-from sparseflow.paper.matrix.image_scales import ImageScale
+from sparseflow.paper.matrix import measured
 from sparseflow.paper.matrix.measured import TABLES
+from sparseflow.paper.matrix.scale import Scale
 
 #: The exhibits on MNIST: name -> exhibit. A name is the anchor on the page and the item that ``sparseflow reproduce``
 #: takes.
@@ -216,11 +216,11 @@ EXHIBITS: dict[str, Exhibit] = {
 }
 
 
-def image_exhibits(scale: ImageScale) -> dict[str, Exhibit]:
+def image_exhibits(scale: Scale) -> dict[str, Exhibit]:
     """The exhibits of a scale on images: name, which is the anchor on the page, -> exhibit.
 
-    >>> from sparseflow.paper.matrix.image_scales import IMAGE_SCALES
-    >>> list(image_exhibits(IMAGE_SCALES["smoke"])), "fig2c" in image_exhibits(IMAGE_SCALES["imagenet"])
+    >>> from sparseflow.paper.matrix.scales import SCALES
+    >>> list(image_exhibits(SCALES["smoke"])), "fig2c" in image_exhibits(SCALES["imagenet"])
     (['smoke'], True)
     """
     if not scale.is_judged:
@@ -261,7 +261,7 @@ def image_exhibits(scale: ImageScale) -> dict[str, Exhibit]:
             build=partial(updates.image_update_exhibit, "updates-vgg16", vgg[len(vgg) // 2]),
         ),
     }
-    setting = image_measured.SETTINGS.get(scale.name)
+    setting = measured.SETTINGS.get(scale.name)
     if setting is None:
         return exhibits
     return {

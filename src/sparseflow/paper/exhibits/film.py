@@ -17,7 +17,7 @@ from sparseflow.lab.page.words import number
 from sparseflow.paper.exhibits import densities
 from sparseflow.paper.exhibits.densities import Floats, Spectra
 from sparseflow.paper.exhibits.spectra import TRAINED, checkpoints, over_training
-from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.matrix.scale import Scale
 
 #: How long a frame is shown.
 SECONDS = 0.5

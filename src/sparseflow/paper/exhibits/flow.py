@@ -20,8 +20,7 @@ from sparseflow.lab.page.words import listed, number, times
 from sparseflow.paper.exhibits.curves import curve_of, geometric_mean, off_cycle, over_seeds, right_after
 from sparseflow.paper.exhibits.networks import Setting
 from sparseflow.paper.exhibits.shortfalls import found_and_missing
-from sparseflow.paper.matrix.image_scales import ImageScale
-from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.matrix.scale import Scale
 from sparseflow.training.runs import Run
 from sparseflow.types import Look
 
@@ -228,7 +227,7 @@ FOLLOWED = ("scratch/dense", "scratch/liu", "scratch/sparse", "rigl/dense", "rig
 _NORM, _LOSS = "gradient norm", "training loss"
 
 
-def image_flow_exhibit(name: str, settings: Sequence[Setting], evidence: Evidence, scale: ImageScale) -> Content:
+def image_flow_exhibit(name: str, settings: Sequence[Setting], evidence: Evidence, scale: Scale) -> Content:
     """Gradient norm and loss over training on images, one row of panels per setting.
 
     Raises:

@@ -12,7 +12,7 @@ from sparseflow.lab.page.exhibit import Content
 from sparseflow.lab.page.table import Cell, Record, Table, cell, records
 from sparseflow.paper.exhibits.shortfalls import shortfalls
 from sparseflow.paper.matrix.mnist import groups
-from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.matrix.scale import Scale
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import Run
 

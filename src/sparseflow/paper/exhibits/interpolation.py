@@ -20,8 +20,7 @@ from sparseflow.lab.page.svg import INK
 from sparseflow.lab.page.words import interval, listed
 from sparseflow.paper.exhibits.landscape import NAMES, SCRATCH, TICKET, of_setting
 from sparseflow.paper.exhibits.networks import kind_labels
-from sparseflow.paper.matrix.image_scales import ImageScale
-from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.matrix.scale import Scale
 from sparseflow.types import Look
 
 #: Level of the paper's bands of loss along a line.
@@ -115,7 +114,7 @@ def interpolation(name: str, setting: str, evidence: Evidence, _: Scale) -> Cont
     return _content(name, how, curves, sentences)
 
 
-def path_exhibit(setting: str, evidence: Evidence, _: ImageScale) -> Content:
+def path_exhibit(setting: str, evidence: Evidence, _: Scale) -> Content:
     """Loss along straight lines to the pruned network, on images.
 
     Raises:

@@ -18,8 +18,7 @@ from sparseflow.lab.page.svg import PALETTE
 from sparseflow.lab.page.table import Column, Columns, Table, cell, mean_and_std, records, verdict_cell
 from sparseflow.lab.page.words import interval, number, plus_minus, times
 from sparseflow.paper.exhibits.networks import kind_labels
-from sparseflow.paper.matrix.image_scales import ImageScale
-from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.matrix.scale import Scale
 from sparseflow.paper.published import Reported, imagenet, reported
 from sparseflow.training.names import METHODS
 
@@ -218,7 +217,7 @@ COLUMNS = (
 )
 
 
-def distance_exhibit(setting: str, evidence: Evidence, _: ImageScale) -> Content:
+def distance_exhibit(setting: str, evidence: Evidence, _: Scale) -> Content:
     """Distances of tickets and random starts on images to the pruned network whose masks they have.
 
     Raises:

@@ -21,7 +21,7 @@ from sparseflow.lab.page.words import fixed, number
 from sparseflow.paper.exhibits.shortfalls import shortfalls
 from sparseflow.paper.exhibits.tables import Line, percents
 from sparseflow.paper.matrix.cells import INITS
-from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.matrix.scale import Scale
 from sparseflow.paper.published import reported
 
 #: Groups: one run on each pruned mask, and another one on the same masks.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.paper.matrix import cifar
-from sparseflow.paper.matrix.image_scales import ImageScale
+from sparseflow.paper.matrix.scale import Scale
 from sparseflow.training.names import shown_methods
 
 
@@ -70,11 +70,11 @@ class Row(NamedTuple):
     init: str
 
 
-def rows_of(setting: Setting, scale: ImageScale) -> list[Row]:
+def rows_of(setting: Setting, scale: Scale) -> list[Row]:
     """The groups of a setting in the order of tables, those that differ in the pruning run alone as one row.
 
-    >>> from sparseflow.paper.matrix.image_scales import IMAGE_SCALES
-    >>> rows = rows_of(SETTINGS["cifar"][3], IMAGE_SCALES["cifar"])
+    >>> from sparseflow.paper.matrix.scales import SCALES
+    >>> rows = rows_of(SETTINGS["cifar"][3], SCALES["cifar"])
     >>> [row.groups for row in rows if row.label == "Lottery of step 0"]
     [('resnet14/lottery-k0/mask0', 'resnet14/lottery-k0/mask1', 'resnet14/lottery-k0/mask2')]
     """

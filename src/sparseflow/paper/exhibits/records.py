@@ -12,8 +12,7 @@ from sparseflow.lab.page.groups import group_of
 from sparseflow.lab.page.page import hardware
 from sparseflow.lab.page.summary import accuracy_percent, onset_step
 from sparseflow.lab.page.table import Column, Table
-from sparseflow.paper.matrix.image_scales import ImageScale
-from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.matrix.scale import Scale
 from sparseflow.training.environment import describe_environment
 from sparseflow.training.runs import Run
 
@@ -85,7 +84,7 @@ def distinct_runs(evidence: Evidence) -> list[Run]:
     return list({run.config: run for runs in evidence.groups.values() for run in runs}.values())
 
 
-def environment_json(evidence: Evidence, *, command: str, scale: Scale | ImageScale) -> dict[str, Any]:
+def environment_json(evidence: Evidence, *, command: str, scale: Scale) -> dict[str, Any]:
     """Machine and versions of the runs and of this page, the command, and the seconds of training."""
     runs = distinct_runs(evidence)
     return {

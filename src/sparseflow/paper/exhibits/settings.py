@@ -10,7 +10,7 @@ from sparseflow.lab.page.evidence import Evidence
 from sparseflow.lab.page.exhibit import Content, available
 from sparseflow.lab.page.table import Column, Table, cell
 from sparseflow.lab.page.words import DATASETS_IN_WORDS, count, listed
-from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.matrix.scale import Scale
 from sparseflow.paper.published import mnist
 from sparseflow.training.digits import DigitRun
 

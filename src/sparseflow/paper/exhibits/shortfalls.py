@@ -6,21 +6,16 @@ from collections.abc import Iterable, Sequence
 
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.lab.page.exhibit import available
-from sparseflow.paper.matrix.image_scales import ImageScale
-from sparseflow.paper.matrix.mnist import groups
-from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.matrix.scale import Scale
 from sparseflow.training.runs import Run
 
 
-def planned_runs(scale: Scale | ImageScale) -> dict[str, int]:
+def planned_runs(scale: Scale) -> dict[str, int]:
     """Number of runs by group."""
-    found = scale.groups if isinstance(scale, ImageScale) else groups(scale)
-    return {name: len(runs) for name, runs in found.items()}
+    return {name: len(runs) for name, runs in scale.groups.items()}
 
 
-def found_and_missing(
-    evidence: Evidence, scale: Scale | ImageScale, names: Sequence[str]
-) -> tuple[dict[str, list[Run]], list[str]]:
+def found_and_missing(evidence: Evidence, scale: Scale, names: Sequence[str]) -> tuple[dict[str, list[Run]], list[str]]:
     """The runs of each group that has some, and one message per group that has fewer than planned.
 
     Raises:
@@ -30,7 +25,7 @@ def found_and_missing(
     return found, [*missing, *shortfalls(evidence, scale, names)]
 
 
-def shortfalls(evidence: Evidence, scale: Scale | ImageScale, names: Iterable[str]) -> list[str]:
+def shortfalls(evidence: Evidence, scale: Scale, names: Iterable[str]) -> list[str]:
     """One message per group with some runs but fewer than planned: how many, and the command that makes the rest.
 
     >>> from sparseflow.paper.matrix.scales import PAPER

@@ -13,7 +13,7 @@ from sparseflow.lab.page.evidence import Evidence
 from sparseflow.lab.page.exhibit import Content, Drawing
 from sparseflow.lab.page.svg import INK
 from sparseflow.lab.page.words import number
-from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.matrix.scale import Scale
 
 #: Layers with weights of LeNet5: each passes on the fraction sqrt(density) of the signal.
 LAYERS = 5

@@ -17,8 +17,7 @@ from sparseflow.lab.page.table import Cell, Column, Record, Table, cell, records
 from sparseflow.lab.page.words import count, fixed, interval, plus_minus, times, yes_no
 from sparseflow.paper.exhibits.networks import kind_labels
 from sparseflow.paper.exhibits.shortfalls import shortfalls
-from sparseflow.paper.matrix.image_scales import ImageScale
-from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.matrix.scale import Scale
 from sparseflow.paper.published import Reported, reported
 
 
@@ -328,7 +327,7 @@ COLUMNS = (
 )
 
 
-def function_exhibit(setting: str, evidence: Evidence, scale: ImageScale) -> Content:
+def function_exhibit(setting: str, evidence: Evidence, scale: Scale) -> Content:
     """Disagreement of networks on images, with each other and with the pruned network, and gains of ensembles.
 
     Raises:

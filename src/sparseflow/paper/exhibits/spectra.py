@@ -18,7 +18,7 @@ from sparseflow.lab.page.words import listed, number
 from sparseflow.paper.exhibits import densities
 from sparseflow.paper.exhibits.curves import curve_of, geometric_mean
 from sparseflow.paper.exhibits.densities import Moment, Spectra
-from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.matrix.scale import Scale
 
 #: Over training: group -> kind of line. A density has no room for marks.
 _LINES = {

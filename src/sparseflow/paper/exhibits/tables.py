@@ -33,8 +33,7 @@ from sparseflow.paper.exhibits.accuracy_plot import accuracy_drawing, draw_setti
 from sparseflow.paper.exhibits.networks import LONGER, SETTINGS, Setting, rows_of
 from sparseflow.paper.exhibits.shortfalls import found_and_missing, planned_runs
 from sparseflow.paper.matrix.cells import INITS
-from sparseflow.paper.matrix.image_scales import ImageScale
-from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.matrix.scale import Scale
 from sparseflow.paper.published import Reported, imagenet, reported
 from sparseflow.training.names import shown_methods
 from sparseflow.training.runs import Run
@@ -211,7 +210,7 @@ table5 = partial(accuracy_table, TABLE5, "table5")
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
-def accuracy_exhibit(evidence: Evidence, scale: ImageScale) -> Content:
+def accuracy_exhibit(evidence: Evidence, scale: Scale) -> Content:
     """Final test accuracy of every kind of run on images, one table per setting.
 
     Raises:
@@ -261,7 +260,7 @@ def accuracy_exhibit(evidence: Evidence, scale: ImageScale) -> Content:
     )
 
 
-def _table_of(setting: Setting, lines: Sequence[Line], scale: ImageScale) -> Table:
+def _table_of(setting: Setting, lines: Sequence[Line], scale: Scale) -> Table:
     columns = (
         Column("setting", lambda line: line.place),
         Column("network", lambda line: line.label, "Network"),
@@ -304,7 +303,7 @@ SMOKE = (
 )
 
 
-def smoke_exhibit(evidence: Evidence, scale: ImageScale) -> Content:
+def smoke_exhibit(evidence: Evidence, scale: Scale) -> Content:
     """Every run: whether all its losses stayed finite, and how long it took.
 
     Raises:

@@ -21,7 +21,7 @@ from sparseflow.paper.exhibits import densities
 from sparseflow.paper.exhibits.curves import curve_of
 from sparseflow.paper.exhibits.densities import Moment, Spectra
 from sparseflow.paper.matrix.mnist import after_update
-from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.matrix.scale import Scale
 from sparseflow.types import Look
 
 #: Around an update: SET left, RigL right, as in the paper.

@@ -25,8 +25,7 @@ from sparseflow.paper.exhibits.curves import curve_of, over_seeds
 from sparseflow.paper.exhibits.networks import Setting
 from sparseflow.paper.exhibits.shortfalls import found_and_missing
 from sparseflow.paper.matrix.cells import INITS
-from sparseflow.paper.matrix.image_scales import ImageScale
-from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.matrix.scale import Scale
 from sparseflow.training.runs import Run
 
 #: Panel title -> its curves.
@@ -61,7 +60,7 @@ def update_exhibit(
     name: str,
     of_figure: Panels,
     evidence: Evidence,
-    scale: Scale | ImageScale,
+    scale: Scale,
     *,
     how: str = _AS_BEFORE,
     stretched: bool = False,
@@ -158,7 +157,7 @@ fig8b = partial(update_exhibit, "fig8b", FIG8B)
 fig9b = partial(update_exhibit, "fig9b", FIG9B)
 
 
-def image_update_exhibit(name: str, setting: Setting, evidence: Evidence, scale: ImageScale) -> Content:
+def image_update_exhibit(name: str, setting: Setting, evidence: Evidence, scale: Scale) -> Content:
     """Changes of the gradient norm at mask updates on images, one panel per start.
 
     Raises:

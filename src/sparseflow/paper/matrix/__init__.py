@@ -1,1 +1,1 @@
-"""Complete experiments: each returns the runs it needs, and the command line only names it."""
+"""The run matrix: every group of runs and every measurement of the paper, by scale."""

@@ -1,18 +1,17 @@
-"""What both halves of the paper repeat in every table: methods, initialisations and seeds."""
+"""The methods, initialisations and seeds of the paper's tables, for digits and for images."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
 from sparseflow.init.schemes import SCHEMES
-from sparseflow.training.digits import DigitRun
-from sparseflow.training.images import ImageRun
+from sparseflow.training.config import RunConfig
 
-Config = TypeVar("Config", DigitRun, ImageRun)
+Config = TypeVar("Config", bound=RunConfig)
 
-#: The methods of Table 1, of random masks.
+#: The methods of Table 1 that start from random masks.
 METHODS = ("scratch", "set", "rigl")
-#: Those whose masks move.
+#: The methods among them whose masks move.
 MOVING = METHODS[1:]
 #: The paper's initialisations; ``live`` is ours.
 INITS = tuple(scheme for scheme in SCHEMES if scheme != "live")
@@ -23,6 +22,7 @@ REPEATS = 100
 def repeat(config: Config, seeds: int, *, first: int = 0) -> list[Config]:
     """The same run with several seeds.
 
+    >>> from sparseflow.training.digits import DigitRun
     >>> [config.seed for config in repeat(DigitRun(), 2, first=100)]
     [100, 101]
     """

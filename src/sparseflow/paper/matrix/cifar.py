@@ -13,24 +13,23 @@ from collections.abc import Iterator
 from typing import Any
 
 from sparseflow.paper.matrix.cells import INITS, METHODS, REPEATS, repeat
+from sparseflow.paper.matrix.scale import Groups, Scale
 from sparseflow.training.config import pruning_parent
 from sparseflow.training.images import ImageRun, rescaled
 
 #: Name of a setting -> its sparsity; ERK.
 VGG = {"vgg16-80": 0.8, "vgg16-90": 0.9, "vgg16-95": 0.95}
 RESNET = "resnet14"
-#: The ResNet's; the paper's ResNet-50 has 0.8, of a hundred times the weights.
+#: The ResNet's sparsity; the paper's ResNet-50 has 0.8, of a hundred times the weights.
 RESNET_SPARSITY = 0.9
 #: Width of the dense twin with as many weights as the sparse ResNet at its own width.
 SMALL_DENSE = 0.34
 #: Share of training after which a ticket takes the weights: 2000 of ResNet-50's 32000 steps.
 REWIND = 2000 / 32_000
-#: How many times as many steps show whether an order of methods is one of short training.
+#: Factor on the number of steps, to see whether an order of methods is one of short training.
 LONGER = 4
 
-ImageGroups = dict[str, list[ImageRun]]
-
-_BASE = ImageRun(
+BASE = ImageRun(
     dataset="cifar10",
     stem="cifar",
     image_size=32,
@@ -41,7 +40,7 @@ _BASE = ImageRun(
     checkpoint_every=500,
 )
 #: 1500 steps of 64 images are two epochs: a minute a run on one core.
-VGG_BASE = _BASE.with_(
+VGG_BASE = BASE.with_(
     network="vgg16",
     width=1 / 8,
     learning_rate=0.04,
@@ -57,7 +56,7 @@ VGG_BASE = _BASE.with_(
     engine="auto",
 )
 #: 600 steps are 0.8 epochs; batch norm needs fewer.
-RESNET_BASE = _BASE.with_(
+RESNET_BASE = BASE.with_(
     network="resnet14",
     width=1 / 8,
     learning_rate=0.1,
@@ -74,13 +73,15 @@ RESNET_BASE = _BASE.with_(
 )
 
 
-def image_groups(*, seeds: int = 3) -> ImageGroups:
-    """Every group, the most wanted first.
+def groups(scale: Scale) -> Groups:
+    """Every group at a scale, the most wanted first.
 
-    >>> found = image_groups()
+    >>> from sparseflow.paper.matrix.scales import CIFAR
+    >>> found = groups(CIFAR)
     >>> len(found["vgg16-95/rigl/sparse"]), found["vgg16-95/rigl/sparse"][0].sparsity
     (3, 0.95)
     """
+    seeds = scale.seeds
     settings = {name: VGG_BASE.with_(sparsity=sparsity) for name, sparsity in VGG.items()}
     middle = "vgg16-90"
     return {

@@ -13,12 +13,11 @@ from collections.abc import Iterator
 
 from sparseflow.networks import NETWORKS
 from sparseflow.paper.matrix.cells import REPEATS, repeat
-from sparseflow.paper.matrix.cifar import ImageGroups, table
+from sparseflow.paper.matrix.cifar import table
+from sparseflow.paper.matrix.scale import Groups, Scale
 from sparseflow.training.config import pruning_parent
 from sparseflow.training.images import ImageRun, paper_run
 
-#: Seeds of section 4.3, as the paper says; elsewhere it has three (protocol 0).
-TICKET_SEEDS = 5
 #: Steps of ResNet-50's pruning runs whose weights tickets take: section 4.3, and the footnote of Table 1 (protocol J6).
 REWIND, REWIND_TABLE1 = 2000, 5000
 #: The same part of VGG16's training as ``REWIND`` of ResNet-50's; the paper has no such ticket (protocol J29).
@@ -27,19 +26,23 @@ VGG_REWIND = 8000
 VGG_LAST_UPDATE = 100_000
 
 
-def imagenet_groups(*, seeds: int | None = None) -> ImageGroups:
-    """Every group, the most wanted first.
+def _at_full_width(network: str) -> ImageRun:
+    return paper_run(network).with_(precision="bfloat16", channels_last=True)
 
-    Args:
-        seeds: Repetitions; ``None``: as many as the paper has, 3, and 5 of what section 4.3 is about.
 
-    >>> found = imagenet_groups()
+BASE = _at_full_width("resnet50")
+
+
+def groups(scale: Scale) -> Groups:
+    """Every group at a scale, the most wanted first.
+
+    >>> from sparseflow.paper.matrix.scales import IMAGENET
+    >>> found = groups(IMAGENET)
     >>> run = found["resnet50/rigl/sparse"][0]
     >>> run.steps, run.batch_size, run.learning_rate, len(found["resnet50/lottery/mask0"])
     (32000, 4096, 1.6, 5)
     """
-    some, many = (3, TICKET_SEEDS) if seeds is None else (seeds, seeds)
-    resnet, vgg = (paper_run(name).with_(precision="bfloat16", channels_last=True) for name in ("resnet50", "vgg16"))
+    some, many, resnet, vgg = scale.seeds, scale.many, BASE, _at_full_width("vgg16")
     return {
         **dict(table("resnet50", resnet, some)),
         **dict(_unmasked(resnet, some)),
@@ -73,7 +76,7 @@ def _resnet_tickets(base: ImageRun, seeds: int, many: int) -> Iterator[tuple[str
     scratch = on_first.with_(method="scratch", init="dense")
     yield "resnet50/ticket-scratch/mask0", repeat(scratch, many, first=REPEATS)
     yield "resnet50/lottery-k0/mask0", repeat(ticket, seeds, first=REPEATS)
-    # One pruning run a seed, as the spread of MNIST's cell tells (protocol E).
+    # One pruning run per seed, as the spread of MNIST's cell shows (protocol E).
     late = [ticket.with_(rewind_step=REWIND_TABLE1, mask_from=parent) for parent in prunes[:seeds]]
     yield "resnet50/lottery-k5000", [run.with_(seed=REPEATS + seed) for seed, run in enumerate(late)]
 

@@ -1,16 +1,18 @@
-"""What is measured on the runs of the matrix: which spectra, paths, distances and comparisons, table by table."""
+"""The measurements on the runs of the matrix: spectra, paths, distances and comparisons, table by table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from sparseflow.lab.demo.signal import SPARSITIES
 from sparseflow.lab.page.evidence import Option
-from sparseflow.paper.matrix.mnist import NOISES, Groups, after_update
-from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.matrix.mnist import NOISES, after_update
+from sparseflow.paper.matrix.scale import Scale
 from sparseflow.paper.measures.measurement import Measurement
 from sparseflow.training.digits import DigitRun
+from sparseflow.training.images import ImageRun
 
 #: Kind of measurement -> the tables it fills.
 TABLES = {
@@ -31,33 +33,26 @@ CONTROLS = (
     *(f"tickets/lottery/noise-{noise:g}" for noise in NOISES),
     *(f"tickets/lottery/{name}" for name in ("signs", "shuffled_weights", "shuffled_masks")),
 )
+#: Scale of images -> the setting of section 4.3 that is measured there, as group names begin.
+SETTINGS = {"cifar": "resnet14"}
+IMAGE_KINDS = ("lottery", "lottery-k0", "ticket-scratch")
+#: Options of a path on images: training images behind a loss and behind the statistics of batch norms, and points.
+PATH: dict[str, Option] = {"examples": 2000, "recalibrated_by": 1000, "points": 11}
 
 
-def measurements(scale: Scale, groups: Groups, *, data_root: Path | None = None) -> list[Measurement]:
-    """Everything that is measured at a scale, cheap things first.
+def digit_measurements(scale: Scale, *, data_root: Path | None = None) -> Iterator[Measurement]:
+    """Everything that is measured on digits, cheap things first.
 
-    >>> from sparseflow.paper.matrix.mnist import groups
     >>> from sparseflow.paper.matrix.scales import DEMO
-    >>> found = measurements(DEMO, groups(DEMO))
-    >>> {measurement.kind for measurement in found} == set(TABLES)
+    >>> {measurement.kind for measurement in digit_measurements(DEMO)} == set(TABLES)
     True
     """
+    groups = scale.groups
 
     def make(
         kind: str, runs: Sequence[DigitRun], size: int, labels: dict[str, Option], **options: Option
     ) -> Measurement:
         return Measurement(kind, tuple(runs), tuple(options.items()), tuple(labels.items()), size, data_root)
-
-    def all_of_them() -> Iterator[Measurement]:
-        for sparsity in SPARSITIES:
-            yield make("signal", (), 30 * 500 * scale.networks // 20, {}, sparsity=sparsity, networks=scale.networks)
-        for name in ("lenet5", "mlp"):
-            for config in groups[f"{name}/prune"][: scale.some]:
-                yield make("masks", (config,), 1500, {"network": name, "seed": config.seed})
-        yield from distances()
-        yield from paths()
-        yield from functions()
-        yield from spectra()
 
     def functions() -> Iterator[Measurement]:
         prunes = groups["tickets/prune"]
@@ -118,4 +113,52 @@ def measurements(scale: Scale, groups: Groups, *, data_root: Path | None = None)
             labels: dict[str, Option] = {"group": group, "seed": seed}
             yield make("spectrum", (config,), 2 * examples, labels, step=step, moment=moment, examples=examples)
 
-    return list(all_of_them())
+    for sparsity in SPARSITIES:
+        yield make("signal", (), 30 * 500 * scale.networks // 20, {}, sparsity=sparsity, networks=scale.networks)
+    for name in ("lenet5", "mlp"):
+        for config in groups[f"{name}/prune"][: scale.some]:
+            yield make("masks", (config,), 1500, {"network": name, "seed": config.seed})
+    yield from distances()
+    yield from paths()
+    yield from functions()
+    yield from spectra()
+
+
+def image_measurements(scale: Scale, *, data_root: Path | None = None) -> Iterator[Measurement]:
+    """Distances, paths and functions of tickets on images, cheap things first.
+
+    Rows say ``setting``, ``group`` and ``mask``.
+
+    >>> from sparseflow.paper.matrix.scales import CIFAR, SMOKE
+    >>> sorted({measurement.kind for measurement in image_measurements(CIFAR)}), list(image_measurements(SMOKE))
+    (['distances', 'embedding', 'functions', 'path'], [])
+    """
+    setting = SETTINGS.get(scale.name)
+    if setting is None:
+        return
+
+    def make(kind: str, runs: Sequence[ImageRun], size: int, *, options: Any = (), **labels: Option) -> Measurement:
+        named = tuple({"setting": setting, **labels}.items())
+        return Measurement(kind, tuple(runs), tuple(dict(options).items()), named, size, data_root)
+
+    groups = scale.groups
+    prunes = groups[f"{setting}/prune"]
+    on_masks = {
+        (kind, number): groups[f"{setting}/{kind}/mask{number}"]
+        for kind in IMAGE_KINDS
+        for number in range(len(prunes))
+    }
+    for (kind, number), runs in on_masks.items():
+        yield make("distances", runs, 10, group=f"{setting}/{kind}", mask=number)
+    yield make("embedding", [run for kind in IMAGE_KINDS for run in on_masks[kind, 0]], 20, mask=0)
+    for (kind, number), runs in on_masks.items():
+        options = {"reference": 0, "draws": 0}
+        size = 40 * (len(runs) + 1)
+        yield make("functions", [*runs, prunes[number]], size, options=options, group=f"{setting}/{kind}", mask=number)
+    same = {"reference": 1, "draws": 0}
+    yield make("functions", [*prunes, prunes[0]], 40 * len(prunes), options=same, group=f"{setting}/prune", mask=0)
+    for (kind, number), runs in on_masks.items():
+        for run in runs:
+            for start in ("solution", "init"):
+                line = {"start": start, **PATH}
+                yield make("path", [run], 150, options=line, group=f"{setting}/{kind}", mask=number)

@@ -1,4 +1,4 @@
-"""The run matrix: every group of runs that the paper's MNIST experiments need, by name.
+"""Every group of runs that the paper's MNIST experiments need, by name.
 
 A group is a list of configs that differ in seeds alone. Names are ``network/method/init/variant``; ``tickets`` are the
 runs of section 4.3. A run that two groups share is trained once.
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sparseflow.paper.matrix.cells import INITS, METHODS, MOVING, REPEATS, repeat
-from sparseflow.paper.matrix.scales import Scale
+from sparseflow.paper.matrix.scale import Groups, Scale
 from sparseflow.training.config import pruning_parent
 from sparseflow.training.digits import DigitRun
 
@@ -20,8 +20,6 @@ from sparseflow.training.digits import DigitRun
 NOISES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
 #: Sparsities beside 0.95 at which tickets are compared with scratch (claim C47).
 SPARSITIES = (0.8, 0.9, 0.98)
-
-Groups = dict[str, list[DigitRun]]
 
 
 def groups(scale: Scale) -> Groups:
@@ -54,7 +52,7 @@ def _pruned(
 
     Args:
         base: The setting; of the pruning runs too.
-        seeds: How many.
+        seeds: The number of seeds.
         mask: The one pruning run.
         first: The first seed.
         changes: Fields that differ from ``base`` in these runs, and not in the pruning runs.
@@ -65,7 +63,7 @@ def _pruned(
 def _table(name: str, base: DigitRun, scale: Scale, *, moving: int) -> Iterator[tuple[str, list[DigitRun]]]:
     """Tables 1 and 5: sections 4.1 and 4.2.
 
-    ``moving`` is how often SET and RigL are repeated; collapse is counted over ``scale.many`` static runs.
+    ``moving`` is the number of repetitions of SET and RigL; collapse is counted over ``scale.many`` static runs.
     """
     prunes = repeat(pruning_parent(base), scale.many)
     yield f"{name}/prune", prunes
@@ -93,7 +91,7 @@ def _often(base: DigitRun, scale: Scale) -> Iterator[tuple[str, list[DigitRun]]]
 
 
 def snapshots(scale: Scale) -> tuple[int, ...]:
-    """Steps whose weights the Hessian is computed at: over training, and around the update at step 200.
+    """Steps at whose weights the Hessian is computed: over training, and around the update at step 200.
 
     Reference: protocol A.8 and A.9.
     """
@@ -101,7 +99,7 @@ def snapshots(scale: Scale) -> tuple[int, ...]:
 
 
 def after_update(scale: Scale) -> tuple[int, ...]:
-    """Steps that show what becomes of an update's new eigenvalues: 201 to 210, and 220."""
+    """Steps that show the fate of an update's new eigenvalues: 201 to 210, and 220."""
     moment = 2 * scale.often
     return (*range(moment + 1, moment + 11), moment + 20)
 
@@ -151,7 +149,7 @@ def _variants(base: DigitRun, scale: Scale) -> Iterator[tuple[str, list[DigitRun
 
 
 def _ticket_controls(base: DigitRun, scale: Scale) -> Iterator[tuple[str, list[DigitRun]]]:
-    """Claim C46: what of a ticket may change before it leaves the basin of the pruned solution."""
+    """Claim C46: perturbed tickets, in and out of the basin of the pruned solution."""
     count = min(3, scale.seeds)
     same: dict[str, Any] = {"method": "lottery", "mask": pruning_parent(base), "first": REPEATS}
     for noise in NOISES:
@@ -174,13 +172,13 @@ def _sparsities(base: DigitRun, scale: Scale) -> Iterator[tuple[str, list[DigitR
 #: The authors' grid (protocol A.10).
 LEARNING_RATES = (0.2, 0.1, 0.05, 0.02, 0.01)
 WEIGHT_DECAYS = (1e-3, 5e-4, 1e-4, 5e-5, 1e-5)
-#: Of mask updates, in units of half of ``often``: 50, 100 and 500 steps.
+#: Periods of mask updates, in units of half of ``often``: 50, 100 and 500 steps.
 PERIODS = (1, 2, 10)
 DROPS = (0.01, 0.1, 0.3)
 
 
 def _grid(base: DigitRun, scale: Scale) -> Iterator[tuple[str, list[DigitRun]]]:
-    """The authors' search in two stages for RigL, one seed a point, a sixth of the training images held out.
+    """The authors' search in two stages for RigL: one seed per point, a sixth of the training images held out.
 
     Learning rate and weight decay at the published update period and drop fraction, then these two at the published
     learning rate and weight decay.

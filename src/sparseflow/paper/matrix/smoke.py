@@ -1,4 +1,4 @@
-"""Does everything that the ImageNet runs do, in minutes: a few steps of every method, start and network.
+"""A few steps of every method, start and network of the ImageNet runs, in minutes.
 
 Images are the thousand of the sample, 64 pixels wide: nothing can be learned from them, and no claim is judged.
 """
@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.paper.matrix.cells import repeat
-from sparseflow.paper.matrix.cifar import ImageGroups
+from sparseflow.paper.matrix.scale import Groups, Scale
 from sparseflow.training.config import pruning_parent
 from sparseflow.training.images import UPDATE_VARIANTS, ImageRun
 
 MOVING = ("set", "rigl", "rigl_inverted")
 REWIND = 2
-_BASE = ImageRun(
+BASE = ImageRun(
     dataset="imagenet-sample",
     image_size=64,
     width=1 / 8,
@@ -34,18 +34,19 @@ _BASE = ImageRun(
 )
 
 
-def smoke_groups(*, seeds: int = 1) -> ImageGroups:
-    """Every group.
+def groups(scale: Scale) -> Groups:
+    """Every group at a scale.
 
-    >>> found = smoke_groups()
+    >>> from sparseflow.paper.matrix.scales import SMOKE
+    >>> found = groups(SMOKE)
     >>> found["vgg16/set/liu/authors"][0].updates, len(found)
     ('authors', 68)
     """
-    return {name: repeat(run, seeds) for network in ("vgg16", "resnet50") for name, run in _of(network)}
+    return {name: repeat(run, scale.seeds) for network in ("vgg16", "resnet50") for name, run in _of(network)}
 
 
 def _of(network: str) -> Iterator[tuple[str, ImageRun]]:
-    base = _BASE.with_(network=network)
+    base = BASE.with_(network=network)
     yield f"{network}/dense", base.with_(method="dense")
     for init in SCHEMES:
         yield f"{network}/scratch/{init}", base.with_(method="scratch", init=init)

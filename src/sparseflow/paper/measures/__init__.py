@@ -1,4 +1,4 @@
-"""What is computed from finished runs: spectra, paths, distances, similarity, masks; each takes runs, gives tables."""
+"""Measurements of finished runs: spectra, paths, distances, similarity, masks; functions from runs to tables."""
 
 from sparseflow.paper.measures.functions import functions
 from sparseflow.paper.measures.landscape import distances, embedding, path
@@ -6,7 +6,7 @@ from sparseflow.paper.measures.masks import masks, signal
 from sparseflow.paper.measures.source import Measure
 from sparseflow.paper.measures.spectra import spectrum
 
-#: Name of a kind of measurement -> what computes it.
+#: Kind of measurement -> the function that computes it.
 MEASURES: dict[str, Measure] = {
     "signal": signal,
     "masks": masks,

@@ -1,4 +1,4 @@
-"""How alike the functions of trained runs are: pairs, against the pruning solution, ensembles (Tables 2 and 6)."""
+"""Similarity of the functions of trained runs: pairs, the pruning solution, ensembles (Tables 2 and 6)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ MEMBERS = 5
 
 
 def functions(source: Source, runs: tuple[Config, ...], /, *, reference: int, draws: int) -> Tables:
-    """Compare what runs answer on the test set.
+    """Compare the answers of runs on the test set.
 
     Args:
-        source: Where runs and data are.
+        source: The runs and their data.
         runs: Runs of one group, and the pruning solution as the last one.
         reference: 1 if the last run is the first of the group too (pruning runs), else 0.
-        draws: Ensembles of five drawn at random beside the first five, to see how much one ensemble says; a group of
+        draws: Ensembles of five drawn at random beside the first five, to see the spread of ensembles; a group of
             no more than five gives all that leave one out instead.
 
     Returns: ``function_pairs``, ``function_reference`` and ``function_ensembles``; divergences are means over examples
@@ -76,7 +76,7 @@ def functions(source: Source, runs: tuple[Config, ...], /, *, reference: int, dr
 
 
 def _draws(count: int, draws: int) -> list[list[int]]:
-    """The first five; then fives at random where there are more, else every choice that leaves one out."""
+    """The first five; then random fives where there are more, else every choice that leaves one out."""
     generator = stream(0, "ensembles")
     first = list(range(min(MEMBERS, count)))
     if count <= MEMBERS:

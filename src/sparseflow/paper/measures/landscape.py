@@ -1,4 +1,4 @@
-"""Where runs lie between their start and the pruning solution: paths, barriers, distances, a map (Figures 5 and 9c)."""
+"""Places of runs beside the pruning solution: paths, barriers, distances, a map (Figures 5 and 9c)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def path(
     Running statistics of batch norms, where there are any, are estimated anew at every point.
 
     Args:
-        source: Where runs and data are.
+        source: The runs and their data.
         runs: One run that took its masks from a pruning run.
         start: ``init`` or ``solution``.
         examples: Training images behind each loss; default all.
@@ -76,10 +76,10 @@ def path(
 def distances(source: Source, runs: tuple[Config, ...], /) -> Tables:
     """Distance of runs to the pruning solution whose masks they have, at the start and at the end.
 
-    Beside each that of a random direction of the same norm: what the norm alone explains.
+    Beside each distance stands that of a random direction of the same norm, which the norm alone explains.
 
     Args:
-        source: Where the runs are.
+        source: The runs.
         runs: Runs on the masks of one pruning run.
 
     Reference: protocol I.1.
@@ -103,7 +103,7 @@ def embedding(source: Source, runs: tuple[Config, ...], /) -> Tables:
     """Starts and ends of runs, and the pruning solution, in the plane.
 
     Args:
-        source: Where the runs are.
+        source: The runs.
         runs: Lottery tickets and static runs on the masks of one pruning run; where only some tickets are rewound to a
             later step, the others are called ``lottery-k0``.
 

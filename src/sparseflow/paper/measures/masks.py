@@ -6,6 +6,7 @@ import pandas as pd
 import torch
 
 import sparseflow as sf
+from sparseflow.init.schemes import SCHEMES
 from sparseflow.lab.demo.signal import signal_at_init
 from sparseflow.masks.report import mask_statistics
 from sparseflow.paper.measures.source import Source, Tables
@@ -13,7 +14,6 @@ from sparseflow.rng import stream
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.setup import dense_network
 
-SCHEMES = ("dense", "liu", "sparse", "live")
 BASES = ("kaiming_normal", "xavier_uniform")
 
 
@@ -21,7 +21,7 @@ def signal(source: Source, runs: tuple[DigitRun, ...], /, *, sparsity: float, ne
     """Standard deviation of the logits of untrained LeNet5s on noise, see :func:`.signal_at_init`.
 
     Args:
-        source: Told how far it is.
+        source: Takes the progress.
         runs: None.
         sparsity: Fraction of zeros in every layer.
         networks: Independently masked and drawn.
@@ -30,7 +30,7 @@ def signal(source: Source, runs: tuple[DigitRun, ...], /, *, sparsity: float, ne
     found = signal_at_init(
         networks=networks,
         sparsities=[sparsity],
-        schemes=SCHEMES,
+        schemes=list(SCHEMES),
         bases=BASES,
         progress=lambda done, of: source.report(done / of),
     )
@@ -38,12 +38,12 @@ def signal(source: Source, runs: tuple[DigitRun, ...], /, *, sparsity: float, ne
 
 
 def masks(source: Source, runs: tuple[DigitRun, ...], /) -> Tables:
-    """How evenly a pruning run spread its weights over units, and what signal its masks let through.
+    """Spread of a pruning run's weights over units, and the signal that its masks let through.
 
     Beside it the same for random masks with as many weights in every layer.
 
     Args:
-        source: Where the run is.
+        source: The run.
         runs: One pruning run.
 
     Reference: protocol A.1; claim C16.

@@ -23,7 +23,7 @@ FOLDER = "measurements"
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is computed, from which runs, and how its rows are labelled.
+    """A computation on finished runs, with the labels of its rows.
 
     >>> from sparseflow.training.digits import DigitRun
     >>> one = Measurement("spectrum", (DigitRun(snapshots=(200,)),), (("step", 200),), (("group", "lenet5/rigl"),))
@@ -39,7 +39,7 @@ class Measurement:
     labels: tuple[tuple[str, Option], ...] = ()
     """Columns that every row gets, such as the group's name."""
     size: int = 1000
-    """How long it takes, in training steps."""
+    """Its cost, in units of the scale's ``unit_seconds``."""
     data_root: Path | None = None
     """Folder of datasets; no part of the name."""
 
@@ -60,11 +60,11 @@ class Measurement:
         return tuple(Training(run, self.data_root) for run in self.runs)
 
     def path(self, root: Path) -> Path:
-        """Where its tables are, or will be."""
+        """The file of its tables."""
         return root / FOLDER / f"{self.name}.json"
 
     def is_done(self, root: Path) -> bool:
-        """Whether it was computed."""
+        """Whether the file is there."""
         return self.path(root).is_file()
 
     def work(self, root: Path, report: Callable[[int], None]) -> None:

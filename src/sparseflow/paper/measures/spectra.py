@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+import torch
 import torch.nn.functional as F
 
 from sparseflow.analysis.flow import masked_gradient
@@ -16,13 +17,13 @@ from sparseflow.training.setup import dense_network
 
 
 def spectrum(source: Source, runs: tuple[DigitRun, ...], /, *, step: int, moment: str, examples: int) -> Tables:
-    """All eigenvalues of the Hessian over active weights and biases, and what is stored of them.
+    """All eigenvalues of the Hessian over active weights and biases, with a summary.
 
     Args:
-        source: Where runs and data are.
+        source: The runs and their data.
         runs: One run, with a snapshot of ``step``.
         step: Optimizer steps taken.
-        moment: ``before`` that step's mask update, ``after`` it, or ``at``, where nobody asks.
+        moment: ``before`` that step's mask update, ``after`` it, or ``at`` the step where no update is.
         examples: Fixed training images behind the loss; no L2.
 
     Reference: protocol H.
@@ -31,7 +32,8 @@ def spectrum(source: Source, runs: tuple[DigitRun, ...], /, *, step: int, moment
     state = read_snapshot(config, step, root=source.root, before_update=moment == "before")
     model = dense_network(config).double()
     model.load_state_dict(state["model"])
-    images, labels = source.training_images(config, examples)
+    parts = zip(*source.training_batches(config, examples), strict=True)
+    images, labels = (torch.cat(part) for part in parts)
     batches = [(x.double(), y) for x, y in zip(images.split(1000), labels.split(1000), strict=True)]
     found = hessian(model, batches, state["masks"], progress=lambda done, of: source.report(0.95 * done / of))
     values = eigenvalues(found)
