@@ -178,8 +178,7 @@ def trained(folder: Path) -> tuple[nn.Sequential, dict[str, Tensor]]:
         raise FileNotFoundError(
             f"{folder} has no checkpoint of its last step, {config.steps}. Delete it and run again."
         )
-    *_, last = state["model"].values()
-    model = dense_network(config, num_classes=len(last))
+    model = dense_network(config)
     model.load_state_dict(state["model"])
     return model, state["masks"]
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from sparseflow.networks import NETWORKS
 from sparseflow.training.images import ImageRun
-from sparseflow.training.setup import batches_of
 
 #: Operations a second that an A100 sustains while it trains ResNet-50 in mixed precision: NVIDIA tells of 2470 images a
 #: second (DeepLearningExamples, ResNet50 v1.5 for PyTorch, one A100 of 80 GB), each of 3 x 8.2 * 10^9 operations. That
@@ -63,7 +62,7 @@ def training_flops(run: ImageRun) -> int:
 
     What is measured on the way is left out.
     """
-    return 3 * _flops_of(run) * batches_of(run) * run.batch_size
+    return 3 * _flops_of(run) * run.num_batches * run.batch_size
 
 
 def device_seconds(run: ImageRun, *, rate: float = SUSTAINED) -> float:
@@ -91,7 +90,7 @@ def core_seconds(run: ImageRun) -> float:
         timed = small.with_(width=3 / 16)
     else:
         rate, timed = _RESNET, small.with_(network="resnet14", width=1 / 8)
-    return START_AND_END + batches_of(run) * run.batch_size / rate * _flops_of(run) / _flops_of(timed)
+    return START_AND_END + run.num_batches * run.batch_size / rate * _flops_of(run) / _flops_of(timed)
 
 
 def _flops_of(run: ImageRun) -> int:

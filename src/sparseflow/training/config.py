@@ -6,12 +6,21 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
-from typing import Any, ClassVar, Self, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
 
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.methods.base import Method
 from sparseflow.training.names import METHODS, MethodRow
 from sparseflow.training.naming import changed, defaults_of, hash_of
+from sparseflow.training.optimizer import LearningRates, sgd
+
+if TYPE_CHECKING:
+    from sparseflow.training.ranks import Ranks
+    from sparseflow.training.streams import RunData
 
 #: ``auto``: the sparse engine where it takes the network and the masks are sparse enough; ``masked``: never.
 ENGINES = ("auto", "sparse", "masked")
@@ -48,12 +57,73 @@ class RunConfig(ABC):
     checkpoint_every: int
     snapshots: tuple[int, ...]
 
+    #: Whether the run takes one process and one thread, so that the same config gives the same bits. Its checkpoints
+    #: are files, those of others folders that any number of processes write.
+    one_process: ClassVar[bool] = False
+    #: Whether the gradient norm is logged by parameter too, and norm and accuracy at step 0 and at the end.
+    measures_ends: ClassVar[bool] = False
+    #: Whether the norm of the training gradient is logged, the authors' way on ImageNet (protocol A.0).
+    logs_training_norm: ClassVar[bool] = False
+    #: Whether a snapshot of a step with a mask update is kept as it was before the update too.
+    keeps_before_updates: ClassVar[bool] = False
+    #: Whether a loss that is not finite ends the run; else it counts among those that did not learn.
+    stops_at_nan: ClassVar[bool] = True
+    #: Whether pruning ends at the sparsities that random masks have in each layer; else at the run's in every layer.
+    prunes_to_masks: ClassVar[bool] = False
+    #: Whether the momentum is Nesterov's, or heavy-ball.
+    nesterov: ClassVar[bool] = True
+
+    # Settings that one kind of run has and the other has not.
+    control: str = "none"
+    start_noise: float = 0.0
+    init_base: str | None = None
+    channels_last: bool = False
+    compiled: bool = False
+    label_smoothing: float = 0.0
+    precision: str = "float32"
+
     #: Fields that count something, beside steps, batch size and periods; each is at least 1.
     counted: ClassVar[Collection[str]] = ()
     #: Fields that a run shares with the pruning run that it starts from.
     shared_with_parent: ClassVar[Collection[str]]
     #: Fields that a pruning run does not look at.
     unused_by_pruning: ClassVar[Collection[str]]
+
+    @abstractmethod
+    def open_data(self, root: Path | None, ranks: Ranks, *, workers: int = 0) -> RunData:
+        """The images of the run, prepared for this process.
+
+        Args:
+            root: Folder of datasets; ``None`` for the default one.
+            ranks: This process among all.
+            workers: Processes that decode images.
+
+        Raises:
+            ValueError, OSError: if there is no such dataset, or it is not here and cannot be fetched.
+        """
+
+    @abstractmethod
+    def check_data(self, root: Path | None) -> None:
+        """Fetch what can be fetched, and raise as :meth:`open_data` before anything is decoded."""
+
+    @property
+    @abstractmethod
+    def l2(self) -> float:
+        """What the gradient on kernels has of a weight, from ``weight_decay``."""
+
+    def optimizer(self, model: nn.Module) -> torch.optim.SGD:
+        """SGD with the run's settings."""
+        return sgd(model, learning_rate=self.learning_rate, momentum=self.momentum, l2=self.l2, nesterov=self.nesterov)
+
+    @property
+    @abstractmethod
+    def learning_rates(self) -> LearningRates:
+        """The learning rate of every step."""
+
+    @property
+    def kept_steps(self) -> tuple[int, ...]:
+        """Steps whose weights and masks are kept."""
+        return self.snapshots
 
     @abstractmethod
     def choices(self) -> dict[str, Collection[str]]:
@@ -83,6 +153,50 @@ class RunConfig(ABC):
     @abstractmethod
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of an image."""
+
+    @property
+    def micro_batches(self) -> int:
+        """Parts that a step's batch is cut into, on all processes together."""
+        return 1
+
+    @property
+    def replaces_steps(self) -> bool:
+        """Whether a mask update uses up a batch and takes no step."""
+        return self.follows_authors and bool(self.row.authors.get("replaces_step"))
+
+    @property
+    def num_batches(self) -> int:
+        """Global batches that the run uses: one a step, and one for each update that replaces a step.
+
+        >>> from sparseflow.training.images import ImageRun
+        >>> run = ImageRun(steps=1000, update_every=100, update_until=700)
+        >>> run.num_batches, run.with_(updates="authors").num_batches
+        (1000, 1008)
+        """
+        if not self.replaces_steps:
+            return self.steps
+        updater = self.updater()
+        return self.steps + sum(updater.due(step) for step in range(self.steps))
+
+    @property
+    def random_allocation(self) -> str | None:
+        """Allocation of random masks; ``None`` for the network's."""
+        return self.allocation
+
+    @property
+    def example(self) -> Tensor | None:
+        """An image to run through the network where a start asks for one."""
+        return None
+
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether a GPU is faster than a core."""
+        return False
+
+    @property
+    def memory_advice(self) -> str:
+        """What to change where memory is short."""
+        return ""
 
     @property
     def size(self) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
@@ -15,6 +16,11 @@ from sparseflow.networks.registry import NETWORKS, networks_for
 from sparseflow.training.config import RunConfig
 from sparseflow.training.names import METHODS
 from sparseflow.training.naming import command, one_of
+from sparseflow.training.optimizer import KerasSchedule
+
+if TYPE_CHECKING:
+    from sparseflow.training.ranks import Ranks
+    from sparseflow.training.streams import DigitData
 
 SCHEDULES = ("cosine", "step")
 #: What is done to the start of a masked run, to learn what of it matters.
@@ -33,6 +39,11 @@ class DigitRun(RunConfig):
     unused_by_pruning: ClassVar[Collection[str]] = (
         "init_base", "allocation", "drop_fraction", "update_every", "control", "start_noise", "init_seed",
     )  # fmt: skip
+    one_process: ClassVar[bool] = True
+    measures_ends: ClassVar[bool] = True
+    keeps_before_updates: ClassVar[bool] = True
+    stops_at_nan: ClassVar[bool] = False
+    nesterov: ClassVar[bool] = False
     num_classes: ClassVar[int] = 10
     image_shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
 
@@ -142,6 +153,29 @@ class DigitRun(RunConfig):
     def prune_period(self) -> int:
         """Steps between prunings."""
         return self.prune_every
+
+    @property
+    def learning_rates(self) -> KerasSchedule:
+        """The learning rate of every step."""
+        return KerasSchedule(self.learning_rate, self.steps, self.momentum, self.schedule)
+
+    @property
+    def l2(self) -> float:
+        """What the gradient on kernels has of a weight."""
+        return 2 * self.weight_decay
+
+    def open_data(self, root: Path | None, ranks: Ranks, *, workers: int = 0) -> DigitData:
+        """The images of the run."""
+        from sparseflow.data.digits import load_dataset
+        from sparseflow.training.streams import DigitData
+
+        return DigitData(self, load_dataset(self.dataset, root=root).held_out(self.holdout))
+
+    def check_data(self, root: Path | None) -> None:
+        """Fetch the dataset."""
+        from sparseflow.data.digits import fetch
+
+        fetch(self.dataset, root)
 
     @property
     def start_seed(self) -> int:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+import torch
 import tyro
+from torch import Tensor
 
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.masks.allocation import ALLOCATIONS
@@ -15,7 +18,12 @@ from sparseflow.networks import NETWORKS, STEMS, networks_for
 from sparseflow.training.config import RunConfig
 from sparseflow.training.names import METHODS
 from sparseflow.training.naming import command, one_of
+from sparseflow.training.optimizer import StepSchedule
 from sparseflow.training.step import PRECISIONS
+
+if TYPE_CHECKING:
+    from sparseflow.training.ranks import Ranks
+    from sparseflow.training.streams import ImageData
 
 #: Who decides when masks change and whether that replaces a step (protocol C.3 and C.4).
 UPDATE_VARIANTS = ("after_step", "authors")
@@ -32,6 +40,8 @@ class ImageRun(RunConfig):
     ValueError: batch_size=100 does not divide into micro-batches of 30. For instance micro_batch=25 does.
     """
 
+    logs_training_norm: ClassVar[bool] = True
+    prunes_to_masks: ClassVar[bool] = True
     counted: ClassVar[Collection[str]] = ("num_classes", "image_size", "micro_batch", "probe_images")
     shared_with_parent: ClassVar[Collection[str]] = (
         "network", "width", "stem", "num_classes", "sparsity", "allocation",
@@ -184,9 +194,56 @@ class ImageRun(RunConfig):
         return self.updates == "authors"
 
     @property
-    def replaces_steps(self) -> bool:
-        """Whether a mask update uses up a batch and takes no step."""
-        return self.follows_authors and bool(self.row.authors.get("replaces_step"))
+    def kept_steps(self) -> tuple[int, ...]:
+        """Steps whose weights and masks are kept: snapshots and the last."""
+        return (*self.snapshots, self.steps)
+
+    @property
+    def learning_rates(self) -> StepSchedule:
+        """The learning rate of every step."""
+        return StepSchedule.of_paper(peak=self.learning_rate, steps=self.steps)
+
+    @property
+    def l2(self) -> float:
+        """What the gradient on kernels has of a weight."""
+        return self.weight_decay
+
+    @property
+    def random_allocation(self) -> str | None:
+        """Allocation of random masks; ``None`` for the paper's."""
+        return None if self.allocation == "paper" else self.allocation
+
+    @property
+    def example(self) -> Tensor:
+        """A small image: which paths a network has does not depend on its size."""
+        size = 32 if self.stem == "cifar" else 64
+        return torch.zeros(1, 3, size, size)
+
+    @property
+    def wants_gpu(self) -> bool:
+        """Networks for 32 pixels are as fast on a core, where all runs of a comparison then are."""
+        return self.stem == "imagenet"
+
+    @property
+    def memory_advice(self) -> str:
+        """What to change where memory is short."""
+        return (
+            f"out of memory with {self.micro_batch} images of {self.image_size} pixels at once. Lower --micro-batch, "
+            "give --precision bfloat16, or start more processes; batch norms see a micro-batch at a time."
+        )
+
+    def open_data(self, root: Path | None, ranks: Ranks, *, workers: int = 0) -> ImageData:
+        """The images of the run."""
+        from sparseflow.training.datasets import load_images
+        from sparseflow.training.streams import ImageData
+
+        return ImageData(self, *load_images(self, root=root), ranks, workers=workers)
+
+    def check_data(self, root: Path | None) -> None:
+        """Raise where the images are not there or do not fit the run."""
+        from sparseflow.training.datasets import check_images
+
+        check_images(self, root=root)
 
 
 #: Network -> the settings of its runs that differ from the defaults (protocol 0).

@@ -9,12 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from sparseflow.training.config import RunConfig
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.images import ImageRun
 from sparseflow.training.state_file import read_checkpoint
 
-#: What a run is a pure function of: on digits, or on images.
-Config = DigitRun | ImageRun
 CONFIG = "config.json"
 ENVIRONMENT = "env.json"
 METRICS = "metrics.jsonl"
@@ -69,7 +68,7 @@ def snapshot_name(step: int, *, before_update: bool = False) -> str:
     return f"{step:06d}{'-before' if before_update else ''}.pt"
 
 
-def final_state(config: Config, *, root: Path) -> dict[str, Any]:
+def final_state(config: RunConfig, *, root: Path) -> dict[str, Any]:
     """Weights (``model``) and ``masks`` at the end of a finished run.
 
     Raises:
@@ -97,7 +96,7 @@ def end_of(folder: Path, step: int) -> dict[str, Any] | None:
     return None
 
 
-def read_snapshot(config: Config, step: int, *, root: Path, before_update: bool = False) -> dict[str, Any]:
+def read_snapshot(config: RunConfig, step: int, *, root: Path, before_update: bool = False) -> dict[str, Any]:
     """Weights (``model``) and ``masks`` that a run kept at a step.
 
     Args:
@@ -130,7 +129,7 @@ def unfinished_runs(root: Path) -> list[Path]:
     return [folder for folder in _run_folders(root) if not (folder / DONE).is_file()]
 
 
-def is_done(root: Path, config: Config) -> bool:
+def is_done(root: Path, config: RunConfig) -> bool:
     """Whether ``root`` has this run, finished.
 
     Raises:
@@ -143,7 +142,7 @@ def is_done(root: Path, config: Config) -> bool:
     return True
 
 
-def require_config(folder: Path, config: Config) -> None:
+def require_config(folder: Path, config: RunConfig) -> None:
     """Refuse the folder of a run of another config, or of no run.
 
     Raises:
@@ -155,7 +154,7 @@ def require_config(folder: Path, config: Config) -> None:
         )
 
 
-def _read_config(folder: Path) -> Config:
+def _read_config(folder: Path) -> RunConfig:
     path = folder / CONFIG
     if not path.is_file():
         raise ValueError(f"{folder} has no {CONFIG}: it is not the folder of a run. Move it away.")

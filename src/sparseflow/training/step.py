@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sparseflow.networks.resnet import Bottleneck
 from sparseflow.sharded import full, fully_sharded, shard_like
 from sparseflow.sparsifier.sparsifier import Sparsifier
-from sparseflow.training.optimizer import StepSchedule
+from sparseflow.training.optimizer import LearningRates
 from sparseflow.training.ranks import Ranks, digest
 from sparseflow.training.statistics import StepStatistics
 from sparseflow.types import Masks
@@ -42,7 +42,7 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     sparsifier: Sparsifier
     """Of this model and optimizer."""
-    schedule: StepSchedule
+    schedule: LearningRates
     micro_batches: int
     """In a step, on all processes together."""
     statistics: StepStatistics
@@ -51,6 +51,8 @@ class Trainer:
     """The paper's code has 0.1 on ImageNet (protocol 0)."""
     precision: str = "float32"
     """Key of ``PRECISIONS``."""
+    stops_at_nan: bool = True
+    """Whether a loss that is not finite is an error."""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -76,6 +78,8 @@ class Trainer:
         Raises:
             RanksDisagreeError: where they differ.
         """
+        if self.ranks.world == 1:
+            return
         told = self.sparsifier.fingerprints
         self.ranks.check_same(str(told) if told else digest(self.sparsifier.masks), of="the masks")
 
@@ -96,7 +100,7 @@ class Trainer:
 
         Raises:
             ValueError: if the number of micro-batches is not this process's share.
-            FloatingPointError: if the loss is not finite; nothing has moved then.
+            FloatingPointError: if the loss is not finite and that is an error; nothing has moved then.
         """
         if len(local) != (share := self.micro_batches // self.ranks.world):
             raise ValueError(f"this process takes {share} micro-batches of a step, got {len(local)}.")
@@ -110,7 +114,7 @@ class Trainer:
             total += loss.detach()
         self.ranks.sum_(total)
         mean = float(total) / self.micro_batches
-        if not math.isfinite(mean):
+        if self.stops_at_nan and not math.isfinite(mean):
             raise FloatingPointError(
                 f"the loss of step {number} is {mean}. Lower the learning rate, or warm up for more steps."
             )

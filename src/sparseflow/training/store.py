@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from sparseflow.atomic import explain_full_disk, remove_leftovers, sync_folder, write_atomically
+from sparseflow.training.config import RunConfig
 from sparseflow.training.environment import describe_environment
 from sparseflow.training.runs import (
     CHECKPOINTS,
@@ -21,7 +22,6 @@ from sparseflow.training.runs import (
     ENVIRONMENT,
     METRICS,
     SNAPSHOTS,
-    Config,
     Run,
     is_done,
     load_run,
@@ -53,7 +53,7 @@ class RunStore:
         OSError: If the disk is full; no folder is then left behind.
 
     >>> from tempfile import TemporaryDirectory
-    >>> from sparseflow.training.digits import DigitRun
+    from sparseflow.training.digits import DigitRun
     >>> with TemporaryDirectory() as root:
     ...     with RunStore(Path(root), DigitRun(seed=1)) as store:
     ...         store.log(100, {"train/loss": 0.5})
@@ -63,7 +63,7 @@ class RunStore:
     (True, 0.75, [0.5])
     """
 
-    def __init__(self, root: Path, config: Config) -> None:
+    def __init__(self, root: Path, config: RunConfig) -> None:
         self.config = config
         self.folder = root / config.name
         self._lock = _create(self.folder, config) or _open_existing(self.folder, config)
@@ -223,7 +223,7 @@ class RunStore:
             self._metrics.truncate(data.rfind(b"\n") + 1)
 
 
-def _create(folder: Path, config: Config) -> IO[bytes] | None:
+def _create(folder: Path, config: RunConfig) -> IO[bytes] | None:
     """Make the folder, complete at once, and return its lock; None if it exists.
 
     The lock is taken in a folder of another name, which then gets its name in one rename, lock and all. A staging
@@ -259,7 +259,7 @@ def _create(folder: Path, config: Config) -> IO[bytes] | None:
     return lock
 
 
-def _open_existing(folder: Path, config: Config) -> IO[bytes]:
+def _open_existing(folder: Path, config: RunConfig) -> IO[bytes]:
     """Its lock."""
     require_config(folder, config)
     lock = (folder / LOCK).open("ab+", buffering=0)

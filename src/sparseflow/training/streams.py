@@ -1,8 +1,10 @@
-"""What a run sees: its training batches by step, its probe images and its test batches, from files or from memory."""
+"""The images of a run: its training batches by step, its probe images and its test batches, from files or memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,15 +23,156 @@ from sparseflow.data import (
     image_batches,
     normalise,
 )
+from sparseflow.data.digits import Dataset, batch_indices
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.images import ImageRun
 from sparseflow.training.ranks import Ranks
-from sparseflow.training.setup import batches_of
 
 #: Encoded images, decoded when they are needed, or all pixels of a small dataset.
 Images = ImageSource | DecodedImages
 Batch = tuple[Tensor, Tensor]
-#: Images of a batch when they are only measured.
-_MEASURED = 64
+#: Images of a batch when they are only measured: colour images and digits.
+_MEASURED, _MEASURED_DIGITS = 64, 1000
+
+
+class StepBatch(Protocol):
+    """The images of one step that this process takes."""
+
+    def whole(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels, and which of them are in the batch."""
+        ...
+
+    def parts(self) -> Sequence[Batch]:
+        """Its micro-batches."""
+        ...
+
+
+class Chosen(NamedTuple):
+    """Rows of images that are all in memory."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+    def whole(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels, and which of them are in the batch."""
+        return self
+
+    def parts(self) -> Sequence[Batch]:
+        """One micro-batch."""
+        return [(self.images[self.indices], self.labels[self.indices])]
+
+
+class MicroBatches(NamedTuple):
+    """Prepared micro-batches."""
+
+    batches: Sequence[Batch]
+
+    def whole(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Images and labels of all, and that all of them are in the batch."""
+        images, labels = (torch.cat(parts) for parts in zip(*self.batches, strict=True))
+        return images, labels, torch.arange(len(labels))
+
+    def parts(self) -> Sequence[Batch]:
+        """The micro-batches."""
+        return self.batches
+
+
+class RunData(Protocol):
+    """The images of a run, prepared for one process."""
+
+    @property
+    def probe(self) -> Sequence[Batch]:
+        """The fixed images that gradient norms are of."""
+        ...
+
+    @property
+    def growth(self) -> Batch | None:
+        """The fixed images whose dense gradient says where weights grow; ``None`` where it is the training batch."""
+        ...
+
+    def training(self, first: int = 0) -> Iterator[StepBatch]:
+        """This process's part of every global batch, from number ``first`` on."""
+        ...
+
+    def tests(self) -> dict[str, Iterable[Batch]]:
+        """This process's part of all test images by name: ``test``, and ``holdout`` where images are held out."""
+        ...
+
+
+class DigitData:
+    """Digits, which are in memory, see :class:`RunData`.
+
+    Args:
+        config: The run.
+        dataset: Its images.
+    """
+
+    def __init__(self, config: DigitRun, dataset: Dataset) -> None:
+        self._config, self._dataset = config, dataset
+        self.probe: Sequence[Batch] = [dataset.validation(1)]
+        self.growth: Batch | None = dataset.validation(2)
+
+    def training(self, first: int = 0) -> Iterator[StepBatch]:
+        """Batches from number ``first`` on."""
+        images, labels = self._dataset.train_images, self._dataset.train_labels
+        for step in range(first, self._config.steps):
+            indices = batch_indices(
+                step, num_examples=len(labels), batch_size=self._config.batch_size, seed=self._config.seed
+            )
+            yield Chosen(images, labels, indices)
+
+    def tests(self) -> dict[str, Iterable[Batch]]:
+        """Test images, and those held out of training."""
+        dataset = self._dataset
+        sets = {"test": (dataset.test_images, dataset.test_labels), "holdout": dataset.holdout}
+        return {
+            name: zip(*(tensor.split(_MEASURED_DIGITS) for tensor in pair), strict=True)
+            for name, pair in sets.items()
+            if pair is not None
+        }
+
+
+class ImageData:
+    """Colour images, see :class:`RunData`.
+
+    Args:
+        config: The run.
+        training, test: Its images.
+        ranks: This process among all; default alone.
+        workers: Processes that decode images, for each rank.
+
+    Raises:
+        ValueError: if a label is beyond the run's classes.
+    """
+
+    def __init__(
+        self, config: ImageRun, training: Images, test: Images, ranks: Ranks | None = None, *, workers: int = 0
+    ) -> None:
+        for split in (training, test):
+            check_classes(split, config)
+        self._config, self._training, self._test = config, training, test
+        self._ranks, self._workers = ranks or Ranks(), workers
+        self._prepare = preparation(config, self._ranks.device)
+        self.growth: Batch | None = None
+
+    @property
+    def probe(self) -> Sequence[Batch]:
+        """The first training images, not augmented."""
+        first = first_images(plain_batches(self._training, self._config), self._config.probe_images)
+        return [self._prepare(batch) for batch in first]
+
+    def training(self, first: int = 0) -> Iterator[StepBatch]:
+        """This process's micro-batches of every global batch, from number ``first`` on."""
+        stream = training_batches(self._training, self._config, self._ranks, first=first, workers=self._workers)
+        each = self._config.micro_batches // self._ranks.world
+        while local := [self._prepare(batch) for batch in islice(stream, each)]:
+            yield MicroBatches(local)
+
+    def tests(self) -> dict[str, Iterable[Batch]]:
+        """This process's part of the test images."""
+        plain = plain_batches(self._test, self._config, self._ranks, workers=self._workers)
+        return {"test": map(self._prepare, plain)}
 
 
 def check_classes(images: Images, run: ImageRun) -> None:
@@ -54,7 +197,7 @@ def training_batches(
     images: Images, run: ImageRun, ranks: Ranks, *, first: int = 0, workers: int = 0
 ) -> Iterator[Batch]:
     """This process's micro-batches, from the global batch ``first`` on; see :func:`.image_batches`."""
-    steps, each = batches_of(run), run.micro_batches // ranks.world
+    steps, each = run.num_batches, run.micro_batches // ranks.world
     if isinstance(images, DecodedImages):
         return decoded_batches(
             images, _small_crops(run), batch_size=run.batch_size, seed=run.seed, steps=steps, start_step=first,

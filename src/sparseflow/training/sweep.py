@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from sparseflow.data.digits import fetch
-from sparseflow.training.images import ImageRun
+from sparseflow.training.config import RunConfig
 from sparseflow.training.pool import check_jobs, run_tasks
 from sparseflow.training.ranks import Ranks
-from sparseflow.training.runs import Config, Run, is_done, load_run
+from sparseflow.training.runs import Run, is_done, load_run
 from sparseflow.training.setup import dense_network
 from sparseflow.training.tasks import Task, in_order
 
@@ -29,7 +28,7 @@ class Training:
     ['prune', 'scratch', 'scratch']
     """
 
-    config: Config
+    config: RunConfig
     data_root: Path | None = None
     tensorboard: bool = False
 
@@ -55,32 +54,21 @@ class Training:
 
     def work(self, root: Path, report: Callable[[int], None]) -> None:
         """Train it."""
-        if isinstance(self.config, ImageRun):
-            from sparseflow.training.image_runs import train_image_run
+        from sparseflow.training.run import train
 
-            # Networks for 32 pixels are as fast on a core, where all runs of a comparison then are.
-            on_gpu = self.config.stem == "imagenet" and torch.cuda.is_available()
-            train_image_run(
-                self.config,
-                root=root,
-                data_root=self.data_root,
-                ranks=Ranks(device=torch.device("cuda" if on_gpu else "cpu")),
-                progress=lambda step, steps: report(step),
-            )
-            return
-        from sparseflow.training.digit_runs import train
-
+        on_gpu = self.config.wants_gpu and torch.cuda.is_available()
         train(
             self.config,
             root=root,
             data_root=self.data_root,
+            ranks=Ranks(device=torch.device("cuda" if on_gpu else "cpu")),
             tensorboard=self.tensorboard,
             progress=lambda step, steps: report(step),
         )
 
 
 def sweep(
-    configs: Sequence[Config],
+    configs: Sequence[RunConfig],
     *,
     root: Path,
     jobs: int | None = None,
@@ -125,14 +113,8 @@ def prepare(tasks: Sequence[Task], *, root: Path, data_root: Path | None = None)
         ConnectionError: if a dataset is not here and cannot be fetched.
     """
     runs = [task.config for task in tasks if isinstance(task, Training)]
-    if images := [run for run in runs if isinstance(run, ImageRun)]:
-        from sparseflow.training.datasets import check_images
-
-        for image_run in {run.dataset: run for run in images}.values():
-            check_images(image_run, root=data_root)
-    configs = [run for run in runs if not isinstance(run, ImageRun)]
-    for dataset in sorted({config.dataset for config in configs}):
-        fetch(dataset, data_root)
+    for config in {(run.dataset, run.num_classes): run for run in runs}.values():
+        config.check_data(data_root)
     for config in {run.architecture: run for run in runs}.values():
         dense_network(config)
     if tasks:

@@ -12,11 +12,10 @@ from sparseflow.gradients import trainable
 from sparseflow.networks import NETWORKS
 from sparseflow.rng import stream
 from sparseflow.training.datasets import load_images
-from sparseflow.training.image_runs import start_of
 from sparseflow.training.images import ImageRun
 from sparseflow.training.ranks import Ranks
 from sparseflow.training.runs import read_snapshot
-from sparseflow.training.setup import dense_network, set_up_images
+from sparseflow.training.setup import dense_network, set_up, start_of
 from sparseflow.training.streams import Batch, first_images, plain_batches, preparation
 
 _CPU = torch.device("cpu")
@@ -24,7 +23,7 @@ _CPU = torch.device("cpu")
 
 def image_start(run: ImageRun, *, root: Path) -> dict[str, Tensor]:
     """Weights and buffers of a run at step 0, on the CPU, zero off its masks."""
-    trainer = set_up_images(run, Ranks(), start=start_of(run, root=root))
+    trainer = set_up(run, Ranks(), start=start_of(run, root=root))
     return {name: value.cpu() for name, value in trainer.sparsifier.model.state_dict().items()}
 
 

@@ -22,11 +22,10 @@ from sparseflow.paper.measures.image_source import (
     parameter_names,
 )
 from sparseflow.rng import stream
-from sparseflow.training.digit_setup import set_up
-from sparseflow.training.digits import DigitRun
+from sparseflow.training.config import RunConfig
 from sparseflow.training.images import ImageRun
-from sparseflow.training.runs import Config, final_state
-from sparseflow.training.setup import dense_network
+from sparseflow.training.runs import final_state
+from sparseflow.training.setup import dense_network, set_up, start_of
 from sparseflow.types import Batches
 
 Tables = dict[str, pd.DataFrame]
@@ -42,32 +41,32 @@ class Source:
     report: Callable[[float], None] = lambda share: None
     """Told the share done, in [0, 1]."""
 
-    def data(self, config: DigitRun) -> Dataset:
+    def data(self, config: RunConfig) -> Dataset:
         """The dataset of a run."""
         return _dataset(config.dataset, self.data_root)
 
-    def start(self, config: Config) -> dict[str, Tensor]:
+    def start(self, config: RunConfig) -> dict[str, Tensor]:
         """Weights of a run at step 0, zero off its masks."""
         if isinstance(config, ImageRun):
             return image_start(config, root=self.root)
-        state: dict[str, Tensor] = set_up(config, self.data(config), root=self.root).model.state_dict()
+        state: dict[str, Tensor] = set_up(config, start=start_of(config, root=self.root)).model.state_dict()
         return state
 
-    def end(self, config: Config) -> dict[str, Tensor]:
+    def end(self, config: RunConfig) -> dict[str, Tensor]:
         """Weights of a finished run, zero off its masks, and running statistics of its batch norms."""
         if isinstance(config, ImageRun):
             return image_end(config, root=self.root)[0]
         state: dict[str, Tensor] = final_state(config, root=self.root)["model"]
         return state
 
-    def end_masks(self, config: Config) -> dict[str, Tensor]:
+    def end_masks(self, config: RunConfig) -> dict[str, Tensor]:
         """Masks of a finished run."""
         if isinstance(config, ImageRun):
             return image_end(config, root=self.root)[1]
         masks: dict[str, Tensor] = final_state(config, root=self.root)["masks"]
         return masks
 
-    def training_batches(self, config: Config, examples: int | None) -> Batches:
+    def training_batches(self, config: RunConfig, examples: int | None) -> Batches:
         """Training images, not augmented: so many fixed ones, the same for every run; all without a number."""
         if isinstance(config, ImageRun):
             return image_training_batches(config, examples, data_root=self.data_root)
@@ -75,14 +74,14 @@ class Source:
         images, labels = self.training_images(config, len(data.train_labels) if examples is None else examples)
         return list(zip(images.split(5000), labels.split(5000), strict=True))
 
-    def test_batches(self, config: Config) -> Batches:
+    def test_batches(self, config: RunConfig) -> Batches:
         """All test images."""
         if isinstance(config, ImageRun):
             return image_test_batches(config, data_root=self.data_root)
         data = self.data(config)
         return [(data.test_images, data.test_labels)]
 
-    def training_images(self, config: DigitRun, count: int) -> tuple[Tensor, Tensor]:
+    def training_images(self, config: RunConfig, count: int) -> tuple[Tensor, Tensor]:
         """So many fixed training images and labels, the same for every run; all of them if there are not more."""
         data = self.data(config)
         if count >= len(data.train_labels):
@@ -100,7 +99,7 @@ def _dataset(name: str, root: Path | None) -> Dataset:
     return load_dataset(name, root=root)
 
 
-def network(config: Config, masks: Mapping[str, Tensor]) -> nn.Sequential:
+def network(config: RunConfig, masks: Mapping[str, Tensor]) -> nn.Sequential:
     """The run's network, whose forward pass computes active weights only for digits and where the engine is installed.
 
     Its weights may be changed between two calls, as long as they stay zero off the masks.
@@ -128,6 +127,6 @@ def network(config: Config, masks: Mapping[str, Tensor]) -> nn.Sequential:
     return model
 
 
-def trained_names(config: Config) -> list[str] | None:
+def trained_names(config: RunConfig) -> list[str] | None:
     """Names of a state's entries that are trained; ``None`` where all are."""
     return parameter_names(config) if isinstance(config, ImageRun) else None
