@@ -162,7 +162,7 @@ class Bench:
             masks = sf.random_masks(
                 model, 0.95 if self.sparsity is None else self.sparsity, allocation="uniform", seed=0
             )
-        return sf.apply_masks_(model, masks), masks, self.input_shape or DigitRun.image_shape
+        return sf.apply_masks_(model, masks), masks, self.input_shape or DigitRun().image_shape
 
 
 def trained(folder: Path) -> tuple[nn.Sequential, dict[str, Tensor]]:

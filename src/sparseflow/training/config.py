@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.methods.base import Method
+from sparseflow.networks.registry import NETWORKS
 from sparseflow.training.names import METHODS, MethodRow
 from sparseflow.training.naming import changed, defaults_of, hash_of
 from sparseflow.training.optimizer import LearningRates, sgd
@@ -58,7 +59,7 @@ class RunConfig(ABC):
     snapshots: tuple[int, ...]
 
     #: Whether the run takes one process and one thread, so that the same config gives the same bits. Its checkpoints
-    #: are files, those of others folders that any number of processes write.
+    #: are files, those of others folders that any number of processes write, beside a snapshot of the last step.
     one_process: ClassVar[bool] = False
     #: Whether the gradient norm is logged by parameter too, and norm and accuracy at step 0 and at the end.
     measures_ends: ClassVar[bool] = False
@@ -72,15 +73,30 @@ class RunConfig(ABC):
     prunes_to_masks: ClassVar[bool] = False
     #: Whether the momentum is Nesterov's, or heavy-ball.
     nesterov: ClassVar[bool] = True
+    #: Coefficient of a weight in the L2 gradient of kernels, per ``weight_decay``.
+    l2_per_weight_decay: ClassVar[float] = 1.0
+    #: Channels of an image.
+    channels: ClassVar[int]
 
-    # Settings that one kind of run has and the other has not.
+    # Settings that only one kind of run has, with the value that means that they are not there.
+    model: str = ""
+    network: str = ""
+    num_classes: int = 10
+    image_size: int = 28
+    stem: str = ""
+    width: float = 1.0
+    init_base: str | None = None
+    init_seed: int | None = None
     control: str = "none"
     start_noise: float = 0.0
-    init_base: str | None = None
+    micro_batch: int | None = None
+    label_smoothing: float = 0.0
+    update_until: int | None = None
+    prune_every: int | None = None
+    updates: str = "after_step"
+    precision: str = "float32"
     channels_last: bool = False
     compiled: bool = False
-    label_smoothing: float = 0.0
-    precision: str = "float32"
 
     #: Fields that count something, beside steps, batch size and periods; each is at least 1.
     counted: ClassVar[Collection[str]] = ()
@@ -108,56 +124,63 @@ class RunConfig(ABC):
 
     @property
     @abstractmethod
-    def l2(self) -> float:
-        """What the gradient on kernels has of a weight, from ``weight_decay``."""
-
-    def optimizer(self, model: nn.Module) -> torch.optim.SGD:
-        """SGD with the run's settings."""
-        return sgd(model, learning_rate=self.learning_rate, momentum=self.momentum, l2=self.l2, nesterov=self.nesterov)
-
-    @property
-    @abstractmethod
     def learning_rates(self) -> LearningRates:
         """The learning rate of every step."""
 
     @property
-    def kept_steps(self) -> tuple[int, ...]:
-        """Steps whose weights and masks are kept."""
-        return self.snapshots
+    @abstractmethod
+    def command(self) -> str:
+        """What to type to make this run, but for its masks."""
 
     @abstractmethod
     def choices(self) -> dict[str, Collection[str]]:
         """Field -> what it may be, beside ``method``, ``init`` and ``engine``; looked up anew for every run."""
 
     @property
-    @abstractmethod
     def architecture(self) -> str:
         """Key of :data:`~sparseflow.networks.registry.NETWORKS`."""
+        return self.model or self.network
 
     @property
-    @abstractmethod
     def family(self) -> str:
-        """The architecture, whose Small Dense twin counts as the same."""
+        """The architecture, or the one whose Small Dense twin it is."""
+        twins = {network.small_dense.get("model"): name for name, network in NETWORKS.items()}
+        return twins.get(self.architecture, self.architecture)
 
     @property
-    @abstractmethod
     def is_small_dense(self) -> bool:
-        """Whether it trains the dense twin that has as few weights as a sparse network."""
+        """Whether it trains the dense twin that has as few weights as the paper's sparse network."""
+        twin = NETWORKS[self.family].small_dense if self.family in NETWORKS else {}
+        return self.method == "dense" and bool(twin) and all(getattr(self, name) == twin[name] for name in twin)
 
     @property
-    @abstractmethod
-    def num_classes(self) -> int:
-        """Number of logits."""
-
-    @property
-    @abstractmethod
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of an image."""
+        return self.channels, self.image_size, self.image_size
 
     @property
     def micro_batches(self) -> int:
         """Parts that a step's batch is cut into, on all processes together."""
-        return 1
+        return 1 if self.micro_batch is None else self.batch_size // self.micro_batch
+
+    @property
+    def start_seed(self) -> int:
+        """Seed of everything at step 0: network, random masks, weights."""
+        return self.seed if self.init_seed is None else self.init_seed
+
+    @property
+    def l2(self) -> float:
+        """Coefficient of a weight in the L2 gradient of kernels."""
+        return self.l2_per_weight_decay * self.weight_decay
+
+    def optimizer(self, model: nn.Module) -> torch.optim.SGD:
+        """SGD with the run's settings."""
+        return sgd(model, learning_rate=self.learning_rate, momentum=self.momentum, l2=self.l2, nesterov=self.nesterov)
+
+    @property
+    def follows_authors(self) -> bool:
+        """Whether masks change when they do in the authors' ImageNet code (protocol C.3 and C.4)."""
+        return self.updates == "authors"
 
     @property
     def replaces_steps(self) -> bool:
@@ -178,56 +201,6 @@ class RunConfig(ABC):
         updater = self.updater()
         return self.steps + sum(updater.due(step) for step in range(self.steps))
 
-    @property
-    def random_allocation(self) -> str | None:
-        """Allocation of random masks; ``None`` for the network's."""
-        return self.allocation
-
-    @property
-    def example(self) -> Tensor | None:
-        """An image to run through the network where a start asks for one."""
-        return None
-
-    @property
-    def wants_gpu(self) -> bool:
-        """Whether a GPU is faster than a core."""
-        return False
-
-    @property
-    def memory_advice(self) -> str:
-        """What to change where memory is short."""
-        return ""
-
-    @property
-    def size(self) -> dict[str, Any]:
-        """What the network is built with beside the number of classes."""
-        return {}
-
-    @property
-    @abstractmethod
-    def command(self) -> str:
-        """What to type to make this run, but for its masks."""
-
-    @property
-    @abstractmethod
-    def last_update(self) -> int:
-        """Last step after which a method may exchange connections."""
-
-    @property
-    @abstractmethod
-    def prune_period(self) -> int:
-        """Steps between prunings."""
-
-    @property
-    def follows_authors(self) -> bool:
-        """Whether masks change when they do in the authors' ImageNet code (protocol C.3 and C.4)."""
-        return False
-
-    @property
-    def start_seed(self) -> int:
-        """Seed of everything at step 0: network, random masks, weights."""
-        return self.seed
-
     def updater(self, *, sparsity: float | Mapping[str, float] | None = None) -> Method:
         """The method with the settings of this run.
 
@@ -244,7 +217,7 @@ class RunConfig(ABC):
             settings = {
                 "drop_fraction": self.drop_fraction,
                 "update_every": self.update_every,
-                "update_until": self.last_update,
+                "update_until": self.steps if self.update_until is None else self.update_until,
                 "schedule": "cosine",
                 **(self.row.authors if self.follows_authors else {}),
             }
@@ -253,7 +226,7 @@ class RunConfig(ABC):
                 "sparsity": self.sparsity if sparsity is None else sparsity,
                 "begin": self.prune_begin,
                 "end": self.prune_end,
-                "update_every": self.prune_period,
+                "update_every": self.prune_every or self.update_every,
             }
         return self.row.updater(**settings)
 

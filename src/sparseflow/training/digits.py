@@ -12,7 +12,7 @@ import tyro
 from sparseflow.init.fill import INITIALIZERS
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.masks.allocation import ALLOCATIONS
-from sparseflow.networks.registry import NETWORKS, networks_for
+from sparseflow.networks.registry import networks_for
 from sparseflow.training.config import RunConfig
 from sparseflow.training.names import METHODS
 from sparseflow.training.naming import command, one_of
@@ -44,8 +44,8 @@ class DigitRun(RunConfig):
     keeps_before_updates: ClassVar[bool] = True
     stops_at_nan: ClassVar[bool] = False
     nesterov: ClassVar[bool] = False
-    num_classes: ClassVar[int] = 10
-    image_shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
+    l2_per_weight_decay: ClassVar[float] = 2.0
+    channels: ClassVar[int] = 1
 
     dataset: str = "mnist"
     """mnist-5k, mnist or fashion-mnist."""
@@ -129,40 +129,9 @@ class DigitRun(RunConfig):
         return {"init_base": INITIALIZERS, "allocation": ALLOCATIONS, "control": CONTROLS, "schedule": SCHEDULES}
 
     @property
-    def architecture(self) -> str:
-        """The network."""
-        return self.model
-
-    @property
-    def family(self) -> str:
-        """The network, or the one whose Small Dense twin it is."""
-        twins = {network.small_dense.get("model"): name for name, network in NETWORKS.items()}
-        return twins.get(self.model, self.model)
-
-    @property
-    def is_small_dense(self) -> bool:
-        """Whether it trains the dense twin that has as few weights as a sparse network."""
-        return self.method == "dense" and self.model != self.family
-
-    @property
-    def last_update(self) -> int:
-        """The last step."""
-        return self.steps
-
-    @property
-    def prune_period(self) -> int:
-        """Steps between prunings."""
-        return self.prune_every
-
-    @property
     def learning_rates(self) -> KerasSchedule:
         """The learning rate of every step."""
         return KerasSchedule(self.learning_rate, self.steps, self.momentum, self.schedule)
-
-    @property
-    def l2(self) -> float:
-        """What the gradient on kernels has of a weight."""
-        return 2 * self.weight_decay
 
     def open_data(self, root: Path | None, ranks: Ranks, *, workers: int = 0) -> DigitData:
         """The images of the run."""
@@ -176,11 +145,6 @@ class DigitRun(RunConfig):
         from sparseflow.data.digits import fetch
 
         fetch(self.dataset, root)
-
-    @property
-    def start_seed(self) -> int:
-        """Seed of everything at step 0: network, random masks, weights."""
-        return self.seed if self.init_seed is None else self.init_seed
 
     @property
     def command(self) -> str:

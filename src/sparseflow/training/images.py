@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import torch
 import tyro
-from torch import Tensor
 
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.masks.allocation import ALLOCATIONS
-from sparseflow.networks import NETWORKS, STEMS, networks_for
+from sparseflow.networks import STEMS, networks_for
 from sparseflow.training.config import RunConfig
 from sparseflow.training.names import METHODS
 from sparseflow.training.naming import command, one_of
@@ -42,6 +40,7 @@ class ImageRun(RunConfig):
 
     logs_training_norm: ClassVar[bool] = True
     prunes_to_masks: ClassVar[bool] = True
+    channels: ClassVar[int] = 3
     counted: ClassVar[Collection[str]] = ("num_classes", "image_size", "micro_batch", "probe_images")
     shared_with_parent: ClassVar[Collection[str]] = (
         "network", "width", "stem", "num_classes", "sparsity", "allocation",
@@ -139,36 +138,6 @@ class ImageRun(RunConfig):
         }
 
     @property
-    def micro_batches(self) -> int:
-        """In a step, on all processes together."""
-        return self.batch_size // self.micro_batch
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-        return 3, self.image_size, self.image_size
-
-    @property
-    def architecture(self) -> str:
-        """The network."""
-        return self.network
-
-    @property
-    def family(self) -> str:
-        """The network; narrower ones count as the same."""
-        return self.network
-
-    @property
-    def size(self) -> dict[str, Any]:
-        """What the network is built with beside the number of classes."""
-        return {"width": self.width, "stem": self.stem}
-
-    @property
-    def is_small_dense(self) -> bool:
-        """Whether it trains the dense twin that has as few weights as the paper's sparse network."""
-        return self.method == "dense" and self.width == NETWORKS[self.network].small_dense.get("width")
-
-    @property
     def command(self) -> str:
         """What to type to make this run, but for its masks; the command's defaults are those of the paper.
 
@@ -179,58 +148,9 @@ class ImageRun(RunConfig):
         return command("sparseflow train images", self, paper_run(network), always=("network",))
 
     @property
-    def last_update(self) -> int:
-        """Last step after which a method may exchange connections."""
-        return self.update_until
-
-    @property
-    def prune_period(self) -> int:
-        """Steps between prunings."""
-        return self.update_every
-
-    @property
-    def follows_authors(self) -> bool:
-        """Whether masks change when they do in the authors' ImageNet code."""
-        return self.updates == "authors"
-
-    @property
-    def kept_steps(self) -> tuple[int, ...]:
-        """Steps whose weights and masks are kept: snapshots and the last."""
-        return (*self.snapshots, self.steps)
-
-    @property
     def learning_rates(self) -> StepSchedule:
         """The learning rate of every step."""
         return StepSchedule.of_paper(peak=self.learning_rate, steps=self.steps)
-
-    @property
-    def l2(self) -> float:
-        """What the gradient on kernels has of a weight."""
-        return self.weight_decay
-
-    @property
-    def random_allocation(self) -> str | None:
-        """Allocation of random masks; ``None`` for the paper's."""
-        return None if self.allocation == "paper" else self.allocation
-
-    @property
-    def example(self) -> Tensor:
-        """A small image: which paths a network has does not depend on its size."""
-        size = 32 if self.stem == "cifar" else 64
-        return torch.zeros(1, 3, size, size)
-
-    @property
-    def wants_gpu(self) -> bool:
-        """Networks for 32 pixels are as fast on a core, where all runs of a comparison then are."""
-        return self.stem == "imagenet"
-
-    @property
-    def memory_advice(self) -> str:
-        """What to change where memory is short."""
-        return (
-            f"out of memory with {self.micro_batch} images of {self.image_size} pixels at once. Lower --micro-batch, "
-            "give --precision bfloat16, or start more processes; batch norms see a micro-batch at a time."
-        )
 
     def open_data(self, root: Path | None, ranks: Ranks, *, workers: int = 0) -> ImageData:
         """The images of the run."""

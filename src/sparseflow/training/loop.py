@@ -49,7 +49,7 @@ def run_steps(
         trainer: The run at step 0, of :func:`.set_up`.
         stepper: Of :func:`.stepper_of`.
         log: Gets measurements, on rank 0.
-        keep: Gets weights and masks of ``config.kept_steps``.
+        keep: Gets weights and masks of ``config.snapshots``, and of the end where checkpoints hold it in parts.
         progress: Called after every step with the steps taken.
         checkpoints: Saves the run every ``config.checkpoint_every`` steps and at the end; not by default.
         first: Batches used before, of :meth:`.Checkpoints.resume`.
@@ -66,7 +66,9 @@ def run_steps(
             log(step, values)
 
     def snapshot(step: int, *, before_update: bool = False) -> None:
-        if keep is None or step not in config.kept_steps:
+        # The checkpoint of one process holds its end whole.
+        is_end = step == config.steps and not config.one_process
+        if keep is None or not (step in config.snapshots or is_end):
             return
         stepper.settle()
         # All ranks gather the parts of sharded weights, one tensor at a time.

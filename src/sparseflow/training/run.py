@@ -139,9 +139,13 @@ def _memory_explained(config: RunConfig) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
-        if not (is_memory and config.memory_advice):
+        if not is_memory or config.micro_batch is None:
             raise
-        raise RuntimeError(config.memory_advice) from error
+        raise RuntimeError(
+            f"out of memory with {config.micro_batch} images of {config.image_size} pixels at once. Lower "
+            "--micro-batch, give --precision bfloat16, or start more processes; batch norms see a micro-batch at a "
+            "time."
+        ) from error
 
 
 @contextmanager

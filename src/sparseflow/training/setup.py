@@ -131,7 +131,7 @@ def dense_network(config: RunConfig) -> nn.Sequential:
         config.architecture,
         generator=stream(config.start_seed, "model"),
         num_classes=config.num_classes,
-        **config.size,
+        **({"width": config.width, "stem": config.stem} if config.stem else {}),
     )
 
 
@@ -148,7 +148,7 @@ def _begin_(model: nn.Module, config: RunConfig, start: Start | None) -> Masks:
     else:
         draw_sparse_(
             model, masks, name=config.architecture, scheme=config.init, seed=config.start_seed, base=config.init_base,
-            example_inputs=config.example,
+            example_inputs=_example(config),
         )  # fmt: skip
     if config.control == "shuffled_weights":
         tickets.shuffle_weights_(model, masks, seed=config.start_seed)
@@ -160,9 +160,14 @@ def _begin_(model: nn.Module, config: RunConfig, start: Start | None) -> Masks:
 
 
 def _random_masks(model: nn.Module, config: RunConfig) -> Masks:
-    return network_masks(
-        config.architecture, model, config.sparsity, seed=config.start_seed, allocation=config.random_allocation
-    )
+    allocation = None if config.allocation == "paper" else config.allocation
+    return network_masks(config.architecture, model, config.sparsity, seed=config.start_seed, allocation=allocation)
+
+
+def _example(config: RunConfig) -> Tensor | None:
+    """An image for starts that ask which inputs have a path; a chain without a stem needs none."""
+    side = {"cifar": 32, "imagenet": 64}.get(config.stem)
+    return None if side is None else torch.zeros(1, 3, side, side)
 
 
 def _growth_gradient(model: nn.Module, batch: tuple[Tensor, Tensor], *, l2: float) -> Callable[[], dict[str, Tensor]]:

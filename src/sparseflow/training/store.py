@@ -53,7 +53,7 @@ class RunStore:
         OSError: If the disk is full; no folder is then left behind.
 
     >>> from tempfile import TemporaryDirectory
-    from sparseflow.training.digits import DigitRun
+    >>> from sparseflow.training.digits import DigitRun
     >>> with TemporaryDirectory() as root:
     ...     with RunStore(Path(root), DigitRun(seed=1)) as store:
     ...         store.log(100, {"train/loss": 0.5})
