@@ -77,7 +77,7 @@ class TrainImages:
 
 
 def train_images_command(arguments: Sequence[str]) -> TrainImages:
-    """Parse; what is not given is the paper's for the network that is.
+    """Parse the arguments; options default to the paper's for the chosen network.
 
     >>> command = train_images_command(["--network", "vgg16", "--method", "set"])
     >>> command.config == paper_run("vgg16", method="set")

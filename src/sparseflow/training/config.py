@@ -1,4 +1,4 @@
-"""What every run has: a frozen config that is checked once, stored as plain values and named by its hash."""
+"""The config of a run: frozen, checked once, stored as plain values and named by its hash."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import nn
@@ -19,17 +18,13 @@ from sparseflow.training.names import METHODS, MethodRow
 from sparseflow.training.naming import changed, defaults_of, hash_of
 from sparseflow.training.optimizer import LearningRates, sgd
 
-if TYPE_CHECKING:
-    from sparseflow.training.ranks import Ranks
-    from sparseflow.training.streams import RunData
-
 #: ``auto``: the sparse engine where it takes the network and the masks are sparse enough; ``masked``: never.
 ENGINES = ("auto", "sparse", "masked")
 Kind = TypeVar("Kind", bound="RunConfig")
 
 
 class RunConfig(ABC):
-    """One training run, complete; a frozen dataclass of its own for digits and for images.
+    """One training run, complete; digits and images each have a frozen dataclass of their own.
 
     Two configs that are equal name the same run, so a finished run is never trained twice. Fields, their order and
     their defaults are the subclass's: they are in the files and names of stored runs.
@@ -105,23 +100,6 @@ class RunConfig(ABC):
     #: Fields that a pruning run does not look at.
     unused_by_pruning: ClassVar[Collection[str]]
 
-    @abstractmethod
-    def open_data(self, root: Path | None, ranks: Ranks, *, workers: int = 0) -> RunData:
-        """The images of the run, prepared for this process.
-
-        Args:
-            root: Folder of datasets; ``None`` for the default one.
-            ranks: This process among all.
-            workers: Processes that decode images.
-
-        Raises:
-            ValueError, OSError: if there is no such dataset, or it is not here and cannot be fetched.
-        """
-
-    @abstractmethod
-    def check_data(self, root: Path | None) -> None:
-        """Fetch what can be fetched, and raise as :meth:`open_data` before anything is decoded."""
-
     @property
     @abstractmethod
     def learning_rates(self) -> LearningRates:
@@ -130,11 +108,11 @@ class RunConfig(ABC):
     @property
     @abstractmethod
     def command(self) -> str:
-        """What to type to make this run, but for its masks."""
+        """The command that makes this run, but for its masks."""
 
     @abstractmethod
     def choices(self) -> dict[str, Collection[str]]:
-        """Field -> what it may be, beside ``method``, ``init`` and ``engine``; looked up anew for every run."""
+        """Field -> its possible values, beside ``method``, ``init`` and ``engine``; looked up anew for every run."""
 
     @property
     def architecture(self) -> str:
@@ -179,7 +157,7 @@ class RunConfig(ABC):
 
     @property
     def follows_authors(self) -> bool:
-        """Whether masks change when they do in the authors' ImageNet code (protocol C.3 and C.4)."""
+        """Whether masks change at the steps of the authors' ImageNet code (protocol C.3 and C.4)."""
         return self.updates == "authors"
 
     @property

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -18,12 +17,8 @@ from sparseflow.training.names import METHODS
 from sparseflow.training.naming import command, one_of
 from sparseflow.training.optimizer import KerasSchedule
 
-if TYPE_CHECKING:
-    from sparseflow.training.ranks import Ranks
-    from sparseflow.training.streams import DigitData
-
 SCHEDULES = ("cosine", "step")
-#: What is done to the start of a masked run, to learn what of it matters.
+#: Changes to the start of a masked run, which show what of it matters.
 CONTROLS = ("none", "shuffled_masks", "shuffled_weights", "signs")
 
 
@@ -125,7 +120,7 @@ class DigitRun(RunConfig):
             )
 
     def choices(self) -> dict[str, Collection[str]]:
-        """Field -> what it may be; datasets and networks are checked when they are loaded, so that runs can be read."""
+        """Field -> its possible values; datasets and networks are checked when loaded, so that all runs can be read."""
         return {"init_base": INITIALIZERS, "allocation": ALLOCATIONS, "control": CONTROLS, "schedule": SCHEDULES}
 
     @property
@@ -133,22 +128,9 @@ class DigitRun(RunConfig):
         """The learning rate of every step."""
         return KerasSchedule(self.learning_rate, self.steps, self.momentum, self.schedule)
 
-    def open_data(self, root: Path | None, ranks: Ranks, *, workers: int = 0) -> DigitData:
-        """The images of the run."""
-        from sparseflow.data.digits import load_dataset
-        from sparseflow.training.streams import DigitData
-
-        return DigitData(self, load_dataset(self.dataset, root=root).held_out(self.holdout))
-
-    def check_data(self, root: Path | None) -> None:
-        """Fetch the dataset."""
-        from sparseflow.data.digits import fetch
-
-        fetch(self.dataset, root)
-
     @property
     def command(self) -> str:
-        """What to type to make this run, but for its masks.
+        """The command that makes this run, but for its masks.
 
         >>> DigitRun(method="rigl", dataset="mnist-5k", steps=900).command
         'sparseflow train --dataset mnist-5k --method rigl --steps 900'

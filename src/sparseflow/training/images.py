@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
@@ -19,13 +18,9 @@ from sparseflow.training.naming import command, one_of
 from sparseflow.training.optimizer import StepSchedule
 from sparseflow.training.step import PRECISIONS
 
-if TYPE_CHECKING:
-    from sparseflow.training.ranks import Ranks
-    from sparseflow.training.streams import ImageData
-
-#: Who decides when masks change and whether that replaces a step (protocol C.3 and C.4).
+#: The rule for when masks change and whether that replaces a step (protocol C.3 and C.4).
 UPDATE_VARIANTS = ("after_step", "authors")
-#: Of zeros over layers; ``paper``: ERK for VGG16, uniform for ResNet-50 (protocol F).
+#: Shares of zeros by layer; ``paper``: ERK for VGG16, uniform for ResNet-50 (protocol F).
 MASK_ALLOCATIONS = ("paper", *ALLOCATIONS)
 
 
@@ -128,7 +123,7 @@ class ImageRun(RunConfig):
             )
 
     def choices(self) -> dict[str, Collection[str]]:
-        """Field -> what it may be."""
+        """Field -> its possible values."""
         return {
             "network": networks_for(3),
             "stem": STEMS,
@@ -139,7 +134,7 @@ class ImageRun(RunConfig):
 
     @property
     def command(self) -> str:
-        """What to type to make this run, but for its masks; the command's defaults are those of the paper.
+        """The command that makes this run, but for its masks; the command's defaults are those of the paper.
 
         >>> paper_run("vgg16").with_(channels_last=True, seed=2).command
         'sparseflow train images --network vgg16 --seed 2 --channels-last'
@@ -151,19 +146,6 @@ class ImageRun(RunConfig):
     def learning_rates(self) -> StepSchedule:
         """The learning rate of every step."""
         return StepSchedule.of_paper(peak=self.learning_rate, steps=self.steps)
-
-    def open_data(self, root: Path | None, ranks: Ranks, *, workers: int = 0) -> ImageData:
-        """The images of the run."""
-        from sparseflow.training.datasets import load_images
-        from sparseflow.training.streams import ImageData
-
-        return ImageData(self, *load_images(self, root=root), ranks, workers=workers)
-
-    def check_data(self, root: Path | None) -> None:
-        """Raise where the images are not there or do not fit the run."""
-        from sparseflow.training.datasets import check_images
-
-        check_images(self, root=root)
 
 
 #: Network -> the settings of its runs that differ from the defaults (protocol 0).
@@ -186,6 +168,11 @@ def paper_run(network: str, *, method: str = "rigl", init: str = "sparse", seed:
     every 100 steps, since the printed period of 2000 cannot reach the sparsity (protocol D.4), and VGG16 in the same
     part of its training, which the paper does not print.
 
+    Args:
+        network: ``"resnet50"`` or ``"vgg16"``.
+        method, init: Keys of ``METHODS`` and ``SCHEMES``.
+        seed: Of everything random.
+
     Raises:
         ValueError: if there is no such network or method.
 
@@ -203,9 +190,14 @@ def paper_run(network: str, *, method: str = "rigl", init: str = "sparse", seed:
 
 
 def rescaled(run: ImageRun, *, steps: int, batch_size: int) -> ImageRun:
-    """The same run on other steps, such as fewer and smaller: everything that is counted in steps goes with them.
+    """The same run with another number and size of steps; everything that is counted in steps is scaled.
 
-    The learning rate goes with the batch (the authors' rule, protocol G.6), and masks change as often a run.
+    The learning rate is scaled with the batch (the authors' rule, protocol G.6); the number of mask updates stays.
+
+    Args:
+        run: The run.
+        steps: Optimizer steps of the new one.
+        batch_size: Images in each.
 
     >>> run = rescaled(paper_run("resnet50"), steps=320, batch_size=256)
     >>> run.learning_rate, run.update_every, run.update_until, run.prune_end

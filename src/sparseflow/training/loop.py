@@ -18,7 +18,7 @@ from sparseflow.training.streams import ImageData, Images, RunData, StepBatch
 
 
 class Keep(Protocol):
-    """Stores weights and masks of a step."""
+    """A function that stores weights and masks of a step."""
 
     def __call__(self, step: int, state: dict[str, Any], *, before_update: bool = False) -> None:
         """Take ``{"model": ..., "masks": ...}``, whole; called on rank 0 alone."""
@@ -119,7 +119,7 @@ def train_images(
     workers: int = 0,
     checkpoints: Checkpoints | None = None,
 ) -> Trainer:
-    """Train on images that are at hand, without a folder of runs; :func:`.train` keeps one.
+    """Train on given images without a folder of runs; :func:`.train` keeps one.
 
     Args:
         run: The run.
@@ -148,7 +148,7 @@ def train_images(
 
 
 def _step(trainer: Trainer, stepper: Stepper, batch: StepBatch, *, with_norm: bool) -> dict[str, float]:
-    """One step on this process's part of the batch, by the sparse engine where it can; the measurements."""
+    """Take one step on this process's part of the batch, by the sparse engine where it can; the measurements."""
     step, is_sparse = trainer.sparsifier.step_count, stepper.is_sparse
     if is_sparse and not (with_norm or stepper.moves_next):
         trainer.schedule.set_(trainer.optimizer, step)
@@ -166,7 +166,11 @@ def _step(trainer: Trainer, stepper: Stepper, batch: StepBatch, *, with_norm: bo
 
 
 def stepper_of(config: RunConfig, trainer: Trainer) -> Stepper:
-    """The sparse engine for a run, which computes steps between mask updates where it takes them; else torch.
+    """The way to compute a run's steps: the sparse engine between mask updates where it can, else torch.
+
+    Args:
+        config: The run.
+        trainer: The run at step 0.
 
     Raises:
         TypeError, ValueError: with ``engine="sparse"``, if the run has what the engine does not compute.

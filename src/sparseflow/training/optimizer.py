@@ -26,13 +26,13 @@ class LearningRates(Protocol):
         ...
 
     def set_(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Set an optimizer up for that update."""
+        """Set an optimizer up for the update that follows ``step`` others."""
         ...
 
 
 @dataclass(frozen=True)
 class KerasSchedule:
-    r"""The learning rates of the paper's MNIST runs: a cosine to zero, or steps down, inside the velocity.
+    r"""The learning rates of the paper's MNIST runs, inside the velocity: a cosine to zero, or steps down.
 
     .. math:: \eta(t) = \eta_0 \frac{1 + \cos(\pi t / T)}{2} \quad\text{or}\quad \eta_0\, 10^{-\#\{d: t \ge d T\}}
 
@@ -119,7 +119,7 @@ class StepSchedule:
         return self.peak * warm * 0.1 ** sum(step >= drop for drop in self.drop_steps)
 
     def set_(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Give every parameter group that rate."""
+        """Set the learning rate of every parameter group for the update that follows ``step`` others."""
         for group in optimizer.param_groups:
             group["lr"] = self.at(step)
 

@@ -1,4 +1,4 @@
-"""What a run measures while it trains: gradient norms and test accuracy; nothing here changes the run."""
+"""The measurements of a run while it trains: gradient norms and test accuracy; nothing here changes the run."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class FileCheckpoints:
         return step
 
     def save(self, trainer: Trainer, *, batches: int) -> None:
-        """Write a checkpoint; every batch is a step."""
+        """Write a checkpoint, see :meth:`Checkpoints.save`; every batch is a step."""
         state = {
             "model": trainer.sparsifier.model.state_dict(),
             "optimizer": trainer.optimizer.state_dict(),
@@ -109,6 +109,6 @@ class FolderCheckpoints:
         return int(extra["batches"])
 
     def save(self, trainer: Trainer, *, batches: int) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint, see :meth:`Checkpoints.save`."""
         extra = {"run": self.run.to_dict(), "batches": batches, "marks": dict(self.mark())}
         save_checkpoint(self.folder, trainer, extra=extra)

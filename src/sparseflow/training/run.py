@@ -14,6 +14,7 @@ import torch
 
 from sparseflow.training.checkpoint_folder import latest_checkpoint
 from sparseflow.training.config import RunConfig
+from sparseflow.training.datasets import open_data
 from sparseflow.training.loop import run_steps, stepper_of
 from sparseflow.training.probes import Log
 from sparseflow.training.ranks import Ranks
@@ -67,7 +68,7 @@ def train(
             stack.enter_context(_one_thread() if config.one_process else nullcontext())
             # Before there is a folder: what cannot be set up leaves none.
             with ranks.together():
-                data = config.open_data(data_root, ranks, workers=workers)
+                data = open_data(config, root=data_root, ranks=ranks, workers=workers)
                 start = start_of(config, root=root)
             trainer = set_up(config, ranks, start=start, growth=data.growth, sharded=sharded)
             stepper = stepper_of(config, trainer)
@@ -91,7 +92,7 @@ def train(
 
 
 class _Record:
-    """What a run leaves in its folder, on the rank that has one; elsewhere the time it took."""
+    """The log, snapshots and results of a run in its folder, on the first rank; on others the time alone."""
 
     def __init__(self, config: RunConfig, store: RunStore | None) -> None:
         self._config, self._store = config, store
@@ -107,7 +108,7 @@ class _Record:
         self._store.save_snapshot(step, state, before_update=before_update)
 
     def checkpoints(self, root: Path) -> Checkpoints:
-        """Where the run goes on from."""
+        """The checkpoints that the run goes on from."""
         if self._config.one_process and self._store is not None:
             return FileCheckpoints(store=self._store, mark=self._mark, restore=self._restore)
         folder = root / self._config.name / CHECKPOINTS
@@ -161,7 +162,7 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def _tensorboard(store: RunStore) -> Iterator[Log]:
-    """The store's log, which also writes events; those of a run that is continued are written anew."""
+    """The store's log, which also writes events; a continued run writes its earlier events anew."""
     from torch.utils.tensorboard.writer import SummaryWriter
 
     folder = store.folder / "tensorboard"

@@ -1,4 +1,4 @@
-"""Stored runs, read only: what the folder of a run holds, and the finished ones as values."""
+"""Stored runs, read only: the files of a run's folder, and finished runs as values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Run:
     final: dict[str, float]
     """Results at the end, by metric name."""
     env: dict[str, Any]
-    """What it was computed with, see :func:`~sparseflow.training.environment.describe_environment`."""
+    """Versions and hardware, see :func:`~sparseflow.training.environment.describe_environment`."""
     seconds: float
 
 
@@ -62,6 +62,10 @@ def load_run(folder: Path) -> Run:
 def snapshot_name(step: int, *, before_update: bool = False) -> str:
     """File name of a snapshot.
 
+    Args:
+        step: Optimizer steps taken.
+        before_update: As the weights were before that step's mask update.
+
     >>> snapshot_name(200, before_update=True)
     '000200-before.pt'
     """
@@ -70,6 +74,10 @@ def snapshot_name(step: int, *, before_update: bool = False) -> str:
 
 def final_state(config: RunConfig, *, root: Path) -> dict[str, Any]:
     """Weights (``model``) and ``masks`` at the end of a finished run.
+
+    Args:
+        config: The run.
+        root: Folder of all runs.
 
     Raises:
         FileNotFoundError: If it is not finished, or its last state was removed.
@@ -84,7 +92,11 @@ def final_state(config: RunConfig, *, root: Path) -> dict[str, Any]:
 
 
 def end_of(folder: Path, step: int) -> dict[str, Any] | None:
-    """Weights (``model``) and ``masks`` that a folder holds of a run's last step; None if they were removed.
+    """Weights (``model``) and ``masks`` of a run's last step; None if they were removed.
+
+    Args:
+        folder: Of the run.
+        step: The last.
 
     A run on images keeps them as a snapshot, a run on digits in its last checkpoint.
     """
@@ -132,6 +144,10 @@ def unfinished_runs(root: Path) -> list[Path]:
 def is_done(root: Path, config: RunConfig) -> bool:
     """Whether ``root`` has this run, finished.
 
+    Args:
+        root: Folder of all runs.
+        config: The run.
+
     Raises:
         ValueError: If the folder of that name is of another config.
     """
@@ -143,7 +159,11 @@ def is_done(root: Path, config: RunConfig) -> bool:
 
 
 def require_config(folder: Path, config: RunConfig) -> None:
-    """Refuse the folder of a run of another config, or of no run.
+    """Raise if a folder holds a run of another config, or no run.
+
+    Args:
+        folder: Of a run.
+        config: The run that it must hold.
 
     Raises:
         ValueError: Says whose folder it is and what to do.

@@ -25,7 +25,7 @@ from sparseflow.types import Masks
 
 
 class Start(NamedTuple):
-    """What a run takes from a pruning run."""
+    """The part of a pruning run that another run starts from."""
 
     masks: Masks
     weights: tickets.State | None
@@ -63,7 +63,7 @@ def set_up(
     growth: tuple[Tensor, Tensor] | None = None,
     sharded: bool = False,
 ) -> Trainer:
-    """Everything at step 0, the same on every process; all randomness is from named streams of the seed.
+    """A run at step 0, the same on every process; all randomness is from named streams of the seed.
 
     Args:
         config: The run.
@@ -136,7 +136,7 @@ def dense_network(config: RunConfig) -> nn.Sequential:
 
 
 def _begin_(model: nn.Module, config: RunConfig, start: Start | None) -> Masks:
-    """Give the network the weights that the run starts with; the masks."""
+    """Give the network the weights of the run's start, and return the masks."""
     if config.row.start == "dense":
         never = NETWORKS[config.architecture].dense
         return {name: mask for name, mask in dense_masks(model).items() if name not in never}

@@ -1,4 +1,4 @@
-"""One folder a run: written so that a kill, a crash or a full disk at any moment leaves what was there before."""
+"""One folder per run: a kill, a crash or a full disk at any moment leaves its files as they were before."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RunStore:
     """The folder of one run, open for writing: ``<root>/<config.name>``, which is created if need be.
 
     It is a context manager. While it is open it holds a lock on the folder, which the kernel releases however the
-    process ends. What a killed process left torn is put right when the folder is opened again.
+    process ends. Lines and files that a killed process left torn are removed when the folder is opened again.
 
     Args:
         root: Folder of all runs.
@@ -150,7 +150,7 @@ class RunStore:
         return _step(paths[-1]), self._read_checkpoint(paths[-1])["state"]
 
     def truncate_metrics(self, step: int) -> None:
-        """Take the metrics back to what they were when the checkpoint of ``step`` was saved.
+        """Cut the metrics to their length when the checkpoint of ``step`` was saved.
 
         What was logged later is logged again by the run that continues from there. With step 0 and no checkpoint of it
         everything goes: the run starts afresh.
@@ -173,7 +173,7 @@ class RunStore:
         return self._metrics.seek(0, os.SEEK_END)
 
     def cut_metrics(self, size: int) -> None:
-        """Take the metrics back to a length.
+        """Cut the metrics to a length in bytes.
 
         Raises:
             ValueError: If they are shorter than that already.
@@ -260,7 +260,7 @@ def _create(folder: Path, config: RunConfig) -> IO[bytes] | None:
 
 
 def _open_existing(folder: Path, config: RunConfig) -> IO[bytes]:
-    """Its lock."""
+    """The lock of a folder that exists."""
     require_config(folder, config)
     lock = (folder / LOCK).open("ab+", buffering=0)
     try:

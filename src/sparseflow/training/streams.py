@@ -176,13 +176,23 @@ class ImageData:
 
 
 def check_classes(images: Images, run: ImageRun) -> None:
-    """Raise ``ValueError`` where a label is beyond the run's classes."""
+    """Raise ``ValueError`` if a label is beyond the run's classes.
+
+    Args:
+        images: With labels.
+        run: Its number of classes.
+    """
     if (found := int(images.labels.max()) + 1) > run.num_classes:
         raise ValueError(f"the images have {found} classes, the run {run.num_classes}. Give num_classes={found}.")
 
 
 def preparation(run: ImageRun, device: torch.device) -> Callable[[Batch], Batch]:
-    """From bytes to normalised floats on the device, in the run's memory format."""
+    """A function from bytes to normalised floats on the device, in the run's memory format.
+
+    Args:
+        run: Its dataset and memory format.
+        device: Of the result.
+    """
     statistics = CIFAR10 if run.stem == "cifar" else IMAGENET
     layout = torch.channels_last if run.channels_last else torch.contiguous_format
 
@@ -196,7 +206,15 @@ def preparation(run: ImageRun, device: torch.device) -> Callable[[Batch], Batch]
 def training_batches(
     images: Images, run: ImageRun, ranks: Ranks, *, first: int = 0, workers: int = 0
 ) -> Iterator[Batch]:
-    """This process's micro-batches, from the global batch ``first`` on; see :func:`.image_batches`."""
+    """This process's micro-batches as bytes, see :func:`.image_batches`.
+
+    Args:
+        images: The training images.
+        run: Its batch size, crops and seed.
+        ranks: This process among all.
+        first: Number of the first global batch.
+        workers: Processes that decode images.
+    """
     steps, each = run.num_batches, run.micro_batches // ranks.world
     if isinstance(images, DecodedImages):
         return decoded_batches(
@@ -213,7 +231,14 @@ def training_batches(
 
 
 def plain_batches(images: Images, run: ImageRun, ranks: Ranks | None = None, *, workers: int = 0) -> Iterable[Batch]:
-    """All images in their order, not augmented; of several ranks, this one's share."""
+    """All images in their order, not augmented; this rank's share of them.
+
+    Args:
+        images: With labels.
+        run: Its size of images.
+        ranks: This process among all; default alone.
+        workers: Processes that decode images.
+    """
     rank, world = (0, 1) if ranks is None else (ranks.rank, ranks.world)
     if isinstance(images, DecodedImages):
         _small_crops(run)
@@ -225,7 +250,11 @@ def plain_batches(images: Images, run: ImageRun, ranks: Ranks | None = None, *, 
 
 
 def first_images(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
-    """Batches until there are ``count`` images.
+    """Batches up to a number of images.
+
+    Args:
+        batches: The batches.
+        count: Number of images; the last batch is cut.
 
     >>> batches = [(torch.zeros(4, 1), torch.zeros(4))] * 3
     >>> [len(labels) for _, labels in first_images(batches, 6)]

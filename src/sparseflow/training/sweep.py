@@ -1,4 +1,4 @@
-"""Many runs over processes, one thread each, with a live table; what is done is never trained again."""
+"""Many runs over processes, one thread each, with a live table; finished runs are never trained again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from sparseflow.training.config import RunConfig
+from sparseflow.training.datasets import check_data
 from sparseflow.training.pool import check_jobs, run_tasks
 from sparseflow.training.ranks import Ranks
 from sparseflow.training.runs import Run, is_done, load_run
@@ -34,12 +35,12 @@ class Training:
 
     @property
     def name(self) -> str:
-        """The run's."""
+        """Name of the run."""
         return self.config.name
 
     @property
     def size(self) -> int:
-        """Steps."""
+        """Steps of the run."""
         return self.config.steps
 
     @property
@@ -53,7 +54,7 @@ class Training:
         return is_done(root, self.config)
 
     def work(self, root: Path, report: Callable[[int], None]) -> None:
-        """Train it."""
+        """Train the run, and report its steps."""
         from sparseflow.training.run import train
 
         # Networks for smaller images are as fast on a core, where all runs of a comparison then are.
@@ -107,7 +108,12 @@ def sweep(
 
 
 def prepare(tasks: Sequence[Task], *, root: Path, data_root: Path | None = None) -> None:
-    """Fetch the data that trainings need and make their folder; refuse unknown models before anything is written.
+    """Fetch the data that trainings need and make their folder; raise for unknown models before anything is written.
+
+    Args:
+        tasks: Trainings among other tasks.
+        root: Folder of all runs, made if there are tasks.
+        data_root: Folder of datasets.
 
     Raises:
         ValueError: if a dataset or model is unknown.
@@ -115,7 +121,7 @@ def prepare(tasks: Sequence[Task], *, root: Path, data_root: Path | None = None)
     """
     runs = [task.config for task in tasks if isinstance(task, Training)]
     for config in {(run.dataset, run.num_classes): run for run in runs}.values():
-        config.check_data(data_root)
+        check_data(config, root=data_root)
     for config in {run.architecture: run for run in runs}.values():
         dense_network(config)
     if tasks:
