@@ -9,7 +9,6 @@ from sparseflow.networks import NETWORKS
 from sparseflow.paper.cost import SUSTAINED, training_flops
 from sparseflow.paper.matrix.scales import IMAGENET
 from sparseflow.training.images import ImageRun, paper_run
-from sparseflow.training.setup import batches_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
 #: Devices -> bytes a second of each in an all-reduce: within a machine of eight, and over 200 Gbit/s
@@ -26,7 +25,7 @@ def hours(run: ImageRun, devices: int) -> tuple[float, float]:
     :math:`b` bytes a second (a ring). torch hides most of the second behind the backward pass.
     """
     computing = training_flops(run) / (devices * SUSTAINED)
-    exchanged = batches_of(run) * 2 * (devices - 1) / devices * 4 * _parameters(run) / LINKS[devices]
+    exchanged = run.num_batches * 2 * (devices - 1) / devices * 4 * _parameters(run) / LINKS[devices]
     return computing / 3600, exchanged / 3600
 
 

@@ -18,8 +18,8 @@ import pandas as pd
 
 from sparseflow.atomic import write_atomically
 from sparseflow.paper.matrix.scales import SMOKE
-from sparseflow.training.image_runs import train_image_run
 from sparseflow.training.ranks import ranks_of_torchrun
+from sparseflow.training.run import train
 from sparseflow.training.runs import load_run
 
 KEPT = Path(__file__).parent.parent / "results" / "smoke"
@@ -32,7 +32,7 @@ def train_all(data: Path, root: Path) -> None:
     with ranks_of_torchrun() as ranks:
         for name, runs in SMOKE.groups.items():
             for run in runs:
-                train_image_run(run, root=root, data_root=data, ranks=ranks)
+                train(run, root=root, data_root=data, ranks=ranks)
             if ranks.is_first:
                 print(name, flush=True)
 

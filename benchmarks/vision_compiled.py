@@ -17,7 +17,7 @@ from benchmarks.result import THREADS, Benchmark, Case, Failure
 from benchmarks.timing import alternate, stopwatch
 from sparseflow.training.images import ImageRun
 from sparseflow.training.ranks import Ranks
-from sparseflow.training.setup import set_up_images
+from sparseflow.training.setup import set_up
 from sparseflow.training.step import Trainer
 
 UPDATE_EVERY = 1000
@@ -35,7 +35,7 @@ def _run(smoke: bool) -> Iterator[Case | Failure]:
     labels = torch.randint(0, run.num_classes, (batch,), generator=generator)
     torch._dynamo.reset()
     counters.clear()
-    masked, dense = set_up_images(run, Ranks()), set_up_images(run.with_(method="dense"), Ranks())
+    masked, dense = set_up(run, Ranks()), set_up(run.with_(method="dense"), Ranks())
     dense.sparsifier.remove()
 
     def step(trainer: Trainer) -> Callable[[], float]:

@@ -13,9 +13,9 @@ from benchmarks.engine_timing import compare
 from benchmarks.result import Benchmark, Case, Failure
 from sparseflow.data import IMAGENET, RandomResizedCrop, image_batches, normalise, open_images
 from sparseflow.training.images import ImageRun
-from sparseflow.training.loop import planned
+from sparseflow.training.loop import stepper_of
 from sparseflow.training.ranks import Ranks
-from sparseflow.training.setup import set_up_images
+from sparseflow.training.setup import set_up
 
 SPARSITIES, WIDTHS = (0.8, 0.9, 0.95), (3 / 16, 1 / 4, 1 / 2)
 BATCH, CLASSES, STEPS = 128, 10, 20
@@ -77,15 +77,15 @@ def _difference(steps: Sequence[StepFn], batches: list[Batch]) -> tuple[float, l
 
 def stepper(run: ImageRun, *, dtype: torch.dtype = torch.float32) -> StepFn:
     """A function that takes the first steps of a run as :func:`sparseflow.training.loop.train_images` does."""
-    trainer = set_up_images(run, Ranks())
+    trainer = set_up(run, Ranks())
     trainer.sparsifier.model.to(dtype)
-    plan = planned(run, trainer)
+    engine = stepper_of(run, trainer)
 
     def step(number: int, batch: Batch) -> float:
-        if plan is None:
+        if not engine.is_sparse:
             return trainer.step(number, [batch])
         trainer.schedule.set_(trainer.optimizer, number)
-        return plan.step(*batch, torch.arange(len(batch[1])))
+        return engine.step(*batch, torch.arange(len(batch[1])))
 
     return step
 

@@ -1,6 +1,6 @@
 """Memory that masks and RigL's updates take beyond dense training, over a byte a weight and one layer's scores.
 
-A child process with two threads trains as :func:`sparseflow.training.setup.set_up_images` sets it up: Nesterov SGD,
+A child process with two threads trains as :func:`sparseflow.training.setup.set_up` sets it up: Nesterov SGD,
 masks compared after each update. Its allocator returns every large block at once, so that the peak of its resident
 memory, reset before an update, shows what the update holds. Gradients are drawn at random, not computed.
 """
@@ -67,7 +67,7 @@ def _child(network: str, channels_last: bool, width: float) -> None:
     from sparseflow.sparsifier.sparsifier import Sparsifier
     from sparseflow.training.images import ImageRun
     from sparseflow.training.ranks import Ranks
-    from sparseflow.training.setup import set_up_images
+    from sparseflow.training.setup import set_up
 
     torch.set_num_threads(THREADS)
     run = ImageRun(
@@ -76,7 +76,7 @@ def _child(network: str, channels_last: bool, width: float) -> None:
     )  # fmt: skip
 
     def train(run: ImageRun) -> dict[str, int]:
-        trainer = set_up_images(run, Ranks())
+        trainer = set_up(run, Ranks())
         model, optimizer = trainer.model, trainer.optimizer
         trainer.sparsifier.remove()
         arguments = model, optimizer, dict(trainer.sparsifier.masks), run.updater()

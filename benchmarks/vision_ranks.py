@@ -78,13 +78,13 @@ def _child(data: str, out: str, settings: str) -> None:
     from sparseflow.data import open_images
     from sparseflow.training.images import ImageRun
     from sparseflow.training.ranks import digest, ranks_of_torchrun
-    from sparseflow.training.setup import set_up_images
+    from sparseflow.training.setup import set_up
     from sparseflow.training.streams import preparation, training_batches
 
     torch.set_num_threads(1)
     run = ImageRun.from_dict(json.loads(settings))
     with ranks_of_torchrun() as ranks:
-        trainer = set_up_images(run, ranks)
+        trainer = set_up(run, ranks)
         sparsifier = trainer.sparsifier
         masks: dict[int, str] = {}
         sparsifier.after_update.append(lambda step, changes: masks.__setitem__(step, digest(sparsifier.masks)))

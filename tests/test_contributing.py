@@ -116,7 +116,10 @@ def test_add_a_network(repository: Path) -> None:
 def test_add_a_figure(repository: Path) -> None:
     changed = follow("Add a figure", repository)
     lint(repository, changed)
-    run(repository, *"sparseflow reproduce loss --scale demo --seeds 1 --out runs --report page".split())
+    run(
+        repository,
+        *["sparseflow", "reproduce", "loss", "--scale", "demo", "--seeds", "1", "--out", "runs", "--report", "page"],
+    )
     page = (repository / "page" / "index.html").read_text()
     assert "How fast does the loss fall?" in page
     assert "Small Dense ends at" in page

@@ -17,8 +17,8 @@ from sparseflow.cli.main import main
 from sparseflow.engine.convert import sparse_layers
 from sparseflow.engine.files.export import load, load_state, save
 from sparseflow.networks import build_network
-from sparseflow.training.digit_runs import train
 from sparseflow.training.digits import DigitRun
+from sparseflow.training.run import train
 
 TINY = DigitRun(dataset="mnist-5k", model="lenet5-small", steps=4, batch_size=16, method="set", update_every=2)
 

@@ -18,8 +18,8 @@ from sparseflow.cli import main as cli
 from sparseflow.cli.main import main
 from sparseflow.lab.demo import signal as signal_at_init
 from sparseflow.training.config import pruning_parent
-from sparseflow.training.digit_runs import train
 from sparseflow.training.digits import DigitRun
+from sparseflow.training.run import train
 from sparseflow.training.runs import load_runs
 
 TINY = DigitRun(

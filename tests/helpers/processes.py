@@ -23,7 +23,7 @@ LOADED = [
     "torch.nn.parallel",
     "sparseflow.training.loop",
     "sparseflow.cli.main",
-    "sparseflow.training.digit_runs",
+    "sparseflow.training.run",
 ]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(LOADED)

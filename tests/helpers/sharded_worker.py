@@ -25,7 +25,7 @@ from sparseflow.training.loop import train_images
 from sparseflow.training.optimizer import StepSchedule
 from sparseflow.training.probes import evaluate
 from sparseflow.training.ranks import ranks_of_torchrun
-from sparseflow.training.setup import set_up_images
+from sparseflow.training.setup import set_up
 from sparseflow.training.statistics import StepStatistics
 from sparseflow.training.step import Trainer
 
@@ -297,7 +297,7 @@ def images(ranks: Any, data: Path, run: ImageRun) -> dict[str, Any]:
         run,
         open_images(data, "train"),
         open_images(data, "test"),
-        trainer=set_up_images(run, ranks, sharded=True),
+        trainer=set_up(run, ranks, sharded=True),
         log=lambda step, values: logged.append((step, dict(values))),
     )
     weights = whole(dict(trainer.sparsifier.model.named_parameters()))
@@ -325,8 +325,10 @@ def main(folder: str, data: str) -> None:
         if ranks.world > 1:
             results |= {"mask makers": mask_makers(ranks), "errors": errors(ranks)}
             fewer = [(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long))] if ranks.is_first else []
-            trainer = set_up_images(TINY, ranks, sharded=True)
-            results["errors"]["no image"] = error_of(lambda: evaluate(trainer, fewer))
+            trainer = set_up(TINY, ranks, sharded=True)
+            results["errors"]["no image"] = error_of(
+                lambda: evaluate(trainer.sparsifier.model, fewer, ranks=ranks, together=True)
+            )
             formatted = TINY.with_(channels_last=True)
-            results["errors"]["layout"] = error_of(lambda: set_up_images(formatted, ranks, sharded=True))
+            results["errors"]["layout"] = error_of(lambda: set_up(formatted, ranks, sharded=True))
         torch.save(results, Path(folder) / f"{ranks.world}-{ranks.rank}.pt")

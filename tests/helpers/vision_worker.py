@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import sparseflow as sf
-from sparseflow.training.optimizer import StepSchedule, nesterov_sgd
+from sparseflow.training.optimizer import StepSchedule, sgd
 from sparseflow.training.ranks import Ranks, ranks_of_torchrun
 from sparseflow.training.statistics import StepStatistics
 from sparseflow.training.step import Trainer, distributed
@@ -35,7 +35,7 @@ def micro_batch(step: int, index: int) -> tuple[torch.Tensor, torch.Tensor]:
 def trainer(ranks: Ranks, *, steps: int, mask_seed: int = 0, replaces_step: bool = False) -> Trainer:
     model = distributed(network().train(), ranks)
     masks = sf.random_masks(model, 0.8, seed=mask_seed)
-    optimizer = nesterov_sgd(model, learning_rate=0.1)
+    optimizer = sgd(model, learning_rate=0.1)
     updater = sf.RigL(
         drop_fraction=0.3, update_every=5, schedule="cosine", update_until=steps, replaces_step=replaces_step
     )

@@ -18,8 +18,8 @@ from sparseflow.training import checkpoint_folder
 from sparseflow.training.images import ImageRun
 from sparseflow.training.loop import train_images
 from sparseflow.training.ranks import Ranks, ranks_of_torchrun
-from sparseflow.training.resume import Checkpoints
-from sparseflow.training.setup import set_up_images
+from sparseflow.training.resume import FolderCheckpoints
+from sparseflow.training.setup import set_up
 from sparseflow.training.step import Trainer
 
 #: Place in a save where a process can die -> rank of the process that dies there.
@@ -51,9 +51,9 @@ def train(
     logged: list[tuple[int, dict[str, float]]] = []
     images = open_images(data, "train")
     trainer = train_images(
-        run, images, images, trainer=set_up_images(run, ranks or Ranks()),
+        run, images, images, trainer=set_up(run, ranks or Ranks()),
         log=lambda step, values: logged.append((step, dict(values))),
-        checkpoints=None if folder is None else Checkpoints(run=run, folder=folder),
+        checkpoints=None if folder is None else FolderCheckpoints(run=run, folder=folder),
     )  # fmt: skip
     return trainer, logged
 
@@ -89,14 +89,14 @@ def _kill_in_save(number: int, *, place: str) -> None:
 def main(run: ImageRun, data: Path, folder: Path, place: str = "") -> None:
     torch.set_num_threads(1)
     loaded: list[dict[str, Any]] = []
-    resume = Checkpoints.resume
+    resume = FolderCheckpoints.resume
 
-    def watched(checkpoints: Checkpoints, trainer: Trainer) -> int:
+    def watched(checkpoints: FolderCheckpoints, trainer: Trainer) -> int:
         batches = resume(checkpoints, trainer)
         loaded.append(whole(trainer))
         return batches
 
-    Checkpoints.resume = watched  # type: ignore[method-assign]
+    FolderCheckpoints.resume = watched  # type: ignore[method-assign]
     with ranks_of_torchrun() as ranks:
         if PLACES.get(place) == ranks.rank:
             _kill_in_save(2, place=place)

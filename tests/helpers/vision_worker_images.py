@@ -11,7 +11,7 @@ from sparseflow.data import open_images
 from sparseflow.training.images import ImageRun
 from sparseflow.training.loop import train_images
 from sparseflow.training.ranks import digest, ranks_of_torchrun
-from sparseflow.training.setup import set_up_images
+from sparseflow.training.setup import set_up
 
 
 def main(run: ImageRun, data: Path, split: str, out: Path) -> None:
@@ -22,7 +22,7 @@ def main(run: ImageRun, data: Path, split: str, out: Path) -> None:
             run,
             open_images(data, split),
             open_images(data, split),
-            trainer=set_up_images(run, ranks),
+            trainer=set_up(run, ranks),
             log=lambda step, values: logged.append((step, dict(values))),
         )
         if ranks.is_first:

@@ -17,7 +17,7 @@ from sparseflow.paper.measures.landscape import distances, embedding, path
 from sparseflow.paper.measures.measurement import Measurement
 from sparseflow.paper.measures.source import Source
 from sparseflow.training.config import pruning_parent
-from sparseflow.training.image_runs import train_image_run
+from sparseflow.training.run import train
 from sparseflow.training.runs import read_snapshot
 
 BASE = RESNET_BASE.with_(
@@ -44,7 +44,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
             pixels[..., number % 3] += np.uint8(13 * (number % 10))
             Image.fromarray(pixels).save(folder / f"{number}.png")
     for run in (*TICKETS, EARLY, SCRATCH):
-        train_image_run(run, root=root, data_root=data)
+        train(run, root=root, data_root=data)
     return Source(root, data)
 
 
@@ -111,7 +111,7 @@ def test_functions_answer_all_test_images(source: Source) -> None:
     assert found["function_pairs"]["disagreement"].to_list() == [float((first != second).double().mean())]
     told = found["function_reference"]
     assert told["disagreement"].to_list() == [float((one != pruned).double().mean()) for one in (first, second)]
-    logged = [train_image_run(run, root=source.root).final["test/accuracy"] for run in TICKETS]
+    logged = [train(run, root=source.root).final["test/accuracy"] for run in TICKETS]
     assert told["accuracy"].to_list() == pytest.approx([100 * one for one in logged])
 
 

@@ -20,11 +20,11 @@ from sparseflow.paper.measures.measurement import FOLDER, Measurement, read_tabl
 from sparseflow.paper.measures.source import Source, network
 from sparseflow.paper.measures.spectra import spectrum
 from sparseflow.training.config import pruning_parent
-from sparseflow.training.digit_runs import train
-from sparseflow.training.digit_setup import set_up
 from sparseflow.training.digits import DigitRun
+from sparseflow.training.run import train
 from sparseflow.training.runs import final_state, read_snapshot
 from sparseflow.training.setup import dense_network
+from starts import at_start
 
 BASE = DigitRun(
     dataset="mnist-5k",
@@ -74,7 +74,7 @@ def test_a_path_s_ends_are_the_losses_of_both_ends(start: str, source: Source, d
     found = path(source, (config,), start=start)
     points = found["paths"].set_index("alpha")["loss"]
     assert len(points) == 29
-    begin = set_up(config, data, root=source.root).model
+    begin = at_start(config, data, root=source.root).model
     if start == "solution":
         begin.load_state_dict(final_state(config, root=source.root)["model"])
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_distances_are_norms_of_differences(source: Source, data: Dataset) -> No
         end = final_state(config, root=source.root)["model"]
         squared = sum(float((end[name] - target[name]).double().square().sum()) for name in end)
         assert row["final"] == pytest.approx(math.sqrt(squared))
-        start = set_up(config, data, root=source.root).model.state_dict()
+        start = at_start(config, data, root=source.root).model.state_dict()
         squared = sum(float((start[name] - target[name]).double().square().sum()) for name in start)
         assert row["init"] == pytest.approx(math.sqrt(squared))
     assert table["init"].nunique() == 1  # one start, two orders of the data

@@ -30,8 +30,8 @@ from sparseflow.training.checkpoint_folder import latest_checkpoint, verified
 from sparseflow.training.images import ImageRun
 from sparseflow.training.names import starting
 from sparseflow.training.ranks import Ranks
-from sparseflow.training.resume import Checkpoints
-from sparseflow.training.setup import set_up_images
+from sparseflow.training.resume import FolderCheckpoints
+from sparseflow.training.setup import set_up
 from sparseflow.training.step import Trainer
 from vision_worker_checkpoint import PLACES, train, whole
 
@@ -177,15 +177,15 @@ class StoppedError(Exception):
 def begin(run: ImageRun, data: Path, folder: Path) -> dict[str, Any]:
     """What was saved by a training that was stopped right after."""
     saved: list[dict[str, Any]] = []
-    save = Checkpoints.save
+    save = FolderCheckpoints.save
 
-    def then_stop(checkpoints: Checkpoints, trainer: Trainer, **where: int) -> None:
+    def then_stop(checkpoints: FolderCheckpoints, trainer: Trainer, **where: int) -> None:
         save(checkpoints, trainer, **where)
         saved.append(whole(trainer))
         raise StoppedError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Checkpoints, "save", then_stop)
+        patch.setattr(FolderCheckpoints, "save", then_stop)
         with pytest.raises(StoppedError):
             train(run, data, folder)
     return saved[0]
@@ -301,36 +301,36 @@ def test_one_bit_of_any_file_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
-    path = save_checkpoint(tmp_path, set_up_images(RUN, Ranks()), extra={})
+    path = save_checkpoint(tmp_path, set_up(RUN, Ranks()), extra={})
     with pytest.raises(
         ValueError, match=r"of another network or method: mask.fc.weight is bool \[3, 128\] there and bool \[4"
     ):
-        load_checkpoint(path, set_up_images(RUN.with_(num_classes=4, sparsity=0.0), Ranks()))
+        load_checkpoint(path, set_up(RUN.with_(num_classes=4, sparsity=0.0), Ranks()))
     with pytest.raises(ValueError, match=r"is absent there and .* here .*give another folder"):
-        load_checkpoint(path, set_up_images(RUN.with_(network="vgg16"), Ranks()))
+        load_checkpoint(path, set_up(RUN.with_(network="vgg16"), Ranks()))
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
-    Checkpoints(run=RUN, folder=tmp_path).save(_at_step_1(), batches=1)
+    FolderCheckpoints(run=RUN, folder=tmp_path).save(_at_step_1(), batches=1)
     other = RUN.with_(sparsity=0.6, seed=1)
     with pytest.raises(
         ValueError, match=r"another run: sparsity is 0.5 there and 0.6 here, seed is 0 there and 1 here"
     ):
-        Checkpoints(run=other, folder=tmp_path).resume(set_up_images(other, Ranks()))
+        FolderCheckpoints(run=other, folder=tmp_path).resume(set_up(other, Ranks()))
 
 
 def test_marks_come_back(tmp_path: Path) -> None:
     found: list[Mapping[str, Any]] = []
-    checkpoints = Checkpoints(run=RUN, folder=tmp_path, mark=lambda: {"bytes": 7}, restore=found.append)
+    checkpoints = FolderCheckpoints(run=RUN, folder=tmp_path, mark=lambda: {"bytes": 7}, restore=found.append)
     assert checkpoints.resume(_at_step_1()) == 0
     assert found == []
     checkpoints.save(_at_step_1(), batches=3)
-    assert checkpoints.resume(set_up_images(RUN, Ranks())) == 3
+    assert checkpoints.resume(set_up(RUN, Ranks())) == 3
     assert found == [{"bytes": 7}]
 
 
 def _at_step_1() -> Trainer:
-    trainer = set_up_images(RUN, Ranks())
+    trainer = set_up(RUN, Ranks())
     trainer.sparsifier.step_count = 1
     return trainer
 

@@ -10,7 +10,7 @@ from torch._dynamo.utils import counters
 
 from sparseflow.training.images import ImageRun
 from sparseflow.training.ranks import Ranks
-from sparseflow.training.setup import set_up_images
+from sparseflow.training.setup import set_up
 from sparseflow.training.step import Trainer
 
 RUN = ImageRun(
@@ -33,7 +33,7 @@ def test_masks_move_without_another_graph(precision: str, monkeypatch: pytest.Mo
     torch._dynamo.reset()
     counters.clear()
     run = RUN.with_(precision=precision)
-    compiled, plain = (set_up_images(run.with_(compiled=compiled), Ranks()) for compiled in (True, False))
+    compiled, plain = (set_up(run.with_(compiled=compiled), Ranks()) for compiled in (True, False))
     start = {name: mask.clone() for name, mask in compiled.sparsifier.masks.items()}
     with torch._dynamo.config.patch(error_on_recompile=True):
         found = losses(compiled)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,14 +16,16 @@ import sparseflow as sf
 from sparseflow.data.digits import Dataset, load_dataset
 from sparseflow.engine.stepper import Stepper
 from sparseflow.masks.topk import active_count
-from sparseflow.training import digit_runs as train_module
+from sparseflow.training import run as train_module
 from sparseflow.training.config import pruning_parent
-from sparseflow.training.digit_probes import evaluate
-from sparseflow.training.digit_runs import train
-from sparseflow.training.digit_setup import Setup, set_up
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.names import starting
+from sparseflow.training.probes import evaluate
+from sparseflow.training.run import train
 from sparseflow.training.runs import METRICS, Run, final_state
+from sparseflow.training.setup import set_up
+from sparseflow.training.step import Trainer
+from starts import at_start
 
 SIZES = {"conv1": 150, "conv2": 2400, "fc1": 30720, "fc2": 10080, "fc3": 840}  # LeNet5's kernels, by hand
 BASE = DigitRun(
@@ -89,7 +92,7 @@ def test_starts_from_the_masks_of_the_pruning_run(method: str, pruned: tuple[Pat
     root, parent = pruned
     config = BASE.with_(method=method, mask_from=parent.config)
     masks = final_state(parent.config, root=root)["masks"]
-    setup = set_up(config, data, root=root)
+    setup = at_start(config, data, root=root)
     assert {name: int(mask.sum()) for name, mask in masks.items()} == {
         f"{name}.weight": active_count(size, 0.95) for name, size in SIZES.items()
     }
@@ -106,8 +109,8 @@ def test_starts_from_the_masks_of_the_pruning_run(method: str, pruned: tuple[Pat
 def test_scratch_is_no_lottery_ticket(init: str, pruned: tuple[Path, Run], data: Dataset) -> None:
     """No active weight starts where the pruning run of the same seed started, or at a multiple of it."""
     root, parent = pruned
-    ticket = set_up(parent.config, data, root=root).model
-    scratch = set_up(BASE.with_(init=init, mask_from=parent.config), data, root=root)
+    ticket = at_start(parent.config, data, root=root).model
+    scratch = at_start(BASE.with_(init=init, mask_from=parent.config), data, root=root)
     for name, mask in scratch.sparsifier.masks.items():
         ours, theirs = (model.get_parameter(name).detach()[mask] for model in (scratch.model, ticket))
         assert not (ours == theirs).any()
@@ -130,13 +133,13 @@ def test_the_pruning_run_is_trained_first_and_once(tmp_path: Path) -> None:
 def test_a_parent_that_is_not_finished_is_named(tmp_path: Path, data: Dataset) -> None:
     parent = pruning_parent(BASE)
     with pytest.raises(FileNotFoundError, match=f"{parent.name} is no finished run, and another one starts from its"):
-        set_up(BASE.with_(mask_from=parent), data, root=tmp_path)
+        at_start(BASE.with_(mask_from=parent), data, root=tmp_path)
 
 
 @pytest.mark.parametrize("method", ["dense", "prune"])
 def test_dense_and_pruning_runs_of_a_seed_start_alike(method: str, data: Dataset, tmp_path: Path) -> None:
-    setup = set_up(BASE.with_(method=method), data, root=tmp_path)
-    dense = set_up(BASE.with_(method="dense"), data, root=tmp_path).model
+    setup = at_start(BASE.with_(method=method), data, root=tmp_path)
+    dense = at_start(BASE.with_(method="dense"), data, root=tmp_path).model
     assert all(torch.equal(a, b) for a, b in zip(setup.model.parameters(), dense.parameters(), strict=True))
     assert all(bool(mask.all()) for mask in setup.sparsifier.masks.values())
 
@@ -184,7 +187,7 @@ def test_flow_is_the_masked_gradient_on_val_1_without_l2(data: Dataset, tmp_path
     """By hand at step 0: autograd of the mean cross-entropy in float64, masked, one norm over kernels and biases."""
     config = BASE.with_(steps=1, weight_decay=10.0, seed=3)
     run = train(config, root=tmp_path)
-    setup = set_up(config, data, root=tmp_path)
+    setup = at_start(config, data, root=tmp_path)
     model, (images, labels) = setup.model.double(), data.validation(1)
     loss = F.cross_entropy(model(images.double()), labels)
     loss.backward()
@@ -204,7 +207,7 @@ def test_original_starts_at_the_floor_of_the_last_bias(data: Dataset, tmp_path: 
     floor = float((labels.bincount(minlength=10) / len(labels) - 0.1).norm())
     flows = {}
     for init in ("dense", "sparse"):
-        setup = set_up(BASE.with_(init=init), data, root=tmp_path)
+        setup = at_start(BASE.with_(init=init), data, root=tmp_path)
         flows[init] = sf.gradient_flow(setup.model, F.cross_entropy, [data.validation(1)], setup.sparsifier.masks)
     # A hand estimate, as the protocol says: the logits are small, not zero, and the other tensors add a few per cent.
     assert flows["dense"].norm == pytest.approx(floor, rel=0.1)
@@ -228,7 +231,7 @@ def test_constants_of_a_collapsed_mnist_run() -> None:
     for part, counts in (("train", train_counts), ("test", test_counts)):
         labels = torch.arange(10).repeat_interleave(torch.tensor(counts))
         images = torch.zeros(1, 1, 28, 28).expand(len(labels), -1, -1, -1)
-        found[part] = evaluate(model, images, labels)
+        found[part] = evaluate(model, [(images, labels)])
     assert found["test"]["test/accuracy"] == 0.1135
     assert found["train"]["test/loss"] == pytest.approx(float(-(prior * prior.log()).sum()), abs=1e-6)
     assert round(found["train"]["test/loss"], 3) == 2.301
@@ -247,8 +250,9 @@ def test_evaluation_is_in_eval_mode_and_leaves_no_trace(data: Dataset) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     sparsifier = sf.Sparsifier(model, optimizer, sf.dense_masks(model), sf.Static(), seed=0)
     logits = Stepper(sparsifier, "auto").logits  # dropout is no layer of a plan
-    small = data.test_images[:30], data.test_labels[:30]
-    assert evaluate(logits, *small) == pytest.approx(evaluate(logits, *small, batch_size=7), rel=1e-5)
+    images, labels = data.test_images[:30], data.test_labels[:30]
+    parts = zip(images.split(7), labels.split(7), strict=True)
+    assert evaluate(logits, [(images, labels)]) == pytest.approx(evaluate(logits, parts), rel=1e-5)
     assert model[1].training
     assert model[2].weight.grad is None
 
@@ -256,11 +260,11 @@ def test_evaluation_is_in_eval_mode_and_leaves_no_trace(data: Dataset) -> None:
 # -- mask updates ------------------------------------------------------------------------------------------------------
 
 
-def watch(monkeypatch: pytest.MonkeyPatch, look: Callable[[Setup, int, Mapping[str, sf.MaskUpdate]], None]) -> None:
+def watch(monkeypatch: pytest.MonkeyPatch, look: Callable[[Trainer, int, Mapping[str, sf.MaskUpdate]], None]) -> None:
     """Call ``look`` after every mask update of the runs that are trained from here on."""
 
-    def watched(config: DigitRun, data: Dataset, *, root: Path) -> Setup:
-        setup = set_up(config, data, root=root)
+    def watched(*arguments: Any, **options: Any) -> Trainer:
+        setup = set_up(*arguments, **options)
         setup.sparsifier.after_update.append(lambda step, changes: look(setup, step, changes))
         return setup
 
@@ -274,7 +278,7 @@ def test_updates_keep_counts_and_reset_what_is_new(
     """K.8: counts unchanged by every update, new weights exactly 0, their momentum 0. K.6: the drop fraction."""
     moved: list[int] = []
 
-    def look(setup: Setup, step: int, changes: Mapping[str, sf.MaskUpdate]) -> None:
+    def look(setup: Trainer, step: int, changes: Mapping[str, sf.MaskUpdate]) -> None:
         fraction = 0.3 * (1 + math.cos(math.pi * step / 20)) / 2
         for name, change in changes.items():
             weight = setup.model.get_parameter(name)
@@ -296,7 +300,7 @@ def test_updates_keep_counts_and_reset_what_is_new(
 def test_growth_looks_at_val_2_with_the_l2_term(method: str, data: Dataset, tmp_path: Path) -> None:
     """By hand: gradient of cross-entropy on val-2 plus wd * sum(w^2) over kernels, in one pass (protocol C.3)."""
     config = BASE.with_(method=method, weight_decay=0.02)
-    setup = set_up(config, data, root=tmp_path)
+    setup = at_start(config, data, root=tmp_path)
     assert setup.sparsifier.gradient_fn is not None
     found = setup.sparsifier.gradient_fn()
     model, (images, labels) = setup.model, data.validation(2)
@@ -315,8 +319,8 @@ def test_rigl_grows_where_that_gradient_is_largest(
     gradients: list[dict[str, Tensor]] = []
     seen: list[int] = []
 
-    def watched(config: DigitRun, data: Dataset, *, root: Path) -> Setup:
-        setup = set_up(config, data, root=root)
+    def watched(*arguments: Any, **options: Any) -> Trainer:
+        setup = set_up(*arguments, **options)
         gradient_fn = setup.sparsifier.gradient_fn
         assert gradient_fn is not None
         setup.sparsifier.before_update.append(lambda step: gradients.append(dict(gradient_fn())))

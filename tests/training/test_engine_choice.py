@@ -11,11 +11,13 @@ from torch import Tensor
 
 from sparseflow.data.digits import load_dataset
 from sparseflow.engine.stepper import Stepper
-from sparseflow.training import digit_runs as train_module
-from sparseflow.training.digit_runs import train
-from sparseflow.training.digit_setup import Setup, set_up
+from sparseflow.training import run as train_module
 from sparseflow.training.digits import DigitRun
+from sparseflow.training.run import train
 from sparseflow.training.runs import Run
+from sparseflow.training.setup import set_up
+from sparseflow.training.step import Trainer
+from starts import at_start
 
 BASE = DigitRun(
     dataset="mnist-5k",
@@ -37,7 +39,7 @@ def trained(config: DigitRun, root: Path, monkeypatch: pytest.MonkeyPatch) -> tu
     """The run, and the masks after each update."""
     masks: list[dict[str, Tensor]] = []
 
-    def watched(*arguments: object, **options: object) -> Setup:
+    def watched(*arguments: object, **options: object) -> Trainer:
         setup = set_up(*arguments, **options)  # type: ignore[arg-type]
         sparsifier = setup.sparsifier
         sparsifier.after_update.append(
@@ -107,7 +109,7 @@ def test_auto_is_sparse_where_few_weights_are_active(
     changes: dict[str, str | float], is_sparse: bool, tmp_path: Path
 ) -> None:
     config = BASE.with_(**changes)
-    engine = Stepper(set_up(config, load_dataset("mnist-5k"), root=tmp_path).sparsifier, config.engine)
+    engine = Stepper(at_start(config, load_dataset("mnist-5k"), root=tmp_path).sparsifier, config.engine)
     assert engine.is_sparse == is_sparse
 
 
@@ -117,7 +119,7 @@ def test_without_numba_auto_is_masked_and_sparse_says_what_to_install(
     for name in [name for name in sys.modules if name.startswith("sparseflow.engine")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "numba", None)
-    setup = set_up(BASE, load_dataset("mnist-5k"), root=tmp_path)
+    setup = at_start(BASE, load_dataset("mnist-5k"), root=tmp_path)
     assert not Stepper(setup.sparsifier, "auto").is_sparse
     with pytest.raises(ModuleNotFoundError, match="pip install numba"):
         Stepper(setup.sparsifier, "sparse")

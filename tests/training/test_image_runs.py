@@ -23,9 +23,9 @@ from sparseflow.engine.files.export import load, load_state
 from sparseflow.lab.page.groups import check_comparable
 from sparseflow.masks.make import sparsity_of
 from sparseflow.training.config import pruning_parent
-from sparseflow.training.image_runs import start_of, train_image_run
 from sparseflow.training.images import ImageRun
 from sparseflow.training.ranks import OnEveryRankError, Ranks
+from sparseflow.training.run import start_of, train
 from sparseflow.training.runs import Run, final_state, load_run, read_snapshot
 from sparseflow.training.setup import dense_network
 
@@ -51,7 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def losses(run: ImageRun, root: Path, data: Path) -> list[float]:
-    metrics = train_image_run(run, root=root, data_root=data).metrics
+    metrics = train(run, root=root, data_root=data).metrics
     return metrics.loc[metrics["name"] == "train/loss", "value"].tolist()
 
 
@@ -76,8 +76,8 @@ def test_every_field_is_in_the_name() -> None:
 
 def test_a_run_is_trained_once(data: Path, tmp_path: Path) -> None:
     steps: list[int] = []
-    first = train_image_run(RUN, root=tmp_path, data_root=data, progress=lambda step, steps_: steps.append(step))
-    again = train_image_run(RUN, root=tmp_path, data_root=None, progress=lambda step, steps_: steps.append(step))
+    first = train(RUN, root=tmp_path, data_root=data, progress=lambda step, steps_: steps.append(step))
+    again = train(RUN, root=tmp_path, data_root=None, progress=lambda step, steps_: steps.append(step))
     assert steps == [1, 2, 3, 4, 5, 6]
     assert again.final == first.final == load_run(tmp_path / RUN.name).final
     assert set(first.final) == {"test/accuracy", "test/loss", "sparsity"}
@@ -94,16 +94,16 @@ def test_a_run_is_trained_once(data: Path, tmp_path: Path) -> None:
 def test_a_run_that_was_stopped_continues(engine: str, data: Path, tmp_path: Path) -> None:
     """Oracle: a run that was not. Stopped after step 5 of 6, with checkpoints every 2."""
     run = RUN.with_(checkpoint_every=2, engine=engine, eval_every=1, log_every=3)
-    whole = train_image_run(run, root=tmp_path / "whole", data_root=data)
+    whole = train(run, root=tmp_path / "whole", data_root=data)
 
     def stop(step: int, steps: int) -> None:
         if step == 5:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        train_image_run(run, root=tmp_path, data_root=data, progress=stop)
+        train(run, root=tmp_path, data_root=data, progress=stop)
     steps: list[int] = []
-    found = train_image_run(run, root=tmp_path, data_root=data, progress=lambda step, steps_: steps.append(step))
+    found = train(run, root=tmp_path, data_root=data, progress=lambda step, steps_: steps.append(step))
     assert steps == [5, 6]
     assert found.metrics.equals(whole.metrics)
     assert found.final == whole.final
@@ -119,10 +119,10 @@ def test_the_engine_trains_the_same_run(data: Path, tmp_path: Path) -> None:
     masks = [read_snapshot(base.with_(engine=engine), 12, root=tmp_path)["masks"] for engine in ("masked", "sparse")]
     assert all(torch.equal(mask, masks[1][name]) for name, mask in masks[0].items())
     with pytest.raises(ValueError, match=r"does not go with smoothed labels \(give label_smoothing=0\)"):
-        train_image_run(base.with_(engine="sparse", label_smoothing=0.1), root=tmp_path, data_root=data)
+        train(base.with_(engine="sparse", label_smoothing=0.1), root=tmp_path, data_root=data)
     network = base.with_(engine="sparse", network="resnet14")
     with pytest.raises(TypeError, match=r"\w"):  # no chain
-        train_image_run(network, root=tmp_path, data_root=data)
+        train(network, root=tmp_path, data_root=data)
 
 
 @pytest.mark.parametrize("network", ["vgg16", "resnet14"])
@@ -137,7 +137,7 @@ def test_tickets_start_where_they_say(network: str, data: Path, tmp_path: Path) 
         "scratch": late.with_(rewind_step=0, method="scratch", init="dense"),
     }
     for run in (parent, *runs.values()):
-        train_image_run(run, root=tmp_path, data_root=data)
+        train(run, root=tmp_path, data_root=data)
     end = read_snapshot(parent, parent.steps, root=tmp_path)
     assert sparsity_of(end["masks"]) == pytest.approx(0.5, abs=0.02)
     weights = {name: start_of(run, root=tmp_path) for name, run in runs.items()}
@@ -184,7 +184,7 @@ def test_data_that_does_not_fit(data: Path, tmp_path: Path) -> None:
         ({"num_classes": 100}, "cifar10 has 10 classes, the run 100"),
     ):
         with pytest.raises(ValueError, match=message):
-            train_image_run(RUN.with_(**changes), root=tmp_path, data_root=data)
+            train(RUN.with_(**changes), root=tmp_path, data_root=data)
     with pytest.raises(FileNotFoundError, match="is no finished run, and another one starts from its masks"):
         start_of(RUN.with_(mask_from=pruning_parent(RUN)), root=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -194,9 +194,9 @@ def test_memory_errors_say_what_to_lower(data: Path, tmp_path: Path, monkeypatch
     def full(*arguments: object, **options: object) -> None:
         raise torch.OutOfMemoryError("no")
 
-    monkeypatch.setattr("sparseflow.training.image_runs.train_images", full)
+    monkeypatch.setattr("sparseflow.training.run.run_steps", full)
     with pytest.raises(RuntimeError, match=r"out of memory with 4 images of 32 pixels at once. Lower --micro-batch"):
-        train_image_run(RUN, root=tmp_path, data_root=data)
+        train(RUN, root=tmp_path, data_root=data)
 
 
 def test_one_process_raises_as_it_is() -> None:
@@ -262,7 +262,7 @@ def test_help_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_finished_run_is_exported(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The file holds the weights of the end and, as patterns, the masks of the end."""
     run = RUN.with_(method="set")
-    folder = train_image_run(run, root=tmp_path, data_root=data).folder
+    folder = train(run, root=tmp_path, data_root=data).folder
     main(["export", str(folder)])
     assert "weights are not zero" in capsys.readouterr().out
     loaded, end = load(folder / "model.safetensors", dense_network(run)), final_state(run, root=tmp_path)
@@ -276,7 +276,7 @@ def test_a_finished_run_is_exported(tmp_path: Path, data: Path, capsys: pytest.C
 
 def test_finished_runs_get_a_page(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for method, seed in (("dense", 0), ("set", 0), ("set", 1)):
-        train_image_run(RUN.with_(method=method, seed=seed), root=tmp_path, data_root=data)
+        train(RUN.with_(method=method, seed=seed), root=tmp_path, data_root=data)
     main(["report", str(tmp_path)])
     assert "SET, Ours" in capsys.readouterr().out
     page = (tmp_path / "report" / "index.html").read_text()

@@ -20,7 +20,7 @@ from sparseflow.training.images import ImageRun, paper_run, rescaled
 from sparseflow.training.loop import train_images
 from sparseflow.training.names import starting
 from sparseflow.training.ranks import Ranks
-from sparseflow.training.setup import batches_of, set_up_images
+from sparseflow.training.setup import set_up
 
 #: Small enough for a second: a few channels, crops of 32 pixels.
 TINY = ImageRun(
@@ -131,11 +131,11 @@ def test_a_run_is_a_function_of_its_seed(folder: Path) -> None:
 def test_authors_updates_use_batches_without_steps(folder: Path) -> None:
     """Updates at steps 0 and 2 of 4, each with a batch of its own: losses at 0, 0, 1, 2, 2, 3."""
     run = TINY.with_(updates="authors", update_until=3)
-    assert batches_of(run) == 6
+    assert run.num_batches == 6
     _, logged = train(run, folder)
     steps = [step for step, values in logged if "train/loss" in values]
     assert steps == [0, 0, 1, 2, 2, 3]
-    assert batches_of(TINY.with_(updates="authors", method="set")) == TINY.steps
+    assert TINY.with_(updates="authors", method="set").num_batches == TINY.steps
 
 
 @pytest.mark.parametrize("network", ["vgg16", "resnet50"])
@@ -161,9 +161,9 @@ def test_the_papers_settings(network: str) -> None:
 
 
 def test_pruning_ends_at_the_sparsity_of_each_layer() -> None:
-    trainer = set_up_images(TINY.with_(method="prune", network="vgg16"), Ranks())
+    trainer = set_up(TINY.with_(method="prune", network="vgg16"), Ranks())
     assert sparsity_of(trainer.sparsifier.masks) == 0
-    scratch = set_up_images(TINY.with_(method="scratch", network="vgg16"), Ranks()).sparsifier.masks
+    scratch = set_up(TINY.with_(method="scratch", network="vgg16"), Ranks()).sparsifier.masks
     assert trainer.sparsifier.masks.keys() == scratch.keys()
 
 
@@ -186,7 +186,7 @@ def test_images_of_more_classes_than_the_run_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"the images have 3 classes, the run 2. Give num_classes=3"):
         train(TINY.with_(num_classes=2), folder)
     with pytest.raises(ValueError, match="cannot be shared by 3 processes"):
-        set_up_images(TINY, Ranks(0, 3))
+        set_up(TINY, Ranks(0, 3))
     with pytest.raises(ValueError, match="network must be one of resnet50, vgg16"):
         paper_run("alexnet")
 

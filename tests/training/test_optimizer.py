@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.training.digit_optimizer import learning_rate_at, make_optimizer, set_step_
 from sparseflow.training.digits import DigitRun
 
 STEPS = 30
@@ -65,7 +64,7 @@ class Keras:
 
 
 def step_ours(model: nn.Module, optimizer: torch.optim.SGD, t: int, config: DigitRun) -> None:
-    set_step_(optimizer, t, config)
+    config.learning_rates.set_(optimizer, t)
     optimizer.zero_grad()
     inputs, labels = batch(t)
     nn.functional.cross_entropy(model(inputs), labels).backward()
@@ -82,7 +81,7 @@ def assert_same_weights(model: nn.Module, keras: Keras) -> None:
 def test_equals_the_keras_update_at_every_step(momentum: float) -> None:
     config = CONFIG.with_(momentum=momentum)
     model = network()
-    keras, optimizer = Keras(model, config), make_optimizer(model, config)
+    keras, optimizer = Keras(model, config), config.optimizer(model)
     for t in range(STEPS):
         step_ours(model, optimizer, t, config)
         keras.step(t)
@@ -92,10 +91,10 @@ def test_equals_the_keras_update_at_every_step(momentum: float) -> None:
 def test_the_two_forms_would_differ_without_the_momentum_of_each_step() -> None:
     """The test above can fail: with torch's constant momentum the weights part by more than 1 % of their size."""
     model = network()
-    keras, optimizer = Keras(model, CONFIG), make_optimizer(model, CONFIG)
+    keras, optimizer = Keras(model, CONFIG), CONFIG.optimizer(model)
     for t in range(STEPS):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(t, CONFIG)
+            group["lr"] = CONFIG.learning_rates.at(t)
         optimizer.zero_grad()
         inputs, labels = batch(t)
         nn.functional.cross_entropy(model(inputs), labels).backward()
@@ -109,7 +108,7 @@ def test_the_two_forms_would_differ_without_the_momentum_of_each_step() -> None:
 def test_equals_the_keras_update_through_mask_changes(updater: type) -> None:
     """Dropped and grown weights have weight and velocity zero right after the change, and learn on from there."""
     model = network()
-    optimizer = make_optimizer(model, CONFIG)
+    optimizer = CONFIG.optimizer(model)
     masks = sf.random_masks(model, 0.5, seed=0)
     sf.apply_masks_(model, masks)
     keras = Keras(model, CONFIG)
@@ -134,7 +133,7 @@ def test_equals_the_keras_update_through_mask_changes(updater: type) -> None:
 
 def test_learning_rate_end_points_and_shape() -> None:
     """Closed form: eta_0 at 0, half in the middle, 0 at T, symmetric about the middle."""
-    rates = [learning_rate_at(t, CONFIG) for t in range(STEPS + 1)]
+    rates = [CONFIG.learning_rates.at(t) for t in range(STEPS + 1)]
     assert rates[0] == 0.2
     assert rates[15] == pytest.approx(0.1, abs=1e-15)
     assert rates[STEPS] == 0.0
@@ -144,8 +143,8 @@ def test_learning_rate_end_points_and_shape() -> None:
 
 def test_momentum_rises_to_four_times_its_value_at_the_end() -> None:
     """Near T the rate is eta_0 (pi (T - t) / 2T)^2, so the last ratio of rates is 4 and the momentum 0.9 * 4."""
-    optimizer = make_optimizer(nn.Linear(2, 1), DigitRun())
-    set_step_(optimizer, DigitRun().steps - 1, DigitRun())
+    optimizer = DigitRun().optimizer(nn.Linear(2, 1))
+    DigitRun().learning_rates.set_(optimizer, DigitRun().steps - 1)
     for group in optimizer.param_groups:
         assert group["momentum"] == pytest.approx(3.6, rel=1e-6)
         assert 0 < group["lr"] < 1e-8
@@ -156,7 +155,7 @@ def test_the_shortest_runs(steps: int) -> None:
     """One step: w - eta_0 g. The rate of no step is zero, which would divide."""
     config = CONFIG.with_(steps=steps)
     model = network()
-    keras, optimizer = Keras(model, config), make_optimizer(model, config)
+    keras, optimizer = Keras(model, config), config.optimizer(model)
     for t in range(steps):
         step_ours(model, optimizer, t, config)
         keras.step(t)
@@ -165,7 +164,7 @@ def test_the_shortest_runs(steps: int) -> None:
 
 def test_l2_is_on_every_kernel_and_on_nothing_else() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
-    kernels, others = make_optimizer(model, DigitRun(weight_decay=5e-4)).param_groups
+    kernels, others = DigitRun(weight_decay=5e-4).optimizer(model).param_groups
     assert [p.shape for p in kernels["params"]] == [model[0].weight.shape, model[3].weight.shape]
     assert len(others["params"]) == 4
     assert (kernels["weight_decay"], others["weight_decay"]) == (1e-3, 0.0)

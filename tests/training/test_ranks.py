@@ -13,7 +13,7 @@ from torch import nn
 import sparseflow as sf
 import vision_worker
 from processes import run_ranks
-from sparseflow.training.optimizer import StepSchedule, nesterov_sgd
+from sparseflow.training.optimizer import StepSchedule, sgd
 from sparseflow.training.ranks import Ranks, RanksDisagreeError, digest, ranks_of_torchrun
 from sparseflow.training.statistics import StepStatistics
 from sparseflow.training.step import Trainer, distributed
@@ -58,7 +58,7 @@ def test_ranks_with_other_masks_stop_before_the_first_step(start: int, tmp_path:
 def test_gradients_are_those_of_the_whole_batch() -> None:
     """Without batch norm, two micro-batches have the gradient that torch computes of both together."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 5)).double()
-    optimizer = nesterov_sgd(model, learning_rate=0.1)
+    optimizer = sgd(model, learning_rate=0.1)
     masks = sf.random_masks(model, 0.5, seed=0)
     trainer = Trainer(
         model=model,

@@ -21,9 +21,9 @@ from rich.console import Console
 
 from sparseflow.cli.main import main
 from sparseflow.training.config import pruning_parent
-from sparseflow.training.digit_runs import train
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.pool import run_tasks
+from sparseflow.training.run import train
 from sparseflow.training.runs import METRICS, is_done
 from sparseflow.training.store import LOCK
 from sparseflow.training.sweep import sweep

@@ -14,9 +14,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from processes import Job
-from sparseflow.training import digit_runs as train_module
-from sparseflow.training.digit_runs import train
+from sparseflow.training import run as train_module
 from sparseflow.training.digits import DigitRun
+from sparseflow.training.run import train
 from sparseflow.training.runs import CHECKPOINTS, DONE, METRICS
 from sparseflow.training.store import RunStore
 

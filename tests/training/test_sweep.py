@@ -22,8 +22,8 @@ from sparseflow.lab.demo.recipe import demo
 from sparseflow.training import pool as pool_module
 from sparseflow.training import processes as processes_module
 from sparseflow.training.config import pruning_parent
-from sparseflow.training.digit_runs import train
 from sparseflow.training.digits import DigitRun
+from sparseflow.training.run import train
 from sparseflow.training.runs import METRICS, is_done, unfinished_runs
 from sparseflow.training.sweep import Training, sweep
 from sparseflow.training.tasks import in_order

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from sparseflow.data.digits import Dataset, load_dataset
 from sparseflow.training.config import pruning_parent
-from sparseflow.training.digit_optimizer import learning_rate_at
-from sparseflow.training.digit_runs import train
-from sparseflow.training.digit_setup import set_up
 from sparseflow.training.digits import DigitRun
+from sparseflow.training.run import train
 from sparseflow.training.runs import METRICS, SNAPSHOTS, final_state, read_snapshot
 from sparseflow.training.setup import dense_network
+from starts import at_start
 
 BASE = DigitRun(
     dataset="mnist-5k",
@@ -46,7 +45,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start_of(config: DigitRun, data: Dataset, root: Path) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = set_up(config, data, root=root).model.state_dict()
+    state: dict[str, Tensor] = at_start(config, data, root=root).model.state_dict()
     return state
 
 
@@ -74,7 +73,7 @@ def test_a_ticket_starts_from_the_pruning_run_bit_for_bit(
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     other = start_of(one.with_(seed=4), data, root)
     assert all(torch.equal(found[name], other[name]) for name in found)
-    assert not set_up(one, data, root=root).optimizer.state
+    assert not at_start(one, data, root=root).optimizer.state
 
 
 def test_one_init_seed_gives_one_start(root: Path, data: Dataset) -> None:
@@ -91,7 +90,7 @@ def test_one_init_seed_gives_one_start(root: Path, data: Dataset) -> None:
 @pytest.mark.parametrize("control", ["shuffled_masks", "shuffled_weights", "signs"])
 def test_controls_change_what_they_say(control: str, root: Path, data: Dataset) -> None:
     ticket = BASE.with_(method="lottery", mask_from=PARENT)
-    plain, changed = (set_up(one, data, root=root) for one in (ticket, ticket.with_(control=control)))
+    plain, changed = (at_start(one, data, root=root) for one in (ticket, ticket.with_(control=control)))
     for name, mask in plain.sparsifier.masks.items():
         other = changed.sparsifier.masks[name]
         assert int(other.sum()) == int(mask.sum())
@@ -108,7 +107,7 @@ def test_controls_change_what_they_say(control: str, root: Path, data: Dataset) 
 def test_noise_on_the_start_is_in_units_of_the_layer(root: Path, data: Dataset) -> None:
     """1536 draws: their standard deviation is within 10 % of 0.5 of the layer's, false alarm 2e-8 (5.6 errors)."""
     ticket = BASE.with_(method="lottery", mask_from=PARENT)
-    plain, noisy = (set_up(one, data, root=root) for one in (ticket, ticket.with_(start_noise=0.5)))
+    plain, noisy = (at_start(one, data, root=root) for one in (ticket, ticket.with_(start_noise=0.5)))
     mask = plain.sparsifier.masks["fc1.weight"]
     before, after = (setup.model.get_parameter("fc1.weight").detach()[mask] for setup in (plain, noisy))
     assert abs(float((after - before).std() / before.std()) - 0.5) < 0.05
@@ -169,7 +168,7 @@ def test_held_out_images_are_not_trained_on(tmp_path: Path, data: Dataset) -> No
 def test_the_step_schedule() -> None:
     """Oracle: a tenth at 30, 70 and 90 % of the training, by hand."""
     config = DigitRun(schedule="step", steps=100, learning_rate=1.0)
-    rates = [learning_rate_at(step, config) for step in (0, 29, 30, 69, 70, 89, 90, 99)]
+    rates = [config.learning_rates.at(step) for step in (0, 29, 30, 69, 70, 89, 90, 99)]
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
 

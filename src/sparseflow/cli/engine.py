@@ -1,4 +1,4 @@
-"""The commands about real sparsity: ``export`` writes a model as small as it is, ``bench`` times it against dense."""
+"""The commands about real sparsity: ``export`` writes its active weights alone, ``bench`` times it against dense."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 _OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
 _OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 
-#: Zeros of which a model that nobody made sparse may have fewer: random numbers are sometimes 0.
+#: Share of zeros that a dense model may have by chance: random numbers are sometimes 0.
 _BY_CHANCE = 0.01
 
 
@@ -110,7 +110,7 @@ class Bench:
     """Also write the numbers there."""
 
     def run(self) -> None:
-        """Measure, print the table, say who wins."""
+        """Measure, and print the table and the winner."""
         if self.batch < 1 or (self.threads is not None and self.threads < 1):
             raise ValueError(f"batch and threads must be at least 1, got {self.batch} and {self.threads}.")
         _check_folders(self.json)
@@ -162,7 +162,7 @@ class Bench:
             masks = sf.random_masks(
                 model, 0.95 if self.sparsity is None else self.sparsity, allocation="uniform", seed=0
             )
-        return sf.apply_masks_(model, masks), masks, self.input_shape or DigitRun.image_shape
+        return sf.apply_masks_(model, masks), masks, self.input_shape or DigitRun().image_shape
 
 
 def trained(folder: Path) -> tuple[nn.Sequential, dict[str, Tensor]]:
@@ -178,8 +178,7 @@ def trained(folder: Path) -> tuple[nn.Sequential, dict[str, Tensor]]:
         raise FileNotFoundError(
             f"{folder} has no checkpoint of its last step, {config.steps}. Delete it and run again."
         )
-    *_, last = state["model"].values()
-    model = dense_network(config, num_classes=len(last))
+    model = dense_network(config)
     model.load_state_dict(state["model"])
     return model, state["masks"]
 
@@ -232,7 +231,14 @@ def imported(name: str) -> nn.Module:
 
 
 def faster_layout(model: nn.Module, x: Tensor, *, backward: bool, seconds: float) -> tuple[nn.Module, Tensor, str]:
-    """The dense model and its input in the memory format in which it is faster, and the format's name."""
+    """The dense model and its input in the memory format in which it is faster, and the format's name.
+
+    Args:
+        model: Dense.
+        x: A batch.
+        backward: Whether to time the backward pass too.
+        seconds: To spend.
+    """
     if x.dim() != 4 or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
         return model, x, "contiguous"
     from sparseflow.engine.speed.timing import medians, model_step
@@ -248,7 +254,15 @@ def faster_layout(model: nn.Module, x: Tensor, *, backward: bool, seconds: float
 def time_plan(
     model: nn.Module, masks: sf.types.Masks, x: Tensor, dense_x: Tensor, *, seconds: float
 ) -> tuple[float, float] | None:
-    """Seconds of a training step with loss and SGD, dense and as a plan; ``None`` if the model is no chain."""
+    """Seconds of a training step with loss and SGD, dense and as a plan; ``None`` if the model is no chain.
+
+    Args:
+        model: Dense with zeros.
+        masks: Its active weights.
+        x: A batch for the plan.
+        dense_x: The same batch in the dense model's memory format.
+        seconds: To spend.
+    """
     from sparseflow.engine.plans.plan import plan
     from sparseflow.engine.speed.timing import medians
 
@@ -272,7 +286,7 @@ def time_plan(
 
 
 def terminal_table(table: SpeedTable) -> Table:
-    """The table for a terminal: what is computed sparse in green, what stays dense as it is."""
+    """The table for a terminal: layers that are computed sparse in green."""
     head, *rows, whole = table.cells()
     rendered = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_footer=False)
     for index, name in enumerate(head):
@@ -297,7 +311,7 @@ def _threads(number: int | None) -> Iterator[None]:
 
 @contextmanager
 def _one_line_if_missing() -> Iterator[None]:
-    """A package that is not installed is an error like others: what to type, in a line."""
+    """Turn a missing package into an error of one line that says what to install."""
     try:
         yield
     except ModuleNotFoundError as error:

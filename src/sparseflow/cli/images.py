@@ -42,8 +42,8 @@ class TrainImages:
 
     def run(self) -> None:
         """Train with a progress bar and print where the run is and how it ended, both on rank 0."""
-        from sparseflow.training.image_runs import train_image_run
         from sparseflow.training.ranks import ranks_of_torchrun
+        from sparseflow.training.run import train
 
         config = self.config
         if self.short is not None:
@@ -61,7 +61,7 @@ class TrainImages:
                     stack.enter_context(bar)
                 bar.update(task, completed=step, total=steps)
 
-            found = train_image_run(
+            found = train(
                 config,
                 root=self.out,
                 data_root=self.data,
@@ -77,7 +77,7 @@ class TrainImages:
 
 
 def train_images_command(arguments: Sequence[str]) -> TrainImages:
-    """Parse; what is not given is the paper's for the network that is.
+    """Parse the arguments; options default to the paper's for the chosen network.
 
     >>> command = train_images_command(["--network", "vgg16", "--method", "set"])
     >>> command.config == paper_run("vgg16", method="set")

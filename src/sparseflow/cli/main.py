@@ -1,4 +1,4 @@
-"""The command line: typed dataclasses, one a command; bad input ends with one line and exit code 2."""
+"""The command line: one typed dataclass per command; bad input ends with one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Demo:
     steps: int = 800
     """Optimizer steps of each run."""
     jobs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Processes, one thread each; None: one a CPU."""
+    """Processes, one thread each; None: one per CPU."""
     ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """Ray cluster; its machines share --out."""
     quick: bool = False
-    """250 steps and 1 network a point: seconds a run, every code path."""
+    """250 steps and 1 network per point: seconds per run, every code path."""
     tensorboard: bool = False
     """Also write TensorBoard events into each run's folder."""
 
@@ -153,7 +153,7 @@ class Info:
     """Print versions, threads and hardware, for a bug report."""
 
     def run(self) -> None:
-        """Print one line a fact."""
+        """Print one line per fact."""
         from sparseflow.training.environment import describe_environment
 
         for name, value in describe_environment().items():
@@ -174,7 +174,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse, run, and turn what a user can mend into one line on stderr and exit code 2.
+    """Parse, run, and turn errors that a user can mend into one line on stderr and exit code 2.
 
     ``SPARSEFLOW_TRACEBACK=1`` shows where an error came from instead.
     """
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _tell(error: Exception) -> None:
-    """One line on stderr; of what all processes of ``torchrun`` raise together, once."""
+    """Print an error as one line on stderr; once if all processes of ``torchrun`` raise it together."""
     from sparseflow.training.ranks import OnEveryRankError
 
     rank = os.environ.get("RANK", "0")

@@ -1,4 +1,4 @@
-"""Where a crop lies, as a function of uniform draws, and what a network subtracts and divides by."""
+"""The place of a crop as a function of uniform draws, and the mean and deviation that images are normalised by."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Box = tuple[int, int, int, int]
 
 
 def normalise(images: Tensor, statistics: Statistics, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    r"""Pixels as a network wants them: :math:`(x / 255 - \mu_c) / \sigma_c`, for a whole batch on its device.
+    r"""Normalised pixels: :math:`(x / 255 - \mu_c) / \sigma_c`, for a whole batch on its device.
 
     Args:
         images: uint8 ``(N, 3, H, W)``; the memory format is kept.

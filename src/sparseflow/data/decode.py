@@ -1,4 +1,4 @@
-"""From the bytes of a file to RGB pixels, or to the one error that says that the file is broken."""
+"""The RGB pixels in the bytes of a file, or one error that says that the file is broken."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sparseflow.data.optional import optional
 
 
 class BrokenImageError(ValueError):
-    """The bytes are no image that can be read to its end."""
+    """The bytes hold no image that can be read to its end."""
 
 
 def decode(encoded: bytes) -> Any:

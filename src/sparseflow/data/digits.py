@@ -121,7 +121,7 @@ def load_dataset(name: str, *, root: Path | None = None, download: bool = True) 
 
 
 def data_path(name: str, root: Path | None = None) -> Path:
-    """Where the files of a dataset are, or would be put.
+    """The folder of a dataset's files, whether they are there or not.
 
     Args:
         name: Key of :data:`DATASETS`.
@@ -255,7 +255,7 @@ def _labels(values: NDArray[np.uint8]) -> Tensor:
 
 
 def mnist_5k(root: Path | None = None, download: bool = True) -> Dataset:
-    """5000 digits of MNIST's training set, 500 a class, which a package brings along: 4000 to train, 1000 to test.
+    """5000 digits of MNIST's training set, 500 per class, which a package brings along: 4000 to train, 1000 to test.
 
     The split is the same for every seed, 400 and 100 of each class, both parts mixed. ``root`` and ``download`` are
     there for the registry; nothing is ever fetched.

@@ -22,7 +22,7 @@ MAX_BROKEN = 10
 
 
 class Piece(NamedTuple):
-    """What a worker sends: a batch, what was broken on the way, and why it could not go on."""
+    """The message of a worker: a batch, the names of broken images, and the error that ended it, if any."""
 
     images: Tensor
     labels: Tensor
@@ -32,7 +32,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """From positions to pixels; it lives in the worker processes."""
+    """A function from positions to pixels, which runs in the worker processes."""
 
     source: ImageSource
     transform: Transform

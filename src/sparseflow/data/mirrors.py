@@ -1,4 +1,4 @@
-"""Where the IDX files of MNIST and Fashion-MNIST come from, and the proof that they are the right ones."""
+"""The mirrors of MNIST's and Fashion-MNIST's IDX files, and the proof that a file is the right one."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def check_idx(data: bytes, file: IdxFile, *, source: str) -> NDArray[np.uint8]:
 
 
 def find_file(folder: Path, file: IdxFile) -> Path | None:
-    """Where ``file`` lies in ``folder``, plain or gzipped; None if it does not."""
+    """The path of ``file`` in ``folder``, plain or gzipped; None if it is not there."""
     for path in (folder / file.name, folder / f"{file.name}.gz"):
         if path.is_file():
             return path
@@ -140,7 +140,7 @@ def download(files: Sequence[IdxFile], source: Source, folder: Path) -> None:
 
 
 class _Bar:
-    """What pooch asks of a progress bar, drawn by rich."""
+    """A progress bar for pooch, drawn by rich."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task

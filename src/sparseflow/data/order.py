@@ -1,4 +1,4 @@
-"""Which images a step sees, by its number: any step, process and micro-batch without those before it."""
+"""The images of a step by its number: of any step, process and micro-batch, without those before it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def global_batch(step: int, *, size: int, batch_size: int, seed: int) -> Positio
 
 
 def rank_slices(batch_size: int, *, rank: int, world: int, accumulation: int = 1) -> list[slice]:
-    """Where the micro-batches of one process lie in a global batch.
+    """The places of one process's micro-batches in a global batch.
 
     Micro-batch ``a`` of process ``r`` is part ``r * accumulation + a`` of ``world * accumulation`` equal parts. So the
     global batch is the same for any number of processes, and so are its parts for any split of the same number of parts

@@ -1,4 +1,4 @@
-"""Where images come from: one interface for image folders, parquet files and the Hugging Face hub."""
+"""Sources of images: one interface for image folders, parquet files and the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ImageSource(Protocol):
         """Content of the file, as it was encoded."""
 
     def name(self, index: int) -> str:
-        """What to call the image in a message."""
+        """Name of the image for messages."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""What a split must have: files that belong together, a column of images, a label for each, and their classes."""
+"""The parts of a split: files that belong together, a column of images, a label for each, and their classes."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ def _labels_and_group_sizes(reader: Any) -> tuple[list[int | None], list[int]]:
 
 
 def _class_names(schema: Any) -> tuple[str, ...] | None:
-    """What the datasets library notes in a file about its column of labels."""
+    """The class names that the datasets library stores with a column of labels."""
     features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     names = features.get(LABEL_COLUMN, {}).get("names")
     return None if names is None else tuple(names)

@@ -1,4 +1,4 @@
-"""From a decoded image and its draws to pixels of one size: the crops and flips of ImageNet and of CIFAR."""
+"""The crops and flips of ImageNet and of CIFAR: functions from a decoded image and its draws to pixels of one size."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def resized_crop(image: Any, box: Box, size: int, *, flip: bool = False) -> NDAr
 
 
 class Transform(Protocol):
-    """From a decoded image and its draws to pixels of one size; what passes through a worker must pickle."""
+    """A function from a decoded image and its draws to pixels of one size; it pickles, so that workers can have it."""
 
     @property
     def size(self) -> int:
@@ -47,7 +47,7 @@ class Transform(Protocol):
 
     @property
     def num_draws(self) -> int:
-        """How many uniform numbers an image takes."""
+        """Number of uniform numbers that an image takes."""
 
     def __call__(self, image: Any, draws: NDArray[np.float64]) -> NDArray[np.uint8]:
         """A Pillow image in mode RGB -> ``(size, size, 3)``."""

@@ -1,4 +1,4 @@
-"""The networks by name: what is built, drawn, masked, said and computed of a network is read from its row."""
+"""The networks by name: each row says how its network is built, drawn, masked, named and computed."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ _RESNET: dict[str, Any] = {
     "normals": {"fc.weight": 0.01},
     "small_dense": {"width": 0.465},
 }
-#: Key of ``--model`` and ``--network``. The paper has no resnet14, which is ResNet-50 with one block a group, for small
-#: images and machines. ``sparse_up_to`` was measured at batch 128 on one thread: LeNet5's plan is twice as fast as
-#: torch even when dense, the MLP's equals torch at 0.8.
+#: Key of ``--model`` and ``--network``. The paper has no resnet14, which is ResNet-50 with one block per group, for
+#: small images and machines. ``sparse_up_to`` was measured at batch 128 on one thread: LeNet5's plan is twice as fast
+#: as torch even when dense, the MLP's equals torch at 0.8.
 NETWORKS: dict[str, Network] = {
     "lenet5": Network(
         build=lenet5,
@@ -96,7 +96,7 @@ NETWORKS: dict[str, Network] = {
         small_dense={"width": 0.44},
     ),
     "resnet50": Network(build=resnet50, label="ResNet-50", words="ResNet-50", **_RESNET),
-    "resnet14": Network(build=resnet14, label="ResNet-14", words="ResNet-14, a ResNet of one block a group", **_RESNET),
+    "resnet14": Network(build=resnet14, label="ResNet-14", words="ResNet-14, with one block per group", **_RESNET),
 }
 
 

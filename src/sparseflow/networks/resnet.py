@@ -136,7 +136,7 @@ def resnet50(
 
 
 def resnet14(num_classes: int = 1000, *, width: float = 1.0, stem: str = "imagenet") -> nn.Sequential:
-    """:func:`resnet50` with one block a group: fourteen layers with weights on the longest path, for small machines.
+    """:func:`resnet50` with one block per group: fourteen layers with weights on the longest path, for small machines.
 
     Args:
         num_classes, width, stem: As there.

@@ -109,7 +109,9 @@ def network_masks(
     (53, False, True)
     """
     network = _network(name)
-    shares = partial(_whole_zeros, allocation or network.allocation)
+    chosen = allocation or network.allocation
+    # The authors' code for digits rounds the counts, as sparseflow.random_masks does.
+    shares = chosen if network.nonlinearity is None else partial(_whole_zeros, chosen)
     return random_masks(model, sparsity, allocation=shares, exclude=network.dense, seed=seed)
 
 
@@ -120,6 +122,7 @@ def draw_sparse_(
     name: str,
     scheme: str,
     seed: int,
+    base: str | None = None,
     example_inputs: Tensor | tuple[Any, ...] | None = None,
 ) -> nn.Module:
     r"""Re-draw the masked weights of a network of the paper by one of its schemes, in place.
@@ -145,6 +148,7 @@ def draw_sparse_(
         name: Key of :data:`NETWORKS`.
         scheme: ``"dense"``, ``"liu"``, ``"sparse"`` or ``"live"``.
         seed: Each weight draws from ``stream(seed, "init", name)``.
+        base: Key of ``sparseflow.init.INITIALIZERS``; default the network's.
         example_inputs: For ``"live"``, see :func:`sparseflow.live_inputs`.
 
     Returns: ``model``.
@@ -167,8 +171,8 @@ def draw_sparse_(
     network = _network(name)
     check_choice(scheme, SCHEMES, name="scheme")
     normal = kaiming_normal_ if scheme in ("sparse", "live") else kaiming_truncated_normal_
-    base = "xavier_uniform" if network.nonlinearity is None else partial(normal, nonlinearity=network.nonlinearity)
-    initialize_(model, masks, scheme=scheme, seed=seed, base=base, example_inputs=example_inputs)
+    own = "xavier_uniform" if network.nonlinearity is None else partial(normal, nonlinearity=network.nonlinearity)
+    initialize_(model, masks, scheme=scheme, seed=seed, base=base or own, example_inputs=example_inputs)
     if scheme == "dense":
         for key in network.normals.keys() & masks.keys():
             initialize_(model, {key: masks[key]}, scheme=scheme, seed=seed, base=_original(network, key))

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from sparseflow.networks import NETWORKS
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.images import ImageRun
-from sparseflow.training.setup import batches_of
 
 #: Milliseconds a step takes on one core of a server of 2023, batch 128: (model, is it sparse from the start).
 _STEP = {
@@ -83,7 +82,7 @@ def training_flops(run: ImageRun) -> int:
 
     What is measured on the way is left out.
     """
-    return 3 * _flops_of(run) * batches_of(run) * run.batch_size
+    return 3 * _flops_of(run) * run.num_batches * run.batch_size
 
 
 def device_seconds(run: ImageRun, *, rate: float = SUSTAINED) -> float:
@@ -111,7 +110,7 @@ def core_seconds(run: ImageRun) -> float:
         timed = small.with_(width=3 / 16)
     else:
         rate, timed = _RESNET, small.with_(network="resnet14", width=1 / 8)
-    return START_AND_END + batches_of(run) * run.batch_size / rate * _flops_of(run) / _flops_of(timed)
+    return START_AND_END + run.num_batches * run.batch_size / rate * _flops_of(run) / _flops_of(timed)
 
 
 def _flops_of(run: ImageRun) -> int:

@@ -1,1 +1,1 @@
-"""Networks and data for natural images: what the paper trains on ImageNet."""
+"""Training runs: their configs, their loop, what they measure and store, and many of them over processes."""

@@ -23,7 +23,7 @@ from sparseflow.training.step import Trainer
 
 
 def save_checkpoint(folder: Path, trainer: Trainer, *, extra: Mapping[str, Any]) -> Path:
-    """Write what a training needs to continue bit for bit into ``folder/<steps taken>``; all processes call it.
+    """Write the state of a training into ``folder/<steps taken>``, to continue bit for bit; all processes call it.
 
     Every process writes a share of the tensors. The folder takes its name in one rename, after all files have reached
     the disk, and older checkpoints are removed after that: whatever is killed whenever, the last complete one is there.
@@ -51,7 +51,7 @@ def save_checkpoint(folder: Path, trainer: Trainer, *, extra: Mapping[str, Any])
         "extra": dict(extra),
         "tensors": {name: _kind(tensor) for name, tensor in tensors.items()},
     }
-    json.dumps(content)  # what JSON has not is refused here by all, before a file is written
+    json.dumps(content)  # values that JSON lacks are refused here by all, before a file is written
     ranks.from_first(lambda: make_room(path))
     try:
         size = sum(tensor.nbytes for tensor in tensors.values())
@@ -73,7 +73,7 @@ def load_checkpoint(path: Path, trainer: Trainer) -> dict[str, Any]:
         path: See :func:`.latest_checkpoint`. From a source you trust: torch's metadata in it is a pickle.
         trainer: Of the same run, at any step.
 
-    Returns: what was given as ``extra``.
+    Returns: the ``extra`` of :func:`save_checkpoint`.
 
     Raises:
         ValueError: on every process, before anything is loaded, if a file is damaged, be it by one bit, or the tensors
@@ -105,7 +105,7 @@ def load_checkpoint(path: Path, trainer: Trainer) -> dict[str, Any]:
 
 
 def _tensors(trainer: Trainer, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Everything large. Sharded tensors stay so: torch writes and reads the share of each process."""
+    """All tensors of a training by name; sharded ones stay so: torch writes and reads the share of each process."""
     found = {f"model.{name}": tensor for name, tensor in trainer.sparsifier.model.state_dict().items()}
     found |= {f"mask.{name}": mask for name, mask in state["masks"].items()}
     found |= {f"gradient_mean.{name}": mean for name, mean in state["gradient_mean"].items()}
@@ -124,7 +124,7 @@ def _tensors(trainer: Trainer, state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _places(trainer: Trainer, state: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What a checkpoint is read into: the trainer's own tensors, and new ones for what a fresh optimizer lacks."""
+    """The tensors that a checkpoint is read into: the trainer's own, and new ones that a fresh optimizer lacks."""
     made = ("optimizer.", "gradient_mean.")
     found = {name: tensor for name, tensor in _tensors(trainer, state).items() if not name.startswith(made)}
     parameters = dict(trainer.sparsifier.model.named_parameters())
@@ -166,7 +166,7 @@ def _check_kinds(path: Path, *, saved: Mapping[str, Any], here: Mapping[str, Any
 
 @contextmanager
 def _errors_of_ranks() -> Iterator[None]:
-    """Raise what went wrong on a process as itself: torch wraps it, and its wrapper is no ``Exception``."""
+    """Raise the error of a process as itself: torch wraps it, and its wrapper is no ``Exception``."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")

@@ -14,7 +14,7 @@ from typing import Any
 from sparseflow.atomic import sync_folder, write_atomically
 
 INDEX = "index.json"
-#: What folders are called that are being written and being removed; no start reads them.
+#: Ends of the names of folders that are being written and being removed; no start reads them.
 _NEW, _OLD = ".new", ".old"
 
 
@@ -28,7 +28,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def staging_of(path: Path) -> Path:
-    """Where the files of a checkpoint are written, until it is complete."""
+    """The folder in which the files of a checkpoint are written, until it is complete."""
     return path.with_name(path.name + _NEW)
 
 
@@ -37,7 +37,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def make_room(path: Path) -> None:
-    """Remove what a killed process left beside a checkpoint that is going to be written.
+    """Remove the leftovers of a killed process beside a checkpoint that is going to be written.
 
     Raises:
         FileExistsError: if there is a checkpoint of this step or a later one.
@@ -75,7 +75,7 @@ def complete(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def verified(path: Path) -> dict[str, Any]:
-    """The content of the index, after a look at every byte.
+    """The content of the index, after the checksum of every byte was compared.
 
     Raises:
         ValueError: naming the file that is missing or damaged.

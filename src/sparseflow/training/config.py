@@ -1,4 +1,4 @@
-"""What every run has: a frozen config that is checked once, stored as plain values and named by its hash."""
+"""The config of a run: frozen, checked once, stored as plain values and named by its hash."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from typing import Any, ClassVar, Self, TypeVar
 
+import torch
+from torch import nn
+
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.methods.base import Method
+from sparseflow.networks.registry import NETWORKS
 from sparseflow.training.names import METHODS, MethodRow
 from sparseflow.training.naming import changed, defaults_of, hash_of
+from sparseflow.training.optimizer import LearningRates, sgd
 
 #: ``auto``: the sparse engine where it takes the network and the masks are sparse enough; ``masked``: never.
 ENGINES = ("auto", "sparse", "masked")
@@ -19,7 +24,7 @@ Kind = TypeVar("Kind", bound="RunConfig")
 
 
 class RunConfig(ABC):
-    """One training run, complete; a frozen dataclass of its own for digits and for images.
+    """One training run, complete; digits and images each have a frozen dataclass of their own.
 
     Two configs that are equal name the same run, so a finished run is never trained twice. Fields, their order and
     their defaults are the subclass's: they are in the files and names of stored runs.
@@ -48,6 +53,46 @@ class RunConfig(ABC):
     checkpoint_every: int
     snapshots: tuple[int, ...]
 
+    #: Whether the run takes one process and one thread, so that the same config gives the same bits. Its checkpoints
+    #: are files, those of others folders that any number of processes write, beside a snapshot of the last step.
+    one_process: ClassVar[bool] = False
+    #: Whether the gradient norm is logged by parameter too, and norm and accuracy at step 0 and at the end.
+    measures_ends: ClassVar[bool] = False
+    #: Whether the norm of the training gradient is logged, the authors' way on ImageNet (protocol A.0).
+    logs_training_norm: ClassVar[bool] = False
+    #: Whether a snapshot of a step with a mask update is kept as it was before the update too.
+    keeps_before_updates: ClassVar[bool] = False
+    #: Whether a loss that is not finite ends the run; else it counts among those that did not learn.
+    stops_at_nan: ClassVar[bool] = True
+    #: Whether pruning ends at the sparsities that random masks have in each layer; else at the run's in every layer.
+    prunes_to_masks: ClassVar[bool] = False
+    #: Whether the momentum is Nesterov's, or heavy-ball.
+    nesterov: ClassVar[bool] = True
+    #: Coefficient of a weight in the L2 gradient of kernels, per ``weight_decay``.
+    l2_per_weight_decay: ClassVar[float] = 1.0
+    #: Channels of an image.
+    channels: ClassVar[int]
+
+    # Settings that only one kind of run has, with the value that means that they are not there.
+    model: str = ""
+    network: str = ""
+    num_classes: int = 10
+    image_size: int = 28
+    stem: str = ""
+    width: float = 1.0
+    init_base: str | None = None
+    init_seed: int | None = None
+    control: str = "none"
+    start_noise: float = 0.0
+    micro_batch: int | None = None
+    label_smoothing: float = 0.0
+    update_until: int | None = None
+    prune_every: int | None = None
+    updates: str = "after_step"
+    precision: str = "float32"
+    channels_last: bool = False
+    compiled: bool = False
+
     #: Fields that count something, beside steps, batch size and periods; each is at least 1.
     counted: ClassVar[Collection[str]] = ()
     #: Fields that a run shares with the pruning run that it starts from.
@@ -55,64 +100,84 @@ class RunConfig(ABC):
     #: Fields that a pruning run does not look at.
     unused_by_pruning: ClassVar[Collection[str]]
 
-    @abstractmethod
-    def choices(self) -> dict[str, Collection[str]]:
-        """Field -> what it may be, beside ``method``, ``init`` and ``engine``; looked up anew for every run."""
-
     @property
     @abstractmethod
-    def architecture(self) -> str:
-        """Key of :data:`~sparseflow.networks.registry.NETWORKS`."""
-
-    @property
-    @abstractmethod
-    def family(self) -> str:
-        """The architecture, whose Small Dense twin counts as the same."""
-
-    @property
-    @abstractmethod
-    def is_small_dense(self) -> bool:
-        """Whether it trains the dense twin that has as few weights as a sparse network."""
-
-    @property
-    @abstractmethod
-    def num_classes(self) -> int:
-        """Number of logits."""
-
-    @property
-    @abstractmethod
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-
-    @property
-    def size(self) -> dict[str, Any]:
-        """What the network is built with beside the number of classes."""
-        return {}
+    def learning_rates(self) -> LearningRates:
+        """The learning rate of every step."""
 
     @property
     @abstractmethod
     def command(self) -> str:
-        """What to type to make this run, but for its masks."""
+        """The command that makes this run, but for its masks."""
 
-    @property
     @abstractmethod
-    def last_update(self) -> int:
-        """Last step after which a method may exchange connections."""
+    def choices(self) -> dict[str, Collection[str]]:
+        """Field -> its possible values, beside ``method``, ``init`` and ``engine``; looked up anew for every run."""
 
     @property
-    @abstractmethod
-    def prune_period(self) -> int:
-        """Steps between prunings."""
+    def architecture(self) -> str:
+        """Key of :data:`~sparseflow.networks.registry.NETWORKS`."""
+        return self.model or self.network
 
     @property
-    def follows_authors(self) -> bool:
-        """Whether masks change when they do in the authors' ImageNet code (protocol C.3 and C.4)."""
-        return False
+    def family(self) -> str:
+        """The architecture, or the one whose Small Dense twin it is."""
+        twins = {network.small_dense.get("model"): name for name, network in NETWORKS.items()}
+        return twins.get(self.architecture, self.architecture)
+
+    @property
+    def is_small_dense(self) -> bool:
+        """Whether it trains the dense twin that has as few weights as the paper's sparse network."""
+        twin = NETWORKS[self.family].small_dense if self.family in NETWORKS else {}
+        return self.method == "dense" and bool(twin) and all(getattr(self, name) == twin[name] for name in twin)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return self.channels, self.image_size, self.image_size
+
+    @property
+    def micro_batches(self) -> int:
+        """Parts that a step's batch is cut into, on all processes together."""
+        return 1 if self.micro_batch is None else self.batch_size // self.micro_batch
 
     @property
     def start_seed(self) -> int:
         """Seed of everything at step 0: network, random masks, weights."""
-        return self.seed
+        return self.seed if self.init_seed is None else self.init_seed
+
+    @property
+    def l2(self) -> float:
+        """Coefficient of a weight in the L2 gradient of kernels."""
+        return self.l2_per_weight_decay * self.weight_decay
+
+    def optimizer(self, model: nn.Module) -> torch.optim.SGD:
+        """SGD with the run's settings."""
+        return sgd(model, learning_rate=self.learning_rate, momentum=self.momentum, l2=self.l2, nesterov=self.nesterov)
+
+    @property
+    def follows_authors(self) -> bool:
+        """Whether masks change at the steps of the authors' ImageNet code (protocol C.3 and C.4)."""
+        return self.updates == "authors"
+
+    @property
+    def replaces_steps(self) -> bool:
+        """Whether a mask update uses up a batch and takes no step."""
+        return self.follows_authors and bool(self.row.authors.get("replaces_step"))
+
+    @property
+    def num_batches(self) -> int:
+        """Global batches that the run uses: one a step, and one for each update that replaces a step.
+
+        >>> from sparseflow.training.images import ImageRun
+        >>> run = ImageRun(steps=1000, update_every=100, update_until=700)
+        >>> run.num_batches, run.with_(updates="authors").num_batches
+        (1000, 1008)
+        """
+        if not self.replaces_steps:
+            return self.steps
+        updater = self.updater()
+        return self.steps + sum(updater.due(step) for step in range(self.steps))
 
     def updater(self, *, sparsity: float | Mapping[str, float] | None = None) -> Method:
         """The method with the settings of this run.
@@ -130,7 +195,7 @@ class RunConfig(ABC):
             settings = {
                 "drop_fraction": self.drop_fraction,
                 "update_every": self.update_every,
-                "update_until": self.last_update,
+                "update_until": self.steps if self.update_until is None else self.update_until,
                 "schedule": "cosine",
                 **(self.row.authors if self.follows_authors else {}),
             }
@@ -139,7 +204,7 @@ class RunConfig(ABC):
                 "sparsity": self.sparsity if sparsity is None else sparsity,
                 "begin": self.prune_begin,
                 "end": self.prune_end,
-                "update_every": self.prune_period,
+                "update_every": self.prune_every or self.update_every,
             }
         return self.row.updater(**settings)
 

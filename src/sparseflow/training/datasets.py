@@ -1,14 +1,18 @@
-"""The image datasets by name: where they are, which splits a run uses, and small ones decoded once a process."""
+"""The data of a run by the name of its dataset; small image datasets are decoded once per process."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from sparseflow.data import ImageSource, decode_all, open_images
+from sparseflow.data.digits import fetch, load_dataset
+from sparseflow.training.config import RunConfig
 from sparseflow.training.images import ImageRun
-from sparseflow.training.streams import Images
+from sparseflow.training.ranks import Ranks
+from sparseflow.training.streams import DigitData, ImageData, Images, RunData
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,42 @@ IMAGE_DATASETS = {
 }
 
 
+def open_data(config: RunConfig, *, root: Path | None = None, ranks: Ranks | None = None, workers: int = 0) -> RunData:
+    """The images of a run, prepared for this process.
+
+    Args:
+        config: The run.
+        root: Folder of datasets; default as :func:`.load_dataset` for digits and :func:`load_images` for images.
+        ranks: This process among all; default alone.
+        workers: Processes that decode images.
+
+    Raises:
+        ValueError, OSError: if there is no such dataset, or it is not here and cannot be fetched.
+
+    >>> from sparseflow.training.digits import DigitRun
+    >>> data = open_data(DigitRun(dataset="mnist-5k", batch_size=16))
+    >>> [tuple(images.shape) for images, labels in next(data.training()).parts()]
+    [(16, 1, 28, 28)]
+    """
+    run: Any = config
+    if config.channels == 1:
+        return DigitData(run, load_dataset(config.dataset, root=root).held_out(run.holdout))
+    return ImageData(run, *load_images(run, root=root), ranks, workers=workers)
+
+
+def check_data(config: RunConfig, *, root: Path | None = None) -> None:
+    """Fetch the digits of a run, or raise as :func:`open_data` before any image is decoded.
+
+    Args:
+        config, root: As there.
+    """
+    run: Any = config
+    if config.channels == 1:
+        fetch(config.dataset, root)
+    else:
+        check_images(run, root=root)
+
+
 def load_images(run: ImageRun, *, root: Path | None = None) -> tuple[Images, Images]:
     """Training and test images of a run; those of CIFAR in memory.
 
@@ -48,7 +88,11 @@ def load_images(run: ImageRun, *, root: Path | None = None) -> tuple[Images, Ima
 
 
 def check_images(run: ImageRun, *, root: Path | None = None) -> None:
-    """Raise as :func:`load_images` does, before anything is decoded."""
+    """Raise as :func:`load_images` does, before anything is decoded.
+
+    Args:
+        run, root: As there.
+    """
     if run.dataset not in IMAGE_DATASETS:
         raise ValueError(f"dataset must be one of {', '.join(IMAGE_DATASETS)}, got {run.dataset!r}.")
     known = IMAGE_DATASETS[run.dataset]

@@ -11,13 +11,14 @@ import tyro
 from sparseflow.init.fill import INITIALIZERS
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.masks.allocation import ALLOCATIONS
-from sparseflow.networks.registry import NETWORKS, networks_for
+from sparseflow.networks.registry import networks_for
 from sparseflow.training.config import RunConfig
 from sparseflow.training.names import METHODS
 from sparseflow.training.naming import command, one_of
+from sparseflow.training.optimizer import KerasSchedule
 
 SCHEDULES = ("cosine", "step")
-#: What is done to the start of a masked run, to learn what of it matters.
+#: Changes to the start of a masked run, which show what of it matters.
 CONTROLS = ("none", "shuffled_masks", "shuffled_weights", "signs")
 
 
@@ -33,8 +34,13 @@ class DigitRun(RunConfig):
     unused_by_pruning: ClassVar[Collection[str]] = (
         "init_base", "allocation", "drop_fraction", "update_every", "control", "start_noise", "init_seed",
     )  # fmt: skip
-    num_classes: ClassVar[int] = 10
-    image_shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
+    one_process: ClassVar[bool] = True
+    measures_ends: ClassVar[bool] = True
+    keeps_before_updates: ClassVar[bool] = True
+    stops_at_nan: ClassVar[bool] = False
+    nesterov: ClassVar[bool] = False
+    l2_per_weight_decay: ClassVar[float] = 2.0
+    channels: ClassVar[int] = 1
 
     dataset: str = "mnist"
     """mnist-5k, mnist or fashion-mnist."""
@@ -114,43 +120,17 @@ class DigitRun(RunConfig):
             )
 
     def choices(self) -> dict[str, Collection[str]]:
-        """Field -> what it may be; datasets and networks are checked when they are loaded, so that runs can be read."""
+        """Field -> its possible values; datasets and networks are checked when loaded, so that all runs can be read."""
         return {"init_base": INITIALIZERS, "allocation": ALLOCATIONS, "control": CONTROLS, "schedule": SCHEDULES}
 
     @property
-    def architecture(self) -> str:
-        """The network."""
-        return self.model
-
-    @property
-    def family(self) -> str:
-        """The network, or the one whose Small Dense twin it is."""
-        twins = {network.small_dense.get("model"): name for name, network in NETWORKS.items()}
-        return twins.get(self.model, self.model)
-
-    @property
-    def is_small_dense(self) -> bool:
-        """Whether it trains the dense twin that has as few weights as a sparse network."""
-        return self.method == "dense" and self.model != self.family
-
-    @property
-    def last_update(self) -> int:
-        """The last step."""
-        return self.steps
-
-    @property
-    def prune_period(self) -> int:
-        """Steps between prunings."""
-        return self.prune_every
-
-    @property
-    def start_seed(self) -> int:
-        """Seed of everything at step 0: network, random masks, weights."""
-        return self.seed if self.init_seed is None else self.init_seed
+    def learning_rates(self) -> KerasSchedule:
+        """The learning rate of every step."""
+        return KerasSchedule(self.learning_rate, self.steps, self.momentum, self.schedule)
 
     @property
     def command(self) -> str:
-        """What to type to make this run, but for its masks.
+        """The command that makes this run, but for its masks.
 
         >>> DigitRun(method="rigl", dataset="mnist-5k", steps=900).command
         'sparseflow train --dataset mnist-5k --method rigl --steps 900'

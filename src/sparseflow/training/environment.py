@@ -1,4 +1,4 @@
-"""What a run was computed with, as stored in its ``env.json``."""
+"""Versions and hardware that a run was computed with, as stored in its ``env.json``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name, as well as the system tells it.
+    """The processor's name, as far as the system knows it.
 
     >>> bool(processor())
     True

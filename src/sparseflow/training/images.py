@@ -11,15 +11,16 @@ import tyro
 
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.masks.allocation import ALLOCATIONS
-from sparseflow.networks import NETWORKS, STEMS, networks_for
+from sparseflow.networks import STEMS, networks_for
 from sparseflow.training.config import RunConfig
 from sparseflow.training.names import METHODS
 from sparseflow.training.naming import command, one_of
+from sparseflow.training.optimizer import StepSchedule
 from sparseflow.training.step import PRECISIONS
 
-#: Who decides when masks change and whether that replaces a step (protocol C.3 and C.4).
+#: The rule for when masks change and whether that replaces a step (protocol C.3 and C.4).
 UPDATE_VARIANTS = ("after_step", "authors")
-#: Of zeros over layers; ``paper``: ERK for VGG16, uniform for ResNet-50 (protocol F).
+#: Shares of zeros by layer; ``paper``: ERK for VGG16, uniform for ResNet-50 (protocol F).
 MASK_ALLOCATIONS = ("paper", *ALLOCATIONS)
 
 
@@ -32,6 +33,9 @@ class ImageRun(RunConfig):
     ValueError: batch_size=100 does not divide into micro-batches of 30. For instance micro_batch=25 does.
     """
 
+    logs_training_norm: ClassVar[bool] = True
+    prunes_to_masks: ClassVar[bool] = True
+    channels: ClassVar[int] = 3
     counted: ClassVar[Collection[str]] = ("num_classes", "image_size", "micro_batch", "probe_images")
     shared_with_parent: ClassVar[Collection[str]] = (
         "network", "width", "stem", "num_classes", "sparsity", "allocation",
@@ -119,7 +123,7 @@ class ImageRun(RunConfig):
             )
 
     def choices(self) -> dict[str, Collection[str]]:
-        """Field -> what it may be."""
+        """Field -> its possible values."""
         return {
             "network": networks_for(3),
             "stem": STEMS,
@@ -129,38 +133,8 @@ class ImageRun(RunConfig):
         }
 
     @property
-    def micro_batches(self) -> int:
-        """In a step, on all processes together."""
-        return self.batch_size // self.micro_batch
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-        return 3, self.image_size, self.image_size
-
-    @property
-    def architecture(self) -> str:
-        """The network."""
-        return self.network
-
-    @property
-    def family(self) -> str:
-        """The network; narrower ones count as the same."""
-        return self.network
-
-    @property
-    def size(self) -> dict[str, Any]:
-        """What the network is built with beside the number of classes."""
-        return {"width": self.width, "stem": self.stem}
-
-    @property
-    def is_small_dense(self) -> bool:
-        """Whether it trains the dense twin that has as few weights as the paper's sparse network."""
-        return self.method == "dense" and self.width == NETWORKS[self.network].small_dense.get("width")
-
-    @property
     def command(self) -> str:
-        """What to type to make this run, but for its masks; the command's defaults are those of the paper.
+        """The command that makes this run, but for its masks; the command's defaults are those of the paper.
 
         >>> paper_run("vgg16").with_(channels_last=True, seed=2).command
         'sparseflow train images --network vgg16 --seed 2 --channels-last'
@@ -169,24 +143,9 @@ class ImageRun(RunConfig):
         return command("sparseflow train images", self, paper_run(network), always=("network",))
 
     @property
-    def last_update(self) -> int:
-        """Last step after which a method may exchange connections."""
-        return self.update_until
-
-    @property
-    def prune_period(self) -> int:
-        """Steps between prunings."""
-        return self.update_every
-
-    @property
-    def follows_authors(self) -> bool:
-        """Whether masks change when they do in the authors' ImageNet code."""
-        return self.updates == "authors"
-
-    @property
-    def replaces_steps(self) -> bool:
-        """Whether a mask update uses up a batch and takes no step."""
-        return self.follows_authors and bool(self.row.authors.get("replaces_step"))
+    def learning_rates(self) -> StepSchedule:
+        """The learning rate of every step."""
+        return StepSchedule.of_paper(peak=self.learning_rate, steps=self.steps)
 
 
 #: Network -> the settings of its runs that differ from the defaults (protocol 0).
@@ -209,6 +168,11 @@ def paper_run(network: str, *, method: str = "rigl", init: str = "sparse", seed:
     every 100 steps, since the printed period of 2000 cannot reach the sparsity (protocol D.4), and VGG16 in the same
     part of its training, which the paper does not print.
 
+    Args:
+        network: ``"resnet50"`` or ``"vgg16"``.
+        method, init: Keys of ``METHODS`` and ``SCHEMES``.
+        seed: Of everything random.
+
     Raises:
         ValueError: if there is no such network or method.
 
@@ -226,9 +190,14 @@ def paper_run(network: str, *, method: str = "rigl", init: str = "sparse", seed:
 
 
 def rescaled(run: ImageRun, *, steps: int, batch_size: int) -> ImageRun:
-    """The same run on other steps, such as fewer and smaller: everything that is counted in steps goes with them.
+    """The same run with another number and size of steps; everything that is counted in steps is scaled.
 
-    The learning rate goes with the batch (the authors' rule, protocol G.6), and masks change as often a run.
+    The learning rate is scaled with the batch (the authors' rule, protocol G.6); the number of mask updates stays.
+
+    Args:
+        run: The run.
+        steps: Optimizer steps of the new one.
+        batch_size: Images in each.
 
     >>> run = rescaled(paper_run("resnet50"), steps=320, batch_size=256)
     >>> run.learning_rate, run.update_every, run.update_until, run.prune_end

@@ -1,33 +1,111 @@
-"""The loop: batches in, steps taken, what is logged out; the same for one process and for many."""
+"""The loop: batches in, steps taken, measurements out; the same for digits and images, for one process and for many."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import torch
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from sparseflow.engine.stepper import Stepper
-from sparseflow.masks.make import sparsity_of
 from sparseflow.networks import NETWORKS
 from sparseflow.sharded import full
+from sparseflow.training.config import RunConfig
 from sparseflow.training.images import ImageRun
-from sparseflow.training.probes import Batch, Flow, Log, evaluate
-from sparseflow.training.ranks import Ranks
+from sparseflow.training.probes import Log, Probes
 from sparseflow.training.resume import Checkpoints
-from sparseflow.training.setup import set_up_images
+from sparseflow.training.setup import set_up
 from sparseflow.training.step import PRECISIONS, Trainer, training_norm
-from sparseflow.training.streams import (
-    Images,
-    check_classes,
-    first_images,
-    plain_batches,
-    preparation,
-    training_batches,
-)
+from sparseflow.training.streams import ImageData, Images, RunData, StepBatch
 
-#: Called with the steps taken and what is kept of them, ``{"model": ..., "masks": ...}`` whole, on rank 0 alone.
-Keep = Callable[[int, Mapping[str, Any]], None]
+
+class Keep(Protocol):
+    """A function that stores weights and masks of a step."""
+
+    def __call__(self, step: int, state: dict[str, Any], *, before_update: bool = False) -> None:
+        """Take ``{"model": ..., "masks": ...}``, whole; called on rank 0 alone."""
+
+
+def run_steps(
+    config: RunConfig,
+    data: RunData,
+    *,
+    trainer: Trainer,
+    stepper: Stepper,
+    log: Log,
+    keep: Keep | None = None,
+    progress: Callable[[int], None] | None = None,
+    checkpoints: Checkpoints | None = None,
+    first: int = 0,
+) -> dict[str, float]:
+    """Train a run to its end.
+
+    Logged every ``config.log_every`` steps, before the step: ``train/loss`` (smoothed, of the batch) and ``flow/norm``
+    (of fixed training images that are not augmented, in plain cross-entropy, active weights only), which is also logged
+    right before and right after every mask update; of images ``gradient/training`` too (of the training batch with L2,
+    the authors' way on ImageNet). Every ``config.eval_every`` steps and at the end: ``test/accuracy``, ``test/loss``.
+
+    Args:
+        config: The run.
+        data: Its images.
+        trainer: The run at step 0, of :func:`.set_up`.
+        stepper: Of :func:`.stepper_of`.
+        log: Gets measurements, on rank 0.
+        keep: Gets weights and masks of ``config.snapshots``, and of the end where checkpoints hold it in parts.
+        progress: Called after every step with the steps taken.
+        checkpoints: Saves the run every ``config.checkpoint_every`` steps and at the end; not by default.
+        first: Batches used before, of :meth:`.Checkpoints.resume`.
+
+    Returns: the results at the end, by metric name.
+
+    Raises:
+        FloatingPointError: if the loss of an image run is no longer finite.
+    """
+    ranks, sparsifier = trainer.ranks, trainer.sparsifier
+
+    def log_on_first(step: int, values: Mapping[str, float]) -> None:
+        if ranks.is_first:
+            log(step, values)
+
+    def snapshot(step: int, *, before_update: bool = False) -> None:
+        # The checkpoint of one process holds its end whole.
+        is_end = step == config.steps and not config.one_process
+        if keep is None or not (step in config.snapshots or is_end):
+            return
+        stepper.settle()
+        # All ranks gather the parts of sharded weights, one tensor at a time.
+        state = {"model": sparsifier.model.state_dict(), "masks": sparsifier.masks}
+        whole = {part: {name: full(tensor) for name, tensor in tensors.items()} for part, tensors in state.items()}
+        if ranks.is_first:
+            keep(step, whole, before_update=before_update)
+
+    if config.keeps_before_updates:
+        sparsifier.before_update.append(lambda step: snapshot(step, before_update=True))
+    probes = Probes(config, trainer, stepper, data, log=log_on_first)
+    stepper.reload()
+    if first == 0:
+        snapshot(0)
+    used, batches = first, data.training(first)
+    while (step := sparsifier.step_count) < config.steps:
+        batch = next(batches)
+        probes.before_step(step)
+        is_logged = step % config.log_every == 0
+        found = _step(trainer, stepper, batch, with_norm=is_logged and config.logs_training_norm)
+        if is_logged:
+            log_on_first(step, found)
+        probes.log_updates()
+        used += 1
+        if (taken := sparsifier.step_count) == step:
+            continue  # the update has taken the place of the step
+        snapshot(taken)
+        probes.after_step(taken)
+        if progress is not None:
+            progress(taken)
+        if checkpoints is not None and (taken % config.checkpoint_every == 0 or taken == config.steps):
+            stepper.settle()
+            checkpoints.save(trainer, batches=used)
+    # After the last checkpoint, so that a run continued from there logs the end once.
+    stepper.settle()
+    sparsifier.check()
+    return probes.end(config.steps)
 
 
 def train_images(
@@ -37,29 +115,20 @@ def train_images(
     *,
     trainer: Trainer | None = None,
     log: Log,
-    keep: Keep | None = None,
     progress: Callable[[int], None] | None = None,
     workers: int = 0,
     checkpoints: Checkpoints | None = None,
 ) -> Trainer:
-    """Train a run to its end, from its last checkpoint if there is one.
-
-    Logged every ``run.log_every`` steps, before the step: ``train/loss`` (smoothed, of the batch),
-    ``gradient/training`` (of the training batch with L2, the authors' way on ImageNet) and ``flow/norm`` (of
-    ``run.probe_images`` training images that are not augmented, in plain cross-entropy, active weights only), which is
-    also logged right before and right after every mask update. At the end, and every ``run.eval_every`` steps:
-    ``test/accuracy``, ``test/loss``.
+    """Train on given images without a folder of runs; :func:`.train` keeps one.
 
     Args:
-        run: What to train.
+        run: The run.
         training, test: Images, see :func:`sparseflow.data.open_images` and ``decode_all``.
-        trainer: The run at step 0, of :func:`.set_up_images`; default on this process alone.
-        log: Where measurements go, on rank 0.
-        keep: Where weights and masks of ``run.snapshots`` and of the end go.
-        progress: Told about every step.
-        workers: Processes that decode images, for each rank.
+        trainer: The run at step 0, of :func:`.set_up`; default on this process alone.
+        log, progress: See :func:`run_steps`.
         checkpoints: Where the run goes on from and what it leaves; none by default. What was logged after the last one
             is logged again, the same.
+        workers: Processes that decode images, for each rank.
 
     Returns: the trainer, at the end.
 
@@ -68,111 +137,55 @@ def train_images(
             sparse engine is asked for where it cannot be.
         FloatingPointError: if the loss is no longer finite.
     """
-    for split in (training, test):
-        check_classes(split, run)
-    trainer = trainer or set_up_images(run, Ranks())
-    ranks, sparsifier = trainer.ranks, trainer.sparsifier
-    used = checkpoints.resume(trainer) if checkpoints is not None else 0
-    stepper = planned(run, trainer)
-    prepare = preparation(run, ranks.device)
-    each = run.micro_batches // ranks.world
-    micro_batches = training_batches(training, run, ranks, first=used, workers=workers)
-
-    def tell(step: int, values: Mapping[str, float]) -> None:
-        if ranks.is_first:
-            log(step, values)
-
-    def test_now(step: int) -> None:
-        batches = (prepare(batch) for batch in plain_batches(test, run, ranks, workers=workers))
-        tell(step, evaluate(trainer, batches, logits=None if stepper is None else stepper.logits))
-
-    probe = [prepare(batch) for batch in first_images(plain_batches(training, run), run.probe_images)]
-    flow = Flow(trainer, stepper, probe, log=tell)
-    if used == 0:
-        _keep(0, run, trainer, stepper, keep)
-    while (step := sparsifier.step_count) < run.steps:
-        local = [prepare(next(micro_batches)) for _ in range(each)]
-        if is_logged := step % run.log_every == 0:
-            flow.log(step)
-        found = _step(trainer, stepper, local, is_logged=is_logged)
-        if is_logged:
-            tell(step, found)
-        flow.log_updates()
-        taken = sparsifier.step_count
-        if taken > step:
-            _keep(taken, run, trainer, stepper, keep)
-            if taken < run.steps and taken % run.eval_every == 0:
-                test_now(taken)
-            if progress is not None:
-                progress(taken)
-        used += 1
-        if checkpoints is not None and checkpoints.is_due(trainer, before=step):
-            _settle(stepper)
-            checkpoints.save(trainer, batches=used)
-    # After the last checkpoint, so that a run continued from there is tested too.
-    test_now(run.steps)
-    _settle(stepper)
-    sparsifier.check()
-    tell(run.steps, {"sparsity": sparsity_of(sparsifier.masks)})
+    trainer = trainer or set_up(run)
+    data = ImageData(run, training, test, trainer.ranks, workers=workers)
+    stepper = stepper_of(run, trainer)
+    first = 0 if checkpoints is None else checkpoints.resume(trainer)
+    run_steps(
+        run, data, trainer=trainer, stepper=stepper, log=log, progress=progress, checkpoints=checkpoints, first=first
+    )
     return trainer
 
 
-def _step(trainer: Trainer, stepper: Stepper | None, local: Sequence[Batch], *, is_logged: bool) -> dict[str, float]:
-    """One step on this process's micro-batches, by the sparse engine where it can; what was measured."""
-    step = trainer.sparsifier.step_count
-    if stepper is not None and stepper.is_sparse and not (is_logged or stepper.moves_next):
+def _step(trainer: Trainer, stepper: Stepper, batch: StepBatch, *, with_norm: bool) -> dict[str, float]:
+    """Take one step on this process's part of the batch, by the sparse engine where it can; the measurements."""
+    step, is_sparse = trainer.sparsifier.step_count, stepper.is_sparse
+    if is_sparse and not (with_norm or stepper.moves_next):
         trainer.schedule.set_(trainer.optimizer, step)
-        images, labels = (torch.cat(parts) for parts in zip(*local, strict=True))
-        stepper.step(images, labels, torch.arange(len(labels)))
-        return {}
-    _settle(stepper)
-    found = {"train/loss": trainer.backward(step, local)}
-    if is_logged:
+        return {"train/loss": stepper.step(*batch.whole()), "train/is_sparse": 1.0}
+    stepper.settle()
+    found = {"train/loss": trainer.backward(step, batch.parts())}
+    if with_norm:
         names = {parameter: name for name, parameter in trainer.sparsifier.model.named_parameters()}
-        norm = training_norm(trainer.optimizer, names=names, masks=trainer.sparsifier.masks)
-        found["gradient/training"] = norm
+        found["gradient/training"] = training_norm(trainer.optimizer, names=names, masks=trainer.sparsifier.masks)
+    else:
+        found["train/is_sparse"] = float(is_sparse)
     trainer.update()
-    if stepper is not None:
-        stepper.reload()
+    stepper.reload()
     return found
 
 
-def _keep(step: int, run: ImageRun, trainer: Trainer, stepper: Stepper | None, keep: Keep | None) -> None:
-    """Hand weights and masks over, if they are wanted at this step."""
-    if keep is None or step not in (*run.snapshots, run.steps):
-        return
-    _settle(stepper)
-    # All ranks gather what is cut, one tensor at a time.
-    state = {"model": trainer.sparsifier.model.state_dict(), "masks": trainer.sparsifier.masks}
-    whole = {part: {name: full(tensor) for name, tensor in tensors.items()} for part, tensors in state.items()}
-    if trainer.ranks.is_first:
-        keep(step, whole)
+def stepper_of(config: RunConfig, trainer: Trainer) -> Stepper:
+    """The way to compute a run's steps: the sparse engine between mask updates where it can, else torch.
 
-
-def _settle(stepper: Stepper | None) -> None:
-    """Bring torch's weights up to the engine's."""
-    if stepper is not None:
-        stepper.settle()
-
-
-def planned(run: ImageRun, trainer: Trainer) -> Stepper | None:
-    """The sparse engine for a run, which computes steps between mask updates; ``None`` where torch takes all.
+    Args:
+        config: The run.
+        trainer: The run at step 0.
 
     Raises:
-        ValueError: with ``engine="sparse"``, if the run has what the engine does not compute.
+        TypeError, ValueError: with ``engine="sparse"``, if the run has what the engine does not compute.
+        ModuleNotFoundError: with ``engine="sparse"``, if Numba is not installed.
     """
-    if run.engine == "masked":
-        return None
     against = {
         "several processes": trainer.ranks.world > 1,
         "a GPU": trainer.ranks.device.type != "cpu",
-        "autocast (give precision='float32')": PRECISIONS[run.precision] is not None,
-        "smoothed labels (give label_smoothing=0)": run.label_smoothing > 0,
-        "updates that replace a step (give updates='after_step')": run.replaces_steps,
-        "torch.compile (give compiled=False)": run.compiled,
+        "autocast (give precision='float32')": PRECISIONS[config.precision] is not None,
+        "smoothed labels (give label_smoothing=0)": config.label_smoothing > 0,
+        "updates that replace a step (give updates='after_step')": config.replaces_steps,
+        "torch.compile (give compiled=False)": config.compiled,
     }
-    if found := [reason for reason, holds in against.items() if holds]:
-        if run.engine == "sparse":
-            raise ValueError(f"the sparse engine does not go with {', '.join(found)}. Or give engine='masked'.")
-        return None
-    return Stepper(trainer.sparsifier, run.engine, most_active=NETWORKS[run.architecture].sparse_up_to)
+    found = [reason for reason, holds in against.items() if holds]
+    if found and config.engine == "sparse":
+        raise ValueError(f"the sparse engine does not go with {', '.join(found)}. Or give engine='masked'.")
+    kind = "masked" if found else config.engine
+    return Stepper(trainer.sparsifier, kind, most_active=NETWORKS[config.architecture].sparse_up_to)

@@ -1,4 +1,4 @@
-"""The methods that runs can have, by name: whatever is said, made or drawn of a method is read from its row."""
+"""The methods of runs, by name: each row has all that is said, made or drawn of its method."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def starting(*starts: str) -> list[str]:
 
 
 def shown_methods() -> dict[str, MethodRow]:
-    """The rows of every table and legend, in their order: the methods, and ``small_dense`` behind ``dense``.
+    """The rows of every table and legend, in order: the methods, with ``small_dense`` behind ``dense``.
 
     >>> list(shown_methods())[:3]
     ['dense', 'small_dense', 'prune']

@@ -1,4 +1,4 @@
-"""A frozen config as a name: what differs from its defaults, and a hash of that."""
+"""A frozen config as a name and as a command: the fields that differ from their defaults, and their hash."""
 
 from __future__ import annotations
 
@@ -52,7 +52,11 @@ def hash_of(values: Mapping[str, Any]) -> str:
 
 
 def one_of(rows: Mapping[str, Any], *, labels: bool = False) -> Any:
-    """The help of a field whose value is a key of a table: the keys, and the labels that are other words.
+    """The help of a field whose value is a key of a table: its keys.
+
+    Args:
+        rows: The table.
+        labels: Whether to add the labels of rows, where they are other words.
 
     >>> from sparseflow.init.schemes import SCHEMES
     >>> one_of(SCHEMES, labels=True).help
@@ -67,10 +71,10 @@ def one_of(rows: Mapping[str, Any], *, labels: bool = False) -> Any:
 
 
 def command(program: str, config: Any, defaults: Any, *, always: Collection[str] = ()) -> str:
-    """What to type to get a config from a command whose defaults are another; a config inside is left out.
+    """The command line that gives a config, from a program whose defaults are another; a config inside is left out.
 
     Args:
-        program: What to type first.
+        program: First words.
         config: A dataclass.
         defaults: Of the same type; its fields are the defaults of the command's flags.
         always: Fields that are named even where they are the defaults.

@@ -29,10 +29,10 @@ def run_tasks(
     ray: str | None = None,
     console: Console | None = None,
 ) -> None:
-    """Compute tasks side by side, each in a single-threaded process; what is done is not computed again.
+    """Compute tasks side by side, each in a single-threaded process; finished ones are not computed again.
 
     Args:
-        tasks: What they need is added.
+        tasks: The tasks; those that they need are added.
         root: Folder of all results; it exists. With ``ray`` one that all machines share, under the same path.
         jobs: Tasks at once, at least 1; default one for each CPU of this machine, or of the cluster.
         ray: Address of a Ray cluster, ``"auto"``, ``"host:port"`` or ``"ray://host:port"``; default this machine alone.
@@ -55,7 +55,7 @@ def run_tasks(
 
 
 def check_jobs(jobs: int | None) -> None:
-    """Refuse a number of processes that is none.
+    """Raise if fewer than one process is asked for.
 
     Raises:
         ValueError: if it is below 1.
@@ -65,7 +65,7 @@ def check_jobs(jobs: int | None) -> None:
 
 
 def local_jobs(jobs: int | None) -> int:
-    """Processes on this machine: so many, or one for each of its CPUs."""
+    """Number of processes on this machine: ``jobs``, or one for each of its CPUs."""
     return jobs if jobs is not None else os.cpu_count() or 1
 
 
@@ -121,7 +121,7 @@ def _run(todo: list[Task], workers: Workers, *, console: Console | None) -> dict
 
 @contextmanager
 def _interrupts_noticed() -> Iterator[Callable[[], None]]:
-    """Ctrl-C raises as ever, and what is yielded raises again: Python drops exceptions that fall into a finaliser."""
+    """Yield a function that raises again after Ctrl-C: Python drops an exception that falls into a finaliser."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
@@ -143,7 +143,7 @@ def _interrupts_noticed() -> Iterator[Callable[[], None]]:
 
 
 class _Table:
-    """One bar over all tasks, and a line for each under way."""
+    """One bar over all tasks, and a line for each running one."""
 
     def __init__(self, todo: Sequence[Task], console: Console) -> None:
         self.progress = Progress(
@@ -167,9 +167,9 @@ class _Table:
         return f"[bold]{len(self._ended)} of {len(self._sizes)} runs done, steps"
 
     def show(self, progress: Iterable[tuple[str, int]]) -> None:
-        """Draw what the workers have said."""
+        """Draw the progress that workers have reported."""
         for name, step in progress:
-            if name in self._ended:  # its last words came after its end
+            if name in self._ended:  # its last report came after its end
                 continue
             if name not in self._lines:
                 self._lines[name] = self.progress.add_task(name.rsplit("-", 1)[0], total=self._sizes[name])
@@ -178,11 +178,11 @@ class _Table:
         self.progress.update(self._total, completed=sum(self._done.values()), description=self._title())
 
     def has_begun(self, task: Task) -> bool:
-        """Whether a worker is at it, as far as the workers have said."""
+        """Whether a worker has reported that it runs this task."""
         return task.name in self._lines
 
     def finish(self, task: Task, *, failed: bool) -> None:
-        """Take a run's line away; a line of its own remains where there is no live display."""
+        """Remove a task's line from the live display; without one, print that it ended."""
         self._ended.add(task.name)
         self._done[task.name] = task.size
         line = self._lines.pop(task.name, None)

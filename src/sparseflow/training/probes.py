@@ -1,103 +1,152 @@
-"""What a run measures while it trains: gradient norms and test accuracy; nothing here changes the run."""
+"""The measurements of a run while it trains: gradient norms and test accuracy; nothing here changes the run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparseflow.analysis.flow import gradient_flow
+from sparseflow.analysis.flow import GradientFlow, gradient_flow
 from sparseflow.engine.stepper import Stepper
-from sparseflow.gradients import undisturbed
+from sparseflow.masks.make import sparsity_of
 from sparseflow.sharded import num_true
+from sparseflow.training.config import RunConfig
 from sparseflow.training.ranks import Ranks
 from sparseflow.training.step import Trainer
+from sparseflow.training.streams import Batch, RunData
 from sparseflow.types import MaskUpdate
 
-Batch = tuple[Tensor, Tensor]
 #: Called with the steps taken and what was measured then.
 Log = Callable[[int, Mapping[str, float]], None]
 
 
-class Flow:
-    """Gradient norms of fixed images in plain cross-entropy over active weights, and their change at mask updates.
+class Probes:
+    """Gradient norms of fixed images in plain cross-entropy over active weights, and accuracy on test images.
 
-    Logged as ``flow/norm`` and ``flow/loss``; around an update as ``update/before``, ``update/after`` and
-    ``update/moved``, the number of weights that changed places.
+    Logged as ``flow/norm`` and ``flow/loss``; around a mask update as ``update/before``, ``update/after`` and
+    ``update/moved``, the number of weights that changed places; and as ``test/accuracy`` and ``test/loss``.
 
     Args:
-        trainer: Whose model is measured.
-        stepper: Measures sparse networks faster, where there is one.
-        images: Of the norms, prepared.
-        log: Where they go.
+        config: Says at which steps, and whether norms are logged by parameter too.
+        trainer: Its model is measured.
+        stepper: Measures sparse networks faster.
+        data: Images of the norms, and test images.
+        log: Gets the measurements.
 
-    Reference: protocol A.0 and A.3; ImageNet's norms in the paper are those of :func:`.training_norm`.
+    Reference: protocol A.0 and A.3; the norms of ImageNet in the paper are those of :func:`.training_norm`.
     """
 
-    def __init__(self, trainer: Trainer, stepper: Stepper | None, images: Sequence[Batch], *, log: Log) -> None:
-        self._trainer, self._stepper, self._images, self._log = trainer, stepper, images, log
+    def __init__(self, config: RunConfig, trainer: Trainer, stepper: Stepper, data: RunData, *, log: Log) -> None:
+        self._config, self._trainer, self._stepper, self._data, self._log = config, trainer, stepper, data, log
+        self._images = data.probe
         self._before = 0.0
         self._records: list[tuple[int, dict[str, float]]] = []
         trainer.sparsifier.before_update.append(self._before_update)
         trainer.sparsifier.after_update.append(self._after_update)
 
-    def log(self, step: int) -> None:
-        """Measure now."""
-        norm, loss = self._measure()
-        self._log(step, {"flow/norm": norm, "flow/loss": loss})
+    def before_step(self, step: int) -> None:
+        """Log what is due before the step that follows ``step`` others."""
+        if step % self._config.log_every == 0:
+            self._log_flow(step)
+        if self._config.measures_ends and step % self._config.eval_every == 0:
+            self._test(step, only="test")
 
     def log_updates(self) -> None:
         """Log the mask updates since the last call."""
         while self._records:
             self._log(*self._records.pop(0))
 
-    def _measure(self) -> tuple[float, float]:
-        if self._stepper is not None and self._stepper.is_sparse:
+    def after_step(self, step: int) -> None:
+        """Log what is due after ``step`` steps; the end has a method of its own."""
+        due = step < self._config.steps and step % self._config.eval_every == 0
+        if due and not self._config.measures_ends:
+            self._test(step, only="test")
+
+    def end(self, step: int) -> dict[str, float]:
+        """Log what is due at the end, and return the results of the run, those on held-out images among them."""
+        if self._config.measures_ends:
+            self._log_flow(step)
+        found = self._test(step)
+        sparsity = {"sparsity": sparsity_of(self._trainer.sparsifier.masks)}
+        if not self._config.measures_ends:
+            self._log(step, sparsity)
+        return found | sparsity
+
+    def _test(self, step: int, *, only: str = "") -> dict[str, float]:
+        found: dict[str, float] = {}
+        for part, batches in self._data.tests().items():
+            if only in ("", part):
+                values = evaluate(
+                    self._stepper.logits, batches, part=part, ranks=self._trainer.ranks, together=self._trainer.is_cut
+                )
+                found |= values
+                if part == "test":
+                    self._log(step, values)
+        return found
+
+    def _log_flow(self, step: int) -> None:
+        found = self._measure()
+        by_name = {f"flow/norm/{name}": norm for name, norm in found.per_layer.items()}
+        values = {"flow/norm": found.norm, "flow/loss": found.loss}
+        self._log(step, values | (by_name if self._config.measures_ends else {}))
+
+    def _measure(self) -> GradientFlow:
+        if self._stepper.is_sparse:
             images, labels = (torch.cat(parts) for parts in zip(*self._images, strict=True))
-            found = self._stepper.flow(images, labels)
-        else:
-            sparsifier = self._trainer.sparsifier
-            found = gradient_flow(sparsifier.model, F.cross_entropy, self._images, sparsifier.masks)
-        return found.norm, found.loss
+            return self._stepper.flow(images, labels)
+        sparsifier = self._trainer.sparsifier
+        return gradient_flow(sparsifier.model, F.cross_entropy, self._images, sparsifier.masks)
 
     def _before_update(self, step: int) -> None:
-        self._before, _ = self._measure()
+        self._before = self._measure().norm
 
     def _after_update(self, step: int, changes: Mapping[str, MaskUpdate]) -> None:
-        after, _ = self._measure()
+        after = self._measure().norm
         moved = sum(max(num_true(change.grown), num_true(change.dropped)) for change in changes.values())
         self._records.append((step, {"update/before": self._before, "update/after": after, "update/moved": moved}))
 
 
 def evaluate(
-    trainer: Trainer, batches: Iterable[Batch], *, logits: Callable[[Tensor], Tensor] | None = None
+    logits: Callable[[Tensor], Tensor],
+    batches: Iterable[Batch],
+    *,
+    part: str = "test",
+    ranks: Ranks | None = None,
+    together: bool = False,
 ) -> dict[str, float]:
-    """Accuracy in [0, 1] and mean cross-entropy in nats over the batches of all ranks, in eval mode.
+    """Accuracy in [0, 1] and mean cross-entropy in nats over the batches of all ranks.
 
     Args:
-        trainer: Whose model is evaluated.
+        logits: A network in eval mode: images to ``(N, classes)``.
         batches: Prepared images of this rank and their labels.
-        logits: What computes them faster; default the model.
+        part: Begins the names of both.
+        ranks: This process among all; default alone.
+        together: Whether all ranks must compute as many batches, because each holds a part of every weight.
+
+    Returns: ``<part>/accuracy`` and ``<part>/loss``.
+
+    >>> found = evaluate(lambda images: images, [(torch.eye(2), torch.tensor([0, 1]))])
+    >>> found["test/accuracy"], round(found["test/loss"], 3)
+    (1.0, 0.313)
     """
-    sums = torch.zeros(3, dtype=torch.float64, device=trainer.ranks.device)
-    model = trainer.sparsifier.model
-    together = _together(batches, trainer.ranks) if trainer.is_cut else ((*batch, True) for batch in batches)
-    with torch.no_grad(), undisturbed(model, training=False):
-        for images, labels, is_counted in together:
-            found = (logits or model)(images).float()
-            if is_counted:
-                sums[0] += (found.argmax(dim=1) == labels).sum()
-                sums[1] += F.cross_entropy(found, labels, reduction="sum")
-                sums[2] += len(labels)
-    trainer.ranks.sum_(sums)
+    ranks = ranks or Ranks()
+    sums = torch.zeros(3, dtype=torch.float64, device=ranks.device)
+    counted = _together(batches, ranks) if together else ((*batch, True) for batch in batches)
+    for images, labels, is_counted in counted:
+        found = logits(images).detach().float()
+        if is_counted:
+            sums[0] += (found.argmax(dim=1) == labels).sum()
+            sums[1] += F.cross_entropy(found, labels, reduction="sum")
+            sums[2] += len(labels)
+    ranks.sum_(sums)
     right, loss, count = sums.tolist()
-    return {"test/accuracy": right / count, "test/loss": loss / count}
+    return {f"{part}/accuracy": right / count, f"{part}/loss": loss / count}
 
 
 def _together(batches: Iterable[Batch], ranks: Ranks) -> Iterator[tuple[Tensor, Tensor, bool]]:
-    """As many batches on every rank as the one with the most has: its last one again, and whether one counts."""
+    """As many batches on every rank as the one with the most has, each with whether it counts; the last repeats."""
     remaining = iter(batches)
     last = next(remaining, None)
     without = torch.tensor(int(last is None), device=ranks.device)

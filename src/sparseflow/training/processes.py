@@ -24,11 +24,11 @@ _messages: Any = None
 
 
 class Processes:
-    """As :class:`~sparseflow.training.tasks.Workers`; they end with the process that started them, however that ends.
+    """Workers on this machine, see :class:`~sparseflow.training.tasks.Workers`; they end with their parent process.
 
     Args:
         root: Folder of all results.
-        jobs: How many.
+        jobs: Number of processes.
     """
 
     def __init__(self, root: Path, jobs: int) -> None:
@@ -42,16 +42,16 @@ class Processes:
         )
 
     def most(self) -> int:
-        """How many."""
+        """Number of processes."""
         return self._jobs
 
     def submit(self, task: Task) -> Future[None]:
-        """To the first that is free."""
+        """Queue a task for the next free worker."""
         with _interrupts_held():
             return self._pool.submit(_work, task, self._root)
 
     def progress(self) -> Iterator[tuple[str, int]]:
-        """What lies in the queue."""
+        """Reports that have arrived since the last call."""
         while True:
             try:
                 yield self._messages.get_nowait()
@@ -59,19 +59,19 @@ class Processes:
                 return
 
     def stop(self) -> None:
-        """Terminate them."""
+        """Terminate the processes."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         for process in set(multiprocessing.active_children()) - self._others:
             process.terminate()
 
     def close(self) -> None:
-        """Let them end."""
+        """Let the processes end."""
         self._pool.shutdown()
 
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Start processes that Ctrl-C, which a terminal sends to all, does not reach: the one in charge ends them."""
+    """Start processes that ignore Ctrl-C, which a terminal sends to all: the main process ends them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -95,25 +95,31 @@ def _end_with_parent() -> None:
 
 
 def _work(task: Task, root: Path) -> None:
-    compute(task, root, tell=lambda name, done: _messages.put((name, done)))
+    compute(task, root, report=lambda name, done: _messages.put((name, done)))
 
 
 def take_one_thread() -> None:
-    """Keep this process, and what it loads later, on one thread."""
+    """Keep this process and the libraries that it loads later on one thread."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = "1"
     torch.set_num_threads(1)
 
 
-def compute(task: Task, root: Path, *, tell: Callable[[str, int], None]) -> None:
-    """Do a task; ``tell`` hears its name with the units done, at its begin and end and now and then."""
+def compute(task: Task, root: Path, *, report: Callable[[str, int], None]) -> None:
+    """Do a task and report its progress.
+
+    Args:
+        task: The task.
+        root: Folder of all results.
+        report: Called with the task's name and the units done, at begin and end and every few units.
+    """
     reported = 0
 
-    def report(done: int) -> None:
+    def progress(done: int) -> None:
         nonlocal reported
         if done >= task.size or done - reported >= _REPORT_EVERY:
             reported = done
-            tell(task.name, done)
+            report(task.name, done)
 
-    tell(task.name, 0)
-    task.work(root, report)
+    report(task.name, 0)
+    task.work(root, progress)

@@ -1,4 +1,4 @@
-"""The processes that train one model together: who this one is, and what all of them agree on."""
+"""The processes that train one model together: the number of this one, and the agreement of all."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _PAUSE = 0.2
 
 
 class OnEveryRankError(RuntimeError):
-    """What all processes raise together, so that rank 0 can speak for them."""
+    """An error that all processes raise together, so that rank 0 can print it for them."""
 
 
 class RanksDisagreeError(OnEveryRankError):
-    """Processes that must hold the same do not; the text names what, and the ranks."""
+    """Processes hold different values that must be equal; the text names the values and the ranks."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether it writes files and speaks for all."""
+        """Whether it writes files and prints for all."""
         return self.rank == 0
 
     def sum_(self, *tensors: Tensor) -> None:
-        """Add up over all ranks, in place, in one message a tensor."""
+        """Add up over all ranks, in place, in one message per tensor."""
         if self.world > 1:
             for tensor in tensors:
                 dist.all_reduce(tensor)
 
     def everyones(self, text: str) -> list[str]:
-        """What each rank says, by rank."""
+        """The text of each rank, by rank."""
         if self.world == 1:
             return [text]
         said: list[str | None] = [None] * self.world
@@ -64,7 +64,7 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What one process raises in the block, all raise at its end; nothing in it may wait for other processes.
+        """Raise an error of one process in the block on all, at its end; the block must not wait for other processes.
 
         Raises:
             OnEveryRankError: with the first rank's text, where there are several processes.
@@ -86,7 +86,7 @@ class Ranks:
             raise OnEveryRankError(where + said[failed[0]])
 
     def from_first(self, work: Callable[[], Found]) -> Found:
-        """What rank 0 finds, on every rank; where it fails with an OSError or ValueError, so do all.
+        """The result of rank 0, on every rank; if it fails with an OSError or ValueError, so do all.
 
         >>> Ranks().from_first(lambda: 3)
         3
@@ -105,11 +105,11 @@ class Ranks:
         return answer
 
     def check_same(self, text: str, *, of: str) -> None:
-        """Raise on every rank where they differ.
+        """Raise on every rank if their texts differ.
 
         Args:
             text: Short; a digest of what must be equal.
-            of: What it is, for the message.
+            of: Its noun in the message, such as ``"the masks"``.
 
         Raises:
             RanksDisagreeError: naming the ranks that differ from rank 0.

@@ -26,16 +26,16 @@ _CONNECTIONS = 5
 
 
 class RayCluster:
-    """As :class:`~sparseflow.training.tasks.Workers`, on all machines of a cluster.
+    """Workers on all machines of a cluster, see :class:`~sparseflow.training.tasks.Workers`.
 
     Args:
         address: ``"auto"``, ``"host:port"``, or ``"ray://host:port"`` from a machine that is no part of the cluster.
         root: Folder of all results, under the same path on every machine.
-        jobs: Tasks at once; None: as many as the cluster has CPUs, those that join or leave counted.
+        jobs: Tasks at once; None for one per CPU of the cluster, which may grow and shrink.
 
     Raises:
         ModuleNotFoundError: if ray is not installed.
-        ValueError: if the address is none.
+        ValueError: if the address is not of that form.
         ConnectionError: if no cluster answers there.
         RuntimeError: if one does and breaks off every connection.
         FileNotFoundError: if a machine does not see ``root``.
@@ -47,7 +47,7 @@ class RayCluster:
         self._jobs = jobs
         with ExitStack() as undo:
             undo.callback(ray.shutdown)
-            # It lies there as long as the sweep goes on: machines that join are asked for it, too.
+            # It stays for the whole sweep, so that machines that join can be asked for it, too.
             token = undo.enter_context(NamedTemporaryFile(dir=self._root, prefix=".shared-"))
             self._token = Path(token.name)
             self._require_shared_folder()
@@ -69,7 +69,7 @@ class RayCluster:
         return self._jobs or max(1, int(self._ray.cluster_resources().get("CPU", 0)))
 
     def submit(self, task: Task) -> Future[None]:
-        """To a machine with a free CPU."""
+        """Queue a task for a machine with a free CPU."""
         done = Future[None]()
         ref = self._work.options(name=task.name).remote(task, self._root, self._token, self._inbox)
         ref.future().add_done_callback(partial(self._pass_on, done))
@@ -80,11 +80,11 @@ class RayCluster:
         if error is None:
             done.set_result(None)
         else:
-            # What the task raised, without the other machine's traceback.
+            # The task's own error, without the other machine's traceback.
             done.set_exception(error.cause if isinstance(error, self._ray.exceptions.RayTaskError) else error)
 
     def progress(self) -> list[tuple[str, int]]:
-        """What lies in the inbox; nothing while that is on its way to another machine because its own died."""
+        """Reports since the last call; none while the inbox moves to another machine because its own died."""
         try:
             said: dict[str, int] = self._ray.get(self._inbox.take.remote())
         except self._ray.exceptions.RayActorError:
@@ -92,7 +92,7 @@ class RayCluster:
         return list(said.items())
 
     def stop(self) -> None:
-        """Disconnect: Ray ends what a driver began when it leaves, and also when it is killed."""
+        """Disconnect: Ray ends the tasks of a driver that leaves or is killed."""
         self._leave.close()
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class RayCluster:
 def _inbox() -> type:
     # Made in a function, it is sent as it is: its process need not load torch.
     class Inbox:
-        """How far each task is, by name; on one of the machines."""
+        """Progress of each task, by name; on one of the machines."""
 
         def __init__(self) -> None:
             self._said: dict[str, int] = {}
@@ -122,7 +122,7 @@ def _work(task: Task, root: Path, token: Path, inbox: Any) -> None:
     take_one_thread()
     if not token.is_file():  # a machine that joined later
         raise _not_shared(root, machine=socket.gethostname())
-    compute(task, root, tell=inbox.put.remote)
+    compute(task, root, report=inbox.put.remote)
 
 
 def _not_shared(root: Path, *, machine: str) -> FileNotFoundError:

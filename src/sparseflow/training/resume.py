@@ -1,29 +1,22 @@
-"""A run on images that goes on from its last checkpoint: when to save, and which batches were used."""
+"""A run that goes on from its last checkpoint: a file of one process, or a folder that many processes write."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sparseflow.training.checkpoint import load_checkpoint, save_checkpoint
 from sparseflow.training.checkpoint_folder import latest_checkpoint
-from sparseflow.training.images import ImageRun
+from sparseflow.training.config import RunConfig
+from sparseflow.training.naming import defaults_of
 from sparseflow.training.step import Trainer
+from sparseflow.training.store import RunStore
 
 
-@dataclass(frozen=True, kw_only=True)
-class Checkpoints:
-    """Where a run keeps its last checkpoint, and what is kept with it; one every ``run.checkpoint_every`` steps."""
-
-    run: ImageRun
-    folder: Path
-    """Of this run alone."""
-    mark: Callable[[], Mapping[str, Any]] = dict
-    """Plain values to keep with a checkpoint, such as how long the log is; those of rank 0 count."""
-    restore: Callable[[Mapping[str, Any]], None] = lambda kept: None
-    """Called with them, on every rank, where a run goes on; not where it begins."""
+class Checkpoints(Protocol):
+    """Keeps the last state of a run, and brings a trainer back to it."""
 
     def resume(self, trainer: Trainer) -> int:
         """Load the last checkpoint into the trainer, if there is one.
@@ -33,12 +26,77 @@ class Checkpoints:
         Raises:
             ValueError: if the checkpoint is of another run, or damaged.
         """
+        ...
+
+    def save(self, trainer: Trainer, *, batches: int) -> None:
+        """Write a checkpoint; all processes call it.
+
+        Args:
+            trainer: Between two batches.
+            batches: Used so far.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileCheckpoints:
+    """Checkpoints of one process, in the store of its run, see :class:`Checkpoints`."""
+
+    store: RunStore
+    mark: Callable[[], Mapping[str, float]]
+    """Plain values to keep with a checkpoint: the seconds spent."""
+    restore: Callable[[Mapping[str, float]], None]
+    """Called with them where a run goes on."""
+
+    def resume(self, trainer: Trainer) -> int:
+        """Load the last checkpoint, if there is one; the batches used before it."""
+        found = self.store.latest_checkpoint()
+        if found is None:
+            self.store.truncate_metrics(0)
+            return 0
+        step, state = found
+        trainer.sparsifier.model.load_state_dict(state["model"])
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.sparsifier.load_state_dict(state["sparsifier"])
+        self.store.truncate_metrics(step)
+        self.restore({"seconds": state["seconds"]})
+        return step
+
+    def save(self, trainer: Trainer, *, batches: int) -> None:
+        """Write a checkpoint, see :meth:`Checkpoints.save`; every batch is a step."""
+        state = {
+            "model": trainer.sparsifier.model.state_dict(),
+            "optimizer": trainer.optimizer.state_dict(),
+            "sparsifier": trainer.sparsifier.state_dict(),
+            "seconds": self.mark()["seconds"],
+        }
+        self.store.save_checkpoint(batches, state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderCheckpoints:
+    """Checkpoints that all processes of a run write together, see :class:`Checkpoints`."""
+
+    run: RunConfig
+    folder: Path
+    """Of this run alone."""
+    mark: Callable[[], Mapping[str, Any]] = dict
+    """Plain values to keep with a checkpoint, such as how long the log is; those of rank 0 count."""
+    restore: Callable[[Mapping[str, Any]], None] = lambda kept: None
+    """Called with them, on every rank, where a run goes on; not where it begins."""
+
+    def resume(self, trainer: Trainer) -> int:
+        """Load the last checkpoint, if there is one; the batches used before it.
+
+        Raises:
+            ValueError: if the checkpoint is of another run, or damaged.
+        """
         path = trainer.ranks.from_first(lambda: latest_checkpoint(self.folder))
         if path is None:
             return 0
         extra = load_checkpoint(path, trainer)
-        there = ImageRun.from_dict(extra["run"])
-        names = [field.name for field in fields(ImageRun)]
+        there = type(self.run).from_dict(extra["run"])
+        names = defaults_of(type(self.run))
         if other := [name for name in names if getattr(there, name) != getattr(self.run, name)]:
             differences = ", ".join(
                 f"{name} is {getattr(there, name)!r} there and {getattr(self.run, name)!r} here" for name in other
@@ -50,22 +108,7 @@ class Checkpoints:
         self.restore(extra["marks"])
         return int(extra["batches"])
 
-    def is_due(self, trainer: Trainer, *, before: int) -> bool:
-        """Whether the batch just used calls for a checkpoint.
-
-        Args:
-            trainer: After that batch.
-            before: Steps taken before it; where an update replaced the step, nothing is due.
-        """
-        step = trainer.sparsifier.step_count
-        return step > before and (step % self.run.checkpoint_every == 0 or step == self.run.steps)
-
     def save(self, trainer: Trainer, *, batches: int) -> None:
-        """Write a checkpoint; all processes call it.
-
-        Args:
-            trainer: Between two batches.
-            batches: Used so far.
-        """
+        """Write a checkpoint, see :meth:`Checkpoints.save`."""
         extra = {"run": self.run.to_dict(), "batches": batches, "marks": dict(self.mark())}
         save_checkpoint(self.folder, trainer, extra=extra)

@@ -1,4 +1,4 @@
-"""Stored runs, read only: what the folder of a run holds, and the finished ones as values."""
+"""Stored runs, read only: the files of a run's folder, and finished runs as values."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from sparseflow.training.config import RunConfig
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.images import ImageRun
 from sparseflow.training.state_file import read_checkpoint
 
-#: What a run is a pure function of: on digits, or on images.
-Config = DigitRun | ImageRun
 CONFIG = "config.json"
 ENVIRONMENT = "env.json"
 METRICS = "metrics.jsonl"
@@ -35,7 +34,7 @@ class Run:
     final: dict[str, float]
     """Results at the end, by metric name."""
     env: dict[str, Any]
-    """What it was computed with, see :func:`~sparseflow.training.environment.describe_environment`."""
+    """Versions and hardware, see :func:`~sparseflow.training.environment.describe_environment`."""
     seconds: float
 
 
@@ -63,14 +62,22 @@ def load_run(folder: Path) -> Run:
 def snapshot_name(step: int, *, before_update: bool = False) -> str:
     """File name of a snapshot.
 
+    Args:
+        step: Optimizer steps taken.
+        before_update: As the weights were before that step's mask update.
+
     >>> snapshot_name(200, before_update=True)
     '000200-before.pt'
     """
     return f"{step:06d}{'-before' if before_update else ''}.pt"
 
 
-def final_state(config: Config, *, root: Path) -> dict[str, Any]:
+def final_state(config: RunConfig, *, root: Path) -> dict[str, Any]:
     """Weights (``model``) and ``masks`` at the end of a finished run.
+
+    Args:
+        config: The run.
+        root: Folder of all runs.
 
     Raises:
         FileNotFoundError: If it is not finished, or its last state was removed.
@@ -85,7 +92,11 @@ def final_state(config: Config, *, root: Path) -> dict[str, Any]:
 
 
 def end_of(folder: Path, step: int) -> dict[str, Any] | None:
-    """Weights (``model``) and ``masks`` that a folder holds of a run's last step; None if they were removed.
+    """Weights (``model``) and ``masks`` of a run's last step; None if they were removed.
+
+    Args:
+        folder: Of the run.
+        step: The last.
 
     A run on images keeps them as a snapshot, a run on digits in its last checkpoint.
     """
@@ -97,7 +108,7 @@ def end_of(folder: Path, step: int) -> dict[str, Any] | None:
     return None
 
 
-def read_snapshot(config: Config, step: int, *, root: Path, before_update: bool = False) -> dict[str, Any]:
+def read_snapshot(config: RunConfig, step: int, *, root: Path, before_update: bool = False) -> dict[str, Any]:
     """Weights (``model``) and ``masks`` that a run kept at a step.
 
     Args:
@@ -130,8 +141,12 @@ def unfinished_runs(root: Path) -> list[Path]:
     return [folder for folder in _run_folders(root) if not (folder / DONE).is_file()]
 
 
-def is_done(root: Path, config: Config) -> bool:
+def is_done(root: Path, config: RunConfig) -> bool:
     """Whether ``root`` has this run, finished.
+
+    Args:
+        root: Folder of all runs.
+        config: The run.
 
     Raises:
         ValueError: If the folder of that name is of another config.
@@ -143,8 +158,12 @@ def is_done(root: Path, config: Config) -> bool:
     return True
 
 
-def require_config(folder: Path, config: Config) -> None:
-    """Refuse the folder of a run of another config, or of no run.
+def require_config(folder: Path, config: RunConfig) -> None:
+    """Raise if a folder holds a run of another config, or no run.
+
+    Args:
+        folder: Of a run.
+        config: The run that it must hold.
 
     Raises:
         ValueError: Says whose folder it is and what to do.
@@ -155,7 +174,7 @@ def require_config(folder: Path, config: Config) -> None:
         )
 
 
-def _read_config(folder: Path) -> Config:
+def _read_config(folder: Path) -> RunConfig:
     path = folder / CONFIG
     if not path.is_file():
         raise ValueError(f"{folder} has no {CONFIG}: it is not the folder of a run. Move it away.")

@@ -2,53 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from sparseflow import tickets
+from sparseflow.gradients import loss_gradient
 from sparseflow.masks.make import dense_masks
-from sparseflow.networks import build_network, draw_sparse_, network_masks, networks_for
+from sparseflow.networks import NETWORKS, build_network, draw_sparse_, network_masks, networks_for
 from sparseflow.rng import stream
 from sparseflow.sparsifier.sparsifier import Sparsifier
-from sparseflow.tickets import State, rewind_
 from sparseflow.training.config import RunConfig
-from sparseflow.training.images import ImageRun
-from sparseflow.training.optimizer import StepSchedule, nesterov_sgd
 from sparseflow.training.ranks import Ranks
+from sparseflow.training.runs import final_state, read_snapshot
 from sparseflow.training.statistics import StepStatistics
 from sparseflow.training.step import Trainer, check_shares, cut_, distributed
 from sparseflow.types import Masks
 
 
-def batches_of(run: ImageRun) -> int:
-    """Global batches that a run uses: one a step, and one for each update that replaces a step.
-
-    >>> run = ImageRun(steps=1000, update_every=100, update_until=700)
-    >>> batches_of(run), batches_of(run.with_(updates="authors"))
-    (1000, 1008)
-    """
-    if not run.replaces_steps:
-        return run.steps
-    updater = run.updater()
-    return run.steps + sum(updater.due(step) for step in range(run.steps))
-
-
 class Start(NamedTuple):
-    """What a run takes from a pruning run."""
+    """The part of a pruning run that another run starts from."""
 
     masks: Masks
-    weights: State | None
+    weights: tickets.State | None
     """Of a ticket: all parameters and buffers; ``None`` where weights are drawn anew."""
 
 
-def set_up_images(run: ImageRun, ranks: Ranks, *, start: Start | None = None, sharded: bool = False) -> Trainer:
-    """Everything at step 0, the same on every process; all randomness is from named streams of the seed.
+def start_of(config: RunConfig, *, root: Path) -> Start | None:
+    """Masks, and a ticket's weights, from the pruning run that a run starts from.
 
     Args:
-        run: The run.
-        ranks: This process among all.
-        start: Masks, and a ticket's weights, if ``run.mask_from`` is given.
+        config: The run.
+        root: Folder of all runs.
+
+    Raises:
+        FileNotFoundError: if the pruning run is not finished, or did not keep what is needed.
+    """
+    parent = config.mask_from
+    if parent is None:
+        return None
+    end = final_state(parent, root=root)
+    if config.row.start != "ticket":
+        return Start(end["masks"], None)
+    if config.method == "restart":
+        return Start(end["masks"], end["model"])
+    if config.rewind_step:
+        return Start(end["masks"], read_snapshot(parent, config.rewind_step, root=root)["model"])
+    return Start(end["masks"], dense_network(parent).state_dict())
+
+
+def set_up(
+    config: RunConfig,
+    ranks: Ranks | None = None,
+    *,
+    start: Start | None = None,
+    growth: tuple[Tensor, Tensor] | None = None,
+    sharded: bool = False,
+) -> Trainer:
+    """A run at step 0, the same on every process; all randomness is from named streams of the seed.
+
+    Args:
+        config: The run.
+        ranks: This process among all; default alone.
+        start: Of :func:`start_of`, if ``config.mask_from`` is given.
+        growth: Images and labels whose dense gradient says where weights grow; default the training batch.
         sharded: Whether each process keeps only its part of weights, gradients, optimizer state and masks (FSDP2).
 
     Raises:
@@ -56,51 +77,44 @@ def set_up_images(run: ImageRun, ranks: Ranks, *, start: Start | None = None, sh
             weights are sharded.
         RanksDisagreeError: if a process has other masks.
     """
-    check_shares(run.micro_batches, ranks)
-    if (run.mask_from is None) != (start is None):
+    ranks = ranks or Ranks()
+    check_shares(config.micro_batches, ranks)
+    if (config.mask_from is None) != (start is None):
         raise ValueError("a start goes with mask_from: give both or none.")
-    model: nn.Module = dense_network(run)
-    allocation = None if run.allocation == "paper" else run.allocation
-    target = network_masks(run.network, model, run.sparsity, seed=run.seed, allocation=allocation)
-    masks: Masks = target if start is None else start.masks
-    shares = {name: 1 - float(mask.double().mean()) for name, mask in target.items()}
-    if run.row.start == "dense":
-        masks = {name: mask for name, mask in dense_masks(model).items() if name in target}
-    elif start is not None and start.weights is not None:
-        rewind_(model, start.weights, masks)
-    else:
-        draw_sparse_(model, masks, name=run.network, scheme=run.init, seed=run.seed, example_inputs=_example(run))
-    if run.channels_last:
+    model: nn.Module = dense_network(config)
+    masks = _begin_(model, config, start)
+    shares = None
+    if config.row.moves == "prune" and config.prunes_to_masks:
+        shares = {name: 1 - float(mask.double().mean()) for name, mask in _random_masks(model, config).items()}
+    if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = model.to(ranks.device).train()
     masks = {name: mask.to(ranks.device) for name, mask in masks.items()}
     if sharded:
         cut_(model, ranks)
-    trained: nn.Module = torch.compile(model) if run.compiled else model  # type: ignore[assignment]
+    trained: nn.Module = torch.compile(model) if config.compiled else model  # type: ignore[assignment]
     if not sharded:
         trained = distributed(trained, ranks)
-    optimizer = nesterov_sgd(
-        model, learning_rate=run.learning_rate, momentum=run.momentum, weight_decay=run.weight_decay
-    )
+    optimizer, updater = config.optimizer(model), config.updater(sparsity=shares)
+    gradient = None
+    if growth is not None and updater.needs_gradient and not updater.gradient_decay:
+        gradient = _growth_gradient(model, growth, l2=config.l2)
     return Trainer(
         model=trained,
         optimizer=optimizer,
-        sparsifier=Sparsifier(trained, optimizer, masks, run.updater(sparsity=shares), seed=run.seed),
-        schedule=StepSchedule.of_paper(peak=run.learning_rate, steps=run.steps),
-        micro_batches=run.micro_batches,
-        statistics=StepStatistics(model, micro_batches=run.micro_batches),
+        sparsifier=Sparsifier(trained, optimizer, masks, updater, seed=config.seed, gradient_fn=gradient),
+        schedule=config.learning_rates,
+        micro_batches=config.micro_batches,
+        statistics=StepStatistics(model, micro_batches=config.micro_batches),
         ranks=ranks,
-        label_smoothing=run.label_smoothing,
-        precision=run.precision,
+        label_smoothing=config.label_smoothing,
+        precision=config.precision,
+        stops_at_nan=config.stops_at_nan,
     )
 
 
-def dense_network(config: RunConfig, *, num_classes: int | None = None) -> nn.Sequential:
+def dense_network(config: RunConfig) -> nn.Sequential:
     """The network as a dense run starts, on the CPU.
-
-    Args:
-        config: The run.
-        num_classes: Number of logits; default the run's.
 
     Raises:
         ValueError: if there is no such network for the run's images.
@@ -116,11 +130,52 @@ def dense_network(config: RunConfig, *, num_classes: int | None = None) -> nn.Se
     return build_network(
         config.architecture,
         generator=stream(config.start_seed, "model"),
-        num_classes=num_classes or config.num_classes,
-        **config.size,
+        num_classes=config.num_classes,
+        **({"width": config.width, "stem": config.stem} if config.stem else {}),
     )
 
 
-def _example(run: ImageRun) -> torch.Tensor:
-    size = 32 if run.stem == "cifar" else 64
-    return torch.zeros(1, 3, size, size)
+def _begin_(model: nn.Module, config: RunConfig, start: Start | None) -> Masks:
+    """Give the network the weights of the run's start, and return the masks."""
+    if config.row.start == "dense":
+        never = NETWORKS[config.architecture].dense
+        return {name: mask for name, mask in dense_masks(model).items() if name not in never}
+    masks = _random_masks(model, config) if start is None else start.masks
+    if config.control == "shuffled_masks":
+        masks = tickets.shuffle_masks(masks, seed=config.start_seed)
+    if start is not None and start.weights is not None:
+        tickets.rewind_(model, start.weights, masks)
+    else:
+        draw_sparse_(
+            model, masks, name=config.architecture, scheme=config.init, seed=config.start_seed, base=config.init_base,
+            example_inputs=_example(config),
+        )  # fmt: skip
+    if config.control == "shuffled_weights":
+        tickets.shuffle_weights_(model, masks, seed=config.start_seed)
+    elif config.control == "signs":
+        tickets.keep_signs_(model, masks)
+    if config.start_noise:
+        tickets.perturb_(model, masks, relative_std=config.start_noise, seed=config.start_seed)
+    return masks
+
+
+def _random_masks(model: nn.Module, config: RunConfig) -> Masks:
+    allocation = None if config.allocation == "paper" else config.allocation
+    return network_masks(config.architecture, model, config.sparsity, seed=config.start_seed, allocation=allocation)
+
+
+def _example(config: RunConfig) -> Tensor | None:
+    """An image for starts that ask which inputs have a path; a chain without a stem needs none."""
+    side = {"cifar": 32, "imagenet": 64}.get(config.stem)
+    return None if side is None else torch.zeros(1, 3, side, side)
+
+
+def _growth_gradient(model: nn.Module, batch: tuple[Tensor, Tensor], *, l2: float) -> Callable[[], dict[str, Tensor]]:
+    """Dense gradient of cross-entropy plus L2 on fixed images, at the weights after the step (protocol C.3)."""
+    parameters = dict(model.named_parameters())
+
+    def gradient() -> dict[str, Tensor]:
+        _, gradients = loss_gradient(model, F.cross_entropy, [batch])
+        return {name: g.add(parameters[name].detach(), alpha=l2) if g.dim() > 1 else g for name, g in gradients.items()}
+
+    return gradient

@@ -13,7 +13,7 @@ from sparseflow.training.ranks import Ranks
 
 
 class StepStatistics:
-    r"""One update of the running statistics a step, by the mean over all its micro-batches.
+    r"""One update of the running statistics per step, by the mean over all its micro-batches.
 
     Each micro-batch is normalised by its own mean and variance, as on the paper's TPU cores. torch would also move the
     running statistics once for each of them, in an order that depends on who computed which. Here they move once a
@@ -52,7 +52,7 @@ class StepStatistics:
 
     @contextmanager
     def micro_batch(self) -> Iterator[None]:
-        """Around the forward pass of one micro-batch, in train mode."""
+        """A context for the forward pass of one micro-batch, in train mode."""
         for norm, _ in self._norms:
             norm.momentum = 1.0  # it then writes the statistics of this micro-batch alone
         try:
@@ -70,7 +70,7 @@ class StepStatistics:
 
     @torch.no_grad()
     def step(self, ranks: Ranks) -> None:
-        """Move the running statistics by what all micro-batches of all ranks had."""
+        """Move the running statistics by the mean over all micro-batches of all ranks."""
         ranks.sum_(*self._sums)
         momenta = [momentum for _, momentum in self._norms for _ in range(2)]
         for total, buffer, kept, momentum in zip(self._sums, self._buffers(), self._kept, momenta, strict=True):
@@ -83,7 +83,7 @@ class StepStatistics:
                 norm.num_batches_tracked += 1
 
     def read(self) -> None:
-        """Running statistics were loaded from elsewhere."""
+        """Take the running statistics over from the model, after they were loaded into it."""
         with torch.no_grad():
             for kept, buffer in zip(self._kept, self._buffers(), strict=True):
                 kept.copy_(buffer)

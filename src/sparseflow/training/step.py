@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sparseflow.networks.resnet import Bottleneck
 from sparseflow.sharded import full, fully_sharded, shard_like
 from sparseflow.sparsifier.sparsifier import Sparsifier
-from sparseflow.training.optimizer import StepSchedule
+from sparseflow.training.optimizer import LearningRates
 from sparseflow.training.ranks import Ranks, digest
 from sparseflow.training.statistics import StepStatistics
 from sparseflow.types import Masks
@@ -26,7 +26,7 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    r"""Takes the steps of a run on this process.
+    r"""The model, optimizer and method of a run on this process, which take its steps.
 
     A step's batch is cut into ``micro_batches`` parts of equal size. A process takes a contiguous share of them, and
     the gradient is the mean over all,
@@ -42,7 +42,7 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     sparsifier: Sparsifier
     """Of this model and optimizer."""
-    schedule: StepSchedule
+    schedule: LearningRates
     micro_batches: int
     """In a step, on all processes together."""
     statistics: StepStatistics
@@ -51,6 +51,8 @@ class Trainer:
     """The paper's code has 0.1 on ImageNet (protocol 0)."""
     precision: str = "float32"
     """Key of ``PRECISIONS``."""
+    stops_at_nan: bool = True
+    """Whether a loss that is not finite is an error."""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -71,16 +73,22 @@ class Trainer:
         return bool(fully_sharded(self.sparsifier.model))
 
     def check_masks(self) -> None:
-        """Compare masks with those of the other processes; of parts, what each process computed as the whole.
+        """Compare masks with those of the other processes; of sharded weights, the whole masks that each computed.
 
         Raises:
             RanksDisagreeError: where they differ.
         """
+        if self.ranks.world == 1:
+            return
         told = self.sparsifier.fingerprints
         self.ranks.check_same(str(told) if told else digest(self.sparsifier.masks), of="the masks")
 
     def step(self, number: int, local: Sequence[tuple[Tensor, Tensor]]) -> float:
-        """:meth:`backward` and :meth:`update`; the loss."""
+        """Take a step: :meth:`backward` and :meth:`update`; the loss before it.
+
+        Args:
+            number, local: See :meth:`backward`.
+        """
         loss = self.backward(number, local)
         self.update()
         return loss
@@ -96,7 +104,7 @@ class Trainer:
 
         Raises:
             ValueError: if the number of micro-batches is not this process's share.
-            FloatingPointError: if the loss is not finite; nothing has moved then.
+            FloatingPointError: if the loss is not finite and that is an error; nothing has moved then.
         """
         if len(local) != (share := self.micro_batches // self.ranks.world):
             raise ValueError(f"this process takes {share} micro-batches of a step, got {len(local)}.")
@@ -110,7 +118,7 @@ class Trainer:
             total += loss.detach()
         self.ranks.sum_(total)
         mean = float(total) / self.micro_batches
-        if not math.isfinite(mean):
+        if self.stops_at_nan and not math.isfinite(mean):
             raise FloatingPointError(
                 f"the loss of step {number} is {mean}. Lower the learning rate, or warm up for more steps."
             )
@@ -122,7 +130,12 @@ class Trainer:
         self.statistics.step(self.ranks)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Mean smoothed cross-entropy in nats, in float32 where the network computes in less."""
+        """Mean smoothed cross-entropy in nats, in float32 where the network computes in less.
+
+        Args:
+            images: Prepared, of one micro-batch.
+            labels: int64.
+        """
         dtype = PRECISIONS[self.precision]
         context: AbstractContextManager[object] = (
             torch.autocast(images.device.type, dtype=dtype) if dtype else nullcontext()
@@ -133,14 +146,19 @@ class Trainer:
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def _reduced(self, *, is_last: bool) -> AbstractContextManager[object]:
-        """Gradients are exchanged once a step, with the last micro-batch; of cut weights with each, to keep parts."""
+        """A context that exchanges gradients with the last micro-batch only; those of cut weights with each."""
         if isinstance(self.model, nn.parallel.DistributedDataParallel) and not is_last:
             return self.model.no_sync()
         return nullcontext()
 
 
 def check_shares(micro_batches: int, ranks: Ranks) -> None:
-    """Raise where a step's micro-batches cannot be shared evenly."""
+    """Raise ``ValueError`` if a step's micro-batches cannot be shared evenly.
+
+    Args:
+        micro_batches: In a step.
+        ranks: The processes.
+    """
     if micro_batches % ranks.world:
         raise ValueError(
             f"a step of {micro_batches} micro-batches cannot be shared by {ranks.world} processes. Take a number of "
@@ -149,7 +167,11 @@ def check_shares(micro_batches: int, ranks: Ranks) -> None:
 
 
 def distributed(model: nn.Module, ranks: Ranks) -> nn.Module:
-    """The model with gradients that are means over all processes; itself where there is one only.
+    """The model with gradients that are means over all processes; unchanged on a single process.
+
+    Args:
+        model: On the device of this process.
+        ranks: This process among all.
 
     Every process starts with rank 0's weights. Buffers stay its own: :class:`.StepStatistics` keeps them equal.
     """
@@ -164,7 +186,11 @@ def distributed(model: nn.Module, ranks: Ranks) -> nn.Module:
 
 
 def cut_(model: nn.Module, ranks: Ranks) -> nn.Module:
-    """Leave each process its part of every weight (FSDP2), for networks that do not fit; itself where there is one.
+    """Leave each process its part of every weight (FSDP2), for networks that do not fit; alone it keeps all.
+
+    Args:
+        model: The same on all processes.
+        ranks: This process among all.
 
     A block, or a layer outside of blocks, is gathered while it computes. All processes must hold the same weights.
 

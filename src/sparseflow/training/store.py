@@ -1,4 +1,4 @@
-"""One folder a run: written so that a kill, a crash or a full disk at any moment leaves what was there before."""
+"""One folder per run: a kill, a crash or a full disk at any moment leaves its files as they were before."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from sparseflow.atomic import explain_full_disk, remove_leftovers, sync_folder, write_atomically
+from sparseflow.training.config import RunConfig
 from sparseflow.training.environment import describe_environment
 from sparseflow.training.runs import (
     CHECKPOINTS,
@@ -21,7 +22,6 @@ from sparseflow.training.runs import (
     ENVIRONMENT,
     METRICS,
     SNAPSHOTS,
-    Config,
     Run,
     is_done,
     load_run,
@@ -41,7 +41,7 @@ class RunStore:
     """The folder of one run, open for writing: ``<root>/<config.name>``, which is created if need be.
 
     It is a context manager. While it is open it holds a lock on the folder, which the kernel releases however the
-    process ends. What a killed process left torn is put right when the folder is opened again.
+    process ends. Lines and files that a killed process left torn are removed when the folder is opened again.
 
     Args:
         root: Folder of all runs.
@@ -63,7 +63,7 @@ class RunStore:
     (True, 0.75, [0.5])
     """
 
-    def __init__(self, root: Path, config: Config) -> None:
+    def __init__(self, root: Path, config: RunConfig) -> None:
         self.config = config
         self.folder = root / config.name
         self._lock = _create(self.folder, config) or _open_existing(self.folder, config)
@@ -150,7 +150,7 @@ class RunStore:
         return _step(paths[-1]), self._read_checkpoint(paths[-1])["state"]
 
     def truncate_metrics(self, step: int) -> None:
-        """Take the metrics back to what they were when the checkpoint of ``step`` was saved.
+        """Cut the metrics to their length when the checkpoint of ``step`` was saved.
 
         What was logged later is logged again by the run that continues from there. With step 0 and no checkpoint of it
         everything goes: the run starts afresh.
@@ -173,7 +173,7 @@ class RunStore:
         return self._metrics.seek(0, os.SEEK_END)
 
     def cut_metrics(self, size: int) -> None:
-        """Take the metrics back to a length.
+        """Cut the metrics to a length in bytes.
 
         Raises:
             ValueError: If they are shorter than that already.
@@ -223,7 +223,7 @@ class RunStore:
             self._metrics.truncate(data.rfind(b"\n") + 1)
 
 
-def _create(folder: Path, config: Config) -> IO[bytes] | None:
+def _create(folder: Path, config: RunConfig) -> IO[bytes] | None:
     """Make the folder, complete at once, and return its lock; None if it exists.
 
     The lock is taken in a folder of another name, which then gets its name in one rename, lock and all. A staging
@@ -259,8 +259,8 @@ def _create(folder: Path, config: Config) -> IO[bytes] | None:
     return lock
 
 
-def _open_existing(folder: Path, config: Config) -> IO[bytes]:
-    """Its lock."""
+def _open_existing(folder: Path, config: RunConfig) -> IO[bytes]:
+    """The lock of a folder that exists."""
     require_config(folder, config)
     lock = (folder / LOCK).open("ab+", buffering=0)
     try:

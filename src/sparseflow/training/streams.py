@@ -1,8 +1,10 @@
-"""What a run sees: its training batches by step, its probe images and its test batches, from files or from memory."""
+"""The images of a run: its training batches by step, its probe images and its test batches, from files or memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,25 +23,176 @@ from sparseflow.data import (
     image_batches,
     normalise,
 )
+from sparseflow.data.digits import Dataset, batch_indices
+from sparseflow.training.digits import DigitRun
 from sparseflow.training.images import ImageRun
 from sparseflow.training.ranks import Ranks
-from sparseflow.training.setup import batches_of
 
 #: Encoded images, decoded when they are needed, or all pixels of a small dataset.
 Images = ImageSource | DecodedImages
 Batch = tuple[Tensor, Tensor]
-#: Images of a batch when they are only measured.
-_MEASURED = 64
+#: Images of a batch when they are only measured: colour images and digits.
+_MEASURED, _MEASURED_DIGITS = 64, 1000
+
+
+class StepBatch(Protocol):
+    """The images of one step that this process takes."""
+
+    def whole(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels, and which of them are in the batch."""
+        ...
+
+    def parts(self) -> Sequence[Batch]:
+        """Its micro-batches."""
+        ...
+
+
+class Chosen(NamedTuple):
+    """Rows of images that are all in memory."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+    def whole(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels, and which of them are in the batch."""
+        return self
+
+    def parts(self) -> Sequence[Batch]:
+        """One micro-batch."""
+        return [(self.images[self.indices], self.labels[self.indices])]
+
+
+class MicroBatches(NamedTuple):
+    """Prepared micro-batches."""
+
+    batches: Sequence[Batch]
+
+    def whole(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Images and labels of all, and that all of them are in the batch."""
+        images, labels = (torch.cat(parts) for parts in zip(*self.batches, strict=True))
+        return images, labels, torch.arange(len(labels))
+
+    def parts(self) -> Sequence[Batch]:
+        """The micro-batches."""
+        return self.batches
+
+
+class RunData(Protocol):
+    """The images of a run, prepared for one process."""
+
+    @property
+    def probe(self) -> Sequence[Batch]:
+        """The fixed images that gradient norms are of."""
+        ...
+
+    @property
+    def growth(self) -> Batch | None:
+        """The fixed images whose dense gradient says where weights grow; ``None`` where it is the training batch."""
+        ...
+
+    def training(self, first: int = 0) -> Iterator[StepBatch]:
+        """This process's part of every global batch, from number ``first`` on."""
+        ...
+
+    def tests(self) -> dict[str, Iterable[Batch]]:
+        """This process's part of all test images by name: ``test``, and ``holdout`` where images are held out."""
+        ...
+
+
+class DigitData:
+    """Digits, which are in memory, see :class:`RunData`.
+
+    Args:
+        config: The run.
+        dataset: Its images.
+    """
+
+    def __init__(self, config: DigitRun, dataset: Dataset) -> None:
+        self._config, self._dataset = config, dataset
+        self.probe: Sequence[Batch] = [dataset.validation(1)]
+        self.growth: Batch | None = dataset.validation(2)
+
+    def training(self, first: int = 0) -> Iterator[StepBatch]:
+        """Batches from number ``first`` on."""
+        images, labels = self._dataset.train_images, self._dataset.train_labels
+        for step in range(first, self._config.steps):
+            indices = batch_indices(
+                step, num_examples=len(labels), batch_size=self._config.batch_size, seed=self._config.seed
+            )
+            yield Chosen(images, labels, indices)
+
+    def tests(self) -> dict[str, Iterable[Batch]]:
+        """Test images, and those held out of training."""
+        dataset = self._dataset
+        sets = {"test": (dataset.test_images, dataset.test_labels), "holdout": dataset.holdout}
+        return {
+            name: zip(*(tensor.split(_MEASURED_DIGITS) for tensor in pair), strict=True)
+            for name, pair in sets.items()
+            if pair is not None
+        }
+
+
+class ImageData:
+    """Colour images, see :class:`RunData`.
+
+    Args:
+        config: The run.
+        training, test: Its images.
+        ranks: This process among all; default alone.
+        workers: Processes that decode images, for each rank.
+
+    Raises:
+        ValueError: if a label is beyond the run's classes.
+    """
+
+    def __init__(
+        self, config: ImageRun, training: Images, test: Images, ranks: Ranks | None = None, *, workers: int = 0
+    ) -> None:
+        for split in (training, test):
+            check_classes(split, config)
+        self._config, self._training, self._test = config, training, test
+        self._ranks, self._workers = ranks or Ranks(), workers
+        self._prepare = preparation(config, self._ranks.device)
+        self.growth: Batch | None = None
+
+    @property
+    def probe(self) -> Sequence[Batch]:
+        """The first training images, not augmented."""
+        first = first_images(plain_batches(self._training, self._config), self._config.probe_images)
+        return [self._prepare(batch) for batch in first]
+
+    def training(self, first: int = 0) -> Iterator[StepBatch]:
+        """This process's micro-batches of every global batch, from number ``first`` on."""
+        stream = training_batches(self._training, self._config, self._ranks, first=first, workers=self._workers)
+        each = self._config.micro_batches // self._ranks.world
+        while local := [self._prepare(batch) for batch in islice(stream, each)]:
+            yield MicroBatches(local)
+
+    def tests(self) -> dict[str, Iterable[Batch]]:
+        """This process's part of the test images."""
+        plain = plain_batches(self._test, self._config, self._ranks, workers=self._workers)
+        return {"test": map(self._prepare, plain)}
 
 
 def check_classes(images: Images, run: ImageRun) -> None:
-    """Raise ``ValueError`` where a label is beyond the run's classes."""
+    """Raise ``ValueError`` if a label is beyond the run's classes.
+
+    Args:
+        images: With labels.
+        run: Its number of classes.
+    """
     if (found := int(images.labels.max()) + 1) > run.num_classes:
         raise ValueError(f"the images have {found} classes, the run {run.num_classes}. Give num_classes={found}.")
 
 
 def preparation(run: ImageRun, device: torch.device) -> Callable[[Batch], Batch]:
-    """From bytes to normalised floats on the device, in the run's memory format."""
+    """A function from bytes to normalised floats on the device, in the run's memory format.
+
+    Args:
+        run: Its dataset and memory format.
+        device: Of the result.
+    """
     statistics = CIFAR10 if run.stem == "cifar" else IMAGENET
     layout = torch.channels_last if run.channels_last else torch.contiguous_format
 
@@ -53,8 +206,16 @@ def preparation(run: ImageRun, device: torch.device) -> Callable[[Batch], Batch]
 def training_batches(
     images: Images, run: ImageRun, ranks: Ranks, *, first: int = 0, workers: int = 0
 ) -> Iterator[Batch]:
-    """This process's micro-batches, from the global batch ``first`` on; see :func:`.image_batches`."""
-    steps, each = batches_of(run), run.micro_batches // ranks.world
+    """This process's micro-batches as bytes, see :func:`.image_batches`.
+
+    Args:
+        images: The training images.
+        run: Its batch size, crops and seed.
+        ranks: This process among all.
+        first: Number of the first global batch.
+        workers: Processes that decode images.
+    """
+    steps, each = run.num_batches, run.micro_batches // ranks.world
     if isinstance(images, DecodedImages):
         return decoded_batches(
             images, _small_crops(run), batch_size=run.batch_size, seed=run.seed, steps=steps, start_step=first,
@@ -70,7 +231,14 @@ def training_batches(
 
 
 def plain_batches(images: Images, run: ImageRun, ranks: Ranks | None = None, *, workers: int = 0) -> Iterable[Batch]:
-    """All images in their order, not augmented; of several ranks, this one's share."""
+    """All images in their order, not augmented; this rank's share of them.
+
+    Args:
+        images: With labels.
+        run: Its size of images.
+        ranks: This process among all; default alone.
+        workers: Processes that decode images.
+    """
     rank, world = (0, 1) if ranks is None else (ranks.rank, ranks.world)
     if isinstance(images, DecodedImages):
         _small_crops(run)
@@ -82,7 +250,11 @@ def plain_batches(images: Images, run: ImageRun, ranks: Ranks | None = None, *, 
 
 
 def first_images(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
-    """Batches until there are ``count`` images.
+    """Batches up to a number of images.
+
+    Args:
+        batches: The batches.
+        count: Number of images; the last batch is cut.
 
     >>> batches = [(torch.zeros(4, 1), torch.zeros(4))] * 3
     >>> [len(labels) for _, labels in first_images(batches, 6)]

@@ -1,4 +1,4 @@
-"""Many runs over processes, one thread each, with a live table; what is done is never trained again."""
+"""Many runs over processes, one thread each, with a live table; finished runs are never trained again."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from sparseflow.data.digits import fetch
-from sparseflow.training.images import ImageRun
+from sparseflow.training.config import RunConfig
+from sparseflow.training.datasets import check_data
 from sparseflow.training.pool import check_jobs, run_tasks
 from sparseflow.training.ranks import Ranks
-from sparseflow.training.runs import Config, Run, is_done, load_run
+from sparseflow.training.runs import Run, is_done, load_run
 from sparseflow.training.setup import dense_network
 from sparseflow.training.tasks import Task, in_order
 
@@ -29,18 +29,18 @@ class Training:
     ['prune', 'scratch', 'scratch']
     """
 
-    config: Config
+    config: RunConfig
     data_root: Path | None = None
     tensorboard: bool = False
 
     @property
     def name(self) -> str:
-        """The run's."""
+        """Name of the run."""
         return self.config.name
 
     @property
     def size(self) -> int:
-        """Steps."""
+        """Steps of the run."""
         return self.config.steps
 
     @property
@@ -54,33 +54,23 @@ class Training:
         return is_done(root, self.config)
 
     def work(self, root: Path, report: Callable[[int], None]) -> None:
-        """Train it."""
-        if isinstance(self.config, ImageRun):
-            from sparseflow.training.image_runs import train_image_run
+        """Train the run, and report its steps."""
+        from sparseflow.training.run import train
 
-            # Networks for 32 pixels are as fast on a core, where all runs of a comparison then are.
-            on_gpu = self.config.stem == "imagenet" and torch.cuda.is_available()
-            train_image_run(
-                self.config,
-                root=root,
-                data_root=self.data_root,
-                ranks=Ranks(device=torch.device("cuda" if on_gpu else "cpu")),
-                progress=lambda step, steps: report(step),
-            )
-            return
-        from sparseflow.training.digit_runs import train
-
+        # Networks for smaller images are as fast on a core, where all runs of a comparison then are.
+        on_gpu = self.config.stem == "imagenet" and torch.cuda.is_available()
         train(
             self.config,
             root=root,
             data_root=self.data_root,
+            ranks=Ranks(device=torch.device("cuda" if on_gpu else "cpu")),
             tensorboard=self.tensorboard,
             progress=lambda step, steps: report(step),
         )
 
 
 def sweep(
-    configs: Sequence[Config],
+    configs: Sequence[RunConfig],
     *,
     root: Path,
     jobs: int | None = None,
@@ -118,21 +108,20 @@ def sweep(
 
 
 def prepare(tasks: Sequence[Task], *, root: Path, data_root: Path | None = None) -> None:
-    """Fetch the data that trainings need and make their folder; refuse unknown models before anything is written.
+    """Fetch the data that trainings need and make their folder; raise for unknown models before anything is written.
+
+    Args:
+        tasks: Trainings among other tasks.
+        root: Folder of all runs, made if there are tasks.
+        data_root: Folder of datasets.
 
     Raises:
         ValueError: if a dataset or model is unknown.
         ConnectionError: if a dataset is not here and cannot be fetched.
     """
     runs = [task.config for task in tasks if isinstance(task, Training)]
-    if images := [run for run in runs if isinstance(run, ImageRun)]:
-        from sparseflow.training.datasets import check_images
-
-        for image_run in {run.dataset: run for run in images}.values():
-            check_images(image_run, root=data_root)
-    configs = [run for run in runs if not isinstance(run, ImageRun)]
-    for dataset in sorted({config.dataset for config in configs}):
-        fetch(dataset, data_root)
+    for config in {(run.dataset, run.num_classes): run for run in runs}.values():
+        check_data(config, root=data_root)
     for config in {run.architecture: run for run in runs}.values():
         dense_network(config)
     if tasks:

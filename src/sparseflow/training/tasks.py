@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Task(Protocol):
-    """Something to compute once; hashable, and small enough to be sent to another process."""
+    """A unit of work that is computed once; hashable, and small enough to be sent to another process."""
 
     @property
     def name(self) -> str:

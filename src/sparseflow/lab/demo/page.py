@@ -18,8 +18,9 @@ from sparseflow.lab.page.signal import signal_levels
 from sparseflow.lab.page.summary import summary_table
 from sparseflow.lab.page.words import DATASETS_IN_WORDS
 from sparseflow.networks import NETWORKS
+from sparseflow.training.config import RunConfig
 from sparseflow.training.names import shown_methods
-from sparseflow.training.runs import Config, Run
+from sparseflow.training.runs import Run
 
 #: Setting -> how the masks of the methods that read it move; where none of those ran, it is left out of the page.
 _READ_BY = {
@@ -120,7 +121,7 @@ def settings(runs: Sequence[Run]) -> tuple[dict[str, str], dict[str, dict[str, s
     return common, differing
 
 
-def _value(config: Config, name: str) -> str:
+def _value(config: RunConfig, name: str) -> str:
     if name == "mask_from":
         return "random masks" if config.mask_from is None else "masks of a pruning run"
     if name == "sparsity" and config.method == "dense":

@@ -8,8 +8,9 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from sparseflow.init.schemes import SCHEMES
+from sparseflow.training.config import RunConfig
 from sparseflow.training.names import shown_methods
-from sparseflow.training.runs import Config, Run
+from sparseflow.training.runs import Run
 
 
 class Group(NamedTuple):
@@ -36,7 +37,7 @@ class Group(NamedTuple):
         return list(shown_methods()).index(self.method), ["", *SCHEMES].index(self.init)
 
 
-def group_of(config: Config) -> Group:
+def group_of(config: RunConfig) -> Group:
     """The group that a run belongs to.
 
     >>> from sparseflow.training.digits import DigitRun

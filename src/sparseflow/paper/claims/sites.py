@@ -15,8 +15,7 @@ from typing import Any
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims.run_statistics import at_share
 from sparseflow.paper.matrix.cifar import RESNET, VGG
-from sparseflow.training.digit_optimizer import DROPS
-from sparseflow.training.optimizer import StepSchedule
+from sparseflow.training.optimizer import DROPS, StepSchedule
 from sparseflow.training.runs import Run
 
 

@@ -14,13 +14,13 @@ from sparseflow.analysis.ensembles import collect_logits, ensemble_accuracy
 from sparseflow.analysis.similarity import disagreement
 from sparseflow.paper.measures.source import Source, Tables, network
 from sparseflow.rng import stream
-from sparseflow.training.runs import Config
+from sparseflow.training.config import RunConfig
 
 #: Models in an ensemble, as in the paper.
 MEMBERS = 5
 
 
-def functions(source: Source, runs: tuple[Config, ...], /, *, reference: int, draws: int) -> Tables:
+def functions(source: Source, runs: tuple[RunConfig, ...], /, *, reference: int, draws: int) -> Tables:
     """Compare the answers of runs on the test set.
 
     Args:
@@ -39,7 +39,7 @@ def functions(source: Source, runs: tuple[Config, ...], /, *, reference: int, dr
     batches = list(source.test_batches(pruned))
     labels = torch.cat([targets for _, targets in batches])
 
-    def logits(config: Config) -> Tensor:
+    def logits(config: RunConfig) -> Tensor:
         model = network(config, source.end_masks(config))
         model.load_state_dict(source.end(config))
         return collect_logits(model, batches)

@@ -19,12 +19,12 @@ from sparseflow.analysis.landscape import ALPHAS, area_under_log_loss, barrier, 
 from sparseflow.analysis.recalibrate import running_norms
 from sparseflow.paper.measures.source import Source, Tables, network, trained_names
 from sparseflow.rng import stream
-from sparseflow.training.runs import Config
+from sparseflow.training.config import RunConfig
 
 
 def path(
     source: Source,
-    runs: tuple[Config, ...],
+    runs: tuple[RunConfig, ...],
     /,
     *,
     start: str,
@@ -73,7 +73,7 @@ def path(
     return {"paths": line.assign(seed=config.seed), "barriers": pd.DataFrame([one])}
 
 
-def distances(source: Source, runs: tuple[Config, ...], /) -> Tables:
+def distances(source: Source, runs: tuple[RunConfig, ...], /) -> Tables:
     """Distance of runs to the pruning solution whose masks they have, at the start and at the end.
 
     Beside each distance stands that of a random direction of the same norm, which the norm alone explains.
@@ -99,7 +99,7 @@ def distances(source: Source, runs: tuple[Config, ...], /) -> Tables:
     return {"distances": pd.DataFrame(rows)}
 
 
-def embedding(source: Source, runs: tuple[Config, ...], /) -> Tables:
+def embedding(source: Source, runs: tuple[RunConfig, ...], /) -> Tables:
     """Starts and ends of runs, and the pruning solution, in the plane.
 
     Args:
@@ -129,12 +129,13 @@ def embedding(source: Source, runs: tuple[Config, ...], /) -> Tables:
     return {"mds": pd.DataFrame(rows)}
 
 
-def _vector(config: Config, state: Mapping[str, Tensor]) -> Tensor:
+def _vector(config: RunConfig, state: Mapping[str, Tensor]) -> Tensor:
     # Inactive weights are zero, so they add nothing to a distance.
     return parameter_vector(state, names=trained_names(config))
 
 
-def _pruned(config: Config) -> Config:
-    if config.mask_from is None:
+def _pruned(config: RunConfig) -> RunConfig:
+    parent: RunConfig | None = config.mask_from
+    if parent is None:
         raise ValueError(f"{config.name} has no pruning run, so there is no solution to compare it with.")
-    return config.mask_from
+    return parent

@@ -15,7 +15,7 @@ from sparseflow.atomic import write_atomically
 from sparseflow.lab.page.evidence import Option
 from sparseflow.paper.measures import MEASURES
 from sparseflow.paper.measures.source import Source, Tables
-from sparseflow.training.runs import Config
+from sparseflow.training.config import RunConfig
 from sparseflow.training.sweep import Training
 
 FOLDER = "measurements"
@@ -33,7 +33,7 @@ class Measurement:
 
     kind: str
     """Key of :data:`~sparseflow.paper.measures.MEASURES`."""
-    runs: tuple[Config, ...]
+    runs: tuple[RunConfig, ...]
     options: tuple[tuple[str, Option], ...] = ()
     """Arguments by name."""
     labels: tuple[tuple[str, Option], ...] = ()

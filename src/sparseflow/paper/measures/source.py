@@ -8,12 +8,15 @@ from functools import cache
 from pathlib import Path
 
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
+from sparseflow._fast import has_numba
 from sparseflow.gradients import trainable
-from sparseflow.paper.measures.kinds import kind_of
-from sparseflow.training.runs import Config, final_state
-from sparseflow.training.setup import dense_network
+from sparseflow.paper.measures.batches import test_batches, training_batches
+from sparseflow.training.config import RunConfig
+from sparseflow.training.runs import final_state
+from sparseflow.training.setup import dense_network, set_up, start_of
 from sparseflow.types import Batches
 
 Tables = dict[str, pd.DataFrame]
@@ -29,41 +32,40 @@ class Source:
     report: Callable[[float], None] = lambda share: None
     """Takes the share done, in [0, 1]."""
 
-    def start(self, config: Config) -> dict[str, Tensor]:
+    def start(self, config: RunConfig) -> dict[str, Tensor]:
         """Weights of a run at step 0, zero off its masks."""
-        return kind_of(config).start(config, root=self.root, data_root=self.data_root)
+        model = set_up(config, start=start_of(config, root=self.root)).sparsifier.model
+        return {name: value.cpu() for name, value in model.state_dict().items()}
 
-    def end(self, config: Config) -> dict[str, Tensor]:
+    def end(self, config: RunConfig) -> dict[str, Tensor]:
         """Weights of a finished run, zero off its masks, and running statistics of its batch norms."""
         state: dict[str, Tensor] = final_state(config, root=self.root)["model"]
         return state
 
-    def end_masks(self, config: Config) -> dict[str, Tensor]:
+    def end_masks(self, config: RunConfig) -> dict[str, Tensor]:
         """Masks of a finished run."""
         masks: dict[str, Tensor] = final_state(config, root=self.root)["masks"]
         return masks
 
-    def training_batches(self, config: Config, examples: int | None) -> Batches:
+    def training_batches(self, config: RunConfig, examples: int | None) -> Batches:
         """Training images, not augmented: the first ``examples`` of a fixed shuffle, or all if None."""
-        return kind_of(config).training_batches(config, examples, data_root=self.data_root)
+        return training_batches(config, examples, data_root=self.data_root)
 
-    def test_batches(self, config: Config) -> Batches:
+    def test_batches(self, config: RunConfig) -> Batches:
         """All test images."""
-        return kind_of(config).test_batches(config, data_root=self.data_root)
+        return test_batches(config, data_root=self.data_root)
 
 
 #: ``(source, runs, **options) -> tables``; labels such as the group's name are added by the caller.
 Measure = Callable[..., Tables]
 
 
-def network(config: Config, masks: Mapping[str, Tensor]) -> nn.Sequential:
+def network(config: RunConfig, masks: Mapping[str, Tensor]) -> nn.Sequential:
     """The run's network, whose forward pass computes active weights only for digits and where the engine is installed.
 
     Its weights may be changed between two calls, as long as they stay zero off the masks.
 
-    >>> import torch
     >>> import sparseflow as sf
-    >>> from sparseflow.training.setup import dense_network
     >>> from sparseflow.training.digits import DigitRun
     >>> config = DigitRun(model="mlp-small")
     >>> model = dense_network(config)
@@ -71,11 +73,24 @@ def network(config: Config, masks: Mapping[str, Tensor]) -> nn.Sequential:
     >>> torch.allclose(fast(images), model(images), atol=1e-6)
     True
     """
-    return kind_of(config).network(config, masks)
+    model = dense_network(config)
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.channels == 1 and has_numba():
+        from sparseflow.engine import plan
+
+        made = plan(model, masks)
+
+        def forward(images: Tensor) -> Tensor:
+            made.read()
+            return made.logits(images)
+
+        model.forward = forward  # type: ignore[method-assign]
+    return model
 
 
 @cache
-def trained_names(config: Config) -> tuple[str, ...]:
+def trained_names(config: RunConfig) -> tuple[str, ...]:
     """Names of a state's entries that are trained: not the running statistics of batch norms.
 
     >>> from sparseflow.training.images import ImageRun
