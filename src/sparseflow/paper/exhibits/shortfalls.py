@@ -10,11 +10,6 @@ from sparseflow.paper.matrix.scale import Scale
 from sparseflow.training.runs import Run
 
 
-def planned_runs(scale: Scale) -> dict[str, int]:
-    """Number of runs by group."""
-    return {name: len(runs) for name, runs in scale.groups.items()}
-
-
 def found_and_missing(evidence: Evidence, scale: Scale, names: Sequence[str]) -> tuple[dict[str, list[Run]], list[str]]:
     """The runs of each group that has some, and one message per group that has fewer than planned.
 
@@ -32,9 +27,8 @@ def shortfalls(evidence: Evidence, scale: Scale, names: Iterable[str]) -> list[s
     >>> shortfalls(Evidence({}, {}), PAPER, ["lenet5/dense"])
     []
     """
-    planned = planned_runs(scale)
     return [
-        f"{name} has {found} of {planned[name]} runs. Make the others:\nsparseflow reproduce {name}"
+        f"{name} has {found} of {len(scale.groups[name])} runs. Make the others:\nsparseflow reproduce {name}"
         for name in dict.fromkeys(names)
-        if 0 < (found := len(evidence.groups.get(name, ()))) < planned.get(name, 0)
+        if 0 < (found := len(evidence.groups.get(name, ()))) < len(scale.groups.get(name, ()))
     ]

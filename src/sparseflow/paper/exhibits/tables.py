@@ -31,7 +31,7 @@ from sparseflow.lab.page.table import (
 from sparseflow.lab.page.words import count, fixed, listed
 from sparseflow.paper.exhibits.accuracy_plot import accuracy_drawing, draw_settings
 from sparseflow.paper.exhibits.networks import LONGER, SETTINGS, Setting, rows_of
-from sparseflow.paper.exhibits.shortfalls import found_and_missing, planned_runs
+from sparseflow.paper.exhibits.shortfalls import found_and_missing
 from sparseflow.paper.matrix.cells import INITS
 from sparseflow.paper.matrix.scale import Scale
 from sparseflow.paper.published import Reported, imagenet, reported
@@ -147,7 +147,6 @@ def accuracy_table(rows: Sequence[Row], name: str, evidence: Evidence, scale: Sc
         NotEnoughRunsError: If no row has a run.
     """
     found, missing = found_and_missing(evidence, scale, [row.group for row in rows])
-    planned = planned_runs(scale)
     table = Table.of(
         COLUMNS,
         [
@@ -156,7 +155,7 @@ def accuracy_table(rows: Sequence[Row], name: str, evidence: Evidence, scale: Sc
                 place=row.group,
                 accuracy=percents(found.get(row.group, [])),
                 collapse_percent=evidence.collapse_percent,
-                planned=planned[row.group],
+                planned=len(scale.groups[row.group]),
                 paper=reported(name, method=row.method, init=row.init),
             )
             for row in rows
@@ -220,7 +219,6 @@ def accuracy_exhibit(evidence: Evidence, scale: Scale) -> Content:
     rows = {setting: rows_of(setting, scale) for setting in settings}
     names = [group for of_setting in rows.values() for row in of_setting for group in row.groups]
     found, missing = found_and_missing(evidence, scale, names)
-    planned = planned_runs(scale)
     tables: dict[Setting, Table] = {}
     points = []
     for setting, of_setting in rows.items():
@@ -231,7 +229,7 @@ def accuracy_exhibit(evidence: Evidence, scale: Scale) -> Content:
                 place=setting.name,
                 accuracy=percents(of_row),
                 collapse_percent=evidence.collapse_percent,
-                planned=sum(planned[group] for group in row.groups),
+                planned=sum(len(scale.groups[group]) for group in row.groups),
                 paper=imagenet("table1", model=setting.paper, method=row.method, init=row.init) or NONE,
             )
             for row, of_row in runs.items()
