@@ -13,7 +13,7 @@ from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims import CLAIMS, judge
 from sparseflow.paper.claims.verdict import Verdict
 from sparseflow.training.digits import DigitRun
-from sparseflow.training.store import Run
+from sparseflow.training.runs import Run
 
 STEPS = 900
 ENV = {"python": "3.11.9", "torch": "2.13.0", "cpu": "two cores", "threads": 1}

@@ -28,11 +28,11 @@ from sparseflow.training import checkpoint_folder
 from sparseflow.training.checkpoint import load_checkpoint, save_checkpoint
 from sparseflow.training.checkpoint_folder import latest_checkpoint, verified
 from sparseflow.training.images import ImageRun
-from sparseflow.training.names import starting
 from sparseflow.training.ranks import Ranks
 from sparseflow.training.resume import FolderCheckpoints
 from sparseflow.training.setup import set_up
 from sparseflow.training.step import Trainer
+from starts import starting
 from vision_worker_checkpoint import PLACES, train, whole
 
 #: Two micro-batches. RigL's updates at steps 0, 2 and 4 use batches and take no step.

@@ -18,9 +18,9 @@ from sparseflow.data import open_images
 from sparseflow.masks.make import sparsity_of
 from sparseflow.training.images import ImageRun, paper_run, rescaled
 from sparseflow.training.loop import train_images
-from sparseflow.training.names import starting
 from sparseflow.training.ranks import Ranks
 from sparseflow.training.setup import set_up
+from starts import starting
 
 #: Small enough for a second: a few channels, crops of 32 pixels.
 TINY = ImageRun(

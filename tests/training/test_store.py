@@ -22,7 +22,8 @@ from sparseflow import atomic
 from sparseflow.atomic import write_atomically
 from sparseflow.training import store as store_module
 from sparseflow.training.digits import DigitRun
-from sparseflow.training.store import RunStore, is_done, load_run, load_runs, unfinished_runs
+from sparseflow.training.runs import is_done, load_run, load_runs, unfinished_runs
+from sparseflow.training.store import RunStore
 
 CONFIG = DigitRun(seed=1, steps=300, method="set", mask_from=DigitRun(method="prune"))
 FINAL = {"test/accuracy": 0.75, "sparsity": 0.95}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
 
 from sparseflow.engine.stepper import Stepper
 from sparseflow.networks import NETWORKS
@@ -16,12 +15,8 @@ from sparseflow.training.setup import set_up
 from sparseflow.training.step import PRECISIONS, Trainer, training_norm
 from sparseflow.training.streams import ImageData, Images, RunData, StepBatch
 
-
-class Keep(Protocol):
-    """A function that stores weights and masks of a step."""
-
-    def __call__(self, step: int, state: dict[str, Any], *, before_update: bool = False) -> None:
-        """Take ``{"model": ..., "masks": ...}``, whole; called on rank 0 alone."""
+#: Called as ``keep(step, {"model": ..., "masks": ...}, before_update=...)`` with whole tensors, on rank 0 alone.
+Keep = Callable[..., None]
 
 
 def run_steps(

@@ -76,15 +76,6 @@ METHODS: dict[str, MethodRow] = {
 SMALL_DENSE = MethodRow(label="Small Dense", paper="Small Dense", start="dense", look=Look("grey", "--", ""))
 
 
-def starting(*starts: str) -> list[str]:
-    """The methods that start in one of these ways, see :class:`MethodRow`.
-
-    >>> starting("dense", "ticket")
-    ['dense', 'prune', 'lottery', 'restart']
-    """
-    return [name for name, row in METHODS.items() if row.start in starts]
-
-
 def shown_methods() -> dict[str, MethodRow]:
     """The rows of every table and legend, in order: the methods, with ``small_dense`` behind ``dense``.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -16,18 +15,6 @@ DROPS = (0.3, 0.7, 0.9)
 EPOCHS = 32_000 * 4096 / 1_281_167
 #: Of these the first five warm up, and the learning rate falls to a tenth at the others.
 WARMUP_EPOCHS, DROP_EPOCHS = 5.0, (30.0, 70.0, 90.0)
-
-
-class LearningRates(Protocol):
-    """A learning rate for every step."""
-
-    def at(self, step: int) -> float:
-        """Learning rate of the update that follows ``step`` others."""
-        ...
-
-    def set_(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Set an optimizer up for the update that follows ``step`` others."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -122,6 +109,10 @@ class StepSchedule:
         """Set the learning rate of every parameter group for the update that follows ``step`` others."""
         for group in optimizer.param_groups:
             group["lr"] = self.at(step)
+
+
+#: A learning rate for every step, which ``set_`` gives to an optimizer.
+LearningRates = KerasSchedule | StepSchedule
 
 
 def sgd(

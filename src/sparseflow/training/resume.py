@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sparseflow.training.checkpoint import load_checkpoint, save_checkpoint
 from sparseflow.training.checkpoint_folder import latest_checkpoint
@@ -15,32 +15,9 @@ from sparseflow.training.step import Trainer
 from sparseflow.training.store import RunStore
 
 
-class Checkpoints(Protocol):
-    """Keeps the last state of a run, and brings a trainer back to it."""
-
-    def resume(self, trainer: Trainer) -> int:
-        """Load the last checkpoint into the trainer, if there is one.
-
-        Returns: batches used before it; more than steps where updates replace steps.
-
-        Raises:
-            ValueError: if the checkpoint is of another run, or damaged.
-        """
-        ...
-
-    def save(self, trainer: Trainer, *, batches: int) -> None:
-        """Write a checkpoint; all processes call it.
-
-        Args:
-            trainer: Between two batches.
-            batches: Used so far.
-        """
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class FileCheckpoints:
-    """Checkpoints of one process, in the store of its run, see :class:`Checkpoints`."""
+    """Checkpoints of one process, in the store of its run."""
 
     store: RunStore
     mark: Callable[[], Mapping[str, float]]
@@ -63,7 +40,7 @@ class FileCheckpoints:
         return step
 
     def save(self, trainer: Trainer, *, batches: int) -> None:
-        """Write a checkpoint, see :meth:`Checkpoints.save`; every batch is a step."""
+        """Write a checkpoint between two batches; here every batch is a step."""
         state = {
             "model": trainer.sparsifier.model.state_dict(),
             "optimizer": trainer.optimizer.state_dict(),
@@ -75,7 +52,7 @@ class FileCheckpoints:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderCheckpoints:
-    """Checkpoints that all processes of a run write together, see :class:`Checkpoints`."""
+    """Checkpoints that all processes of a run write together."""
 
     run: RunConfig
     folder: Path
@@ -109,6 +86,15 @@ class FolderCheckpoints:
         return int(extra["batches"])
 
     def save(self, trainer: Trainer, *, batches: int) -> None:
-        """Write a checkpoint, see :meth:`Checkpoints.save`."""
+        """Write a checkpoint between two batches; all processes call it.
+
+        Args:
+            trainer: The run.
+            batches: Used so far; more than steps where updates replace steps.
+        """
         extra = {"run": self.run.to_dict(), "batches": batches, "marks": dict(self.mark())}
         save_checkpoint(self.folder, trainer, extra=extra)
+
+
+#: The last state of a run, and the way back to it.
+Checkpoints = FileCheckpoints | FolderCheckpoints

@@ -22,17 +22,10 @@ from sparseflow.training.runs import (
     ENVIRONMENT,
     METRICS,
     SNAPSHOTS,
-    Run,
-    is_done,
-    load_run,
-    load_runs,
     require_config,
     snapshot_name,
-    unfinished_runs,
 )
 from sparseflow.training.state_file import read_checkpoint, write_checkpoint
-
-__all__ = ["Run", "RunStore", "is_done", "load_run", "load_runs", "unfinished_runs"]
 
 LOCK = ".lock"
 
@@ -54,6 +47,7 @@ class RunStore:
 
     >>> from tempfile import TemporaryDirectory
     >>> from sparseflow.training.digits import DigitRun
+    >>> from sparseflow.training.runs import load_runs
     >>> with TemporaryDirectory() as root:
     ...     with RunStore(Path(root), DigitRun(seed=1)) as store:
     ...         store.log(100, {"train/loss": 0.5})

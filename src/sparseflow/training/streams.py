@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,18 +33,6 @@ Images = ImageSource | DecodedImages
 Batch = tuple[Tensor, Tensor]
 #: Images of a batch when they are only measured: colour images and digits.
 _MEASURED, _MEASURED_DIGITS = 64, 1000
-
-
-class StepBatch(Protocol):
-    """The images of one step that this process takes."""
-
-    def whole(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, labels, and which of them are in the batch."""
-        ...
-
-    def parts(self) -> Sequence[Batch]:
-        """Its micro-batches."""
-        ...
 
 
 class Chosen(NamedTuple):
@@ -78,30 +66,12 @@ class MicroBatches(NamedTuple):
         return self.batches
 
 
-class RunData(Protocol):
-    """The images of a run, prepared for one process."""
-
-    @property
-    def probe(self) -> Sequence[Batch]:
-        """The fixed images that gradient norms are of."""
-        ...
-
-    @property
-    def growth(self) -> Batch | None:
-        """The fixed images whose dense gradient says where weights grow; ``None`` where it is the training batch."""
-        ...
-
-    def training(self, first: int = 0) -> Iterator[StepBatch]:
-        """This process's part of every global batch, from number ``first`` on."""
-        ...
-
-    def tests(self) -> dict[str, Iterable[Batch]]:
-        """This process's part of all test images by name: ``test``, and ``holdout`` where images are held out."""
-        ...
+#: The images of one step that this process takes.
+StepBatch = Chosen | MicroBatches
 
 
 class DigitData:
-    """Digits, which are in memory, see :class:`RunData`.
+    """The images of a run on digits, which are in memory.
 
     Args:
         config: The run.
@@ -110,7 +80,9 @@ class DigitData:
 
     def __init__(self, config: DigitRun, dataset: Dataset) -> None:
         self._config, self._dataset = config, dataset
+        #: The fixed images that gradient norms are of.
         self.probe: Sequence[Batch] = [dataset.validation(1)]
+        #: The fixed images whose dense gradient says where weights grow; ``None`` where it is the training batch.
         self.growth: Batch | None = dataset.validation(2)
 
     def training(self, first: int = 0) -> Iterator[StepBatch]:
@@ -134,7 +106,7 @@ class DigitData:
 
 
 class ImageData:
-    """Colour images, see :class:`RunData`.
+    """The images of a run on colour images, prepared for one process.
 
     Args:
         config: The run.
@@ -173,6 +145,10 @@ class ImageData:
         """This process's part of the test images."""
         plain = plain_batches(self._test, self._config, self._ranks, workers=self._workers)
         return {"test": map(self._prepare, plain)}
+
+
+#: The images of a run: ``probe`` and ``growth``, training batches, and test sets by name.
+RunData = DigitData | ImageData
 
 
 def check_classes(images: Images, run: ImageRun) -> None:

@@ -19,13 +19,12 @@ from sparseflow.masks.topk import active_count
 from sparseflow.training import run as train_module
 from sparseflow.training.config import pruning_parent
 from sparseflow.training.digits import DigitRun
-from sparseflow.training.names import starting
 from sparseflow.training.probes import evaluate
 from sparseflow.training.run import train
 from sparseflow.training.runs import METRICS, Run, final_state
 from sparseflow.training.setup import set_up
 from sparseflow.training.step import Trainer
-from starts import at_start
+from starts import at_start, starting
 
 SIZES = {"conv1": 150, "conv2": 2400, "fc1": 30720, "fc2": 10080, "fc3": 840}  # LeNet5's kernels, by hand
 BASE = DigitRun(

@@ -15,7 +15,7 @@ from sparseflow.init.schemes import SCHEMES
 from sparseflow.lab.demo.recipe import demo
 from sparseflow.training.config import pruning_parent
 from sparseflow.training.digits import DigitRun
-from sparseflow.training.names import starting
+from starts import starting
 
 PARENT = DigitRun(method="prune")
 #: Another valid value of every field.
