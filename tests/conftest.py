@@ -19,10 +19,10 @@ settings.load_profile("reproducible")
 def together(root: Path, file: str) -> str:
     """The name of the group whose files stay on one worker, else the file's own.
 
-    Those of the engine and the benchmarks do, so that only one worker compiles the kernels, and those that fork
+    Those that run the engine do, so that only one worker compiles the kernels, and those that fork
     processes from a server, which takes ten seconds to load.
     """
-    if "engine" in Path(file).parts or file == "tests/test_benchmarks.py":
+    if "engine" in Path(file).parts or file in ("tests/test_benchmarks.py", "tests/test_contributing.py"):
         return "engine"
     return "processes" if "\nfrom processes import" in (root / file).read_text() else file
 

@@ -49,9 +49,9 @@ def add_row(path: Path, table: str, code: str) -> None:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A copy of the sources and tests, without caches."""
+    """A copy of the sources, with the kernels that are compiled already, and of the tests."""
     for name in ("src", "tests"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy2(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
 
@@ -66,14 +66,23 @@ def run(repository: Path, *command: str) -> str:
     return done.stdout
 
 
-def lint(repository: Path, changed: list[Path]) -> None:
+@pytest.fixture(scope="module")
+def types(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what mypy knows of the files that nobody changes."""
+    cache = tmp_path_factory.mktemp("types") / "cache"
+    if (known := ROOT / ".mypy_cache").exists():
+        shutil.copytree(known, cache)
+    return cache
+
+
+def lint(repository: Path, changed: list[Path], types: Path) -> None:
     """Ruff and mypy accept the files; the imports of rows are sorted first, as an editor does."""
     names = [str(path.relative_to(repository)) for path in changed]
     run(repository, "ruff", "check", "--quiet", "--select", "I", "--fix", *names)
     run(repository, "ruff", "check", *names)
     run(repository, "ruff", "format", "--check", *names)
     sources = [name for name in names if name.startswith("src")]
-    run(repository, "mypy", "--follow-imports", "silent", *sources)
+    run(repository, "mypy", "--cache-dir", str(types), *sources)
 
 
 TRAIN = "sparseflow train --dataset mnist-5k --engine masked --steps 40 --batch-size 32 --log-every 10 --eval-every 40"
@@ -87,9 +96,9 @@ def trained(repository: Path, *options: str) -> dict[str, float]:
     return final
 
 
-def test_add_a_method(repository: Path) -> None:
+def test_add_a_method(repository: Path, types: Path) -> None:
     changed = follow("Add a method", repository)
-    lint(repository, changed)
+    lint(repository, changed, types)
     tests = run(repository, "pytest", "tests/methods", "-k", "noisy_rigl", "-p", "no:cacheprovider")
     assert int(re.findall(r"(\d+) passed", tests)[0]) > 20  # the contract suite, not the oracle alone
     final = trained(repository, "--method", "noisy_rigl", "--update-every", "10")
@@ -103,9 +112,9 @@ def test_add_a_method(repository: Path) -> None:
     assert sum("noisy_rigl" in table or "Noisy RigL" in table for table in tables) >= 2
 
 
-def test_add_a_network(repository: Path) -> None:
+def test_add_a_network(repository: Path, types: Path) -> None:
     changed = follow("Add a network", repository)
-    lint(repository, changed)
+    lint(repository, changed, types)
     run(repository, "pytest", "src/sparseflow/networks/two_layer.py", "-p", "no:cacheprovider")
     final = trained(repository, "--model", "two-layer", "--method", "set", "--update-every", "10")
     assert abs(final["sparsity"] - 0.95) < 1e-3
@@ -113,9 +122,9 @@ def test_add_a_network(repository: Path) -> None:
     assert "a network of two layers" in (repository / "page" / "index.html").read_text()
 
 
-def test_add_a_figure(repository: Path) -> None:
+def test_add_a_figure(repository: Path, types: Path) -> None:
     changed = follow("Add a figure", repository)
-    lint(repository, changed)
+    lint(repository, changed, types)
     run(
         repository,
         *["sparseflow", "reproduce", "loss", "--scale", "demo", "--seeds", "1", "--out", "runs", "--report", "page"],
