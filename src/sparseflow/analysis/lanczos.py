@@ -148,8 +148,6 @@ def lanczos_density(
     :math:`2 v / (P + 2)` with ``v`` the variance of the kernel at ``t`` over the eigenvalues.
 
     Args:
-        product: ``v -> H v`` for a symmetric ``H``.
-        size: ``P``, the length of ``v``.
         steps: ``m``. With :math:`m \ge (\lambda_\max - \lambda_\min) / \sigma` every feature is resolved, to about 3e-4
             of a kernel's height. With fewer, isolated eigenvalues are where they should be; the rest shows nodes.
             Default, as for ``probes``, ``relative_variance``, ``points`` and ``margin``: Ghorbani et al. (2019).
@@ -158,8 +156,8 @@ def lanczos_density(
         relative_variance: As in :func:`sparseflow.analysis.spectral_density`; the extremes are those of all nodes.
         points: Length of the grid.
         margin: Of the grid beyond the extreme nodes.
-        dtype, device: As in :func:`lanczos`.
-        reorthogonalize: As in :func:`lanczos`: without, memory is 3 vectors instead of ``steps``.
+
+    The others as :func:`lanczos`.
 
     Raises:
         ValueError: if the counts do not fit, the grid is too coarse, or the product is not finite, not symmetric or

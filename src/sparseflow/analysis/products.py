@@ -66,9 +66,7 @@ def hessian_product(
 class HessianProduct:
     """``product(v)`` is ``H v``; made by :func:`hessian_product`.
 
-    Args:
-        objective: The mean loss.
-        graph_bytes: Graphs are kept up to this many bytes; that of a single batch always.
+    ``graph_bytes`` as in :func:`hessian_product`.
     """
 
     def __init__(self, objective: Objective, *, graph_bytes: int) -> None:
