@@ -238,17 +238,13 @@ def lanczos_spectrum(
     memory and products, call :func:`extreme_eigenpairs` and :func:`lanczos_density` with ``hessian_product(...)``.
 
     Args:
-        model: The network.
-        batches: Pairs of inputs and targets; the same at every product.
-        masks: Parameter name -> mask; ``None`` takes every weight.
-        loss_fn: Mean loss of a batch, without the L2 term.
         generator: Draws start vectors and probes.
         largest: Eigenpairs at the upper end.
         smallest: Eigenpairs at the lower end.
         steps: Of each probe of the density.
         probes: Of the density; with ``steps``, the cost is ``steps * probes`` products.
-        dtype: To compute in; ``None`` is the model's.
-        training: Train or eval mode.
+
+    The others as :func:`hessian_product`.
 
     Raises:
         TypeError, ValueError: as :func:`sparseflow.analysis.hessian_product` and :func:`extreme_eigenpairs`.

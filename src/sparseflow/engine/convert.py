@@ -48,7 +48,7 @@ def why_not(module: nn.Module, *, shared: bool = False) -> str | None:
 def convertible(model: nn.Module, masks: Masks) -> dict[str, str | None]:
     """Masked weight -> the reason why the engine leaves it masked, or ``None`` if it can take it.
 
-    Arguments and errors as :func:`convert`.
+    Arguments as :func:`convert`.
 
     Raises:
         TypeError, ValueError: if a mask does not fit.

@@ -35,9 +35,7 @@ class MaskStatistics:
 def mask_statistics(mask: Tensor, layout: Layout = PLAIN) -> MaskStatistics:
     """Dead ends and the spread of the fan-in of one mask.
 
-    Args:
-        mask: bool.
-        layout: Which axes are units and inputs.
+    Arguments as :func:`sparseflow.masks.fans.fan_in`.
 
     >>> import torch
     >>> mask_statistics(torch.tensor([[True, True, False], [False, False, False]]))
@@ -133,10 +131,8 @@ def sparsity_report(
         model: The model.
         masks: Parameter name -> mask.
         target: The sparsity asked for: one for every masked weight, or one each by name, as an allocation returns it.
-        include: The rules by which the masks were made, see :func:`~sparseflow.masks.select.weights`; they explain what
-            is not masked.
-        exclude: As ``include``.
-        first_layer_dense: As ``include``.
+        include, exclude, first_layer_dense: The rules by which the masks were made, see
+            :func:`~sparseflow.masks.select.weights`; they explain what is not masked.
 
     Raises:
         TypeError, ValueError: if a mask does not fit, there are none, or a target is no sparsity or names no mask.

@@ -21,7 +21,8 @@ _NO_FLOOR = float("-inf")
 class Product:
     """The pattern of a layer at one input size: frames, tables and loops, made once and used at every step.
 
-    Activations are flat tensors that hold ``(channels, height + border, width + border, batch)``.
+    Activations are flat tensors that hold ``(channels, height + border, width + border, batch)``: input and output in
+    the frames ``x`` and ``y``, their gradients in ``gx`` and ``g``.
 
     Args:
         window: Of its convolution; a linear layer is a 1 x 1 convolution of one pixel.
