@@ -94,23 +94,10 @@ class SparsityReport:
     def __str__(self) -> str:
         """A table of at most 100 columns, the totals last."""
         has_target = any(row.target is not None for row in self.rows)
-        lines = _table(
-            [
-                [
-                    "weight",
-                    "shape",
-                    "weights",
-                    "active",
-                    *["target"] * has_target,
-                    "sparsity",
-                    "no in",
-                    "no out",
-                    "why",
-                ],
-                *(_cells(row, has_target=has_target) for row in self.rows),
-                *_total_cells(self.totals, has_target=has_target),
-            ]
-        )
+        target = ["target"] if has_target else []
+        head = ["weight", "shape", "weights", "active", *target, "sparsity", "no in", "no out", "why"]
+        rows = [_cells(row, has_target=has_target) for row in self.rows]
+        lines = _table([head, *rows, *_total_cells(self.totals, has_target=has_target)])
         rule = "-" * max(map(len, lines))
         note = "no in: units without active inputs; no out: inputs without active outputs"
         return "\n".join([lines[0], rule, *lines[1:-2], rule, *lines[-2:], note])

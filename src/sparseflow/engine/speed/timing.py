@@ -183,6 +183,6 @@ def cheapest(costs: Sequence[Costs]) -> list[bool]:
 
 
 def settled(costs: Sequence[Costs], is_sparse: Sequence[bool]) -> list[tuple[float, float]]:
-    """Seconds of each layer of a chain: dense in the dense model, and sparse in the mix of :func:`cheapest`."""
+    """Seconds of each layer of a chain: dense in the dense model, and sparse in the mix."""
     before = itertools.chain([False], is_sparse)
     return [(cost[0][0], cost[previous][1]) for cost, previous in zip(costs, before, strict=False)]
