@@ -1,4 +1,7 @@
-"""What is checked once, at the boundary; the inside trusts it."""
+"""What is checked once, at the boundary; the inside trusts it.
+
+Errors call the argument, tensor or weight ``name``.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,6 @@ from sparseflow.sharded import full, shard_like
 def check_sparsity(sparsity: float, *, name: str = "sparsity") -> None:
     """Check that a sparsity is a fraction in [0, 1).
 
-    Args:
-        sparsity: Share of zeros.
-        name: Argument named in the error.
-
     Raises:
         ValueError: if it is not.
     """
@@ -27,10 +26,6 @@ def check_sparsity(sparsity: float, *, name: str = "sparsity") -> None:
 def check_fraction(value: float, *, name: str) -> None:
     """Check that a value is in [0, 1].
 
-    Args:
-        value: Any number.
-        name: Argument named in the error.
-
     Raises:
         ValueError: if it is not.
     """
@@ -40,11 +35,6 @@ def check_fraction(value: float, *, name: str) -> None:
 
 def check_choice(value: str, choices: Iterable[str], *, name: str) -> None:
     """Check that a value is one of the choices.
-
-    Args:
-        value: What was given.
-        choices: All that may be given.
-        name: Argument named in the error.
 
     Raises:
         ValueError: listing the choices, if it is none of them.
@@ -58,10 +48,6 @@ def check_finite(scores: Tensor, *, name: str) -> None:
     """Check that no score is NaN or infinite: either would silently win or lose every comparison.
 
     The sum of finite float32 scores overflows only beyond 1e30; then the slow test decides.
-
-    Args:
-        scores: Any shape and float dtype.
-        name: Tensor named in the error.
 
     Raises:
         ValueError: with the number of bad entries.
@@ -77,10 +63,7 @@ def check_finite(scores: Tensor, *, name: str) -> None:
 def check_zero_off_mask(name: str, parameter: Tensor, mask: Tensor) -> None:
     """Check that every inactive weight is zero: otherwise another network would be measured.
 
-    Args:
-        name: Weight named in the error.
-        parameter: The weight.
-        mask: Its mask, whole or in the parameter's parts.
+    The mask is whole or in the parameter's parts.
 
     Raises:
         ValueError: if one is not.
@@ -92,10 +75,6 @@ def check_zero_off_mask(name: str, parameter: Tensor, mask: Tensor) -> None:
 
 def check_masks(masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
     """Check that every mask is a bool tensor that fits a parameter of the model.
-
-    Args:
-        masks: Parameter name -> mask.
-        parameters: Parameter name -> tensor, everything that may carry a mask.
 
     Raises:
         TypeError: a mask is not a bool tensor.

@@ -19,9 +19,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     The bytes go to a temporary file in the same folder, reach the disk (fsync), and take the name in one rename.
 
-    Args:
-        path: In a folder that exists.
-        data: The whole content.
+    The folder must exist.
 
     Raises:
         OSError: If the disk is full (or the write fails otherwise); ``path`` is then as it was.
@@ -65,10 +63,6 @@ def remove_leftovers(folder: Path) -> None:
 @contextmanager
 def explain_full_disk(path: Path, *, num_bytes: int) -> Iterator[None]:
     """Re-raise a full disk inside the block as an ``OSError`` that says what to free.
-
-    Args:
-        path: What is being written.
-        num_bytes: How much of it.
 
     Raises:
         OSError: with the space needed and left; any other error passes unchanged.

@@ -21,7 +21,6 @@ def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[N
     gradients are never written by what uses ``torch.autograd.grad``.
 
     Args:
-        model: The model to protect.
         training: Train or eval mode during the measurement; ``None`` keeps every module's own.
 
     >>> norm = nn.BatchNorm1d(2)

@@ -101,10 +101,7 @@ def reshard_(model: nn.Module) -> None:
 
 
 def fingerprint(whole: Tensor) -> str:
-    """A short text that is equal for equal masks only.
-
-    Args:
-        whole: bool, plain.
+    """A short text that is equal for equal masks only, which must be plain tensors.
 
     >>> one, other = torch.tensor([True, False]), torch.tensor([False, True])
     >>> fingerprint(one) == fingerprint(one.clone()), fingerprint(one) == fingerprint(other)
@@ -118,9 +115,7 @@ def fingerprint(whole: Tensor) -> str:
 def cut(mask: Tensor, example: Tensor) -> tuple[Tensor, int, str]:
     """This process's part of a mask, and the number of active weights and the fingerprint of the whole.
 
-    Args:
-        mask: bool, whole or in any parts.
-        example: Tensor of the same shape whose parts the mask is cut into.
+    ``example``, of the same shape, has the parts that the mask, whole or in any parts, is cut into.
 
     >>> mask = torch.tensor([True, False])
     >>> part, count, text = cut(mask, example=mask)

@@ -18,7 +18,7 @@ import torch
 
 from sparseflow.data import digits as data
 from sparseflow.data import mirrors
-from sparseflow.data.digits import Dataset, batch_indices, data_path, dataset_status, fetch, load_dataset
+from sparseflow.data.digits import Dataset, data_path, dataset_status, fetch, load_dataset
 from sparseflow.data.idx import decompress, parse_idx
 from sparseflow.data.mirrors import IdxFile, Source
 
@@ -171,56 +171,6 @@ def test_label_count_must_be_the_image_count() -> None:
 def test_unknown_dataset_lists_the_known(function) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=r"no dataset 'minst'. Known: mnist-5k, mnist, fashion-mnist"):
         function("minst")
-
-
-# Batches
-
-
-def test_25_epochs_of_mnist_are_used_exactly() -> None:
-    # 11719 * 128 = 25 * 60000 + 32: the paper's run.
-    indices = [batch_indices(step, num_examples=60000, batch_size=128, seed=3) for step in range(11719)]
-    assert {len(batch) for batch in indices} == {128}
-    used = torch.cat(indices)
-    assert used[: 25 * 60000].bincount(minlength=60000).unique().tolist() == [25]
-    assert used[:60000].unique().numel() == 60000
-
-
-def test_each_epoch_has_its_own_order_and_each_seed_too() -> None:
-    first, second = (batch_indices(step, num_examples=50, batch_size=50, seed=0) for step in (0, 1))
-    other = batch_indices(0, num_examples=50, batch_size=50, seed=1)
-    assert not torch.equal(first, second)
-    assert not torch.equal(first, other)
-    assert sorted(first.tolist()) == sorted(second.tolist()) == sorted(other.tolist()) == list(range(50))
-
-
-def test_any_step_is_reached_directly() -> None:
-    options = {"num_examples": 37, "batch_size": 8, "seed": 5}
-    in_order = [batch_indices(step, **options) for step in range(60)]
-    data._epoch_order.cache_clear()
-    for step in (59, 4, 31, 5):
-        assert torch.equal(batch_indices(step, **options), in_order[step])
-
-
-def test_a_batch_may_span_several_epochs() -> None:
-    batch = batch_indices(1, num_examples=3, batch_size=7, seed=0)
-    assert batch.bincount(minlength=3).sum() == 7
-    both = torch.cat([batch_indices(0, num_examples=3, batch_size=7, seed=0), batch])
-    for epoch in range(4):
-        assert sorted(both[3 * epoch : 3 * epoch + 3].tolist()) == [0, 1, 2]
-
-
-def test_changing_a_batch_does_not_change_the_epoch() -> None:
-    options = {"num_examples": 10, "batch_size": 4, "seed": 0}
-    before = batch_indices(0, **options).clone()
-    batch_indices(0, **options).zero_()
-    assert torch.equal(batch_indices(0, **options), before)
-
-
-@pytest.mark.parametrize("wrong", [{"step": -1}, {"num_examples": 0}, {"batch_size": 0}])
-def test_impossible_batches_are_refused(wrong: dict[str, int]) -> None:
-    options = {"step": 0, "num_examples": 10, "batch_size": 2, "seed": 0} | wrong
-    with pytest.raises(ValueError, match="must be at least 1; got"):
-        batch_indices(options.pop("step"), **options)
 
 
 # The IDX format

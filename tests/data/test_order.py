@@ -8,7 +8,7 @@ import torch
 
 from sparseflow.data import epoch_order, global_batch, rank_slices, uniforms
 from sparseflow.data.draws import PURPOSE
-from sparseflow.data.order import DatasetOrder, TrainingOrder
+from sparseflow.data.order import DatasetOrder, TrainingOrder, _order
 from sparseflow.rng import stream
 
 
@@ -38,6 +38,57 @@ def test_a_batch_may_be_larger_than_the_dataset() -> None:
     batch = global_batch(0, size=2, batch_size=5, seed=0)
     assert batch.epochs.tolist() == [0, 0, 1, 1, 2]
     assert sorted(batch.indices[:2].tolist()) == [0, 1]
+
+
+def _indices(step: int, *, size: int, batch_size: int, seed: int) -> torch.Tensor:
+    return global_batch(step, size=size, batch_size=batch_size, seed=seed).indices
+
+
+def test_25_epochs_of_mnist_are_used_exactly() -> None:
+    # 11719 * 128 = 25 * 60000 + 32: the paper's run.
+    indices = [_indices(step, size=60000, batch_size=128, seed=3) for step in range(11719)]
+    assert {len(batch) for batch in indices} == {128}
+    used = torch.cat(indices)
+    assert used[: 25 * 60000].bincount(minlength=60000).unique().tolist() == [25]
+    assert used[:60000].unique().numel() == 60000
+
+
+def test_each_epoch_has_its_own_order_and_each_seed_too() -> None:
+    first, second = (_indices(step, size=50, batch_size=50, seed=0) for step in (0, 1))
+    other = _indices(0, size=50, batch_size=50, seed=1)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert sorted(first.tolist()) == sorted(second.tolist()) == sorted(other.tolist()) == list(range(50))
+
+
+def test_any_step_is_reached_directly() -> None:
+    options = {"size": 37, "batch_size": 8, "seed": 5}
+    in_order = [_indices(step, **options) for step in range(60)]
+    _order.cache_clear()
+    for step in (59, 4, 31, 5):
+        assert torch.equal(_indices(step, **options), in_order[step])
+
+
+def test_a_batch_may_span_several_epochs() -> None:
+    batch = _indices(1, size=3, batch_size=7, seed=0)
+    assert batch.bincount(minlength=3).sum() == 7
+    both = torch.cat([_indices(0, size=3, batch_size=7, seed=0), batch])
+    for epoch in range(4):
+        assert sorted(both[3 * epoch : 3 * epoch + 3].tolist()) == [0, 1, 2]
+
+
+def test_changing_a_batch_does_not_change_the_epoch() -> None:
+    options = {"size": 10, "batch_size": 4, "seed": 0}
+    before = _indices(0, **options).clone()
+    _indices(0, **options).zero_()
+    assert torch.equal(_indices(0, **options), before)
+
+
+@pytest.mark.parametrize("wrong", [{"step": -1}, {"size": 0}, {"batch_size": 0}])
+def test_impossible_batches_are_refused(wrong: dict[str, int]) -> None:
+    options = {"step": 0, "size": 10, "batch_size": 2, "seed": 0} | wrong
+    with pytest.raises(ValueError, match="must be at least 1; got"):
+        _indices(options.pop("step"), **options)
 
 
 def test_the_papers_epochs_are_the_papers_steps() -> None:

@@ -20,12 +20,7 @@ _HALVES, _QUARTERS, _ONES = 0x0000000F0000000F, 0x0003000300030003, 0x0101010101
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def clear(bits: Bits, mask: Bytes) -> None:
-    """Make a float32 tensor +0.0 off its mask, whatever was there.
-
-    Args:
-        bits: Bits of the tensor, overwritten.
-        mask: Bytes 0 or 1, one for each entry.
-    """
+    """Make a float32 tensor +0.0 off its mask, whatever was there."""
     # Neither a branch nor a list of what to visit: at usual drop fractions most cache lines hold something to zero.
     for j in range(bits.shape[0]):
         bits[j] &= -np.int32(mask[j])
@@ -33,11 +28,7 @@ def clear(bits: Bits, mask: Bytes) -> None:
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def pack(mask: Bytes, bits: Bytes) -> None:
-    """Write a mask of bytes 0 or 1 in bits, the first byte to the lowest.
-
-    Args:
-        mask: Bytes 0 or 1.
-        bits: One byte for every eight of the mask, overwritten.
+    """Write a mask of bytes 0 or 1 in bits, eight to a byte, the first to the lowest.
 
     >>> bits = np.empty(2, np.uint8)
     >>> pack(np.uint8([1, 0, 0, 0, 1, 1, 0, 0, 1]), bits), bits
@@ -85,7 +76,6 @@ def replace(mask: Bytes, new: Bytes, before: Bytes, tensors: tuple[Bits, ...]) -
     """Make ``mask`` the new one, and the tensors +0.0 off it; the number of active entries.
 
     Args:
-        mask: Bytes 0 or 1, overwritten.
         new: What it becomes, in bits as :func:`pack` writes them.
         before: As many bytes as ``new``, overwritten with what the mask was; or none.
         tensors: Bits of float32 tensors, at least one; what they hold off the mask may be NaN.

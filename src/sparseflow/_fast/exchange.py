@@ -39,13 +39,7 @@ class Exchange(NamedTuple):
 
 
 def topk(flat: Tensor, k: int, among: Tensor | None, *, magnitude: bool) -> Tensor | None:
-    """Mark the ``k`` largest scores, as :func:`sparseflow.masks.topk.topk_mask` does.
-
-    Args:
-        flat: Scores on one axis.
-        k: How many to mark.
-        among: Candidates, bool; ``None``: all.
-        magnitude: Compare absolute values.
+    """Mark the ``k`` largest scores on one axis, as :func:`sparseflow.masks.topk.topk_mask` does.
 
     Returns: the mask; ``None`` where the plain way must choose, or raise the error.
     """

@@ -20,10 +20,6 @@ def on_threads(threads: int, run: Callable[[int], None]) -> None:
     for work at full speed for a while after each operation, and would take the cores from threads of our own. So these
     are used where they are GNU's, and threads of Python elsewhere and after a fork.
 
-    Args:
-        threads: At least 1.
-        run: Given the number of its part.
-
     Raises:
         BaseException: the first that a part raised, when all parts are done.
 

@@ -35,10 +35,7 @@ def zero_inactive_(tensor: Tensor, mask: Tensor) -> Tensor:
 
 
 def clear_(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Set tensors to exactly +0.0 off their masks, large ones on several threads at once.
-
-    Args:
-        pairs: Tensor, overwritten, and bool mask of the same shape.
+    """Set tensors to exactly +0.0 off their bool masks of the same shape, large ones on several threads at once.
 
     >>> weight = torch.tensor([5.0, float("nan")])
     >>> clear_([(weight, torch.tensor([True, False]))])

@@ -37,7 +37,6 @@ def weights_of(model: nn.Module, state: Mapping[str, Tensor], *, name: str) -> d
     Copies, because ``model.state_dict()`` is a view of the weights that a measurement is about to move.
 
     Args:
-        model: The model whose parameters are wanted.
         state: A state dict, or parameter name -> tensor; frozen parameters may be missing.
         name: Of the state in error messages.
 
@@ -85,13 +84,8 @@ def measure_at(
         model: It comes back bit for bit: weights, running statistics, modes, random state.
         weights_at: Point -> parameter name -> values, of any floating dtype.
         points: The points to measure at.
-        batches: Pairs of inputs and targets, gone through at every point; an iterator is kept as a list.
-        loss_fn: Mean loss of a batch, without L2 term.
-        recalibrate: Training batches from which batch norm's running statistics are estimated anew at every point;
-            ``False`` keeps the model's own. Needed if the model has any.
-        evaluate: The accuracy of the model as it stands, say on test data; by default the fraction of targets in
-            ``batches`` that are the class of the largest output.
-        progress: Called with (points done, number of points).
+
+    The others as :func:`sparseflow.analysis.linear_path`.
 
     Raises:
         ValueError: if there are no batches, or the model has running statistics and ``recalibrate`` is ``None``.

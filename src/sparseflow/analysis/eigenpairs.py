@@ -51,8 +51,6 @@ def extreme_eigenpairs(
     found, until a whole space has brought nothing new. That makes a missed copy unlikely, not impossible.
 
     Args:
-        product: ``v -> H v`` for a symmetric ``H``.
-        size: ``P``, the length of ``v``.
         largest: Pairs wanted at the upper end.
         smallest: Pairs wanted at the lower end.
         generator: Draws start vectors.
@@ -60,8 +58,8 @@ def extreme_eigenpairs(
             eigenvalue is of the order of the squared residual over its distance to the next.
         max_products: Stop there, converged or not.
         basis_size: Vectors kept, ``basis_size * P`` numbers of memory; more take fewer products.
-        dtype: Of all vectors; ``None`` is ``product.dtype``, or float64 if it has none. Scalars are float64 anyway.
-        device: Of all vectors; ``None`` is ``product.device``, or the CPU if it has none.
+
+    The others as :func:`lanczos`.
 
     Raises:
         ValueError: if the counts do not fit, or the product is not finite, not symmetric or not ``(P,)``.

@@ -87,9 +87,7 @@ def classical_scaling(distances: Tensor, dimensions: int = 2) -> Tensor:
 
     .. math:: -\tfrac{1}{2} J \Delta^2 J = V \Lambda V^\top, \qquad X = V_+ \Lambda_+^{1/2}, \qquad J = I - 11^\top / n
 
-    Args:
-        distances: ``(n, n)``, symmetric with a zero diagonal.
-        dimensions: Columns of the result; those without a positive eigenvalue are zero.
+    Arguments as :func:`metric_mds`; columns without a positive eigenvalue are zero.
 
     Returns: ``(n, dimensions)``, float64.
 

@@ -14,11 +14,7 @@ BLOCK = 2**16
 class Operator:
     """A symmetric matrix known by its products with vectors.
 
-    Args:
-        product: ``v -> H v``.
-        size: ``P``, the length of ``v``.
-        dtype: Of the vectors; ``None`` is ``product.dtype``, or float64 if it has none.
-        device: Of the vectors; ``None`` is ``product.device``, or the CPU if it has none.
+    Arguments as :func:`sparseflow.analysis.lanczos`.
 
     Raises:
         ValueError: if ``size`` is below 1.
@@ -71,11 +67,6 @@ class Operator:
     def step(self, vector: Tensor, previous: Tensor | None, coupling: float) -> tuple[Tensor, float]:
         r"""One step of the recurrence: :math:`H q_j - \alpha_j q_j - \beta_{j-1} q_{j-1}` and :math:`\alpha_j`.
 
-        Args:
-            vector: :math:`q_j`.
-            previous: :math:`q_{j-1}`, if there is one.
-            coupling: :math:`\beta_{j-1}`.
-
         Raises:
             ValueError: if :math:`q_{j-1}^\top H q_j` is not :math:`\beta_{j-1}`.
         """
@@ -94,11 +85,7 @@ class Operator:
 
 
 def orthogonalize_(vector: Tensor, basis: Tensor) -> float:
-    """Subtract from a vector its components along orthonormal rows.
-
-    Args:
-        vector: ``(P,)``, overwritten.
-        basis: ``(m, P)``.
+    """Subtract from a vector, ``(P,)``, in place its components along orthonormal rows, ``(m, P)``.
 
     Returns: the component along the last row.
 
@@ -124,11 +111,7 @@ def orthogonalize_(vector: Tensor, basis: Tensor) -> float:
 
 
 def dot(rows: Tensor, vector: Tensor) -> Tensor:
-    """Inner products of rows with a vector, in float64.
-
-    Args:
-        rows: ``(P,)`` or ``(m, P)``.
-        vector: ``(P,)``.
+    """Inner products of rows, ``(P,)`` or ``(m, P)``, with a vector, in float64.
 
     >>> dot(torch.eye(2), torch.tensor([3.0, 4.0])).tolist()
     [3.0, 4.0]

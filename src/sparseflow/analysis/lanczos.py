@@ -148,8 +148,6 @@ def lanczos_density(
     :math:`2 v / (P + 2)` with ``v`` the variance of the kernel at ``t`` over the eigenvalues.
 
     Args:
-        product: ``v -> H v`` for a symmetric ``H``.
-        size: ``P``, the length of ``v``.
         steps: ``m``. With :math:`m \ge (\lambda_\max - \lambda_\min) / \sigma` every feature is resolved, to about 3e-4
             of a kernel's height. With fewer, isolated eigenvalues are where they should be; the rest shows nodes.
             Default, as for ``probes``, ``relative_variance``, ``points`` and ``margin``: Ghorbani et al. (2019).
@@ -158,8 +156,8 @@ def lanczos_density(
         relative_variance: As in :func:`sparseflow.analysis.spectral_density`; the extremes are those of all nodes.
         points: Length of the grid.
         margin: Of the grid beyond the extreme nodes.
-        dtype, device: As in :func:`lanczos`.
-        reorthogonalize: As in :func:`lanczos`: without, memory is 3 vectors instead of ``steps``.
+
+    The others as :func:`lanczos`.
 
     Raises:
         ValueError: if the counts do not fit, the grid is too coarse, or the product is not finite, not symmetric or
@@ -240,17 +238,13 @@ def lanczos_spectrum(
     memory and products, call :func:`extreme_eigenpairs` and :func:`lanczos_density` with ``hessian_product(...)``.
 
     Args:
-        model: The network.
-        batches: Pairs of inputs and targets; the same at every product.
-        masks: Parameter name -> mask; ``None`` takes every weight.
-        loss_fn: Mean loss of a batch, without the L2 term.
         generator: Draws start vectors and probes.
         largest: Eigenpairs at the upper end.
         smallest: Eigenpairs at the lower end.
         steps: Of each probe of the density.
         probes: Of the density; with ``steps``, the cost is ``steps * probes`` products.
-        dtype: To compute in; ``None`` is the model's.
-        training: Train or eval mode.
+
+    The others as :func:`hessian_product`.
 
     Raises:
         TypeError, ValueError: as :func:`sparseflow.analysis.hessian_product` and :func:`extreme_eigenpairs`.

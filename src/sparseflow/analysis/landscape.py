@@ -62,7 +62,8 @@ def linear_path(
         masks: If given, it is checked that start and end are both zero off them.
         recalibrate: Training batches from which batch norm's running statistics are estimated anew at every point, the
             ends included; ``False`` keeps the model's own. Needed if the model has any.
-        evaluate: The accuracy of the model as it stands, say on test data; by default that over ``batches``.
+        evaluate: The accuracy of the model as it stands, say on test data; by default the fraction of targets in
+            ``batches`` that are the class of the largest output.
         progress: Called with (points done, number of points).
 
     Raises:
@@ -140,9 +141,7 @@ def area_under_log_loss(alphas: Sequence[float], losses: Sequence[float]) -> flo
 
     .. math:: \int_0^1 \ln L(\alpha)\, d\alpha
 
-    Args:
-        alphas: Points on the path, in any order; 0 and 1 must be among them, points outside [0, 1] do not count.
-        losses: The loss at each, positive.
+    Arguments as :func:`barrier`.
 
     Raises:
         ValueError: as :func:`barrier`, or if a loss that counts is not positive.

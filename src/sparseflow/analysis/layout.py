@@ -68,9 +68,6 @@ class ActiveLayout:
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """Parameter name -> whole tensor, zero where inactive, differentiable; undoes :meth:`flatten`.
 
-        Args:
-            vector: ``(size,)``.
-
         Raises:
             ValueError: if the vector has another shape.
         """

@@ -125,11 +125,8 @@ def plane_losses(
         plane: From :func:`plane`, over states of this model.
         xs: Coordinates along the first direction.
         ys: Coordinates along the second.
-        batches: Pairs of inputs and targets, gone through at every point.
-        loss_fn: Mean loss of a batch, without L2 term.
-        recalibrate: As in :func:`sparseflow.analysis.landscape.linear_path`.
-        evaluate: Likewise.
-        progress: Called with (points done, number of points).
+
+    The others as :func:`sparseflow.analysis.linear_path`.
 
     Raises:
         ValueError: as :func:`sparseflow.analysis.landscape.linear_path`.

@@ -66,9 +66,7 @@ def hessian_product(
 class HessianProduct:
     """``product(v)`` is ``H v``; made by :func:`hessian_product`.
 
-    Args:
-        objective: The mean loss.
-        graph_bytes: Graphs are kept up to this many bytes; that of a single batch always.
+    ``graph_bytes`` as in :func:`hessian_product`.
     """
 
     def __init__(self, objective: Objective, *, graph_bytes: int) -> None:
@@ -113,9 +111,6 @@ class HessianProduct:
     def __call__(self, vector: Tensor) -> Tensor:
         """The product ``H v``.
 
-        Args:
-            vector: ``(size,)``.
-
         Raises:
             ValueError: if the vector has another shape.
         """
@@ -142,11 +137,7 @@ class GradientGraph:
         return self.layout.flatten(self.gradients).detach()
 
     def product(self, directions: Mapping[str, Tensor]) -> Tensor:
-        """The product ``H v``, ``(size,)``.
-
-        Args:
-            directions: ``v`` as whole tensors, zero where inactive.
-        """
+        """The product ``H v``, ``(size,)``, for ``v`` as whole tensors, zero where inactive."""
         curved = [name for name, gradient in self.gradients.items() if gradient.requires_grad]
         if not curved:  # a linear loss
             return torch.zeros_like(self.gradient())
@@ -207,12 +198,7 @@ class Objective:
         return found
 
     def loss(self, number: int, parameters: Mapping[str, Tensor]) -> Tensor:
-        """The share of a batch in the mean loss.
-
-        Args:
-            number: Of the batch.
-            parameters: Name -> values of the trainable parameters.
-        """
+        """The share of a batch in the mean loss."""
         inputs, targets = self.batches[number]
         # Copies again: a forward pass may write to its buffers.
         fixed = {name: tensor.clone() for name, tensor in self.fixed.items()}

@@ -78,10 +78,6 @@ def spectral_density(
 def kernel_variance(smallest: float, largest: float, relative_variance: float) -> float:
     r"""Variance of the kernels of :func:`spectral_density`: :math:`r \max(1, \lambda_\max - \lambda_\min)`.
 
-    Args:
-        smallest, largest: Extreme eigenvalues.
-        relative_variance: :math:`r`.
-
     Raises:
         ValueError: if the relative variance is not positive.
 
@@ -98,12 +94,7 @@ def even_grid(
 ) -> Tensor:
     """Evenly spaced points over a spectrum, at least as dense as the kernels are wide.
 
-    Args:
-        smallest, largest: Extreme eigenvalues.
-        variance: Of the kernels.
-        points: Length of the grid.
-        margin: Beyond the extreme eigenvalues.
-        device: Of the grid.
+    Arguments as :func:`spectral_density`.
 
     Raises:
         ValueError: if neighbours are further apart than one standard deviation of a kernel.
@@ -127,11 +118,7 @@ REACH = 39.0
 def gaussian_mixture(centres: Tensor, weights: Tensor, grid: Tensor, variance: float) -> Tensor:
     r"""Values of :math:`\sum_i w_i\, \mathcal N(t;\ \text{mean } c_i,\ \text{var } \sigma^2)` at every point of a grid.
 
-    Args:
-        centres: ``(n,)``.
-        weights: ``(n,)``.
-        grid: ``(points,)``.
-        variance: :math:`\sigma^2`.
+    ``centres`` and ``weights`` are ``(n,)``, the grid ``(points,)``.
 
     Returns: ``(points,)``.
 

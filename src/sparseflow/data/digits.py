@@ -1,4 +1,4 @@
-"""Digits and clothes in memory: fixed splits, pixel/255 and nothing else, and the batch of any step by its number."""
+"""Digits and clothes in memory: fixed splits, pixel/255 and nothing else."""
 
 from __future__ import annotations
 
@@ -192,45 +192,6 @@ def dataset_status(root: Path | None = None) -> list[DatasetStatus]:
         num_bytes = sum(place.stat().st_size for place in found)
         statuses.append(DatasetStatus(name=name, path=path, num_bytes=num_bytes, is_present=is_present))
     return statuses
-
-
-def batch_indices(step: int, *, num_examples: int, batch_size: int, seed: int) -> Tensor:
-    """The training examples in the mini-batch of ``step``, computed without those before it.
-
-    Every epoch is a permutation of its own, and a batch at its end takes the rest of it and the start of the next, so
-    each example is used once per epoch whatever the batch size.
-
-    Args:
-        step: Number of optimizer steps already taken.
-        num_examples: In the training set.
-        batch_size: Examples in a step.
-        seed: The run's seed; the epoch's order comes from the stream ``("data", epoch)``.
-
-    Returns:
-        int64, ``(batch_size,)``.
-
-    >>> first_epoch = torch.cat([batch_indices(step, num_examples=10, batch_size=5, seed=0) for step in range(2)])
-    >>> first_epoch.sort().values.tolist() == list(range(10))
-    True
-    """
-    if step < 0 or num_examples < 1 or batch_size < 1:
-        raise ValueError(
-            "step must not be negative, num_examples and batch_size must be at least 1; "
-            f"got {step!r}, {num_examples!r} and {batch_size!r}."
-        )
-    pieces = []
-    position, end = step * batch_size, (step + 1) * batch_size
-    while position < end:
-        epoch, begin = divmod(position, num_examples)
-        piece = _epoch_order(seed, epoch, num_examples)[begin : begin + end - position]
-        pieces.append(piece)
-        position += len(piece)
-    return torch.cat(pieces)
-
-
-@lru_cache(maxsize=4)
-def _epoch_order(seed: int, epoch: int, num_examples: int) -> Tensor:
-    return torch.randperm(num_examples, generator=stream(seed, "data", epoch))
 
 
 def _check_name(name: str) -> None:

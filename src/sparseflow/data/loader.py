@@ -200,14 +200,10 @@ def evaluation_batches(
     last batch of each may be smaller. Broken images are left out, not replaced.
 
     Args:
-        source: See :func:`open_images`.
         transform: Such as :class:`CentreCrop` or :class:`Unchanged`.
         batch_size: Images of a batch in this process.
-        rank: Of this process.
-        world: Number of processes.
-        workers: Processes that decode; 0 decodes in this one.
-        start_method: As for :func:`image_batches`.
-        max_broken: Distinct broken images after which iterating raises.
+
+    The others as :func:`image_batches`.
 
     Raises:
         ValueError: if there is no such rank, or ``batch_size`` is below 1.

@@ -30,13 +30,8 @@ class DecodedImages(NamedTuple):
 def decode_all(source: ImageSource, *, size: int = 32, workers: int = 0, max_broken: int = MAX_BROKEN) -> DecodedImages:
     """Decode a split of images of one size into memory.
 
-    A broken image is replaced as by :func:`image_batches`.
-
-    Args:
-        source: See :func:`open_images`.
-        size: Side of every image, in pixels.
-        workers: Processes that decode; 0 decodes in this one.
-        max_broken: Distinct broken images after which this raises.
+    A broken image is replaced as by :func:`image_batches`, which describes the arguments; ``size`` is the side of every
+    image, in pixels.
 
     Raises:
         RuntimeError: if an image has another size, or more than ``max_broken`` are broken.
@@ -67,10 +62,7 @@ def decoded_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of :func:`image_batches`, pixel for pixel, from images in memory and without worker processes.
 
-    Args:
-        decoded: See :func:`decode_all`.
-        transform: What to do with the pixels.
-        batch_size: As for :func:`image_batches`, and so are all the others.
+    Arguments as :func:`image_batches`.
 
     >>> images = torch.arange(2, dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 32, 32)
     >>> decoded = DecodedImages(images, torch.tensor([0, 1]), {})

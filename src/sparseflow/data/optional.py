@@ -9,10 +9,7 @@ from types import ModuleType
 
 @cache  # an image asks twice
 def optional(name: str) -> ModuleType:
-    """Import a module of the extra ``[vision]``.
-
-    Args:
-        name: Such as ``"PIL.Image"`` or ``"pyarrow"``.
+    """Import a module of the extra ``[vision]``, such as ``"PIL.Image"`` or ``"pyarrow"``.
 
     Raises:
         ModuleNotFoundError: if its package is not installed; the text says what to type.

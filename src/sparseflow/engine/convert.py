@@ -25,9 +25,7 @@ SPARSE_FORMS: dict[type[nn.Module], Any] = {nn.Linear: SparseLinear, nn.Conv1d: 
 def why_not(module: nn.Module, *, shared: bool = False) -> str | None:
     """The reason why the engine leaves a layer masked, or ``None`` if it can take it.
 
-    Args:
-        module: The layer.
-        shared: Whether another layer uses the same weight.
+    ``shared`` says whether another layer uses the same weight.
 
     >>> why_not(nn.Linear(2, 2)), why_not(nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"))
     (None, "padding_mode='circular'")
@@ -50,9 +48,7 @@ def why_not(module: nn.Module, *, shared: bool = False) -> str | None:
 def convertible(model: nn.Module, masks: Masks) -> dict[str, str | None]:
     """Masked weight -> the reason why the engine leaves it masked, or ``None`` if it can take it.
 
-    Args:
-        model: Not changed.
-        masks: Parameter name -> bool tensor.
+    Arguments as :func:`convert`.
 
     Raises:
         TypeError, ValueError: if a mask does not fit.

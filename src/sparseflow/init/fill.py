@@ -112,18 +112,14 @@ def _unit_factor(mask: Tensor, *, mode: Mode, layout: Layout, live_inputs: Tenso
 
 def _draw_(
     weight: Tensor,
-    mask: Tensor,
     *,
     gain: float,
     distribution: Literal["normal", "uniform", "truncated_normal"],
     mode: Mode,
     generator: torch.Generator | None,
-    scaling: Scaling,
     layout: Layout,
-    live_inputs: Tensor | None,
-) -> Tensor:
-    """Draw the dense tensor exactly as ``torch.nn.init`` does, then scale and mask it."""
-    _check(weight, mask, mode=mode, scaling=scaling)
+) -> None:
+    """Draw the dense tensor exactly as ``torch.nn.init`` does."""
     inputs, outputs = dense_fans(weight.shape, layout)
     # The average in Glorot's form, which rounds differently.
     std = (
@@ -140,7 +136,6 @@ def _draw_(
         else:
             wide = std / _TRUNCATED_STD
             torch.nn.init.trunc_normal_(weight, 0.0, wide, -2 * wide, 2 * wide, generator=generator)
-    return scale_to_mask_(weight, mask, mode=mode, scaling=scaling, layout=layout, live_inputs=live_inputs)
 
 
 def kaiming_normal_(
@@ -186,17 +181,9 @@ def kaiming_normal_(
     True
     """
     gain = calculate_gain(nonlinearity, a)  # type: ignore[arg-type]
-    return _draw_(
-        weight,
-        mask,
-        gain=gain,
-        distribution="normal",
-        mode=mode,
-        generator=generator,
-        scaling=scaling,
-        layout=layout,
-        live_inputs=live_inputs,
-    )
+    _check(weight, mask, mode=mode, scaling=scaling)
+    _draw_(weight, gain=gain, distribution="normal", mode=mode, generator=generator, layout=layout)
+    return scale_to_mask_(weight, mask, mode=mode, scaling=scaling, layout=layout, live_inputs=live_inputs)
 
 
 def kaiming_uniform_(
@@ -225,17 +212,9 @@ def kaiming_uniform_(
     tensor([0., 0., 0.])
     """
     gain = calculate_gain(nonlinearity, a)  # type: ignore[arg-type]
-    return _draw_(
-        weight,
-        mask,
-        gain=gain,
-        distribution="uniform",
-        mode=mode,
-        generator=generator,
-        scaling=scaling,
-        layout=layout,
-        live_inputs=live_inputs,
-    )
+    _check(weight, mask, mode=mode, scaling=scaling)
+    _draw_(weight, gain=gain, distribution="uniform", mode=mode, generator=generator, layout=layout)
+    return scale_to_mask_(weight, mask, mode=mode, scaling=scaling, layout=layout, live_inputs=live_inputs)
 
 
 def kaiming_truncated_normal_(
@@ -265,17 +244,9 @@ def kaiming_truncated_normal_(
     tensor([0., 0., 0.])
     """
     gain = calculate_gain(nonlinearity, a)  # type: ignore[arg-type]
-    return _draw_(
-        weight,
-        mask,
-        gain=gain,
-        distribution="truncated_normal",
-        mode=mode,
-        generator=generator,
-        scaling=scaling,
-        layout=layout,
-        live_inputs=live_inputs,
-    )
+    _check(weight, mask, mode=mode, scaling=scaling)
+    _draw_(weight, gain=gain, distribution="truncated_normal", mode=mode, generator=generator, layout=layout)
+    return scale_to_mask_(weight, mask, mode=mode, scaling=scaling, layout=layout, live_inputs=live_inputs)
 
 
 def xavier_normal_(
@@ -301,17 +272,9 @@ def xavier_normal_(
     >>> xavier_normal_(torch.empty(1, 4), torch.tensor([[True, False, False, False]]))[0, 1:]
     tensor([0., 0., 0.])
     """
-    return _draw_(
-        weight,
-        mask,
-        gain=gain,
-        distribution="normal",
-        mode="fan_avg",
-        generator=generator,
-        scaling=scaling,
-        layout=layout,
-        live_inputs=live_inputs,
-    )
+    _check(weight, mask, mode="fan_avg", scaling=scaling)
+    _draw_(weight, gain=gain, distribution="normal", mode="fan_avg", generator=generator, layout=layout)
+    return scale_to_mask_(weight, mask, mode="fan_avg", scaling=scaling, layout=layout, live_inputs=live_inputs)
 
 
 def xavier_uniform_(
@@ -338,17 +301,9 @@ def xavier_uniform_(
     >>> xavier_uniform_(torch.empty(1, 4), torch.tensor([[True, False, False, False]]))[0, 1:]
     tensor([0., 0., 0.])
     """
-    return _draw_(
-        weight,
-        mask,
-        gain=gain,
-        distribution="uniform",
-        mode="fan_avg",
-        generator=generator,
-        scaling=scaling,
-        layout=layout,
-        live_inputs=live_inputs,
-    )
+    _check(weight, mask, mode="fan_avg", scaling=scaling)
+    _draw_(weight, gain=gain, distribution="uniform", mode="fan_avg", generator=generator, layout=layout)
+    return scale_to_mask_(weight, mask, mode="fan_avg", scaling=scaling, layout=layout, live_inputs=live_inputs)
 
 
 #: Name -> function, for ``base=`` arguments and configs.

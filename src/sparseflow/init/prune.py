@@ -56,12 +56,7 @@ def grasp(
 
     No temperature: the loss is used as given.
 
-    Args:
-        model: Dense, as initialised; left as it is.
-        loss_fn: Mean loss of a batch.
-        batches: Pairs of inputs and targets.
-        include: Rules for more weights to score, see :func:`sparseflow.masks.select.weights`.
-        exclude: Rules for weights to leave out.
+    Arguments as :func:`snip`.
 
     Returns: parameter name -> score; the highest should stay.
 

@@ -113,10 +113,6 @@ def fan_out(mask: Tensor, layout: Layout = PLAIN) -> Tensor:
 def dense_fans(shape: torch.Size | tuple[int, ...], layout: Layout = PLAIN) -> tuple[float, float]:
     """Fan-in and fan-out of the unmasked weight; for the plain layout those of ``torch.nn.init``.
 
-    Args:
-        shape: Of the weight.
-        layout: Its axes.
-
     Raises:
         ValueError: if the shape has fewer than two axes or does not divide into the layout's blocks.
 
@@ -137,10 +133,6 @@ def dense_fans(shape: torch.Size | tuple[int, ...], layout: Layout = PLAIN) -> t
 
 def unit_counts(mask: Tensor, layout: Layout = PLAIN) -> tuple[int, int]:
     """Units without any active input, and input channels without any active output.
-
-    Args:
-        mask: bool.
-        layout: Its axes.
 
     >>> unit_counts(torch.tensor([[True, False], [False, False]]))
     (1, 1)

@@ -42,11 +42,7 @@ def dense_masks(
 ) -> dict[str, Tensor]:
     """Masks with every weight active, from which gradual pruning starts.
 
-    Args:
-        model: Any module.
-        include: Rules that add weights, see :func:`sparseflow.masks.select.weights`.
-        exclude: Rules that leave weights out.
-        first_layer_dense: Whether the first prunable weight gets no mask.
+    Arguments as :func:`sparseflow.prunable`.
 
     >>> dense_masks(nn.Linear(2, 1))
     {'weight': tensor([[True, True]])}
@@ -109,14 +105,10 @@ def magnitude_masks(
     """Masks that keep the weights of largest magnitude, per layer or over all layers at once.
 
     Args:
-        model: Any module.
         sparsity: Fraction of zeros over all masks, in [0, 1).
         scope: ``"layer"`` or ``"global"``, see :func:`score_masks`.
-        allocation: Sparsity of each layer, see :func:`random_masks`.
-        overrides: Parameter name -> its own sparsity.
-        include: Rules that add weights, see :func:`sparseflow.masks.select.weights`.
-        exclude: Rules that leave weights out.
-        first_layer_dense: Whether the first prunable weight gets no mask.
+
+    The others as :func:`random_masks`.
 
     Raises:
         ValueError: as :func:`random_masks` and :func:`score_masks`.

@@ -35,9 +35,7 @@ class MaskStatistics:
 def mask_statistics(mask: Tensor, layout: Layout = PLAIN) -> MaskStatistics:
     """Dead ends and the spread of the fan-in of one mask.
 
-    Args:
-        mask: bool.
-        layout: Which axes are units and inputs.
+    Arguments as :func:`sparseflow.masks.fans.fan_in`.
 
     >>> import torch
     >>> mask_statistics(torch.tensor([[True, True, False], [False, False, False]]))
@@ -96,23 +94,10 @@ class SparsityReport:
     def __str__(self) -> str:
         """A table of at most 100 columns, the totals last."""
         has_target = any(row.target is not None for row in self.rows)
-        lines = _table(
-            [
-                [
-                    "weight",
-                    "shape",
-                    "weights",
-                    "active",
-                    *["target"] * has_target,
-                    "sparsity",
-                    "no in",
-                    "no out",
-                    "why",
-                ],
-                *(_cells(row, has_target=has_target) for row in self.rows),
-                *_total_cells(self.totals, has_target=has_target),
-            ]
-        )
+        target = ["target"] if has_target else []
+        head = ["weight", "shape", "weights", "active", *target, "sparsity", "no in", "no out", "why"]
+        rows = [_cells(row, has_target=has_target) for row in self.rows]
+        lines = _table([head, *rows, *_total_cells(self.totals, has_target=has_target)])
         rule = "-" * max(map(len, lines))
         note = "no in: units without active inputs; no out: inputs without active outputs"
         return "\n".join([lines[0], rule, *lines[1:-2], rule, *lines[-2:], note])
@@ -133,10 +118,8 @@ def sparsity_report(
         model: The model.
         masks: Parameter name -> mask.
         target: The sparsity asked for: one for every masked weight, or one each by name, as an allocation returns it.
-        include: The rules by which the masks were made, see :func:`~sparseflow.masks.select.weights`; they explain what
-            is not masked.
-        exclude: As ``include``.
-        first_layer_dense: As ``include``.
+        include, exclude, first_layer_dense: The rules by which the masks were made, see
+            :func:`~sparseflow.masks.select.weights`; they explain what is not masked.
 
     Raises:
         TypeError, ValueError: if a mask does not fit, there are none, or a target is no sparsity or names no mask.

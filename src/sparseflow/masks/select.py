@@ -206,11 +206,7 @@ def prunable(
 ) -> dict[str, Weight]:
     """The weights that may be sparse, by parameter name.
 
-    Args:
-        model: Any module, see :func:`weights`.
-        include: Rules that add weights, see :func:`weights`.
-        exclude: Rules that leave weights out.
-        first_layer_dense: Whether the first prunable weight is left out.
+    Arguments as :func:`weights`.
 
     Raises:
         ValueError: if there is none.

@@ -59,11 +59,7 @@ def drop_and_grow(
 
 
 def changed(before: Tensor, after: Tensor) -> MaskUpdate:
-    """The update that made one mask of another.
-
-    Args:
-        before: bool.
-        after: bool, same shape.
+    """The update that made one bool mask of another.
 
     >>> changed(torch.tensor([True, False]), torch.tensor([False, True])).grown
     tensor([False,  True])
@@ -205,10 +201,7 @@ class DropGrow:
     def num_drop(self, active: int, *, step: int, learning_rate_ratio: float) -> int:
         r"""Number of weights to swap in a layer: :math:`\lfloor p(t)\, n \rfloor` (protocol C.1 truncates).
 
-        Args:
-            active: Active weights of the layer, :math:`n`.
-            step: Optimizer steps done, :math:`t`.
-            learning_rate_ratio: Learning rate of the weight's group over its initial one.
+        ``active`` is :math:`n`, the layer's active weights; the others as :class:`DropSchedule`.
         """
         schedule = DROP_SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
         factor = schedule(step, until=self.update_until, learning_rate_ratio=learning_rate_ratio)
@@ -228,11 +221,7 @@ class DropGrow:
 def periodic(step: int, *, every: int, first: int, until: int | None) -> bool:
     """Whether ``step`` is one of first, first + every, ..., up to and including ``until``.
 
-    Args:
-        step: Optimizer steps done.
-        every: Steps between updates.
-        first: Step of the first update.
-        until: Last step at which an update may fall; ``None`` never stops.
+    ``until`` may be ``None``: it never stops.
 
     >>> [t for t in range(12) if periodic(t, every=3, first=3, until=9)]
     [3, 6, 9]

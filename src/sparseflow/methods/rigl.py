@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Unpack
 
 from sparseflow.methods.drop_grow import DropGrow, Options
@@ -34,11 +35,7 @@ def RigL(*, replaces_step: bool = False, **options: Unpack[Options]) -> DropGrow
     False
     """
     return DropGrow(
-        drop_score=magnitude,
-        grow_score=gradient_magnitude,
-        needs_gradient=True,
-        replaces_step=replaces_step,
-        **options,
+        drop_score=magnitude, grow_score=gradient_magnitude, needs_gradient=True, replaces_step=replaces_step, **options
     )
 
 
@@ -52,10 +49,4 @@ def RigLInverted(*, replaces_step: bool = False, **options: Unpack[Options]) -> 
     >>> RigLInverted().grow_score is negative_gradient_magnitude
     True
     """
-    return DropGrow(
-        drop_score=magnitude,
-        grow_score=negative_gradient_magnitude,
-        needs_gradient=True,
-        replaces_step=replaces_step,
-        **options,
-    )
+    return replace(RigL(replaces_step=replaces_step, **options), grow_score=negative_gradient_magnitude)

@@ -138,8 +138,7 @@ def resnet50(
 def resnet14(num_classes: int = 1000, *, width: float = 1.0, stem: str = "imagenet") -> nn.Sequential:
     """:func:`resnet50` with one block per group: fourteen layers with weights on the longest path, for small machines.
 
-    Args:
-        num_classes, width, stem: As there.
+    Arguments as there.
 
     Reference: none; the paper has no such network.
 

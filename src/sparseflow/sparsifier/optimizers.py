@@ -30,9 +30,7 @@ def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 def keeps_zeros(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> bool:
     """Whether a step leaves a zero weight with zero gradient and state at zero; without an ``eps``, 0 / 0 is NaN.
 
-    Args:
-        optimizer: Innermost.
-        parameters: The masked weights, whose dtype decides whether ``eps`` is zero.
+    The dtype of these parameters decides whether ``eps`` is zero.
 
     >>> weight = nn.Parameter(torch.ones(1))
     >>> [keeps_zeros(torch.optim.Adam([weight], eps=eps), [weight]) for eps in (1e-8, 0.0)]
@@ -50,10 +48,6 @@ def leaves_gradients(optimizer: torch.optim.Optimizer, parameters: Iterable[Tens
     The foreach version of SGD adds Nesterov's momentum to them in place, unless weight decay or ``maximize`` has made
     a copy before; torch takes that version by itself on GPUs.
 
-    Args:
-        optimizer: Innermost.
-        parameters: Those whose gradients are read after the step.
-
     >>> weight = nn.Parameter(torch.ones(1))
     >>> nesterov = {"lr": 0.1, "momentum": 0.9, "nesterov": True}
     >>> [leaves_gradients(torch.optim.SGD([weight], weight_decay=decay, **nesterov), [weight]) for decay in (0.0, 0.1)]
@@ -70,10 +64,6 @@ def leaves_gradients(optimizer: torch.optim.Optimizer, parameters: Iterable[Tens
 
 def per_weight_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
     """The optimizer's state tensors that hold one value per weight, recognised by their shape, with their keys.
-
-    Args:
-        optimizer: Whose state it is.
-        parameter: One of its parameters.
 
     >>> layer = nn.Linear(2, 1)
     >>> optimizer = torch.optim.Adam(layer.parameters())
@@ -97,11 +87,7 @@ def initial_rate(group: Mapping[str, Any]) -> float:
 
 
 def learning_rate_ratios(optimizer: torch.optim.Optimizer, initial: Iterable[float]) -> dict[int, float]:
-    """``id`` of each parameter -> the learning rate of its group over the initial one; 1 where that is 0.
-
-    Args:
-        optimizer: With its parameter groups.
-        initial: Initial learning rate of each group, in their order.
+    """``id`` of each parameter -> the learning rate of its group over the group's initial one; 1 where that is 0.
 
     >>> weight = nn.Parameter(torch.ones(1))
     >>> learning_rate_ratios(torch.optim.SGD([weight], lr=0.1), [0.4])[id(weight)]
@@ -116,10 +102,6 @@ def learning_rate_ratios(optimizer: torch.optim.Optimizer, initial: Iterable[flo
 
 def check_held(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
     """Check that the optimizer holds every parameter that requires a gradient.
-
-    Args:
-        optimizer: Innermost.
-        parameters: Name -> parameter that carries a mask.
 
     Raises:
         ValueError: naming the parameter that it does not hold.

@@ -157,9 +157,6 @@ class Sparsifier:
         Make the Sparsifier (which zeroes weights off the masks it is given), then load the model's state, the
         optimizer's, and this one last.
 
-        Args:
-            state: As :meth:`state_dict` returns it.
-
         Raises:
             ValueError: if the state is of other masks.
         """

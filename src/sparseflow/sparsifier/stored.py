@@ -77,10 +77,7 @@ def stored_weights(model: nn.Module) -> dict[str, StoredWeight]:
 class MasksOnDemand(Mapping[str, Tensor]):
     """Masks of which some are made from stored positions each time they are asked for.
 
-    Args:
-        names: In the order of iteration.
-        dense: Masks that exist.
-        stored: Weights whose masks are made.
+    ``names`` gives the order of iteration, ``dense`` the masks that exist, ``stored`` the weights of the others.
     """
 
     def __init__(self, names: Iterable[str], dense: Mapping[str, Tensor], stored: Mapping[str, StoredWeight]) -> None:
@@ -155,11 +152,6 @@ class StoredLayer(NamedTuple):
         Ties and counts as there. The scores of about a sixteenth of the layer are in memory at a time; random ones are
         drawn in the same order as for the whole layer.
 
-        Args:
-            swap: The request.
-            generator: For random scores.
-            gradient_name: Name of the gradient in errors.
-
         Returns: the new positions, int64, ascending.
 
         Raises:
@@ -213,10 +205,6 @@ def _span(positions: Tensor, begin: int, end: int) -> slice:
 def check_positions(stored: Mapping[str, StoredWeight], masks: Masks) -> None:
     """Check that weights that are stored alone are where the masks say.
 
-    Args:
-        stored: Name -> weight.
-        masks: Name -> mask, at least for these.
-
     Raises:
         ValueError: naming the first that is elsewhere.
     """
@@ -231,10 +219,7 @@ def check_positions(stored: Mapping[str, StoredWeight], masks: Masks) -> None:
 def move_(weight: StoredWeight, positions: Tensor, optimizer: torch.optim.Optimizer) -> None:
     """Give a weight other positions: what stays keeps its value, gradient and state, what is new starts at zero.
 
-    Args:
-        weight: Changed in place; the parameter stays the same object.
-        positions: int64, ascending.
-        optimizer: Whose state of this parameter moves along.
+    ``positions`` are int64, ascending; the parameter stays the same object.
     """
     before, parameter = weight.positions(), weight.values
     place = torch.searchsorted(before, positions).clamp_(max=max(0, len(before) - 1))
@@ -263,10 +248,6 @@ def move_(weight: StoredWeight, positions: Tensor, optimizer: torch.optim.Optimi
 
 def check_can_move(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Check that weights that are stored alone can change places.
-
-    Args:
-        model: As the Sparsifier is given it.
-        optimizer: Innermost.
 
     Raises:
         ValueError: under LBFGS and under ``DistributedDataParallel``.

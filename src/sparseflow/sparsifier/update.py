@@ -43,10 +43,7 @@ class WholeLayer(NamedTuple):
     def begin(self, swap: Swap, *, generator: torch.Generator, gradient_name: str) -> Exchange:
         """Draw the scores of a request; the exchange itself is left to do, on any thread.
 
-        Args:
-            swap: The request.
-            generator: For random scores.
-            gradient_name: Name of the gradient in errors; the exchange raises those.
+        ``gradient_name`` stands in the errors of the exchange.
         """
         drop, grow = (self._scores(score, generator) for score in (swap.drop_score, swap.grow_score))
         return Exchange(self.mask, self.num_active, drop, grow, swap.num_drop, swap.num_grow, swap.regrow)
@@ -74,11 +71,8 @@ def new_masks(
     A frozen weight, and one without the gradient that growth needs, sits the update out.
 
     Args:
-        method: When, how many and by which score.
-        weights: The weights that it may look at.
         gradients: Name -> dense gradient for growth, as far as there is one.
         learning_rate_ratios: ``id`` of a parameter -> the learning rate of its group over the initial one.
-        step: Optimizer steps taken.
         generator: For random scores; drawn from layer by layer, in the order of the masks.
 
     Raises:

@@ -21,10 +21,6 @@ from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
 class Changes(Mapping[str, MaskUpdate]):
     """Name -> change of a mask at an update, computed when asked for: no more than one layer is in memory at once.
 
-    Args:
-        before: Masks before the update, of the layers that took part.
-        after: The same masks after it.
-
     >>> before, after = ({"w": stage(torch.tensor(mask))} for mask in ([True, False], [False, True]))
     >>> Changes(before, after)["w"].grown
     tensor([False,  True])
@@ -46,10 +42,7 @@ class Changes(Mapping[str, MaskUpdate]):
 class MaskedWeights:
     """Masks beside the weights, gradients and optimizer states that must be zero off them.
 
-    Args:
-        model: As :class:`sparseflow.Sparsifier` takes it.
-        optimizer: Innermost; holds every masked parameter.
-        masks: Parameter name -> bool tensor; copied.
+    Arguments as :class:`sparseflow.Sparsifier`.
 
     Raises:
         TypeError, ValueError: if a mask does not fit, or the optimizer does not hold a masked parameter.

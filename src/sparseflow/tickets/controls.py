@@ -79,14 +79,9 @@ def keep_signs_(model: nn.Module, masks: Masks) -> nn.Module:
 
     over the :math:`n` active weights that are not zero; an active zero has no sign and stays.
 
-    Args:
-        model: Its masked weights are overwritten.
-        masks: Parameter name -> mask.
+    Arguments and errors as :func:`shuffle_weights_`.
 
     Returns: ``model``.
-
-    Raises:
-        TypeError, ValueError: if a mask does not fit.
 
     Reference: Zhou et al. (2019), *Deconstructing Lottery Tickets*; the root mean square is this library's choice, so
     that the forward signal keeps its scale.

@@ -23,7 +23,8 @@ from sparseflow.data import (
     image_batches,
     normalise,
 )
-from sparseflow.data.digits import Dataset, batch_indices
+from sparseflow.data.digits import Dataset
+from sparseflow.data.order import global_batch
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.images import ImageRun
 from sparseflow.training.ranks import Ranks
@@ -89,10 +90,8 @@ class DigitData:
         """Batches from number ``first`` on."""
         images, labels = self._dataset.train_images, self._dataset.train_labels
         for step in range(first, self._config.steps):
-            indices = batch_indices(
-                step, num_examples=len(labels), batch_size=self._config.batch_size, seed=self._config.seed
-            )
-            yield Chosen(images, labels, indices)
+            batch = global_batch(step, size=len(labels), batch_size=self._config.batch_size, seed=self._config.seed)
+            yield Chosen(images, labels, batch.indices)
 
     def tests(self) -> dict[str, Iterable[Batch]]:
         """Test images, and those held out of training."""

@@ -13,11 +13,7 @@ from sparseflow.analysis.closed_form.sums import forward
 
 
 class AliveUnits:
-    """The units, or channels, that are not zero for some example, or would not be after a small step.
-
-    Args:
-        layers: In the order of computation.
-    """
+    """The units, or channels, that are not zero for some example, or would not be after a small step."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self._layers = layers
@@ -30,11 +26,7 @@ class AliveUnits:
         """bool: the inputs, or input channels, that are not zero for some example."""
 
     def add(self, value: Tensor) -> None:
-        """Take in some examples.
-
-        Args:
-            value: The input of the first layer.
-        """
+        """Take in some examples."""
         self.inputs |= (value != 0).view(len(value), -1).any(1)
         values, segments, _ = forward(self._layers, value)
         for outputs, after, segment in zip(self.outputs[:-1], values[1:], segments[:-1], strict=True):
@@ -54,10 +46,7 @@ class AliveUnits:
 def reduced(layers: Sequence[Layer], alive: Sequence[Tensor], inputs: Tensor) -> tuple[list[Layer], Tensor]:
     """The layers between units that are alive and that some logit depends on; all second derivatives stay the same.
 
-    Args:
-        layers: In the order of computation.
-        alive: bool, of each layer's outputs.
-        inputs: bool, of the inputs or input channels.
+    ``alive`` is bool, of each layer's outputs; ``inputs`` likewise, of the inputs or input channels.
 
     Returns: smaller layers, and the indices of the inputs or input channels that they take.
     """

@@ -53,11 +53,7 @@ def closed_form_refusal(
     It has one for every ``nn.Sequential`` (also nested) of linear layers and 2-d convolutions, ReLU, LeakyReLU, ReLU6,
     Hardtanh, dropout, max and average pooling and Flatten, under the mean cross-entropy of class labels.
 
-    Args:
-        model: The network.
-        inputs: Of one batch; their shape may not suit.
-        targets: Of that batch.
-        loss_fn: Mean loss of a batch.
+    Without ``inputs`` and ``targets`` of a batch, shapes and labels are not looked at.
 
     >>> closed_form_refusal(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
     >>> closed_form_refusal(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)))

@@ -38,12 +38,7 @@ def closed_form(
 ) -> Tensor:
     """The Hessian, ``(P, P)``, in float64 and in the order of the layout.
 
-    Args:
-        chain: The network.
-        layout: Its active parameters.
-        batches: Inputs and class labels.
-        dtype: To compute in.
-        progress: Called with examples done and their total.
+    Arguments as :func:`sparseflow.analysis.hessian`.
     """
     layers = [layer_of(stage, layout, dtype) for stage in chain.stages]
     total = sum(len(targets) for _, targets in batches)

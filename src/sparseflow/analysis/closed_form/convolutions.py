@@ -17,12 +17,7 @@ BLOCK_BYTES = 2**26
 
 
 class ConvolutionBlocks:
-    """Second derivatives by a convolution's weight and an earlier one's parameter, beyond the Gauss-Newton part.
-
-    Args:
-        columns: The order of columns.
-        like: Gives device and dtype.
-    """
+    """Second derivatives by a convolution's weight and an earlier one's parameter, beyond the Gauss-Newton part."""
 
     def __init__(self, columns: Columns, like: Tensor) -> None:
         self._columns = columns
@@ -36,10 +31,8 @@ class ConvolutionBlocks:
     ) -> list[Tangents]:
         """Push tangents to the end of the convolutions and add the second derivatives that they meet.
 
-        Args:
-            values: Input of each convolution, ``(C, H, W, B)``.
-            segments: The operations behind each.
-            cotangent: ``(inputs, B)``: derivative of the loss by the inputs of the dense layers.
+        The input of each convolution is ``(C, H, W, B)``, the cotangent ``(inputs, B)``: derivative of the loss by the
+        inputs of the dense layers.
         """
         layers = self._columns.convolutions
         deltas = _deltas(layers, values, segments, cotangent)

@@ -22,8 +22,7 @@ PANEL = 256
 def softmax_rows(probabilities: Tensor) -> Tensor:
     r"""``C - 1`` rows ``R`` with :math:`R^\top R = \mathrm{diag}(p) - p p^\top`, by an exact Cholesky factorisation.
 
-    Args:
-        probabilities: ``(C, B)``, positive, of sum 1.
+    The probabilities ``p``, ``(C, B)``, are positive and of sum 1.
 
     Returns: ``(C - 1, C, B)``.
 
@@ -47,8 +46,6 @@ def add_gauss_newton(total: Tensor, columns: Columns, jacobian: Tensor, features
     """Add the upper triangle of the part of some examples; below the diagonal some of it is added, too.
 
     Args:
-        total: ``(P, P)``, in the order of ``columns``.
-        columns: The order of rows and columns.
         jacobian: ``(K, units, B)``: the root of ``S`` times the derivative of the logits by each unit.
         features: ``(num_dense, B)``: the factor of each parameter of a dense layer.
     """

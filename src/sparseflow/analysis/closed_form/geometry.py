@@ -62,14 +62,7 @@ class Geometry:
         return view.reshape(padded.shape[0], -1, height, width, padded.shape[4])
 
     def from_windows(self, cotangent: Tensor, before: tuple[int, int]) -> Tensor:
-        """The transpose of :meth:`windows` for one image.
-
-        Args:
-            cotangent: ``(C * area, H', W', B)``.
-            before: ``(H, W)``.
-
-        Returns: ``(C, H, W, B)``.
-        """
+        """The transpose of :meth:`windows` for one image: ``(C * area, H', W', B)`` to ``(C, H, W, B)``."""
         _, height, width, examples = cotangent.shape
         left, right, top, bottom = self.padding
         parts = cotangent.view(-1, *self.kernel, height, width, examples)
@@ -81,12 +74,7 @@ class Geometry:
         return found[:, top : top + before[0], left : left + before[1]]
 
     def sparse_convolution(self, value: Tensor, weights: Iterable[tuple[int, int, float]], outputs: int) -> Tensor:
-        """The convolution, weight by weight.
-
-        Args:
-            value: ``(C, H, W, B)``.
-            weights: Output, source and value of each weight.
-            outputs: Number of output channels.
+        """The convolution, weight by weight, each given as output, source and value.
 
         Returns: ``(outputs, H', W', B)``.
         """
@@ -100,23 +88,13 @@ class Geometry:
         return found
 
     def corners(self, before: tuple[int, int], device: torch.device) -> Tensor:
-        """``(H' W',)``: the place of the first weight of each window in the flattened padded input.
-
-        Args:
-            before: ``(H, W)``.
-            device: Of the result.
-        """
+        """``(H' W',)``: the place of the first weight of each window in the flattened padded input."""
         (height, width), row = self.positions(before), before[1] + self.padding[0] + self.padding[1]
         down = torch.arange(height, device=device) * (self.stride[0] * row)
         return (down[:, None] + torch.arange(width, device=device) * self.stride[1]).flatten()
 
     def offsets(self, source: Tensor, before: tuple[int, int]) -> Tensor:
-        """Distance of each weight of a window from the first.
-
-        Args:
-            source: Numbers of the weights, by channel, down and across.
-            before: ``(H, W)``.
-        """
+        """Distance of each weight of a window, numbered by channel, down and across, from the first."""
         left, right, top, bottom = self.padding
         rows, columns = before[0] + top + bottom, before[1] + left + right
         channel, inside = source // self.area, source % self.area

@@ -72,12 +72,7 @@ class Layer:
         return linked.view(len(linked), -1, self.area).any(-1)
 
     def between(self, units: Tensor, inputs: Tensor) -> Layer:
-        """The layer with fewer outputs and fewer inputs.
-
-        Args:
-            units: Indices of the outputs to keep.
-            inputs: Indices of the inputs, or input channels, to keep.
-        """
+        """The layer with only these outputs and these inputs or input channels, given by their indices."""
         columns = (inputs[:, None] * self.area + torch.arange(self.area, device=inputs.device)).flatten()
         last = columns.new_tensor([self.weight.shape[1]])
         return replace(
@@ -100,13 +95,7 @@ class Layer:
 
 
 def layer_of(stage: Stage, layout: ActiveLayout, dtype: torch.dtype) -> Layer:
-    """A layer of the model; a grouped convolution becomes one with zeros between the groups.
-
-    Args:
-        stage: The layer and the modules behind it.
-        layout: The active parameters of the model.
-        dtype: Of the weights.
-    """
+    """A layer of the model; a grouped convolution becomes one with zeros between the groups."""
     module, prefix = stage.layer, f"{stage.name}." if stage.name else ""
     weight, places = module.weight.detach().to(dtype), _places(module.weight, f"{prefix}weight", layout)
     bias, bias_places = None, places.new_full((len(weight), 1), -1)
@@ -120,13 +109,7 @@ def layer_of(stage: Stage, layout: ActiveLayout, dtype: torch.dtype) -> Layer:
 
 
 def own_tangents(layer: Layer, value: Tensor, operations: Sequence[Operation], part: slice) -> Tensor:
-    """Tangents of some of a convolution's parameters behind its segment, each in its own channel.
-
-    Args:
-        layer: The convolution.
-        value: Its input, ``(C, H, W, B)``.
-        operations: The segment behind it.
-        part: The part of its parameters.
+    """Tangents of ``part`` of a convolution's parameters behind its segment, each in its own channel.
 
     Returns: ``(Q, H', W', B)``, or ``(Q, H' W', B)`` once flat.
     """

@@ -16,13 +16,7 @@ from sparseflow.analysis.closed_form.tangents import Tangents
 
 
 class MixedBlock:
-    """Rows are the weights of one dense layer, by input; columns are the parameters of all earlier layers.
-
-    Args:
-        columns: The order of columns.
-        number: Of the dense layer.
-        like: Gives device and dtype.
-    """
+    """Rows are the weights of one dense layer, by input; columns are the parameters of all earlier layers."""
 
     def __init__(self, columns: Columns, number: int, like: Tensor) -> None:
         layer = columns.dense[number]
@@ -43,12 +37,7 @@ class MixedBlock:
         self._sums = like.new_zeros(len(self._rows), self._before + columns.num_tail)
 
     def add(self, delta: Tensor, tangents: Tangents) -> None:
-        """Add some examples.
-
-        Args:
-            delta: ``(units, B)``: derivative of the loss by the layer's units.
-            tangents: The derivatives of its inputs.
-        """
+        """Add some examples; ``delta``, ``(units, B)``, is the derivative of the loss by the layer's units."""
         left = delta[self._unit]
         for number, start, end in self._inputs:
             part, right = tangents.of_input(number)
@@ -58,9 +47,7 @@ class MixedBlock:
     def add_adjacent(self, delta: Tensor, features: Tensor) -> None:
         """Add some examples for the dense layer right in front: each of its units moves one input only.
 
-        Args:
-            delta: ``(units, B)``.
-            features: ``(num_dense, B)``: the factor of each column's weight, times the slope behind its unit.
+        ``features``, ``(num_dense, B)``, are the factor of each column's weight, times the slope behind its unit.
         """
         left = delta[self._unit]
         for number, start, end in self._inputs:

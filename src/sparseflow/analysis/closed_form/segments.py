@@ -26,9 +26,7 @@ class Scale:
     def push(self, tangent: Tensor, channels: Tensor | None) -> Tensor:
         """Map tangents from before to behind.
 
-        Args:
-            tangent: Full or own.
-            channels: ``(Q,)``, those of own tangents; ``None`` for full ones.
+        Own tangents come with their ``channels``, ``(Q,)``; full ones have ``None``.
         """
         return tangent * (self.slope if channels is None else self.slope[channels])
 
@@ -99,12 +97,7 @@ Operation = Scale | Take | Average | Flat
 
 
 def linearise(modules: Iterable[nn.Module], value: Tensor) -> tuple[Tensor, list[Operation]]:
-    """The output of the modules for a value, and the linear maps that equal them near it.
-
-    Args:
-        modules: In the order of computation.
-        value: ``(C, H, W, B)`` or ``(D, B)``.
-    """
+    """The output of the modules for a value, and the linear maps that equal them near it."""
     found: list[Operation] = []
     for module in _pooled_first(modules):
         if isinstance(module, POINTWISE):

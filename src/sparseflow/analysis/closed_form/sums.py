@@ -22,13 +22,7 @@ CHUNK_BYTES = 2**28
 
 
 class Sums:
-    """Sums over examples, and the Hessian that they make.
-
-    Args:
-        convolutions: The first layers, reduced.
-        dense: The others.
-        like: Gives device and dtype.
-    """
+    """Sums over examples, and the Hessian that they make."""
 
     def __init__(self, convolutions: Sequence[Layer], dense: Sequence[Layer], like: Tensor) -> None:
         self.columns = Columns(convolutions, dense)
@@ -45,13 +39,7 @@ class Sums:
         return max(1, min(CHUNK, CHUNK_BYTES // (values * self.gauss_newton.element_size())))
 
     def add(self, value: Tensor, targets: Tensor, total: int) -> None:
-        """Add some of ``total`` examples.
-
-        Args:
-            value: The input of the first layer.
-            targets: Their labels.
-            total: Number of all examples.
-        """
+        """Add some of ``total`` examples."""
         columns = self.columns
         inside = len(columns.convolutions)
         values, segments, logits = forward([*columns.convolutions, *columns.dense], value)
@@ -109,12 +97,7 @@ class Sums:
 
 
 def forward(layers: Sequence[Layer], value: Tensor) -> tuple[list[Tensor], list[list[Operation]], Tensor]:
-    """The input of each layer, the linearised operations behind it, and the logits ``(C, B)``.
-
-    Args:
-        layers: In the order of computation.
-        value: The input of the first.
-    """
+    """The input of each layer, the linearised operations behind it, and the logits ``(C, B)``."""
     values, segments = [], []
     for layer in layers:
         values.append(value)

@@ -58,9 +58,8 @@ class Tangents:
     def through(self, weight: Tensor, slope: Tensor | None) -> Tangents:
         """The tangents behind a dense layer and its pointwise functions.
 
-        Args:
-            weight: ``(out, inputs)`` of the layer.
-            slope: ``(out, B)`` of the functions; ``None`` where there are none.
+        ``weight`` is ``(out, inputs)``; ``slope``, that of the functions, ``(out, B)``, or ``None`` where there are
+        none.
         """
         found = torch.cat([torch.matmul(weight[:, inputs], self.values[units]) for units, inputs in self.by_channel()])
         return replace(self, values=found if slope is None else found.mul_(slope), ends=None)

@@ -14,7 +14,6 @@ from sparseflow._checks import check_masks
 from sparseflow.atomic import write_atomically
 from sparseflow.engine.convert import convert, sparse_layers
 from sparseflow.engine.files.packing import Content, Entry, dense_bytes, dense_tensor, read, to_bytes
-from sparseflow.engine.layers.modules import SparseLayer
 from sparseflow.engine.layers.pattern import Pattern
 from sparseflow.masks.select import maskable, unwrap
 from sparseflow.types import Masks
@@ -115,11 +114,7 @@ def _content(model: nn.Module | Mapping[str, Tensor], masks: Masks) -> Content:
     if not isinstance(model, nn.Module):
         return Content(_compacted(model, masks, {}), {})
     model = unwrap(model)
-    layers = {
-        f"{path}." if path else "": module
-        for path, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, SparseLayer)
-    }
+    layers = {name.removesuffix("weight"): layer for name, layer in sparse_layers(model).items()}
     groups = {name: int(getattr(weight.module, "groups", 1)) for name, weight in maskable(model).items()}
     groups |= {f"{prefix}weight": layer.pattern.groups for prefix, layer in layers.items()}
     state: dict[str, Entry] = {}

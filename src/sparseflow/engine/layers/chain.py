@@ -62,12 +62,7 @@ class _Held:
 
 
 class Chain:
-    """The programs of a chain for the input sizes met so far.
-
-    Args:
-        stages: Of the chain.
-        layers: Its sparse layers, in order.
-    """
+    """The programs of a chain of sparse layers for the input sizes met so far."""
 
     def __init__(self, stages: list[Stage], layers: list[SparseLayer]) -> None:
         self.stages = stages
@@ -92,13 +87,7 @@ class Chain:
         return not any(layer.is_watched() for layer in self.layers)
 
     def slices(self, shape: tuple[int, ...], itemsize: int, *, inner: bool, input_gradient: bool) -> _Slices:
-        """The programs for inputs of one shape.
-
-        Args:
-            shape: ``(batch, ...)``.
-            itemsize: Bytes of a number.
-            inner: Whether the input has the batch innermost.
-            input_gradient: Whether the gradient of the input is wanted.
+        """The programs for inputs of shape ``(batch, ...)``; arguments as :func:`build_halves`.
 
         Raises:
             ValueError: if the shape does not fit the chain.

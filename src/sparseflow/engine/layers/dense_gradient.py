@@ -14,10 +14,8 @@ def gradient_rows(product: Product, x: Tensor, gradient: Tensor, first: int, las
     .. math:: G_{o c u v} = \sum_{n, i, j} g_{n, o, i, j}\, x_{c,\ i s_y + u d_y,\ j s_x + v d_x,\ n}
 
     Args:
-        product: Of the layer and this input size.
         x: Flat input, in frame ``product.x``.
         gradient: Of the output, ``(batch, out, height, width)`` or ``(batch, out)``.
-        first, last: Outputs.
 
     Returns: ``(last - first, in / groups, *kernel)``.
 

@@ -21,9 +21,7 @@ def to_storage(images: Tensor, frame: Frame) -> Tensor:
 
     No copy is made where the batch is innermost already and there is no border.
 
-    Args:
-        images: ``(batch, channels, height, width)``, or ``(batch, channels)`` for one pixel.
-        frame: Of the storage.
+    Images are ``(batch, channels, height, width)``, or ``(batch, channels)`` for one pixel.
     """
     bordered = (frame.height, frame.width) != frame.size
     if not bordered and images.stride() == _strides(frame)[: images.dim()]:
@@ -44,14 +42,7 @@ def to_storage(images: Tensor, frame: Frame) -> Tensor:
 
 
 def to_images(storage: Tensor, channels: int, frame: Frame, *, dims: int = 4) -> Tensor:
-    """A view of a flat storage without a border as images.
-
-    Args:
-        storage: ``(channels, height, width, batch)``, flat.
-        channels: Of the images.
-        frame: Of the storage.
-        dims: 4 gives ``(batch, channels, height, width)``, 2 gives ``(batch, channels)``.
-    """
+    """A flat storage without a border, seen as images; shapes as :func:`to_storage`, with 4 or 2 ``dims``."""
     shape = (frame.batch, channels, *frame.size)
     return storage.as_strided(shape[:dims], _strides(frame)[:dims])
 

@@ -157,24 +157,13 @@ def _loops(
 
 
 def forward_loops(window: Window, x: Frame, y: Frame) -> Loops:
-    """Loops from each output pixel to the first tap of its window.
-
-    Args:
-        window: Of the convolution.
-        x: Input, with a border of at least the window's padding.
-        y: Output.
-    """
+    """Loops from each output pixel in ``y`` to the first tap of its window in ``x``, whose border holds the padding."""
     corner = x.place(-window.padding[0][0], -window.padding[1][0])
     return _loops(x, y, corner, y.place(0, 0), y.size, window.stride, (1, 1))
 
 
 def forward_table(pattern: Pattern, window: Window, x: Frame, itemsize: int = 4) -> Table:
-    """The places of the taps of each output channel.
-
-    Args:
-        pattern, window: Of the layer.
-        x: Input.
-        itemsize: Bytes of a number.
+    """The places in ``x`` of the taps of each output channel.
 
     Raises:
         ValueError: if the image is too large for int32.
@@ -213,11 +202,7 @@ def backward(pattern: Pattern, window: Window, x: Frame, g: Frame, itemsize: int
     Input pixels whose padded position has the same remainder by the stride meet the same taps of the kernel, so within
     a phase the input gradient is a weighted sum like the forward pass, by the transposed pattern.
 
-    Args:
-        pattern, window: Of the layer.
-        x: Input.
-        g: Gradient of the output, with the border that :meth:`Window.gradient_border` gives.
-        itemsize: Bytes of a number.
+    ``g`` has the border that :meth:`Window.gradient_border` gives.
 
     Raises:
         ValueError: if the image is too large for int32.

@@ -32,10 +32,8 @@ class SparseLayer(nn.Module):
     weights do not exist: gradients and optimizer state have the size of the values.
 
     Args:
-        pattern: Where the active weights are.
         values: ``(nonzeros,)``, float32 or float64, on the CPU; taken over, not copied.
         bias: ``(outputs,)`` or ``None``.
-        window: Of the convolution.
     """
 
     def __init__(self, pattern: Pattern, values: Tensor, bias: Tensor | None, window: Window) -> None:

@@ -171,12 +171,7 @@ def _transpose(key: NDArray[Any], counts: NDArray[np.int64], order: Indices) -> 
 
 
 def sorted_by(key: NDArray[Any], size: int) -> tuple[Indices, Indices]:
-    """Begins ``(size + 1,)`` of each key in sorted order, and the stable order that sorts by key.
-
-    Args:
-        key: ``(nonzeros,)``, in [0, size).
-        size: Number of keys.
-    """
+    """Begins ``(size + 1,)`` of each key in [0, size) in sorted order, and the stable order that sorts by key."""
     begins = np.zeros(size + 1, np.int64)
     np.cumsum(np.bincount(key, minlength=size), out=begins[1:])
     order = np.empty(len(key), np.int32)
@@ -191,7 +186,6 @@ def transposed(rows: Indices, inputs: Indices, *, num_inputs: int, num_rows: int
 
     Args:
         rows, inputs: int32, per nonzero: its output and its input.
-        num_inputs, num_rows: Numbers of inputs and of outputs.
         block: Outputs of a block.
     """
     blocks = -(-num_rows // block) if num_rows > 2 * block else 1
@@ -202,13 +196,7 @@ def transposed(rows: Indices, inputs: Indices, *, num_inputs: int, num_rows: int
 
 
 def in_blocks(begins: Indices, columns: Indices, order: Indices | None, *, num_columns: int, block: int) -> Table:
-    """A table cut into blocks of columns.
-
-    Args:
-        begins, columns, order: Of the whole table; columns are ascending within an output.
-        num_columns: Number of columns.
-        block: Columns of a block.
-    """
+    """A table whose columns ascend within an output, cut into blocks of ``block`` columns."""
     edges = np.arange(0, num_columns, block) if num_columns > 2 * block else np.zeros(1, np.int64)
     if len(edges) == 1:
         return Table(begins[None, :-1].copy(), begins[None, 1:].copy(), columns, order)

@@ -21,13 +21,12 @@ _NO_FLOOR = float("-inf")
 class Product:
     """The pattern of a layer at one input size: frames, tables and loops, made once and used at every step.
 
-    Activations are flat tensors that hold ``(channels, height + border, width + border, batch)``.
+    Activations are flat tensors that hold ``(channels, height + border, width + border, batch)``: input and output in
+    the frames ``x`` and ``y``, their gradients in ``gx`` and ``g``.
 
     Args:
-        pattern: Of the layer.
         window: Of its convolution; a linear layer is a 1 x 1 convolution of one pixel.
         size: Height and width of the input.
-        batch: Examples.
         itemsize: Bytes of a number.
 
     >>> pattern = Pattern.of(torch.tensor([[True, False, True]]))
@@ -81,14 +80,7 @@ class Product:
         return {g: (self._dots(g), forward_loops(Window(), g, g)) for g in (self.y, self.g)}
 
     def forward(self, values: Tensor, bias: Tensor | None, x: Tensor, *, floor: float = _NO_FLOOR) -> Tensor:
-        """``max(floor, W x + b)``, in frame ``y``.
-
-        Args:
-            values: ``(nonzeros,)``.
-            bias: ``(outputs,)``.
-            x: In frame ``x``.
-            floor: 0 for a ReLU.
-        """
+        """``max(floor, W x + b)``, from frame ``x`` to frame ``y``; a ``floor`` of 0 is a ReLU."""
         y = torch.empty(self.pattern.outputs * self.y.pitch, dtype=values.dtype)
         numbers = values.detach().numpy()
         start = numbers[:0] if bias is None else bias.detach().numpy()
@@ -97,12 +89,7 @@ class Product:
         return y
 
     def input_gradient(self, values: Tensor, g: Tensor) -> Tensor:
-        """``W^T g``, in frame ``gx``.
-
-        Args:
-            values: ``(nonzeros,)``.
-            g: Gradient of the output, in frame ``g``.
-        """
+        """``W^T g``, from frame ``g`` to frame ``gx``."""
         make = torch.empty if self._reads_all else torch.zeros
         gx = make(self.pattern.inputs * self.gx.pitch, dtype=values.dtype)
         numbers = values.detach().numpy()
@@ -111,13 +98,7 @@ class Product:
         return gx
 
     def weight_gradient(self, x: Tensor, g: Tensor, frame: Frame) -> Tensor:
-        """The gradient of each active weight, ``(nonzeros,)``.
-
-        Args:
-            x: Input, in frame ``x``.
-            g: Gradient of the output.
-            frame: Of ``g``: equal to frame ``y`` or ``g``.
-        """
+        """The gradient of each active weight, ``(nonzeros,)``; ``frame`` is that of ``g``: ``y`` or ``g``."""
         out = torch.zeros(self.pattern.num_active, dtype=x.dtype)
         (table, _), ((loops, rows), _) = self._forward, self._gradient_loops[frame]
         gs, xs, outs = g.numpy(), x.numpy(), out.numpy()

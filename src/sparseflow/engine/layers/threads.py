@@ -16,13 +16,7 @@ _WORTH_IT, _WORTH_ADDING = 2_000_000, 900_000
 
 
 def over_parts(parts: int, work: int, run: Callable[[int], None]) -> None:
-    """Call ``run(0)``, ..., ``run(parts - 1)`` on up to ``torch.get_num_threads()`` threads.
-
-    Args:
-        parts: Number of parts.
-        work: Multiply-adds in all.
-        run: Computes one part.
-    """
+    """Call ``run(0)``, ..., ``run(parts - 1)`` on up to ``torch.get_num_threads()`` threads."""
     threads = max(1, min(torch.get_num_threads(), work // _WORTH_ADDING, parts))
 
     def share(thread: int) -> None:
@@ -38,10 +32,7 @@ def over_outputs(edges: NDArray[np.int64], work: int, run: Callable[[int, int], 
     An output is computed whole by one thread, so the result does not depend on their number, which is
     ``torch.get_num_threads()``.
 
-    Args:
-        edges: ``(outputs + 1,)``: nonzeros before each output.
-        work: Multiply-adds in all.
-        run: Computes the outputs [first, last).
+    ``edges``, ``(outputs + 1,)``, counts the nonzeros before each output.
     """
     outputs = len(edges) - 1
     threads = 1 if work < 2 * _WORTH_IT else min(torch.get_num_threads(), work // _WORTH_IT, outputs)

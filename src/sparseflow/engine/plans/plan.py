@@ -72,8 +72,7 @@ class Plan:
     def read(self, masks: Mapping[str, Tensor] | None = None) -> None:
         """Take values and optimizer state from the model and the optimizer.
 
-        Args:
-            masks: Name -> bool mask, where they changed; ``None`` keeps the plan's.
+        ``masks`` are given where they changed; ``None`` keeps the plan's.
         """
         if masks is not None and not self._has(masks):
             self._take(masks)
@@ -115,11 +114,7 @@ class Plan:
         }
 
     def logits(self, images: Tensor, chosen: Tensor | None = None) -> Tensor:
-        """The logits, ``(batch, classes)``.
-
-        Args:
-            images, chosen: As :meth:`step`.
-        """
+        """The logits, ``(batch, classes)``; arguments as :meth:`step`."""
         numbers, rows = self._check_images(images, chosen)
         share = self._share(tuple(images.shape[1:]), 0, len(rows), training=False)
         out = np.empty(len(rows) * share[0].program.classes, numbers.dtype)

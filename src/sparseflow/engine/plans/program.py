@@ -170,9 +170,10 @@ def build_halves(
     """Forward and backward pass of a chain as two programs on one workspace, for autograd.
 
     Args:
-        stages, begins, shape, batch, itemsize: As :func:`build_program`.
         inner: Whether the input has the batch innermost; else it is transposed on the way in.
         input_gradient: Whether the backward pass ends with the gradient of the input.
+
+    The others as :func:`build_program`.
 
     Returns: both programs, and the output, which has the batch innermost as all gradients have.
     """

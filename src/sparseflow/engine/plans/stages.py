@@ -65,11 +65,7 @@ Stage = Weighted | MaxPool | AveragePool | Rectify | Flatten
 
 
 def read_chain(model: nn.Module, masks: Mapping[str, Tensor]) -> list[Stage]:
-    """The stages of a network, in order.
-
-    Args:
-        model: An ``nn.Sequential``, also nested, or a single layer.
-        masks: Parameter name -> bool mask; a weight without one is dense.
+    """The stages of a network in order: an ``nn.Sequential``, also nested, or a single layer.
 
     Raises:
         TypeError: if a layer is not supported.
@@ -99,10 +95,7 @@ def leaves(
 ) -> Iterator[tuple[str, nn.Module]]:
     """Name and layer of each layer of a chain, in order.
 
-    Args:
-        module: The chain.
-        name: Of the chain itself.
-        chains: Types that are chains in turn; a subclass may compute something else.
+    ``chains`` are the types that are chains in turn; a subclass may compute something else.
     """
     if type(module) in chains:
         for key, child in module._modules.items():

@@ -45,10 +45,7 @@ class Part:
 class State:
     """Values, gradient and optimizer state of all parameters as flat vectors.
 
-    Args:
-        parts: In the order of the vectors.
-        optimizer: The one that holds the parameters, or ``None`` where nothing is trained.
-        dtype: Of the vectors.
+    Without an optimizer nothing is trained.
 
     Raises:
         TypeError, ValueError: if the optimizer or one of its options is not supported.

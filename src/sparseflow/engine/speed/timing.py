@@ -48,13 +48,7 @@ def medians(steps: Sequence[Callable[[], object]], *, seconds: float) -> list[fl
 
 
 def model_step(model: nn.Module, arguments: tuple[Any, ...], *, backward: bool) -> Callable[[], None]:
-    """A function that runs one step of a model.
-
-    Args:
-        model: The model.
-        arguments: Positional, of its forward pass.
-        backward: Also compute the gradient of every parameter.
-    """
+    """A function that runs one step of a model, with ``backward`` up to the gradient of every parameter."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def run() -> None:
@@ -92,12 +86,7 @@ class Call:
 
 
 def watch(step: Callable[[], None], layers: Mapping[str, nn.Module]) -> dict[str, Call]:
-    """Run a step and record the first call of each layer, in the order of execution.
-
-    Args:
-        step: Runs the model.
-        layers: Name -> layer; those that are not called are left out.
-    """
+    """Run a step and record the first call of each of these layers that it calls, in the order of execution."""
     calls: dict[str, Call] = {}
 
     def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -121,16 +110,10 @@ def watch(step: Callable[[], None], layers: Mapping[str, nn.Module]) -> dict[str
 
 
 def layer_step(layer: nn.Module, met: Call, gradient: Tensor | None, *, backward: bool) -> Callable[[], None]:
-    """A function that runs one step of a layer.
+    """A function that runs one step of a layer on the input it met, with ``backward`` up to all gradients.
 
     The gradient of the input is given back in the layout in which the input came, so a layer that changes the layout
     pays for it.
-
-    Args:
-        layer: The layer.
-        met: Its input.
-        gradient: Of its output; ``None`` if nothing needs it.
-        backward: Also compute the gradients.
     """
     x = met.x.detach().requires_grad_(backward and met.needs_gradient)
     wanted: list[Tensor] = [parameter for parameter in layer.parameters() if parameter.requires_grad]
@@ -157,8 +140,6 @@ def layer_costs(
     Args:
         dense, sparse: Name -> layer, the same names.
         met: Calls of the layers in a run of the dense and of the sparse model.
-        backward: Also the gradients.
-        seconds: To spend on each layer.
     """
     costs = {}
     for name in met[0]:
@@ -202,11 +183,6 @@ def cheapest(costs: Sequence[Costs]) -> list[bool]:
 
 
 def settled(costs: Sequence[Costs], is_sparse: Sequence[bool]) -> list[tuple[float, float]]:
-    """Seconds of each layer of a chain: dense in the dense model, and sparse in the chosen mix.
-
-    Args:
-        costs: Of each layer.
-        is_sparse: The mix, see :func:`cheapest`.
-    """
+    """Seconds of each layer of a chain: dense in the dense model, and sparse in the mix."""
     before = itertools.chain([False], is_sparse)
     return [(cost[0][0], cost[previous][1]) for cost, previous in zip(costs, before, strict=False)]
