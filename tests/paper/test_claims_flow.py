@@ -137,8 +137,7 @@ def test_claims_about_batch_norm_stay_open_whatever_was_run(claim: str) -> None:
 
 
 def test_rises_are_those_the_norms_were_made_by() -> None:
-    numbers = verdict_on("C11", c11()).numbers
-    assert list(numbers.values()) == pytest.approx([2.0, 1.5, 1.2])
+    assert verdict_on("C11", c11()).ours == "norm after / before: 2.00 at 30 %, 1.50 at 70 %, 1.20 at 90 %"
 
 
 def test_the_sign_is_told() -> None:

@@ -15,7 +15,11 @@ Option = str | int | float
 
 
 class NotEnoughRunsError(LookupError):
-    """Something a claim or figure needs was not run, or not often enough; the text says what to type."""
+    """Something a claim or figure needs was not run, or not often enough; the text says what to type.
+
+    Whatever reads evidence raises it: every claim, every exhibit's ``build``, and the functions that these share. Those
+    that judge all claims or draw all exhibits catch it, and say the text in place of a verdict or a figure.
+    """
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -11,7 +11,15 @@ from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims.bounds import interval_above, reaches
 from sparseflow.paper.claims.contrasts import contrast, spread_above
 from sparseflow.paper.claims.intervals import clopper_pearson, welch_spread
-from sparseflow.paper.claims.run_statistics import accuracies, mean_and_std, mean_log_norm, num_collapsed, of_each
+from sparseflow.paper.claims.run_statistics import (
+    accuracies,
+    accuracies_of,
+    labelled_means,
+    mean_and_std,
+    mean_log_norm,
+    num_collapsed,
+    of_each,
+)
 from sparseflow.paper.claims.sites import CIFAR, MNIST, Site, pooled
 from sparseflow.paper.claims.statistics import equivalent, fisher_greater, greater, mann_whitney_greater
 from sparseflow.paper.claims.verdict import FEWEST, FEWEST_RANKED, Verdict, all_of, conclude, undecided
@@ -38,15 +46,13 @@ def c06_collapse(evidence: Evidence) -> Verdict:
     Criterion (a), for each method over 20 seeds: fewer runs of Ours collapse than of Original, Fisher p < 0.05. Part
     (b), a gain of more than 5 points on VGG16, is :func:`c06_gain`; the accuracy of the runs that learned is reported.
     """
-    parts, described, numbers = {}, [], {}
+    parts, described = {}, []
     for method, key in METHODS.items():
         original, ours = (evidence.runs(f"lenet5/{key}/{init}", at_least=MNIST.many) for init in ("dense", "sparse"))
         lost = [(num_collapsed(runs, below=evidence.collapse_percent), len(runs)) for runs in (original, ours)]
         parts[method] = fisher_greater(*lost, alpha=0.05)
         learned = [_learned(runs, evidence.collapse_percent) for runs in (original, ours)]
         described.append(f"{method} {learned[0]} vs {learned[1]}")
-        numbers[f"collapsed, {method}, Original"] = lost[0][0] / lost[0][1]
-        numbers[f"collapsed, {method}, Ours"] = lost[1][0] / lost[1][1]
     return conclude(
         "C06",
         all_of(parts),
@@ -57,7 +63,6 @@ def c06_collapse(evidence: Evidence) -> Verdict:
         "the gain on VGG16 was not tested.",
         inconclusive="With initial weights scaled to the mask fewer LeNet5 runs fail to learn, but for some method the "
         "difference may be chance.",
-        numbers=numbers,
     )
 
 
@@ -68,11 +73,11 @@ def c06_gain(evidence: Evidence) -> Verdict:
     Differs: VGG16 on CIFAR-10; the gain is the mean of the gains at three sparsities, each with Welch's errors of three
     runs a side; runs that did not learn count as they end.
     """
-    parts, described, numbers = {}, [], dict[str, float]()
+    parts, described = {}, []
     for method, key in METHODS.items():
         pairs = {
             name: [
-                accuracies(evidence.runs(f"{group}/{key}/{init}", at_least=CIFAR.many)) for init in ("sparse", "dense")
+                accuracies_of(evidence, f"{group}/{key}/{init}", at_least=CIFAR.many) for init in ("sparse", "dense")
             ]
             for name, group in CIFAR.plain.groups.items()
         }
@@ -81,7 +86,6 @@ def c06_gain(evidence: Evidence) -> Verdict:
         parts[method] = spread_above(gain, GAIN, alpha=0.05, n=n, test="Welch t, mean gain")
         for name, (ours, original) in pairs.items():
             described.append(f"{method}, {name} {mean_and_std(original)} to {mean_and_std(ours)}")
-        numbers[f"gain, {method}"] = gain.estimate
     return conclude(
         "C06",
         all_of(parts),
@@ -91,7 +95,6 @@ def c06_gain(evidence: Evidence) -> Verdict:
         failed="Initial weights scaled to the mask do not end five points better with every method.",
         inconclusive="Initial weights scaled to the mask end better, but that they gain five points with every method "
         "is not shown.",
-        numbers=numbers,
     )
 
 
@@ -130,7 +133,6 @@ def c07(evidence: Evidence, site: Site) -> Verdict:
         if others
         else "Hardly any run fails to learn from the usual initial weights.",
         inconclusive="Too few runs fail to learn from the usual initial weights to call it more than 5 % of them.",
-        numbers={f"collapsed, {label}": lost[label] / total[label] for label in INITS},
     )
 
 
@@ -144,7 +146,7 @@ def c08(evidence: Evidence, site: Site) -> Verdict:
     for network, group in site.networks.groups.items():
         for method, key in METHODS.items():
             liu, ours = (
-                accuracies(evidence.runs(f"{group}/{key}/{init}", at_least=site.some)) for init in ("liu", "sparse")
+                accuracies_of(evidence, f"{group}/{key}/{init}", at_least=site.some) for init in ("liu", "sparse")
             )
             parts[f"{network}, {method}"] = equivalent(liu, ours, margin=0.5, alpha=0.05)
             described.append(f"{network}, {method} {mean_and_std(liu)} vs {mean_and_std(ours)}")
@@ -166,31 +168,24 @@ def c13(evidence: Evidence) -> Verdict:
     initialisation. The same comparison on LeNet5 and the MLP is reported without a verdict, as the criterion asks.
     """
     if evidence.groups.get("resnet50/small_dense"):
-        small = accuracies(evidence.runs("resnet50/small_dense", at_least=FEWEST))
-        by_init = {
-            name: accuracies(evidence.runs(f"resnet50/scratch/{init}", at_least=FEWEST)) for name, init in INITS.items()
-        }
+        small = accuracies_of(evidence, "resnet50/small_dense")
+        by_init = {name: accuracies_of(evidence, f"resnet50/scratch/{init}") for name, init in INITS.items()}
         return conclude(
             "C13",
             all_of({name: greater(small, found, margin=0.5, alpha=0.05) for name, found in by_init.items()}),
-            ours=f"Small Dense {mean_and_std(small)}; Scratch "
-            + ", ".join(f"{name} {mean_and_std(found)}" for name, found in by_init.items()),
+            ours=f"Small Dense {mean_and_std(small)}; Scratch {labelled_means(by_init)}",
             held="A small dense ResNet ends better than a sparse one of its size with fixed connections.",
             failed="A small dense ResNet does not end half a point better than every sparse one of its size.",
-            numbers={f"Small Dense - {name}": float(small.mean() - found.mean()) for name, found in by_init.items()},
         )
-    described, numbers = [], {}
+    groups = {"Small Dense": "small_dense", "Scratch+": "scratch/sparse"}
+    described = []
     for network, name in MNIST.networks.groups.items():
-        small, scratch = (
-            accuracies(evidence.runs(f"{name}/{group}", at_least=FEWEST)) for group in ("small_dense", "scratch/sparse")
-        )
-        described.append(f"{network}: Small Dense {mean_and_std(small)}, Scratch+ {mean_and_std(scratch)}")
-        numbers[f"Small Dense - Scratch+, {network}"] = float(small.mean() - scratch.mean())
+        found = {label: accuracies_of(evidence, f"{name}/{group}") for label, group in groups.items()}
+        described.append(f"{network}: {labelled_means(found)}")
     return undecided(
         "C13",
         "The claim is about ResNet-50 on ImageNet, which was not trained here; the numbers are of the MNIST networks.",
         ours="; ".join(described),
-        numbers=numbers,
     )
 
 
@@ -201,21 +196,15 @@ def c20(evidence: Evidence, site: Site) -> Verdict:
     Mann-Whitney p < 0.05. On ResNet-14 and on VGG16 at 90 %, of three seeds, one-sided Welch p < 0.05.
     """
     worse = mann_whitney_greater if site.some >= FEWEST_RANKED else greater
-    parts, described, numbers = {}, [], dict[str, float]()
-    every = [(network, period) for network in site.moving.groups for period in site.periods]
-    for network, period in every:
-        rigl, inverted = (
-            accuracies(
-                evidence.runs(
-                    f"{site.moving.groups[network]}/{method}/sparse{site.periods[period]}", at_least=site.some
-                )
-            )
-            for method in ("rigl", "rigl_inverted")
-        )
+    parts, described = {}, []
+    for (network, group), (period, often) in product(site.moving.groups.items(), site.periods.items()):
+        found = {
+            label: accuracies_of(evidence, f"{group}/{method}/sparse{often}", at_least=site.some)
+            for label, method in (("RigL", "rigl"), ("Inverted", "rigl_inverted"))
+        }
         name = ", ".join(filter(None, (network, period)))
-        parts[name] = worse(rigl, inverted, alpha=0.05)
-        described.append(f"{name}: RigL {mean_and_std(rigl)}, Inverted {mean_and_std(inverted)}")
-        numbers[f"RigL - Inverted, {name}"] = float(rigl.mean() - inverted.mean())
+        parts[name] = worse(found["RigL"], found["Inverted"], alpha=0.05)
+        described.append(f"{name}: {labelled_means(found)}")
     return conclude(
         "C20",
         all_of(parts),
@@ -223,7 +212,6 @@ def c20(evidence: Evidence, site: Site) -> Verdict:
         ours="; ".join(described),
         held="Growing connections where the gradient is smallest, not largest, makes the network worse.",
         failed="Growing connections where the gradient is smallest does not always make the network worse.",
-        numbers=numbers,
     )
 
 
@@ -232,16 +220,12 @@ def c23(evidence: Evidence, site: Site) -> Verdict:
 
     Criterion, on every network, with Ours: each adjacent gap is above 0, one-sided Welch p < 0.05.
     """
-    parts, described, numbers = {}, [], dict[str, float]()
+    parts, described = {}, []
     for network, group in site.networks.groups.items():
-        found = {
-            method: accuracies(evidence.runs(f"{group}/{key}/sparse", at_least=FEWEST))
-            for method, key in METHODS.items()
-        }
+        found = {method: accuracies_of(evidence, f"{group}/{key}/sparse") for method, key in METHODS.items()}
         for better, worse in pairwise(site.order):
             parts[f"{network}, {better} above {worse}"] = greater(found[better], found[worse], alpha=0.05)
-        described.append(f"{network}: {', '.join(f'{name} {mean_and_std(ends)}' for name, ends in found.items())}")
-        numbers |= {f"{network}, {method}": float(ends.mean()) for method, ends in found.items()}
+        described.append(f"{network}: {labelled_means(found)}")
     order = ", then ".join(_DOES[method] for method in site.order)
     return conclude(
         "C23",
@@ -251,7 +235,6 @@ def c23(evidence: Evidence, site: Site) -> Verdict:
         held=f"Accuracy falls in this order: {order}{site.order_caveat}.",
         failed=f"Accuracy does not everywhere fall in this order: {order}.",
         inconclusive=f"This order of accuracies is not contradicted, and not shown everywhere: {order}.",
-        numbers=numbers,
     )
 
 
@@ -276,7 +259,6 @@ def c24(evidence: Evidence) -> Verdict:
         held="A small dense network ends better than RigL although its gradients are smaller.",
         failed="Not both are so: that a small dense network ends better than RigL, and that its gradients are smaller.",
         inconclusive="That a small dense network ends better than RigL with smaller gradients is not shown.",
-        numbers={"Small Dense - RigL": float(accuracies(small).mean() - accuracies(rigl).mean())},
     )
 
 

@@ -10,7 +10,7 @@ gradients; the report says how many. All spectra of a comparison are from the sa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -51,20 +51,18 @@ def c25(evidence: Evidence) -> Verdict:
         "RigL above SET": paired_greater(rigl, moved, alpha=0.05),
         "RigL above 1": above(rigl, alpha=0.05),
     }
-    numbers = {f"{name}, step {2 * often}": math.exp(x.mean()) for name, x in (("RigL", rigl), ("SET", moved))}
+    ratios = {f"{name}, step {2 * often}": math.exp(x.mean()) for name, x in (("RigL", rigl), ("SET", moved))}
     for hundreds in (5, 10):
         for name, group in (("RigL", RIGL), ("SET", SET)):
             later = log_change(evidence, group, "smallest", hundreds * often)
             if len(later):
-                numbers[f"{name}, step {hundreds * often}"] = math.exp(later.mean())
+                ratios[f"{name}, step {hundreds * often}"] = math.exp(later.mean())
     return conclude(
         "C25",
         all_of(parts),
-        ours="most negative eigenvalue after / before an update: "
-        + ", ".join(f"{name} {ratio:.2f}" for name, ratio in numbers.items()),
+        ours="most negative eigenvalue after / before an update: " + _ratios_text(ratios),
         held="A move of RigL makes the loss surface curve down much more strongly; a move of SET does so less.",
         failed="A move of RigL does not make the loss surface curve down more strongly than a move of SET.",
-        numbers=numbers,
     )
 
 
@@ -87,16 +85,15 @@ def c26(evidence: Evidence) -> Verdict:
             back, at_least=0.9, at_most=1.1, n=str(len(seeds)), of="largest eigenvalue / before"
         ),
     }
-    numbers = {"after": math.exp((after[seeds] - before[seeds]).mean()), f"step {moment + 20}": back}
-    numbers |= _later(evidence, "RigL", RIGL, moment, after=(1, 5, 10))
-    numbers |= _later(evidence, "SET", SET, moment, after=(20,))
+    ratios = {"after": math.exp((after[seeds] - before[seeds]).mean()), f"step {moment + 20}": back}
+    ratios |= _later(evidence, "RigL", RIGL, moment, after=(1, 5, 10))
+    ratios |= _later(evidence, "SET", SET, moment, after=(20,))
     return conclude(
         "C26",
         all_of(parts),
-        ours="largest eigenvalue / before the update: " + ", ".join(f"{name} {x:.2f}" for name, x in numbers.items()),
+        ours="largest eigenvalue / before the update: " + _ratios_text(ratios),
         held="A move of RigL makes the loss surface sharper in some direction; 20 steps later that is gone.",
         failed="That a move of RigL makes the loss surface sharper for less than 20 steps is not so here.",
-        numbers=numbers,
     )
 
 
@@ -117,7 +114,7 @@ def c27(evidence: Evidence) -> Verdict:
         "Small Dense above RigL+": greater(small, rigl, alpha=0.05),
         "RigL+ above Scratch+": greater(rigl, scratch, alpha=0.05),
     }
-    numbers = {
+    means = {
         name: math.exp(values.mean())
         for name, values in (("Small Dense", small), ("RigL+", rigl), ("Scratch+", scratch))
     }
@@ -126,15 +123,14 @@ def c27(evidence: Evidence) -> Verdict:
         mean_log_smallest(evidence, group, moment, updates) for group, moment in ((RIGL, "before"), (SCRATCH, "at"))
     ]
     if all(len(values) for values in calm):
-        numbers["RigL+ / Scratch+ right before updates"] = math.exp(calm[0].mean() - calm[1].mean())
+        means["RigL+ / Scratch+ right before updates"] = math.exp(calm[0].mean() - calm[1].mean())
     return conclude(
         "C27",
         all_of(parts),
         ours="magnitude of the most negative eigenvalue, geometric mean over training: "
-        + ", ".join(f"{name} {value:.3g}" for name, value in numbers.items()),
+        + ", ".join(f"{name} {value:.3g}" for name, value in means.items()),
         held="The loss surface curves down most for small dense networks, less for RigL, least for fixed sparse ones.",
         failed="The order small dense, RigL, fixed sparse is not that of how strongly the loss surface curves down.",
-        numbers=numbers,
     )
 
 
@@ -146,7 +142,7 @@ def c28(evidence: Evidence) -> Verdict:
     (Kolmogorov-Smirnov, over pooled seeds, without the ten largest eigenvalues of each) is reported.
     """
     often = SCALES[evidence.scale].often
-    parts, numbers = {}, {}
+    parts, ratios = {}, {}
     for hundreds in SHOWN:
         small, rigl = (
             need(
@@ -158,18 +154,15 @@ def c28(evidence: Evidence) -> Verdict:
             for group in (SMALL_DENSE, RIGL)
         )
         parts[f"step {hundreds * often}"] = greater(rigl, small, alpha=0.05)
-        numbers[f"step {hundreds * often}"] = math.exp(small.mean() - rigl.mean())
+        ratios[f"step {hundreds * often}"] = math.exp(small.mean() - rigl.mean())
     distances = bulk_distances(evidence, (SMALL_DENSE, RIGL), [hundreds * often for hundreds in SHOWN])
     bulks = f"; distance of positive bulks {np.mean(distances):.2f}" if distances else ""
     return conclude(
         "C28",
         _in_most(parts, at_least=3),
-        ours="largest eigenvalue, Small Dense / RigL+: "
-        + ", ".join(f"{step} {ratio:.2f}" for step, ratio in numbers.items())
-        + bulks,
+        ours="largest eigenvalue, Small Dense / RigL+: " + _ratios_text(ratios) + bulks,
         held="The sharpest directions of the loss surface are less sharp for small dense networks than for RigL.",
         failed="The sharpest directions of the loss surface are not less sharp for small dense networks.",
-        numbers=numbers | ({"distance of positive bulks": float(np.mean(distances))} if distances else {}),
     )
 
 
@@ -183,6 +176,10 @@ def _in_most(parts: dict[str, Part], *, at_least: int) -> Part:
     p_values = sorted(part.p_value for part in parts.values() if part.p_value is not None)
     every = all_of(parts)
     return Part(outcome, f"{outcomes.count('held')} of {len(parts)}: {every.text}", every.n, p_values[at_least - 1])
+
+
+def _ratios_text(ratios: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
 
 
 def _later(evidence: Evidence, name: str, group: str, moment: int, *, after: Iterable[int]) -> dict[str, float]:

@@ -41,10 +41,6 @@ def c40(evidence: Evidence) -> Verdict:
         held="Networks from different random weights differ more, and together answer better, than networks from the "
         "same weights.",
         failed="Networks from different random weights do not both differ more and answer better together.",
-        numbers={
-            "disagreement": pairs[0].estimate - pairs[1].estimate,
-            "ensemble accuracy": ensembles[0].estimate - ensembles[1].estimate,
-        },
     )
 
 
@@ -67,7 +63,6 @@ def c41(evidence: Evidence) -> Verdict:
         "ImageNet was not tested.",
         failed="Together, pruned networks from different weights do not gain clearly more than lottery tickets do; "
         "ImageNet was not tested.",
-        numbers={"gain, pruned": pruned.estimate, "gain, lottery": lottery.estimate},
     )
 
 

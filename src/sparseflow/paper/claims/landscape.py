@@ -8,14 +8,20 @@ otherwise.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims.bounds import interval_above, reaches
 from sparseflow.paper.claims.intervals import Interval, Values, mean_interval
-from sparseflow.paper.claims.pruning_runs import distances_by_pruning_run, lottery_and_scratch, of_tickets
-from sparseflow.paper.claims.run_statistics import mean_and_std
+from sparseflow.paper.claims.pruning_runs import (
+    TicketsAndScratch,
+    distances_by_pruning_run,
+    lottery_and_scratch,
+    of_tickets,
+)
+from sparseflow.paper.claims.run_statistics import labelled_means, mean_and_std
 from sparseflow.paper.claims.sites import MNIST, Site
 from sparseflow.paper.claims.statistics import above, greater, permutation_greater
 from sparseflow.paper.claims.tables import column, rows
@@ -35,34 +41,33 @@ def c30(evidence: Evidence, site: Site) -> Verdict:
     direction as long as the ticket is away is reported, and the original ticket (K = 0) where others were rewound late
     and it was measured too: what lengths, and the dense run's first steps, explain.
     """
-    lottery, scratch = distances_by_pruning_run(evidence, site, "init")
+    found = distances_by_pruning_run(evidence, site, "init")
     control, _ = distances_by_pruning_run(evidence, site, "control_init")
     cosine = [float(found.mean()) for found in distances_by_pruning_run(evidence, site, "cosine_init")]
     table = evidence.table("distances")
     original = table[table["group"] == f"{site.main_tickets}/lottery-k0"].groupby("prune_seed")["init"].mean()
     return conclude(
         "C30",
-        _starts_nearer(lottery, scratch),
+        _starts_nearer(found),
         where=site.tickets.phrase,
-        ours=f"distance at the start: lottery {mean_and_std(lottery)}, scratch {mean_and_std(scratch)}, ratio "
-        f"{scratch.mean() / lottery.mean():.2f}; a random direction as long as the ticket {control.mean():.2f}"
+        ours=f"distance at the start: {found.text()}, ratio {found.ratio:.2f}; a random direction as long as the "
+        f"ticket {control.mean():.2f}"
         + (f"; original ticket {original.mean():.2f}" if len(original) else "")
         + f"; cosine {cosine[0]:.2f} vs {cosine[1]:.2f}",
         held="The weights that a lottery ticket starts from are nearer to the pruned network than random ones.",
         failed="The weights that a lottery ticket starts from are not clearly nearer to the pruned network than random "
         "ones.",
-        numbers={"lottery": float(lottery.mean()), "scratch": float(scratch.mean()), "control": float(control.mean())},
     )
 
 
-def _starts_nearer(lottery: Values, scratch: Values) -> Part:
+def _starts_nearer(found: TicketsAndScratch) -> Part:
     """C30's criterion on distances at the start, of the same pruning runs in the same order."""
+    lottery, scratch = found
     n = f"{len(lottery)} pruning runs"
-    ratio = float(scratch.mean() / lottery.mean())
     parts = {
         "every pruning run": reaches(float((scratch / lottery).min()), at_least=1.0, n=n, of="smallest ratio"),
         "means": greater(scratch, lottery, alpha=0.01),
-        "size": reaches(ratio, at_least=1.1, n=n, of="ratio of means"),
+        "size": reaches(found.ratio, at_least=1.1, n=n, of="ratio of means"),
     }
     return all_of(parts)
 
@@ -73,19 +78,18 @@ def c31(evidence: Evidence, site: Site) -> Verdict:
     Criterion: the lower 95 % bound of the ratio of distances is above 2 on MNIST, above 3 on CIFAR-10 as on ImageNet;
     from the t interval of the mean log ratio over pruning runs.
     """
-    lottery, scratch = distances_by_pruning_run(evidence, site, "final")
-    ratio = ratio_interval(scratch, lottery)
+    found = distances_by_pruning_run(evidence, site, "final")
+    ratio = ratio_interval(found.scratch, found.lottery)
     times = _TIMES[site.farther]
     return conclude(
         "C31",
         interval_above(ratio, site.farther),
         where=site.tickets.phrase,
-        ours=f"distance at the end: lottery {mean_and_std(lottery)}, scratch {mean_and_std(scratch)}, ratio {ratio}",
+        ours=f"distance at the end: {found.text()}, ratio {ratio}",
         held=f"Lottery tickets end more than {times} as near to the pruned network as runs from random weights"
         f"{site.untested}.",
         failed=f"Lottery tickets do not end {times} as near to the pruned network as runs from random weights"
         f"{site.untested}.",
-        numbers={"lottery": float(lottery.mean()), "scratch": float(scratch.mean()), "ratio": ratio.estimate},
     )
 
 
@@ -111,18 +115,17 @@ def c32(evidence: Evidence, site: Site) -> Verdict:
     labels = {}
     if not site.by_pruning_run:
         labels = {"prune_seed": int(rows(evidence, "distances", group=groups[0])["prune_seed"].min())}
-    lottery, scratch = (
-        column(evidence, "distances", "final", at_least=FEWEST_RANKED, group=group, **labels) for group in groups
+    found = TicketsAndScratch(
+        *(column(evidence, "distances", "final", at_least=FEWEST_RANKED, group=group, **labels) for group in groups)
     )
     return conclude(
         "C32",
-        _around_pruned(lottery, scratch),
+        _around_pruned(*found),
         where=site.tickets.phrase,
-        ours=f"distance to the pruned network: lottery {mean_and_std(lottery)}, scratch {mean_and_std(scratch)}",
+        ours=f"distance to the pruned network: {found.text()}",
         held="Trained lottery tickets lie around the pruned network, runs from random weights far away from it.",
         failed="Trained lottery tickets do not lie much closer around the pruned network than runs from random "
         "weights.",
-        numbers={"ratio": float(lottery.mean() / scratch.mean())},
     )
 
 
@@ -145,15 +148,15 @@ def c33(evidence: Evidence, site: Site) -> Verdict:
     Differs on CIFAR-10: ResNet-14, means of pruning runs.
     """
     lottery, scratch = of_tickets(evidence, site, site.main_tickets, "barriers", "area", start="init")
+    tickets = mean_and_std(lottery) if site.by_pruning_run else f"{lottery.mean():.2f}"
     return conclude(
         "C33",
         greater(scratch, lottery, alpha=0.01),
         where=site.tickets.phrase,
-        ours=f"area under the log loss: lottery {mean_and_std(lottery)}, scratch {mean_and_std(scratch)}",
+        ours=f"area under the log loss: lottery {tickets}, scratch {mean_and_std(scratch)}",
         held="Walking straight to the pruned network, the loss falls sooner from a lottery ticket's start than from a "
         "random one.",
         failed="Walking straight to the pruned network, the loss does not fall sooner from a lottery ticket's start.",
-        numbers={"lottery": float(lottery.mean()), "scratch": float(scratch.mean())},
     )
 
 
@@ -176,12 +179,11 @@ def c34(evidence: Evidence, site: Site) -> Verdict:
             }
         ),
         where=site.tickets.phrase,
-        ours=_barriers_text(found),
+        ours=_barriers_text(found, site, "lottery"),
         held=f"{line} hardly rises{site.untested}.",
         failed=f"{line} rises{site.untested}.",
         inconclusive="There is no ridge in the loss between the pruned network and runs from random weights, to "
         "compare that of lottery tickets with.",
-        numbers=_mean_barriers(found),
     )
 
 
@@ -192,12 +194,11 @@ def c35(evidence: Evidence, site: Site) -> Verdict:
         "C35",
         all_of({network: separated(*both) for network, both in found.items()}),
         where=site.tickets.phrase,
-        ours=_barriers_text(found),
+        ours=_barriers_text(found, site, "scratch"),
         held="On the straight line from a network trained from random weights to the pruned network the loss rises "
         "high.",
         failed="On the straight line from a network trained from random weights to the pruned network there is no high "
         "ridge in the loss.",
-        numbers=_mean_barriers(found),
     )
 
 
@@ -225,31 +226,21 @@ def separated(lottery: Values, scratch: Values) -> Part:
     return all_of(parts)
 
 
-def barriers(evidence: Evidence, setting: str, site: Site = MNIST) -> list[Values]:
-    """Barriers between the pruning solution and the ends of its tickets, and of Scratch on the same masks.
-
-    Raises:
-        NotEnoughRunsError: if there are fewer than three of either.
-    """
+def barriers(evidence: Evidence, setting: str, site: Site = MNIST) -> TicketsAndScratch:
+    """Barriers between the pruning solution and the ends of its tickets, and of Scratch on the same masks."""
     return of_tickets(evidence, site, setting, "barriers", "barrier", start="solution")
 
 
-def _barriers(evidence: Evidence, site: Site) -> dict[str, list[Values]]:
+def _barriers(evidence: Evidence, site: Site) -> dict[str, TicketsAndScratch]:
     return {network: barriers(evidence, setting, site) for network, setting in site.tickets.groups.items()}
 
 
-def _mean_barriers(found: dict[str, list[Values]]) -> dict[str, float]:
-    return {
-        f"{network}, {kind}": float(values.mean())
-        for network, both in found.items()
-        for kind, values in zip(("lottery", "scratch"), both, strict=True)
-    }
-
-
-def _barriers_text(found: dict[str, list[Values]]) -> str:
+def _barriers_text(found: Mapping[str, TicketsAndScratch], site: Site, kind: str) -> str:
+    """The barriers of the claim's own kind of run, and of both where there are a few pruning runs."""
+    kinds = TicketsAndScratch._fields if site.by_pruning_run else (kind,)
     return "barrier, nats: " + "; ".join(
-        f"{network} lottery {mean_and_std(lottery, digits=4)}, scratch {mean_and_std(scratch, digits=4)}"
-        for network, (lottery, scratch) in found.items()
+        f"{network} {labelled_means({name: getattr(both, name) for name in kinds}, digits=4)}"
+        for network, both in found.items()
     )
 
 

@@ -12,7 +12,7 @@ from sparseflow.paper.claims.bounds import reaches
 from sparseflow.paper.claims.flow import rigl_above_scratch, rigl_and_scratch
 from sparseflow.paper.claims.intervals import Values
 from sparseflow.paper.claims.landscape import barriers, connected, separated
-from sparseflow.paper.claims.run_statistics import accuracies, mean_and_std
+from sparseflow.paper.claims.run_statistics import accuracies_of, labelled_means
 from sparseflow.paper.claims.sites import MNIST
 from sparseflow.paper.claims.start import gradient_at_start
 from sparseflow.paper.claims.statistics import equivalent, greater, mann_whitney_greater
@@ -27,24 +27,21 @@ def c48(evidence: Evidence) -> Verdict:
     0.05.
     """
     found = {
-        label: accuracies(evidence.runs(f"mlp/scratch/{init}", at_least=MNIST.many)) for label, init in INITS.items()
+        label: accuracies_of(evidence, f"mlp/scratch/{init}", at_least=MNIST.many) for label, init in INITS.items()
     }
     original = found["Original"]
     parts: dict[str, Part] = {}
-    numbers = {}
     for label in ("Ours", "Liu"):
         gain = float(np.median(found[label]) - np.median(original))
         n = f"{len(found[label])} vs {len(original)}"
         parts[f"{label}, median"] = reaches(gain, at_least=0.0, n=n, of="median gain")
         parts[label] = mann_whitney_greater(found[label], original, alpha=0.05)
-        numbers[f"median gain, {label}"] = gain
     return conclude(
         "C48",
         all_of(parts),
-        ours="accuracy of Scratch: " + ", ".join(f"{label} {mean_and_std(values)}" for label, values in found.items()),
+        ours=f"accuracy of Scratch: {labelled_means(found)}",
         held="Initial weights scaled to the mask make a sparse MLP with fixed connections more accurate.",
         failed="Initial weights scaled to the mask do not make a sparse MLP with fixed connections more accurate.",
-        numbers=numbers,
     )
 
 
@@ -57,7 +54,7 @@ def c49(evidence: Evidence) -> Verdict:
     """
 
     def found(group: str) -> Values:
-        return accuracies(evidence.runs(f"mlp/{group}", at_least=MNIST.some))
+        return accuracies_of(evidence, f"mlp/{group}", at_least=MNIST.some)
 
     moved = {label: found(f"set/{init}") for label, init in INITS.items()}
     rigl, scratch, lottery = found("rigl/sparse"), found("scratch/sparse"), found("lottery")
@@ -75,11 +72,10 @@ def c49(evidence: Evidence) -> Verdict:
     return conclude(
         "C49",
         all_of(parts),
-        ours=", ".join(f"{label} {mean_and_std(values)}" for label, values in described.items()),
+        ours=labelled_means(described),
         held="On the MLP initial weights do not matter to SET; RigL is best of what needs no pruned network, which "
         "lottery tickets do.",
         failed="The order of methods on the MLP, or that initial weights do not matter to SET, is not as claimed.",
-        numbers={label: float(values.mean()) for label, values in described.items()},
     )
 
 
@@ -110,7 +106,6 @@ def c50(evidence: Evidence) -> Verdict:
         ours=f"{outcomes}; norm of RigL+ / Scratch+ {ratio:.2f}, mean change at an early update {early.mean():.3g}",
         held="What was found of gradients and of the loss between solutions on LeNet5 is found on the MLP too.",
         failed="Not all that was claimed of gradients and of the loss between solutions on LeNet5 is found on the MLP.",
-        numbers={"RigL+ / Scratch+": ratio, "change at updates": float(early.mean())},
     )
 
 

@@ -9,9 +9,16 @@ from scipy import stats
 
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims.intervals import Values
-from sparseflow.paper.claims.run_statistics import accuracies, mean_and_std, mean_log_norm, of_each
+from sparseflow.paper.claims.run_statistics import (
+    accuracies,
+    accuracies_of,
+    labelled_means,
+    mean_and_std,
+    mean_log_norm,
+    of_each,
+)
 from sparseflow.paper.claims.statistics import greater, spearman_above
-from sparseflow.paper.claims.verdict import FEWEST, Verdict, all_of, conclude, need, undecided
+from sparseflow.paper.claims.verdict import Verdict, all_of, conclude, need, undecided
 from sparseflow.paper.matrix.scales import SCALES
 from sparseflow.training.runs import Run
 
@@ -25,23 +32,22 @@ def c51(evidence: Evidence) -> Verdict:
     Criterion: the dense network gains accuracy, one-sided Welch p < 0.05. RigL+ and Lottery are reported; tickets
     without weight decay are those of section 4.3, on other masks.
     """
-    decayed, plain = (accuracies(evidence.runs(f"lenet5/dense{variant}", at_least=FEWEST)) for variant in ("", "/wd0"))
-    numbers = {"dense": float(decayed.mean() - plain.mean())}
+    decayed, plain = (accuracies_of(evidence, f"lenet5/dense{variant}") for variant in ("", "/wd0"))
+    gains = {"dense": float(decayed.mean() - plain.mean())}
     for label, groups in (
         ("RigL+", ("lenet5/rigl/sparse", "lenet5/rigl/sparse/wd0")),
         ("Lottery", ("lenet5/lottery", "tickets/lottery")),
     ):
         found = [accuracies(evidence.groups.get(group, ())) for group in groups]
         if all(len(values) for values in found):
-            numbers[label] = float(found[0].mean() - found[1].mean())
+            gains[label] = float(found[0].mean() - found[1].mean())
     return conclude(
         "C51",
         greater(decayed, plain, alpha=0.05),
         ours=f"dense: {mean_and_std(decayed)} with, {mean_and_std(plain)} without; gain in points: "
-        + ", ".join(f"{label} {gain:+.2f}" for label, gain in numbers.items()),
+        + ", ".join(f"{label} {gain:+.2f}" for label, gain in gains.items()),
         held="Pulling weights towards zero makes the dense LeNet5 more accurate.",
         failed="Pulling weights towards zero does not make the dense LeNet5 more accurate.",
-        numbers=numbers,
     )
 
 
@@ -53,14 +59,13 @@ def c52(evidence: Evidence) -> Verdict:
     names = {"ERK": "vgg16/scratch/sparse", "uniform": "vgg16/scratch/sparse/uniform"}
     if not evidence.groups.get(names["uniform"]):
         return undecided("C52", "The claim is about VGG16 on ImageNet, which was not trained here.")
-    erk, uniform = (accuracies(evidence.runs(name, at_least=FEWEST)) for name in names.values())
+    found = {label: accuracies_of(evidence, name) for label, name in names.items()}
     return conclude(
         "C52",
-        greater(erk, uniform, alpha=0.05),
-        ours=f"accuracy: ERK {mean_and_std(erk)}, uniform {mean_and_std(uniform)}",
+        greater(found["ERK"], found["uniform"], alpha=0.05),
+        ours=f"accuracy: {labelled_means(found)}",
         held="VGG16 ends better where small layers keep more of their weights.",
         failed="VGG16 does not end better where small layers keep more of their weights.",
-        numbers={"ERK - uniform": float(erk.mean() - uniform.mean())},
     )
 
 
@@ -74,7 +79,7 @@ def c53(evidence: Evidence) -> Verdict:
     are nominal.
     """
     often = SCALES[evidence.scale].often
-    parts, described, numbers = {}, [], dict[str, float]()
+    parts, described = {}, []
     pooled: list[tuple[Values, Values]] = []
     for network, name in (("LeNet5", "lenet5"), ("MLP", "mlp")):
         runs = _sparse_runs(evidence, name)
@@ -84,17 +89,14 @@ def c53(evidence: Evidence) -> Verdict:
         pooled.append((flow[learned], accuracy[learned]))
         need(pooled[-1][0], RUNS, of=f"sparse {network} runs that learned", make=f"{name}/*")
         parts[network] = spearman_above(*pooled[-1], 0.5, alpha=0.01)
-        numbers[f"{network}, learned"] = _correlation(*pooled[-1])
-        numbers[f"{network}, all"] = _correlation(flow, accuracy)
-        described.append(f"{network} {numbers[f'{network}, learned']:.2f} ({numbers[f'{network}, all']:.2f} with all)")
-    numbers["pooled, learned"] = _correlation(*(np.concatenate(values) for values in zip(*pooled, strict=True)))
+        described.append(f"{network} {_correlation(*pooled[-1]):.2f} ({_correlation(flow, accuracy):.2f} with all)")
+    both = _correlation(*(np.concatenate(values) for values in zip(*pooled, strict=True)))
     return conclude(
         "C53",
         all_of(parts),
-        ours=f"Spearman: {'; '.join(described)}; both networks pooled {numbers['pooled, learned']:.2f}",
+        ours=f"Spearman: {'; '.join(described)}; both networks pooled {both:.2f}",
         held="Among sparse networks that learn, those with larger gradients early end more accurate.",
         failed="Among sparse networks that learn, larger gradients early hardly go with a more accurate end.",
-        numbers=numbers,
     )
 
 

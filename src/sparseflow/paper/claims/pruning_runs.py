@@ -7,14 +7,14 @@ several.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims.intervals import Values
-from sparseflow.paper.claims.run_statistics import of_each
+from sparseflow.paper.claims.run_statistics import labelled_means, of_each
 from sparseflow.paper.claims.sites import Site
 from sparseflow.paper.claims.tables import column, rows
 from sparseflow.paper.claims.verdict import FEWEST, need
@@ -27,7 +27,23 @@ def lottery_and_scratch(site: Site, setting: str) -> tuple[str, str]:
     return f"{setting}/{site.ticket_kinds['lottery']}", f"{setting}/{site.random_kind}"
 
 
-def of_tickets(evidence: Evidence, site: Site, setting: str, table: str, name: str, **labels: Any) -> list[Values]:
+class TicketsAndScratch(NamedTuple):
+    """Values of tickets, and of Scratch on the same masks."""
+
+    lottery: Values
+    scratch: Values
+
+    @property
+    def ratio(self) -> float:
+        """Mean of Scratch over that of tickets."""
+        return float(self.scratch.mean() / self.lottery.mean())
+
+    def text(self, *, digits: int = 2) -> str:
+        """Mean and standard deviation of both."""
+        return labelled_means(self._asdict(), digits=digits)
+
+
+def of_tickets(evidence: Evidence, site: Site, setting: str, table: str, name: str, **labels: Any) -> TicketsAndScratch:
     """A measured column of tickets, and of Scratch on the same masks.
 
     Args:
@@ -37,29 +53,25 @@ def of_tickets(evidence: Evidence, site: Site, setting: str, table: str, name: s
         table: Its name.
         name: Of the column.
         labels: Value of other columns.
-
-    Raises:
-        NotEnoughRunsError: if there are fewer than three values of either.
     """
     groups = lottery_and_scratch(site, setting)
     if not site.by_pruning_run:
-        return [column(evidence, table, name, group=group, **labels) for group in groups]
+        return TicketsAndScratch(*(column(evidence, table, name, group=group, **labels) for group in groups))
     found = []
     for group in groups:
         measured = rows(evidence, table, group=group, **labels)
         found.append(_means(measured["seed"].tolist(), measured[name].tolist()))
-    return _of_same_masks(found, of=f"pruning runs with {' and '.join(groups)} in {table}", make=table)
+    return TicketsAndScratch(
+        *_of_same_masks(found, of=f"pruning runs with {' and '.join(groups)} in {table}", make=table)
+    )
 
 
-def distances_by_pruning_run(evidence: Evidence, site: Site, name: str) -> list[Values]:
-    """Means of a column of ``distances`` for each pruning run, of its tickets and of Scratch on its masks.
-
-    Raises:
-        NotEnoughRunsError: if fewer than three pruning runs have both.
-    """
+def distances_by_pruning_run(evidence: Evidence, site: Site, name: str) -> TicketsAndScratch:
+    """Means of a column of ``distances`` for each pruning run, of its tickets and of Scratch on its masks."""
     groups = lottery_and_scratch(site, site.main_tickets)
     found = [rows(evidence, "distances", group=group).groupby("prune_seed")[name].mean() for group in groups]
-    return _of_same_masks(found, of="pruning runs with distances of tickets and scratch runs", make="distances")
+    same = _of_same_masks(found, of="pruning runs with distances of tickets and scratch runs", make="distances")
+    return TicketsAndScratch(*same)
 
 
 def of_runs(
@@ -73,9 +85,6 @@ def of_runs(
         setting: Such as ``resnet14``.
         kinds: Such as ``lottery``.
         statistic: Of a run.
-
-    Raises:
-        NotEnoughRunsError: if there are fewer than three values of a kind.
     """
     if not site.by_pruning_run:
         runs = [evidence.runs(f"{setting}/{kind}", at_least=FEWEST) for kind in kinds]

@@ -7,15 +7,16 @@ it is *off-cycle*, and only off-cycle steps are comparable with those of a stati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from sparseflow.lab.page.evidence import NotEnoughRunsError
+from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.summary import accuracy_percent, onset_step
 from sparseflow.paper.claims.intervals import Values
+from sparseflow.paper.claims.verdict import FEWEST
 from sparseflow.paper.matrix.scales import PAPER
 from sparseflow.training.config import RunConfig
 from sparseflow.training.runs import Run
@@ -40,6 +41,11 @@ def of_each(runs: Iterable[Run], statistic: Callable[[Run], float]) -> Values:
 def accuracies(runs: Iterable[Run]) -> Values:
     """Final test accuracies in percent."""
     return of_each(runs, accuracy_percent)
+
+
+def accuracies_of(evidence: Evidence, group: str, *, at_least: int = FEWEST) -> Values:
+    """Final test accuracies of the runs of a group, by default as many as a t test needs."""
+    return accuracies(evidence.runs(group, at_least=at_least))
 
 
 def onsets(runs: Iterable[Run]) -> Values:
@@ -80,9 +86,6 @@ def logged(run: Run, name: str) -> pd.Series[float]:
     >>> metrics = pd.DataFrame({"step": [0, 50], "name": ["flow/norm", "train/loss"], "value": [0.5, 2.0]})
     >>> logged(Run(DigitRun(), Path("run"), metrics, {}, {}, 1.0), "flow/norm").to_dict()
     {0: 0.5}
-
-    Raises:
-        NotEnoughRunsError: if it was not logged.
     """
     rows = run.metrics[run.metrics["name"] == name]
     if rows.empty:
@@ -113,9 +116,6 @@ def mean_log_norm(run: Run, first: float = 0, last: float = PAPER_STEPS, *, off_
         last: Last of the paper's steps, included.
         off_cycle: Leave out the steps at which a mask with this update period was just updated. Give the same to
             both sides of a comparison, so that they are compared at the same steps.
-
-    Raises:
-        NotEnoughRunsError: if nothing was logged there.
     """
     norms = _between(run, logged(run, "flow/norm"), first, last)
     if off_cycle is not None:
@@ -133,9 +133,6 @@ def mean_log_norm_before_updates(
         first: First of the paper's steps.
         last: Last of the paper's steps, included.
         update_every: The period of the updates; default the run's own.
-
-    Raises:
-        NotEnoughRunsError: if nothing was logged there.
     """
     if (run.metrics["name"] == "update/before").any():
         norms = logged(run, "update/before")
@@ -154,19 +151,12 @@ def update_deltas(run: Run) -> pd.Series[float]:
     >>> metrics = pd.DataFrame({"step": [500, 500], "name": names, "value": [0.25, 0.75]})
     >>> update_deltas(Run(DigitRun(), Path("run"), metrics, {}, {}, 1.0)).to_dict()
     {500: 0.5}
-
-    Raises:
-        NotEnoughRunsError: if the run logged none.
     """
     return logged(run, "update/after") - logged(run, "update/before")
 
 
 def mean_delta(run: Run, first: float = 0, last: float = PAPER_STEPS) -> float:
-    """Mean of :func:`update_deltas` over the updates after the paper's step ``first``, up to ``last``.
-
-    Raises:
-        NotEnoughRunsError: if there was none.
-    """
+    """Mean of :func:`update_deltas` over the updates after the paper's step ``first``, up to ``last``."""
     deltas = update_deltas(run)
     start = at_paper_step(run.config, first)
     return float(_required(run, _between(run, deltas[deltas.index > start], first, last)).mean())
@@ -189,6 +179,15 @@ def mean_and_std(values: ArrayLike, *, digits: int = 2) -> str:
     """
     found = np.asarray(values, dtype=np.float64)
     return f"{found.mean():.{digits}f}±{found.std():.{digits}f} ({len(found)})"
+
+
+def labelled_means(found: Mapping[str, ArrayLike], *, digits: int = 2) -> str:
+    """:func:`mean_and_std` of several lists of values, each after its label.
+
+    >>> labelled_means({"RigL": [97.0, 98.0], "SET": [96.0, 96.0]})
+    'RigL 97.50±0.50 (2), SET 96.00±0.00 (2)'
+    """
+    return ", ".join(f"{label} {mean_and_std(values, digits=digits)}" for label, values in found.items())
 
 
 def _between(run: Run, values: pd.Series[float], first: float, last: float) -> pd.Series[float]:

@@ -14,7 +14,7 @@ from sparseflow.paper.claims.contrasts import contrast, pair_spread, spread_abov
 from sparseflow.paper.claims.exchange import Block, nearer_to_each_other
 from sparseflow.paper.claims.intervals import Spread, Values, welch_spread
 from sparseflow.paper.claims.pruning_runs import of_tickets
-from sparseflow.paper.claims.run_statistics import mean_and_std
+from sparseflow.paper.claims.run_statistics import labelled_means
 from sparseflow.paper.claims.sites import Site
 from sparseflow.paper.claims.statistics import equivalent, greater
 from sparseflow.paper.claims.tables import column, rows
@@ -30,23 +30,20 @@ def c36(evidence: Evidence, site: Site) -> Verdict:
     Criterion: tickets disagree less with it than Scratch does, one-sided Welch p < 0.01, and the ratio is above 2.
     Differs on CIFAR-10: values are means of pruning runs, 3 against 3.
     """
-    lottery, scratch = of_tickets(evidence, site, site.main_tickets, "function_reference", "disagreement")
-    ratio = float(scratch.mean() / lottery.mean())
+    found = of_tickets(evidence, site, site.main_tickets, "function_reference", "disagreement")
     parts = {
-        "less": greater(scratch, lottery, alpha=0.01),
-        "ratio": reaches(ratio, at_least=2.0, n=f"{len(scratch)} vs {len(lottery)}", of="ratio"),
+        "less": greater(found.scratch, found.lottery, alpha=0.01),
+        "ratio": reaches(found.ratio, at_least=2.0, n=f"{len(found.scratch)} vs {len(found.lottery)}", of="ratio"),
     }
     return conclude(
         "C36",
         all_of(parts),
         where=site.tickets.phrase,
-        ours=f"disagreement with the pruned network: lottery {mean_and_std(lottery, digits=4)}, scratch "
-        f"{mean_and_std(scratch, digits=4)}, ratio {ratio:.2f}",
+        ours=f"disagreement with the pruned network: {found.text(digits=4)}, ratio {found.ratio:.1f}",
         held="A trained lottery ticket answers like the pruned network it comes from, far more than other networks on "
         "the same connections.",
         failed="A trained lottery ticket does not answer much more like the pruned network than other networks on the "
         "same connections.",
-        numbers={"lottery": float(lottery.mean()), "scratch": float(scratch.mean()), "ratio": ratio},
     )
 
 
@@ -67,7 +64,6 @@ def c37(evidence: Evidence) -> Verdict:
         ours=f"disagreement of tickets: with each other {between:.4f}, with the pruned network {apart:.4f}",
         held="Lottery tickets answer more like each other than like the pruned network they come from.",
         failed="Lottery tickets do not answer more like each other than like the pruned network they come from.",
-        numbers={"with each other": between, "with the pruned network": apart},
     )
 
 
@@ -77,7 +73,11 @@ def c38(evidence: Evidence) -> Verdict:
     Criterion: disagreements differ by less than 0.004 (TOST; alpha 0.05, which the claim leaves open), and both are
     below half of that of Scratch.
     """
-    restart, lottery, scratch = (_with_pruned(evidence, group) for group in (RESTART, LOTTERY, SCRATCH))
+    found = {
+        name: _with_pruned(evidence, group)
+        for name, group in (("restart", RESTART), ("lottery", LOTTERY), ("scratch", SCRATCH))
+    }
+    restart, lottery, scratch = found.values()
     larger = float(max(restart.mean(), lottery.mean()) / scratch.mean())
     parts = {
         "restart and lottery": equivalent(restart, lottery, margin=0.004, alpha=0.05),
@@ -86,13 +86,11 @@ def c38(evidence: Evidence) -> Verdict:
     return conclude(
         "C38",
         all_of(parts),
-        ours=f"disagreement with the pruned network: restart {mean_and_std(restart, digits=4)}, lottery "
-        f"{mean_and_std(lottery, digits=4)}, scratch {mean_and_std(scratch, digits=4)}",
+        ours=f"disagreement with the pruned network: {labelled_means(found, digits=4)}",
         held="A lottery ticket ends as near to the function of the pruned network as training on from that network "
         "does.",
         failed="A lottery ticket does not end as near to the function of the pruned network as training on from it "
         "does.",
-        numbers={"restart": float(restart.mean()), "lottery": float(lottery.mean()), "scratch": float(scratch.mean())},
     )
 
 
@@ -114,11 +112,9 @@ def c39(evidence: Evidence) -> Verdict:
         "C39",
         all_of(parts),
         ours=f"pairwise disagreement: scratch from one start {scratch.estimate:.4f}, lottery {lottery.estimate:.4f}, "
-        f"ratio "
-        f"{ratio:.1f}",
+        f"ratio {ratio:.1f}",
         held="Random initial weights, shared, do not make networks alike as a lottery ticket's do.",
         failed="Networks from shared random weights are not much less alike than lottery tickets.",
-        numbers={"scratch, one start": scratch.estimate, "lottery": lottery.estimate, "ratio": ratio},
     )
 
 
@@ -130,7 +126,7 @@ def c42(evidence: Evidence) -> Verdict:
     """
     names = {"restart": RESTART, "lottery": LOTTERY, "other pruned": PRUNED, "scratch": SCRATCH}
     parts: dict[str, Part] = {}
-    described, numbers = [], dict[str, float]()
+    described = []
     for label, name in (("JSD", "jsd"), ("KL", "kl_from_model"), ("KL reversed", "kl_from_reference")):
         found = {network: _with_pruned(evidence, group, name) for network, group in names.items()}
         described.append(f"{label} " + ", ".join(f"{network} {x.mean():.4f}" for network, x in found.items()))
@@ -140,7 +136,6 @@ def c42(evidence: Evidence) -> Verdict:
                 f"{label}, other pruned above lottery": greater(found["other pruned"], found["lottery"], alpha=0.05),
                 f"{label}, scratch above other pruned": greater(found["scratch"], found["other pruned"], alpha=0.05),
             }
-        numbers |= {f"{label}, {network}": float(x.mean()) for network, x in found.items()}
     return conclude(
         "C42",
         all_of(parts),
@@ -148,7 +143,6 @@ def c42(evidence: Evidence) -> Verdict:
         held="By probabilities too, lottery tickets are near to their pruned network, other pruned networks farther, "
         "networks from random weights farthest.",
         failed="By probabilities the networks are not in the claimed order of nearness to the pruned network.",
-        numbers=numbers,
     )
 
 
@@ -165,11 +159,7 @@ def _with_pruned(evidence: Evidence, group: str, name: str = "disagreement") -> 
 
 
 def pairwise(evidence: Evidence, group: str) -> Spread:
-    """Mean disagreement of two runs of a group, with the jackknife's error over runs.
-
-    Raises:
-        NotEnoughRunsError: if fewer than three runs were compared.
-    """
+    """Mean disagreement of two runs of a group, with the jackknife's error over runs."""
     pairs = rows(evidence, "function_pairs", group=group)
     need({*pairs["a"], *pairs["b"]}, FEWEST, of=f"compared runs of {group}", make="function_pairs")
     return pair_spread(pairs, "disagreement")

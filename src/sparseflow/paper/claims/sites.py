@@ -191,9 +191,6 @@ def pooled(
         group: Method and initialisation.
         often: Whether masks move as often as the paper's figures need.
         at_least: Of each network; default the site's ``many``.
-
-    Raises:
-        NotEnoughRunsError: if there are fewer of one network.
     """
     suffix, fewest = site.often if often else "", site.many if at_least is None else at_least
     return [

@@ -10,7 +10,6 @@ import numpy as np
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims.accuracy import INITS
 from sparseflow.paper.claims.bounds import reaches
-from sparseflow.paper.claims.intervals import Values
 from sparseflow.paper.claims.run_statistics import (
     accuracies,
     at_paper_step,
@@ -60,7 +59,6 @@ def c04(evidence: Evidence, site: Site) -> Verdict:
         failed="From the usual initial weights training does not start as late as the paper says.",
         inconclusive="The runs are too few or too short to show that training starts ten times later from the usual "
         "initial weights.",
-        numbers={"median onset, Original": medians[0], "median onset, Ours": medians[1]},
     )
 
 
@@ -82,10 +80,10 @@ def c05(evidence: Evidence, site: Site) -> Verdict:
         "C05",
         all_of(parts),
         where=site.starting.phrase,
-        ours="gradient norm at step 0: " + "; ".join(f"{name} {_norm_text(norm)}" for name, norm in norms.items()),
+        ours="gradient norm at step 0: "
+        + "; ".join(f"{name} {mean_and_std(norm, digits=3)}" for name, norm in norms.items()),
         held="Initial weights scaled to the mask give the network a gradient from the first step.",
         failed="Initial weights scaled to the mask do not raise the gradient at the start as claimed.",
-        numbers={f"norm at 0, {name}": float(norm.mean()) for name, norm in norms.items()},
     )
 
 
@@ -99,9 +97,6 @@ def gradient_at_start(evidence: Evidence, network: str, *, until: float = 1000) 
         evidence: The runs.
         network: That the names of its groups begin with.
         until: The last of the first steps, of the paper's.
-
-    Raises:
-        NotEnoughRunsError: if there are fewer than three runs of an initialisation.
     """
     original = evidence.runs(f"{network}/scratch/dense", at_least=FEWEST)
     last = at_paper_step(original[0].config, until)
@@ -144,7 +139,6 @@ def c14(evidence: Evidence) -> Verdict:
         f"gradient norm {flow[0].mean():.3f} vs {flow[1].mean():.3f}",
         held="Larger initial weights (He) let the unscaled network start earlier; scaled to the mask, either does.",
         failed="The choice between Glorot and He weights does not act as the paper says.",
-        numbers={"accuracy, Ours": float(glorot.mean()), "accuracy, Ours, He": float(he.mean())},
     )
 
 
@@ -190,7 +184,6 @@ def c22(evidence: Evidence, site: Site) -> Verdict:
         "earlier.",
         inconclusive="The runs do not show whether growing connections where the gradient is large ends the flat start "
         "earlier.",
-        numbers={f"median onset, {method}": float(np.median(onset)) for method, onset in found.items()},
     )
 
 
@@ -210,7 +203,7 @@ def _start_text(evidence: Evidence, network: str, group: str) -> str:
     """Onsets and first gradient norms of Scratch on one network, from Original and from Ours."""
     runs = [evidence.runs(f"{group}/scratch/{init}") for init in ("dense", "sparse")]
     onset = " vs ".join(map(_onset_text, runs))
-    norm = " vs ".join(_norm_text(of_each(members, lambda run: norm_at(run, 0))) for members in runs)
+    norm = " vs ".join(mean_and_std(of_each(members, lambda run: norm_at(run, 0)), digits=3) for members in runs)
     return f"{network} {onset}, gradient norm at step 0 {norm}"
 
 
@@ -218,10 +211,6 @@ def _onset_text(runs: Sequence[Run]) -> str:
     found = onsets(runs)
     never = sum(onset >= run.config.steps for onset, run in zip(found, runs, strict=True))
     return f"{np.median(found):.0f}" + (f" ({never} of {len(runs)} never)" if never else "")
-
-
-def _norm_text(norms: Values) -> str:
-    return f"{norms.mean():.3g}±{norms.std():.3g} ({len(norms)})"
 
 
 CLAIMS = {"C14": c14}

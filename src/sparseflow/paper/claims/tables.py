@@ -34,9 +34,5 @@ def rows(evidence: Evidence, table: str, *, at_least: int = 1, **labels: str | i
 
 
 def column(evidence: Evidence, table: str, name: str, *, at_least: int = FEWEST, **labels: str | int) -> Values:
-    """The numbers in one column of :func:`rows`, by default as many as a t test needs.
-
-    Raises:
-        NotEnoughRunsError: if there are fewer.
-    """
+    """The numbers in one column of :func:`rows`, by default as many as a t test needs."""
     return np.asarray(rows(evidence, table, at_least=at_least, **labels)[name], dtype=np.float64)

@@ -18,6 +18,8 @@ from sparseflow.paper.claims.intervals import Values, mean_spread, welch_spread
 from sparseflow.paper.claims.pruning_runs import of_runs
 from sparseflow.paper.claims.run_statistics import (
     accuracies,
+    accuracies_of,
+    labelled_means,
     mean_and_std,
     mean_log_norm,
     norm_at,
@@ -49,7 +51,7 @@ def c29(evidence: Evidence, site: Site) -> Verdict:
     Differs on CIFAR-10: ResNet-14, over the same share of training, on the same masks; values are means of pruning
     runs, 3 against 3.
     """
-    parts, described, numbers = {}, [], dict[str, float]()
+    parts, described = {}, []
     for network, group in site.ticket_flow.groups.items():
 
         def of_kinds(statistic: Callable[[Run], float], group: str = group) -> dict[str, Values]:
@@ -63,9 +65,9 @@ def c29(evidence: Evidence, site: Site) -> Verdict:
         first = ", ".join(f"{label} {norm.mean():.3g}" for label, norm in starts.items())
         later = ", ".join(f"{label} {np.exp(log.mean()):.3g}" for label, log in early.items())
         described.append(
-            f"{network}: norm at step 0 {first}; early {later}; lottery above Scratch p = {gain.p_value:.2g}"
+            f"{network}: norm at step 0 {first}; over 1000 of the paper's steps {later}; lottery above Scratch "
+            f"p = {gain.p_value:.2g}"
         )
-        numbers |= {f"{network}, {label}": float(np.exp(log.mean())) for label, log in early.items()}
     return conclude(
         "C29",
         all_of(parts),
@@ -73,7 +75,6 @@ def c29(evidence: Evidence, site: Site) -> Verdict:
         ours="; ".join(described),
         held="Lottery tickets start with smaller gradients than networks whose weights are scaled to the mask.",
         failed="Lottery tickets do not start with smaller gradients than networks with weights scaled to the mask.",
-        numbers=numbers,
     )
 
 
@@ -89,17 +90,14 @@ def c43(evidence: Evidence) -> Verdict:
         "lottery and pruned": _same(gaps["lottery"]),
         "pruned above scratch": above(-gaps["scratch"], 0.5, alpha=0.01),
     }
-    numbers = {f"{method} - pruned": float(gap.mean()) for method, gap in gaps.items()}
     return conclude(
         "C43",
         all_of(parts),
-        ours="points above the pruned network, over pruning runs: "
-        + ", ".join(f"{method} {mean_and_std(gap)}" for method, gap in gaps.items()),
+        ours=f"points above the pruned network, over pruning runs: {labelled_means(gaps)}",
         held="Lottery tickets end as accurate as the pruned network, random weights on the same connections clearly "
         "less; ImageNet was not tested.",
         failed="Not both are so: that lottery tickets end as accurate as the pruned network, and random weights "
         "clearly less; ImageNet was not tested.",
-        numbers=numbers,
     )
 
 
@@ -120,7 +118,6 @@ def c44_original(evidence: Evidence) -> Verdict:
         "large networks were not tested.",
         inconclusive="On LeNet5 the runs do not show that lottery tickets from the very first weights end as accurate "
         "as the pruned network; large networks were not tested.",
-        numbers={"lottery - pruned": float(gap.mean())},
     )
 
 
@@ -143,7 +140,6 @@ def c44_late(evidence: Evidence) -> Verdict:
         "training.",
         failed="Lottery tickets do not end a point worse from the very first weights than from those a little into "
         "training.",
-        numbers={"K = 6 % - K = 0": float(late.mean() - original.mean())},
     )
 
 
@@ -167,16 +163,13 @@ def c45(evidence: Evidence) -> Verdict:
 
     Criterion: the accuracy of restarts is at most 0.05 points below that of tickets, one-sided Welch p < 0.05.
     """
-    restart, lottery = (
-        accuracies(evidence.runs(f"tickets/{name}", at_least=FEWEST)) for name in ("restart", "lottery")
-    )
+    found = {name: accuracies_of(evidence, f"tickets/{name}") for name in ("restart", "lottery")}
     return conclude(
         "C45",
-        greater(restart, lottery, margin=-0.05, alpha=0.05),
-        ours=f"accuracy: restart {mean_and_std(restart)}, lottery {mean_and_std(lottery)}",
+        greater(found["restart"], found["lottery"], margin=-0.05, alpha=0.05),
+        ours=f"accuracy: {labelled_means(found)}",
         held="Training on from the pruned network ends as accurate as starting over from its early weights.",
         failed="Training on from the pruned network ends less accurate than starting over from its early weights.",
-        numbers={"restart - lottery": float(restart.mean() - lottery.mean())},
     )
 
 
@@ -187,7 +180,7 @@ def c46(evidence: Evidence) -> Verdict:
     lost accuracy is above 0.6, p < 0.01; those with a barrier below 0.01 nats end within 0.3 points of the tickets. If
     there is none of these, the second part is open.
     """
-    tickets = accuracies(evidence.runs("tickets/lottery", at_least=FEWEST))
+    tickets = accuracies_of(evidence, "tickets/lottery")
     measured = rows(evidence, "barriers", start="solution").set_index(["group", "seed"])["barrier"]
     perturbed = {
         (group, run.config.seed): run
@@ -215,7 +208,6 @@ def c46(evidence: Evidence) -> Verdict:
         "network's valley.",
         inconclusive="No perturbed ticket stayed in the pruned network's valley, or the runs are too few to see "
         "whether that is what keeps its accuracy.",
-        numbers={"without barrier": float(len(inside)), "perturbed": float(len(loss))},
     )
 
 
@@ -227,9 +219,7 @@ def c47(evidence: Evidence) -> Verdict:
     pruning run a sparsity; 0.98 is reported.
     """
     found = {
-        sparsity: [
-            accuracies(evidence.runs(f"{setting}/{method}", at_least=FEWEST)) for method in ("lottery", "scratch")
-        ]
+        sparsity: [accuracies_of(evidence, f"{setting}/{method}") for method in ("lottery", "scratch")]
         for sparsity, setting in SPARSITIES.items()
     }
     gaps = {sparsity: welch_spread(lottery, scratch) for sparsity, (lottery, scratch) in found.items()}
@@ -247,7 +237,6 @@ def c47(evidence: Evidence) -> Verdict:
         ours="lottery - scratch, points: " + ", ".join(f"{s} % {gap.estimate:.2f}" for s, gap in gaps.items()),
         held="The more connections are gone, the more lottery tickets gain on random weights; at 95 % over a point.",
         failed="What lottery tickets gain on random weights does not grow to over a point at 95 % zeros.",
-        numbers={f"gap at {sparsity} %": gap.estimate for sparsity, gap in gaps.items()},
     )
 
 

@@ -33,8 +33,6 @@ def c17(evidence: Evidence, site: Site) -> Verdict:
         + "; ".join(f"{name} {mean_interval(first)}, {mean_interval(then)}" for name, (first, then) in found.items()),
         held="When RigL moves connections the gradient jumps up, more so in the first half of training.",
         failed="RigL's moves do not raise the gradient in the first half of training, or no more than in the second.",
-        numbers={f"{name}, first half": float(first.mean()) for name, (first, _) in found.items()}
-        | {f"{name}, second half": float(then.mean()) for name, (_, then) in found.items()},
     )
 
 
@@ -71,7 +69,6 @@ def c18(evidence: Evidence, site: Site) -> Verdict:
         ),
         held="Growing connections at random raises the gradient less than half as much as growing where it is large.",
         failed="Growing connections at random raises the gradient at least half as much as growing where it is large.",
-        numbers=_means(found, "SET"),
     )
 
 
@@ -94,16 +91,11 @@ def c19(evidence: Evidence, site: Site) -> Verdict:
         ),
         held="Growing connections where the gradient is smallest does not raise it.",
         failed="Growing connections where the gradient is smallest raises it by a fifth of what RigL does, or more.",
-        numbers=_means(found, "Inverted"),
     )
 
 
 def halves(evidence: Evidence, group: str, site: Site = MNIST) -> tuple[Values, Values]:
-    """Mean changes of the gradient norm at the mask updates of each run, in the first and in the second half.
-
-    Raises:
-        NotEnoughRunsError: if there are fewer runs than the site's ``few``.
-    """
+    """Mean changes of the gradient norm at the mask updates of each run, in the first and in the second half."""
     runs = evidence.runs(group, at_least=site.few)
 
     def end(run: Run) -> float:
@@ -118,14 +110,6 @@ def _beside_rigl(evidence: Evidence, method: str, site: Site) -> dict[str, list[
     return {
         network: [halves(evidence, f"{group}/{one}/sparse{site.often}", site)[0] for one in ("rigl", method)]
         for network, group in site.moving.groups.items()
-    }
-
-
-def _means(found: dict[str, list[Values]], other: str) -> dict[str, float]:
-    return {
-        f"{network}, {method}": float(values.mean())
-        for network, both in found.items()
-        for method, values in zip(("RigL", other), both, strict=True)
     }
 
 

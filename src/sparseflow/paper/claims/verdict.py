@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal, TypeVar
 
@@ -60,8 +60,6 @@ class Verdict:
     """The paper's."""
     note: str
     """One sentence for a reader who has not read the paper."""
-    numbers: Mapping[str, float] = field(default_factory=dict)
-    """Measured numbers by name, for the report."""
 
     @property
     def claim(self) -> Claim:
@@ -102,7 +100,6 @@ def conclude(
     held: str,
     failed: str,
     inconclusive: str = "The runs point the claimed way, but do not show it.",
-    numbers: Mapping[str, float] | None = None,
     where: str = "",
 ) -> Verdict:
     """The verdict on a claim whose criterion is ``part``.
@@ -114,7 +111,6 @@ def conclude(
         held: The note, if the criterion is met.
         failed: The note, if it is contradicted.
         inconclusive: The note otherwise.
-        numbers: Measured numbers by name, for the report.
         where: Data set and networks, before the note; "" where the note needs neither.
 
     >>> part = Part("held", "p = 0.01", "5", 0.01)
@@ -134,11 +130,10 @@ def conclude(
         ours=ours,
         published=_published()[id].published,
         note=f"{where}: {note[0].lower()}{note[1:]}" if where else note,
-        numbers=numbers or {},
     )
 
 
-def undecided(id: str, reason: str, *, ours: str = "", numbers: Mapping[str, float] | None = None) -> Verdict:
+def undecided(id: str, reason: str, *, ours: str = "") -> Verdict:
     """The verdict on a claim that was not tested: without a p-value, with the reason as its note.
 
     >>> undecided("C09", "It is about ResNet-50.").verdict
@@ -153,7 +148,6 @@ def undecided(id: str, reason: str, *, ours: str = "", numbers: Mapping[str, flo
         ours=ours,
         published=_published()[id].published,
         note=reason,
-        numbers=numbers or {},
     )
 
 

@@ -49,11 +49,7 @@ class Moment(NamedTuple):
 
 
 def stored_spectra(evidence: Evidence, groups: Sequence[str], moments: Sequence[str]) -> dict[Moment, Floats]:
-    """Eigenvalues of some groups, ascending; where a network has several, those from the most training images.
-
-    Raises:
-        NotEnoughRunsError: if none are stored.
-    """
+    """Eigenvalues of some groups, ascending; where a network has several, those from the most training images."""
     table = evidence.table("eigenvalues")
     rows = table[table["group"].isin(groups) & table["moment"].isin(moments)]
     if rows.empty:

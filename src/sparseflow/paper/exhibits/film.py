@@ -43,11 +43,7 @@ Screens = Mapping[int, Sequence[Sequence[tuple[Curve, Floats, Floats]]]]
 
 
 def film(evidence: Evidence, scale: Scale) -> Content:
-    """Every stored spectrum over training, as frames and as stills.
-
-    Raises:
-        NotEnoughRunsError: if no spectrum over training was stored.
-    """
+    """Every stored spectrum over training, as frames and as stills."""
     stored = densities.stored_spectra(evidence, list(TRAINED), ("at",))
     seed = densities.first_seed(stored)
     steps = sorted({key.step for key in stored} & {*checkpoints(scale)})

@@ -57,11 +57,7 @@ _AFTER = (
 
 
 def flow_exhibit(name: str, curves: Sequence[Curve], evidence: Evidence, scale: Scale) -> Content:
-    """The norm over training, over the start, and right after mask updates.
-
-    Raises:
-        NotEnoughRunsError: if no curve has a run.
-    """
+    """The norm over training, over the start, and right after mask updates."""
     found, missing = found_and_missing(evidence, scale, [curve.group for curve in curves])
     shown = [curve for curve in curves if curve.group in found]
     pairs = [(curve, found[curve.group]) for curve in shown]
@@ -228,11 +224,7 @@ _NORM, _LOSS = "gradient norm", "training loss"
 
 
 def image_flow_exhibit(name: str, settings: Sequence[Setting], evidence: Evidence, scale: Scale) -> Content:
-    """Gradient norm and loss over training on images, one row of panels per setting.
-
-    Raises:
-        NotEnoughRunsError: if no curve has a run.
-    """
+    """Gradient norm and loss over training on images, one row of panels per setting."""
     curves = {
         setting: [curve_of(group) for kind in FOLLOWED if (group := f"{setting.name}/{kind}") in scale.groups]
         for setting in settings

@@ -20,11 +20,7 @@ _FIELDS = ("learning_rate", "weight_decay", "update_every", "drop_fraction")
 
 
 def grid(evidence: Evidence, scale: Scale) -> Content:
-    """Accuracy of RigL at every point, and the choices by held-out and by test images.
-
-    Raises:
-        NotEnoughRunsError: if the grid has no run.
-    """
+    """Accuracy of RigL at every point, and the choices by held-out and by test images."""
     runs = evidence.runs("grid")
     data = pd.DataFrame([_record(run) for run in runs])
     planned = [_point(config) for config in groups(scale)["grid"]]

@@ -57,11 +57,7 @@ def shows(setting: str) -> Callable[[Row, Scale], bool]:
 def _lines(
     rows: pd.DataFrame, setting: str, looks: Looks, labels: Mapping[str, str]
 ) -> tuple[Lines, dict[str, Estimate]]:
-    """The curves of a figure, and by kind of run the barriers between the ends of training and the pruned network.
-
-    Raises:
-        NotEnoughRunsError: If there is no line.
-    """
+    """The curves of a figure, and by kind of run the barriers between the ends of training and the pruned network."""
     curves: Lines = []
     barriers = {}
     for (kind, start), look in looks.items():
@@ -91,11 +87,7 @@ def _content(name: str, how: str, curves: Lines, sentences: Sequence[str]) -> Co
 
 
 def interpolation(name: str, setting: str, evidence: Evidence, _: Scale) -> Content:
-    """Loss along straight lines to the pruned network.
-
-    Raises:
-        NotEnoughRunsError: If the lines were not measured.
-    """
+    """Loss along straight lines to the pruned network."""
     curves, barriers = _lines(of_setting(evidence, "paths", setting), setting, LINES, NAMES)
     sentences = []
     for kind, heights in barriers.items():
@@ -115,11 +107,7 @@ def interpolation(name: str, setting: str, evidence: Evidence, _: Scale) -> Cont
 
 
 def path_exhibit(setting: str, evidence: Evidence, _: Scale) -> Content:
-    """Loss along straight lines to the pruned network, on images.
-
-    Raises:
-        NotEnoughRunsError: If the lines were not measured.
-    """
+    """Loss along straight lines to the pruned network, on images."""
     rows = evidence.table("paths")
     curves, barriers = _lines(rows, setting, IMAGE_LINES, kind_labels())
     heights = [f"{kind_labels()[kind]} {found.mean:.3f} nats ({found.n} runs)" for kind, found in barriers.items()]

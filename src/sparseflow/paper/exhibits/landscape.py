@@ -37,11 +37,7 @@ NAMES = {name: METHODS[name].label for name in ("lottery", "scratch")}
 
 
 def of_setting(evidence: Evidence, name: str, setting: str) -> pd.DataFrame:
-    """The rows of a table about one setting: ``tickets`` (LeNet5), ``mlp-tickets``, or a network on images.
-
-    Raises:
-        NotEnoughRunsError: if there are none.
-    """
+    """The rows of a table about one setting: ``tickets`` (LeNet5), ``mlp-tickets``, or a network on images."""
     table = evidence.table(name)
     rows = table[table["setting"] == setting]
     if rows.empty:
@@ -50,11 +46,7 @@ def of_setting(evidence: Evidence, name: str, setting: str) -> pd.DataFrame:
 
 
 def map_exhibit(name: str, setting: str, evidence: Evidence, _: object) -> Content:
-    """A map of starts and ends on which distances are kept as well as two dimensions can.
-
-    Raises:
-        NotEnoughRunsError: If the map was not computed.
-    """
+    """A map of starts and ends on which distances are kept as well as two dimensions can."""
     rows = of_setting(evidence, "mds", setting)
     target = rows.loc[rows["kind"] == "prune-end", ["x", "y"]].to_numpy(dtype=float)
     away = {
@@ -114,11 +106,7 @@ DISTANCES = {
 
 
 def fig5b(evidence: Evidence, _: Scale) -> Content:
-    """L2 distances to the pruned network, and test accuracies, ours beside the paper's.
-
-    Raises:
-        NotEnoughRunsError: if the distances were not measured.
-    """
+    """L2 distances to the pruned network, and test accuracies, ours beside the paper's."""
     everywhere = of_setting(evidence, "distances", "tickets")
     rows = everywhere[everywhere["prune_seed"] == everywhere["prune_seed"].min()]
     values: dict[tuple[str, str], list[float]] = {}
@@ -218,11 +206,7 @@ COLUMNS = (
 
 
 def distance_exhibit(setting: str, evidence: Evidence, _: Scale) -> Content:
-    """Distances of tickets and random starts on images to the pruned network whose masks they have.
-
-    Raises:
-        NotEnoughRunsError: If distances were not measured.
-    """
+    """Distances of tickets and random starts on images to the pruned network whose masks they have."""
     labels = kind_labels()
     kinds = evidence.table("distances").groupby("group", sort=False)
     table = Table.of(

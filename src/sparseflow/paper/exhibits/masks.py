@@ -33,11 +33,7 @@ SHOWN = 6.0
 
 
 def masks_twice(evidence: Evidence, scale: Scale) -> Content:
-    """Final accuracy of two runs on each pruned mask, and how often the same masks fail.
-
-    Raises:
-        NotEnoughRunsError: if no mask was trained twice.
-    """
+    """Final accuracy of two runs on each pruned mask, and how often the same masks fail."""
     found, missing = {}, []
     for init, groups in TWICE.items():
         try:

@@ -81,11 +81,7 @@ class Line(NamedTuple):
 
 
 def settings_table(name: str, names: Sequence[str], evidence: Evidence, _: Scale) -> Content:
-    """One row per setting: the printed value, the value of the runs, and whether they are the same.
-
-    Raises:
-        NotEnoughRunsError: If none of the groups has a run.
-    """
+    """One row per setting: the printed value, the value of the runs, and whether they are the same."""
     found, missing = available(evidence, names)
     configs = [run.config for runs in found.values() for run in runs]
     lines = [

@@ -11,11 +11,7 @@ from sparseflow.training.runs import Run
 
 
 def found_and_missing(evidence: Evidence, scale: Scale, names: Sequence[str]) -> tuple[dict[str, list[Run]], list[str]]:
-    """The runs of each group that has some, and one message per group that has fewer than planned.
-
-    Raises:
-        NotEnoughRunsError: If no group has any.
-    """
+    """The runs of each group that has some, and one message per group that has fewer than planned."""
     found, missing = available(evidence, names)
     return found, [*missing, *shortfalls(evidence, scale, names)]
 

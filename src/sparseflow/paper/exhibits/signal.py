@@ -20,11 +20,7 @@ LAYERS = 5
 
 
 def fig1c(evidence: Evidence, _: Scale) -> Content:
-    """Standard deviation of the logits at initialisation over sparsity.
-
-    Raises:
-        NotEnoughRunsError: If the signal was not measured.
-    """
+    """Standard deviation of the logits at initialisation over sparsity."""
     levels = signal.signal_levels(evidence.table("signal"))
     words = signal.signal_words(levels)
     drawing = Drawing(

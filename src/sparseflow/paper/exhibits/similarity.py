@@ -124,9 +124,6 @@ def similarity_table(name: str, metrics: Sequence[str], evidence: Evidence, scal
         metrics: keys of ``METRICS``.
         evidence: runs and the ``function_*`` tables.
         scale: how many runs are planned.
-
-    Raises:
-        NotEnoughRunsError: if nothing of it was measured.
     """
     records: list[dict[str, object]] = []
     cells: list[list[Cell]] = []
@@ -328,11 +325,7 @@ COLUMNS = (
 
 
 def function_exhibit(setting: str, evidence: Evidence, scale: Scale) -> Content:
-    """Disagreement of networks on images, with each other and with the pruned network, and gains of ensembles.
-
-    Raises:
-        NotEnoughRunsError: If functions were not compared.
-    """
+    """Disagreement of networks on images, with each other and with the pruned network, and gains of ensembles."""
     pairs, others, ensembles = (evidence.table(f"function_{name}") for name in ("pairs", "reference", "ensembles"))
     found = []
     for group, rows in others.groupby("group", sort=False):

@@ -57,11 +57,7 @@ def over_training(seed: int, steps: Iterable[int]) -> Iterator[tuple[int, str, C
 
 
 def fig11a(evidence: Evidence, scale: Scale) -> Content:
-    """Magnitude of the most negative eigenvalue over training.
-
-    Raises:
-        NotEnoughRunsError: if no spectrum over training was measured.
-    """
+    """Magnitude of the most negative eigenvalue over training."""
     table = evidence.table("spectra")
     rows = table[table["group"].isin(TRAINED) & (table["moment"] == "at") & table["step"].isin(checkpoints(scale))]
     if rows.empty:
@@ -108,11 +104,7 @@ def draw_smallest(curves: Sequence[Curve], data: pd.DataFrame, *, narrow: bool =
 
 
 def fig11b(evidence: Evidence, scale: Scale) -> Content:
-    """Densities at four steps of training.
-
-    Raises:
-        NotEnoughRunsError: if no spectrum over training was stored.
-    """
+    """Densities at four steps of training."""
     stored = densities.stored_spectra(evidence, list(TRAINED), ("at",))
     seed = densities.first_seed(stored)
     measured = {key.step for key in stored if key.seed == seed}

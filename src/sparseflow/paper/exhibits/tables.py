@@ -142,9 +142,6 @@ def accuracy_table(rows: Sequence[Row], name: str, evidence: Evidence, scale: Sc
         name: ``table1`` or ``table5``.
         evidence: The runs.
         scale: How many runs are planned.
-
-    Raises:
-        NotEnoughRunsError: If no row has a run.
     """
     found, missing = found_and_missing(evidence, scale, [row.group for row in rows])
     table = Table.of(
@@ -210,11 +207,7 @@ table5 = partial(accuracy_table, TABLE5, "table5")
 
 
 def accuracy_exhibit(evidence: Evidence, scale: Scale) -> Content:
-    """Final test accuracy of every kind of run on images, one table per setting.
-
-    Raises:
-        NotEnoughRunsError: If there is no run.
-    """
+    """Final test accuracy of every kind of run on images, one table per setting."""
     settings = SETTINGS[scale.name] + LONGER.get(scale.name, ())
     rows = {setting: rows_of(setting, scale) for setting in settings}
     names = [group for of_setting in rows.values() for row in of_setting for group in row.groups]
@@ -302,11 +295,7 @@ SMOKE = (
 
 
 def smoke_exhibit(evidence: Evidence, scale: Scale) -> Content:
-    """Every run: whether all its losses stayed finite, and how long it took.
-
-    Raises:
-        NotEnoughRunsError: If there is no run.
-    """
+    """Every run: whether all its losses stayed finite, and how long it took."""
     found, missing = found_and_missing(evidence, scale, list(scale.groups))
     items = [(group, run) for group, runs in found.items() for run in runs]
     table = Table.of(SMOKE, items, name="smoke", caption="Every run.")

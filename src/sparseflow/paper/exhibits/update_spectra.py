@@ -35,11 +35,7 @@ def shows(row: Row, scale: Scale) -> bool:
 
 
 def fig10(evidence: Evidence, scale: Scale) -> Content:
-    """Densities right before and right after one mask update, and the largest and smallest eigenvalue from then on.
-
-    Raises:
-        NotEnoughRunsError: if no spectrum around an update was stored.
-    """
+    """Densities right before and right after one mask update, and the largest and smallest eigenvalue from then on."""
     stored = densities.stored_spectra(evidence, MOVING, tuple(MOMENTS))
     seed, step = densities.first_seed(stored), min(key.step for key in stored)
     names = {group: curve_of(group).label for group in MOVING}

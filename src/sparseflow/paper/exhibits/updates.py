@@ -65,11 +65,7 @@ def update_exhibit(
     how: str = _AS_BEFORE,
     stretched: bool = False,
 ) -> Content:
-    """One panel per initialisation, one curve per method; ``stretched`` draws large changes on a logarithmic axis.
-
-    Raises:
-        NotEnoughRunsError: if no group has a run.
-    """
+    """One panel per initialisation, one curve per method; ``stretched`` draws large changes on a logarithmic axis."""
     found, missing = found_and_missing(evidence, scale, groups_of(of_figure))
     shown = {
         title: [curve for curve in curves if curve.group in found]
@@ -158,11 +154,7 @@ fig9b = partial(update_exhibit, "fig9b", FIG9B)
 
 
 def image_update_exhibit(name: str, setting: Setting, evidence: Evidence, scale: Scale) -> Content:
-    """Changes of the gradient norm at mask updates on images, one panel per start.
-
-    Raises:
-        NotEnoughRunsError: if no group has a run.
-    """
+    """Changes of the gradient norm at mask updates on images, one panel per start."""
     shown: Panels = {
         f"{setting.label}, {_TITLES[init]}": [
             curve_of(group)
