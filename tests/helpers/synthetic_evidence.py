@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.exhibit import Content
+from sparseflow.paper.exhibits.all import EXHIBITS
 from sparseflow.paper.matrix.mnist import after_update, groups
 from sparseflow.paper.matrix.scale import Scale
 from sparseflow.training.digits import DigitRun
@@ -223,3 +225,10 @@ def _functions(scale: Scale) -> dict[str, pd.DataFrame]:
         "function_reference": pd.DataFrame(references),
         "function_ensembles": pd.DataFrame(ensembles),
     }
+
+
+def build(name: str, evidence: Evidence, scale: Scale) -> Content:
+    """An exhibit of the page on MNIST, by name."""
+    made = EXHIBITS[name].build
+    assert made is not None
+    return made(evidence, scale)

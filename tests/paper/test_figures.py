@@ -33,7 +33,7 @@ from sparseflow.paper.matrix.mnist import groups
 from sparseflow.paper.matrix.scales import DEMO, PAPER
 from sparseflow.paper.published import claims
 from sparseflow.training.runs import Run
-from synthetic_evidence import make_evidence
+from synthetic_evidence import build, make_evidence
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ def test_barriers_by_hand_and_bands_of_eighty_percent() -> None:
             line("lottery", "solution", [1.0, 1.0, 1.0]),
         ]
     )
-    content = interpolation.fig5c(Evidence({}, {"paths": paths}), PAPER)
+    content = build("fig5c", Evidence({}, {"paths": paths}), PAPER)
     assert "From the end of lottery training to the pruned network the barrier is 0.000 nats" in content.shows[0]
     assert content.shows[0].endswith("no barrier.")
     assert "barrier is 3.000 nats high (mean of 2 runs" in content.shows[1]
@@ -266,10 +266,10 @@ def test_map_says_how_far_each_kind_is() -> None:
         [("tickets", "prune-end", 0, 1.0, 1.0, 0.1), ("tickets", "lottery-end", 0, 4.0, 5.0, 0.1)],
         columns=["setting", "kind", "seed", "x", "y", "stress"],
     )
-    content = landscape.fig5a(Evidence({}, {"mds": rows}), PAPER)
+    content = build("fig5a", Evidence({}, {"mds": rows}), PAPER)
     assert content.shows == ["Mean distance to the pruned network on the map: Lottery, end 5. Stress 0.1."]
-    with pytest.raises(NotEnoughRunsError, match="mds has nothing of tickets"):
-        landscape.fig5a(Evidence({}, {"mds": rows.assign(setting="mlp-tickets")}), PAPER)
+    with pytest.raises(NotEnoughRunsError, match="there are 0 rows of mds, setting tickets"):
+        build("fig5a", Evidence({}, {"mds": rows.assign(setting="mlp-tickets")}), PAPER)
 
 
 # --- signal and accuracy ----------------------------------------------------------------------------------------------

@@ -304,6 +304,11 @@ def test_runs_that_never_start_are_counted() -> None:
     assert "medians 600 vs 20" in found.statistic
 
 
+def test_norms_that_have_all_but_vanished_keep_their_digits() -> None:
+    groups = changed(c05(), "vgg16-95/scratch/dense", norm=1.65e-7, spread=0.0)
+    assert "VGG16, 95 % zeros, Original 1.65e-07±" in image_verdict("C05", groups).ours
+
+
 def test_gain_is_the_mean_over_sparsities() -> None:
     """10, 10 and 40 points: 20."""
     groups = changed(c06(), "vgg16-95/rigl/sparse", accuracy=90.0)

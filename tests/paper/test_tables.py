@@ -11,18 +11,19 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sparseflow.lab.page.estimates import Estimate, estimate, pair_estimate
+from sparseflow.lab.page.estimates import Estimate, estimate
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.exhibit import Content
 from sparseflow.paper.exhibits import grid, masks, settings, similarity, tables
 from sparseflow.paper.exhibits.contradictions import contradictions
+from sparseflow.paper.exhibits.similarity import pair_estimate
 from sparseflow.paper.matrix.mnist import groups
 from sparseflow.paper.matrix.scales import DEMO, PAPER
 from sparseflow.paper.published import Reported, claims, mnist, reported
 from sparseflow.training.config import pruning_parent
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import Run
-from synthetic_evidence import make_evidence, paper_run
+from synthetic_evidence import build, make_evidence, paper_run
 
 
 def runs_at(accuracies: Sequence[float], **changes: object) -> list[Run]:
@@ -127,7 +128,7 @@ def test_ours_beside_theirs(paper: Reported, ours: Estimate, holds: bool | None,
 
 def test_accuracies_by_hand() -> None:
     evidence = Evidence({"lenet5/rigl/sparse": runs_at([98.0, 98.2, 98.4], method="rigl")}, {})
-    content = tables.table1(evidence, PAPER)
+    content = build("table1", evidence, PAPER)
     found = row(content, "RigL, Ours")
     assert found[["runs", "collapsed"]].to_list() == [3, 0]
     assert found[["mean", "std"]].to_list() == pytest.approx([98.2, np.sqrt(0.08 / 3)])
@@ -140,7 +141,7 @@ def test_accuracies_by_hand() -> None:
 
 def test_two_heaps_are_told_apart() -> None:
     evidence = Evidence({"lenet5/scratch/dense": runs_at([11.35, 97.0, 98.0, 11.35], init="dense")}, {})
-    content = tables.table1(evidence, PAPER)
+    content = build("table1", evidence, PAPER)
     found = row(content, "Scratch, Original")
     assert found[["collapsed", "collapse_rate", "learned_mean"]].to_list() == pytest.approx([2, 0.5, 97.5])
     assert "Some runs did not learn: Scratch, Original (2 of 4)." in content.shows
@@ -148,14 +149,14 @@ def test_two_heaps_are_told_apart() -> None:
 
 def test_a_table_without_a_run_names_every_group() -> None:
     with pytest.raises(NotEnoughRunsError, match=r"mlp/dense has 0 finished runs[\s\S]*mlp/rigl/sparse has 0"):
-        tables.table5(Evidence({"lenet5/dense": runs_at([99.0], method="dense")}, {}), PAPER)
+        build("table5", Evidence({"lenet5/dense": runs_at([99.0], method="dense")}, {}), PAPER)
 
 
 def test_best_of_all_and_best_of_the_sparse() -> None:
     evidence = Evidence(
         {"lenet5/dense": runs_at([99.0], method="dense"), "lenet5/set/sparse": runs_at([98.0], method="set")}, {}
     )
-    assert tables.table1(evidence, PAPER).shows[0] == (
+    assert build("table1", evidence, PAPER).shows[0] == (
         "Dense ends highest, at 99.00 %. Of the sparse networks it is SET, Ours, at 98.00 %."
     )
 
@@ -169,7 +170,7 @@ def evidence() -> Evidence:
 
 
 def test_function_tables_by_hand(evidence: Evidence) -> None:
-    data = similarity.table2(evidence, PAPER).tables[0].data.set_index(["network", "metric"])
+    data = build("table2", evidence, PAPER).tables[0].data.set_index(["network", "metric"])
     pairs = evidence.tables["function_pairs"]
     expected = pairs.loc[pairs["group"] == "tickets/lottery", "disagreement"].mean()
     found = data.loc["Lottery", "pairwise_disagreement_fraction"]
@@ -185,7 +186,7 @@ def test_function_tables_by_hand(evidence: Evidence) -> None:
 
 
 def test_kl_is_the_mean_of_both_directions(evidence: Evidence) -> None:
-    data = similarity.table6(evidence, PAPER).tables[0].data.set_index(["network", "metric"])
+    data = build("table6", evidence, PAPER).tables[0].data.set_index(["network", "metric"])
     pairs = evidence.tables["function_pairs"].query("group == 'tickets/restart'")
     assert data.loc[("Prune Restart", "pairwise_KL"), "mean"] == pytest.approx(
         (pairs["kl_ab"].mean() + pairs["kl_ba"].mean()) / 2
@@ -193,7 +194,7 @@ def test_kl_is_the_mean_of_both_directions(evidence: Evidence) -> None:
 
 
 def test_interchanged_columns_are_compared_with_each_other(evidence: Evidence) -> None:
-    content = similarity.table6(evidence, PAPER)
+    content = build("table6", evidence, PAPER)
     data = content.tables[0].data.set_index(["network", "metric"])
     kl, jsd = data.loc["Lottery", "KL_with_pruned"], data.loc["Lottery", "five_model_JSD"]
     assert (kl["paper_mean"], kl["paper_mean_if_interchanged"]) == (0.0039, 0.0140)
@@ -214,7 +215,7 @@ def test_accuracies_are_told_relative_to_the_pruned_network_they_come_from() -> 
         },
         {},
     )
-    shown = similarity.table2(evidence, PAPER).shows
+    shown = build("table2", evidence, PAPER).shows
     told = next(sentence for sentence in shown if "one pruning run" in sentence)
     assert "ours ends at 98.25 %, the paper's at 98.53 %" in told
     assert "Lottery 0.10 (paper −0.01); Prune Restart −0.05 (paper 0.07)" in told
@@ -230,7 +231,7 @@ def test_many_ensembles_give_an_interval() -> None:
             "multi_jsd": 0.1,
         }
     )
-    content = similarity.table2(Evidence({}, {"function_ensembles": draws}), PAPER)
+    content = build("table2", Evidence({}, {"function_ensembles": draws}), PAPER)
     data = content.tables[0].data.set_index(["network", "metric"])
     found = data.loc["Scratch, a start each", "ensemble_test_top1_percent"]
     assert found[["n", "mean", "low", "high"]].to_list() == pytest.approx([40, 98.5, 98.025, 98.975])
@@ -239,7 +240,7 @@ def test_many_ensembles_give_an_interval() -> None:
 
 def test_nothing_compared_is_not_a_table() -> None:
     with pytest.raises(NotEnoughRunsError, match="function_pairs was not measured"):
-        similarity.table6(Evidence({}, {}), PAPER)
+        build("table6", Evidence({}, {}), PAPER)
 
 
 # --- Tables 3 and 4 ---------------------------------------------------------------------------------------------------
@@ -248,7 +249,7 @@ def test_nothing_compared_is_not_a_table() -> None:
 def test_settings_are_those_of_the_runs() -> None:
     matrix = groups(PAPER)
     evidence = Evidence({name: [paper_run(matrix[name][0])] for name in settings.TABLE4}, {})
-    content = settings.table4(evidence, PAPER)
+    content = build("table4", evidence, PAPER)
     data = content.tables[0].data.set_index("setting")
     assert data.loc["mask_update_frequency"].to_list() == ["500", "500 / 100", "both"]
     assert data.loc["epochs"].to_list() == ["30", "25", "no"]
@@ -261,7 +262,7 @@ def test_settings_are_those_of_the_runs() -> None:
 def test_settings_of_pruning_are_the_pruning_runs() -> None:
     parent = DigitRun(method="prune", prune_begin=10, prune_end=20, weight_decay=0.0)
     ticket = DigitRun(method="lottery", mask_from=parent, weight_decay=0.0)
-    content = settings.table3(Evidence({"tickets/lottery": [paper_run(ticket)]}, {}), PAPER)
+    content = build("table3", Evidence({"tickets/lottery": [paper_run(ticket)]}, {}), PAPER)
     data = content.tables[0].data.set_index("setting")
     assert data.loc["prune_start_step"].to_list() == ["3000", "10", "no"]
     assert pruning_parent(DigitRun()).prune_begin == 3000
@@ -363,5 +364,5 @@ def test_contradictions_have_the_papers_numbers() -> None:
 
 
 def test_demo_scale_has_every_planned_number() -> None:
-    content = tables.table1(make_evidence(DEMO, only=["lenet5/dense"]), DEMO)
+    content = build("table1", make_evidence(DEMO, only=["lenet5/dense"]), DEMO)
     assert row(content, "Dense")[["runs", "planned"]].to_list() == [DEMO.seeds, DEMO.seeds]

@@ -46,9 +46,8 @@ def write_paper_report(
 ) -> Path:
     """Write the page about MNIST and everything behind it under ``out``; return the page's path.
 
-    ``index.html`` needs no network and no other file. Beside it: ``tables/*.csv``, ``figures/*.svg`` and
-    ``figures/*.csv``, ``claims.csv``, ``runs.csv`` and ``environment.json``. Every file is written whole or not at all,
-    the page last; tables and figures of an earlier report that are not in this one are removed.
+    Files are written as by :func:`.write_page`; beside tables and figures ``claims.csv``, ``runs.csv`` and
+    ``environment.json``.
 
     Args:
         evidence: Finished runs and measurements; what they lack is named on the page with the command that makes it.
@@ -99,24 +98,9 @@ def part_of(name: str) -> str:
 
 
 def write_image_report(
-    evidence: Evidence,
-    verdicts: Sequence[Verdict],
-    out: Path,
-    *,
-    command: str,
-    scale: Scale,
-    watched: Watched = iter,
+    evidence: Evidence, verdicts: Sequence[Verdict], out: Path, *, command: str, scale: Scale, watched: Watched = iter
 ) -> Path:
-    """Write the page about runs on images, as :func:`write_paper_report` does: at any moment, with whatever is there.
-
-    Args:
-        evidence: Finished runs and measurements; what they lack is named on the page with the command that makes it.
-        verdicts: At most one per claim; may be none.
-        out: Folder; made where it does not exist.
-        command: What was typed to make it all.
-        scale: The runs that were planned.
-        watched: Iterates over the exhibits, in the order in which they are drawn.
-    """
+    """Write the page about runs on images, as :func:`write_paper_report` does: at any time, with whatever is there."""
     spoken = [replace(verdict, note=_at_scale(verdict.note, scale)) for verdict in verdicts]
     found = [claim for claim in judged(spoken) if claim.verdict != "not judged"]
     known = {claim.claim.id for claim in found}

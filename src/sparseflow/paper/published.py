@@ -84,13 +84,10 @@ def imagenet(name: str, *, model: str, method: str, init: str, metric: str = "te
     >>> imagenet("table1", model="VGG16", method="Scratch", init="Ours").mean
     62.52
     """
-    table = _read(name).fillna({"init": "", "method": "", "note": ""})
-    rows = table[(table["dataset"] == "ImageNet-2012") & (table["model"] == model)]
+    table = _about("ImageNet-2012", name)
+    rows = table[table["model"] == model]
     rows = rows[(rows["method"] == method) & (rows["init"] == init) & (rows["metric"] == metric)]
-    if len(rows) != 1:
-        return None
-    row = rows.iloc[0]
-    return Reported(float(row["mean"]), float(row["std"]), float(row["n_seeds"]), str(row["note"]))
+    return _reported(rows) if len(rows) == 1 else None
 
 
 def mnist(name: str) -> pd.DataFrame:
@@ -101,9 +98,7 @@ def mnist(name: str) -> pd.DataFrame:
     >>> len(mnist("table5"))
     12
     """
-    table = _read(name)
-    table = table[table["dataset"] == "MNIST"].copy()
-    return table.fillna({"init": "", "method": "", "note": ""})
+    return _about("MNIST", name)
 
 
 def reported(name: str, *, method: str, init: str | None = None, metric: str = "test_top1_percent") -> Reported:
@@ -121,6 +116,15 @@ def reported(name: str, *, method: str, init: str | None = None, metric: str = "
         rows = rows[rows["init"] == init]
     if len(rows) != 1:
         raise KeyError(f"{name} has {len(rows)} rows for method={method!r}, init={init!r}, metric={metric!r}.")
+    return _reported(rows)
+
+
+def _about(dataset: str, name: str) -> pd.DataFrame:
+    table = _read(name)
+    return table[table["dataset"] == dataset].fillna({"init": "", "method": "", "note": ""})
+
+
+def _reported(rows: pd.DataFrame) -> Reported:
     row = rows.iloc[0]
     return Reported(float(row["mean"]), float(row["std"]), float(row["n_seeds"]), str(row["note"]))
 

@@ -1,4 +1,4 @@
-"""A mean with its spread and its uncertainty, from runs or from pairs of runs."""
+"""A mean with its spread and its uncertainty."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from scipy import stats
 
 
@@ -48,34 +47,3 @@ def interval_margin(standard_error: float, n: int, *, level: float = 0.95) -> fl
     1.533
     """
     return float(stats.t.ppf(0.5 + level / 2, n - 1)) * standard_error
-
-
-def pair_estimate(pairs: pd.DataFrame) -> Estimate:
-    r"""Mean over pairs of models, with an interval that knows that pairs share models.
-
-    The standard error is the jackknife's over models: :math:`\hat\theta_{-i}` is the mean without the pairs of model
-    :math:`i`,
-
-    .. math:: s^2 = \frac{n - 1}{n} \sum_i (\hat\theta_{-i} - \bar\theta)^2.
-
-    Args:
-        pairs: columns ``a``, ``b`` (models) and ``value``.
-
-    Returns:
-        ``n`` counts models; ``std`` is over pairs, as in the paper.
-
-    >>> pairs = pd.DataFrame({"a": [0, 0, 1], "b": [1, 2, 2], "value": [1.0, 2.0, 3.0]})
-    >>> pair_estimate(pairs).mean, pair_estimate(pairs).n
-    (2.0, 3)
-    """
-    models = sorted({*pairs["a"], *pairs["b"]})
-    n, value = len(models), pairs["value"].to_numpy(dtype=float)
-    if not n:
-        return Estimate(0, np.nan, np.nan, np.nan, np.nan)
-    mean, std = float(value.mean()), float(value.std())
-    if n < 3:
-        return Estimate(n, mean, np.nan, np.nan, np.nan)
-    without = np.array([value[((pairs["a"] != model) & (pairs["b"] != model)).to_numpy()].mean() for model in models])
-    error = float(np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2)))
-    margin = interval_margin(error, n)
-    return Estimate(n, mean, std, mean - margin, mean + margin)

@@ -157,11 +157,11 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([{column.head: column.cell(row).lines[0] for column in shown} for row in records(table)])
 
 
-def terminal_table(table: pd.DataFrame, *, title: str = "Final test accuracy, %") -> TerminalTable:
+def terminal_table(table: pd.DataFrame) -> TerminalTable:
     """The table of :func:`summarize` for a terminal of 80 columns; groups with runs that did not learn are red."""
     texts = readable(table)
     rendered = TerminalTable(
-        title=title,
+        title="Final test accuracy, %",
         caption="Population std over seeds; 95 % t interval of the mean. "
         f"Failed: did not learn, below {COLLAPSE_PERCENT:.0f} %. Learns: median first step with loss < {ONSET_LOSS}.",
         box=box.SIMPLE_HEAD,

@@ -89,13 +89,13 @@ def yes_no(answer: bool | None) -> str:
     return "-" if answer is None else "yes" if answer else "no"
 
 
-def signed(value: float, digits: int = 2) -> str:
+def signed(value: float) -> str:
     """A change, with its sign.
 
     >>> signed(0.08), signed(-0.08)
     ('+0.08', '−0.08')
     """
-    return ("+" if value > 0 else "") + number(value, digits)
+    return ("+" if value > 0 else "") + number(value, 2)
 
 
 def count(found: int, noun: str) -> str:

@@ -59,10 +59,9 @@ def c41(evidence: Evidence) -> Verdict:
         ),
         ours=f"points that an ensemble of five gains: pruned networks {pruned.estimate:.2f}, lottery "
         f"{lottery.estimate:.2f}",
-        held="Together, lottery tickets answer hardly better than one of them, since they are nearly the same network; "
-        "ImageNet was not tested.",
-        failed="Together, pruned networks from different weights do not gain clearly more than lottery tickets do; "
-        "ImageNet was not tested.",
+        untested="ImageNet",
+        held="Together, lottery tickets answer hardly better than one of them, since they are nearly the same network.",
+        failed="Together, pruned networks from different weights do not gain clearly more than lottery tickets do.",
     )
 
 

@@ -88,8 +88,8 @@ def mean_interval(values: ArrayLike, *, level: float = 0.95) -> Interval:
     return mean_spread(values).interval(str(np.size(values)), level=level)
 
 
-def clopper_pearson(successes: int, n: int, *, level: float = 0.95) -> Interval:
-    """The exact interval of a rate.
+def clopper_pearson(successes: int, n: int) -> Interval:
+    """The exact 95 % interval of a rate.
 
     >>> str(clopper_pearson(0, 60))
     '0 [0, 0.0596]'
@@ -99,12 +99,12 @@ def clopper_pearson(successes: int, n: int, *, level: float = 0.95) -> Interval:
     """
     if not 0 <= successes <= n or n < 1:
         raise ValueError(f"successes must be from 0 to n and n positive, got {successes} and {n}.")
-    found = stats.binomtest(successes, n).proportion_ci(level, method="exact")
-    return Interval(successes / n, float(found.low), float(found.high), str(n), level)
+    found = stats.binomtest(successes, n).proportion_ci(0.95, method="exact")
+    return Interval(successes / n, float(found.low), float(found.high), str(n))
 
 
-def slope_interval(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> Interval:
-    """The t interval of the least-squares slope of ``y`` over ``x``.
+def slope_interval(x: ArrayLike, y: ArrayLike) -> Interval:
+    """The 95 % t interval of the least-squares slope of ``y`` over ``x``.
 
     >>> slope_interval([0.0, 1.0, 2.0], [1.0, 3.0, 5.0]).estimate
     2.0
@@ -117,7 +117,7 @@ def slope_interval(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> Interv
         raise ValueError(f"a slope needs three points at least, as many x as y, got {len(points)} and {len(values)}.")
     found = stats.linregress(points, values)
     freedom = len(points) - 2
-    return Spread(float(found.slope), float(found.stderr), freedom).interval(str(len(points)), level=level)
+    return Spread(float(found.slope), float(found.stderr), freedom).interval(str(len(points)))
 
 
 def bootstrap(

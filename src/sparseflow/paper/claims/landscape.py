@@ -86,10 +86,9 @@ def c31(evidence: Evidence, site: Site) -> Verdict:
         interval_above(ratio, site.farther),
         where=site.tickets.phrase,
         ours=f"distance at the end: {found.text()}, ratio {ratio}",
-        held=f"Lottery tickets end more than {times} as near to the pruned network as runs from random weights"
-        f"{site.untested}.",
-        failed=f"Lottery tickets do not end {times} as near to the pruned network as runs from random weights"
-        f"{site.untested}.",
+        untested=site.untested,
+        held=f"Lottery tickets end more than {times} as near to the pruned network as runs from random weights.",
+        failed=f"Lottery tickets do not end {times} as near to the pruned network as runs from random weights.",
     )
 
 
@@ -180,8 +179,9 @@ def c34(evidence: Evidence, site: Site) -> Verdict:
         ),
         where=site.tickets.phrase,
         ours=_barriers_text(found, site, "lottery"),
-        held=f"{line} hardly rises{site.untested}.",
-        failed=f"{line} rises{site.untested}.",
+        untested=site.untested,
+        held=f"{line} hardly rises.",
+        failed=f"{line} rises.",
         inconclusive="There is no ridge in the loss between the pruned network and runs from random weights, to "
         "compare that of lottery tickets with.",
     )

@@ -92,7 +92,7 @@ class Site:
     barrier_share: float | None = None
     """Largest barrier of tickets, as a share of that of Scratch; ``None``: it is judged in nats (C34)."""
     untested: str = ""
-    """Addition to sentences whose criterion has a part of its own for ImageNet."""
+    """The data set that was not tested where a criterion has a part of its own for it (C31, C34)."""
 
     @property
     def main_tickets(self) -> str:
@@ -140,7 +140,7 @@ MNIST = Site(
     drop_window=500,
     halves_of_updates=False,
     farther=2,
-    untested="; ImageNet was not tested",
+    untested="ImageNet",
 )
 
 _VGGS = {f"VGG16, {100 * sparsity:.0f} % zeros": setting for setting, sparsity in VGG.items()}

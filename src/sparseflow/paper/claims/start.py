@@ -10,6 +10,7 @@ import numpy as np
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims.accuracy import INITS
 from sparseflow.paper.claims.bounds import reaches
+from sparseflow.paper.claims.intervals import Values
 from sparseflow.paper.claims.run_statistics import (
     accuracies,
     at_paper_step,
@@ -80,8 +81,7 @@ def c05(evidence: Evidence, site: Site) -> Verdict:
         "C05",
         all_of(parts),
         where=site.starting.phrase,
-        ours="gradient norm at step 0: "
-        + "; ".join(f"{name} {mean_and_std(norm, digits=3)}" for name, norm in norms.items()),
+        ours="gradient norm at step 0: " + "; ".join(f"{name} {_norm_text(norm)}" for name, norm in norms.items()),
         held="Initial weights scaled to the mask give the network a gradient from the first step.",
         failed="Initial weights scaled to the mask do not raise the gradient at the start as claimed.",
     )
@@ -203,7 +203,7 @@ def _start_text(evidence: Evidence, network: str, group: str) -> str:
     """Onsets and first gradient norms of Scratch on one network, from Original and from Ours."""
     runs = [evidence.runs(f"{group}/scratch/{init}") for init in ("dense", "sparse")]
     onset = " vs ".join(map(_onset_text, runs))
-    norm = " vs ".join(mean_and_std(of_each(members, lambda run: norm_at(run, 0)), digits=3) for members in runs)
+    norm = " vs ".join(_norm_text(of_each(members, lambda run: norm_at(run, 0))) for members in runs)
     return f"{network} {onset}, gradient norm at step 0 {norm}"
 
 
@@ -211,6 +211,12 @@ def _onset_text(runs: Sequence[Run]) -> str:
     found = onsets(runs)
     never = sum(onset >= run.config.steps for onset, run in zip(found, runs, strict=True))
     return f"{np.median(found):.0f}" + (f" ({never} of {len(runs)} never)" if never else "")
+
+
+def _norm_text(norms: Values) -> str:
+    """Three decimals, or three significant digits of norms that have all but vanished."""
+    style = ".3f" if norms.mean() >= 0.01 else ".3g"
+    return f"{norms.mean():{style}}±{norms.std():{style}} ({len(norms)})"
 
 
 CLAIMS = {"C14": c14}

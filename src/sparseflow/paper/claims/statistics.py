@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from sparseflow.paper.claims.intervals import as_values, mean_spread, outside, welch_spread
+from sparseflow.paper.claims.contrasts import spread_within
+from sparseflow.paper.claims.intervals import as_values, mean_spread, welch_spread
 from sparseflow.paper.claims.verdict import Outcome, Part, decided, directed
 
 
@@ -44,8 +45,8 @@ def above(values: ArrayLike, bound: float = 0.0, *, alpha: float) -> Part:
     return Part(directed(spread.estimate, right=spread.estimate > bound, shown=p < alpha), text, n, p)
 
 
-def paired_greater(a: ArrayLike, b: ArrayLike, *, alpha: float, margin: float = 0.0) -> Part:
-    """Mean of ``a`` above mean of ``b`` by more than ``margin``, both of the same runs in one order: paired t test.
+def paired_greater(a: ArrayLike, b: ArrayLike, *, alpha: float) -> Part:
+    """Mean of ``a`` above mean of ``b``, both of the same runs in one order: paired t test.
 
     >>> paired_greater([1.0, 5.0, 9.0], [0.0, 3.9, 8.1], alpha=0.01).outcome
     'held'
@@ -56,7 +57,7 @@ def paired_greater(a: ArrayLike, b: ArrayLike, *, alpha: float, margin: float = 
     first, second = as_values(a), as_values(b)
     if len(first) != len(second):
         raise ValueError(f"pairs need as many values of one as of the other, got {len(first)} and {len(second)}.")
-    part = above(first - second, margin, alpha=alpha)
+    part = above(first - second, alpha=alpha)
     return Part(part.outcome, f"paired {part.text}", part.n, part.p_value)
 
 
@@ -73,13 +74,7 @@ def equivalent(a: ArrayLike, b: ArrayLike, *, margin: float, alpha: float) -> Pa
     """
     if not margin > 0:
         raise ValueError(f"margin must be positive, got {margin!r}: nothing is exactly equal.")
-    spread = welch_spread(a, b)
-    p = max(spread.p_above(-margin), spread.p_below(margin))
-    n = _versus(a, b)
-    interval = spread.interval(n, level=1 - 2 * alpha)
-    outcome: Outcome = "held" if p < alpha else outside(interval, -margin, margin)
-    text = f"TOST, difference {interval} within ±{margin:g}, p = {p:.2g}"
-    return Part(outcome, text, n, p)
+    return spread_within(welch_spread(a, b), margin, alpha=alpha, n=_versus(a, b), test="TOST, difference")
 
 
 def different(a: ArrayLike, b: ArrayLike, *, alpha: float, negligible: float) -> Part:

@@ -101,6 +101,7 @@ def conclude(
     failed: str,
     inconclusive: str = "The runs point the claimed way, but do not show it.",
     where: str = "",
+    untested: str = "",
 ) -> Verdict:
     """The verdict on a claim whose criterion is ``part``.
 
@@ -112,15 +113,20 @@ def conclude(
         failed: The note, if it is contradicted.
         inconclusive: The note otherwise.
         where: Data set and networks, before the note; "" where the note needs neither.
+        untested: What the claim is about too and was not tested; it ends the note.
 
     >>> part = Part("held", "p = 0.01", "5", 0.01)
     >>> conclude("C20", part, ours="92 vs 98", held="It does.", failed="It does not.").note
     'It does.'
     >>> conclude("C20", part, ours="92 vs 98", held="It does.", failed="", where="On CIFAR-10, with a ResNet").note
     'On CIFAR-10, with a ResNet: it does.'
+    >>> conclude("C20", part, ours="92 vs 98", held="It does.", failed="", untested="ImageNet").note
+    'It does; ImageNet was not tested.'
     """
     notes = {"held": held, "failed": failed, "inconclusive": inconclusive}
     note = notes[part.outcome]
+    if untested:
+        note = f"{note.removesuffix('.')}; {untested} was not tested."
     return Verdict(
         id=id,
         verdict=part.outcome,

@@ -210,12 +210,6 @@ def _artefact(means: pd.DataFrame) -> list[str]:
     return [f"Measured right after mask updates, norms are this many times larger: {listed(parts)}."]
 
 
-fig2a, fig7a, fig7b, fig7c, fig9a = (
-    partial(flow_exhibit, name, curves)
-    for name, curves in (("fig2a", FIG2A), ("fig7a", FIG7A), ("fig7b", FIG7B), ("fig7c", FIG7C), ("fig9a", FIG9A))
-)
-
-
 # --- images -----------------------------------------------------------------------------------------------------------
 
 #: What is drawn over training on images, by the rest of the group's name.

@@ -18,7 +18,8 @@ from sparseflow.lab.page.exhibit import Content, Drawing, Row
 from sparseflow.lab.page.panels import NARROW, Curve
 from sparseflow.lab.page.svg import INK
 from sparseflow.lab.page.words import interval, listed
-from sparseflow.paper.exhibits.landscape import NAMES, SCRATCH, TICKET, of_setting
+from sparseflow.paper.claims.tables import rows
+from sparseflow.paper.exhibits.landscape import NAMES, SCRATCH, TICKET
 from sparseflow.paper.exhibits.networks import kind_labels
 from sparseflow.paper.matrix.scale import Scale
 from sparseflow.types import Look
@@ -55,20 +56,20 @@ def shows(setting: str) -> Callable[[Row, Scale], bool]:
 
 
 def _lines(
-    rows: pd.DataFrame, setting: str, looks: Looks, labels: Mapping[str, str]
+    paths: pd.DataFrame, setting: str, looks: Looks, labels: Mapping[str, str]
 ) -> tuple[Lines, dict[str, Estimate]]:
     """The curves of a figure, and by kind of run the barriers between the ends of training and the pruned network."""
     curves: Lines = []
     barriers = {}
     for (kind, start), look in looks.items():
-        of_line = rows[(rows["group"] == f"{setting}/{kind}") & (rows["start"] == start)]
+        of_line = paths[(paths["group"] == f"{setting}/{kind}") & (paths["start"] == start)]
         if of_line.empty:
             continue
         curve = Curve(f"{labels[kind]}, {_STARTS[start]}", f"{setting}/{kind}", look)
         curves.append((curve, with_band(of_line).assign(label=curve.label)))
         if start == "solution":
-            paths = of_line.groupby([name for name in ("mask", "seed") if name in of_line])
-            barriers[kind] = estimate([barrier(path["alpha"].to_list(), path["loss"].to_list()) for _, path in paths])
+            runs = of_line.groupby([name for name in ("mask", "seed") if name in of_line])
+            barriers[kind] = estimate([barrier(path["alpha"].to_list(), path["loss"].to_list()) for _, path in runs])
     if not curves:
         raise NotEnoughRunsError(f"paths has nothing of {setting}. Make it:\nsparseflow reproduce paths")
     return curves, barriers
@@ -88,7 +89,7 @@ def _content(name: str, how: str, curves: Lines, sentences: Sequence[str]) -> Co
 
 def interpolation(name: str, setting: str, evidence: Evidence, _: Scale) -> Content:
     """Loss along straight lines to the pruned network."""
-    curves, barriers = _lines(of_setting(evidence, "paths", setting), setting, LINES, NAMES)
+    curves, barriers = _lines(rows(evidence, "paths", setting=setting), setting, LINES, NAMES)
     sentences = []
     for kind, heights in barriers.items():
         spread = f", 95 % interval {interval(heights.low, heights.high, 3)}" if heights.n > 1 else ""
@@ -108,13 +109,13 @@ def interpolation(name: str, setting: str, evidence: Evidence, _: Scale) -> Cont
 
 def path_exhibit(setting: str, evidence: Evidence, _: Scale) -> Content:
     """Loss along straight lines to the pruned network, on images."""
-    rows = evidence.table("paths")
-    curves, barriers = _lines(rows, setting, IMAGE_LINES, kind_labels())
+    paths = evidence.table("paths")
+    curves, barriers = _lines(paths, setting, IMAGE_LINES, kind_labels())
     heights = [f"{kind_labels()[kind]} {found.mean:.3f} nats ({found.n} runs)" for kind, found in barriers.items()]
     between = "Barrier between the end of training and the pruned network"
     how = (
         "Weights are moved in a straight line from a network (0) to the pruned network whose masks it has (1), and the "
-        f"loss on {int(rows['examples'].iloc[0])} training images is measured on the way; batch norms estimate their "
+        f"loss on {int(paths['examples'].iloc[0])} training images is measured on the way; batch norms estimate their "
         "statistics anew at every point. A line that stays low connects two networks of one valley; a hump is a "
         "barrier between two. A line is the mean over runs on the masks of all pruning runs, its band the "
         f"{100 * BAND_LEVEL:.0f} % confidence interval of the mean. The vertical axis is logarithmic."
@@ -144,9 +145,9 @@ def draw_lines(curves: Lines, *, narrow: bool = False) -> Figure:
     figure = Figure(figsize=(NARROW, 3.4) if narrow else (7.2, 3.8), layout="constrained")
     axes = figure.subplots()
     panels.log_scale(axes)
-    for curve, rows in curves:
-        panels.draw_curve(axes, curve.look, rows, x="alpha", band=low_to_high, mark=(0, 4))
-    means = np.concatenate([rows["mean"].to_numpy() for _, rows in curves])
+    for curve, line in curves:
+        panels.draw_curve(axes, curve.look, line, x="alpha", band=low_to_high, mark=(0, 4))
+    means = np.concatenate([line["mean"].to_numpy() for _, line in curves])
     margin = min(1.6, 1.1 * (means.max() / means.min()) ** 0.1)
     panels.log_limits(axes, means.min() / margin, means.max() * margin)
     for end in (0, 1):
@@ -158,7 +159,3 @@ def draw_lines(curves: Lines, *, narrow: bool = False) -> Figure:
         axes.set_xlabel("Interpolation coefficient α")
     panels.curve_legend(figure, [curve for curve, _ in curves], narrow=narrow)
     return figure
-
-
-fig5c = partial(interpolation, "fig5c", "tickets")
-fig9c = partial(interpolation, "fig9c", "mlp-tickets")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 
 import numpy as np
@@ -10,13 +11,14 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from sparseflow.lab.page.estimates import estimate
-from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
+from sparseflow.lab.page.evidence import Evidence
 from sparseflow.lab.page.exhibit import Content, Drawing
 from sparseflow.lab.page.panels import NARROW, legend, marker_key
 from sparseflow.lab.page.summary import accuracy_percent
 from sparseflow.lab.page.svg import PALETTE
 from sparseflow.lab.page.table import Column, Columns, Table, cell, mean_and_std, records, verdict_cell
 from sparseflow.lab.page.words import interval, number, plus_minus, times
+from sparseflow.paper.claims.tables import rows
 from sparseflow.paper.exhibits.networks import kind_labels
 from sparseflow.paper.matrix.scale import Scale
 from sparseflow.paper.published import Reported, imagenet, reported
@@ -36,26 +38,17 @@ POINTS = {
 NAMES = {name: METHODS[name].label for name in ("lottery", "scratch")}
 
 
-def of_setting(evidence: Evidence, name: str, setting: str) -> pd.DataFrame:
-    """The rows of a table about one setting: ``tickets`` (LeNet5), ``mlp-tickets``, or a network on images."""
-    table = evidence.table(name)
-    rows = table[table["setting"] == setting]
-    if rows.empty:
-        raise NotEnoughRunsError(f"{name} has nothing of {setting}. Make it:\nsparseflow reproduce {name}")
-    return rows
-
-
 def map_exhibit(name: str, setting: str, evidence: Evidence, _: object) -> Content:
     """A map of starts and ends on which distances are kept as well as two dimensions can."""
-    rows = of_setting(evidence, "mds", setting)
-    target = rows.loc[rows["kind"] == "prune-end", ["x", "y"]].to_numpy(dtype=float)
+    found = rows(evidence, "mds", setting=setting)
+    target = found.loc[found["kind"] == "prune-end", ["x", "y"]].to_numpy(dtype=float)
     away = {
         kind: float(np.linalg.norm(points[["x", "y"]].to_numpy(dtype=float) - target.mean(axis=0), axis=1).mean())
-        for kind, points in rows.groupby("kind")
+        for kind, points in found.groupby("kind")
         if kind != "prune-end" and len(target)
     }
     spoken = ", ".join(f"{POINTS[kind][0]} {number(away[kind], 3)}" for kind in POINTS if kind in away)
-    sentence = f"Stress {number(float(rows['stress'].iloc[0]), 2)}."
+    sentence = f"Stress {number(float(found['stress'].iloc[0]), 2)}."
     if spoken:
         sentence = f"Mean distance to the pruned network on the map: {spoken}. {sentence}"
     drawing = Drawing(
@@ -63,23 +56,20 @@ def map_exhibit(name: str, setting: str, evidence: Evidence, _: object) -> Conte
         how="Each point is a network: all its weights, laid out on a plane so that distances between points are as "
         "near as possible to distances between weights (multi-dimensional scaling). Directions mean nothing, closeness "
         "does. Stress is the sum of squared errors of these distances.",
-        alt=f"Scatter plot of {len(rows)} networks. {sentence}",
-        draw=partial(draw_map, rows),
-        data=rows,
+        alt=f"Scatter plot of {len(found)} networks. {sentence}",
+        draw=partial(draw_map, found),
+        data=found,
     )
     return Content(shows=[sentence], drawings=[drawing])
 
 
-fig5a = partial(map_exhibit, "fig5a", "tickets")
-
-
-def draw_map(rows: pd.DataFrame, *, narrow: bool = False) -> Figure:
+def draw_map(networks: pd.DataFrame, *, narrow: bool = False) -> Figure:
     """The points by kind, one scale for both axes."""
     figure = Figure(figsize=(NARROW, 4.2) if narrow else (6.4, 4.6), layout="constrained")
     axes = figure.subplots()
     keys: list[Artist] = []
     for kind, (label, marker, colour) in POINTS.items():
-        points = rows[rows["kind"] == kind]
+        points = networks[networks["kind"] == kind]
         if points.empty:
             continue
         key = marker_key(marker, label, colour=PALETTE[colour], filled=not kind.endswith("start"))
@@ -107,11 +97,11 @@ DISTANCES = {
 
 def fig5b(evidence: Evidence, _: Scale) -> Content:
     """L2 distances to the pruned network, and test accuracies, ours beside the paper's."""
-    everywhere = of_setting(evidence, "distances", "tickets")
-    rows = everywhere[everywhere["prune_seed"] == everywhere["prune_seed"].min()]
+    everywhere = rows(evidence, "distances", setting="tickets")
+    first = everywhere[everywhere["prune_seed"] == everywhere["prune_seed"].min()]
     values: dict[tuple[str, str], list[float]] = {}
     for kind in NAMES:
-        of_kind = rows[rows["group"] == f"tickets/{kind}"]
+        of_kind = first[first["group"] == f"tickets/{kind}"]
         values["test_top1_percent", kind] = [
             accuracy_percent(run) for run in evidence.groups.get(f"tickets/{kind}", ())
         ]
@@ -131,10 +121,14 @@ def fig5b(evidence: Evidence, _: Scale) -> Content:
                 verdict_cell(inside),
             ]
             found.append(
-                {"measure": label, "network": NAMES[kind], "n": ours.n, "mean": ours.mean, "std": ours.std,
-                 "low": ours.low, "high": ours.high, "paper_mean": np.nan if paper is None else paper.mean,
-                 "paper_in_interval": inside}
-            )  # fmt: skip
+                {
+                    "measure": label,
+                    "network": NAMES[kind],
+                    **asdict(ours),
+                    "paper_mean": np.nan if paper is None else paper.mean,
+                    "paper_in_interval": inside,
+                }
+            )
         cells.append(line)
     data = pd.DataFrame(found)
     table = Table(
@@ -169,9 +163,9 @@ def _ratio(when: str, ratio: float, papers: str) -> str:
     return f"At the {when}, scratch is {times(ratio)} as far from the pruned network as a lottery ticket{papers}."
 
 
-def _on_other_masks(rows: pd.DataFrame) -> list[str]:
+def _on_other_masks(distances: pd.DataFrame) -> list[str]:
     """The ratio of final distances for every pruning run, where there are several."""
-    final = rows.pivot_table(index="prune_seed", columns="group", values="final")
+    final = distances.pivot_table(index="prune_seed", columns="group", values="final")
     if len(final) < 2 or len(final.columns) < 2:
         return []
     ratios = (final["tickets/scratch"] / final["tickets/lottery"]).dropna()
@@ -211,7 +205,7 @@ def distance_exhibit(setting: str, evidence: Evidence, _: Scale) -> Content:
     kinds = evidence.table("distances").groupby("group", sort=False)
     table = Table.of(
         COLUMNS,
-        [(labels[str(group).removeprefix(f"{setting}/")], rows) for group, rows in kinds],
+        [(labels[str(group).removeprefix(f"{setting}/")], of_group) for group, of_group in kinds],
         name="distances",
         caption="L2 distance between all that is trained in a network and in the pruned network whose masks it has, "
         "batch norms included.",

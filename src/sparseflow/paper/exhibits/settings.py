@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 from sparseflow.lab.page.evidence import Evidence
@@ -106,7 +105,3 @@ def _text(value: object) -> str:
         return f"{float(str(value)):g}" if not isinstance(value, bool) else str(value)
     except ValueError:
         return str(value)
-
-
-table3 = partial(settings_table, "table3", TABLE3)
-table4 = partial(settings_table, "table4", TABLE4)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import asdict
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from sparseflow.lab.page.estimates import Estimate, estimate, pair_estimate
+from sparseflow.lab.page.estimates import Estimate, estimate, interval_margin
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.exhibit import Content
 from sparseflow.lab.page.summary import accuracy_percent
 from sparseflow.lab.page.table import Cell, Column, Record, Table, cell, records
 from sparseflow.lab.page.words import count, fixed, interval, plus_minus, times, yes_no
+from sparseflow.paper.claims.contrasts import pair_spread
+from sparseflow.paper.claims.tables import rows
 from sparseflow.paper.exhibits.networks import kind_labels
 from sparseflow.paper.exhibits.shortfalls import shortfalls
 from sparseflow.paper.matrix.scale import Scale
@@ -55,7 +57,7 @@ def _accuracy(evidence: Evidence, row: Row) -> Estimate:
 
 def _ensembles(column: str) -> Callable[[Evidence, Row], Estimate]:
     def measure(evidence: Evidence, row: Row) -> Estimate:
-        draws = _rows(evidence, "function_ensembles", row)
+        draws = rows(evidence, "function_ensembles", group=row.group)
         # Smaller ensembles are there for the claims' jackknife.
         again = (draws["draw"] > 0) & (draws["members"] == MEMBERS)
         resampled = draws.loc[again, column].to_numpy(dtype=float)
@@ -67,24 +69,39 @@ def _ensembles(column: str) -> Callable[[Evidence, Row], Estimate]:
     return measure
 
 
+def pair_estimate(pairs: pd.DataFrame) -> Estimate:
+    """Mean over pairs of models, with the interval of :func:`.pair_spread`, which knows that pairs share models.
+
+    Args:
+        pairs: columns ``a``, ``b`` (models) and ``value``.
+
+    Returns:
+        ``n`` counts models; ``std`` is over pairs, as in the paper.
+
+    >>> pairs = pd.DataFrame({"a": [0, 0, 1], "b": [1, 2, 2], "value": [1.0, 2.0, 3.0]})
+    >>> pair_estimate(pairs).mean, pair_estimate(pairs).n
+    (2.0, 3)
+    """
+    n, values = len({*pairs["a"], *pairs["b"]}), pairs["value"].to_numpy(dtype=float)
+    if not n:
+        return estimate([])
+    margin = interval_margin(pair_spread(pairs, "value").error, n) if n > 2 else np.nan
+    mean = float(values.mean())
+    return Estimate(n, mean, float(values.std()), mean - margin, mean + margin)
+
+
 def _pairs(*columns: str) -> Callable[[Evidence, Row], Estimate]:
     def measure(evidence: Evidence, row: Row) -> Estimate:
-        rows = _rows(evidence, "function_pairs", row)
-        return pair_estimate(rows.assign(value=rows[list(columns)].mean(axis=1)))
+        pairs = rows(evidence, "function_pairs", group=row.group)
+        return pair_estimate(pairs.assign(value=pairs[list(columns)].mean(axis=1)))
 
     return measure
 
 
 def _with_pruned(column: str) -> Callable[[Evidence, Row], Estimate]:
-    return lambda evidence, row: estimate(_rows(evidence, "function_reference", row)[column].to_numpy(dtype=float))
-
-
-def _rows(evidence: Evidence, table: str, row: Row) -> pd.DataFrame:
-    rows = evidence.table(table)
-    rows = rows[rows["group"] == row.group]
-    if rows.empty:
-        raise NotEnoughRunsError(f"{table} has nothing of {row.group}. Make it:\nsparseflow reproduce {table}")
-    return rows
+    return lambda evidence, row: estimate(
+        rows(evidence, "function_reference", group=row.group)[column].to_numpy(dtype=float)
+    )
 
 
 class Metric(NamedTuple):
@@ -186,11 +203,7 @@ def _record(row: Row, metric: str, ours: Estimate, paper: Reported, other: Repor
         "network": row.label,
         "group": row.group,
         "metric": metric,
-        "n": ours.n,
-        "mean": ours.mean,
-        "std": ours.std,
-        "low": ours.low,
-        "high": ours.high,
+        **asdict(ours),
         "paper_mean": paper.mean,
         "paper_std": paper.std,
         "paper_n": paper.n,
@@ -268,17 +281,13 @@ def _divergences(data: pd.DataFrame) -> list[str]:
 
 
 def _mean(data: pd.DataFrame, label: str, metric: str, *, column: str = "mean") -> float:
-    rows = data[(data["network"] == label) & (data["metric"] == metric)]
-    return float(rows[column].iloc[0]) if len(rows) else np.nan
+    found = data.loc[(data["network"] == label) & (data["metric"] == metric), column]
+    return float(found.iloc[0]) if len(found) else np.nan
 
 
 def _judged(data: pd.DataFrame) -> str:
     judged = data["ours_within_3_std"].dropna()
     return f"{int(judged.sum())} of {len(judged)} of our means lie within three of the paper's standard deviations."
-
-
-table2 = partial(similarity_table, "table2", TABLE2)
-table6 = partial(similarity_table, "table6", TABLE6)
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
@@ -328,12 +337,12 @@ def function_exhibit(setting: str, evidence: Evidence, scale: Scale) -> Content:
     """Disagreement of networks on images, with each other and with the pruned network, and gains of ensembles."""
     pairs, others, ensembles = (evidence.table(f"function_{name}") for name in ("pairs", "reference", "ensembles"))
     found = []
-    for group, rows in others.groupby("group", sort=False):
+    for group, of_group in others.groupby("group", sort=False):
         of_pairs = pairs[(pairs["group"] == group) & (pairs["mask"] == 0)]
         together = ensembles[(ensembles["group"] == group) & (ensembles["mask"] == 0) & (ensembles["draw"] == 0)]
         mutual = pair_estimate(of_pairs.rename(columns={"disagreement": "value"})[["a", "b", "value"]])
         label = kind_labels()[str(group).removeprefix(f"{setting}/")]
-        found.append(Functions(label, rows, mutual, together.iloc[0]))
+        found.append(Functions(label, of_group, mutual, together.iloc[0]))
     table = Table.of(
         COLUMNS,
         found,

@@ -136,23 +136,16 @@ def _ends_table(shown: Mapping[int, Spectra]) -> Table:
             for curve, values in spectra
         ]
     )
-    found = {(row["network"], row["step"]): row for row in records(data)}
+    spans = {
+        (row["network"], row["step"]): f"{number(row['smallest'], 2)} to {number(row['largest'], 3)}"
+        for row in records(data)
+    }
     return Table(
         name="fig11b-ends",
         caption="Smallest and largest eigenvalue by step.",
         head=["Network", *(f"Step {step}" for step in shown)],
         rows=[
-            [
-                cell(str(network)),
-                *(
-                    cell(
-                        f"{number(found[network, step]['smallest'], 2)} to {number(found[network, step]['largest'], 3)}"
-                    )
-                    if (network, step) in found
-                    else cell("-")
-                    for step in shown
-                ),
-            ]
+            [cell(str(network)), *(cell(spans.get((network, step), "-")) for step in shown)]
             for network in data["network"].unique()
         ],
         data=data,

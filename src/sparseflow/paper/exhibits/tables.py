@@ -199,10 +199,6 @@ def _findings(data: pd.DataFrame) -> list[str]:
     return sentences
 
 
-table1 = partial(accuracy_table, TABLE1, "table1")
-table5 = partial(accuracy_table, TABLE5, "table5")
-
-
 # --- images -----------------------------------------------------------------------------------------------------------
 
 

@@ -148,11 +148,6 @@ COLUMNS = (
 )
 
 
-fig3b = partial(update_exhibit, "fig3b", FIG3B, how=HOW)
-fig8b = partial(update_exhibit, "fig8b", FIG8B)
-fig9b = partial(update_exhibit, "fig9b", FIG9B)
-
-
 def image_update_exhibit(name: str, setting: Setting, evidence: Evidence, scale: Scale) -> Content:
     """Changes of the gradient norm at mask updates on images, one panel per start."""
     shown: Panels = {
