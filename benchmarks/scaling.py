@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks.table import filled
 from sparseflow.networks import NETWORKS
 from sparseflow.paper.cost import SUSTAINED, training_flops
+from sparseflow.paper.matrix.cells import METHODS
 from sparseflow.paper.matrix.scales import IMAGENET
 from sparseflow.training.images import ImageRun, paper_run
 
@@ -38,7 +39,7 @@ def markdown() -> str:
     groups = IMAGENET.groups
     for network in ("resnet50", "vgg16"):
         runs = list(dict.fromkeys(run for name, found in groups.items() if name.startswith(network) for run in found))
-        table1 = [run for run in runs if run.mask_from is None and run.method in ("scratch", "set", "rigl")]
+        table1 = [run for run in runs if run.mask_from is None and run.method in METHODS]
         table1 = [run for run in table1 if run.sparsity == paper_run(network).sparsity]
         for label, members in (("one run of RigL", [paper_run(network)]), ("Table 1", table1), ("everything", runs)):
             cells, exchange = [], 0.0

@@ -10,12 +10,12 @@ from rich.progress import Progress
 from benchmarks.result import RESULTS
 from benchmarks.table import filled
 from sparseflow.atomic import write_atomically
+from sparseflow.init.schemes import SCHEMES
 from sparseflow.lab.demo.signal import signal_at_init
 
 NETWORKS = 40
 PAGE = Path(__file__).parent.parent / "docs" / "initialisation.md"
 RESULT = RESULTS / "signal_at_init.csv"
-SCHEMES = ("dense", "liu", "sparse", "live")
 
 
 def summarise(networks: pd.DataFrame) -> pd.DataFrame:

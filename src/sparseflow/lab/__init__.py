@@ -1,1 +1,1 @@
-"""The experiment stack: data, models, training runs, their store, and the pages made from them (extra ``[lab]``)."""
+"""Pages about runs: exhibits with their figures and tables, and the demo (extra ``[lab]``)."""

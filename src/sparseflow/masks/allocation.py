@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from sparseflow._checks import check_sparsity
@@ -89,7 +89,7 @@ def erk(
 
 
 #: Name -> allocation, for ``allocation=`` arguments.
-ALLOCATIONS: dict[str, Callable[..., dict[str, float]]] = {"uniform": uniform, "er": er, "erk": erk}
+ALLOCATIONS: dict[str, Allocation] = {"uniform": uniform, "er": er, "erk": erk}
 
 
 def _checked(shapes: Shapes, sparsity: float, overrides: Mapping[str, float] | None) -> Mapping[str, float]:

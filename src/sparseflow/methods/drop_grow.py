@@ -24,8 +24,8 @@ def drop_and_grow(
 ) -> MaskUpdate:
     r"""Drop the ``num_drop`` active weights of lowest score, then grow the ``num_grow`` best of the others.
 
-    The only place in the library that says how connections are exchanged. Ties: the lower flat index is kept, and
-    grown, first.
+    The definition of an exchange: its compiled form, and the one for stored weights, give the same masks. Ties: the
+    lower flat index is kept, and grown, first.
 
     Args:
         mask: bool, any shape; active before.

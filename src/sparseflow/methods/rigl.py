@@ -27,7 +27,7 @@ def RigL(*, replaces_step: bool = False, **options: Unpack[Options]) -> DropGrow
         replaces_step: Change masks instead of taking the optimizer step (the authors' ImageNet code).
 
     Raises:
-        ValueError: as :class:`sparseflow.updaters.DropGrow`.
+        ValueError: as :class:`sparseflow.methods.DropGrow`.
 
     Reference: Evci et al. (2020), *Rigging the Lottery: Making All Tickets Winners*.
 

@@ -170,7 +170,7 @@ def draw_sparse_(
     """
     network = _network(name)
     check_choice(scheme, SCHEMES, name="scheme")
-    normal = kaiming_normal_ if scheme in ("sparse", "live") else kaiming_truncated_normal_
+    normal = kaiming_normal_ if SCHEMES[scheme].scaling == "unit" else kaiming_truncated_normal_
     own = "xavier_uniform" if network.nonlinearity is None else partial(normal, nonlinearity=network.nonlinearity)
     initialize_(model, masks, scheme=scheme, seed=seed, base=base or own, example_inputs=example_inputs)
     if scheme == "dense":

@@ -1,4 +1,4 @@
-"""What runs cost before they are trained: seconds by rates that were measured once, operations by counting."""
+"""The cost of runs, known before they are trained: seconds by rates that were measured once, operations by counting."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.groups import group_of, names_of
 from sparseflow.lab.page.page import Missing, Shown, Watched, as_csv, show_all, write_page
 from sparseflow.lab.page.table import Column
 from sparseflow.lab.page.words import DATASETS_IN_WORDS, count
@@ -152,6 +153,7 @@ def _write(
         files=files,
         scale=scale,
         num_runs=len(runs),
+        names=names_of({group_of(run.config) for run in runs}),
         hours=sum(run.seconds for run in runs) / 3600,
         claims=claims,
         verdict_of={claim.claim.id: claim for claim in claims},

@@ -73,7 +73,7 @@ class RunConfig(ABC):
     #: Channels of an image.
     channels: ClassVar[int]
 
-    # Settings that only one kind of run has, with the value that means that they are not there.
+    # Settings of one kind of run alone, with the values that a run of the other kind shows.
     model: str = ""
     network: str = ""
     num_classes: int = 10

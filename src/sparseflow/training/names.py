@@ -20,6 +20,8 @@ class MethodRow:
 
     label: str
     """In tables and legends."""
+    meaning: str
+    """For readers of a page, who have not read the paper."""
     paper: str = ""
     """The paper's label in its tables; "" where it has none."""
     start: Literal["dense", "masked", "ticket"]
@@ -38,13 +40,44 @@ class MethodRow:
 
 #: Key of ``--method``; the order is that of every table and legend. Keys are parts of run names: they never change.
 METHODS: dict[str, MethodRow] = {
-    "dense": MethodRow(label="Dense", paper="Baseline (dense)", start="dense", look=Look("grey", "-", "")),
-    "prune": MethodRow(label="Pruned", start="dense", moves="prune", updater=GMP, look=Look("grey", ":", "")),
-    "lottery": MethodRow(label="Lottery", paper="Lottery", start="ticket", look=Look("blue", "-", "D")),
-    "restart": MethodRow(label="Prune Restart", start="ticket", look=Look("sky", "--", "P")),
-    "scratch": MethodRow(label="Scratch", paper="Scratch", start="masked", look=Look("green", "-", "o")),
+    "dense": MethodRow(
+        label="Dense",
+        meaning="every connection exists.",
+        paper="Baseline (dense)",
+        start="dense",
+        look=Look("grey", "-", ""),
+    ),
+    "prune": MethodRow(
+        label="Pruned",
+        meaning="starts dense; its smallest weights are removed step by step while it learns.",
+        start="dense",
+        moves="prune",
+        updater=GMP,
+        look=Look("grey", ":", ""),
+    ),
+    "lottery": MethodRow(
+        label="Lottery",
+        meaning="has a pruned network's mask, and the weights that this network had before or early in its training.",
+        paper="Lottery",
+        start="ticket",
+        look=Look("blue", "-", "D"),
+    ),
+    "restart": MethodRow(
+        label="Prune Restart",
+        meaning="has a pruned network's mask and its final weights, and is trained all over again.",
+        start="ticket",
+        look=Look("sky", "--", "P"),
+    ),
+    "scratch": MethodRow(
+        label="Scratch",
+        meaning="sparse from the first step on, with connections that stay where they are and random weights.",
+        paper="Scratch",
+        start="masked",
+        look=Look("green", "-", "o"),
+    ),
     "set": MethodRow(
         label="SET",
+        meaning="like Scratch, but now and then the smallest weights are dropped and as many others grow at random.",
         paper="SET",
         start="masked",
         moves="swap",
@@ -54,6 +87,7 @@ METHODS: dict[str, MethodRow] = {
     ),
     "rigl": MethodRow(
         label="RigL",
+        meaning="like SET, but new connections grow where the gradient is largest.",
         paper="RigL",
         start="masked",
         moves="swap",
@@ -63,6 +97,7 @@ METHODS: dict[str, MethodRow] = {
     ),
     "rigl_inverted": MethodRow(
         label="RigL-Inverted",
+        meaning="like RigL, but new connections grow where the gradient is smallest: a control.",
         paper="RigL-Inverted",
         start="masked",
         moves="swap",
@@ -70,10 +105,23 @@ METHODS: dict[str, MethodRow] = {
         authors={"first_update": 0, "replaces_step": True},
         look=Look("ink", ":", "v"),
     ),
-    "snfs": MethodRow(label="SNFS", start="masked", moves="swap", updater=SNFS, look=Look("vermillion", "-.", "D")),
+    "snfs": MethodRow(
+        label="SNFS",
+        meaning="like RigL, but new connections grow where the running mean of the gradient is largest.",
+        start="masked",
+        moves="swap",
+        updater=SNFS,
+        look=Look("vermillion", "-.", "D"),
+    ),
 }
 #: ``dense`` on the narrow twin of a network: no method of its own, but a row of every table.
-SMALL_DENSE = MethodRow(label="Small Dense", paper="Small Dense", start="dense", look=Look("grey", "--", ""))
+SMALL_DENSE = MethodRow(
+    label="Small Dense",
+    meaning="every connection exists, but the layers are narrower: about as many weights as the sparse networks have.",
+    paper="Small Dense",
+    start="dense",
+    look=Look("grey", "--", ""),
+)
 
 
 def shown_methods() -> dict[str, MethodRow]:

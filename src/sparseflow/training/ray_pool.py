@@ -165,7 +165,7 @@ def _join(ray: ModuleType, address: str) -> None:
 
 
 def _require_listener(address: str) -> None:
-    # Where nobody listens Ray tries for two minutes, and then ends the process.
+    # Where no server answers Ray tries for two minutes, and then ends the process.
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         raise ValueError(f"ray must be auto, HOST:PORT or ray://HOST:PORT, got {address!r}.")

@@ -12,6 +12,7 @@ import pandas as pd
 from sparseflow.training.config import RunConfig
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.images import ImageRun
+from sparseflow.training.naming import defaults_of
 from sparseflow.training.state_file import read_checkpoint
 
 CONFIG = "config.json"
@@ -180,7 +181,8 @@ def _read_config(folder: Path) -> RunConfig:
         raise ValueError(f"{folder} has no {CONFIG}: it is not the folder of a run. Move it away.")
     try:
         values = _read_json(path)
-        return (ImageRun if "network" in values else DigitRun).from_dict(values)
+        fitting = [kind for kind in (DigitRun, ImageRun) if set(values) <= set(defaults_of(kind))]
+        return (fitting or [DigitRun])[0].from_dict(values)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not the config of a run of this version: {error}") from error
 

@@ -80,8 +80,8 @@ class Trainer:
         """
         if self.ranks.world == 1:
             return
-        told = self.sparsifier.fingerprints
-        self.ranks.check_same(str(told) if told else digest(self.sparsifier.masks), of="the masks")
+        parts = self.sparsifier.fingerprints
+        self.ranks.check_same(str(parts) if parts else digest(self.sparsifier.masks), of="the masks")
 
     def step(self, number: int, local: Sequence[tuple[Tensor, Tensor]]) -> float:
         """Take a step: :meth:`backward` and :meth:`update`; the loss before it.

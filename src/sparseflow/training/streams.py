@@ -44,7 +44,7 @@ class Chosen(NamedTuple):
     indices: Tensor
 
     def whole(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, labels, and which of them are in the batch."""
+        """All images, their labels, and the indices of the batch among them."""
         return self
 
     def parts(self) -> Sequence[Batch]:
@@ -58,7 +58,7 @@ class MicroBatches(NamedTuple):
     batches: Sequence[Batch]
 
     def whole(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Images and labels of all, and that all of them are in the batch."""
+        """All images, their labels, and the indices of the batch: every one."""
         images, labels = (torch.cat(parts) for parts in zip(*self.batches, strict=True))
         return images, labels, torch.arange(len(labels))
 

@@ -116,7 +116,7 @@ class _Builder:
         return self.table_size - len(part)
 
     def finished(self) -> tuple[NDArray[np.int64], Indices, Indices]:
-        """Operations, tables and order."""
+        """The arrays that the interpreter takes: operations, tables, and the order of the transposed values."""
         return (
             np.array(self.operations, np.int64),
             np.concatenate([*self.parts, np.zeros(1, np.int32)]).astype(np.int32, copy=False),

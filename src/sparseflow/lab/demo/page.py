@@ -8,18 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from sparseflow.init.schemes import SCHEMES
 from sparseflow.lab.demo.exhibits import ALL, EXHIBITS
 from sparseflow.lab.demo.headline import comparisons, headline
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.lab.page.groups import check_comparable, group_of, grouped
+from sparseflow.lab.page.groups import check_comparable, group_of, grouped, names_of
 from sparseflow.lab.page.page import as_csv, hardware, show_all, write_page
 from sparseflow.lab.page.signal import signal_levels
 from sparseflow.lab.page.summary import summary_table
 from sparseflow.lab.page.words import DATASETS_IN_WORDS
 from sparseflow.networks import NETWORKS
 from sparseflow.training.config import RunConfig
-from sparseflow.training.names import shown_methods
 from sparseflow.training.runs import Run
 
 #: Setting -> how the masks of the methods that read it move; where none of those ran, it is left out of the page.
@@ -78,8 +76,8 @@ def write_report(
         num_train=num_train,
         num_test=num_test,
         sparsity=max((run.config.sparsity for run in runs if run.config.method != "dense"), default=None),
-        methods={key: row for key, row in shown_methods().items() if key in {group.method for group in groups}},
-        inits={key: scheme for key, scheme in SCHEMES.items() if key in {group.init for group in groups}},
+        names=names_of(groups),
+        has_sparse=any(group.init for group in groups),
         table=table,
         fewest_seeds=int(data["n"].min()),
         some_collapsed=bool(data["collapsed"].any()),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import sparseflow as sf
+from sparseflow.init.schemes import SCHEMES
 from sparseflow.masks.topk import active_count, topk_mask
 from sparseflow.networks import build_network
 from sparseflow.rng import stream
@@ -53,7 +54,7 @@ def signal_at_init(
     *,
     networks: int = 5,
     sparsities: Sequence[float] = SPARSITIES,
-    schemes: Sequence[str] = ("dense", "liu", "sparse", "live"),
+    schemes: Sequence[str] = tuple(SCHEMES),
     bases: Sequence[str] = ("kaiming_normal",),
     examples: int = 500,
     seed: int = 0,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from sparseflow.init.schemes import SCHEMES
+from sparseflow.init.schemes import SCHEMES, Scheme
 from sparseflow.training.config import RunConfig
-from sparseflow.training.names import shown_methods
+from sparseflow.training.names import MethodRow, shown_methods
 from sparseflow.training.runs import Run
 
 
@@ -47,6 +47,17 @@ def group_of(config: RunConfig) -> Group:
     if config.is_small_dense:
         return Group("small_dense", "")
     return Group(config.method, config.init if config.row.start == "masked" else "")
+
+
+def names_of(groups: Collection[Group]) -> list[MethodRow | Scheme]:
+    """The methods and initialisations of groups, in the order of tables: the names that a page has to explain.
+
+    >>> [row.label for row in names_of({Group("set", "sparse"), Group("dense", "")})]
+    ['Dense', 'SET', 'Ours']
+    """
+    methods, inits = ({getattr(group, field) for group in groups} for field in Group._fields)
+    rows = [row for name, row in shown_methods().items() if name in methods]
+    return [*rows, *(scheme for name, scheme in SCHEMES.items() if name in inits)]
 
 
 def grouped(runs: Sequence[Run]) -> dict[Group, list[Run]]:

@@ -1,8 +1,8 @@
 """The sites at which claims are judged, MNIST, CIFAR-10 and ImageNet, and the differences of their criteria.
 
 On CIFAR-10 the networks are those of :mod:`sparseflow.paper.matrix.cifar`: VGG16 at three sparsities, and ResNet-14,
-which is ResNet-50 with one block a group; both have 1/8 of their channels and train for an epoch or two. Verdicts call
-them narrow. Where a criterion counts steps of ImageNet, the same share of training is meant.
+which is ResNet-50 with one block per group; both have 1/8 of their channels and train for an epoch or two. Verdicts
+call them narrow. Where a criterion counts steps of ImageNet, the same share of training is meant.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.paper.claims.accuracy import INITS
+from sparseflow.paper.claims.accuracy import INITS, METHODS
 from sparseflow.paper.claims.bounds import reaches
 from sparseflow.paper.claims.intervals import Values
 from sparseflow.paper.claims.run_statistics import (
@@ -154,7 +154,7 @@ def c22(evidence: Evidence, site: Site) -> Verdict:
 
     def of_all(init: str, *, at_least: int) -> dict[str, list[Run]]:
         return {
-            method: pooled(evidence, site, f"{method.lower()}/{init}", often=method != "Scratch", at_least=at_least)
+            method: pooled(evidence, site, f"{METHODS[method]}/{init}", often=method != "Scratch", at_least=at_least)
             for method in ("Scratch", "RigL", "SET")
         }
 

@@ -144,7 +144,7 @@ def c44_late(evidence: Evidence) -> Verdict:
 
 
 def _vgg_text(evidence: Evidence) -> str:
-    """What became of the tickets of VGG16 on one mask, rewound and not, where they were trained."""
+    """A sentence on VGG16's tickets on one mask, rewound late and not rewound, as far as they were trained."""
     described = []
     for name, kind in (("K = 0", "lottery-k0"), ("K = 6 %", "lottery")):
         runs = evidence.groups.get(f"vgg16-90/{kind}/mask0", ())

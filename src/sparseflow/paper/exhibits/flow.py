@@ -20,6 +20,7 @@ from sparseflow.lab.page.words import listed, number, times
 from sparseflow.paper.exhibits.curves import curve_of, geometric_mean, off_cycle, over_seeds, right_after
 from sparseflow.paper.exhibits.networks import Setting
 from sparseflow.paper.exhibits.shortfalls import found_and_missing
+from sparseflow.paper.matrix.cells import METHODS
 from sparseflow.paper.matrix.scale import Scale
 from sparseflow.training.runs import Run
 from sparseflow.types import Look
@@ -31,8 +32,8 @@ FIG2A = tuple(
     curve_of(f"lenet5/{name}")
     for name in ("scratch/dense", "scratch/sparse", "rigl/dense", "rigl/sparse", "lottery", "small_dense")
 )
-FIG7A = tuple(curve_of(f"lenet5/{name}/{init}") for name in ("scratch", "set", "rigl") for init in ("dense", "sparse"))
-FIG7B = tuple(curve_of(f"lenet5/{name}/liu") for name in ("scratch", "set", "rigl"))
+FIG7A = tuple(curve_of(f"lenet5/{name}/{init}") for name in METHODS for init in ("dense", "sparse"))
+FIG7B = tuple(curve_of(f"lenet5/{name}/liu") for name in METHODS)
 FIG7C = (
     curve_of("lenet5/scratch/dense"),
     curve_of("lenet5/scratch/sparse"),

@@ -32,7 +32,7 @@ from sparseflow.lab.page.words import count, fixed, listed
 from sparseflow.paper.exhibits.accuracy_plot import accuracy_drawing, draw_settings
 from sparseflow.paper.exhibits.networks import LONGER, SETTINGS, Setting, rows_of
 from sparseflow.paper.exhibits.shortfalls import found_and_missing
-from sparseflow.paper.matrix.cells import INITS
+from sparseflow.paper.matrix.cells import INITS, METHODS
 from sparseflow.paper.matrix.scale import Scale
 from sparseflow.paper.published import Reported, imagenet, reported
 from sparseflow.training.names import shown_methods
@@ -60,7 +60,7 @@ def _row(network: str, method: str, init: str = "") -> Row:
 
 def _rows(network: str) -> tuple[Row, ...]:
     dense = tuple(_row(network, method) for method in ("dense", "lottery", "small_dense"))
-    return dense + tuple(_row(network, method, init) for method in ("scratch", "set", "rigl") for init in INITS)
+    return dense + tuple(_row(network, method, init) for method in METHODS for init in INITS)
 
 
 TABLE1 = (*_rows("lenet5"), _row("lenet5", "rigl_inverted", "sparse"))

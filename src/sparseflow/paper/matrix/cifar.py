@@ -2,7 +2,7 @@
 
 A group is a list of runs that differ in seeds alone; names are ``setting/method/init`` as in
 :mod:`sparseflow.paper.matrix.mnist`. Settings are VGG16 at three sparsities and ResNet-14, which is ResNet-50 with one
-block a group.
+block per group.
 
 Reference: protocol 0, C.4, D.4 and G.
 """

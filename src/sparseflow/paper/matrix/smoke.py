@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sparseflow.init.schemes import SCHEMES
+from sparseflow.paper.matrix import cells
 from sparseflow.paper.matrix.cells import repeat
 from sparseflow.paper.matrix.scale import Groups, Scale
 from sparseflow.training.config import pruning_parent
 from sparseflow.training.images import UPDATE_VARIANTS, ImageRun
 
-MOVING = ("set", "rigl", "rigl_inverted")
+MOVING = (*cells.MOVING, "rigl_inverted")
 REWIND = 2
 BASE = ImageRun(
     dataset="imagenet-sample",
