@@ -20,7 +20,14 @@ from sparseflow.training.runs import Run
 from sparseflow.types import Look
 from synthetic_runs import make_run
 
-MADE_UP = MethodRow(label="Made-Up", start="masked", moves="swap", updater=SET, look=Look("sky", ":", "X"))
+MADE_UP = MethodRow(
+    label="Made-Up",
+    meaning="like SET, but made up.",
+    start="masked",
+    moves="swap",
+    updater=SET,
+    look=Look("sky", ":", "X"),
+)
 
 
 def words_of(drawing: Path) -> str:
@@ -37,6 +44,7 @@ def test_runs_of_a_new_method_are_tabled_and_drawn(monkeypatch: pytest.MonkeyPat
     assert table["accuracy_mean"].to_dict() == {"RigL, Ours": 90.0, "Made-Up, Ours": 97.0}
     assert "Made-Up, Ours ends highest, at 97.0" in page
     assert "Made-Up raised the gradient norm at" in page
+    assert "like SET, but made up." in page
     assert "drop_fraction" in page  # read by methods that swap connections
     for name in ("accuracy", "gradient-norm", "train-loss", "test-accuracy", "update-change"):
         assert "Made-Up" in words_of(tmp_path / f"figures/{name}.svg"), name
@@ -51,9 +59,12 @@ def test_a_new_method_has_a_curve_in_the_papers_figures(monkeypatch: pytest.Monk
 
 
 def test_runs_of_a_new_scheme_are_tabled_and_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(SCHEMES, "other", Scheme("unit", "Other", " Other", Look("purple", "--", "P")))
+    monkeypatch.setitem(
+        SCHEMES, "other", Scheme("unit", "Other", "is another start.", " Other", Look("purple", "--", "P"))
+    )
     runs = [make_run(init="other", accuracy=0.97), make_run(init="dense", accuracy=0.5)]
-    write_report(runs, tmp_path, title="new", command="sparseflow report")
+    page = write_report(runs, tmp_path, title="new", command="sparseflow report")
+    assert "is another start." in page.read_text()
     assert summarize(runs)["label"].to_list() == ["Scratch, Original", "Scratch, Other"]
     for name in ("accuracy", "gradient-norm"):
         assert "Other" in words_of(tmp_path / f"figures/{name}.svg")

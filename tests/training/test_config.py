@@ -82,7 +82,9 @@ TINY = "--dataset mnist-5k --steps 20 --batch-size 32 --update-every 10 --log-ev
 @pytest.mark.usefixtures("_here")
 def test_a_made_up_method_is_one_row(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """It is offered, trains sparse and moves connections."""
-    row = MethodRow(label="Made Up", start="masked", moves="swap", updater=SET, look=Look("green", "-", "o"))
+    row = MethodRow(
+        label="Made Up", meaning="like SET.", start="masked", moves="swap", updater=SET, look=Look("green", "-", "o")
+    )
     monkeypatch.setitem(METHODS, "made_up", row)
     with pytest.raises(SystemExit):
         main(["train", "--help"])
