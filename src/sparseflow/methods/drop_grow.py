@@ -24,7 +24,7 @@ def drop_and_grow(
 ) -> MaskUpdate:
     r"""Drop the ``num_drop`` active weights of lowest score, then grow the ``num_grow`` best of the others.
 
-    The definition of an exchange: its compiled form, and the one for stored weights, give the same masks. Ties: the
+    The definition of an exchange: its fast form, and the one for stored weights, give the same masks. Ties: the
     lower flat index is kept, and grown, first.
 
     Args:
