@@ -1,0 +1,123 @@
+"""Which Sparsifier holds a weight now, so that masks of an earlier time are refused wherever they are handed in."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from sparseflow.sharded import full, shard_like
+from sparseflow.types import Masks
+
+
+class Holder(Protocol):
+    """What holds weights at their masks: a :class:`sparseflow.Sparsifier`."""
+
+    @property
+    def masks(self) -> Masks:
+        """Parameter name -> mask, now."""
+        ...
+
+    def name_of(self, parameter: Tensor) -> str | None:
+        """The name under which it holds this very tensor; ``None`` if it does not."""
+        ...
+
+
+#: ``id`` of a weight -> what holds it. A holder keeps its weights alive, so the numbers of the living are not reused.
+_HOLDERS: WeakValueDictionary[int, Holder] = WeakValueDictionary()
+
+
+def hold(holder: Holder, parameters: Mapping[str, Tensor]) -> None:
+    """Enter a holder of these weights.
+
+    Raises:
+        ValueError: naming a weight that another one holds.
+    """
+    if any(_other(holder, parameter) for parameter in parameters.values()):
+        gc.collect()  # an optimizer that nobody uses any more keeps its Sparsifier in a circle of references
+    for name, parameter in parameters.items():
+        if _other(holder, parameter):
+            raise ValueError(
+                f"{name!r} is held by another Sparsifier, with masks of its own: the network would be what both leave. "
+                "Call remove() on that one first, or go on with it; for several optimizers make one "
+                "Sparsifier(model, [optimizer, ...], ...)."
+            )
+    for parameter in parameters.values():
+        _HOLDERS[id(parameter)] = holder
+
+
+def release(holder: Holder) -> None:
+    """Forget a holder."""
+    for key in [key for key, value in _HOLDERS.items() if value is holder]:
+        del _HOLDERS[key]
+
+
+def holder_of(parameter: Tensor) -> Holder | None:
+    """What holds this very weight, if anything does.
+
+    >>> holder_of(torch.ones(1)) is None
+    True
+    """
+    return _HOLDERS.get(id(parameter))
+
+
+def check_current(masks: Masks, parameters: Mapping[str, Tensor]) -> None:
+    """Check that masks are those of the present: the ones of the Sparsifier that holds the weights, or fitting them.
+
+    A model that no Sparsifier holds may be dense, but not sparse elsewhere than its masks, see :func:`elsewhere`.
+
+    Args:
+        masks: Parameter name -> mask, of the weights' shapes.
+        parameters: Name -> weight; masks without one are not looked at.
+
+    Raises:
+        ValueError: naming the first weight whose mask is old.
+
+    >>> weight = torch.tensor([1.0, 0.0, 2.0, 0.0])
+    >>> check_current({"w": torch.tensor([True, True, False, False])}, {"w": weight})
+    Traceback (most recent call last):
+    ValueError: the mask of 'w' is not where the weight is: ...
+    """
+    for name, mask in masks.items():
+        if (parameter := parameters.get(name)) is None or mask.device.type == "meta" or parameter.device.type == "meta":
+            continue
+        holder = holder_of(parameter)
+        held = None if holder is None else holder.name_of(parameter)
+        if holder is not None and held is not None:
+            now = holder.masks[held]
+            if now is not mask and not torch.equal(full(now).cpu(), full(mask).cpu()):
+                raise ValueError(
+                    f"the mask of {name!r} is not the one that its Sparsifier holds now: masks move at updates, and "
+                    "the masks it was made from stay as they were. Pass sparsifier.masks."
+                )
+        elif elsewhere(parameter, mask):
+            raise ValueError(
+                f"the mask of {name!r} is not where the weight is: it cuts weights that are not zero and keeps some "
+                "that are. Masks move at updates; pass sparsifier.masks. To cut the weight there on purpose call "
+                "sparseflow.apply_masks_(model, masks) first."
+            )
+
+
+def elsewhere(parameter: Tensor, mask: Tensor) -> bool:
+    """Whether a weight is sparse, but not where the mask says: of another moment, or of another network.
+
+    It is when weights off the mask are not zero, weights on it are, and no more than 1.5 times as many are nonzero as
+    the mask keeps. Random or loaded dense weights are not: nearly all of theirs are nonzero.
+
+    >>> mask = torch.tensor([True, True, False, False])
+    >>> [elsewhere(torch.tensor(w), mask) for w in ([1.0, 0.0, 2.0, 0.0], [1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0])]
+    [True, False, False]
+    """
+    nonzero = parameter.detach() != 0
+    mask = shard_like(mask.to(parameter.device), parameter)
+    active, total, both = (int(full(part.sum())) for part in (mask, nonzero, nonzero & mask))
+    return both < min(total, active) and total <= 1.5 * active
+
+
+def _other(holder: Holder, parameter: Tensor) -> bool:
+    found = holder_of(parameter)
+    return found is not None and found is not holder and found.name_of(parameter) is not None
