@@ -73,7 +73,7 @@ class Sparsifier:
 
     Args:
         model: Also inside ``torch.compile`` or ``DistributedDataParallel``, or after ``fully_shard``.
-        optimizer: Any ``torch.optim.Optimizer``, or several, that hold every masked parameter which requires a gradient.
+        optimizer: Any ``torch.optim.Optimizer``, or several, that hold every masked parameter with a gradient.
         masks: Parameter name -> bool tensor; copied. Of a sharded model whole, the same on all ranks, or as its parts.
         method: The rule by which masks change, such as ``sparseflow.RigL(...)``; ``sparseflow.Static()`` keeps them.
         seed: Growth draws from ``stream(seed, "grow")``, saved with the state.

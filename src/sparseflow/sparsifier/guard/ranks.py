@@ -13,7 +13,7 @@ from sparseflow.types import Masks, RanksDisagreeError
 
 
 def process_group(model: nn.Module, *, is_sharded: bool) -> Any:
-    """The processes that train this model together; ``None`` for one process, or where nothing says that there are more.
+    """The processes that train this model together; ``None`` where nothing says that there are several.
 
     >>> process_group(nn.Linear(1, 1), is_sharded=False) is None
     True

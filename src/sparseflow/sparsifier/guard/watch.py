@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,18 +12,23 @@ from torch import Tensor
 from sparseflow.sharded import is_sharded, local
 from sparseflow.types import Masks
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 #: Weights of which one entry is looked at before each step: writes through ``.data`` change nothing that torch counts.
 _PROBED = 4
+#: Bytes of a number -> integers of that size; NumPy has no bfloat16.
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class _Seen(NamedTuple):
     version: int
     address: int
-    flat: Tensor
-    """The weight's memory on one axis."""
-    flat_mask: Tensor
-    """Its mask's memory, in the same order; empty where the two differ."""
     mask_address: int
+    memory: NDArray[Any] | None
+    """The weight's memory as integers; ``None`` where reading an entry would wait for an accelerator."""
+    mask_memory: NDArray[Any] | None
+    """Its mask's memory, in the same order."""
 
 
 class Watch:
@@ -83,19 +88,20 @@ class Watch:
         names = list(self._seen)
         found = []
         for name in (names[(self._next + i) % len(names)] for i in range(min(_PROBED, len(names)))):
-            flat, mask = self._seen[name].flat, self._seen[name].flat_mask
-            if len(mask):
-                place = self._random.randrange(len(mask))
-                if flat[place].item() != 0 and not mask[place].item():
+            memory, mask = self._seen[name].memory, self._seen[name].mask_memory
+            if memory is not None and mask is not None and len(memory):
+                place = int(self._random.random() * len(memory))
+                if memory[place] and not mask[place]:
                     found.append(name)
         self._next += _PROBED
         return found
 
 
 def _look(tensor: Tensor, mask: Tensor) -> _Seen:
-    flat, flat_mask = tensor.detach()[:0], mask[:0].reshape(-1)
+    memory = mask_memory = None
     dense = tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
-    if tensor.device.type == "cpu" and dense and tensor.stride() == mask.stride():  # reading an accelerator waits
-        flat = torch.as_strided(tensor.detach(), (tensor.numel(),), (1,))
-        flat_mask = torch.as_strided(mask, (mask.numel(),), (1,))
-    return _Seen(tensor._version, tensor.data_ptr(), flat, flat_mask, mask.data_ptr())
+    if tensor.device.type == "cpu" and dense and tensor.stride() == mask.stride() and tensor.itemsize in _INTEGERS:
+        integers = tensor.detach().view(_INTEGERS[tensor.itemsize])
+        memory = torch.as_strided(integers, (tensor.numel(),), (1,)).numpy()
+        mask_memory = torch.as_strided(mask, (mask.numel(),), (1,)).numpy()
+    return _Seen(tensor._version, tensor.data_ptr(), mask.data_ptr(), memory, mask_memory)
