@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,7 @@ def check(
     parameters = {name: weight.parameter for name, weight in maskable(model).items()}
     check_masks(masks, parameters)
     check_held_masks(masks, parameters)
-    given = optimizer if isinstance(optimizer, list | tuple) else [optimizer]
+    given: Sequence[Any] = optimizer if isinstance(optimizer, list | tuple) else [optimizer]
     optimizers = [innermost(each) for each in given if each is not None]
     state_tensors = 0
     for name, mask in masks.items():

@@ -111,7 +111,7 @@ class Sparsifier:
         gradient_fn: Callable[[], Mapping[str, Tensor]] | None = None,
         state: Mapping[str, Any] | None = None,
     ) -> None:
-        given = optimizer if isinstance(optimizer, list | tuple) else [optimizer]
+        given: Sequence[Any] = optimizer if isinstance(optimizer, list | tuple) else [optimizer]
         self.model = unwrap(model)
         self.optimizers = tuple(innermost(each) for each in given)
         """Those whose steps are listened to; wrappers hold them."""
