@@ -76,8 +76,9 @@ def _child(data: str, out: str, settings: str) -> None:
     import torch
 
     from sparseflow.data import open_images
+    from sparseflow.sharded import fingerprint
     from sparseflow.training.images import ImageRun
-    from sparseflow.training.ranks import digest, ranks_of_torchrun
+    from sparseflow.training.ranks import ranks_of_torchrun
     from sparseflow.training.setup import set_up
     from sparseflow.training.streams import preparation, training_batches
 
@@ -86,8 +87,10 @@ def _child(data: str, out: str, settings: str) -> None:
     with ranks_of_torchrun() as ranks:
         trainer = set_up(run, ranks)
         sparsifier = trainer.sparsifier
-        masks: dict[int, str] = {}
-        sparsifier.after_update.append(lambda step, changes: masks.__setitem__(step, digest(sparsifier.masks)))
+        masks: dict[int, dict[str, str]] = {}
+        sparsifier.after_update.append(
+            lambda step, changes: masks.__setitem__(step, {n: fingerprint(m) for n, m in sparsifier.masks.items()})
+        )
         prepare = preparation(run, ranks.device)
         batches = training_batches(open_images(data, "validation"), run, ranks)
         losses = []

@@ -65,6 +65,17 @@ def holder_of(parameter: Tensor) -> Holder | None:
     return _HOLDERS.get(id(parameter))
 
 
+def check_held_masks(masks: Masks, parameters: Mapping[str, Tensor]) -> None:
+    """Check that masks of weights that a Sparsifier holds are the ones that it holds now.
+
+    Raises:
+        ValueError: naming the first weight whose mask is old.
+    """
+    for name, mask in masks.items():
+        if name in parameters:
+            _is_held_mask(name, mask, parameters[name])
+
+
 def check_current(masks: Masks, parameters: Mapping[str, Tensor]) -> None:
     """Check that masks are those of the present: the ones of the Sparsifier that holds the weights, or fitting them.
 
@@ -83,23 +94,29 @@ def check_current(masks: Masks, parameters: Mapping[str, Tensor]) -> None:
     ValueError: the mask of 'w' is not where the weight is: ...
     """
     for name, mask in masks.items():
-        if (parameter := parameters.get(name)) is None or mask.device.type == "meta" or parameter.device.type == "meta":
+        if (parameter := parameters.get(name)) is None or "meta" in (mask.device.type, parameter.device.type):
             continue
-        holder = holder_of(parameter)
-        held = None if holder is None else holder.name_of(parameter)
-        if holder is not None and held is not None:
-            now = holder.masks[held]
-            if now is not mask and not torch.equal(full(now).cpu(), full(mask).cpu()):
-                raise ValueError(
-                    f"the mask of {name!r} is not the one that its Sparsifier holds now: masks move at updates, and "
-                    "the masks it was made from stay as they were. Pass sparsifier.masks."
-                )
-        elif elsewhere(parameter, mask):
+        if not _is_held_mask(name, mask, parameter) and elsewhere(parameter, mask):
             raise ValueError(
                 f"the mask of {name!r} is not where the weight is: it cuts weights that are not zero and keeps some "
                 "that are. Masks move at updates; pass sparsifier.masks. To cut the weight there on purpose call "
                 "sparseflow.apply_masks_(model, masks) first."
             )
+
+
+def _is_held_mask(name: str, mask: Tensor, parameter: Tensor) -> bool:
+    """Whether a Sparsifier holds the weight, with this very mask; one with another raises."""
+    holder = holder_of(parameter)
+    held = None if holder is None else holder.name_of(parameter)
+    if holder is None or held is None:
+        return False
+    now = holder.masks[held]
+    if now is not mask and not torch.equal(full(now).cpu(), full(mask).cpu()):
+        raise ValueError(
+            f"the mask of {name!r} is not the one that its Sparsifier holds now: masks move at updates, and the masks "
+            "it was made from stay as they were. Pass sparsifier.masks."
+        )
+    return True
 
 
 def elsewhere(parameter: Tensor, mask: Tensor) -> bool:

@@ -32,6 +32,14 @@ class BrokenPromiseError(RuntimeError):
     """A sparse network is not what its masks say; the message names where and how to mend it."""
 
 
+class OnEveryRankError(RuntimeError):
+    """An error that all processes raise together, so that rank 0 can print it for them."""
+
+
+class RanksDisagreeError(OnEveryRankError):
+    """Processes hold different values that must be equal; the text names the values and the ranks."""
+
+
 class Look(NamedTuple):
     """Colour, line and marker of a curve, distinct from all others with and without colour."""
 

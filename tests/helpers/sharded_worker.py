@@ -22,12 +22,9 @@ from sparseflow.sharded import full, is_sharded, local
 from sparseflow.sparsifier.stored import stored_weights
 from sparseflow.training.images import ImageRun
 from sparseflow.training.loop import train_images
-from sparseflow.training.optimizer import StepSchedule
 from sparseflow.training.probes import evaluate
 from sparseflow.training.ranks import ranks_of_torchrun
 from sparseflow.training.setup import set_up
-from sparseflow.training.statistics import StepStatistics
-from sparseflow.training.step import Trainer
 
 STEPS, BATCH = 20, 8
 _moving: dict[str, Any] = {"drop_fraction": 0.4, "update_every": 4}
@@ -260,22 +257,10 @@ def errors(ranks: Any) -> dict[str, str]:
         drawn = {name: stream(ranks.rank, "given", name) for name in shapes}
         return {name: torch.randn(shape, generator=drawn[name]) for name, shape in shapes.items()}
 
-    for name, method, options in (
-        ("gradients", "rigl", {"gradient_fn": others}),
-        ("seeds", "set", {"seed": ranks.rank}),
-    ):
-        model, optimizer, sparsifier = made(ranks, method, "momentum", **options)
-        Trainer(
-            model=model,
-            optimizer=optimizer,
-            sparsifier=sparsifier,
-            schedule=StepSchedule(0.1, 0, ()),
-            micro_batches=ranks.world,
-            statistics=StepStatistics(nn.Sequential(), micro_batches=ranks.world),
-            ranks=ranks,
-        )
-        messages[name] = error_of(lambda m=model, o=optimizer: train(ranks, m, o, range(8)))
-        messages[f"{name} at step"] = str(sparsifier.step_count)
+    model, optimizer, sparsifier = made(ranks, "rigl", "momentum", gradient_fn=others)
+    messages["gradients"] = error_of(lambda: train(ranks, model, optimizer, range(8)))
+    messages["gradients at step"] = str(sparsifier.step_count)
+    messages["seeds"] = error_of(lambda: made(ranks, "set", "momentum", seed=ranks.rank))
     stored = sf.engine.convert(network().float(), sf.random_masks(network(), 0.9, seed=0))
     fully_shard(stored)
     messages["stored"] = error_of(lambda: stored_weights(stored))

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from sparseflow.data import open_images
+from sparseflow.sharded import fingerprint
 from sparseflow.training.images import ImageRun
 from sparseflow.training.loop import train_images
-from sparseflow.training.ranks import digest, ranks_of_torchrun
+from sparseflow.training.ranks import ranks_of_torchrun
 from sparseflow.training.setup import set_up
 
 
@@ -26,5 +27,8 @@ def main(run: ImageRun, data: Path, split: str, out: Path) -> None:
             log=lambda step, values: logged.append((step, dict(values))),
         )
         if ranks.is_first:
-            found = {"logged": logged, "masks": digest(trainer.sparsifier.masks)}
+            found = {
+                "logged": logged,
+                "masks": {name: fingerprint(mask) for name, mask in trainer.sparsifier.masks.items()},
+            }
             out.write_text(json.dumps(found))

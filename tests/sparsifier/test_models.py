@@ -72,7 +72,8 @@ def test_a_deep_copy_is_sparse_and_independent() -> None:
     sf.check(twin, None, masks)
     assert_same_bits(before, [parameter.detach() for parameter in twin.parameters()])
     count = sparsifier.step_count
-    twin_optimizer.step()  # the copy of the optimizer has no Sparsifier
+    with pytest.raises(RuntimeError, match=r"the copy has no Sparsifier, .* copy.deepcopy\(\(model, optimizer, spar"):
+        twin_optimizer.step()
     assert sparsifier.step_count == count
 
 
@@ -148,7 +149,7 @@ def test_channels_last_weights_get_the_same_masks(when: str) -> None:
             sparsifier.check()
         weight = model[0].weight
         assert weight.is_contiguous(memory_format=torch.channels_last) == (convert is not None)
-        assert sparsifier.masks["0.weight"].stride() == (weight.stride() if convert != "after" else (27, 9, 3, 1))
+        assert sparsifier.masks["0.weight"].stride() == weight.stride()
         ends.append((sparsifier.masks, weight.detach()))
     assert all(torch.equal(ends[0][0][name], mask) for name, mask in ends[1][0].items())
     torch.testing.assert_close(ends[0][1], ends[1][1], rtol=1e-9, atol=1e-12)

@@ -262,7 +262,7 @@ def test_wrapped_optimizers_are_unwrapped(wrap: Callable[[optim.Optimizer], Any]
     inner = optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
     wrapped = wrap(inner)
     sparsifier = sf.Sparsifier(layer, wrapped, masked(layer), sf.Static(), seed=0)
-    assert sparsifier.optimizer is inner
+    assert sparsifier.optimizers == (inner,)
     pull(layer, *[1.0] * 8)
     wrapped.step()
     assert sparsifier.step_count == 1

@@ -122,7 +122,7 @@ def test_masks_are_made_of_weights_in_parts(ends: list[dict[str, Any]]) -> None:
         ("broken", f"BrokenPromiseError: {OFF} inactive weights of '4.weight' are not zero"),
         ("measured", "ValueError: '4.weight' is not zero off its mask"),
         ("gradients", "RanksDisagreeError: the masks of rank 1 differ from those of rank 0"),
-        ("seeds", "RanksDisagreeError: the masks of rank 1 differ from those of rank 0"),
+        ("seeds", "RanksDisagreeError: the random states of growth (seed=) of rank 1 differ from those of rank 0"),
         ("stored", "ValueError: fully_shard cannot cut '0.weight', which is stored as active values alone"),
         ("no image", "ValueError: 1 of 2 processes have no test image; FSDP needs one for each"),
         (

@@ -81,7 +81,8 @@ def test_a_state_of_other_masks() -> None:
 
 def test_loading_counts_and_rates_and_zeroes() -> None:
     """A pruning run's state in a Sparsifier made dense: counts are the saved ones, weights zero off the masks."""
-    model, optimizer, _ = attach(sf.Static())
+    model = tiny_model()
+    optimizer = OPTIMIZERS["momentum"](model.parameters())
     state = sf.Sparsifier(model, optimizer, masked(model, sparsity=0.9), sf.Static(), seed=0).state_dict()
     fresh = tiny_model()
     fresh_optimizer = OPTIMIZERS["adam"](fresh.parameters())

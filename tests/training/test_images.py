@@ -24,10 +24,11 @@ from sparseflow.lab.page.groups import check_comparable
 from sparseflow.masks.make import sparsity_of
 from sparseflow.training.config import pruning_parent
 from sparseflow.training.images import ImageRun
-from sparseflow.training.ranks import OnEveryRankError, Ranks
+from sparseflow.training.ranks import Ranks
 from sparseflow.training.run import start_of, train
 from sparseflow.training.runs import Run, final_state, load_run, read_snapshot
 from sparseflow.training.setup import dense_network
+from sparseflow.types import OnEveryRankError
 
 RUN = ImageRun(
     dataset="cifar10", network="vgg16", width=1 / 16, stem="cifar", num_classes=10, image_size=32, sparsity=0.5,

@@ -207,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _tell(error: Exception) -> None:
     """Print an error as one line on stderr; once if all processes of ``torchrun`` raise it together."""
-    from sparseflow.training.ranks import OnEveryRankError
+    from sparseflow.types import OnEveryRankError
 
     rank = os.environ.get("RANK", "0")
     if rank != "0" and isinstance(error, OnEveryRankError | FloatingPointError):

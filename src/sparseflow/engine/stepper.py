@@ -41,7 +41,7 @@ class Stepper:
 
     def __init__(self, sparsifier: Sparsifier, kind: str, *, most_active: float = MOST_ACTIVE) -> None:
         self._most_active = most_active
-        self._model, self._optimizer, self._sparsifier = sparsifier.model, sparsifier.optimizer, sparsifier
+        self._model, self._optimizer, self._sparsifier = sparsifier.model, sparsifier.optimizers[0], sparsifier
         self._always = kind == "sparse"
         self._made = self._make() if kind != "masked" else None
         self._is_current, self._is_ahead, self._is_sparse = False, False, False

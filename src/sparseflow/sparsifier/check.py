@@ -2,39 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
+from sparseflow.attached import check_held_masks, elsewhere
 from sparseflow.masks.select import maskable
 from sparseflow.sharded import num_true, shard_like
-from sparseflow.sparsifier.optimizers import per_weight_state
+from sparseflow.sparsifier.optimizers import innermost, per_weight_state
 from sparseflow.types import BrokenPromiseError, Masks
+
+
+class Checked(NamedTuple):
+    """What a check looked at, and found to hold."""
+
+    weights: int
+    """Masked weights (tensors)."""
+    state_tensors: int
+    """Tensors of optimizer state with one value per weight."""
+    ranks: int
+    """Processes that were found to agree, when masks were given and at each update since."""
+
+    def __str__(self) -> str:
+        """One line to print."""
+        return f"{self.weights} weights, {self.state_tensors} optimizer state tensors, {self.ranks} rank(s): all hold"
 
 
 def check(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer | None,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None,
     masks: Masks,
     *,
     active_counts: Mapping[str, int] | None = None,
-) -> None:
-    """Raise where a promise is broken; return in silence where all hold.
+) -> Checked:
+    """Raise where a promise is broken; say what was looked at where all hold.
 
-    Every mask fits its weight; every inactive weight and every per-weight optimizer state tensor there is exactly 0.0;
-    the active counts are as given. ``Sparsifier.check`` passes the counts it started from.
+    Every mask fits its weight and is the one that a Sparsifier of the model holds now; every inactive weight and every
+    per-weight optimizer state tensor there is exactly 0.0; the active counts are as given. ``Sparsifier.check`` passes
+    the counts it started from.
 
     Args:
         model: The sparse model.
-        optimizer: Its optimizer, or ``None`` to look at the weights alone.
+        optimizer: Its optimizer, or several, or ``None`` to look at the weights alone.
         masks: Parameter name -> mask.
         active_counts: Parameter name -> the number of active weights it must have.
 
     Raises:
         BrokenPromiseError: naming the weight, how many entries are wrong, and what to call.
-        TypeError, ValueError: if a mask does not fit the model at all.
+        TypeError, ValueError: if a mask does not fit the model at all, or is of an earlier time.
 
     >>> layer = nn.Linear(2, 1)
     >>> check(layer, None, {"weight": torch.tensor([[True, False]])})
@@ -43,22 +61,41 @@ def check(
     """
     parameters = {name: weight.parameter for name, weight in maskable(model).items()}
     check_masks(masks, parameters)
+    check_held_masks(masks, parameters)
+    given: Sequence[Any] = optimizer if isinstance(optimizer, list | tuple) else [optimizer]
+    optimizers = [innermost(each) for each in given if each is not None]
+    state_tensors = 0
     for name, mask in masks.items():
         inactive = ~shard_like(mask.to(parameters[name].device), parameters[name])
         if count := _num_nonzero(parameters[name], inactive):
-            raise BrokenPromiseError(
-                f"{count} inactive weight{'s' * (count > 1)} of {name!r} {'are' if count > 1 else 'is'} not zero. "
-                "Something wrote to it past the optimizer; call sparseflow.apply_masks_(model, masks) after it does."
-            )
-        if optimizer is not None:
-            for key, state in per_weight_state(optimizer, parameters[name]):
+            raise BrokenPromiseError(nonzero_message(name, parameters[name], mask, count))
+        for each in optimizers:
+            for key, state in per_weight_state(each, parameters[name]):
+                state_tensors += 1
                 if count := _num_nonzero(state, inactive):
                     raise BrokenPromiseError(
-                        f"the optimizer's {key!r} of {name!r} has {count} nonzero entries at inactive weights. Make "
-                        "the Sparsifier before the first optimizer step, and load its state_dict with the optimizer's."
+                        f"the optimizer's {key!r} of {name!r} has {count} nonzero entries at inactive weights: it was "
+                        "written past the Sparsifier, or loaded after it; the next optimizer.step() clears what was "
+                        "loaded. Where no step has followed yet, check after it; else load the optimizer's state that "
+                        "was saved together with these masks."
                     )
         if active_counts is not None and (active := num_true(mask)) != active_counts[name]:
             raise BrokenPromiseError(f"{name!r} has {active} active weights, it must have {active_counts[name]}.")
+    return Checked(len(masks), state_tensors, 1)
+
+
+def nonzero_message(name: str, parameter: Tensor, mask: Tensor, count: int) -> str:
+    """What is wrong with a weight that is not zero off its mask in ``count`` places, and what to type."""
+    wrong = f"{count} inactive weight{'s' * (count > 1)} of {name!r} {'are' if count > 1 else 'is'} not zero. "
+    if elsewhere(parameter, mask):
+        return wrong + (
+            "The weight is sparse, but not where its mask is: it was trained with other masks. Load the Sparsifier's "
+            "state that was saved with it (sparsifier.load_state_dict, or state= where the Sparsifier is made), or cut "
+            "it on purpose with sparseflow.apply_masks_(model, sparsifier.masks)."
+        )
+    return wrong + (
+        "Something wrote to it past the optimizer; call sparseflow.apply_masks_(model, sparsifier.masks) after it does."
+    )
 
 
 def _num_nonzero(tensor: Tensor, where: Tensor) -> int:

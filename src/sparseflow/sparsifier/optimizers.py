@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -86,30 +86,96 @@ def initial_rate(group: Mapping[str, Any]) -> float:
     return float(group.get("initial_lr", group["lr"]))
 
 
-def learning_rate_ratios(optimizer: torch.optim.Optimizer, initial: Iterable[float]) -> dict[int, float]:
-    """``id`` of each parameter -> the learning rate of its group over the group's initial one; 1 where that is 0.
-
-    >>> weight = nn.Parameter(torch.ones(1))
-    >>> learning_rate_ratios(torch.optim.SGD([weight], lr=0.1), [0.4])[id(weight)]
-    0.25
-    """
-    return {
-        id(parameter): (float(group["lr"]) / before if before else 1.0)
-        for group, before in zip(optimizer.param_groups, initial, strict=False)
-        for parameter in group["params"]
-    }
-
-
-def check_held(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Check that the optimizer holds every parameter that requires a gradient.
+def optimizers_of(
+    optimizers: Sequence[torch.optim.Optimizer], parameters: Mapping[str, nn.Parameter]
+) -> dict[str, torch.optim.Optimizer]:
+    """Name of each parameter -> the optimizer that holds it; a frozen one may be held by none.
 
     Raises:
-        ValueError: naming the parameter that it does not hold.
+        ValueError: naming a parameter that requires a gradient and no optimizer holds, or that two of them hold.
+
+    >>> layer = nn.Linear(1, 1)
+    >>> list(optimizers_of([torch.optim.SGD(layer.parameters())], {"weight": layer.weight}))
+    ['weight']
     """
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    holders: dict[int, list[torch.optim.Optimizer]] = {}
+    for optimizer in optimizers:
+        for parameter in {p for group in optimizer.param_groups for p in group["params"]}:
+            holders.setdefault(id(parameter), []).append(optimizer)
+    found = {}
     for name, parameter in parameters.items():
-        if parameter.requires_grad and id(parameter) not in held:
+        holding = holders.get(id(parameter), [])
+        if len(holding) > 1:
+            raise ValueError(
+                f"{len(holding)} of the optimizers hold {name!r}, so neither's step leaves it as it is. Give each "
+                "weight to one of them."
+            )
+        if parameter.requires_grad and not holding:
             raise ValueError(
                 f"the optimizer does not hold {name!r}, so its mask could not be kept. Add it with "
-                "optimizer.add_param_group, freeze it with requires_grad_(False), or leave it out with exclude=."
+                "optimizer.add_param_group, freeze it with requires_grad_(False), or leave it out with exclude=. Where "
+                "several optimizers share the model, give them all: Sparsifier(model, [optimizer, ...], ...)."
             )
+        if holding:
+            found[name] = holding[0]
+    return found
+
+
+def announced_rate(group: Mapping[str, Any]) -> float:
+    """Largest learning rate that a group shows: its own, the one before any schedule, or the peak of a one-cycle one.
+
+    >>> announced_rate({"lr": 0.004, "initial_lr": 0.004, "max_lr": 0.1})
+    0.1
+    """
+    return max(float(group[key]) for key in ("lr", "initial_lr", "max_lr") if group.get(key) is not None)
+
+
+class PeakRates:
+    r"""Peaks :math:`\eta_{max}` of the learning rates so far, and the ratios :math:`\eta / \eta_{max}`, at most 1.
+
+    A peak is the largest rate that a group has had or has announced, so that warm-ups and schedules mean the same
+    whether they are made before or after this object. Groups that are added later are found when they are first seen.
+
+    >>> optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=0.1)
+    >>> peaks = PeakRates([optimizer])
+    >>> optimizer.param_groups[0]["lr"] = 0.025
+    >>> peaks.see(), [round(ratio, 2) for ratio in peaks.ratios().values()]
+    (None, [0.25])
+    """
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self._optimizers = optimizers
+        self._peaks: list[list[float]] = [[] for _ in optimizers]
+        self.see(read_device=True)
+
+    def see(self, *, read_device: bool = False) -> None:
+        """Take note of the rates; those on an accelerator, where reading waits for it, only if asked."""
+        for optimizer, peaks in zip(self._optimizers, self._peaks, strict=True):
+            for place, group in enumerate(optimizer.param_groups):
+                if place == len(peaks):
+                    peaks.append(announced_rate(group))
+                elif read_device or not _on_device(group["lr"]):
+                    peaks[place] = max(peaks[place], announced_rate(group))
+
+    def ratios(self) -> dict[int, float]:
+        """``id`` of each parameter -> the rate of its group over the group's peak; 1 where that is 0."""
+        self.see(read_device=True)
+        return {
+            id(parameter): float(group["lr"]) / peak if peak else 1.0
+            for optimizer, peaks in zip(self._optimizers, self._peaks, strict=True)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=False)
+            for parameter in group["params"]
+        }
+
+    def state(self) -> list[float]:
+        """The peaks, group by group, optimizer by optimizer."""
+        return [peak for peaks in self._peaks for peak in peaks]
+
+    def load(self, state: Iterable[float]) -> None:
+        """Restore :meth:`state`; groups that were added since keep what they show."""
+        values = iter([float(value) for value in state])
+        self._peaks = [[next(values, peak) for peak in peaks] for peaks in self._peaks]
+
+
+def _on_device(rate: float | Tensor) -> bool:
+    return isinstance(rate, Tensor) and rate.device.type != "cpu"

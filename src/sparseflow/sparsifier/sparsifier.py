@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
+from sparseflow import attached
 from sparseflow.masks.select import unwrap
 from sparseflow.methods.base import Method
 from sparseflow.methods.static import Static
 from sparseflow.rng import stream
 from sparseflow.sharded import reshard_, shard_like
+from sparseflow.sparsifier.check import Checked
 from sparseflow.sparsifier.dense_gradients import keep_dense, observe_
-from sparseflow.sparsifier.optimizers import (
-    initial_rate,
-    innermost,
-    keeps_zeros,
-    learning_rate_ratios,
-    leaves_gradients,
-    per_weight_state,
-)
+from sparseflow.sparsifier.guard import Guard, allow_copies, check_agreement, process_group, stop_copies
+from sparseflow.sparsifier.optimizers import PeakRates, innermost, keeps_zeros, leaves_gradients, per_weight_state
+from sparseflow.sparsifier.state import check_state
 from sparseflow.sparsifier.stored import check_can_move
 from sparseflow.sparsifier.update import new_masks
 from sparseflow.sparsifier.weights import MaskedWeights
 from sparseflow.types import Masks, MaskUpdate
 
-_STATE_KEYS = {"masks", "step_count", "last_update", "generator", "gradient_mean", "learning_rates"}
+
+@dataclass
+class _Part:
+    """One optimizer, the masked weights that it steps, and what its step under way needs."""
+
+    optimizer: torch.optim.Optimizer
+    weights: dict[str, nn.Parameter]
+    """Those that are stored whole, or in parts."""
+    elementwise: bool
+    """Whether a step leaves zero weights with zero gradients at zero."""
+    parked: list[tuple[nn.Parameter, Tensor]] | None = None
+    """Gradients that are taken away while an update replaces the step."""
+    stateless: tuple[nn.Parameter, ...] = ()
+    ran_dense: bool = False
+
+    @property
+    def held(self) -> list[nn.Parameter]:
+        """All parameters that the optimizer steps."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
 
 class Sparsifier:
@@ -35,28 +52,38 @@ class Sparsifier:
 
     Before each optimizer step gradients are masked, after it masks change when the method says so, and weights and
     per-weight optimizer state are exactly zero off the mask. Nothing is wrapped or renamed. Weights are zeroed off the
-    mask when the object is made.
+    mask when the object is made, except those that are sparse elsewhere: these wait for the state that they were saved
+    with, and a step without it raises.
 
+    * **Resume**: model, optimizer, Sparsifier and their states are made and loaded in any order; training continues bit
+      for bit.
+    * **Writes from outside** (a checkpoint, an average) are noticed at the next step: dense weights are cut with a
+      warning, weights of other masks refused. Tensors that were replaced or moved to another optimizer are refused.
     * **Gradient accumulation**: only optimizer steps count; RigL sees the accumulated gradient.
+    * **Several optimizers** make one step together: it is done when each has stepped, or one steps again.
     * **Clipping**: call :meth:`mask_gradients_` before ``clip_grad_norm_`` so that the norm counts active weights only.
     * **GradScaler**: a skipped step skips everything here too, with fused optimizers as well.
     * **Closures** (LBFGS, Lightning): gradients are masked after each call of the closure.
-    * **DDP**: masks follow the reduced gradients and one generator, so all ranks agree; give all the same seed.
-    * **FSDP2** (``fully_shard``): each process holds its part of every mask; an update gathers one layer at a time.
+    * **DDP, FSDP2** (``fully_shard``): masks follow the reduced gradients and one generator; masks, seed and step count
+      are compared over the ranks when masks are given and at each update. Under FSDP2 each process holds its part of
+      every mask; an update gathers one layer at a time.
     * **Frozen parameters** keep their masks. Where growth needs a gradient, a weight without one sits the update out.
-    * **Copies** (EMA): ``sparseflow.apply_masks_(copy, sparsifier.masks)`` after masks change.
+    * **Copies**: ``copy.deepcopy((model, optimizer, sparsifier))``; of an EMA after masks change
+      ``sparseflow.apply_masks_(copy, sparsifier.masks)``.
 
     Args:
         model: Also inside ``torch.compile`` or ``DistributedDataParallel``, or after ``fully_shard``.
-        optimizer: Any ``torch.optim.Optimizer`` that holds every masked parameter which requires a gradient.
+        optimizer: Any ``torch.optim.Optimizer``, or several, that hold every masked parameter with a gradient.
         masks: Parameter name -> bool tensor; copied. Of a sharded model whole, the same on all ranks, or as its parts.
         method: The rule by which masks change, such as ``sparseflow.RigL(...)``; ``sparseflow.Static()`` keeps them.
         seed: Growth draws from ``stream(seed, "grow")``, saved with the state.
         gradient_fn: Called at an update, after the step; returns name -> dense gradient for growth. Default: the
             gradients of the step itself.
+        state: A saved :meth:`state_dict` to go on from; its masks take the place of ``masks``.
 
     Raises:
-        TypeError, ValueError: if a mask does not fit, or the optimizer does not hold a masked parameter.
+        TypeError, ValueError: if a mask does not fit, an optimizer does not hold a masked parameter, or another
+            Sparsifier holds one.
 
     >>> import sparseflow as sf
     >>> model = nn.Linear(100, 10)
@@ -67,7 +94,8 @@ class Sparsifier:
     ...     optimizer.zero_grad()
     ...     model(torch.randn(8, 100)).square().mean().backward()
     ...     optimizer.step()
-    >>> sparsifier.check()
+    >>> print(sparsifier.check())
+    1 weights, 1 optimizer state tensors, 1 rank(s): all hold
     >>> sparsifier.step_count, int((model.weight != 0).sum()) <= 100
     (4, True)
     """
@@ -75,19 +103,24 @@ class Sparsifier:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         masks: Masks,
         method: Method,
         *,
         seed: int,
         gradient_fn: Callable[[], Mapping[str, Tensor]] | None = None,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
-        optimizer = innermost(optimizer)
+        given: Sequence[Any] = optimizer if isinstance(optimizer, list | tuple) else [optimizer]
         self.model = unwrap(model)
-        self._weights = MaskedWeights(model, optimizer, masks)
-        self.masks: Mapping[str, Tensor] = self._weights.masks
+        self.optimizers = tuple(innermost(each) for each in given)
+        """Those whose steps are listened to; wrappers hold them."""
+        if state is not None:
+            check_state(state, shapes={name: mask.shape for name, mask in masks.items()})
+            masks = state["masks"]
+        self._weights = weights = MaskedWeights(model, self.optimizers, masks)
+        self.masks: Mapping[str, Tensor] = weights.masks
         """Parameter name -> bool tensor, now."""
-        self.optimizer = optimizer
         self.method = method
         self.gradient_fn = gradient_fn
         self.step_count = 0
@@ -98,21 +131,24 @@ class Sparsifier:
         """Called with the step count and every layer's change just after."""
         self._generator = stream(seed, "grow")
         self._gradient_mean: dict[str, Tensor] = {}
-        self._dense_gradients: dict[str, tuple[Tensor, Tensor]] | None = None
-        self._learning_rates = [initial_rate(group) for group in optimizer.param_groups]
+        self._dense_gradients: dict[str, tuple[Tensor, Tensor]] = {}
+        self._rates = PeakRates(self.optimizers)
         self._last_update = -1
-        self._parked: list[tuple[nn.Parameter, Tensor]] | None = None
-        self._stateless: list[nn.Parameter] = []
-        self._step_ran_dense = False
-        self._elementwise = keeps_zeros(optimizer, self._weights.parameters.values())
-        if self._weights.stored and not isinstance(method, Static):
-            check_can_move(model, optimizer)
-        self._weights.clear_()
-        self._watch()
-        self._handles = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
+        self._stepped: set[int] = set()
+        self._parts = {id(each): self._part(each) for each in self.optimizers}
+        if weights.stored and not isinstance(method, Static):
+            for each in self.optimizers:
+                check_can_move(model, each)
+        self._guard = Guard(self.model, self.optimizers, weights)
+        self._group = process_group(model, is_sharded=bool(weights.sharded))
+        self._names = {id(tensor): name for name, tensor in weights.tensors.items()}
+        if state is not None:
+            self._take_(state)
+        self._ranks = self._compare_ranks("where the Sparsifier is made")
+        attached.hold(self, weights.tensors)
+        self._guard.settle_()
+        self._keep_stored_gradients()
+        self._handles = [handle for each in self.optimizers for handle in self._listen(each)]
 
     # -- what a loop may call ------------------------------------------------------------------------------------
 
@@ -122,23 +158,37 @@ class Sparsifier:
 
         Call it after the last backward of a step, and after ``scaler.unscale_`` where there is a scaler.
         """
-        if self._grows_by_step_gradients() and (self.method.gradient_decay or self._update_follows()):
-            self._keep_dense_gradients()
-        self._weights.clear_gradients_()
+        self._look_again()
+        for part in self._parts.values():
+            if self._grows_by_step_gradients() and (self.method.gradient_decay or self._update_follows()):
+                self._keep_dense_gradients(part)
+            self._weights.clear_gradients_(part.weights)
 
-    def check(self) -> None:
-        """Prove every promise at this moment, see :func:`sparseflow.check`."""
-        self._weights.check(self.model)
+    def check(self) -> Checked:
+        """Prove every promise at this moment, see :func:`sparseflow.check`; say what was looked at.
+
+        Raises:
+            BrokenPromiseError: naming the first that is broken.
+        """
+        self._guard.check_held()
+        return self._weights.check(self.model)._replace(ranks=self._ranks)
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
         """Fingerprints of sharded masks, as this process computed them whole; where ranks disagree, these differ."""
         return self._weights.fingerprints
 
+    def name_of(self, parameter: Tensor) -> str | None:
+        """The name of a masked weight, given as the tensor that the optimizer steps; ``None`` for any other tensor."""
+        return self._names.get(id(parameter))
+
     def remove(self) -> None:
         """Stop listening; the model keeps its zeros but nothing holds them any more."""
         for handle in self._handles:
             handle.remove()
+        for optimizer in self.optimizers:
+            allow_copies(optimizer)
+        attached.release(self)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs besides the model's and the optimizer's own state."""
@@ -148,23 +198,166 @@ class Sparsifier:
             "last_update": self._last_update,
             "generator": self._generator.get_state(),
             "gradient_mean": {name: mean.clone() for name, mean in self._gradient_mean.items()},
-            "learning_rates": list(self._learning_rates),
+            "learning_rates": self._rates.state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a saved state, with which training continues bit for bit.
 
-        Make the Sparsifier (which zeroes weights off the masks it is given), then load the model's state, the
-        optimizer's, and this one last.
+        The model's state and the optimizer's are loaded before or after it, in any order, before the next step.
 
         Raises:
-            ValueError: if the state is of other masks.
+            TypeError, ValueError: if the state is of other masks, or damaged; nothing is changed then.
         """
-        if missing := _STATE_KEYS - set(state):
-            raise ValueError(f"this is no Sparsifier state: it lacks {', '.join(sorted(missing))}.")
-        if set(state["masks"]) != set(self.masks):
-            different = ", ".join(sorted(set(state["masks"]) ^ set(self.masks)))
-            raise ValueError(f"the state was saved with masks of other weights; they differ in: {different}.")
+        check_state(state, shapes={name: mask.shape for name, mask in self.masks.items()})
+        self._weights.check_fit(state["masks"])
+        self._guard.restore_()
+        self._take_(state)
+        self._ranks = self._compare_ranks("where the Sparsifier's state is loaded")
+        self._guard.settle_()
+        self._keep_stored_gradients()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Sparsifier:
+        """A Sparsifier of the copied model and optimizers, at the same point of the run."""
+        if self.gradient_fn is not None:
+            raise TypeError(
+                "a Sparsifier with a gradient_fn cannot be copied: the function reads the old model. Copy model and "
+                "optimizer, then make Sparsifier(..., gradient_fn=..., state=sparsifier.state_dict())."
+            )
+        model, optimizers = copy.deepcopy(self.model, memo), copy.deepcopy(self.optimizers, memo)
+        method = copy.deepcopy(self.method, memo)
+        copied = Sparsifier(model, optimizers, self.masks, method, seed=0, state=self.state_dict())
+        memo[id(self)] = copied
+        copied.before_update, copied.after_update = list(self.before_update), list(self.after_update)
+        return copied
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled: hooks on an optimizer cannot be."""
+        raise TypeError(
+            "a Sparsifier cannot be pickled. Save sparsifier.state_dict() beside the model's and the optimizer's, and "
+            "make it with state=."
+        )
+
+    # -- what the optimizers call --------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        part = self._parts[id(optimizer)]
+        if id(optimizer) in self._stepped:  # another one sat this step out
+            self._finish_step()
+        self._look_again()
+        self._guard.start_step()
+        self._rates.see()
+        args = args[1:] if args and args[0] is optimizer else args
+        closure = kwargs.get("closure", args[0] if args else None)
+        if _is_skipped(optimizer):
+            part.stateless = tuple(parameter for parameter in part.held if not optimizer.state.get(parameter))
+            return None
+        if closure is not None:
+            if self.method.replaces_step:
+                raise ValueError("replaces_step=True cannot skip a step that runs a closure; use replaces_step=False.")
+            return self._with_masked_closure(part, closure, args, kwargs)
+        masked_before = any(name in self._dense_gradients for name in part.weights)
+        self._observe_gradients(part)
+        if self.method.replaces_step and self._replacement_due():
+            part.parked = [(parameter, parameter.grad) for parameter in part.held if parameter.grad is not None]
+            for parameter, _ in part.parked:
+                parameter.grad = None
+        elif self._update_reads_step() and self._leaves_gradients_alone(part) and not masked_before:
+            # The step runs on dense gradients, so that growth can read them afterwards without a copy; what it wrote
+            # off the mask is cleared in _after_step.
+            part.ran_dense = True
+        else:
+            if self._update_reads_step():
+                self._keep_dense_gradients(part)
+            self._weights.clear_gradients_(part.weights)
+        return None
+
+    def _with_masked_closure(
+        self, part: _Part, closure: Callable[[], Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        evaluations = 0
+
+        def masked() -> Any:
+            nonlocal evaluations
+            if not part.elementwise:
+                self._weights.clear_(part.weights)  # LBFGS's directions remember weights that were dropped since
+            self._forget_dense_gradients(part)
+            with torch.enable_grad():
+                loss = closure()
+            with torch.no_grad():
+                if evaluations == 0:
+                    self._observe_gradients(part)
+                evaluations += 1
+                if self._update_reads_step():
+                    self._keep_dense_gradients(part)
+                self._weights.clear_gradients_(part.weights)
+            return loss
+
+        if "closure" in kwargs:
+            return (part.optimizer, *args), {**kwargs, "closure": masked}
+        return (part.optimizer, masked, *args[1:]), kwargs
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        part = self._parts[id(optimizer)]
+        if _is_skipped(optimizer):
+            # Fused SGD makes its buffers from uninitialised memory before its kernel skips, and adds to them later.
+            for parameter in part.stateless:
+                for _, state in per_weight_state(optimizer, parameter):
+                    state.zero_()
+            return
+        if part.parked is not None:
+            for parameter, gradient in part.parked:
+                parameter.grad = gradient
+        elif part.ran_dense or not part.elementwise:
+            self._weights.clear_(part.weights)
+        part.ran_dense = False
+        self._stepped.add(id(optimizer))
+        if len(self._stepped) == len(self._parts):
+            self._finish_step()
+        self._guard.see()
+
+    def _finish_step(self) -> None:
+        """Count the step that all optimizers made, and change the masks if the method says so."""
+        self._stepped.clear()
+        replaced = [part for part in self._parts.values() if part.parked is not None]
+        for part in replaced:
+            part.parked = None
+        self.step_count += not replaced
+        if replaced or (not self.method.replaces_step and self.method.due(self.step_count)):
+            self._update()
+        self._dense_gradients.clear()
+        self._keep_stored_gradients()
+
+    def _look_again(self) -> None:
+        """Put right, or refuse, what something else wrote since the last step."""
+        for name in self._guard.look_again_():
+            weight = self._weights.parameters[name]
+            if name in self._gradient_mean:
+                self._gradient_mean[name] = self._gradient_mean[name].to(weight.device, weight.dtype)
+            if part := self._parts.get(id(self._weights.optimizer_of.get(name))):
+                part.elementwise = keeps_zeros(part.optimizer, part.weights.values())
+
+    # -- how ----------------------------------------------------------------------------------------------------
+
+    def _part(self, optimizer: torch.optim.Optimizer) -> _Part:
+        weights = self._weights
+        held = {name: p for name, p in weights.parameters.items() if weights.optimizer_of.get(name) is optimizer}
+        return _Part(optimizer, held, keeps_zeros(optimizer, held.values()))
+
+    def _listen(self, optimizer: torch.optim.Optimizer) -> list[Any]:
+        stop_copies(optimizer)
+        return [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+            optimizer.register_load_state_dict_post_hook(self._guard.state_loaded),
+        ]
+
+    def _take_(self, state: Mapping[str, Any]) -> None:
+        """Take over a state that was checked."""
         self._weights.load_(state["masks"])
         self.step_count = int(state["step_count"])
         self._last_update = int(state["last_update"])
@@ -174,94 +367,15 @@ class Sparsifier:
         self._gradient_mean = {
             name: shard_like(mean.to(like.device, copy=True), like) for name, (mean, like) in means.items()
         }
-        self._learning_rates = list(state["learning_rates"])
-        self._dense_gradients = None
-        self._weights.clear_()
-        self._watch()
+        self._rates.load(state["learning_rates"])
+        self._dense_gradients.clear()
+        self._stepped.clear()
 
-    # -- what the optimizer calls --------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def _before_step(
-        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        args = args[1:] if args and args[0] is optimizer else args
-        closure = kwargs.get("closure", args[0] if args else None)
-        if self._step_is_skipped():
-            held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            self._stateless = [parameter for parameter in held if not optimizer.state.get(parameter)]
-            return None
-        if closure is not None:
-            if self.method.replaces_step:
-                raise ValueError("replaces_step=True cannot skip a step that runs a closure; use replaces_step=False.")
-            return self._with_masked_closure(closure, args, kwargs)
-        masked_before = self._dense_gradients is not None
-        self._observe_gradients()
-        if self.method.replaces_step and self._replacement_due():
-            held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            self._parked = [(parameter, parameter.grad) for parameter in held if parameter.grad is not None]
-            for parameter, _ in self._parked:
-                parameter.grad = None
-        elif self._update_reads_step() and self._leaves_gradients_alone() and not masked_before:
-            # The step runs on dense gradients, so that growth can read them afterwards without a copy; what it wrote
-            # off the mask is cleared in _after_step.
-            self._step_ran_dense = True
-        else:
-            if self._update_reads_step():
-                self._keep_dense_gradients()
-            self._weights.clear_gradients_()
-        return None
-
-    def _with_masked_closure(
-        self, closure: Callable[[], Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        evaluations = 0
-
-        def masked() -> Any:
-            nonlocal evaluations
-            if not self._elementwise:
-                self._weights.clear_()  # a search direction of LBFGS remembers weights that were dropped since
-            self._dense_gradients = None
-            with torch.enable_grad():
-                loss = closure()
-            with torch.no_grad():
-                if evaluations == 0:
-                    self._observe_gradients()
-                evaluations += 1
-                if self._update_reads_step():
-                    self._keep_dense_gradients()
-                self._weights.clear_gradients_()
-            return loss
-
-        if "closure" in kwargs:
-            return (self.optimizer, *args), {**kwargs, "closure": masked}
-        return (self.optimizer, masked, *args[1:]), kwargs
-
-    @torch.no_grad()
-    def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._step_is_skipped():
-            # Fused SGD makes its buffers from uninitialised memory before its kernel skips, and adds to them later.
-            for parameter in self._stateless:
-                for _, state in per_weight_state(optimizer, parameter):
-                    state.zero_()
-            return
-        if self._parked is not None:
-            for parameter, gradient in self._parked:
-                parameter.grad = gradient
-            self._parked = None
-            self._update()
-            self._watch()
-            return
-        self.step_count += 1
-        if self._step_ran_dense or not self._elementwise:
-            self._weights.clear_()
-        self._step_ran_dense = False
-        if not self.method.replaces_step and self.method.due(self.step_count):
-            self._update()
-        self._dense_gradients = None
-        self._watch()
-
-    # -- how ----------------------------------------------------------------------------------------------------
+    def _compare_ranks(self, moment: str) -> int:
+        masks = {name: mask for name, mask in self.masks.items() if name not in self._weights.sharded}
+        return check_agreement(
+            self._group, masks, self.fingerprints, self._generator, step_count=self.step_count, moment=moment
+        )
 
     def _update(self) -> None:
         for call in self.before_update:
@@ -272,17 +386,18 @@ class Sparsifier:
             self.method,
             self._weights,
             gradients=self._growth_gradients(),
-            learning_rate_ratios=learning_rate_ratios(self.optimizer, self._learning_rates),
+            learning_rate_ratios=self._rates.ratios(),
             step=self.step_count,
             generator=self._generator,
         )
         changes = self._weights.change_(new, want_changes=bool(self.after_update))
         self._last_update = self.step_count
-        self._dense_gradients = None
+        self._dense_gradients.clear()
+        self._ranks = self._compare_ranks(f"at the mask update of step {self.step_count}")
         for notify in self.after_update:
             notify(self.step_count, changes)
 
-    def _watch(self) -> None:
+    def _keep_stored_gradients(self) -> None:
         """Let stored weights keep the parts of the next step's dense gradient, if growth will look at it."""
         keep = self._grows_by_step_gradients() and (bool(self.method.gradient_decay) or self._update_follows())
         for weight in self._weights.stored.values():
@@ -300,9 +415,8 @@ class Sparsifier:
             return {name: given[name].detach() for name in self.masks if name in given}
         if self.method.gradient_decay:
             return self._gradient_mean
-        if self._dense_gradients is not None:
-            return {name: dense for name, (_, dense) in self._dense_gradients.items()}
-        return {name: p.grad for name, p in self._weights.parameters.items() if p.grad is not None}
+        found = {name: p.grad for name, p in self._weights.parameters.items() if p.grad is not None}
+        return found | {name: dense for name, (_, dense) in self._dense_gradients.items()}
 
     def _grows_by_step_gradients(self) -> bool:
         return self.method.needs_gradient and self.gradient_fn is None
@@ -311,9 +425,9 @@ class Sparsifier:
         """Whether the next step's own dense gradient decides what grows right after it."""
         return self._grows_by_step_gradients() and not self.method.gradient_decay and self._update_follows()
 
-    def _leaves_gradients_alone(self) -> bool:
+    def _leaves_gradients_alone(self, part: _Part) -> bool:
         """Whether growth can read the gradients after the step, and the step's writes off the mask can be cleared."""
-        return self._elementwise and leaves_gradients(self.optimizer, self._weights.parameters.values())
+        return part.elementwise and leaves_gradients(part.optimizer, part.weights.values())
 
     def _update_follows(self) -> bool:
         """Whether masks change right after, or instead of, the next optimizer step."""
@@ -322,20 +436,31 @@ class Sparsifier:
     def _replacement_due(self) -> bool:
         return self.method.due(self.step_count) and self._last_update != self.step_count
 
-    def _keep_dense_gradients(self) -> None:
-        self._dense_gradients = keep_dense(self._weights.parameters, self._weights.dense, self._dense_gradients or {})
+    def _keep_dense_gradients(self, part: _Part) -> None:
+        kept = keep_dense(part.weights, self._weights.dense, self._dense_gradients)
+        self._forget_dense_gradients(part)
+        self._dense_gradients |= kept
 
-    def _observe_gradients(self) -> None:
+    def _forget_dense_gradients(self, part: _Part) -> None:
+        for name in part.weights:
+            self._dense_gradients.pop(name, None)
+
+    def _observe_gradients(self, part: _Part) -> None:
         """Update the running mean of the dense gradient, for methods that grow by momentum."""
-        if self._dense_gradients is not None:
-            self._keep_dense_gradients()  # masked already: look at what was there before
+        if any(name in self._dense_gradients for name in part.weights):
+            self._keep_dense_gradients(part)  # masked already: look at what was there before
         decay = self.method.gradient_decay
         if decay and self._grows_by_step_gradients():
-            weights, kept = self._weights, self._dense_gradients or {}
-            scale = getattr(self.optimizer, "grad_scale", None)
-            observe_(self._gradient_mean, weights.parameters, kept, weights.stored, decay=decay, scale=scale)
+            stored = {
+                name: weight
+                for name, weight in self._weights.stored.items()
+                if self._weights.optimizer_of.get(name) is part.optimizer
+            }
+            scale = getattr(part.optimizer, "grad_scale", None)
+            observe_(self._gradient_mean, part.weights, self._dense_gradients, stored, decay=decay, scale=scale)
 
-    def _step_is_skipped(self) -> bool:
-        """Whether a fused optimizer will skip inside its kernel, since ``GradScaler`` found an overflow."""
-        found = getattr(self.optimizer, "found_inf", None)
-        return isinstance(found, Tensor) and bool(found.item())
+
+def _is_skipped(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a fused optimizer will skip inside its kernel, since ``GradScaler`` found an overflow."""
+    found = getattr(optimizer, "found_inf", None)
+    return isinstance(found, Tensor) and bool(found.item())

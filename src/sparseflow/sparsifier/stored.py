@@ -216,10 +216,10 @@ def check_positions(stored: Mapping[str, StoredWeight], masks: Masks) -> None:
             )
 
 
-def move_(weight: StoredWeight, positions: Tensor, optimizer: torch.optim.Optimizer) -> None:
+def move_(weight: StoredWeight, positions: Tensor, optimizer: torch.optim.Optimizer | None) -> None:
     """Give a weight other positions: what stays keeps its value, gradient and state, what is new starts at zero.
 
-    ``positions`` are int64, ascending; the parameter stays the same object.
+    ``positions`` are int64, ascending; the parameter stays the same object. ``optimizer`` steps it, if one does.
     """
     before, parameter = weight.positions(), weight.values
     place = torch.searchsorted(before, positions).clamp_(max=max(0, len(before) - 1))
@@ -229,7 +229,7 @@ def move_(weight: StoredWeight, positions: Tensor, optimizer: torch.optim.Optimi
     def moved(tensor: Tensor) -> Tensor:
         return torch.zeros(len(positions), dtype=tensor.dtype).masked_scatter_(stays, tensor[source])
 
-    gradient, states = parameter.grad, list(per_weight_state(optimizer, parameter))
+    gradient, states = parameter.grad, [] if optimizer is None else list(per_weight_state(optimizer, parameter))
     values = moved(parameter.detach())
     if len(positions) == len(before):
         # In place: others, such as a reducer's buckets, may hold these tensors.
@@ -242,7 +242,7 @@ def move_(weight: StoredWeight, positions: Tensor, optimizer: torch.optim.Optimi
         parameter.data = values
         parameter.grad = None if gradient is None else moved(gradient)
         for key, state in states:
-            optimizer.state[parameter][key] = moved(state)
+            optimizer.state[parameter][key] = moved(state)  # type: ignore[union-attr]
     weight.move_(positions)
 
 

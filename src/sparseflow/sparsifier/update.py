@@ -81,7 +81,7 @@ def new_masks(
     >>> import sparseflow as sf
     >>> model = torch.nn.Linear(3, 1, bias=False)
     >>> model.weight.data = torch.tensor([[3.0, 1.0, 0.0]])
-    >>> weights = MaskedWeights(model, torch.optim.SGD(model.parameters()), {"weight": model.weight != 0})
+    >>> weights = MaskedWeights(model, [torch.optim.SGD(model.parameters())], {"weight": model.weight != 0})
     >>> masks = new_masks(sf.RigL(drop_fraction=0.5), weights, gradients={"weight": torch.tensor([[0.0, 0.1, -0.2]])},
     ...     learning_rate_ratios={}, step=100, generator=torch.Generator())
     >>> list(masks)

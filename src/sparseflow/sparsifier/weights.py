@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
 from sparseflow._fast import StagedMask, Write, clear_, stage, unstaged, write_
+from sparseflow.attached import elsewhere
 from sparseflow.masks.select import maskable, unwrap
 from sparseflow.methods.drop_grow import changed
 from sparseflow.sharded import cut, is_sharded, local, num_true
-from sparseflow.sparsifier.check import check
-from sparseflow.sparsifier.optimizers import check_held, per_weight_state
+from sparseflow.sparsifier.check import Checked, check
+from sparseflow.sparsifier.optimizers import optimizers_of, per_weight_state
 from sparseflow.sparsifier.stored import MasksOnDemand, check_positions, move_, stored_weights
 from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
 
@@ -50,20 +51,23 @@ class MaskedWeights:
     >>> model = nn.Linear(2, 1, bias=False)
     >>> _ = nn.init.ones_(model.weight)
     >>> optimizer = torch.optim.SGD(model.parameters())
-    >>> weights = MaskedWeights(model, optimizer, {"weight": torch.tensor([[True, False]])})
-    >>> weights.clear_()
+    >>> weights = MaskedWeights(model, [optimizer], {"weight": torch.tensor([[True, False]])})
+    >>> weights.clear_(weights.masks)
     >>> changes = weights.change_([("weight", torch.tensor([[False, True]]))], want_changes=True)
     >>> changes["weight"].grown, weights.counts, model.weight.tolist()
     (tensor([[False,  True]]), {'weight': 1}, [[0.0, 0.0]])
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, masks: Masks) -> None:
+    def __init__(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], masks: Masks) -> None:
         known = {name: weight.parameter for name, weight in maskable(model).items()}
         stored = stored_weights(unwrap(model))
         check_masks(masks, known | {name: torch.empty(w.weight_shape, device="meta") for name, w in stored.items()})
         self.stored = {name: stored[name] for name in masks if name in stored}
         """Weights of which only the active values exist."""
-        check_held(optimizer, {name: self.stored[name].values if name in stored else known[name] for name in masks})
+        self.tensors = {name: self.stored[name].values if name in stored else known[name] for name in masks}
+        """Name -> the tensor that an optimizer steps."""
+        self.optimizer_of = optimizers_of(optimizers, self.tensors)
+        """Name -> the optimizer that steps the weight; frozen weights may have none."""
         check_positions(self.stored, masks)
         self.parameters = {name: known[name] for name in masks if name not in stored}
         """The others: weights with zeros."""
@@ -80,39 +84,71 @@ class MaskedWeights:
         """Active weights, in all parts together."""
         self.fingerprints: dict[str, str] = {}
         """Fingerprints of sharded masks, as this process computed them whole; where ranks disagree, these differ."""
-        self._optimizer = optimizer
         self._parts = {name: local(mask) for name, mask in self.dense.items()}
         self._take_(masks)
 
-    def load_(self, masks: Masks) -> None:
-        """Copy masks of the same weights.
+    def check_fit(self, masks: Masks) -> None:
+        """Check that masks are of these weights; nothing is written.
 
         Raises:
-            ValueError: if one does not fit, or weights that are stored alone are elsewhere.
+            TypeError, ValueError: if one does not fit, or weights that are stored alone are elsewhere.
         """
         check_masks({name: mask for name, mask in masks.items() if name not in self.stored}, self.parameters)
         check_positions(self.stored, masks)
+
+    def load_(self, masks: Masks) -> None:
+        """Copy masks of the same weights; see :meth:`check_fit`."""
+        self.check_fit(masks)
         self._take_(masks)
 
-    def check(self, model: nn.Module) -> None:
+    def follow_(self, name: str) -> None:
+        """Give a mask the device and the memory format of its weight, which may have moved.
+
+        Raises:
+            BrokenPromiseError: if the weight has another shape now.
+        """
+        parameter, mask = self.parameters[name], self.dense[name]
+        if parameter.shape != mask.shape:
+            raise BrokenPromiseError(
+                f"{name!r} has shape {tuple(parameter.shape)} now, its mask {tuple(mask.shape)}. Call "
+                "sparsifier.remove() and make masks for the new model."
+            )
+        if parameter.device != mask.device or parameter.stride() != mask.stride():
+            moved = torch.empty_like(parameter, dtype=torch.bool, requires_grad=False)
+            local(moved).copy_(local(mask))
+            self.dense[name], self._parts[name] = moved, local(moved)
+
+    def is_elsewhere(self, name: str) -> bool:
+        """Whether the weight is sparse, but not where its mask is, see :func:`sparseflow.attached.elsewhere`."""
+        return elsewhere(self.parameters[name], self.dense[name])
+
+    def check(self, model: nn.Module) -> Checked:
         """Prove every promise at this moment, see :func:`sparseflow.check`.
 
         Raises:
             BrokenPromiseError: naming the first that is broken.
         """
-        check(model, self._optimizer, self.dense, active_counts=self.counts)
+        optimizers = list({id(optimizer): optimizer for optimizer in self.optimizer_of.values()}.values())
+        found = check(model, optimizers, self.dense, active_counts=self.counts)
         for name, weight in self.stored.items():
             if (count := weight.values.numel()) != self.counts[name]:
                 raise BrokenPromiseError(f"{name!r} has {count} active weights, it must have {self.counts[name]}.")
+        return found._replace(weights=found.weights + len(self.stored))
 
-    def clear_(self) -> None:
-        """Make weights and per-weight optimizer state +0.0 off the masks."""
+    def tensors_and_masks(self, names: Iterable[str]) -> list[tuple[Tensor, Tensor]]:
+        """This process's parts of weights and of their per-weight optimizer state, each with its mask."""
+        named = [name for name in names if name in self._parts]
+        return [(tensor, self._parts[name]) for name in named for tensor in self._weight_and_states(name)]
+
+    def clear_(self, names: Iterable[str]) -> None:
+        """Make these weights and their per-weight optimizer state +0.0 off the masks."""
         with torch.no_grad():
-            clear_([(tensor, mask) for name, mask in self._parts.items() for tensor in self._weight_and_states(name)])
+            clear_(self.tensors_and_masks(names))
 
-    def clear_gradients_(self) -> None:
-        """Make gradients +0.0 off the masks."""
-        clear_([(gradient, mask) for name, mask in self._parts.items() for gradient in self._gradient(name)])
+    def clear_gradients_(self, names: Iterable[str]) -> None:
+        """Make these gradients +0.0 off the masks."""
+        named = [name for name in names if name in self._parts]
+        clear_([(gradient, self._parts[name]) for name in named for gradient in self._gradient(name)])
 
     def change_(self, new: Iterable[tuple[str, Tensor | StagedMask]], *, want_changes: bool) -> Changes:
         """Replace masks, and clear weights, optimizer states and gradients off all masks.
@@ -167,7 +203,7 @@ class MaskedWeights:
             else:
                 rest += [(tensor, mask) for tensor in tensors]  # the step may have left its gradient dense
         for name, where in positions.items():
-            move_(self.stored[name], where, self._optimizer)
+            move_(self.stored[name], where, self.optimizer_of.get(name))
             self.counts[name] = len(where)
         clear_(rest)
         before: dict[str, Tensor | StagedMask] = {}
@@ -183,9 +219,9 @@ class MaskedWeights:
         return self.masks[name].clone() if name in self.sharded else stage(self.masks[name])
 
     def _weight_and_states(self, name: str) -> list[Tensor]:
-        parameter = self.parameters[name]
-        tensors = [parameter.data, *(state for _, state in per_weight_state(self._optimizer, parameter))]
-        return self._held(name, tensors)
+        parameter, optimizer = self.parameters[name], self.optimizer_of.get(name)
+        states = [] if optimizer is None else [state for _, state in per_weight_state(optimizer, parameter)]
+        return self._held(name, [parameter.data, *states])
 
     def _gradient(self, name: str) -> list[Tensor]:
         """The weight's gradient, if it has one."""

@@ -96,7 +96,6 @@ def load_checkpoint(path: Path, trainer: Trainer) -> dict[str, Any]:
     )
     sparsifier.load_state_dict({**state, **content["sparsifier"], "gradient_mean": _part(tensors, "gradient_mean.")})
     trainer.statistics.read()
-    trainer.check_masks()
     extra: dict[str, Any] = content["extra"]
     return extra
 

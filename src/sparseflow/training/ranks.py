@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sparseflow.sharded import fingerprint
-from sparseflow.types import Masks
+from sparseflow.types import OnEveryRankError
 
 Found = TypeVar("Found")
 
@@ -25,14 +23,6 @@ TIMEOUT = timedelta(minutes=10)
 
 #: Seconds for the threads of collectives to finish before their process group goes.
 _PAUSE = 0.2
-
-
-class OnEveryRankError(RuntimeError):
-    """An error that all processes raise together, so that rank 0 can print it for them."""
-
-
-class RanksDisagreeError(OnEveryRankError):
-    """Processes hold different values that must be equal; the text names the values and the ranks."""
 
 
 @dataclass(frozen=True)
@@ -104,25 +94,6 @@ class Ranks:
         answer: Found = found[0]
         return answer
 
-    def check_same(self, text: str, *, of: str) -> None:
-        """Raise on every rank if their texts differ.
-
-        Args:
-            text: Short; a digest of what must be equal.
-            of: Its noun in the message, such as ``"the masks"``.
-
-        Raises:
-            RanksDisagreeError: naming the ranks that differ from rank 0.
-
-        >>> Ranks().check_same("a", of="masks")
-        """
-        said = self.everyones(text)
-        if odd := [rank for rank, other in enumerate(said) if other != said[0]]:
-            raise RanksDisagreeError(
-                f"{of} of rank {', '.join(map(str, odd))} differ from those of rank 0. All ranks must be started with "
-                "the same command, seed and files; continue from the last checkpoint."
-            )
-
 
 @contextmanager
 def ranks_of_torchrun() -> Iterator[Ranks]:
@@ -160,14 +131,3 @@ def ranks_of_torchrun() -> Iterator[Ranks]:
         # while it waits for the thread. Who fails right after a collective would never end.
         time.sleep(_PAUSE)
         dist.destroy_process_group()
-
-
-def digest(masks: Masks) -> str:
-    """Short text that is the same for the same masks only.
-
-    >>> one, two = {"a": torch.tensor([True, False])}, {"a": torch.tensor([False, True])}
-    >>> digest(one) == digest({"a": torch.tensor([True, False])}), digest(one) == digest(two)
-    (True, False)
-    """
-    text = "".join(f"{name}:{fingerprint(masks[name])}\n" for name in sorted(masks))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

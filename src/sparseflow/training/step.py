@@ -16,7 +16,7 @@ from sparseflow.networks.resnet import Bottleneck
 from sparseflow.sharded import full, fully_sharded, shard_like
 from sparseflow.sparsifier.sparsifier import Sparsifier
 from sparseflow.training.optimizer import LearningRates
-from sparseflow.training.ranks import Ranks, digest
+from sparseflow.training.ranks import Ranks
 from sparseflow.training.statistics import StepStatistics
 from sparseflow.types import Masks
 
@@ -64,24 +64,11 @@ class Trainer:
                 f"{self.ranks.world} processes need a model whose gradients are reduced; wrap it in "
                 "sparseflow.training.step.distributed(model, ranks), or cut it with cut_(model, ranks)."
             )
-        self.check_masks()
-        self.sparsifier.after_update.append(lambda step, changes: self.check_masks())
 
     @property
     def is_cut(self) -> bool:
         """Whether each process holds a part of every weight, so that all must compute together."""
         return bool(fully_sharded(self.sparsifier.model))
-
-    def check_masks(self) -> None:
-        """Compare masks with those of the other processes; of sharded weights, the whole masks that each computed.
-
-        Raises:
-            RanksDisagreeError: where they differ.
-        """
-        if self.ranks.world == 1:
-            return
-        parts = self.sparsifier.fingerprints
-        self.ranks.check_same(str(parts) if parts else digest(self.sparsifier.masks), of="the masks")
 
     def step(self, number: int, local: Sequence[tuple[Tensor, Tensor]]) -> float:
         """Take a step: :meth:`backward` and :meth:`update`; the loss before it.

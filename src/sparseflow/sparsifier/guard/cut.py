@@ -1,0 +1,62 @@
+"""What was cut off the masks when they were put on, kept until the first step: the saved state may yet be loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparseflow.sharded import local
+
+
+class _Kept(NamedTuple):
+    tensor: Tensor
+    version: int
+    before: Tensor
+
+
+class Cut:
+    """Copies of tensors that lost values off a mask.
+
+    A Sparsifier that is made after a checkpoint was loaded is given some masks and cuts the weights to them; the
+    masks that the weights were trained with come with the Sparsifier's own state, which is loaded last.
+
+    >>> weight, cut = torch.tensor([1.0, 2.0]), Cut()
+    >>> cut.keep([(weight, torch.tensor([True, False]))])
+    True
+    >>> weight.data[1] = 0.0
+    >>> cut.restore_(); weight
+    tensor([1., 2.])
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[_Kept] = []
+
+    def keep(self, tensors: Iterable[tuple[Tensor, Tensor]]) -> bool:
+        """Copy the tensors that are not zero off their mask, before they are cut.
+
+        Args:
+            tensors: Pairs of a tensor and its mask, of the same shape.
+
+        Returns: whether there was one.
+        """
+        before = len(self._kept)
+        for given, mask in tensors:
+            tensor = local(given.detach())
+            if ((tensor != 0) & ~local(mask)).any():
+                self._kept.append(_Kept(tensor, tensor._version, tensor.clone()))
+        return len(self._kept) > before
+
+    def restore_(self) -> None:
+        """Give back what was cut from tensors that nothing has written since, and forget it."""
+        with torch.no_grad():
+            for tensor, version, before in self._kept:
+                if tensor._version == version:
+                    tensor.data.copy_(torch.where(tensor == 0, before, tensor))
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of the copies."""
+        self._kept.clear()

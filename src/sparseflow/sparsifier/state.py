@@ -1,0 +1,53 @@
+"""The saved state of a Sparsifier, checked as a whole before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_KEYS = {"masks", "step_count", "last_update", "generator", "gradient_mean", "learning_rates"}
+
+
+def check_state(state: Mapping[str, Any], *, shapes: Mapping[str, torch.Size]) -> None:
+    """Check everything of a saved state but its masks, which are checked with the weights.
+
+    Args:
+        state: From ``Sparsifier.state_dict()``.
+        shapes: Name of each masked weight -> its shape.
+
+    Raises:
+        TypeError, ValueError: naming the part that does not fit.
+
+    >>> check_state({"masks": {}}, shapes={})
+    Traceback (most recent call last):
+    ValueError: this is no Sparsifier state: it lacks generator, gradient_mean, ...
+    """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"a Sparsifier state is a dict, got {type(state).__name__}. Load sparsifier.state_dict().")
+    if missing := _KEYS - set(state):
+        raise ValueError(f"this is no Sparsifier state: it lacks {', '.join(sorted(missing))}.")
+    if set(state["masks"]) != set(shapes):
+        different = ", ".join(sorted(set(state["masks"]) ^ set(shapes)))
+        raise ValueError(f"the state was saved with masks of other weights; they differ in: {different}.")
+    for key in ("step_count", "last_update"):
+        if not isinstance(state[key], int) or state[key] < (-1 if key == "last_update" else 0):
+            raise ValueError(f"the state's {key} must be a number of optimizer steps, got {state[key]!r}.")
+    generator = state["generator"]
+    try:
+        torch.Generator().set_state(generator.cpu())
+    except (AttributeError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"the state's generator is no state of a CPU torch.Generator ({error}). Load a state as "
+            "sparsifier.state_dict() gave it."
+        ) from error
+    for name, mean in state["gradient_mean"].items():
+        if name not in shapes or not isinstance(mean, Tensor) or mean.shape != shapes[name]:
+            raise ValueError(
+                f"the state's gradient_mean of {name!r} does not fit: needed {tuple(shapes.get(name, ()))}, got "
+                f"{tuple(mean.shape) if isinstance(mean, Tensor) else type(mean).__name__}."
+            )
+    if not all(isinstance(rate, float | int) and rate >= 0 for rate in state["learning_rates"]):
+        raise ValueError(f"the state's learning_rates must be numbers from 0 on, got {state['learning_rates']!r}.")
