@@ -12,14 +12,13 @@ import sys
 import textwrap
 from collections import OrderedDict
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pytest
 import torch
 
-from sparseflow import atomic
 from sparseflow.atomic import write_atomically
+from sparseflow.disk import File
 from sparseflow.training import store as store_module
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import is_done, load_run, load_runs, unfinished_runs
@@ -129,7 +128,7 @@ def test_values_that_are_not_finite_are_kept(tmp_path: Path) -> None:
 def test_done_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda _: order.append("fsync"))
-    monkeypatch.setattr(atomic.os, "replace", lambda old, new: (order.append(Path(new).name), os.rename(old, new)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (order.append(Path(new).name), os.rename(old, new)))
     with RunStore(tmp_path, CONFIG) as store:
         store.log(0, {"train/loss": 1.0})
         order.clear()
@@ -263,9 +262,9 @@ def test_kill_in_the_middle_of_a_checkpoint_leaves_the_one_before(tmp_path: Path
                 if os.fstat(descriptor).st_size > 4000:
                     os.ftruncate(descriptor, 2000)
                     die()
-            atomic.os.fsync = fsync
+            os.fsync = fsync
         elif when == "rename":  # the temporary file is whole
-            atomic.os.replace = die
+            os.replace = die
         else:  # renamed, older ones not yet removed
             atomic.sync_folder = die
         store.save_checkpoint(200, {"weight": torch.full((1000,), 200.0)})
@@ -435,7 +434,7 @@ def test_a_folder_that_appears_while_it_is_being_made_is_opened(
         other.log(1, {"train/loss": 2.0})
     take_lock = store_module._take_lock
 
-    def appear_and_lock(lock: IO[bytes], folder: Path) -> None:
+    def appear_and_lock(lock: File, folder: Path) -> None:
         if not folder.exists():
             other.folder.rename(folder)
         take_lock(lock, folder)

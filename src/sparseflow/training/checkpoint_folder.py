@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sparseflow.atomic import sync_folder, write_atomically
+from sparseflow.atomic import write_atomically
+from sparseflow.disk import File, listed, make_folder, read_bytes, remove_folder, rename, sync_folder
 
 INDEX = "index.json"
 #: Ends of the names of folders that are being written and being removed; no start reads them.
@@ -33,7 +32,7 @@ def staging_of(path: Path) -> Path:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("*") if re.fullmatch(r"\d{6,}", path.name)]
+    return [path for path in listed(folder) if re.fullmatch(r"\d{6,}", path.name)]
 
 
 def make_room(path: Path) -> None:
@@ -43,9 +42,8 @@ def make_room(path: Path) -> None:
         FileExistsError: if there is a checkpoint of this step or a later one.
     """
     folder = path.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in (*folder.glob(f"*{_NEW}"), *folder.glob(f"*{_OLD}")):
-        shutil.rmtree(leftover)
+    make_folder(folder)
+    _remove_leftovers(folder)
     latest = latest_checkpoint(folder)
     if latest is not None and int(latest.name) >= int(path.name):
         raise FileExistsError(
@@ -66,12 +64,26 @@ def complete(path: Path, content: Mapping[str, Any]) -> None:
     whole = {**content, "files": files}
     index = {"content": whole, "sha256": _digest(whole)}
     write_atomically(staging / INDEX, json.dumps(index).encode())
-    os.rename(staging, path)
+    rename(staging, path, called=path)
     sync_folder(path.parent)
-    for older in _checkpoints(path.parent):
-        if older != path:
+    remove_others(path)
+
+
+def remove_others(path: Path) -> None:
+    """Remove the checkpoints beside one, and what killed processes left of theirs."""
+    _remove_leftovers(path.parent)
+    for other in _checkpoints(path.parent):
+        if other != path:
             # A folder that is removed file by file must not look like a checkpoint.
-            shutil.rmtree(older.rename(older.with_name(older.name + _OLD)))
+            removed = other.with_name(other.name + _OLD)
+            rename(other, removed)
+            remove_folder(removed)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for path in listed(folder):
+        if re.fullmatch(rf"\d{{6,}}({re.escape(_NEW)}|{re.escape(_OLD)})", path.name):
+            remove_folder(path)
 
 
 def verified(path: Path) -> dict[str, Any]:
@@ -81,11 +93,11 @@ def verified(path: Path) -> dict[str, Any]:
         ValueError: naming the file that is missing or damaged.
     """
     try:
-        index = json.loads((path / INDEX).read_bytes())
+        index = json.loads(read_bytes(path / INDEX))
         content: dict[str, Any] = index["content"]
         if index["sha256"] != _digest(content):
             raise ValueError("wrong checksum")
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (FileNotFoundError, ValueError, LookupError, TypeError) as error:
         raise _damaged(path, INDEX, str(error)) from error
     for name, (size, checksum) in content["files"].items():
         file = path / name
@@ -95,6 +107,11 @@ def verified(path: Path) -> dict[str, Any]:
             raise _damaged(path, name, f"it has {found:,} bytes instead of {size:,}")
         if _sha256(file) != checksum:
             raise _damaged(path, name, "wrong checksum")
+    if (step := content["sparsifier"]["step_count"]) != int(path.name):
+        raise ValueError(
+            f"the checkpoint {path} is under a name that is not its own: it is of step {step}. Rename it to "
+            f"{step:06d}, or remove it; then type the same command again."
+        )
     return content
 
 
@@ -106,8 +123,11 @@ def _damaged(path: Path, name: str, reason: str) -> ValueError:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with File(path, "read") as file:
+        for chunk in file.chunks():
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from sparseflow.disk import naming, read_bytes, remove_folder
 from sparseflow.training.checkpoint_folder import latest_checkpoint
 from sparseflow.training.config import RunConfig
 from sparseflow.training.datasets import open_data
@@ -166,16 +166,17 @@ def _tensorboard(store: RunStore) -> Iterator[Log]:
     from torch.utils.tensorboard.writer import SummaryWriter
 
     folder = store.folder / "tensorboard"
-    shutil.rmtree(folder, ignore_errors=True)
-    with SummaryWriter(log_dir=str(folder)) as writer:
-        for line in (store.folder / METRICS).read_text().splitlines():
+    remove_folder(folder)
+    with naming(folder, "write"), SummaryWriter(log_dir=str(folder)) as writer:
+        for line in read_bytes(store.folder / METRICS).splitlines():
             row = json.loads(line)
             writer.add_scalar(row["name"], row["value"], row["step"])
 
         def log(step: int, values: Mapping[str, float]) -> None:
             store.log(step, values)
-            for name, value in values.items():
-                writer.add_scalar(name, value, step)
-            writer.flush()
+            with naming(folder, "write"):
+                for name, value in values.items():
+                    writer.add_scalar(name, value, step)
+                writer.flush()
 
         yield log

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from sparseflow.disk import read_bytes
 from sparseflow.training.config import RunConfig
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.images import ImageRun
@@ -60,6 +61,17 @@ def load_run(folder: Path) -> Run:
     )
 
 
+def stamp(config: RunConfig, step: int, *, before_update: bool = False) -> dict[str, Any]:
+    """What a checkpoint or snapshot says of itself, so that a renamed or copied one is not taken for another.
+
+    Args:
+        config: The run.
+        step: Optimizer steps taken.
+        before_update: As the weights were before that step's mask update.
+    """
+    return {"run": config.name, "step": step, "before_update": before_update}
+
+
 def snapshot_name(step: int, *, before_update: bool = False) -> str:
     """File name of a snapshot.
 
@@ -101,10 +113,11 @@ def end_of(folder: Path, step: int) -> dict[str, Any] | None:
 
     A run on images keeps them as a snapshot, a run on digits in its last checkpoint.
     """
+    of = stamp(_read_config(folder), step)
     if (kept := folder / SNAPSHOTS / snapshot_name(step)).is_file():
-        return read_checkpoint(kept)
+        return read_checkpoint(kept, of=of)
     if (last := folder / CHECKPOINTS / snapshot_name(step)).is_file():
-        state = read_checkpoint(last)["state"]
+        state = read_checkpoint(last, of=of)["state"]
         return {"model": state["model"], "masks": state["sparsifier"]["masks"]}
     return None
 
@@ -125,7 +138,7 @@ def read_snapshot(config: RunConfig, step: int, *, root: Path, before_update: bo
     if not path.is_file():
         kept = sorted(found.stem for found in path.parent.glob("*.pt")) or "none"
         raise FileNotFoundError(f"{root / config.name} has no snapshot {path.stem}; it has {kept}.")
-    return read_checkpoint(path)
+    return read_checkpoint(path, of=stamp(config, step, before_update=before_update))
 
 
 def load_runs(root: Path) -> list[Run]:
@@ -188,7 +201,7 @@ def _read_config(folder: Path) -> RunConfig:
 
 
 def _read_metrics(path: Path) -> pd.DataFrame:
-    lines = path.read_text().splitlines()
+    lines = read_bytes(path).decode().splitlines()
     try:
         # Twice as fast as line by line; two torn lines that make a whole one together would be seen by the count.
         rows = json.loads(f"[{','.join(lines)}]")
@@ -227,7 +240,7 @@ def _run_folders(root: Path) -> list[Path]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = json.loads(path.read_text())
+        values: dict[str, Any] = json.loads(read_bytes(path))
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}). Delete {path.parent} and run again.") from error
     return values

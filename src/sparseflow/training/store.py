@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
-from sparseflow.atomic import explain_full_disk, remove_leftovers, sync_folder, write_atomically
+from sparseflow.atomic import remove_leftovers, write_atomically
+from sparseflow.disk import File, listed, make_folder, remove, remove_folder, rename, sync_folder, undoing
 from sparseflow.training.config import RunConfig
 from sparseflow.training.environment import describe_environment
 from sparseflow.training.runs import (
@@ -24,6 +23,7 @@ from sparseflow.training.runs import (
     SNAPSHOTS,
     require_config,
     snapshot_name,
+    stamp,
 )
 from sparseflow.training.state_file import read_checkpoint, write_checkpoint
 
@@ -60,16 +60,12 @@ class RunStore:
     def __init__(self, root: Path, config: RunConfig) -> None:
         self.config = config
         self.folder = root / config.name
-        self._lock = _create(self.folder, config) or _open_existing(self.folder, config)
-        try:
-            remove_leftovers(self.folder)
-            remove_leftovers(self.folder / CHECKPOINTS)
-            remove_leftovers(self.folder / SNAPSHOTS)
-            self._metrics = (self.folder / METRICS).open("ab+", buffering=0)
+        with ExitStack() as opened:
+            opened.enter_context(_create(self.folder, config) or _open_existing(self.folder, config))
+            self._mend()
+            self._metrics = opened.enter_context(File(self.folder / METRICS, "append"))
             self._drop_torn_line()
-        except BaseException:
-            self._lock.close()
-            raise
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -77,12 +73,11 @@ class RunStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self._opened.__exit__(kind, error, traceback)
 
     def close(self) -> None:
         """Release the folder; nothing more can be written."""
-        self._metrics.close()
-        self._lock.close()
+        self._opened.close()
 
     @property
     def is_done(self) -> bool:
@@ -97,15 +92,9 @@ class RunStore:
             values: By name, such as ``{"train/loss": 0.5}``; 0-d tensors will do.
         """
         lines = [json.dumps({"step": int(step), "name": name, "value": float(value)}) for name, value in values.items()]
-        data = memoryview("".join(f"{line}\n" for line in lines).encode())
-        begin = self._metrics.seek(0, os.SEEK_END)
-        try:
-            with explain_full_disk(self.folder / METRICS, num_bytes=len(data)):
-                while data:
-                    data = data[self._metrics.write(data) :]
-        except BaseException:
-            self._metrics.truncate(begin)
-            raise
+        begin = self._metrics.size()
+        with undoing(lambda: self._metrics.truncate(begin)):
+            self._metrics.write("".join(f"{line}\n" for line in lines).encode())
 
     def save_checkpoint(self, step: int, state: dict[str, Any], *, keep: int = 1) -> None:
         """Store a state to continue from, then remove all but the newest ``keep`` checkpoints.
@@ -118,9 +107,17 @@ class RunStore:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep!r}.")
         payload = {"state": state, "metrics_bytes": self.metrics_bytes()}
-        write_checkpoint(self._checkpoint_path(step), payload)
+        write_checkpoint(self._checkpoint_path(step), payload, of=stamp(self.config, step))
+        self.remove_older_checkpoints(keep=keep)
+
+    def remove_older_checkpoints(self, *, keep: int = 1) -> None:
+        """Remove all but the newest checkpoints, also those that a process killed in a save has left.
+
+        Args:
+            keep: So many; at least 1.
+        """
         for path in self._checkpoints()[:-keep]:
-            path.unlink()
+            remove(path)
 
     def save_snapshot(self, step: int, state: dict[str, Any], *, before_update: bool = False) -> None:
         """Keep a state for good; written again, the same, by a run that is continued from before it.
@@ -130,8 +127,9 @@ class RunStore:
             state: As :meth:`save_checkpoint`.
             before_update: The state is that before the step's mask update.
         """
-        (self.folder / SNAPSHOTS).mkdir(exist_ok=True)
-        write_checkpoint(self.folder / SNAPSHOTS / snapshot_name(step, before_update=before_update), state)
+        make_folder(self.folder / SNAPSHOTS)
+        path = self.folder / SNAPSHOTS / snapshot_name(step, before_update=before_update)
+        write_checkpoint(path, state, of=stamp(self.config, step, before_update=before_update))
 
     def latest_checkpoint(self) -> tuple[int, dict[str, Any]] | None:
         """The newest checkpoint as ``(step, state)``; None if there is none yet.
@@ -163,8 +161,8 @@ class RunStore:
 
     def metrics_bytes(self) -> int:
         """Length of the metrics, which are on the disk when this returns."""
-        self._sync_metrics()
-        return self._metrics.seek(0, os.SEEK_END)
+        self._metrics.sync()
+        return self._metrics.size()
 
     def cut_metrics(self, size: int) -> None:
         """Cut the metrics to a length in bytes.
@@ -172,13 +170,13 @@ class RunStore:
         Raises:
             ValueError: If they are shorter than that already.
         """
-        if self._metrics.seek(0, os.SEEK_END) < size:
+        if self._metrics.size() < size:
             raise ValueError(
                 f"{self.folder / METRICS} is shorter than when the last checkpoint was saved: lines are lost. Delete "
                 f"{self.folder} and run again."
             )
         self._metrics.truncate(size)
-        self._sync_metrics()
+        self._metrics.sync()
 
     def finish(self, final: Mapping[str, float], seconds: float) -> None:
         """Declare the run complete: all metrics reach the disk first, ``done.json`` last.
@@ -187,7 +185,7 @@ class RunStore:
             final: The results, by metric name.
             seconds: Training time, over all processes that took part.
         """
-        self._sync_metrics()
+        self._metrics.sync()
         values = {name: float(value) for name, value in final.items()}
         done = {"final": values, "seconds": float(seconds), "steps": self.config.steps}
         write_atomically(self.folder / DONE, _to_json(done))
@@ -196,87 +194,78 @@ class RunStore:
         return self.folder / CHECKPOINTS / f"{step:06d}.pt"
 
     def _checkpoints(self) -> list[Path]:
-        return sorted((self.folder / CHECKPOINTS).glob("*.pt"), key=_step)
+        return sorted((path for path in listed(self.folder / CHECKPOINTS) if path.suffix == ".pt"), key=_step)
 
     def _read_checkpoint(self, path: Path) -> dict[str, Any]:
         try:
-            return read_checkpoint(path)
+            return read_checkpoint(path, of=stamp(self.config, _step(path)))
         except ValueError as error:
             older = [_step(other) for other in self._checkpoints() if _step(other) < _step(path)]
             restart = f"from step {older[-1]}" if older else "from the beginning"
             raise ValueError(f"{error} Delete that file and run again: the run continues {restart}.") from error
 
-    def _sync_metrics(self) -> None:
-        with explain_full_disk(self.folder / METRICS, num_bytes=0):
-            os.fsync(self._metrics.fileno())
+    def _mend(self) -> None:
+        """Bring the folder to what a new one is, whatever a killed process left or a person removed."""
+        make_folder(self.folder / CHECKPOINTS)
+        for folder in (self.folder, self.folder / CHECKPOINTS, self.folder / SNAPSHOTS):
+            remove_leftovers(folder)
+        if not (self.folder / ENVIRONMENT).exists():
+            write_atomically(self.folder / ENVIRONMENT, _to_json(describe_environment()))
 
     def _drop_torn_line(self) -> None:
-        self._metrics.seek(0)
         data = self._metrics.read()
         if not data.endswith(b"\n"):
             self._metrics.truncate(data.rfind(b"\n") + 1)
 
 
-def _create(folder: Path, config: RunConfig) -> IO[bytes] | None:
+def _create(folder: Path, config: RunConfig) -> File | None:
     """Make the folder, complete at once, and return its lock; None if it exists.
 
     The lock is taken in a folder of another name, which then gets its name in one rename, lock and all. A staging
     folder that a killed process left is used again.
     """
+    staging = folder.with_name(f".{folder.name}.new")
     if folder.exists():
         return None
-    staging = folder.with_name(f".{folder.name}.new")
-    with ExitStack() as undo:
-        undo.callback(shutil.rmtree, staging, ignore_errors=True)
-        with explain_full_disk(folder, num_bytes=0):
-            try:
-                (staging / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-                lock = (staging / LOCK).open("ab+", buffering=0)
-            except (FileNotFoundError, FileExistsError):
-                # Another process has just given the staging folder its name, or removed it because the run exists.
-                undo.pop_all()
+    try:
+        make_folder(staging / CHECKPOINTS)
+        lock = File(staging / LOCK, "append")
+    except (FileNotFoundError, FileExistsError):
+        # Another process has just given the staging folder its name, or removed it because the run exists.
+        return None
+    with ExitStack() as opened:
+        opened.enter_context(lock)
+        _take_lock(lock, folder)
+        # Not before it is locked: it may be another process's.
+        with undoing(lambda: remove_folder(staging)):
+            if folder.exists():  # made between the two looks
+                remove_folder(staging)
                 return None
-        undo.callback(lock.close)
-        try:
-            _take_lock(lock, folder)
-        except RuntimeError:
-            undo.pop_all()  # what is in there is the other process's
-            lock.close()
-            raise
-        if folder.exists():  # made between the two looks
-            return None
-        write_atomically(staging / ENVIRONMENT, _to_json(describe_environment()))
-        write_atomically(staging / CONFIG, _to_json(config.to_dict()))
-        os.rename(staging, folder)
-        sync_folder(folder.parent)
-        undo.pop_all()
+            write_atomically(staging / ENVIRONMENT, _to_json(describe_environment()))
+            write_atomically(staging / CONFIG, _to_json(config.to_dict()))
+            rename(staging, folder, called=folder)
+            sync_folder(folder.parent)
+        opened.pop_all()
     return lock
 
 
-def _open_existing(folder: Path, config: RunConfig) -> IO[bytes]:
+def _open_existing(folder: Path, config: RunConfig) -> File:
     """The lock of a folder that exists."""
     require_config(folder, config)
-    lock = (folder / LOCK).open("ab+", buffering=0)
-    try:
+    lock = File(folder / LOCK, "append")
+    with undoing(lock.close):
         _take_lock(lock, folder)
-    except BaseException:
-        lock.close()
-        raise
     return lock
 
 
-def _take_lock(lock: IO[bytes], folder: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.seek(0)
+def _take_lock(lock: File, folder: Path) -> None:
+    if not lock.lock():
         holder = lock.read().decode() or "unknown"
         raise RuntimeError(
             f"{folder} is in use by another process (id {holder}). Wait until it ends, or end it; the run then goes on."
-        ) from error
+        )
     lock.truncate(0)
-    with explain_full_disk(folder / LOCK, num_bytes=8):
-        lock.write(str(os.getpid()).encode())
+    lock.write(str(os.getpid()).encode())
 
 
 def _to_json(values: Mapping[str, Any]) -> bytes:
