@@ -9,14 +9,13 @@ from sparseflow.analysis import gradient_flow
 from sparseflow.init.live import live_inputs
 from sparseflow.init.model import initialize_
 from sparseflow.init.prune import grasp, snip, synflow_masks
+from sparseflow.masks.files import load_masks, save_masks
 from sparseflow.masks.make import (
     apply_masks_,
     dense_masks,
-    load_masks,
     magnitude_masks,
     overlap,
     random_masks,
-    save_masks,
     score_masks,
     sparsity_of,
 )
