@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparseflow.disk import read_bytes
+
 #: Key of the digest in JSON objects and metadata, and ending of the files that hold one for others.
 KEY = "sha256"
 #: File of a folder with the digests of the others.
@@ -60,11 +62,12 @@ def read_json(path: Path, *, cure: str) -> dict[str, Any]:
         cure: Ends the text of an error: what to type.
 
     Raises:
-        FileNotFoundError: if there is none.
+        OSError: if it cannot be read.
         DamagedError: if a value, a key or their order is another, or there is no digest.
     """
+    data = read_bytes(path)
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(data)
         if not isinstance(values, dict):
             raise ValueError("it holds no object")
     except ValueError as error:
@@ -110,15 +113,15 @@ def read_tensors(path: Path, *, format: str, version: str, cure: str) -> tuple[d
         cure: Ends the text of an error: what to type.
 
     Raises:
-        FileNotFoundError: if there is none.
+        OSError: if it cannot be read.
         DamagedError: if anything in it is not what was written, or there is no digest.
         ValueError: if it is another kind of file, or of another version.
     """
-    path.open("rb").close()  # a missing file is its own error
+    data = read_bytes(path)
     try:
-        with _safetensors().safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors: dict[str, Tensor] = _safetensors().torch.load(data)
+        (length,) = struct.unpack("<Q", data[:8])
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
     except Exception as error:  # a damaged header ends in many kinds of errors
         raise DamagedError(path, str(error).splitlines()[0], cure=cure) from error
     if metadata.get("format") != format:
@@ -175,10 +178,10 @@ def read_archive(path: Path, *, cure: str) -> bytes:
         cure: Ends the text of an error: what to type.
 
     Raises:
-        FileNotFoundError: if there is none.
+        OSError: if it cannot be read.
         DamagedError: if a byte is another, or there is no digest.
     """
-    data = path.read_bytes()
+    data = read_bytes(path)
     end = len(data) - _HEX - len(_COMMENT)
     if end < 0 or data[end:-_HEX] != _COMMENT:
         raise DamagedError(path, _NONE, cure=cure)

@@ -29,7 +29,7 @@ from sparseflow.training.digits import DigitRun
 from sparseflow.training.environment import describe_environment
 from sparseflow.training.runs import end_of, load_run
 from sparseflow.training.setup import dense_network
-from sparseflow.training.state_file import read_checkpoint
+from sparseflow.training.state_file import read_saved
 
 if TYPE_CHECKING:
     from sparseflow.engine.speed.table import SpeedTable
@@ -193,7 +193,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no run and no file {path}. Name the folder of a run, or a state dict.")
     if path.suffix != ".safetensors":
-        state = read_checkpoint(path)
+        state = read_saved(path)
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
             held = f"with the keys {', '.join(map(str, state))}" if isinstance(state, dict) else "but something else"
             raise ValueError(f"{path} holds no state dict, {held}. Save it alone: torch.save(model.state_dict(), path)")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sparseflow.atomic import write_atomically
-from sparseflow.disk import File, listed, make_folder, read_bytes, remove_folder, rename, sync_folder
+from sparseflow.disk import File, listed, make_folder, remove_folder, rename, sync_folder
+from sparseflow.sealed import DamagedError, read_json, to_json
 
 INDEX = "index.json"
 #: Ends of the names of folders that are being written and being removed; no start reads them.
@@ -62,8 +62,7 @@ def complete(path: Path, content: Mapping[str, Any]) -> None:
     staging = staging_of(path)
     files = {file.name: [file.stat().st_size, _sha256(file)] for file in sorted(staging.iterdir())}
     whole = {**content, "files": files}
-    index = {"content": whole, "sha256": _digest(whole)}
-    write_atomically(staging / INDEX, json.dumps(index).encode())
+    write_atomically(staging / INDEX, to_json(whole))
     rename(staging, path, called=path)
     sync_folder(path.parent)
     remove_others(path)
@@ -92,21 +91,18 @@ def verified(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: naming the file that is missing or damaged.
     """
-    try:
-        index = json.loads(read_bytes(path / INDEX))
-        content: dict[str, Any] = index["content"]
-        if index["sha256"] != _digest(content):
-            raise ValueError("wrong checksum")
-    except (FileNotFoundError, ValueError, LookupError, TypeError) as error:
-        raise _damaged(path, INDEX, str(error)) from error
+    cure = f"Copy {path} again from where it is whole; or remove it, and the training starts from step 0."
+    if not (path / INDEX).is_file():
+        raise DamagedError(path / INDEX, "it is missing", cure=cure)
+    content = read_json(path / INDEX, cure=cure)
     for name, (size, checksum) in content["files"].items():
         file = path / name
         if not file.is_file():
-            raise _damaged(path, name, "it is missing")
+            raise DamagedError(file, "it is missing", cure=cure)
         if (found := file.stat().st_size) != size:
-            raise _damaged(path, name, f"it has {found:,} bytes instead of {size:,}")
+            raise DamagedError(file, f"it has {found:,} bytes instead of {size:,}", cure=cure)
         if _sha256(file) != checksum:
-            raise _damaged(path, name, "wrong checksum")
+            raise DamagedError(file, "wrong checksum", cure=cure)
     if (step := content["sparsifier"]["step_count"]) != int(path.name):
         raise ValueError(
             f"the checkpoint {path} is under a name that is not its own: it is of step {step}. Rename it to "
@@ -115,20 +111,9 @@ def verified(path: Path) -> dict[str, Any]:
     return content
 
 
-def _damaged(path: Path, name: str, reason: str) -> ValueError:
-    return ValueError(
-        f"{path / name} is damaged ({reason}). Copy {path} again from where it is whole; or remove it, and the "
-        "training starts from step 0."
-    )
-
-
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with File(path, "read") as file:
         for chunk in file.chunks():
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -20,9 +20,9 @@ class FileCheckpoints:
     """Checkpoints of one process, in the store of its run."""
 
     store: RunStore
-    mark: Callable[[], Mapping[str, float]]
+    mark: Callable[[], Mapping[str, Any]]
     """Plain values to keep with a checkpoint: the seconds spent."""
-    restore: Callable[[Mapping[str, float]], None]
+    restore: Callable[[Mapping[str, Any]], None]
     """Called with them where a run goes on."""
 
     def resume(self, trainer: Trainer) -> int:

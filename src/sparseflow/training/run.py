@@ -21,7 +21,7 @@ from sparseflow.training.ranks import Ranks
 from sparseflow.training.resume import Checkpoints, FileCheckpoints, FolderCheckpoints
 from sparseflow.training.runs import CHECKPOINTS, METRICS, Run, is_done, load_run
 from sparseflow.training.setup import set_up, start_of
-from sparseflow.training.store import RunStore
+from sparseflow.training.store import NO_METRICS, RunStore
 
 #: Called with the steps done and the steps of the run.
 Progress = Callable[[int, int], None]
@@ -113,18 +113,18 @@ class _Record:
             return FileCheckpoints(store=self._store, mark=self._mark, restore=self._restore)
         folder = root / self._config.name / CHECKPOINTS
         if self._store is not None and latest_checkpoint(folder) is None:
-            self._store.cut_metrics(0)
+            self._store.cut_metrics(NO_METRICS)
         return FolderCheckpoints(run=self._config, folder=folder, mark=self._mark, restore=self._restore)
 
-    def _mark(self) -> dict[str, float]:
+    def _mark(self) -> dict[str, Any]:
         """Plain values that a checkpoint keeps."""
-        return {"seconds": self._seconds(), "metrics_bytes": 0 if self._store is None else self._store.metrics_bytes()}
+        return {"seconds": self._seconds(), "metrics": None if self._store is None else self._store.metrics_mark()}
 
     def _restore(self, kept: Mapping[str, Any]) -> None:
         """Forget what was logged after a checkpoint."""
         self._before = kept["seconds"]
-        if self._store is not None and "metrics_bytes" in kept:
-            self._store.cut_metrics(kept["metrics_bytes"])
+        if self._store is not None and "metrics" in kept:
+            self._store.cut_metrics(kept["metrics"])
 
     def finish(self, final: Mapping[str, float]) -> None:
         if self._store is not None:

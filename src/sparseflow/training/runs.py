@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from sparseflow.disk import read_bytes
+from sparseflow.sealed import DamagedError, read_json
 from sparseflow.training.config import RunConfig
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.images import ImageRun
@@ -51,10 +53,13 @@ def load_run(folder: Path) -> Run:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}: {reason}.")
     done = _read_json(folder / DONE)
+    config = _read_config(folder)
+    if done["run"] != config.name:
+        raise ValueError(f"{folder / DONE} is of another run, {done['run']}. {_again(folder)}")
     return Run(
-        config=_read_config(folder),
+        config=config,
         folder=folder,
-        metrics=_read_metrics(folder / METRICS),
+        metrics=_read_metrics(folder / METRICS, **done["metrics"]),
         final=done["final"],
         env=_read_json(folder / ENVIRONMENT),
         seconds=done["seconds"],
@@ -200,36 +205,16 @@ def _read_config(folder: Path) -> RunConfig:
         raise ValueError(f"{path} is not the config of a run of this version: {error}") from error
 
 
-def _read_metrics(path: Path) -> pd.DataFrame:
-    lines = read_bytes(path).decode().splitlines()
-    try:
-        # Twice as fast as line by line; two torn lines that make a whole one together would be seen by the count.
-        rows = json.loads(f"[{','.join(lines)}]")
-        if len(rows) != len(lines):
-            raise ValueError(f"{len(lines)} lines hold {len(rows)} rows")
-        columns = [[kind(row[name]) for row in rows] for name, kind in _COLUMNS.items()]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"line {_damaged_line(lines)} of {path} is damaged. Delete {path.parent} and run again."
-        ) from error
-    dtypes = ("int64", "str", "float64")
-    return pd.DataFrame(
-        {name: pd.Series(column, dtype=dtype) for name, column, dtype in zip(_COLUMNS, columns, dtypes, strict=True)}
-    )
+def _read_metrics(path: Path, *, bytes: int, sha256: str) -> pd.DataFrame:
+    data = read_bytes(path) if path.is_file() else b""
+    if len(data) != bytes or hashlib.sha256(data).hexdigest() != sha256:
+        raise DamagedError(path, f"it is not the {bytes:,} bytes that {DONE} names", cure=_again(path.parent))
+    # Twice as fast as line by line.
+    rows = json.loads(f"[{','.join(data.decode().splitlines())}]")
+    return pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=dtype) for name, dtype in _COLUMNS.items()})
 
 
-_COLUMNS: dict[str, type] = {"step": int, "name": str, "value": float}
-
-
-def _damaged_line(lines: list[str]) -> int:
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            for name, kind in _COLUMNS.items():
-                kind(row[name])
-        except (ValueError, TypeError, KeyError):
-            return number
-    raise AssertionError("every line can be read alone, but not all together")
+_COLUMNS = {"step": "int64", "name": "str", "value": "float64"}
 
 
 def _run_folders(root: Path) -> list[Path]:
@@ -239,8 +224,8 @@ def _run_folders(root: Path) -> list[Path]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = json.loads(read_bytes(path))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}). Delete {path.parent} and run again.") from error
-    return values
+    return read_json(path, cure=_again(path.parent))
+
+
+def _again(folder: Path) -> str:
+    return f"Delete {folder} and run again."

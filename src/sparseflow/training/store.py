@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any, Self
 
 from sparseflow.atomic import remove_leftovers, write_atomically
 from sparseflow.disk import File, listed, make_folder, remove, remove_folder, rename, sync_folder, undoing
+from sparseflow.sealed import DamagedError, to_json
 from sparseflow.training.config import RunConfig
 from sparseflow.training.environment import describe_environment
 from sparseflow.training.runs import (
@@ -28,6 +30,8 @@ from sparseflow.training.runs import (
 from sparseflow.training.state_file import read_checkpoint, write_checkpoint
 
 LOCK = ".lock"
+#: The mark of a run that has logged nothing.
+NO_METRICS = {"bytes": 0, "sha256": hashlib.sha256().hexdigest()}
 
 
 class RunStore:
@@ -65,6 +69,7 @@ class RunStore:
             self._mend()
             self._metrics = opened.enter_context(File(self.folder / METRICS, "append"))
             self._drop_torn_line()
+            self._metrics_sum = hashlib.sha256(self._metrics.read())
             self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
@@ -92,9 +97,11 @@ class RunStore:
             values: By name, such as ``{"train/loss": 0.5}``; 0-d tensors will do.
         """
         lines = [json.dumps({"step": int(step), "name": name, "value": float(value)}) for name, value in values.items()]
+        rows = "".join(f"{line}\n" for line in lines).encode()
         begin = self._metrics.size()
         with undoing(lambda: self._metrics.truncate(begin)):
-            self._metrics.write("".join(f"{line}\n" for line in lines).encode())
+            self._metrics.write(rows)
+        self._metrics_sum.update(rows)
 
     def save_checkpoint(self, step: int, state: dict[str, Any], *, keep: int = 1) -> None:
         """Store a state to continue from, then remove all but the newest ``keep`` checkpoints.
@@ -106,7 +113,7 @@ class RunStore:
         """
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep!r}.")
-        payload = {"state": state, "metrics_bytes": self.metrics_bytes()}
+        payload = {"state": state, "metrics": self.metrics_mark()}
         write_checkpoint(self._checkpoint_path(step), payload, of=stamp(self.config, step))
         self.remove_older_checkpoints(keep=keep)
 
@@ -152,30 +159,34 @@ class RunStore:
         """
         path = self._checkpoint_path(step)
         if path.is_file():
-            size = self._read_checkpoint(path)["metrics_bytes"]
+            mark = self._read_checkpoint(path)["metrics"]
         elif step == 0:
-            size = 0
+            mark = NO_METRICS
         else:
             raise ValueError(f"{self.folder} has no checkpoint of step {step}, so its metrics cannot go back to there.")
-        self.cut_metrics(size)
+        self.cut_metrics(mark)
 
-    def metrics_bytes(self) -> int:
-        """Length of the metrics, which are on the disk when this returns."""
+    def metrics_mark(self) -> dict[str, Any]:
+        """Length (``bytes``) and ``sha256`` of the metrics logged so far, which are on the disk when this returns."""
         self._metrics.sync()
-        return self._metrics.size()
+        return {"bytes": self._metrics.size(), "sha256": self._metrics_sum.hexdigest()}
 
-    def cut_metrics(self, size: int) -> None:
-        """Cut the metrics to a length in bytes.
+    def cut_metrics(self, mark: Mapping[str, Any]) -> None:
+        """Cut the metrics to what they were at a :meth:`metrics_mark`.
 
         Raises:
-            ValueError: If they are shorter than that already.
+            ValueError: If they are shorter than that already, or other bytes.
         """
+        size, cure = mark["bytes"], f"Delete {self.folder} and run again."
         if self._metrics.size() < size:
             raise ValueError(
-                f"{self.folder / METRICS} is shorter than when the last checkpoint was saved: lines are lost. Delete "
-                f"{self.folder} and run again."
+                f"{self.folder / METRICS} is shorter than when the last checkpoint was saved: lines are lost. {cure}"
             )
+        found = hashlib.sha256(self._metrics.read()[:size])
+        if found.hexdigest() != mark["sha256"]:
+            raise DamagedError(self.folder / METRICS, "it is not what the last checkpoint was saved with", cure=cure)
         self._metrics.truncate(size)
+        self._metrics_sum = found
         self._metrics.sync()
 
     def finish(self, final: Mapping[str, float], seconds: float) -> None:
@@ -185,10 +196,10 @@ class RunStore:
             final: The results, by metric name.
             seconds: Training time, over all processes that took part.
         """
-        self._metrics.sync()
+        mark = self.metrics_mark()
         values = {name: float(value) for name, value in final.items()}
-        done = {"final": values, "seconds": float(seconds), "steps": self.config.steps}
-        write_atomically(self.folder / DONE, _to_json(done))
+        done = {"run": self.config.name, "final": values, "seconds": float(seconds), "steps": self.config.steps}
+        write_atomically(self.folder / DONE, to_json({**done, "metrics": mark}, indent=2))
 
     def _checkpoint_path(self, step: int) -> Path:
         return self.folder / CHECKPOINTS / f"{step:06d}.pt"
@@ -197,12 +208,10 @@ class RunStore:
         return sorted((path for path in listed(self.folder / CHECKPOINTS) if path.suffix == ".pt"), key=_step)
 
     def _read_checkpoint(self, path: Path) -> dict[str, Any]:
-        try:
-            return read_checkpoint(path, of=stamp(self.config, _step(path)))
-        except ValueError as error:
-            older = [_step(other) for other in self._checkpoints() if _step(other) < _step(path)]
-            restart = f"from step {older[-1]}" if older else "from the beginning"
-            raise ValueError(f"{error} Delete that file and run again: the run continues {restart}.") from error
+        older = [_step(other) for other in self._checkpoints() if _step(other) < _step(path)]
+        restart = f"from step {older[-1]}" if older else "from the beginning"
+        cure = f"Delete that file and run again: the run continues {restart}."
+        return read_checkpoint(path, of=stamp(self.config, _step(path)), cure=cure)
 
     def _mend(self) -> None:
         """Bring the folder to what a new one is, whatever a killed process left or a person removed."""
@@ -210,7 +219,7 @@ class RunStore:
         for folder in (self.folder, self.folder / CHECKPOINTS, self.folder / SNAPSHOTS):
             remove_leftovers(folder)
         if not (self.folder / ENVIRONMENT).exists():
-            write_atomically(self.folder / ENVIRONMENT, _to_json(describe_environment()))
+            write_atomically(self.folder / ENVIRONMENT, to_json(describe_environment(), indent=2))
 
     def _drop_torn_line(self) -> None:
         data = self._metrics.read()
@@ -241,8 +250,8 @@ def _create(folder: Path, config: RunConfig) -> File | None:
             if folder.exists():  # made between the two looks
                 remove_folder(staging)
                 return None
-            write_atomically(staging / ENVIRONMENT, _to_json(describe_environment()))
-            write_atomically(staging / CONFIG, _to_json(config.to_dict()))
+            write_atomically(staging / ENVIRONMENT, to_json(describe_environment(), indent=2))
+            write_atomically(staging / CONFIG, to_json(config.to_dict(), indent=2))
             rename(staging, folder, called=folder)
             sync_folder(folder.parent)
         opened.pop_all()
@@ -266,10 +275,6 @@ def _take_lock(lock: File, folder: Path) -> None:
         )
     lock.truncate(0)
     lock.write(str(os.getpid()).encode())
-
-
-def _to_json(values: Mapping[str, Any]) -> bytes:
-    return f"{json.dumps(values, indent=2)}\n".encode()
 
 
 def _step(checkpoint: Path) -> int:
