@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparseflow.atomic import write_atomically
 from sparseflow.disk import read_bytes
 
 #: Key of the digest in JSON objects and metadata, and ending of the files that hold one for others.
@@ -30,7 +31,7 @@ _HEX = 64
 class DamagedError(ValueError):
     """A file that is not what was written."""
 
-    def __init__(self, path: Path, reason: str, *, cure: str) -> None:
+    def __init__(self, path: Path | str, reason: str, *, cure: str) -> None:
         super().__init__(f"{path} is damaged ({reason}). {cure}")
 
 
@@ -117,9 +118,9 @@ def read_tensors(path: Path, *, format: str, version: str, cure: str) -> tuple[d
         DamagedError: if anything in it is not what was written, or there is no digest.
         ValueError: if it is another kind of file, or of another version.
     """
-    data = read_bytes(path)
+    data, load = read_bytes(path), _safetensors().torch.load
     try:
-        tensors: dict[str, Tensor] = _safetensors().torch.load(data)
+        tensors: dict[str, Tensor] = dict(sorted(load(data).items()))  # whose order changes from call to call
         (length,) = struct.unpack("<Q", data[:8])
         metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
     except Exception as error:  # a damaged header ends in many kinds of errors
@@ -202,30 +203,61 @@ def sums(files: Mapping[str, bytes]) -> bytes:
     return "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)).encode()
 
 
-def check_sum(path: Path, data: bytes, listed: bytes, *, cure: str) -> None:
+def check_sum(name: str, data: bytes, listed: bytes, *, source: str, cure: str) -> None:
     """Check that a file is the one that a list of digests names.
 
     Args:
-        path: The file.
+        name: Of the file, as listed.
         data: Its bytes.
         listed: Of :func:`sums`.
+        source: Name of the file that holds the list.
         cure: Ends the text of an error: what to type.
 
     Raises:
-        DamagedError: if its digest is another, or there is no digest.
+        DamagedError: if its digest is another or not listed.
     """
     lines = listed.decode(errors="replace").splitlines()
-    found = [line[:_HEX] for line in lines if line[_HEX:] == f"  {path.name}"]
+    found = [line[:_HEX] for line in lines if line[_HEX:] == f"  {name}"]
     if not found:
-        raise DamagedError(path, _NONE, cure=cure)
+        raise DamagedError(name, f"{source} does not name it", cure=cure)
     if found != [hashlib.sha256(data).hexdigest()]:
-        raise DamagedError(path, f"its content does not match its SHA-256 in {SUMS}", cure=cure)
+        raise DamagedError(name, f"its content does not match its SHA-256 in {source}", cure=cure)
 
 
 def beside(path: Path) -> Path:
-    """The file that holds the digest of another one.
+    """The file that holds the digest of another one, whose format has no place for it.
 
     >>> beside(Path("signal.csv")).name
     'signal.csv.sha256'
     """
     return path.with_name(f"{path.name}.{KEY}")
+
+
+def write_with_digest(path: Path, data: bytes) -> None:
+    """Write a file atomically, and its digest :func:`beside` it.
+
+    A kill between the two leaves a file that :func:`read_with_digest` refuses.
+
+    Raises:
+        OSError: if either cannot be written.
+    """
+    write_atomically(path, data)
+    write_atomically(beside(path), sums({path.name: data}))
+
+
+def read_with_digest(path: Path, *, cure: str) -> bytes:
+    """The bytes that :func:`write_with_digest` wrote.
+
+    Args:
+        path: The file.
+        cure: Ends the text of an error: what to type.
+
+    Raises:
+        OSError: if it cannot be read.
+        DamagedError: if a byte is another, or its digest is missing.
+    """
+    data, digest = read_bytes(path), beside(path)
+    if not digest.is_file():
+        raise DamagedError(path, f"there is no {digest.name}, as of files of earlier versions", cure=cure)
+    check_sum(path.name, data, read_bytes(digest), source=str(digest), cure=cure)
+    return data

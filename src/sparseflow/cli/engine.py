@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ import sparseflow as sf
 from sparseflow.atomic import write_atomically
 from sparseflow.networks import build_network, networks_for
 from sparseflow.rng import stream
+from sparseflow.sealed import to_json
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.environment import describe_environment
 from sparseflow.training.runs import end_of, load_run
@@ -137,8 +137,7 @@ class Bench:
         if self.json is not None:
             step = None if plan is None else {"dense_seconds": plan[0], "plan_seconds": plan[1]}
             values = {"model": self.model, **table.to_dict(), "layout": layout, "training_step": step}
-            text = json.dumps({**values, "environment": describe_environment()}, indent=2)
-            write_atomically(self.json, f"{text}\n".encode())
+            write_atomically(self.json, to_json({**values, "environment": describe_environment()}, indent=2))
 
     def _model(self) -> tuple[nn.Module, sf.types.Masks, tuple[int, ...]]:
         """The network, its masks and the shape of one example."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Protocol
@@ -55,18 +56,20 @@ def save_masks(path: str | os.PathLike[str], masks: Masks | HasMasks) -> None:
         if not is_binary(mask):
             raise ValueError(f"the mask of {name!r} has bytes that are neither 0 nor 1. Load or make the masks again.")
     tensors = {name: full(mask.detach()).cpu() for name, mask in held.items()}
-    write_atomically(Path(path), tensor_bytes(tensors, format=_FORMAT, version=_VERSION))
+    write_atomically(
+        Path(path), tensor_bytes(tensors, format=_FORMAT, version=_VERSION, header=json.dumps(list(tensors)))
+    )
 
 
 def load_masks(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read masks that :func:`save_masks` wrote.
+    """Read masks that :func:`save_masks` wrote, in their order.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if anything in it is not what was written, or it holds something else.
     """
-    masks, _ = read_tensors(Path(path), format=_FORMAT, version=_VERSION, cure=_CURE)
+    masks, order = read_tensors(Path(path), format=_FORMAT, version=_VERSION, cure=_CURE)
     for name, mask in masks.items():
         if mask.dtype != torch.bool or not is_binary(mask):
             raise DamagedError(Path(path), f"{name} is no mask: masks are bool, of bytes 0 and 1", cure=_CURE)
-    return masks
+    return {name: masks[name] for name in json.loads(order)}
