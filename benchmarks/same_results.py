@@ -94,9 +94,9 @@ def _text(path: Path) -> str:
 
 
 def _json(path: Path) -> str:
-    """The file without times and proofs, and with fields sorted by name: their order in the file may change."""
+    """The file without times, proofs and empty fields, fields sorted by name: their order may change."""
     values = json.loads(path.read_text())
-    kept = {name: value for name, value in values.items() if name not in TIMES | PROOFS}
+    kept = {name: value for name, value in values.items() if name not in TIMES | PROOFS and value != {}}
     return json.dumps(kept, indent=1, sort_keys=True)
 
 

@@ -60,7 +60,7 @@ def test_sparsifier_state(golden: Path) -> None:
     after = json.loads((golden / STATE).with_suffix(".json").read_text())
     made = sparsifier(steps=0)
     made.model.load_state_dict(saved["model"])
-    made.optimizer.load_state_dict(saved["optimizer"])
+    made.optimizers[0].load_state_dict(saved["optimizer"])
     made.load_state_dict(saved["sparsifier"])
     made.check()
     assert made.step_count == 5

@@ -61,11 +61,12 @@ def plain(value: Any) -> Any:
 def sparsifier(made: sf.Sparsifier | None = None, *, steps: int = 5) -> sf.Sparsifier:
     """A tiny one, or the given one, after so many more steps; after five its masks have moved twice."""
     made = made or _at_step_0()
+    (optimizer,) = made.optimizers
     for _ in range(steps):
-        made.optimizer.zero_grad()
+        optimizer.zero_grad()
         images = WEIGHTS.roll(made.step_count, 1) / 4  # of every step its own
         (made.model(images) - 1).square().mean().backward()
-        made.optimizer.step()
+        optimizer.step()
     return made
 
 
@@ -81,7 +82,7 @@ def state_of(made: sf.Sparsifier) -> dict[str, Any]:
     """All that a user saves."""
     return {
         "model": made.model.state_dict(),
-        "optimizer": made.optimizer.state_dict(),
+        "optimizer": made.optimizers[0].state_dict(),
         "sparsifier": made.state_dict(),
         "seconds": 1.5,
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,8 @@ def write(folder: Path) -> None:
 
 if __name__ == "__main__":
     place = GOLDEN / sf.__version__
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    write(place)
+    with TemporaryDirectory() as made:
+        write(Path(made))
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(made, place)
     print(f"{place}: {sum(path.stat().st_size for path in place.rglob('*') if path.is_file()):,} bytes")

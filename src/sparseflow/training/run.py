@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from sparseflow.data.loader import MAX_BROKEN
 from sparseflow.disk import naming, read_bytes, remove_folder
 from sparseflow.training.checkpoint_folder import latest_checkpoint
 from sparseflow.training.config import RunConfig
@@ -22,6 +23,8 @@ from sparseflow.training.resume import Checkpoints, FileCheckpoints, FolderCheck
 from sparseflow.training.runs import CHECKPOINTS, METRICS, Run, is_done, load_run
 from sparseflow.training.setup import set_up, start_of
 from sparseflow.training.store import NO_METRICS, RunStore
+from sparseflow.training.streams import RunData, Unreadable
+from sparseflow.types import OnEveryRankError
 
 #: Called with the steps done and the steps of the run.
 Progress = Callable[[int, int], None]
@@ -76,7 +79,7 @@ def train(
                 store = stack.enter_context(RunStore(root, config)) if ranks.is_first else None
             if not ranks.from_first(lambda: store is not None and store.is_done):
                 stack.enter_context(_memory_explained(config))
-                record = _Record(config, store)
+                record = _Record(config, store, data, ranks)
                 checkpoints = record.checkpoints(root)
                 first = checkpoints.resume(trainer)
                 if tensorboard and store is not None:
@@ -94,8 +97,8 @@ def train(
 class _Record:
     """The log, snapshots and results of a run in its folder, on the first rank; on others the time alone."""
 
-    def __init__(self, config: RunConfig, store: RunStore | None) -> None:
-        self._config, self._store = config, store
+    def __init__(self, config: RunConfig, store: RunStore | None, data: RunData, ranks: Ranks) -> None:
+        self._config, self._store, self._data, self._ranks = config, store, data, ranks
         self._began, self._before = time.perf_counter(), 0.0
         self.log: Log = self._log
 
@@ -118,17 +121,38 @@ class _Record:
 
     def _mark(self) -> dict[str, Any]:
         """Plain values that a checkpoint keeps."""
-        return {"seconds": self._seconds(), "metrics": None if self._store is None else self._store.metrics_mark()}
+        return {
+            "seconds": self._seconds(),
+            "metrics": None if self._store is None else self._store.metrics_mark(),
+            "unreadable": self._unreadable(),
+        }
 
     def _restore(self, kept: Mapping[str, Any]) -> None:
-        """Forget what was logged after a checkpoint."""
+        """Forget what was logged after a checkpoint, and remember what was met before it."""
         self._before = kept["seconds"]
+        for split, broken in kept.get("unreadable", {}).items():
+            self._data.unreadable[split].update(broken)
         if self._store is not None and "metrics" in kept:
             self._store.cut_metrics(kept["metrics"])
 
     def finish(self, final: Mapping[str, float]) -> None:
+        unreadable = self._unreadable()
         if self._store is not None:
-            self._store.finish(final, self._seconds())
+            self._store.finish(final, self._seconds(), unreadable=unreadable)
+
+    def _unreadable(self) -> Unreadable:
+        """The images that no process could read, whose number has a limit."""
+        found: Unreadable = {}
+        for said in map(json.loads, self._ranks.everyones(json.dumps(self._data.unreadable))):
+            for split, broken in said.items():
+                found.setdefault(split, {}).update(broken)
+        for split, broken in found.items():
+            if len(broken) > MAX_BROKEN:
+                raise OnEveryRankError(
+                    f"{len(broken)} {split} images cannot be read, more than {MAX_BROKEN}: {', '.join(broken)}. Fetch "
+                    "them again; the run then continues."
+                )
+        return found
 
     def _seconds(self) -> float:
         return self._before + time.perf_counter() - self._began

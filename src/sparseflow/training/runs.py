@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,25 @@ class Run:
     env: dict[str, Any]
     """Versions and hardware, see :func:`~sparseflow.training.environment.describe_environment`."""
     seconds: float
+    unreadable: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Split -> name -> what is wrong, of each image that could not be read."""
+
+    def warnings(self) -> list[str]:
+        """A sentence for each split with images that could not be read; evaluation leaves such out.
+
+        >>> run = Run(None, Path(), pd.DataFrame(), {}, {}, 1.0, {"test": {"test/cat/3.png": "it is empty"}})
+        >>> run.warnings()
+        ['1 test image cannot be read and is in no accuracy or loss: test/cat/3.png (it is empty).']
+        """
+        fates = {"training": "was replaced by the next one, with its label", "test": "is in no accuracy or loss"}
+        lines = []
+        for split, broken in self.unreadable.items():
+            if broken:
+                names = ", ".join(f"{name} ({reason})" for name, reason in broken.items())
+                one = len(broken) == 1
+                fate = fates[split] if one else fates[split].replace("was", "were", 1).replace("is", "are", 1)
+                lines.append(f"{len(broken)} {split} image{'' if one else 's'} cannot be read and {fate}: {names}.")
+        return lines
 
 
 def load_run(folder: Path) -> Run:
@@ -63,6 +82,7 @@ def load_run(folder: Path) -> Run:
         final=done["final"],
         env=_read_json(folder / ENVIRONMENT),
         seconds=done["seconds"],
+        unreadable=done["unreadable"],
     )
 
 

@@ -189,17 +189,21 @@ class RunStore:
         self._metrics_sum = found
         self._metrics.sync()
 
-    def finish(self, final: Mapping[str, float], seconds: float) -> None:
+    def finish(
+        self, final: Mapping[str, float], seconds: float, *, unreadable: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
         """Declare the run complete: all metrics reach the disk first, ``done.json`` last.
 
         Args:
             final: The results, by metric name.
             seconds: Training time, over all processes that took part.
+            unreadable: Split -> name -> what is wrong, of each image that could not be read; default none.
         """
         mark = self.metrics_mark()
         values = {name: float(value) for name, value in final.items()}
         done = {"run": self.config.name, "final": values, "seconds": float(seconds), "steps": self.config.steps}
-        write_atomically(self.folder / DONE, to_json({**done, "metrics": mark}, indent=2))
+        done |= {"unreadable": dict(unreadable or {}), "metrics": mark}
+        write_atomically(self.folder / DONE, to_json(done, indent=2))
 
     def _checkpoint_path(self, step: int) -> Path:
         return self.folder / CHECKPOINTS / f"{step:06d}.pt"

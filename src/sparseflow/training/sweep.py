@@ -104,7 +104,10 @@ def sweep(
     tasks = [Training(config, data_root, tensorboard) for config in configs]
     prepare([task for task in in_order(tasks) if not task.is_done(root)], root=root, data_root=data_root)
     run_tasks(tasks, root=root, jobs=jobs, ray=ray, console=console)
-    return [load_run(root / config.name) for config in configs]
+    runs = [load_run(root / config.name) for config in configs]
+    for line in dict.fromkeys(line for run in runs for line in run.warnings()):
+        (console or Console(stderr=True)).print(line, soft_wrap=True, markup=False)
+    return runs
 
 
 def prepare(tasks: Sequence[Task], *, root: Path, data_root: Path | None = None) -> None:
