@@ -43,7 +43,7 @@ def naming(path: Path, verb: str, *, num_bytes: int = 0) -> Iterator[None]:
         num_bytes: To be written, for the message about a full disk.
 
     Raises:
-        OSError: of the same ``errno``; one that has a text of its own passes unchanged.
+        OSError: of the same ``errno``; one of an inner block, or without a number, passes unchanged.
 
     >>> with naming(Path("runs/done.json"), "write"):
     ...     raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -53,14 +53,15 @@ def naming(path: Path, verb: str, *, num_bytes: int = 0) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.strerror != os.strerror(error.errno):
+        if error.errno is None or str(error.strerror).startswith("cannot "):
             raise
         reason = f"{error.strerror}{_ADVICE.get(error.errno, '')}"
         if error.errno in NO_ROOM:
+            needed = f"{num_bytes:,} bytes to write, " if num_bytes else ""
             reason = (
-                f"{error.strerror} ({num_bytes:,} bytes to write, {_free(path)} free). Free space there, raise your "
-                "quota or file size limit, or choose a folder on another disk; then type the same command again. "
-                "Nothing half-written has taken its name"
+                f"{error.strerror} ({needed}{_free(path)} free). Free space there, raise your quota or file size "
+                "limit, or choose a folder on another disk; then type the same command again. Nothing half-written has "
+                "taken its name"
             )
         raise OSError(error.errno, f"cannot {verb} {path.name} in {path.parent}: {reason}") from error
 
@@ -226,7 +227,8 @@ def listed(folder: Path) -> list[Path]:
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, where they are not there yet."""
     with naming(folder, "make"):
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():  # mkdir would take every error for that
+            folder.mkdir(parents=True, exist_ok=True)
 
 
 def rename(old: Path, new: Path, *, called: Path | None = None) -> None:

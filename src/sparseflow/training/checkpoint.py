@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from sparseflow.disk import naming, remove_folder, undoing
 from sparseflow.training.checkpoint_folder import complete, make_room, staging_of, verified
 from sparseflow.training.step import Trainer
-from sparseflow.training.torch_files import TorchFiles
+from sparseflow.training.torch_files import Reader, Writer
 
 
 def save_checkpoint(folder: Path, trainer: Trainer, *, extra: Mapping[str, Any]) -> Path:
@@ -58,9 +57,7 @@ def save_checkpoint(folder: Path, trainer: Trainer, *, extra: Mapping[str, Any])
             undo.enter_context(undoing(lambda: remove_folder(staging)))
         size = sum(tensor.nbytes for tensor in tensors.values())
         with naming(staging, "write"), _errors_of_ranks():
-            writer = FileSystemWriter(staging, sync_files=False)  # TorchFiles does
-            writer.fs = TorchFiles(size)
-            save(dict(tensors), storage_writer=writer, no_dist=ranks.world == 1)
+            save(dict(tensors), storage_writer=Writer(staging, num_bytes=size), no_dist=ranks.world == 1)
         ranks.from_first(lambda: complete(path, content))
     return path
 
@@ -83,9 +80,9 @@ def load_checkpoint(path: Path, trainer: Trainer) -> dict[str, Any]:
     state = sparsifier.state_dict()
     tensors = _places(trainer, state, content["tensors"])
     _check_kinds(path, saved=content["tensors"], here={name: _kind(tensor) for name, tensor in tensors.items()})
+    with ranks.together():
+        reader = Reader(path)
     with naming(path, "read"), _errors_of_ranks():
-        reader = FileSystemReader(path)
-        reader.fs = TorchFiles()
         load(dict(tensors), storage_reader=reader, no_dist=ranks.world == 1)
     names = [name for group in trainer.optimizer.param_groups for name in _names(trainer, group["params"])]
     held = [_part(tensors, f"optimizer.{name}.") for name in names]

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from sparseflow.disk import make_folder
 from sparseflow.training.config import RunConfig
 from sparseflow.training.datasets import check_data
 from sparseflow.training.pool import check_jobs, run_tasks
@@ -128,4 +129,4 @@ def prepare(tasks: Sequence[Task], *, root: Path, data_root: Path | None = None)
     for config in {run.architecture: run for run in runs}.values():
         dense_network(config)
     if tasks:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)

@@ -7,20 +7,54 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from torch.distributed.checkpoint.filesystem import FileSystem
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata
 
 from sparseflow.disk import File, make_folder, remove, rename
 
+#: Bytes of one write; torch.save makes hundreds of them for a few layers.
+_BUFFER = 1 << 20
 
-class TorchFiles(FileSystem):
-    """The ``fs`` of torch's ``FileSystemWriter`` or ``FileSystemReader``.
 
-    A file has reached the disk when its stream ends, and errors name it.
+class Writer(FileSystemWriter):
+    """Torch's writer of a share of the tensors.
 
     Args:
-        num_bytes: That will be written, for the message about a full disk.
+        folder: In which the shares are written.
+        num_bytes: Of them, for the message about a full disk.
     """
+
+    def __init__(self, folder: Path, *, num_bytes: int) -> None:
+        super().__init__(folder, sync_files=False)  # the streams do
+        self.fs = _Files(num_bytes)
+
+
+class Reader(FileSystemReader):
+    """Torch's reader; it has read the table of the tensors when it is made.
+
+    Torch, which reads it later, takes an error there for an older format, prints that, and raises another one.
+
+    Args:
+        folder: A checkpoint.
+
+    Raises:
+        OSError: naming the file that cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.fs = _Files()
+        self._metadata = super().read_metadata()
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """The table of the tensors."""
+        return self._metadata
+
+
+class _Files(FileSystem):
+    """Files that have reached the disk when their stream ends, and whose errors name them."""
 
     def __init__(self, num_bytes: int = 0) -> None:
         self._num_bytes = num_bytes
@@ -34,7 +68,8 @@ class TorchFiles(FileSystem):
             return
         with File(Path(path), "replace", num_bytes=self._num_bytes) as file:
             writing = _Writing(file)
-            yield writing
+            with io.BufferedWriter(writing, _BUFFER) as stream:
+                yield stream
             if writing.error is not None:
                 raise writing.error
             file.sync()
@@ -52,8 +87,8 @@ class TorchFiles(FileSystem):
         remove(Path(path))
 
 
-class _Writing(io.IOBase):
-    """A stream whose writes never fail: the first error is kept for the end.
+class _Writing(io.RawIOBase):
+    """A raw stream whose writes never fail: the first error is kept for the end.
 
     torch.save writes from C++, and where a write fails there its destructor prints lines of its own.
     """
@@ -62,21 +97,23 @@ class _Writing(io.IOBase):
         self._file, self._place = file, 0
         self.error: OSError | None = None
 
-    def write(self, data: bytes | memoryview) -> int:
-        size = memoryview(data).nbytes
-        self._place += size
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def write(self, data: memoryview) -> int:  # type: ignore[override]
+        self._place += len(data)
         if self.error is None:
             try:
                 self._file.write(data)
             except OSError as error:
                 self.error = error
-        return size
-
-    def tell(self) -> int:
-        return self._place
-
-    def writable(self) -> bool:
-        return True
+        return len(data)
 
 
 class _Reading(io.RawIOBase):

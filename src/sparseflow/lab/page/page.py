@@ -13,7 +13,8 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib import rc_context
 
-from sparseflow.atomic import write_atomically
+from sparseflow.atomic import remove_leftovers, write_atomically
+from sparseflow.disk import listed, make_folder, remove
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.exhibit import Content, Drawing, Exhibit
 from sparseflow.lab.page.panels import WIDE
@@ -137,11 +138,13 @@ def write_page(
     """
     page = _environment().get_template(template).render(shown=shown, **values).encode()
     written = {**files, **_files_of(shown, digits=digits)}
-    for old in (path for folder in ("figures", "tables") for path in (out / folder).glob("*.*")):
-        if old.relative_to(out).as_posix() not in written and old.suffix in (".svg", ".csv"):
-            old.unlink()
+    for folder in (out / "figures", out / "tables"):
+        remove_leftovers(folder)
+        for old in listed(folder):
+            if old.relative_to(out).as_posix() not in written and old.suffix in (".svg", ".csv"):
+                remove(old)
     for name, content in {**written, SUMS: sums({**written, "index.html": page}), "index.html": page}.items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        make_folder((out / name).parent)
         write_atomically(out / name, content)
     return out / "index.html"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from sparseflow.atomic import write_atomically
+from sparseflow.disk import make_folder
 from sparseflow.lab.page.evidence import Option
 from sparseflow.paper.measures import MEASURES
 from sparseflow.paper.measures.source import Source, Tables
@@ -73,7 +74,7 @@ class Measurement:
         source = Source(root, self.data_root, lambda share: report(int(share * self.size)))
         tables = MEASURES[self.kind](source, self.runs, **dict(self.options))
         path = self.path(root)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         columns = {name: table.to_dict("list") for name, table in tables.items()}
         write_atomically(path, to_json(columns))
         report(self.size)
