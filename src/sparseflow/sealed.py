@@ -220,7 +220,7 @@ def check_sum(name: str, data: bytes, listed: bytes, *, source: str, cure: str) 
     found = [line[:_HEX] for line in lines if line[_HEX:] == f"  {name}"]
     if not found:
         raise DamagedError(name, f"{source} does not name it", cure=cure)
-    if found != [hashlib.sha256(data).hexdigest()]:
+    if hashlib.sha256(data).hexdigest() not in found:
         raise DamagedError(name, f"its content does not match its SHA-256 in {source}", cure=cure)
 
 
@@ -236,13 +236,17 @@ def beside(path: Path) -> Path:
 def write_with_digest(path: Path, data: bytes) -> None:
     """Write a file atomically, and its digest :func:`beside` it.
 
-    A kill between the two leaves a file that :func:`read_with_digest` refuses.
+    Until the file has its name, the digests of the old one and of the new are both there: whatever is killed whenever,
+    :func:`read_with_digest` reads one of the two.
 
     Raises:
         OSError: if either cannot be written.
     """
+    digest = sums({path.name: data})
+    if path.is_file():
+        write_atomically(beside(path), sums({path.name: read_bytes(path)}) + digest)
     write_atomically(path, data)
-    write_atomically(beside(path), sums({path.name: data}))
+    write_atomically(beside(path), digest)
 
 
 def read_with_digest(path: Path, *, cure: str) -> bytes:

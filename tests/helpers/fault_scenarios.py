@@ -23,6 +23,7 @@ from sparseflow.data import mirrors
 from sparseflow.lab.page import page
 from sparseflow.paper.measures import MEASURES
 from sparseflow.paper.measures.measurement import FOLDER, Measurement
+from sparseflow.sealed import read_with_digest, write_with_digest
 from sparseflow.training.checkpoint import load_checkpoint, save_checkpoint
 from sparseflow.training.checkpoint_folder import latest_checkpoint, remove_others, verified
 from sparseflow.training.digits import DigitRun
@@ -85,6 +86,10 @@ def write_engine_file(path: Path, sparsity: float) -> None:
         nn.init.constant_(parameter, 1.0 + number)
     wanted = masks(sparsity)
     sf.engine.save(sf.apply_masks_(model, wanted), path, masks=wanted)
+
+
+def read_table(path: Path) -> bytes:
+    return read_with_digest(path, cure="")
 
 
 # -- a run's folder, without the training -----------------------------------------------------------------------------
@@ -218,6 +223,7 @@ SMALL = [
     one_file("masks.safetensors", lambda path, sparsity: sf.save_masks(path, masks(sparsity)), sf.load_masks),
     one_file("state.pt", lambda path, sparsity: write_checkpoint(path, {"masks": masks(sparsity)}), read_checkpoint),
     one_file("model.safetensors", write_engine_file, sf.engine.load_state),
+    one_file("signal.csv", lambda path, sparsity: write_with_digest(path, f"{sparsity}\n".encode()), read_table),
     Scenario("a run's folder", store_a_run, stored, either=False),
     Scenario("a measurement", measure, measured),
     Scenario("a page", partial(write_page, number=2), page_content, before=partial(write_page, number=1)),
