@@ -38,13 +38,13 @@ from sparseflow.training.store import RunStore
 MODEL = nn.Sequential(nn.Linear(30, 20), nn.Linear(20, 4))
 #: A training of seconds, with every event: logs, checkpoints, snapshots, updates.
 DIGITS = DigitRun(
-    dataset="mnist-5k", method="rigl", steps=6, batch_size=16, update_every=2, log_every=2, eval_every=3,
-    checkpoint_every=2, snapshots=(0, 4), prune_begin=1, prune_end=3, prune_every=1,
+    dataset="mnist-5k", model="mlp-small", method="rigl", steps=4, batch_size=16, update_every=2, log_every=2,
+    eval_every=4, checkpoint_every=2, snapshots=(2,), prune_begin=1, prune_end=3, prune_every=1, engine="masked",
 )  # fmt: skip
 IMAGES = ImageRun(
     dataset="cifar10", network="vgg16", width=1 / 16, stem="cifar", num_classes=10, image_size=32, sparsity=0.5,
-    steps=4, batch_size=8, micro_batch=4, update_every=2, update_until=3, learning_rate=0.05, prune_begin=1,
-    prune_end=3, log_every=1, probe_images=6, eval_every=2, checkpoint_every=2, snapshots=(2,),
+    steps=2, batch_size=8, micro_batch=4, update_every=1, update_until=1, learning_rate=0.05, prune_begin=1,
+    prune_end=2, log_every=1, probe_images=6, eval_every=2, checkpoint_every=1, snapshots=(1,),
 )  # fmt: skip
 
 
@@ -238,7 +238,7 @@ def trainings(data: Path) -> list[Scenario]:
     Args:
         data: Of :func:`noise_images`.
     """
-    sweep = DIGITS.with_(method="scratch", mask_from=DIGITS.with_(method="prune", update_every=500), snapshots=())
+    sweep = DIGITS.with_(method="scratch", mask_from=DIGITS.with_(method="prune", update_every=500, snapshots=()), snapshots=())
     return [
         Scenario("a training on digits", lambda root: train(DIGITS, root=root), stored, either=False),
         Scenario("a sweep of two trainings", lambda root: train(sweep, root=root), stored, either=False),
