@@ -103,6 +103,29 @@ def test_masks_of_now_are_written_from_a_sparsifier(tmp_path: Path) -> None:
     assert not torch.equal(loaded["weight"], made["weight"])
 
 
+def test_masks_of_an_earlier_time_are_not_written(tmp_path: Path) -> None:
+    """The variable that a user made the Sparsifier from; clones say that the start is meant."""
+    path, model = tmp_path / "masks.safetensors", nn.Linear(64, 64)
+    made = random_masks(model, 0.9, seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = Sparsifier(model, optimizer, made, SET(update_every=2, regrow=False), seed=0)
+
+    def step() -> None:
+        model(torch.randn(8, 64)).square().mean().backward()
+        optimizer.step()
+
+    step()
+    save_masks(path, made)  # nothing has moved yet
+    step()
+    with pytest.raises(ValueError, match=r"mask of 'weight' is one that a Sparsifier was made from.*Pass the Sparsifi"):
+        save_masks(path, made)
+    save_masks(path, sparsifier.masks)
+    save_masks(path, {name: mask.clone() for name, mask in made.items()})
+    assert torch.equal(load_masks(path)["weight"], made["weight"])
+    sparsifier.remove()
+    save_masks(path, made)  # nothing holds the weights any more
+
+
 def test_bytes_other_than_0_and_1_are_no_masks(tmp_path: Path) -> None:
     """PyTorch keeps them, counts them by their value and multiplies with them."""
     path, model = tmp_path / "masks.safetensors", nn.Linear(2, 2)

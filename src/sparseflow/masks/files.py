@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sparseflow._checks import is_binary
 from sparseflow.atomic import write_atomically
+from sparseflow.attached import check_not_outdated
 from sparseflow.sealed import DamagedError, read_tensors, tensor_bytes
 from sparseflow.sharded import full
 from sparseflow.types import Masks
@@ -39,7 +40,8 @@ def save_masks(path: str | os.PathLike[str], masks: Masks | HasMasks) -> None:
 
     Raises:
         TypeError: if one is no bool tensor.
-        ValueError: if a byte is neither 0 nor 1.
+        ValueError: if a byte is neither 0 nor 1, or the masks are those that a Sparsifier was made from and has moved
+            since.
         ModuleNotFoundError: if safetensors is not installed.
 
     >>> from tempfile import TemporaryDirectory
@@ -55,6 +57,7 @@ def save_masks(path: str | os.PathLike[str], masks: Masks | HasMasks) -> None:
             raise TypeError(f"the mask of {name!r} must be a bool tensor, got {kind}. Write mask.bool() or mask != 0.")
         if not is_binary(mask):
             raise ValueError(f"the mask of {name!r} has bytes that are neither 0 nor 1. Load or make the masks again.")
+    check_not_outdated(held)
     tensors = {name: full(mask.detach()).cpu() for name, mask in held.items()}
     write_atomically(
         Path(path), tensor_bytes(tensors, format=_FORMAT, version=_VERSION, header=json.dumps(list(tensors)))
