@@ -11,7 +11,7 @@ from sparseflow.disk import File, listed, remove, rename, sync_folder, undoing
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Replace ``path`` by ``data``: a reader, or a restart after a crash, sees the old file or the new, never a part.
 
     The bytes go to a temporary file in the same folder, reach the disk (fsync), and take the name in one rename. What a

@@ -7,6 +7,7 @@ writes, or, for formats without a place for it, a file beside it that ``sha256su
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import struct
 from collections.abc import Mapping
@@ -161,18 +162,20 @@ def _safetensors() -> ModuleType:
 # -- archives of torch.save -----------------------------------------------------------------------------------------
 
 
-def sealed_archive(data: bytes | memoryview) -> bytes:
-    """A zip archive, such as ``torch.save`` writes, with the digest of all its bytes as its comment.
+def seal_archive_(archive: io.BytesIO) -> None:
+    """Give a zip archive, such as ``torch.save`` writes, the digest of all its bytes as its comment, in place.
 
     Args:
-        data: Without a comment.
+        archive: Without a comment.
     """
-    whole = b"".join((data[:-2], struct.pack("<H", len(_COMMENT) + _HEX)))
-    return b"".join((whole, _COMMENT, hashlib.sha256(whole).hexdigest().encode()))
+    archive.seek(-2, io.SEEK_END)  # the length of the comment ends an archive without one
+    archive.write(struct.pack("<H", len(_COMMENT) + _HEX))
+    digest = hashlib.sha256(archive.getbuffer()).hexdigest()
+    archive.write(_COMMENT + digest.encode())
 
 
 def read_archive(path: Path, *, cure: str) -> bytes:
-    """The bytes of a :func:`sealed_archive` in a file, which ``torch.load`` takes.
+    """The bytes of an archive of :func:`seal_archive_` in a file, which ``torch.load`` takes.
 
     Args:
         path: The file.

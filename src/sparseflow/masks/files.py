@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -50,7 +51,7 @@ def save_masks(path: str | os.PathLike[str], masks: Masks | HasMasks) -> None:
     ...     load_masks(f"{folder}/masks.safetensors")
     {'weight': tensor([[ True, False]])}
     """
-    held: Masks = getattr(masks, "masks", masks)  # type: ignore[assignment]
+    held = masks if isinstance(masks, Mapping) else masks.masks
     for name, mask in held.items():
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__

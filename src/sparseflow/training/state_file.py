@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sparseflow.atomic import write_atomically
 from sparseflow.disk import read_bytes
-from sparseflow.sealed import DamagedError, read_archive, sealed_archive
+from sparseflow.sealed import DamagedError, read_archive, seal_archive_
 
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
@@ -47,7 +47,8 @@ def write_checkpoint(path: Path, state: dict[str, Any], *, of: Mapping[str, Any]
     _require_plain(state, "state")
     buffer = io.BytesIO()
     torch.save(state if of is None else {**state, _OF: dict(of)}, buffer)
-    write_atomically(path, sealed_archive(buffer.getbuffer()))
+    seal_archive_(buffer)
+    write_atomically(path, buffer.getbuffer())
 
 
 def read_checkpoint(
