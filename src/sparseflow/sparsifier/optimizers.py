@@ -146,14 +146,19 @@ class PeakRates:
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self._optimizers = optimizers
         self._peaks: list[list[float]] = [[] for _ in optimizers]
+        self._scheduled: list[list[bool]] = [[] for _ in optimizers]
         self.see(read_device=True)
 
     def see(self, *, read_device: bool = False) -> None:
         """Take note of the rates; those on an accelerator, where reading waits for it, only if asked."""
-        for optimizer, peaks in zip(self._optimizers, self._peaks, strict=True):
+        for optimizer, peaks, scheduled in zip(self._optimizers, self._peaks, self._scheduled, strict=True):
             for place, group in enumerate(optimizer.param_groups):
+                has_schedule = "initial_lr" in group
                 if place == len(peaks):
                     peaks.append(announced_rate(group))
+                    scheduled.append(has_schedule)
+                elif has_schedule and not scheduled[place]:  # made since, with rates of its own
+                    peaks[place], scheduled[place] = announced_rate(group), True
                 elif read_device or not _on_device(group["lr"]):
                     peaks[place] = max(peaks[place], announced_rate(group))
 
@@ -175,6 +180,7 @@ class PeakRates:
         """Restore :meth:`state`; groups that were added since keep what they show."""
         values = iter([float(value) for value in state])
         self._peaks = [[next(values, peak) for peak in peaks] for peaks in self._peaks]
+        self._scheduled = [[True] * len(peaks) for peaks in self._peaks]
 
 
 def _on_device(rate: float | Tensor) -> bool:
