@@ -127,7 +127,7 @@ def announced_rate(group: Mapping[str, Any]) -> float:
     >>> announced_rate({"lr": 0.004, "initial_lr": 0.004, "max_lr": 0.1})
     0.1
     """
-    return max(float(group[key]) for key in ("lr", "initial_lr", "max_lr") if group.get(key) is not None)
+    return max((float(group[key]) for key in ("lr", "initial_lr", "max_lr") if group.get(key) is not None), default=0.0)
 
 
 class PeakRates:
@@ -159,14 +159,14 @@ class PeakRates:
                     scheduled.append(has_schedule)
                 elif has_schedule and not scheduled[place]:  # made since, with rates of its own
                     peaks[place], scheduled[place] = announced_rate(group), True
-                elif read_device or not _on_device(group["lr"]):
+                elif read_device or not _on_device(group.get("lr")):
                     peaks[place] = max(peaks[place], announced_rate(group))
 
     def ratios(self) -> dict[int, float]:
         """``id`` of each parameter -> the rate of its group over the group's peak; 1 where that is 0."""
         self.see(read_device=True)
         return {
-            id(parameter): float(group["lr"]) / peak if peak else 1.0
+            id(parameter): float(group["lr"]) / peak if peak and "lr" in group else 1.0
             for optimizer, peaks in zip(self._optimizers, self._peaks, strict=True)
             for group, peak in zip(optimizer.param_groups, peaks, strict=False)
             for parameter in group["params"]
@@ -183,5 +183,5 @@ class PeakRates:
         self._scheduled = [[True] * len(peaks) for peaks in self._peaks]
 
 
-def _on_device(rate: float | Tensor) -> bool:
+def _on_device(rate: float | Tensor | None) -> bool:
     return isinstance(rate, Tensor) and rate.device.type != "cpu"
