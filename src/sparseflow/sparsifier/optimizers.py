@@ -127,7 +127,7 @@ def announced_rate(group: Mapping[str, Any]) -> float:
     >>> announced_rate({"lr": 0.004, "initial_lr": 0.004, "max_lr": 0.1})
     0.1
     """
-    return max(float(group[key]) for key in ("lr", "initial_lr", "max_lr") if group.get(key) is not None)
+    return max((float(group[key]) for key in ("lr", "initial_lr", "max_lr") if group.get(key) is not None), default=0.0)
 
 
 class PeakRates:
@@ -146,22 +146,27 @@ class PeakRates:
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self._optimizers = optimizers
         self._peaks: list[list[float]] = [[] for _ in optimizers]
+        self._scheduled: list[list[bool]] = [[] for _ in optimizers]
         self.see(read_device=True)
 
     def see(self, *, read_device: bool = False) -> None:
         """Take note of the rates; those on an accelerator, where reading waits for it, only if asked."""
-        for optimizer, peaks in zip(self._optimizers, self._peaks, strict=True):
+        for optimizer, peaks, scheduled in zip(self._optimizers, self._peaks, self._scheduled, strict=True):
             for place, group in enumerate(optimizer.param_groups):
+                has_schedule = "initial_lr" in group
                 if place == len(peaks):
                     peaks.append(announced_rate(group))
-                elif read_device or not _on_device(group["lr"]):
+                    scheduled.append(has_schedule)
+                elif has_schedule and not scheduled[place]:  # made since, with rates of its own
+                    peaks[place], scheduled[place] = announced_rate(group), True
+                elif read_device or not _on_device(group.get("lr")):
                     peaks[place] = max(peaks[place], announced_rate(group))
 
     def ratios(self) -> dict[int, float]:
         """``id`` of each parameter -> the rate of its group over the group's peak; 1 where that is 0."""
         self.see(read_device=True)
         return {
-            id(parameter): float(group["lr"]) / peak if peak else 1.0
+            id(parameter): float(group["lr"]) / peak if peak and "lr" in group else 1.0
             for optimizer, peaks in zip(self._optimizers, self._peaks, strict=True)
             for group, peak in zip(optimizer.param_groups, peaks, strict=False)
             for parameter in group["params"]
@@ -175,7 +180,8 @@ class PeakRates:
         """Restore :meth:`state`; groups that were added since keep what they show."""
         values = iter([float(value) for value in state])
         self._peaks = [[next(values, peak) for peak in peaks] for peaks in self._peaks]
+        self._scheduled = [[True] * len(peaks) for peaks in self._peaks]
 
 
-def _on_device(rate: float | Tensor) -> bool:
+def _on_device(rate: float | Tensor | None) -> bool:
     return isinstance(rate, Tensor) and rate.device.type != "cpu"

@@ -258,6 +258,7 @@ class Sparsifier:
         if closure is not None:
             if self.method.replaces_step:
                 raise ValueError("replaces_step=True cannot skip a step that runs a closure; use replaces_step=False.")
+            self._weights.clear_gradients_(part.weights)  # some optimizers move by these before they call it
             return self._with_masked_closure(part, closure, args, kwargs)
         masked_before = any(name in self._dense_gradients for name in part.weights)
         self._observe_gradients(part)

@@ -135,15 +135,15 @@ class MaskedWeights:
                 raise BrokenPromiseError(f"{name!r} has {count} active weights, it must have {self.counts[name]}.")
         return found._replace(weights=found.weights + len(self.stored))
 
-    def tensors_and_masks(self, names: Iterable[str]) -> list[tuple[Tensor, Tensor]]:
-        """This process's parts of weights and of their per-weight optimizer state, each with its mask."""
-        named = [name for name in names if name in self._parts]
-        return [(tensor, self._parts[name]) for name in named for tensor in self._weight_and_states(name)]
+    def states_and_masks(self, name: str) -> list[tuple[Tensor, Tensor]]:
+        """This process's parts of a weight's optimizer state, each with its mask."""
+        return [(state, self._parts[name]) for state in self._weight_and_states(name)[1:]]
 
     def clear_(self, names: Iterable[str]) -> None:
         """Make these weights and their per-weight optimizer state +0.0 off the masks."""
         with torch.no_grad():
-            clear_(self.tensors_and_masks(names))
+            named = [name for name in names if name in self._parts]
+            clear_([(tensor, self._parts[name]) for name in named for tensor in self._weight_and_states(name)])
 
     def clear_gradients_(self, names: Iterable[str]) -> None:
         """Make these gradients +0.0 off the masks."""

@@ -25,29 +25,36 @@ class Cut:
 
     >>> weight, cut = torch.tensor([1.0, 2.0]), Cut()
     >>> cut.keep([(weight, torch.tensor([True, False]))])
-    True
-    >>> weight.data[1] = 0.0
-    >>> cut.restore_(); weight
-    tensor([1., 2.])
+    [True]
+    >>> weight[1] = 0.0
+    >>> cut.done(), cut.restore_(), weight
+    (None, None, tensor([1., 2.]))
     """
 
     def __init__(self) -> None:
+        self._waiting: list[tuple[Tensor, Tensor]] = []
         self._kept: list[_Kept] = []
 
-    def keep(self, tensors: Iterable[tuple[Tensor, Tensor]]) -> bool:
-        """Copy the tensors that are not zero off their mask, before they are cut.
+    def keep(self, tensors: Iterable[tuple[Tensor, Tensor]]) -> list[bool]:
+        """Copy the tensors that are not zero off their mask; call :meth:`done` when they are cut.
 
         Args:
             tensors: Pairs of a tensor and its mask, of the same shape.
 
-        Returns: whether there was one.
+        Returns: which of them are not zero there.
         """
-        before = len(self._kept)
+        nonzero = []
         for given, mask in tensors:
             tensor = local(given.detach())
-            if ((tensor != 0) & ~local(mask)).any():
-                self._kept.append(_Kept(tensor, tensor._version, tensor.clone()))
-        return len(self._kept) > before
+            nonzero.append(bool(((tensor != 0) & ~local(mask)).any()))
+            if nonzero[-1]:
+                self._waiting.append((tensor, tensor.clone()))
+        return nonzero
+
+    def done(self) -> None:
+        """The tensors are cut: what is written to them from now on stays."""
+        self._kept += [_Kept(tensor, tensor._version, before) for tensor, before in self._waiting]
+        self._waiting.clear()
 
     def restore_(self) -> None:
         """Give back what was cut from tensors that nothing has written since, and forget it."""
