@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from sparseflow.sharded import local
+from sparseflow.sparsifier.tensors import WeightState
 
 
 class _Kept(NamedTuple):
     tensor: Tensor
     version: int
     before: Tensor
+    is_whole: bool = False
+    """Whether to give back all of it, not only where it is zero now."""
 
 
 class Cut:
@@ -49,12 +52,19 @@ class Cut:
                 self._kept.append(_Kept(tensor, tensor._version, tensor.clone()))
         return len(self._kept) > before
 
+    def keep_states(self, states: Iterable[tuple[WeightState, Tensor]]) -> None:
+        """Copy other optimizer state that is not fresh off its mask."""
+        for state, mask in states:
+            if state.num_stale(~mask):
+                tensor = local(state.tensor)
+                self._kept.append(_Kept(tensor, tensor._version, tensor.clone(), is_whole=True))
+
     def restore_(self) -> None:
         """Give back what was cut from tensors that nothing has written since, and forget it."""
         with torch.no_grad():
-            for tensor, version, before in self._kept:
+            for tensor, version, before, is_whole in self._kept:
                 if tensor._version == version:
-                    tensor.data.copy_(torch.where(tensor == 0, before, tensor))
+                    tensor.data.copy_(before if is_whole else torch.where(tensor == 0, before, tensor))
         self.forget()
 
     def forget(self) -> None:

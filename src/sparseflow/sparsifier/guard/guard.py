@@ -65,6 +65,7 @@ class Guard:
             if self._cut.keep([weight]):
                 lost.append(name)
             self._cut.keep(states)
+            self._cut.keep_states(self._weights.other_states([name]))
             self._weights.clear_([name])
         self.see()
         return lost
