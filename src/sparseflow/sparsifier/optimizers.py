@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
@@ -67,6 +68,21 @@ def weight_states(optimizer: Any, parameter: Tensor) -> list[WeightState]:
             zeroed = place.fresh == 0 and place.layout == WHOLE and tensor.shape == parameter.shape
             states.append(WeightState(path, tensor, place.layout, place.fresh, place.steady, zeroed))
     return states
+
+
+def drop_mistaken(optimizer: Any, parameter: Tensor, inactive: Tensor) -> None:
+    """Forget state that seemed to belong to single weights but has changed while these were inactive.
+
+    Some optimizers begin to mix entries only after many steps. Their state is then left to them, as the rest is.
+    """
+    for state in weight_states(optimizer, parameter):
+        if state.steady and (count := state.num_stale(inactive)):
+            reference, kept = _KEPT[optimizer][id(parameter)]
+            _KEPT[optimizer][id(parameter)] = reference, {path: at for path, at in kept.items() if path != state.path}
+            logging.getLogger("sparseflow").warning(
+                "%s changed %r at %d inactive weights, so it is no state of single weights; it is left as it is from "
+                "now on.", type(optimizer).__name__, state.key, count
+            )  # fmt: skip
 
 
 def _at(optimizer: Any, parameter: Tensor, path: Path) -> Tensor | None:

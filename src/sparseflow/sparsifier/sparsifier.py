@@ -319,6 +319,8 @@ class Sparsifier:
             for parameter, gradient in part.parked:
                 parameter.grad = gradient
         elif part.ran_dense or not part.elementwise:
+            if not part.ran_dense and self.method.due(self.step_count + 1):
+                self._weights.drop_mistaken_states(part.weights)
             self._weights.clear_(part.weights, steady=part.ran_dense)
         part.ran_dense = False
         self._stepped.add(id(optimizer))

@@ -14,7 +14,7 @@ from sparseflow.masks.select import maskable, unwrap
 from sparseflow.methods.drop_grow import changed
 from sparseflow.sharded import cut, is_sharded, local, num_true
 from sparseflow.sparsifier.check import Checked, check
-from sparseflow.sparsifier.optimizers import optimizers_of, weight_states
+from sparseflow.sparsifier.optimizers import drop_mistaken, optimizers_of, weight_states
 from sparseflow.sparsifier.stored import MasksOnDemand, check_positions, move_, stored_weights
 from sparseflow.sparsifier.tensors import WeightState
 from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
@@ -163,6 +163,12 @@ class MaskedWeights:
             clear_(zeroed)
             for state, mask in others:
                 state.reset_(mask)
+
+    def drop_mistaken_states(self, names: Iterable[str]) -> None:
+        """Leave alone from now on what was taken for per-weight state but did not stay fresh off the mask."""
+        for name in names:
+            if (optimizer := self.optimizer_of.get(name)) is not None and name in self.dense:
+                drop_mistaken(optimizer, self.parameters[name], ~self.dense[name])
 
     def clear_gradients_(self, names: Iterable[str]) -> None:
         """Make these gradients +0.0 off the masks."""

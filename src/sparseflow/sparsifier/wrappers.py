@@ -32,6 +32,13 @@ REFUSED = {
         "steps on float32 copies of the weights and writes these back. Keep the weights in float32, and use "
         "torch.autocast with torch.amp.GradScaler"
     ),
+    "pytorch_optimizer.optimizer.sam.GSAM": (
+        "computes gradients inside step(), where masks cannot act. Use pytorch_optimizer.SAM"
+    ),
+    "pytorch_optimizer.optimizer.sam.BSAM": (
+        "moves every weight by noise before it computes gradients, so that they are a dense network's. Use "
+        "pytorch_optimizer.SAM"
+    ),
     "torchao.optim.cpu_offload.CPUOffloadOptimizer": (
         "steps on copies of the weights on the CPU and writes these back. Use torchao.optim.AdamW8bit to save memory"
     ),
@@ -75,7 +82,15 @@ def stepping(optimizer: Any) -> Any:
             f"optimizer must be a torch.optim.Optimizer whose step() runs its hooks, got {type(optimizer).__name__}, "
             "which is none and holds none."
         )
-    return optimizer if _writes_afterwards(optimizer, inner[0]) else stepping(inner[0])
+    if not _writes_afterwards(optimizer):
+        return stepping(inner[0])
+    if not hasattr(optimizer, "param_groups") or not hasattr(optimizer, "state"):
+        raise ValueError(
+            f"{type(optimizer).__name__} writes to weights after the optimizer inside has stepped, and has no "
+            "param_groups and state by which to follow it. Give it these two, those of the optimizer inside, or make "
+            "it a torch.optim.Optimizer."
+        )
+    return optimizer
 
 
 def has_step_hooks(optimizer: Any) -> bool:
@@ -155,7 +170,7 @@ def _qualified(optimizer: Any) -> str:
     return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
 
 
-def _writes_afterwards(wrapper: Any, inner: torch.optim.Optimizer) -> bool:
+def _writes_afterwards(wrapper: Any) -> bool:
     """Whether a wrapper writes to weights after the optimizer inside has stepped; tried out on a few weights."""
     if any(each.__module__.startswith(_PASS_ON) for each in type(wrapper).__mro__):
         return False
