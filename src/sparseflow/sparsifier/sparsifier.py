@@ -19,11 +19,15 @@ from sparseflow.sharded import reshard_, shard_like
 from sparseflow.sparsifier.check import Checked
 from sparseflow.sparsifier.dense_gradients import keep_dense, observe_
 from sparseflow.sparsifier.guard import Guard, allow_copies, check_agreement, process_group, stop_copies
-from sparseflow.sparsifier.optimizers import PeakRates, innermost, keeps_zeros, leaves_gradients, per_weight_state
+from sparseflow.sparsifier.kinds import keeps_zeros
+from sparseflow.sparsifier.optimizer_state import describe
+from sparseflow.sparsifier.optimizers import PeakRates, leaves_gradients, weight_states
 from sparseflow.sparsifier.state import check_state
 from sparseflow.sparsifier.stored import check_can_move
+from sparseflow.sparsifier.tensors import chain
 from sparseflow.sparsifier.update import new_masks
 from sparseflow.sparsifier.weights import MaskedWeights
+from sparseflow.sparsifier.wrappers import listen, stepping
 from sparseflow.types import Masks, MaskUpdate
 
 
@@ -113,7 +117,7 @@ class Sparsifier:
     ) -> None:
         given: Sequence[Any] = optimizer if isinstance(optimizer, list | tuple) else [optimizer]
         self.model = unwrap(model)
-        self.optimizers = tuple(innermost(each) for each in given)
+        self.optimizers = tuple(stepping(each) for each in given)
         """Those whose steps are listened to; wrappers hold them."""
         if state is not None:
             check_state(state, shapes={name: mask.shape for name, mask in masks.items()})
@@ -284,7 +288,9 @@ class Sparsifier:
         def masked() -> Any:
             nonlocal evaluations
             if not part.elementwise:
-                self._weights.clear_(part.weights)  # LBFGS's directions remember weights that were dropped since
+                self._weights.clear_(
+                    part.weights, steady=False
+                )  # LBFGS's directions remember weights that were dropped since
             self._forget_dense_gradients(part)
             with torch.enable_grad():
                 loss = closure()
@@ -307,14 +313,16 @@ class Sparsifier:
         if _is_skipped(optimizer):
             # Fused SGD makes its buffers from uninitialised memory before its kernel skips, and adds to them later.
             for parameter in part.stateless:
-                for _, state in per_weight_state(optimizer, parameter):
-                    state.zero_()
+                for state in weight_states(optimizer, parameter):
+                    state.tensor.fill_(state.fresh)
             return
         if part.parked is not None:
             for parameter, gradient in part.parked:
                 parameter.grad = gradient
         elif part.ran_dense or not part.elementwise:
-            self._weights.clear_(part.weights)
+            if not part.ran_dense and self.method.due(self.step_count + 1):
+                self._weights.drop_mistaken_states(part.weights)
+            self._weights.clear_(part.weights, steady=part.ran_dense)
         part.ran_dense = False
         self._stepped.add(id(optimizer))
         if len(self._stepped) == len(self._parts):
@@ -350,11 +358,15 @@ class Sparsifier:
         return _Part(optimizer, held, keeps_zeros(optimizer, held.values()))
 
     def _listen(self, optimizer: torch.optim.Optimizer) -> list[Any]:
+        describe(optimizer, self._parts[id(optimizer)].weights.values())
         stop_copies(optimizer)
         return [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-            optimizer.register_load_state_dict_post_hook(self._guard.state_loaded),
+            *listen(optimizer, self._before_step, self._after_step, self.mask_gradients_),
+            *(
+                each.register_load_state_dict_post_hook(lambda _: self._guard.state_loaded(optimizer))
+                for each in chain(optimizer)
+                if hasattr(each, "_optimizer_load_state_dict_post_hooks")
+            ),
         ]
 
     def _take_(self, state: Mapping[str, Any]) -> None:

@@ -63,6 +63,7 @@ class Guard:
             self._elsewhere.discard(name)
             weight = self._weights.parameters[name], self._weights.dense[name]
             was_nonzero, *_ = self._cut.keep([weight, *self._weights.states_and_masks(name)])
+            self._cut.keep_states(self._weights.other_states([name]))
             self._weights.clear_([name])
             self._cut.done()
             if was_nonzero:
