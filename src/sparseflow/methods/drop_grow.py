@@ -80,7 +80,7 @@ class DropSchedule(Protocol):
         Args:
             step: Optimizer steps done.
             until: Last step of an update; ``None`` where updates never stop.
-            learning_rate_ratio: Learning rate of the weight's group over its initial one.
+            learning_rate_ratio: Learning rate of the weight's group over the largest that it has had or announced.
         """
         ...
 
@@ -113,9 +113,12 @@ def cosine(step: int, *, until: int | None, learning_rate_ratio: float) -> float
 
 
 def learning_rate(step: int, *, until: int | None, learning_rate_ratio: float) -> float:
-    r"""Proportional to the learning rate of the weight's own group: :math:`f(t) = \min(1, \eta(t) / \eta(0))`.
+    r"""Proportional to the learning rate of the weight's own group: :math:`f(t) = \eta(t) / \eta_{max}`, at most 1.
 
-    Ratios above 1 (warm-up) count as 1. The paper's MNIST default. Arguments as :class:`DropSchedule`.
+    :math:`\eta_{max}` is the largest rate that the group has had so far or has announced (``initial_lr``, which every
+    scheduler of torch writes, and ``max_lr`` of ``OneCycleLR``), whatever was made first: a warm-up swaps few weights
+    at first, and a rate that falls to zero ends the exchange. A rate that starts at 0 and announces nothing counts as
+    1. The paper's MNIST default, whose rate falls from the first step. Arguments as :class:`DropSchedule`.
 
     Reference: protocol C.3.
 
@@ -249,9 +252,7 @@ class DropGrow:
         """Whether no update came yet; see :func:`sparseflow.methods.run.unfinished`."""
         if step >= self.first:
             return ""
-        return (
-            f"no mask has changed: the first update is at step {self.first} and {step} are done. Lower update_every=."
-        )
+        return f"no mask has changed yet: the first update is at step {self.first}. Lower update_every= for short runs."
 
     def num_drop(self, active: int, *, step: int, learning_rate_ratio: float) -> int:
         r"""Number of weights to swap in a layer: :math:`\lfloor p(t)\, n \rfloor` (protocol C.1 truncates).

@@ -122,14 +122,12 @@ class GMP:
 
     def unfinished(self, step: int, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> str:
         """What pruning has not reached; see :func:`sparseflow.methods.run.unfinished`."""
-        total = sum(map(math.prod, shapes.values()))
-        now = 1 - sum(active.values()) / max(1, total)
         targets = self._final_counts(shapes)
         if step < self.end:
-            goal = 1 - sum(targets.values()) / max(1, total)
+            goal = 1 - sum(targets.values()) / max(1, sum(map(math.prod, shapes.values())))
             return (
-                f"pruning goes on until step {self.end} and {step} are done: sparsity is {now:.3g} of {goal:.3g}. "
-                "Train on, or give begin= and end= that fit the run."
+                f"pruning has not come to its end, at step {self.end}, with sparsity {goal:.3g}. Train until then, or "
+                "give begin= and end= that fit the run."
             )
         left = [name for name, count in _counts(active, self.scope).items() if count > targets[name]]
         return f"pruning ended at step {self.end} and left {', '.join(left)} denser than asked." if left else ""

@@ -36,16 +36,22 @@ def check_start(method: Method, shapes: Shapes, active: Mapping[str, int]) -> No
 def unfinished(method: Method, step: int, shapes: Shapes, active: Mapping[str, int]) -> str:
     """What a method has not reached, should the run end now; empty where nothing is left to do.
 
+    The same text at every step before the end, so that Python shows a warning of it once.
+
     Args:
         step: Optimizer steps done.
         shapes, active: As :func:`check_start`.
 
     >>> from sparseflow.methods import GMP
     >>> unfinished(GMP(sparsity=0.75, begin=10, end=90), 5, {"weight": (4, 4)}, {"weight": 16})
-    'pruning goes on until step 90 and 5 are done: sparsity is 0 of 0.75. Train on, or give begin= and end= that ...'
+    'pruning has not come to its end, at step 90, with sparsity 0.75. Train until then, or give begin= and ...'
     """
     say = getattr(method, "unfinished", None)
     return "" if say is None else str(say(step, shapes, active))
+
+
+class UnfinishedWarning(UserWarning):
+    """A run seems to end before its method has done what was asked."""
 
 
 class OpenEndWarning(UserWarning):
