@@ -20,11 +20,11 @@ def trained(optimizer_name: str, *, convert: bool = False) -> tuple[nn.Module, t
     if convert:
         model = sf.engine.convert(sf.apply_masks_(model, masks), masks)
     optimizer = OPTIMIZERS[optimizer_name](model.parameters())
-    weights = MaskedWeights(model, optimizer, masks)
+    weights = MaskedWeights(model, [optimizer], masks)
     for step in range(3):
-        weights.clear_()
+        weights.clear_(weights.masks)
         train_step(model, optimizer, step)
-    weights.clear_()
+    weights.clear_(weights.masks)
     return model, optimizer, weights
 
 
@@ -51,7 +51,7 @@ def test_taking_back_restores_masks_and_weights_bit_for_bit(optimizer_name: str,
         assert torch.equal(now, before)
     weights.check(model)
     train_step(model, optimizer, 4)  # the optimizer's state fits the weights that are back
-    weights.clear_()
+    weights.clear_(weights.masks)
     weights.check(model)
 
 
@@ -70,8 +70,8 @@ def test_memory_follows_strides() -> None:
     """A channels-last weight, whose flat order is not that of memory."""
     model = nn.Conv2d(4, 6, 3, bias=False).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    weights = MaskedWeights(model, optimizer, masked(model, sparsity=0.5))
-    weights.clear_()
+    weights = MaskedWeights(model, [optimizer], masked(model, sparsity=0.5))
+    weights.clear_(weights.masks)
     before, kept = model.weight.detach().clone(), before_update(weights)
     weights.change_([("weight", ~weights.dense["weight"])], want_changes=False)
     assert torch.count_nonzero(model.weight) == 0

@@ -20,7 +20,7 @@ def num_untrained(weights: MaskedWeights) -> int:
     >>> model = torch.nn.Linear(4, 1, bias=False)
     >>> model.weight.data = torch.tensor([[3.0, 0.0, 0.0, 0.0]])
     >>> mask = torch.tensor([[True, True, False, False]])
-    >>> num_untrained(MaskedWeights(model, torch.optim.SGD(model.parameters()), {"weight": mask}))
+    >>> num_untrained(MaskedWeights(model, [torch.optim.SGD(model.parameters())], {"weight": mask}))
     1
     """
     held = {name: (parameter.detach() == 0) & weights.dense[name] for name, parameter in weights.parameters.items()}
@@ -63,7 +63,7 @@ def take_back_(weights: MaskedWeights, before: Before) -> int:
     >>> import sparseflow as sf
     >>> model = torch.nn.Linear(3, 1, bias=False)
     >>> model.weight.data = torch.tensor([[3.0, 1.0, 0.0]])
-    >>> weights = MaskedWeights(model, torch.optim.SGD(model.parameters()), {"weight": model.weight != 0})
+    >>> weights = MaskedWeights(model, [torch.optim.SGD(model.parameters())], {"weight": model.weight != 0})
     >>> before = before_update(weights)
     >>> _ = weights.change_([("weight", torch.tensor([[True, False, True]]))], want_changes=False)
     >>> take_back_(weights, before), model.weight.tolist()
