@@ -150,6 +150,7 @@ class Sparsifier:
         self._rates = PeakRates(self.optimizers)
         self._last_update = -1
         self._ends_with_block = False
+        self._is_untrained = False
         self._before: Before | None = None
         self._stepped: set[int] = set()
         self._parts = {id(each): self._part(each) for each in self.optimizers}
@@ -227,7 +228,7 @@ class Sparsifier:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         """Take an update back that no step followed, unless an error ends the block; then :meth:`remove`."""
         if error is None and self._before is not None:
-            take_back_(self._weights, self._before)
+            self._is_untrained = not take_back_(self._weights, self._before)
             self._guard.see()
         self._before = None
         self.remove()
@@ -366,6 +367,7 @@ class Sparsifier:
         """Count the step that all optimizers made, and change the masks if the method says so."""
         self._stepped.clear()
         self._before = None
+        self._is_untrained = False
         replaced = [part for part in self._parts.values() if part.parked is not None]
         for part in replaced:
             part.parked = None
@@ -414,17 +416,19 @@ class Sparsifier:
         self._dense_gradients.clear()
         self._stepped.clear()
         self._before = None
+        self._is_untrained = self._last_update == self.step_count
 
     def _unfinished(self) -> tuple[str, ...]:
         """What would be undone if training ended now; nothing is before the first step."""
         if not self.step_count:
             return ()
         found = [unfinished(self.method, self.step_count, self._weights.shapes, self._weights.counts)]
-        if self._last_update == self.step_count and (count := num_untrained(self._weights)):
+        if self._is_untrained and (count := num_untrained(self._weights)):
             found.append(
-                f"{count} of {sum(self._weights.counts.values())} active weights grew at step {self.step_count}, and "
-                "no step has trained them. Where training ends here, end updates earlier with total_steps= or "
-                "update_until=, or write `with Sparsifier(...) as sparsifier:`, which takes this update back."
+                f"{count} of {sum(self._weights.counts.values())} active weights are still zero after the mask update "
+                f"of step {self.step_count}: no step has trained what grew. Where training ends here, end updates "
+                "earlier with total_steps= or update_until=, or write `with Sparsifier(...) as sparsifier:`, which "
+                "takes such an update back."
             )
         return tuple(filter(None, found))
 
@@ -453,6 +457,7 @@ class Sparsifier:
         )
         changes = self._weights.change_(new, want_changes=bool(self.after_update))
         self._last_update = self.step_count
+        self._is_untrained = True
         self._dense_gradients.clear()
         self._ranks = self._compare_ranks(f"at the mask update of step {self.step_count}")
         for notify in self.after_update:
