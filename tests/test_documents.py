@@ -87,6 +87,14 @@ def test_docs_show_the_committed_signal() -> None:
     assert filled(text, "signal", markdown(pd.read_csv(RESULT))) == text, "run python -m benchmarks.signal"
 
 
+def test_docs_show_the_committed_last_updates() -> None:
+    from benchmarks.last_update import PAGE, RESULT, markdown
+    from benchmarks.table import filled
+
+    text = PAGE.read_text()
+    assert filled(text, "last_update", markdown(pd.read_csv(RESULT))) == text, "run python -m benchmarks.last_update"
+
+
 def test_commands_that_the_readme_names_exist() -> None:
     done = subprocess.run([sys.executable, "-m", "sparseflow", "--help"], capture_output=True, text=True, check=True)
     for command in re.findall(r"`sparseflow (\w+)", (ROOT / "README.md").read_text()):

@@ -10,12 +10,12 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from sparseflow._checks import check_choice, check_masks
+from sparseflow._checks import check_choice, check_masks, check_names, check_sparsity
 from sparseflow._fast import zero_inactive_
 from sparseflow.atomic import write_atomically
 from sparseflow.masks.allocation import ALLOCATIONS
 from sparseflow.masks.select import Rule, Weight, maskable, prunable
-from sparseflow.masks.topk import active_count, topk_mask
+from sparseflow.masks.topk import active_count, topk_mask, topk_masks
 from sparseflow.rng import stream
 from sparseflow.sharded import full, local, num_true, shard_like
 from sparseflow.types import Masks
@@ -30,7 +30,11 @@ def _sparsities(
     if isinstance(allocation, str):
         check_choice(allocation, ALLOCATIONS, name="allocation")
         allocation = ALLOCATIONS[allocation]
-    return allocation(shapes, sparsity, overrides=overrides)
+    shares = allocation(shapes, sparsity, overrides=overrides)
+    check_names(shares, shapes, name="what allocation= returned")
+    for name, share in shares.items():
+        check_sparsity(share, name=f"the sparsity that allocation= gives {name!r}")
+    return shares
 
 
 def _shapes(weights: Mapping[str, Weight]) -> dict[str, torch.Size]:
@@ -97,6 +101,7 @@ def magnitude_masks(
     *,
     scope: str = "layer",
     allocation: AllocationLike = "uniform",
+    seed: int = 0,
     overrides: Mapping[str, float] | None = None,
     include: Iterable[Rule] = (),
     exclude: Iterable[Rule] = (),
@@ -107,6 +112,7 @@ def magnitude_masks(
     Args:
         sparsity: Fraction of zeros over all masks, in [0, 1).
         scope: ``"layer"`` or ``"global"``, see :func:`score_masks`.
+        seed: Decides between equal magnitudes, see :func:`score_masks`.
 
     The others as :func:`random_masks`.
 
@@ -120,7 +126,7 @@ def magnitude_masks(
     """
     chosen = prunable(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
     scores = {name: full(weight.parameter.detach()).abs() for name, weight in chosen.items()}
-    return score_masks(scores, sparsity, scope=scope, allocation=allocation, overrides=overrides)
+    return score_masks(scores, sparsity, scope=scope, allocation=allocation, seed=seed, overrides=overrides)
 
 
 def score_masks(
@@ -129,15 +135,21 @@ def score_masks(
     *,
     scope: str = "global",
     allocation: AllocationLike = "uniform",
+    seed: int = 0,
     overrides: Mapping[str, float] | None = None,
 ) -> dict[str, Tensor]:
-    """Masks that keep the entries of largest score; ties go to the earlier layer, then to the lower flat index.
+    """Masks that keep the entries of largest score; where equal scores compete, a seeded draw decides.
+
+    Scores of few different values (signs, ternary or quantised weights) are thus cut evenly over layers and units.
+    Where no equal scores compete nothing is drawn.
 
     Args:
         scores: Parameter name -> score of each weight, finite.
         sparsity: Fraction of zeros, in [0, 1).
-        scope: ``"global"`` compares over all layers (a layer may lose everything); ``"layer"`` gives each its share.
+        scope: ``"global"`` compares over all layers, and warns by name of a layer that loses everything; ``"layer"``
+            gives each its share.
         allocation, overrides: The shares, for ``scope="layer"``.
+        seed: Ties draw from ``stream(seed, "ties")``, per layer from ``stream(seed, "ties", name)``.
 
     Raises:
         ValueError: if a score is NaN or infinite, or the sparsity infeasible.
@@ -148,15 +160,14 @@ def score_masks(
     check_choice(scope, ("global", "layer"), name="scope")
     if scope == "layer":
         sparsities = _sparsities({n: s.shape for n, s in scores.items()}, sparsity, allocation, overrides)
-        return {n: topk_mask(s, active_count(s.numel(), sparsities[n])) for n, s in scores.items()}
+        counts = {name: active_count(score.numel(), sparsities[name]) for name, score in scores.items()}
+        return {n: topk_mask(s, counts[n], ties=stream(seed, "ties", n)) for n, s in scores.items()}
     if overrides or allocation != "uniform":
         raise ValueError(
             "overrides= and allocation= need scope='layer': a global ranking gives no layer a share of its own."
         )
-    flat = torch.cat([score.reshape(-1) for score in scores.values()])
-    kept = topk_mask(flat, active_count(flat.numel(), sparsity))
-    parts = torch.split(kept, [score.numel() for score in scores.values()])
-    return {name: part.view(s.shape) for (name, s), part in zip(scores.items(), parts, strict=True)}
+    count = active_count(sum(score.numel() for score in scores.values()), sparsity)
+    return topk_masks(scores, count, ties=stream(seed, "ties"))
 
 
 def apply_masks_(model: nn.Module, masks: Masks) -> nn.Module:

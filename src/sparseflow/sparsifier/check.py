@@ -26,10 +26,13 @@ class Checked(NamedTuple):
     """Tensors of optimizer state with one value per weight."""
     ranks: int
     """Processes that were found to agree, when masks were given and at each update since."""
+    unfinished: tuple[str, ...] = ()
+    """What the method, or its latest update, would leave undone if training ended now."""
 
     def __str__(self) -> str:
-        """One line to print."""
-        return f"{self.weights} weights, {self.state_tensors} optimizer state tensors, {self.ranks} rank(s): all hold"
+        """One line to print, and one for each thing unfinished."""
+        held = f"{self.weights} weights, {self.state_tensors} optimizer state tensors, {self.ranks} rank(s): all hold"
+        return "\n".join((held, *self.unfinished))
 
 
 def check(

@@ -144,6 +144,18 @@ def announced_rate(group: Mapping[str, Any]) -> float:
     return max((float(group[key]) for key in ("lr", "initial_lr", "max_lr") if group.get(key) is not None), default=0.0)
 
 
+def is_scheduled(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a scheduler moves a learning rate: torch's and those made after them note the rate before any schedule.
+
+    >>> optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    >>> before = is_scheduled(optimizer)
+    >>> _ = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
+    >>> before, is_scheduled(optimizer)
+    (False, True)
+    """
+    return any("initial_lr" in group for group in optimizer.param_groups)
+
+
 class PeakRates:
     r"""Peaks :math:`\eta_{max}` of the learning rates so far, and the ratios :math:`\eta / \eta_{max}`, at most 1.
 

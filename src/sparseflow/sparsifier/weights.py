@@ -88,6 +88,12 @@ class MaskedWeights:
         self._parts = {name: local(mask) for name, mask in self.dense.items()}
         self._take_(masks)
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of the dense weight."""
+        stored = {name: tuple(weight.weight_shape) for name, weight in self.stored.items()}
+        return {name: stored[name] if name in stored else tuple(self.parameters[name].shape) for name in self.masks}
+
     def check_fit(self, masks: Masks) -> None:
         """Check that masks are of these weights; nothing is written.
 
