@@ -10,7 +10,8 @@ import pytest
 
 import sparseflow as sf
 from makers import MAKERS, SETTINGS
-from sparseflow.methods.run import OpenEndWarning, check_start, unfinished, warn_open_end
+from sparseflow.methods.run import OpenEndWarning, check_start, unfinished
+from sparseflow.sparsifier.update import warn_open_end
 
 #: 40, 25 and 10 weights.
 SHAPES = {"0.weight": (5, 8), "2.weight": (5, 5), "4.weight": (2, 5)}

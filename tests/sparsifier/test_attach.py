@@ -364,7 +364,7 @@ def test_check_refuses_masks_of_another_time() -> None:
 
 def test_check_says_what_it_looked_at() -> None:
     model, optimizer, sparsifier = made()
-    assert sparsifier.check() == (3, 0, 1)
+    assert sparsifier.check() == (3, 0, 1, ())
     train_step(model, optimizer, 0)
     assert str(sparsifier.check()) == "3 weights, 6 optimizer state tensors, 1 rank(s): all hold"
 

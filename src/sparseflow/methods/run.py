@@ -6,7 +6,6 @@ them out is asked nothing.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 from sparseflow.methods.base import Method
@@ -56,23 +55,3 @@ class UnfinishedWarning(UserWarning):
 
 class OpenEndWarning(UserWarning):
     """Masks change until the last step of a run, with weights that are never trained."""
-
-
-def warn_open_end(method: Method, *, rate_is_scheduled: bool) -> None:
-    """Warn of updates that nothing ends, neither a last step nor a learning rate that falls.
-
-    Args:
-        method: One whose ``until`` is ``None`` never stops.
-        rate_is_scheduled: Whether a scheduler moves the learning rate, with which the default drop fraction falls.
-
-    >>> from sparseflow.methods import RigL
-    >>> warn_open_end(RigL(total_steps=600), rate_is_scheduled=False)
-    """
-    if getattr(method, "until", 0) is None and not rate_is_scheduled:
-        warnings.warn(
-            "masks change until the run ends and the learning rate has no schedule, so the last update may leave "
-            "weights that are never trained. Give total_steps=, the optimizer steps of the run (updates then stop "
-            "after 75 % of them), or update_until=.",
-            OpenEndWarning,
-            stacklevel=2,
-        )

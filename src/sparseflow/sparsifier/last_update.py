@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparseflow._fast import StagedMask, stage, unstaged
+from sparseflow._fast import StagedMask, unstaged
 from sparseflow.sharded import full, local, num_true
 from sparseflow.sparsifier.weights import MaskedWeights
 
@@ -39,12 +39,10 @@ class Before(NamedTuple):
 
 def before_update(weights: MaskedWeights) -> Before:
     """Copies of the masks and the active weights; the optimizer's state is not kept."""
-    masks: dict[str, Tensor | StagedMask] = {n: weight.positions().clone() for n, weight in weights.stored.items()}
     values = {name: weight.values.detach().clone() for name, weight in weights.stored.items()}
     for name, mask in weights.dense.items():
-        masks[name] = mask.clone() if name in weights.sharded else stage(mask)
         values[name] = local(weights.parameters[name]).detach()[local(mask)]
-    return Before(masks, values)
+    return Before(weights.copies(), values)
 
 
 @torch.no_grad()

@@ -19,7 +19,17 @@ from torch import Tensor
 
 from sparseflow.sharded import is_sharded, local
 from sparseflow.sparsifier.kinds import is_elementwise
-from sparseflow.sparsifier.tensors import Kept, Path, chain, entries, layouts, name_of, tensors_in
+from sparseflow.sparsifier.tensors import (
+    Kept,
+    Path,
+    chain,
+    entries,
+    group_number,
+    layouts,
+    name_of,
+    switches_of,
+    tensors_in,
+)
 from sparseflow.sparsifier.throwaway import CannotTryError, Trial, undisturbed
 
 _log = logging.getLogger("sparseflow")
@@ -50,7 +60,7 @@ def findings(optimizer: Any, parameter: Tensor) -> Findings:
     known = _found.setdefault(optimizer, {})
     # Optimizers that treat every entry alike are tried on a few.
     size = () if is_elementwise(optimizer) else (weight.shape, weight.stride())
-    key = (*size, weight.dtype, weight.device, _group_number(optimizer, parameter))
+    key = (*size, weight.dtype, weight.device, switches_of(optimizer, parameter))
     if key not in known:
         known[key] = _try_out(optimizer, parameter, weight if size else weight.new_empty(8))
     return known[key]
@@ -95,12 +105,6 @@ def _state_of(optimizer: Any, parameter: Tensor) -> Iterable[tuple[Path, Tensor]
                 yield path, tensor
 
 
-def _group_number(optimizer: Any, parameter: Tensor) -> int:
-    groups = getattr(optimizer, "param_groups", [])
-    holding = (n for n, group in enumerate(groups) if any(held is parameter for held in group["params"]))
-    return next(holding, -1)
-
-
 def _try_out(optimizer: Any, parameter: Tensor, like: Tensor) -> Findings:
     if isinstance(optimizer, torch.optim.LBFGS):
         return Findings({}, [])  # its vectors run over all weights together
@@ -108,9 +112,7 @@ def _try_out(optimizer: Any, parameter: Tensor, like: Tensor) -> Findings:
         try:
             return _watch(optimizer, parameter, like)
         except CannotTryError as error:
-            holders = [
-                (n, each) for n, each in enumerate(chain(optimizer)) if n and _group_number(each, parameter) >= 0
-            ]
+            holders = [(n, each) for n, each in enumerate(chain(optimizer)) if n and group_number(each, parameter) >= 0]
             if not holders:
                 return Findings({}, [], str(error))
     # A wrapper that cannot be made a second time, such as ZeroRedundancyOptimizer: look at what it holds.

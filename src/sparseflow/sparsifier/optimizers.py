@@ -10,10 +10,12 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from sparseflow.sparsifier.tensors import WHOLE, Kept, Path, WeightState, chain
+from sparseflow.sparsifier.tensors import WHOLE, Kept, Path, Switches, WeightState, chain, switches_of
 
-#: Optimizer -> ``id`` of a parameter -> the parameter itself, and where its state is.
-_KEPT: WeakKeyDictionary[Any, dict[int, tuple[ReferenceType[Tensor], Mapping[Path, Kept]]]] = WeakKeyDictionary()
+#: Optimizer -> ``id`` of a parameter -> the parameter itself, its group's switches, and where its state is.
+_KEPT: WeakKeyDictionary[Any, dict[int, tuple[ReferenceType[Tensor], Switches, Mapping[Path, Kept]]]] = (
+    WeakKeyDictionary()
+)
 
 
 def leaves_gradients(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> bool:
@@ -49,12 +51,13 @@ def weight_states(optimizer: Any, parameter: Tensor) -> list[WeightState]:
     [('prev', 0.0), ('step_size', 0.25)]
     """
     known = _KEPT.setdefault(optimizer, {})
-    reference, kept = known.get(id(parameter), (None, {}))
-    if reference is None or reference() is not parameter:
+    reference, switches, kept = known.get(id(parameter), (None, (), {}))
+    now = switches_of(optimizer, parameter)
+    if reference is None or reference() is not parameter or switches != now:
         from sparseflow.sparsifier.optimizer_state import findings  # it tries optimizers out, which few steps need
 
         kept = findings(optimizer, parameter).per_weight
-        known[id(parameter)] = ref(parameter), kept
+        known[id(parameter)] = ref(parameter), now, kept
     states = []
     for path, place in kept.items():
         tensor = _at(optimizer, parameter, path)
@@ -77,8 +80,9 @@ def drop_mistaken(optimizer: Any, parameter: Tensor, inactive: Tensor) -> None:
     """
     for state in weight_states(optimizer, parameter):
         if state.steady and (count := state.num_stale(inactive)):
-            reference, kept = _KEPT[optimizer][id(parameter)]
-            _KEPT[optimizer][id(parameter)] = reference, {path: at for path, at in kept.items() if path != state.path}
+            reference, switches, kept = _KEPT[optimizer][id(parameter)]
+            others = {path: at for path, at in kept.items() if path != state.path}
+            _KEPT[optimizer][id(parameter)] = reference, switches, others
             logging.getLogger("sparseflow").warning(
                 "%s changed %r at %d inactive weights, so it is no state of single weights; it is left as it is from "
                 "now on.", type(optimizer).__name__, state.key, count

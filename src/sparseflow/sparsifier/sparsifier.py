@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sparseflow import attached
 from sparseflow.masks.select import unwrap
 from sparseflow.methods.base import Method
-from sparseflow.methods.run import UnfinishedWarning, check_start, unfinished, warn_open_end
+from sparseflow.methods.run import UnfinishedWarning, check_start, unfinished
 from sparseflow.methods.static import Static
 from sparseflow.rng import stream
 from sparseflow.sharded import reshard_, shard_like
@@ -28,7 +28,7 @@ from sparseflow.sparsifier.optimizers import PeakRates, is_scheduled, leaves_gra
 from sparseflow.sparsifier.state import check_state
 from sparseflow.sparsifier.stored import check_can_move
 from sparseflow.sparsifier.tensors import chain
-from sparseflow.sparsifier.update import new_masks
+from sparseflow.sparsifier.update import new_masks, warn_open_end
 from sparseflow.sparsifier.weights import MaskedWeights
 from sparseflow.sparsifier.wrappers import listen, stepping
 from sparseflow.types import Masks, MaskUpdate

@@ -213,6 +213,11 @@ class MaskedWeights:
         self.fingerprints = self.fingerprints | fingerprints
         return Changes(before, {name: after[name] for name in moved})
 
+    def copies(self) -> dict[str, Tensor | StagedMask]:
+        """Copies of all masks as :meth:`change_` takes them, those of whole weights at an eighth of their size."""
+        found: dict[str, Tensor | StagedMask] = {n: weight.positions().clone() for n, weight in self.stored.items()}
+        return found | {n: mask.clone() if n in self.sharded else stage(mask) for n, mask in self.dense.items()}
+
     def _take_(self, masks: Masks) -> None:
         self.counts = {name: num_true(mask) for name, mask in masks.items()}
         for name, mask in self.dense.items():
