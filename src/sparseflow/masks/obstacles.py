@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from sparseflow.masks.layers import layouts, row
+from sparseflow.masks.layers import layouts
 from sparseflow.sharded import is_sharded
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -68,9 +68,8 @@ def unknown(module: nn.Module, name: str, path: str, owners: dict[str, nn.Module
             hooks = (getattr(hook, "__self__", hook) for hook in module._forward_pre_hooks.values())
             by = ", ".join(type(hook).__name__ for hook in hooks if getattr(hook, "name", None) == used)
             return f"the {used} of {type(module).__name__} is computed from it" + (f" by {by}" if by else "")
-    if row(module) is not None:
-        return f"unknown parameter of a known layer: {type(module).__name__}.{name}"
-    return f"unknown layer: {type(module).__name__}"
+    what = "unknown parameter of a known layer" if layouts(module) else "unknown layer"
+    return f"{what}: {type(module).__name__}"
 
 
 def not_parameters(module: nn.Module) -> dict[str, tuple[Tensor, str]]:
