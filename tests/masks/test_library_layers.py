@@ -103,6 +103,81 @@ def test_the_biases_of_masked_experts_become_zero_the_others_stay() -> None:
     assert (experts.down_proj_bias == 0.5).all()
 
 
+# --- live inputs ------------------------------------------------------------------------------------------------------
+
+
+class Mixture(nn.Module):
+    """A linear layer, then all experts on all that it gives."""
+
+    def __init__(self, experts: nn.Module) -> None:
+        super().__init__()
+        self.before, self.experts = nn.Linear(6, 16), experts
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.experts(x=self.before(x).expand(3, -1, -1)).sum(0)
+
+
+@pytest.mark.parametrize("make", [library.MixtralExperts, library.Llama4TextExperts, library.GptOssExperts])
+def test_live_inputs_of_experts_are_those_that_a_path_reaches(make: Callable[[], library._Experts]) -> None:
+    """By the masks alone: an inner unit is live if its gate and its up are; in GPT-OSS, with up + 1, if its gate is."""
+    model = Mixture(make())
+    masks = {n: torch.rand(w.parameter.shape) < 0.1 for n, w in maskable(model).items()}
+    masks["experts.down_proj"] = torch.ones_like(masks["experts.down_proj"])
+    first, down = masks["experts.gate_up_proj"], masks["experts.down_proj"]
+    if model.experts.transposed:
+        first = first.mT
+    reached = masks["before.weight"].any(1)  # of the experts' 16 inputs
+    units = (first & reached).any(2)
+    gate, up = (units[:, ::2], units[:, 1::2]) if make is library.GptOssExperts else units.chunk(2, 1)
+    expected = gate if make is library.GptOssExperts else gate & up
+    assert not expected.all()
+    assert expected.any(1).all()
+    found = sf.live_inputs(model, masks, example_inputs=torch.ones(1, 2, 6))
+    assert torch.equal(
+        found["experts.down_proj"].expand(down.shape).any(2 if model.experts.transposed else 1), expected
+    )
+    inputs = found["experts.gate_up_proj"].any(2 if model.experts.transposed else 1)
+    assert not inputs[:, ~reached].any()
+
+
+def test_experts_that_the_example_misses_count_every_input() -> None:
+    class First(library.MixtralExperts):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)[0]
+
+    experts = First()
+    masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in experts.named_parameters()}
+    masks["gate_up_proj"][:, 0] = False
+    found = sf.live_inputs(experts, masks, example_inputs=torch.ones(3, 2, 16))["down_proj"]
+    assert found.squeeze(1).tolist() == [[False] + [True] * 11, [True] * 12, [True] * 12]
+
+
+def test_live_inputs_of_conv1d() -> None:
+    model = nn.Sequential(library.Conv1D(4, 6), nn.ReLU(), library.Conv1D(6, 3))
+    masks = {"0.weight": torch.ones(4, 6, dtype=torch.bool), "2.weight": torch.ones(6, 3, dtype=torch.bool)}
+    masks["0.weight"][:, 2] = False
+    found = sf.live_inputs(model, masks, example_inputs=torch.ones(1, 4))["2.weight"]
+    assert found.flatten().tolist() == [True, True, False, True, True, True]
+
+
+@pytest.mark.parametrize("make", [library.MixtralExperts, library.GptOssExperts])
+def test_the_live_scheme_scales_down_by_what_reaches_it(make: Callable[[], library._Experts]) -> None:
+    """Its variance is He's over live inputs: the ratio to the sparse scheme is that of the two fans."""
+    masks = {n: torch.rand(p.shape) < 0.1 for n, p in make().named_parameters() if "bias" not in n}
+    masks["down_proj"] = torch.rand(masks["down_proj"].shape) < 0.5
+    live, sparse = make(), make()
+    sf.initialize_(live, masks, scheme="live", seed=0, example_inputs=torch.ones(3, 2, 16))
+    sf.initialize_(sparse, masks, scheme="sparse", seed=0)
+    reached = sf.live_inputs(sparse, masks, example_inputs=torch.ones(3, 2, 16))["down_proj"] & masks["down_proj"]
+    axis = 1 if live.transposed else 2
+    fans = [m.sum(axis, keepdim=True).double() for m in (masks["down_proj"], reached)]
+    ratio = (fans[0] / fans[1].where(fans[1] > 0, fans[0])).sqrt()
+    assert (ratio > 1).any()
+    torch.testing.assert_close(
+        live.down_proj.double(), sparse.down_proj.double() * ratio.nan_to_num(), rtol=1e-6, atol=0
+    )
+
+
 # --- what cannot be masked --------------------------------------------------------------------------------------------
 
 
@@ -180,6 +255,34 @@ def test_nothing_but_what_cannot_be_masked_is_an_error_with_the_reason() -> None
         ValueError, match=rf"no prunable weight under these rules.*1.00 {KNOWN}weight_orig \(the weight of"
     ):
         sf.dense_masks(prune.l1_unstructured(nn.Linear(4, 4), "weight", 0.5))
+
+
+def test_including_what_cannot_be_masked_is_an_error_with_the_reason() -> None:
+    model = nn.Sequential(prune.l1_unstructured(nn.Linear(4, 4), "weight", 0.5), nn.Linear(4, 4))
+    with pytest.raises(
+        ValueError, match=r"'0.\*' in include= .*0.weight_orig: the weight of Linear is pruned by torch"
+    ):
+        sf.random_masks(model, 0.5, seed=0, include=["0.*"])
+
+
+def test_a_weight_that_cannot_be_masked_in_one_place_is_masked_in_none() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), library.StdConv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
+    model[0].weight = model[1].weight
+    with pytest.warns(UserWarning, match=r"0.50 .*0.weight \(StdConv2d computes .*, shared by 2 layers\)"):
+        assert list(sf.random_masks(model, 0.5, seed=0)) == ["2.weight"]
+
+
+def test_norms_of_other_libraries_are_norms_and_normalised_layers_are_not() -> None:
+    class HeadsRMSNorm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4, 8))
+
+    class NormLinear(HeadsRMSNorm):
+        pass
+
+    assert weights(HeadsRMSNorm())[0].reason == "norms, biases and scales are never masked"
+    assert weights(NormLinear())[0].reason == "unknown layer: NormLinear"
 
 
 @pytest.mark.parametrize("make", [library.SameConv2d, library.EqualLinear])

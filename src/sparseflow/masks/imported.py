@@ -146,10 +146,10 @@ def _of_state(
         )
     stored = _stored_masks(state)
     masks: dict[str, Tensor] = {}
-    seen: set[tuple[int, int]] = set()  # a tied weight is in it twice
+    seen: set[int] = set()  # a tied weight is in it twice
     for key, value in state.items():
         name = key.removesuffix("_orig")
-        place = (value.untyped_storage().data_ptr(), value.storage_offset()) if value.numel() else (0, 0)
+        place = value.data_ptr()
         if name in stored:
             masks[_plain(name)] = stored[name] != 0
         elif _is_weight(key, value) and not (name.removesuffix("_mask") in stored or place in seen):

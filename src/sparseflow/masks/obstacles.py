@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -147,7 +148,7 @@ def _try_zeros(module: nn.Module) -> bool:
 
     A layer that cannot be tried (its ``forward`` takes something else) is taken for what its base class is.
     """
-    layout, shape = layouts(module)["weight"], module.weight.shape
+    layout, shape = layouts(module)["weight"], cast(Tensor, module.weight).shape
     units, inputs, *kernel = (shape[1], shape[0], *shape[2:]) if layout.transposed else shape
     weight = torch.zeros(units, inputs * math.prod(kernel))
     weight[:, weight.shape[1] // 2] = 1

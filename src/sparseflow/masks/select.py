@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
@@ -26,6 +26,9 @@ Rule = str | type[nn.Module]
 #: Their parameters are scales and shifts, whatever the shape.
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 
+#: So are those of norms of other libraries: ``LlamaRMSNorm``, ``LayerNorm2d``; not of a ``NormLinear``.
+_CALLED_NORM = re.compile(r"Norm(\d?d|Act\w*|Gated|)$")
+
 #: Prunable only when ``include`` names them: a row is looked up, nothing is multiplied.
 OPT_IN: tuple[type[nn.Module], ...] = (nn.Embedding, nn.EmbeddingBag)
 
@@ -35,7 +38,7 @@ class Weight:
     """One parameter of the model, whether it may be sparse, and why."""
 
     name: str
-    parameter: Tensor
+    parameter: nn.Parameter
     module_name: str
     module: nn.Module
     layout: Layout | None
@@ -104,12 +107,13 @@ def weights(
     """
     include, exclude = _rules(include, name="include"), _rules(exclude, name="exclude")
     unused = {*include, *exclude}
-    found = []
+    found, refused = [], []
     reshard_(model)
     for parameter, places in _places(unwrap(model)):
-        known = [place for place in places if place.layout is not None]
+        blocked = any(place.blocked for place in places)
+        known = [place for place in places if place.layout is not None and not blocked]
         opt_in = [place for place in known if place.opt_in]
-        place = (opt_in or known or places)[0]
+        place = (opt_in or known or sorted(places, key=lambda each: not each.blocked))[0]
         names = {name for each in places for name in (each.name, each.module_name)}
         included = [rule for rule in include if any(_matches(rule, names=names, module=p.module) for p in places)]
         excluded = [rule for rule in exclude if any(_matches(rule, names=names, module=p.module) for p in places)]
@@ -130,7 +134,9 @@ def weights(
             first_layer_dense, reason = False, "first layer"
         else:
             is_prunable = True
-        layout, others = place.layout, tuple(each.name for each in places[1:])
+        if not known and included:
+            refused.append((place.name, reason))
+        layout, others = place.layout if known else None, tuple(each.name for each in places[1:])
         found.append(
             Weight(
                 places[0].name,
@@ -148,7 +154,7 @@ def weights(
         raise ValueError(
             f"{', '.join(map(_rule_name, unused))} in include= or exclude= matches no parameter, or includes none that "
             f"can be masked. Names: {', '.join(weight.name for weight in found)}. Layers of your own become known by a "
-            "row in sparseflow.masks.select.LAYERS."
+            "row in sparseflow.masks.select.LAYERS." + "".join(f" {name}: {reason}." for name, reason in refused)
         )
     return found
 
@@ -163,11 +169,13 @@ class _Place(NamedTuple):
     """Why there is no layout; nothing for norms, biases and scales."""
     opt_in: str = ""
     """Why it is only masked when included."""
+    blocked: bool = False
+    """The layer is known, but this one of its weights cannot be masked, wherever else it is used."""
 
 
-def _places(model: nn.Module) -> list[tuple[Tensor, list[_Place]]]:
+def _places(model: nn.Module) -> list[tuple[nn.Parameter, list[_Place]]]:
     """Each parameter once, with every place where the model uses it, and matrices that are no parameters."""
-    places: dict[Tensor, list[_Place]] = {}
+    places: dict[nn.Parameter, list[_Place]] = {}
     modules = dict(model.named_modules())
     for module_name, module in modules.items():
         known = layouts(module)
@@ -180,7 +188,7 @@ def _places(model: nn.Module) -> list[tuple[Tensor, list[_Place]]]:
                 if not _never_masked(module, local, parameter):
                     place = place._replace(why=unknown(module, local, module_name, modules))
             elif why := obstacle(module, local, parameter):
-                place = place._replace(why=why)
+                place = place._replace(why=why, blocked=True)
             else:
                 opt_in = adapter(module, local, module_name, modules) or ""
                 if isinstance(module, OPT_IN):
@@ -189,14 +197,14 @@ def _places(model: nn.Module) -> list[tuple[Tensor, list[_Place]]]:
             places.setdefault(parameter, []).append(place)
         for local, (tensor, why) in not_parameters(module).items():
             name = f"{module_name}.{local}" if module_name else local
-            places.setdefault(tensor, []).append(_Place(name, module_name, module, None, why))
+            places.setdefault(cast(nn.Parameter, tensor), []).append(_Place(name, module_name, module, None, why))
     return list(places.items())
 
 
 def _never_masked(module: nn.Module, local: str, parameter: Tensor) -> bool:
     """Norms, biases and scales: vectors, whatever the shape that they are kept in, and what is called so."""
-    is_norm = isinstance(module, _NORMS) or "norm" in type(module).__name__.lower()
-    return is_norm or "bias" in local or sum(size > 1 for size in parameter.shape) < 2
+    is_norm = isinstance(module, _NORMS) or _CALLED_NORM.search(type(module).__name__)
+    return bool(is_norm) or "bias" in local or sum(size > 1 for size in parameter.shape) < 2
 
 
 #: Parts of the names of parameters that are added, looked up or compared, not multiplied.
