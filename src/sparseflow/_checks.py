@@ -121,3 +121,16 @@ def check_masks(masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -
                 f"the mask of {name!r} has shape {tuple(mask.shape)}, its weight {tuple(parameters[name].shape)}. "
                 "Make masks for this model, for instance with sparseflow.random_masks(model, 0.95)."
             )
+
+
+def check_values(parameters: Mapping[str, Tensor]) -> None:
+    """Check that parameters have values: on the meta device they have a shape only, and writing them does nothing.
+
+    Raises:
+        ValueError: naming the first that has none.
+    """
+    if meta := [name for name, parameter in parameters.items() if parameter.is_meta]:
+        raise ValueError(
+            f"{meta[0]!r} is on the meta device and has no values. Give the model memory first, with "
+            "model.to_empty(device=...) and its checkpoint, or build it outside torch.device('meta')."
+        )

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from sparseflow._checks import check_masks
 from sparseflow.gradients import undisturbed
 from sparseflow.masks.fans import PLAIN, Layout, fan_in
-from sparseflow.masks.select import maskable, unwrap
+from sparseflow.masks.layers import row
+from sparseflow.masks.select import Weight, maskable, unwrap
 from sparseflow.rng import stream
 from sparseflow.types import Masks
 
@@ -40,7 +41,7 @@ def live_inputs(
             as dead. ``None`` tries all-ones inputs of the usual sizes.
 
     Returns: parameter name -> bool tensor broadcastable to the weight, ``True`` where its input is live; only linear
-    and convolution layers, for the others every input counts.
+    and convolution layers and experts, for the others every input counts, as for experts that the example misses.
 
     Raises:
         TypeError, ValueError: if a mask does not fit, or no example is given and none can be guessed.
@@ -60,17 +61,24 @@ def live_inputs(
             module.register_forward_hook(lambda _module, _inputs, output: torch.ones_like(output))
         elif isinstance(module, nn.modules.batchnorm._NormBase):
             module.forward = _first_argument
-        elif isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
+        elif isinstance(module, (nn.Linear, *_CONVOLUTIONS)) or row(module) == "transformers.*.Conv1D":
             # A weight that several layers share is fed by all of them.
-            for name in (name for name in masks if weights[name].parameter is module.weight):
-                layout = weights[name].layout or PLAIN
-                module.register_forward_pre_hook(_recorder(live, name, module.weight.shape, layout))
+            for name, weight in ((name, weights[name]) for name in masks):
+                if weight.parameter is module.weight:
+                    module.register_forward_pre_hook(_recorder(live, name, weight.parameter.shape, _layout(weight)))
+        else:
+            stacked = [name for name in masks if weights[name].module is module and _layout(weights[name]).stacked]
+            if stacked:
+                module.register_forward_hook(_expert_recorder(live, stacked, weights), with_kwargs=True)
     with torch.no_grad(), undisturbed(probe, training=False):
         if example_inputs is None:
             _run_on_a_guess(probe, next(iter(weights.values())).module, forget=live.clear)
         else:
             arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
             probe(*(_positive(argument) for argument in arguments))
+    for name, mask in live.items():
+        if _layout(weights[name]).stacked:  # experts that nothing was sent to
+            mask |= ~mask.flatten(1).any(1).view(-1, 1, 1)
     return {name: mask.to(masks[name].device) for name, mask in live.items()}
 
 
@@ -91,7 +99,7 @@ def _make_positive_(model: nn.Module, masks: Masks) -> None:
     for name, parameter in model.named_parameters():
         if name in weights:
             mask = masks.get(name, torch.ones_like(parameter, dtype=torch.bool))
-            layout = weights[name].layout or PLAIN
+            layout = _layout(weights[name])
             # Unequal weights, so that nothing cancels where a layer subtracts.
             draw = torch.rand(parameter.shape, generator=generator, dtype=torch.float64) + 0.5
             parameter.copy_(mask * draw / fan_in(mask, layout).clamp(min=1e-3))
@@ -106,13 +114,36 @@ def _recorder(
 ) -> Callable[[nn.Module, tuple[Any, ...]], None]:
     def record(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         activations = inputs[0].detach() != 0
-        if isinstance(module, nn.Linear):
+        if len(shape) == 2:  # a linear layer
             channels = activations.reshape(-1, activations.shape[-1]).any(0)
         else:
             batched = activations.dim() == len(shape)
             channels = (activations if batched else activations[None]).transpose(0, 1).flatten(1).any(1)
         seen = _over_units(channels, shape, layout)
         live[name] = live[name] | seen if name in live else seen
+
+    return record
+
+
+def _layout(weight: Weight) -> Layout:
+    return weight.layout or PLAIN
+
+
+def _expert_recorder(
+    live: dict[str, Tensor], names: list[str], weights: dict[str, Weight]
+) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
+    """Record what reaches the matrices inside experts, which no hook sees: weights with an input have a gradient."""
+
+    def record(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
+        parameters = [weights[name].parameter.requires_grad_() for name in names]
+        with torch.enable_grad():
+            again = module.forward(*inputs, **options)
+            total = (again if isinstance(again, Tensor) else again[0]).sum()
+        gradients = torch.autograd.grad(total, parameters, materialize_grads=True)
+        for name, parameter, gradient in zip(names, parameters, gradients, strict=True):
+            parameter.requires_grad_(False)
+            seen = (gradient != 0).any(2 if _layout(weights[name]).transposed else 1, keepdim=True)
+            live[name] = live[name] | seen if name in live else seen
 
     return record
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -10,11 +11,11 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from sparseflow._checks import check_choice, check_masks, check_names, check_sparsity
+from sparseflow._checks import check_choice, check_masks, check_names, check_sparsity, check_values
 from sparseflow._fast import zero_inactive_
 from sparseflow.atomic import write_atomically
 from sparseflow.masks.allocation import ALLOCATIONS
-from sparseflow.masks.select import Rule, Weight, maskable, prunable
+from sparseflow.masks.select import Rule, Weight, left_out, maskable, prunable, weights
 from sparseflow.masks.topk import active_count, topk_mask, topk_masks
 from sparseflow.rng import stream
 from sparseflow.sharded import full, local, num_true, shard_like
@@ -52,7 +53,7 @@ def dense_masks(
     {'weight': tensor([[True, True]])}
     """
     chosen = prunable(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
-    return {name: torch.ones_like(weight.parameter, dtype=torch.bool) for name, weight in chosen.items()}
+    return {name: _empty_like(weight.parameter).fill_(True) for name, weight in chosen.items()}
 
 
 def random_masks(
@@ -125,6 +126,7 @@ def magnitude_masks(
     {'weight': tensor([[False,  True,  True, False]])}
     """
     chosen = prunable(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
+    check_values({name: weight.parameter for name, weight in chosen.items()})
     scores = {name: full(weight.parameter.detach()).abs() for name, weight in chosen.items()}
     return score_masks(scores, sparsity, scope=scope, allocation=allocation, seed=seed, overrides=overrides)
 
@@ -186,6 +188,7 @@ def apply_masks_(model: nn.Module, masks: Masks) -> nn.Module:
     """
     parameters = {name: weight.parameter for name, weight in maskable(model).items()}
     check_masks(masks, parameters)
+    check_values({name: parameters[name] for name in masks})
     with torch.no_grad():
         for name, mask in masks.items():
             weight = parameters[name].data
@@ -195,22 +198,40 @@ def apply_masks_(model: nn.Module, masks: Masks) -> nn.Module:
 
 def _like(mask: Tensor, parameter: Tensor) -> Tensor:
     """The mask on the parameter's device, in its memory format and parts, so that the two are read in step."""
-    made = torch.empty_like(parameter, dtype=torch.bool, requires_grad=False)
-    local(made).copy_(local(shard_like(mask.to(parameter.device), parameter)))
+    made = _empty_like(parameter)
+    local(made).copy_(local(shard_like(mask.to(made.device), parameter)))
     return made
 
 
-def sparsity_of(masks: Masks) -> float:
-    """Fraction of zeros over all masks together.
+def _empty_like(parameter: Tensor) -> Tensor:
+    """A mask without values yet. A weight on the meta device has none itself; its mask is made on the CPU."""
+    device = "cpu" if parameter.is_meta else parameter.device
+    return torch.empty_like(parameter, dtype=torch.bool, device=device, requires_grad=False)
+
+
+def sparsity_of(masks: Masks, model: nn.Module | None = None) -> float:
+    """Fraction of zeros over all masks together; weights without a mask do not count.
+
+    Args:
+        masks: Parameter name -> mask.
+        model: The model that they are of, to be warned of matrices of it that have none.
 
     Raises:
-        ValueError: if there are none.
+        TypeError, ValueError: if there are no masks, or one does not fit the model.
+
+    Warns:
+        UserWarning: with the share of the model's matrices that stay dense, as :func:`sparseflow.prunable` does.
 
     >>> sparsity_of({"a": torch.tensor([True, False, False, False])})
     0.75
     """
     if not masks:
         raise ValueError("there are no masks; make some, for instance with sparseflow.random_masks(model, 0.95).")
+    if model is not None:
+        found = weights(model)
+        check_masks(masks, {weight.name: weight.parameter for weight in found})
+        if missing := left_out(weight for weight in found if weight.name not in masks):
+            warnings.warn(missing, stacklevel=2)
     total = sum(mask.numel() for mask in masks.values())
     return 1 - sum(map(num_true, masks.values())) / total
 
