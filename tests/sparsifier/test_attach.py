@@ -366,6 +366,8 @@ def test_check_says_what_it_looked_at() -> None:
     model, optimizer, sparsifier = made()
     assert sparsifier.check() == (3, 0, 1, ())
     train_step(model, optimizer, 0)
+    train_step(model, optimizer, 1)
+    train_step(model, optimizer, 2)
     assert str(sparsifier.check()) == "3 weights, 6 optimizer state tensors, 1 rank(s): all hold"
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sparseflow.sharded import is_sharded, local
 from sparseflow.sparsifier.kinds import is_elementwise
+from sparseflow.sparsifier.optimizers import group_number, switches_of
 from sparseflow.sparsifier.tensors import (
     Kept,
     Path,

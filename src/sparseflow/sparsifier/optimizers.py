@@ -10,7 +10,10 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from sparseflow.sparsifier.tensors import WHOLE, Kept, Path, Switches, WeightState, chain, switches_of
+from sparseflow.sparsifier.tensors import WHOLE, Kept, Path, WeightState, chain
+
+#: The number of a parameter's group, and which of the group's numbers are not zero: momentum, amsgrad, centered.
+Switches = tuple[Any, ...]
 
 #: Optimizer -> ``id`` of a parameter -> the parameter itself, its group's switches, and where its state is.
 _KEPT: WeakKeyDictionary[Any, dict[int, tuple[ReferenceType[Tensor], Switches, Mapping[Path, Kept]]]] = (
@@ -35,6 +38,29 @@ def leaves_gradients(optimizer: torch.optim.Optimizer, parameters: Iterable[Tens
         and not (group["weight_decay"] or group.get("maximize") or group.get("fused") or group.get("foreach") is False)
         for group in optimizer.param_groups
         if any(id(parameter) in asked for parameter in group["params"])
+    )
+
+
+def group_number(optimizer: Any, parameter: Tensor) -> int:
+    """The number of the group that holds a parameter; -1 if none does."""
+    groups = getattr(optimizer, "param_groups", [])
+    holding = (n for n, group in enumerate(groups) if any(held is parameter for held in group["params"]))
+    return next(holding, -1)
+
+
+def switches_of(optimizer: Any, parameter: Tensor) -> Switches:
+    """What decides which state an optimizer keeps for a parameter; schedulers may turn momentum on after a while.
+
+    >>> weight = nn.Parameter(torch.ones(1))
+    >>> switches_of(torch.optim.SGD([weight], momentum=0.9), weight)
+    (0, 'momentum')
+    """
+    if (number := group_number(optimizer, parameter)) < 0:
+        return (number,)
+    group = optimizer.param_groups[number]
+    rates = ("lr", "initial_lr", "max_lr", "min_lr")
+    return number, *(
+        name for name, at in group.items() if name not in rates and isinstance(at, bool | int | float) and at
     )
 
 

@@ -79,33 +79,6 @@ def chain(optimizer: Any) -> list[Any]:
     return found
 
 
-#: The number of a parameter's group, and which of the group's numbers are not zero: momentum, amsgrad, centered.
-Switches = tuple[Any, ...]
-
-
-def group_number(optimizer: Any, parameter: Tensor) -> int:
-    """The number of the group that holds a parameter; -1 if none does."""
-    groups = getattr(optimizer, "param_groups", [])
-    holding = (n for n, group in enumerate(groups) if any(held is parameter for held in group["params"]))
-    return next(holding, -1)
-
-
-def switches_of(optimizer: Any, parameter: Tensor) -> Switches:
-    """What decides which state an optimizer keeps for a parameter; schedulers may turn momentum on after a while.
-
-    >>> weight = nn.Parameter(torch.ones(1))
-    >>> switches_of(torch.optim.SGD([weight], momentum=0.9), weight)
-    (0, 'momentum')
-    """
-    if (number := group_number(optimizer, parameter)) < 0:
-        return (number,)
-    group = optimizer.param_groups[number]
-    rates = ("lr", "initial_lr", "max_lr", "min_lr")
-    return number, *(
-        name for name, at in group.items() if name not in rates and isinstance(at, bool | int | float) and at
-    )
-
-
 class Kept(NamedTuple):
     """A place in the state where a trial found one value for each weight; fields as :class:`WeightState`."""
 
