@@ -28,7 +28,7 @@ def initialize_(
     base: str | Callable[..., Tensor] = "kaiming_normal",
     keep: Iterable[str] = (),
     zero_biases: bool = True,
-    example_inputs: Tensor | tuple[Any, ...] | None = None,
+    example_inputs: Any = None,
 ) -> nn.Module:
     r"""Re-draw every masked weight so that the signal survives the mask, in place.
 
