@@ -452,9 +452,7 @@ def test_a_wrong_batch_says_what_to_type(call: str, case: str) -> None:
 def test_a_generator_that_is_used_up() -> None:
     model, batches = made(OneInput), generator()
     sf.gradient_flow(model, LOSS, batches, training=False)
-    with pytest.raises(
-        ValueError, match=r"give .* a list where you use it twice: a generator is empty after"
-    ):
+    with pytest.raises(ValueError, match=r"give .* a list where you use it twice: a generator is empty after"):
         sf.gradient_flow(model, LOSS, batches, training=False)
     model.eval()
     torch.testing.assert_close(sf.grasp(model, LOSS, generator()), sf.grasp(model, LOSS, data()))  # goes through twice

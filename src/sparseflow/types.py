@@ -16,7 +16,7 @@ LossFn = Callable[[Any, Any], Tensor]
 
 #: Pairs of inputs and targets, or mappings with ``labels``, see :mod:`sparseflow.batches`; the first dimension runs
 #: over examples. It is gone through once per measurement.
-Batches = Iterable[tuple[Any, Any] | Mapping[str, Any]]
+Batches = Iterable[Any]
 
 
 class MaskUpdate(NamedTuple):
