@@ -20,6 +20,7 @@ from sparseflow.sparsifier.check import Checked
 from sparseflow.sparsifier.dense_gradients import keep_dense, observe_
 from sparseflow.sparsifier.guard import Guard, allow_copies, check_agreement, process_group, stop_copies
 from sparseflow.sparsifier.optimizers import PeakRates, innermost, keeps_zeros, leaves_gradients, per_weight_state
+from sparseflow.sparsifier.roots import QuickRoots
 from sparseflow.sparsifier.state import check_state
 from sparseflow.sparsifier.stored import check_can_move
 from sparseflow.sparsifier.update import new_masks
@@ -354,6 +355,7 @@ class Sparsifier:
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
             optimizer.register_load_state_dict_post_hook(self._guard.state_loaded),
+            QuickRoots(optimizer),
         ]
 
     def _take_(self, state: Mapping[str, Any]) -> None:
