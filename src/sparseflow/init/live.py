@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
+from sparseflow.batches import forward, map_tensors
 from sparseflow.gradients import undisturbed
 from sparseflow.masks.fans import PLAIN, Layout, fan_in
+<<<<<<< HEAD
 from sparseflow.masks.layers import row
 from sparseflow.masks.select import Weight, maskable, unwrap
+=======
+from sparseflow.masks.select import maskable, unwrap
+from sparseflow.precision import in_widest_dtype
+>>>>>>> 1f97f001d78025be522260bd5a94bff0a566bb86
 from sparseflow.rng import stream
 from sparseflow.types import Masks
 
@@ -24,9 +31,7 @@ _CENTRING = (nn.LayerNorm, nn.GroupNorm)
 _LENGTHS = (224, 96, 64, 48, 32, 28, 16, 8, 4, 1)
 
 
-def live_inputs(
-    model: nn.Module, masks: Masks, *, example_inputs: Tensor | tuple[Any, ...] | None = None
-) -> dict[str, Tensor]:
+def live_inputs(model: nn.Module, masks: Masks, *, example_inputs: Any = None) -> dict[str, Tensor]:
     r"""Mark the weights whose input can be nonzero.
 
     A unit without a path of active weights from the network's input outputs a constant zero (biases start at zero), so
@@ -37,8 +42,8 @@ def live_inputs(
     Args:
         model: Left as it is. Any architecture whose activations keep positive numbers positive.
         masks: Parameter name -> mask.
-        example_inputs: One batch of inputs (a tuple for several arguments); features that are zero in all of it count
-            as dead. ``None`` tries all-ones inputs of the usual sizes.
+        example_inputs: One batch of what the model takes, see :mod:`sparseflow.batches`; features that are zero in all
+            of it count as dead. ``None`` tries all-ones inputs of the usual sizes.
 
     Returns: parameter name -> bool tensor broadcastable to the weight, ``True`` where its input is live; only linear
     and convolution layers and experts, for the others every input counts, as for experts that the example misses.
@@ -46,12 +51,23 @@ def live_inputs(
     Raises:
         TypeError, ValueError: if a mask does not fit, or no example is given and none can be guessed.
 
+    Warns:
+        PrecisionWarning: if the model does not run in float64.
+
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
     >>> masks = {"0.weight": torch.tensor([[True, True], [False, False]]), "2.weight": torch.tensor([[True, True]])}
     >>> live_inputs(model, masks)["2.weight"]
     tensor([[ True, False]])
     """
-    probe = copy.deepcopy(unwrap(model)).double().cpu().requires_grad_(False)
+    if any(parameter.is_meta for parameter in unwrap(model).parameters()):
+        raise ValueError(
+            "the model is on the meta device, where no input can be followed: call model.to_empty(device='cpu') first."
+        )
+    return in_widest_dtype(model, partial(_live_inputs, model, masks, example_inputs))
+
+
+def _live_inputs(model: nn.Module, masks: Masks, example_inputs: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+    probe = copy.deepcopy(unwrap(model)).cpu().to(dtype).requires_grad_(False)
     weights = maskable(probe)
     check_masks(masks, {name: weight.parameter for name, weight in weights.items()})
     _make_positive_(probe, {name: mask.cpu() for name, mask in masks.items()})
@@ -72,13 +88,17 @@ def live_inputs(
                 module.register_forward_hook(_expert_recorder(live, stacked, weights), with_kwargs=True)
     with torch.no_grad(), undisturbed(probe, training=False):
         if example_inputs is None:
-            _run_on_a_guess(probe, next(iter(weights.values())).module, forget=live.clear)
+            _run_on_a_guess(probe, next(iter(weights.values())).module, dtype, forget=live.clear)
         else:
+<<<<<<< HEAD
             arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
             probe(*(_positive(argument) for argument in arguments))
     for name, mask in live.items():
         if _layout(weights[name]).stacked:  # experts that nothing was sent to
             mask |= ~mask.flatten(1).any(1).view(-1, 1, 1)
+=======
+            forward(probe, map_tensors(partial(_positive, dtype=dtype), example_inputs))
+>>>>>>> 1f97f001d78025be522260bd5a94bff0a566bb86
     return {name: mask.to(masks[name].device) for name, mask in live.items()}
 
 
@@ -86,10 +106,9 @@ def _first_argument(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _positive(argument: Any) -> Any:
-    if isinstance(argument, Tensor) and argument.is_floating_point():
-        return argument.detach().cpu().double().abs()
-    return argument.cpu() if isinstance(argument, Tensor) else argument
+def _positive(tensor: Tensor, *, dtype: torch.dtype) -> Tensor:
+    """Values as positive numbers, such as pixels; tokens, labels and attention masks as they are."""
+    return tensor.detach().cpu().to(dtype).abs() if tensor.is_floating_point() else tensor.cpu()
 
 
 def _make_positive_(model: nn.Module, masks: Masks) -> None:
@@ -105,7 +124,7 @@ def _make_positive_(model: nn.Module, masks: Masks) -> None:
             parameter.copy_(mask * draw / fan_in(mask, layout).clamp(min=1e-3))
         elif name.rsplit(".", 1)[-1].find("bias") >= 0:
             parameter.zero_()
-        else:
+        elif parameter.is_floating_point():
             parameter.abs_().clamp_(min=0.1)
 
 
@@ -167,15 +186,15 @@ def _over_units(channels: Tensor, shape: torch.Size, layout: Layout) -> Tensor:
     return per_block.expand(-1, shape[0] // layout.blocks, -1).reshape(shape[0], -1, *kernel)
 
 
-def _run_on_a_guess(model: nn.Module, first: nn.Module, *, forget: Callable[[], None]) -> None:
+def _run_on_a_guess(model: nn.Module, first: nn.Module, dtype: torch.dtype, *, forget: Callable[[], None]) -> None:
     for shape in _guesses(first):
         forget()  # what a guess that failed has left
         try:
-            model(torch.ones(shape, dtype=torch.float64))
+            model(torch.ones(shape, dtype=dtype))
         except (RuntimeError, ValueError, TypeError):
             continue
         return
     raise ValueError(
         f"no input could be guessed for {type(model).__name__}: give one batch, "
-        "example_inputs=x (a tuple if the model takes several)."
+        "example_inputs=x (a tuple or a dict if the model takes several)."
     )

@@ -32,7 +32,7 @@ def initialize_(
     keep: Iterable[str] = (),
     overwrite: Iterable[str] = (),
     zero_biases: bool = True,
-    example_inputs: Tensor | tuple[Any, ...] | None = None,
+    example_inputs: Any = None,
 ) -> nn.Module:
     r"""Re-draw every masked weight so that the signal survives the mask, in place, and set its own bias to zero.
 
