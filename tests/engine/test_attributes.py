@@ -172,7 +172,7 @@ def old_weight_norm() -> nn.Module:
 
 
 KEPT: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "pruned": (pruned, r"a hook makes its weight from weight_orig and weight_mask .* prune\.remove\(layer, 'weight'\)"),
+    "pruned": (pruned, r"a hook makes its weight from weight_orig and weight_mask .*prune\.remove\(layer, 'weight'\)"),
     "weight norm": (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(6, 6)), "no sparse form of Parametrized"),
     "old weight norm": (old_weight_norm, "a hook makes its weight from weight_g and weight_v at each call$"),
     "spectral norm": (lambda: nn.utils.spectral_norm(nn.Linear(6, 6)), "a hook makes its weight from weight_orig"),
