@@ -54,8 +54,8 @@ class SavePretrained:
         Raises:
             TypeError: if that method takes no ``state_dict``.
         """
-        save = type(self.model).save_pretrained
-        if "state_dict" not in inspect.signature(save).parameters:  # type: ignore[arg-type]
+        save: Any = type(self.model).save_pretrained  # type: ignore[attr-defined]
+        if "state_dict" not in inspect.signature(save).parameters:
             raise TypeError(
                 f"save_pretrained of {type(self.model).__name__} takes no state_dict and would write active values "
                 "alone, which its dense class cannot read. Type "
@@ -68,7 +68,7 @@ class SavePretrained:
             if isinstance(module, SparseLayer)
         }
         dense = dense_checkpoint(self.model.state_dict() if state is None else state, layers)
-        return save(self.model, *args, state_dict=dense, **kwargs)  # type: ignore[operator]
+        return save(self.model, *args, state_dict=dense, **kwargs)
 
 
 def give_save_pretrained_(model: nn.Module) -> None:

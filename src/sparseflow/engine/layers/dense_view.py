@@ -25,34 +25,26 @@ class Stored(Protocol):
         ...
 
 
+def _getters(names: str) -> list[Any]:
+    """What reads these attributes of a tensor, or calls these methods."""
+    found: list[Any] = [getattr(Tensor, name) for name in names.split()]
+    return [each if callable(each) else each.__get__ for each in found]
+
+
 #: Answered without the numbers: models ask a weight for these in every forward pass.
-_KNOWN: frozenset[Any] = frozenset(
+_KNOWN = frozenset(
     [
-        *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "layout", "requires_grad")),
-        *(getattr(Tensor, name).__get__ for name in ("is_cuda", "is_cpu", "is_meta", "is_sparse", "is_quantized")),
-        *(getattr(Tensor, name).__get__ for name in ("itemsize", "nbytes")),
-        *(
-            Tensor.size,
-            Tensor.dim,
-            Tensor.numel,
-            Tensor.nelement,
-            Tensor.ndimension,
-            Tensor.element_size,
-            Tensor.__len__,
-        ),
-        *(Tensor.is_floating_point, Tensor.is_complex, torch.is_floating_point, torch.is_complex, torch.numel),
-        *(Tensor.get_device, Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_tensor),
+        *_getters("shape dtype device ndim layout requires_grad itemsize nbytes"),
+        *_getters("is_cuda is_cpu is_meta is_sparse is_quantized is_floating_point is_complex"),
+        *_getters("size dim numel nelement ndimension element_size get_device __len__"),
+        *_getters("new_empty new_zeros new_ones new_full new_tensor"),
+        *(torch.is_floating_point, torch.is_complex, torch.numel),
     ]
 )
-_WRITING = frozenset(
-    ["__set__", "__delete__", "__setitem__"]
-    + [
-        f"__i{name}__"
-        for name in ("add", "sub", "mul", "div", "floordiv", "mod", "and", "or", "xor", "lshift", "rshift")
-    ]
-)
-_DETACHED = frozenset([Tensor.data.__get__, Tensor.detach, torch.detach])  # type: ignore[attr-defined]
-_GRADIENT = Tensor.grad.__get__  # type: ignore[attr-defined]
+_DETACHED = frozenset([*_getters("data detach"), torch.detach])
+_GRADIENT = _getters("grad")[0]
+_IN_PLACE = "add sub mul div floordiv mod and or xor lshift rshift"
+_WRITING = frozenset(["__set__", "__delete__", "__setitem__", *(f"__i{name}__" for name in _IN_PLACE.split())])
 
 
 class DenseView(Tensor):

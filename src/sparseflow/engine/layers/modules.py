@@ -142,11 +142,12 @@ class SparseLayer(nn.Module):
         """The sparse form with the layer's parameters alone, see :func:`take_over_`."""
         window = Window() if isinstance(layer, nn.Linear) else convolution_window(layer)
         pattern = Pattern.of(mask, groups=1 if isinstance(layer, nn.Linear) else layer.groups)
-        bias = None if layer.bias is None else layer.bias.detach().clone()
+        own = layer.bias
+        bias = None if own is None else own.detach().clone()
         sparse = cls(pattern, pattern.gather(layer.weight.detach()), bias, window)
         sparse.values.requires_grad_(layer.weight.requires_grad)
-        if sparse.bias is not None:
-            sparse.bias.requires_grad_(layer.bias.requires_grad)
+        if sparse.bias is not None and own is not None:
+            sparse.bias.requires_grad_(own.requires_grad)
         return sparse
 
     def dense_form(self) -> Dense:
