@@ -14,13 +14,9 @@ from sparseflow._checks import check_masks
 from sparseflow.batches import forward, map_tensors
 from sparseflow.gradients import undisturbed
 from sparseflow.masks.fans import PLAIN, Layout, fan_in
-<<<<<<< HEAD
 from sparseflow.masks.layers import row
 from sparseflow.masks.select import Weight, maskable, unwrap
-=======
-from sparseflow.masks.select import maskable, unwrap
 from sparseflow.precision import in_widest_dtype
->>>>>>> 1f97f001d78025be522260bd5a94bff0a566bb86
 from sparseflow.rng import stream
 from sparseflow.types import Masks
 
@@ -90,15 +86,10 @@ def _live_inputs(model: nn.Module, masks: Masks, example_inputs: Any, dtype: tor
         if example_inputs is None:
             _run_on_a_guess(probe, next(iter(weights.values())).module, dtype, forget=live.clear)
         else:
-<<<<<<< HEAD
-            arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-            probe(*(_positive(argument) for argument in arguments))
+            forward(probe, map_tensors(partial(_positive, dtype=dtype), example_inputs))
     for name, mask in live.items():
         if _layout(weights[name]).stacked:  # experts that nothing was sent to
             mask |= ~mask.flatten(1).any(1).view(-1, 1, 1)
-=======
-            forward(probe, map_tensors(partial(_positive, dtype=dtype), example_inputs))
->>>>>>> 1f97f001d78025be522260bd5a94bff0a566bb86
     return {name: mask.to(masks[name].device) for name, mask in live.items()}
 
 

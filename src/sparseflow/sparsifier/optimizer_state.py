@@ -20,17 +20,7 @@ from torch import Tensor
 from sparseflow.sharded import is_sharded, local
 from sparseflow.sparsifier.kinds import is_elementwise
 from sparseflow.sparsifier.optimizers import group_number, switches_of
-from sparseflow.sparsifier.tensors import (
-    Kept,
-    Path,
-    chain,
-    entries,
-    group_number,
-    layouts,
-    name_of,
-    switches_of,
-    tensors_in,
-)
+from sparseflow.sparsifier.tensors import Kept, Path, chain, entries, layouts, name_of, tensors_in
 from sparseflow.sparsifier.throwaway import CannotTryError, Trial, undisturbed
 
 _log = logging.getLogger("sparseflow")

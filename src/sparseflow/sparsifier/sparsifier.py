@@ -21,15 +21,11 @@ from sparseflow.sharded import reshard_, shard_like
 from sparseflow.sparsifier.check import Checked
 from sparseflow.sparsifier.dense_gradients import keep_dense, observe_
 from sparseflow.sparsifier.guard import Guard, allow_copies, check_agreement, process_group, stop_copies
-<<<<<<< HEAD
 from sparseflow.sparsifier.kinds import keeps_zeros
 from sparseflow.sparsifier.last_update import Before, before_update, num_untrained, take_back_
 from sparseflow.sparsifier.optimizer_state import describe
 from sparseflow.sparsifier.optimizers import PeakRates, is_scheduled, leaves_gradients, weight_states
-=======
-from sparseflow.sparsifier.optimizers import PeakRates, innermost, keeps_zeros, leaves_gradients, per_weight_state
 from sparseflow.sparsifier.roots import QuickRoots
->>>>>>> 1f97f001d78025be522260bd5a94bff0a566bb86
 from sparseflow.sparsifier.state import check_state
 from sparseflow.sparsifier.stored import check_can_move
 from sparseflow.sparsifier.tensors import chain
@@ -404,19 +400,13 @@ class Sparsifier:
         describe(optimizer, self._parts[id(optimizer)].weights.values())
         stop_copies(optimizer)
         return [
-<<<<<<< HEAD
             *listen(optimizer, self._before_step, self._after_step, self.mask_gradients_),
             *(
                 each.register_load_state_dict_post_hook(lambda _: self._guard.state_loaded(optimizer))
                 for each in chain(optimizer)
                 if hasattr(each, "_optimizer_load_state_dict_post_hooks")
             ),
-=======
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-            optimizer.register_load_state_dict_post_hook(self._guard.state_loaded),
             QuickRoots(optimizer),
->>>>>>> 1f97f001d78025be522260bd5a94bff0a566bb86
         ]
 
     def _take_(self, state: Mapping[str, Any]) -> None:
