@@ -27,12 +27,13 @@ def main() -> None:
         import_time,
         initialise,
         mask_update,
+        masked_adamw,
         masked_step,
     )
     from benchmarks.command import measure
 
     torch.set_num_threads(THREADS)
-    modules = (masked_step, mask_update, initialise, import_time)
+    modules = (masked_step, masked_adamw, mask_update, initialise, import_time)
     several = (engine_steps, engine_linear, engine_conv, engine_transformer, engine_memory, engine_growth, hessian)
     every = [*(module.BENCHMARK for module in modules), *(found for module in several for found in module.BENCHMARKS)]
     benchmarks = {benchmark.name: benchmark for benchmark in every}

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PERFORMANCE = ROOT / "docs" / "performance.md"
 #: What masking costs, in the order of the table.
-ORDER = ("masked_step", "mask_update", "initialise", "import_time")
+ORDER = ("masked_step", "masked_adamw", "mask_update", "initialise", "import_time")
 
 
 def markdown(results: list[dict[str, Any]]) -> str:

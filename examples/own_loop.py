@@ -12,7 +12,8 @@ model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReL
 masks = sf.random_masks(model, 0.95, allocation="erk", seed=0)
 sf.initialize_(model, masks, scheme="sparse", seed=0)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-sparsifier = sf.Sparsifier(model, optimizer, masks, sf.RigL(drop_fraction=0.3, update_every=20), seed=0)
+method = sf.RigL(drop_fraction=0.3, update_every=20, total_steps=200)  # masks change in the first 75 % of the steps
+sparsifier = sf.Sparsifier(model, optimizer, masks, method, seed=0)
 
 for _ in range(200):
     batch = torch.randint(0, len(x), (128,))

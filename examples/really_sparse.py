@@ -17,7 +17,8 @@ masks = sf.random_masks(dense, 0.95, seed=0)
 sf.initialize_(dense, masks, scheme="sparse", seed=0)
 model = sf.engine.convert(dense, masks)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-sparsifier = sf.Sparsifier(model, optimizer, masks, sf.RigL(drop_fraction=0.3, update_every=20), seed=0)
+method = sf.RigL(drop_fraction=0.3, update_every=20, total_steps=100)
+sparsifier = sf.Sparsifier(model, optimizer, masks, method, seed=0)
 
 for _ in range(100):
     batch = torch.randint(0, len(x), (128,))

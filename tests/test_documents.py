@@ -36,6 +36,22 @@ def test_readme_loop(tmp_path: Path) -> None:
     assert not names["sparsifier"].masks["0.weight"].all()
 
 
+def test_the_page_on_layers(tmp_path: Path) -> None:
+    """Its examples run one after the other, in a process of their own; its table names every row."""
+    from sparseflow.masks.layers import LAYERS, row_name
+
+    script = tmp_path / "layers.py"
+    checks = [
+        "assert list(masks) == ['0.each', '0.mix', '1.weight']",
+        "sparsifier.check(); assert abs(sf.sparsity_of(masks) - 0.9) < 0.001",
+    ]
+    blocks = python_blocks("docs/layers.md")
+    script.write_text("\n".join(part for pair in zip(blocks, checks, strict=True) for part in pair))
+    subprocess.run([sys.executable, "-W", "error", str(script)], check=True)
+    page = (ROOT / "docs" / "layers.md").read_text()
+    assert [key for key in map(row_name, LAYERS) if f"`{key}`" not in page] == []
+
+
 def test_links_in_the_documents_lead_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
         text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
@@ -85,6 +101,14 @@ def test_docs_show_the_committed_signal() -> None:
 
     text = PAGE.read_text()
     assert filled(text, "signal", markdown(pd.read_csv(RESULT))) == text, "run python -m benchmarks.signal"
+
+
+def test_docs_show_the_committed_last_updates() -> None:
+    from benchmarks.last_update import PAGE, RESULT, markdown
+    from benchmarks.table import filled
+
+    text = PAGE.read_text()
+    assert filled(text, "last_update", markdown(pd.read_csv(RESULT))) == text, "run python -m benchmarks.last_update"
 
 
 def test_commands_that_the_readme_names_exist() -> None:

@@ -22,6 +22,7 @@ FLOORS = [
     {"types", "_checks", "rng", "disk", "atomic", "sealed", "sharded", "attached"},
     {"_fast"},
     {"masks"},
+    {"batches", "precision"},
     {"gradients"},
     {"init", "methods"},
     {"sparsifier"},

@@ -10,6 +10,7 @@ from sparseflow.init.live import live_inputs
 from sparseflow.init.model import initialize_
 from sparseflow.init.prune import grasp, snip, synflow_masks
 from sparseflow.masks.files import load_masks, save_masks
+from sparseflow.masks.imported import masks_of, remove_pruning, remove_pruning_
 from sparseflow.masks.make import (
     apply_masks_,
     dense_masks,
@@ -59,9 +60,12 @@ __all__ = [
     "load_masks",
     "magnitude_masks",
     "mask_statistics",
+    "masks_of",
     "overlap",
     "prunable",
     "random_masks",
+    "remove_pruning",
+    "remove_pruning_",
     "save_masks",
     "score_masks",
     "snip",

@@ -6,6 +6,7 @@ Errors call the argument, tensor or weight ``name``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -42,6 +43,32 @@ def check_choice(value: str, choices: Iterable[str], *, name: str) -> None:
     choices = list(choices)
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def check_names(given: Iterable[str], needed: Iterable[str], *, name: str) -> None:
+    """Check that a table has an entry for each of the weights and for nothing else.
+
+    Raises:
+        ValueError: with the names that are missing, and those that are no weight.
+    """
+    given, needed = list(given), list(needed)
+    missing, unknown = ([n for n in a if n not in b] for a, b in ((needed, given), (given, needed)))
+    if missing or unknown:
+        faults = [f"has no entry for {', '.join(missing)}"] * bool(missing)
+        faults += [f"has {', '.join(map(repr, unknown))}, which is no masked weight"] * bool(unknown)
+        raise ValueError(
+            f"{name} {' and '.join(faults)}; it needs one entry per masked weight. They are: {', '.join(needed)}."
+        )
+
+
+def check_steps(value: int, *, name: str, least: int) -> None:
+    """Check that a number of optimizer steps is whole and large enough.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be at least {least} optimizer step{'s' * (least != 1)}, got {value!r}.")
 
 
 def check_finite(scores: Tensor, *, name: str) -> None:
@@ -109,3 +136,16 @@ def is_binary(mask: Tensor) -> bool:
     """
     held = local(mask.detach())
     return held.is_meta or not held.numel() or int(held.view(torch.uint8).max()) <= 1
+
+
+def check_values(parameters: Mapping[str, Tensor]) -> None:
+    """Check that parameters have values: on the meta device they have a shape only, and writing them does nothing.
+
+    Raises:
+        ValueError: naming the first that has none.
+    """
+    if meta := [name for name, parameter in parameters.items() if parameter.is_meta]:
+        raise ValueError(
+            f"{meta[0]!r} is on the meta device and has no values. Give the model memory first, with "
+            "model.to_empty(device=...) and its checkpoint, or build it outside torch.device('meta')."
+        )

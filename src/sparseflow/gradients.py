@@ -7,7 +7,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sparseflow.batches import each, forward, loss_of
 from sparseflow.masks.select import unwrap
 from sparseflow.sharded import is_sharded, reshard_
 from sparseflow.types import Batches, LossFn
@@ -51,6 +53,21 @@ def undisturbed(model: nn.Module, *, training: bool | None = None) -> Iterator[N
             reshard_(model)
 
 
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Run attention as plain products and a softmax: the fused kernels have no second derivative.
+
+    >>> q = torch.ones(1, 2, 4, requires_grad=True)
+    >>> with twice_differentiable():
+    ...     out = nn.functional.scaled_dot_product_attention(q, q, q).square().sum()
+    >>> (first,) = torch.autograd.grad(out, q, create_graph=True)
+    >>> torch.autograd.grad(first.sum(), q)[0].shape
+    torch.Size([1, 2, 4])
+    """
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that require a gradient, each once, without the prefix of a wrapper.
 
@@ -62,7 +79,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def loss_gradient(
-    model: nn.Module, loss_fn: LossFn, batches: Batches, *, training: bool | None = None
+    model: nn.Module, loss_fn: LossFn | None, batches: Batches, *, training: bool | None = None
 ) -> tuple[float, dict[str, Tensor]]:
     r"""Mean loss over all given examples and its *dense* gradient, without side effects.
 
@@ -70,15 +87,17 @@ def loss_gradient(
 
     Args:
         model: Masked or dense; its gradients, buffers, modes and random state stay as they are.
-        loss_fn: Mean loss of a batch, without any L2 term.
-        batches: Pairs of inputs and targets; a batch of ``n_b`` examples weighs ``n_b``. Of a sharded model the same
-            on all ranks.
+        loss_fn: Mean loss of a batch, without any L2 term; ``None`` for the one that the model returns, see
+            :func:`sparseflow.batches.loss_of`.
+        batches: Pairs of inputs and targets, or mappings with ``labels``, see :mod:`sparseflow.batches`; a batch of
+            ``n_b`` examples weighs ``n_b``. Of a sharded model the same on all ranks.
         training: Train or eval mode for the measurement; ``None`` keeps the model's.
 
     Returns: the loss, and name -> gradient of every trainable parameter (zeros where the loss does not depend on it).
 
     Raises:
-        ValueError: if there are no batches or no trainable parameter.
+        TypeError: if a batch, the model's output and the loss do not fit together.
+        ValueError: if there are no batches or no trainable parameter, or the loss is not one number with a gradient.
 
     >>> layer = nn.Linear(1, 1, bias=False)
     >>> _, g = loss_gradient(layer, lambda out, y: ((out - y) ** 2).mean(), [(torch.ones(4, 1), torch.zeros(4, 1))])
@@ -90,20 +109,23 @@ def loss_gradient(
         raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient.")
     total, loss_sum, sums = 0, 0.0, None
     with undisturbed(model, training=training), torch.enable_grad():
-        for inputs, targets in batches:
-            size = len(targets)
-            loss = loss_fn(model(inputs), targets)
+        for inputs, targets, size in each(batches):
+            loss = loss_of(loss_fn, forward(model, inputs), targets)
             gradients = _gradients(loss, list(parameters.values()))
             sums = _accumulate(sums, gradients, size)
             loss_sum += float(loss.detach()) * size
             total += size
-    if sums is None:
-        raise ValueError("batches is empty; give at least one (inputs, targets) pair, and a list if it is used twice.")
+    assert sums is not None  # there is a batch, else each() has raised
     return loss_sum / total, {name: s / total for name, s in zip(parameters, sums, strict=True)}
 
 
 def _gradients(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     """Zeros where the loss does not depend on the parameter."""
+    if not loss.requires_grad:
+        raise ValueError(
+            "the loss has no gradient: the model or loss_fn detaches it (.detach(), .data, no_grad or inference_mode "
+            "inside), or it depends on frozen parameters only."
+        )
     if not any(map(is_sharded, parameters)):
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         return [torch.zeros_like(p) if g is None else g.to_dense() for g, p in zip(found, parameters, strict=True)]

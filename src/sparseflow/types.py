@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 #: Parameter name -> bool tensor of the weight's shape; ``True`` marks an active weight.
 Masks = Mapping[str, Tensor]
 
-#: ``loss_fn(output, target)``: the mean loss over the examples of a batch, a scalar.
-LossFn = Callable[[Tensor, Tensor], Tensor]
+#: ``loss_fn(output, target)``: the mean loss over the examples of a batch, a scalar; see
+#: :func:`sparseflow.batches.loss_of` for what ``output`` is.
+LossFn = Callable[[Any, Any], Tensor]
 
-#: Pairs of inputs and targets, the first dimension running over examples; it is gone through once per measurement.
-Batches = Iterable[tuple[Tensor, Tensor]]
+#: Pairs of inputs and targets, or mappings with ``labels``, see :mod:`sparseflow.batches`; the first dimension runs
+#: over examples. It is gone through once per measurement.
+Batches = Iterable[Any]
 
 
 class MaskUpdate(NamedTuple):

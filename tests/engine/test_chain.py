@@ -137,7 +137,7 @@ def test_workspaces_are_used_again() -> None:
     _, sparse, x = lenet()
     for _ in range(3):
         sparse(x).sum().backward()
-    chain = chain_module._chains[sparse]
+    _, chain = chain_module._chains[sparse]
     (slices,) = chain._slices.values()
     assert len(slices.free) == 1
 

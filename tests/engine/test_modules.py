@@ -262,12 +262,11 @@ def test_what_is_printed_says_how_sparse_it_is() -> None:
 @pytest.mark.parametrize("relu", [True, False])
 def test_a_relu_inside_cuts_values_and_gradients(relu: bool) -> None:
     layer, sparse = pair(*LAYERS["conv2d"][:1], 0.3)
-    sparse.floor = 0.0 if relu else -math.inf
     after = nn.ReLU() if relu else nn.Identity()
     assert_same_chain = nn.Sequential(layer, after)
     x = torch.randn(LAYERS["conv2d"][1], dtype=torch.float64, generator=stream(0, "x"))
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
-    want, found = assert_same_chain(a), sparse(b)
+    want, found = assert_same_chain(a), sparse(b, floor=0.0 if relu else -math.inf)
     torch.testing.assert_close(found, want)
     want.square().sum().backward()
     found.square().sum().backward()

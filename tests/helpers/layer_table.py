@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+import library_layers as library
 from sparseflow.masks.select import prunable
 
 
@@ -56,6 +57,17 @@ def stacked(blocks: int) -> Callable[[tuple[int, ...], tuple[int, ...]], tuple[i
     return grouped(blocks)
 
 
+def stack(transposed: bool) -> Callable[[tuple[int, ...], tuple[int, ...]], tuple[int, int]]:
+    """Ends of an entry of (experts, out, in) or (experts, in, out): every expert has units and inputs of its own."""
+    unit, read = (2, 1) if transposed else (1, 2)
+    return lambda index, shape: (index[0] * shape[unit] + index[unit], index[0] * shape[read] + index[read])
+
+
+def below(index: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int]:
+    """Ends of an entry of three experts' (in, out) matrices below each other."""
+    return index[0] // (shape[0] // 3) * shape[1] + index[1], index[0]
+
+
 def lookup(index: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int]:
     return index[1], index[0]
 
@@ -76,6 +88,15 @@ LAYERS = {
     "lstm": Layer(lambda: nn.LSTM(20, 8), "weight_ih_l0", stacked(4)),
     "gru": Layer(lambda: nn.GRU(20, 8), "weight_hh_l0", stacked(3)),
     "rnn": Layer(lambda: nn.RNN(20, 12), "weight_ih_l0", plain),
+    "conv1d of transformers": Layer(lambda: library.Conv1D(40, 24), "weight", transposed()),
+    "mixtral up": Layer(library.MixtralExperts, "gate_up_proj", stack(False)),
+    "mixtral down": Layer(library.MixtralExperts, "down_proj", stack(False)),
+    "llama4 up": Layer(library.Llama4TextExperts, "gate_up_proj", stack(True)),
+    "gpt-oss up": Layer(library.GptOssExperts, "gate_up_proj", stack(True)),
+    "gpt-oss down": Layer(library.GptOssExperts, "down_proj", stack(True)),
+    "nemotron up": Layer(library.NemotronHExperts, "up_proj", stack(False)),
+    "dbrx up": Layer(library.DbrxExpertGLU, "v1", stacked(3)),
+    "dbrx down": Layer(library.DbrxExpertGLU, "w2", below),
 }
 
 

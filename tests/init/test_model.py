@@ -169,6 +169,69 @@ def test_gradients_and_flags_stay() -> None:
     assert int(model[1].num_batches_tracked) == 0
 
 
+# --- what looks set on purpose ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [1.0, -4.6, 23.5])  # a forget gate, a rare class's prior, the mean of a target
+def test_a_bias_that_no_layer_is_born_with_stays(value: float) -> None:
+    model = network()
+    with torch.no_grad():
+        model[4].bias[1] = value
+    before = values(model)
+    masks = random_masks(model, 0.5, seed=0)
+    with pytest.warns(UserWarning, match=r"set on purpose: 4.bias \(biases of size 1 or more\). To draw over them, or"):
+        initialize_(model, masks, seed=0)
+    assert torch.equal(model[4].bias, before["4.bias"])
+    assert not model[3].bias.any()
+    initialize_(model, masks, seed=0, zero_biases=False)
+    initialize_(model, masks, seed=0, keep=["4.weight"])
+    assert torch.equal(model[4].bias, before["4.bias"])
+    initialize_(model, masks, seed=0, overwrite=["*.bias"])
+    assert not model[4].bias.any()
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Linear(1, 50), nn.Conv2d(1, 9, 1), nn.LSTM(1, 1), nn.GRUCell(1, 1), nn.Bilinear(1, 1, 9)]
+)
+def test_no_layer_is_born_with_such_a_bias(layer: nn.Module) -> None:
+    """Those with the fewest inputs have the largest."""
+    initialize_(layer, random_masks(layer, 0.0, seed=0), seed=0)
+    assert not any(p.any() for name, p in layer.named_parameters() if "bias" in name)
+
+
+def test_a_matrix_of_zeros_stays() -> None:
+    model = network()
+    nn.init.zeros_(model[4].weight)
+    masks = random_masks(model, 0.5, seed=0)
+    with pytest.warns(UserWarning, match=r"set on purpose: 4.weight \(all zeros\)"):
+        initialize_(model, masks, seed=0)
+    assert not model[4].weight.any()
+    initialize_(model, masks, seed=0, keep=["4.*"])
+    assert not model[4].weight.any()
+    initialize_(model, masks, seed=0, overwrite=["4.weight"])
+    assert torch.equal(model[4].weight != 0, masks["4.weight"])
+
+
+def test_an_embedding_that_another_layer_shares_is_only_masked() -> None:
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 4), nn.Linear(4, 7, bias=False))
+    model[2].weight = model[0].weight
+    before = model[0].weight.detach().clone()
+    masks = random_masks(model, 0.5, seed=0, include=["*"])
+    with pytest.warns(UserWarning, match=r"set on purpose: 0.weight \(an embedding that is also 2.weight\)"):
+        initialize_(model, masks, seed=0)
+    assert torch.equal(model[0].weight, before * masks["0.weight"])
+    initialize_(model, masks, seed=0, overwrite=["0.weight"])
+    assert not torch.equal(model[0].weight, before * masks["0.weight"])
+
+
+def test_biases_of_weights_without_a_mask_stay_in_the_same_layer() -> None:
+    model = nn.LSTM(4, 3)
+    before = values(model)
+    initialize_(model, random_masks(model, 0.5, seed=0, exclude=["*_hh_*"]), seed=0)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"weight_ih_l0", "bias_ih_l0"}
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +244,8 @@ def test_bad_input() -> None:
         initialize_(model, masks, base="he", seed=0)
     with pytest.raises(ValueError, match=r"keep has 'head', which matches no masked weight. Masked: 0.weight, 3"):
         initialize_(model, masks, keep=["head"], seed=0)
+    with pytest.raises(ValueError, match=r"overwrite has 'head', which matches no parameter. Parameters: 0.weight, 0"):
+        initialize_(model, masks, overwrite=["head"], seed=0)
     with pytest.raises(TypeError, match=r"the mask of '0.weight' must be a bool tensor, got torch.float32"):
         initialize_(model, {"0.weight": masks["0.weight"].float()}, seed=0)
     with pytest.raises(ValueError, match=r"masks has '1.weight', which is no weight of the model"):

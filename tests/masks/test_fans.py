@@ -9,7 +9,7 @@ from torch import nn
 from layer_table import LAYERS, MASKS, looped_fans
 from sparseflow.masks.fans import Layout, dense_fans, fan_in, fan_out, unit_counts
 
-COMPUTED = [name for name in LAYERS if name not in ("embedding", "in_proj", "lstm", "gru", "rnn")]
+COMPUTED = list(LAYERS)[: list(LAYERS).index("embedding")]  # those of model libraries: test_library_layers
 
 
 @pytest.mark.parametrize("name", COMPUTED)
@@ -69,3 +69,12 @@ def test_a_shape_that_does_not_split_is_an_error(shape: tuple[int, ...], blocks:
         ValueError, match=rf"at least two axes and a first axis that divides into {blocks} blocks, got sh"
     ):
         fan_in(torch.ones(shape), Layout(blocks=blocks))
+
+
+def test_stacked_matrices_have_an_axis_of_their_own() -> None:
+    with pytest.raises(
+        ValueError, match=r"stacked matrices need at least three axes, \(matrices, units, inputs\), got \(4"
+    ):
+        fan_in(torch.ones(4, 2), Layout(stacked=True))
+    with pytest.raises(ValueError, match=r"one matrix per entry of the first axis, and no blocks; got blocks=3"):
+        Layout(stacked=True, blocks=3)

@@ -137,6 +137,27 @@ def test_a_deep_model_fits_in_a_hundred_columns() -> None:
     assert any(line.startswith("…") and ".in_proj_weight" in line for line in lines)  # a name keeps its end
 
 
+def test_zeros_of_the_weights_are_counted_beside_the_masks() -> None:
+    """After gradual pruning the masks that it began with are all ones; the weights say what became of them."""
+    model = network()
+    with torch.no_grad():
+        model[1].weight.view(-1)[:9] = 0
+    report = sparsity_report(model, sf.dense_masks(model))
+    assert {row.name: row.zeros for row in report.rows if row.masked} == {"1.weight": 9, "3.weight": 0}
+    assert str(report).endswith("The weights have more zeros than the masks: 0.5000 of the masked weights are zero.")
+    assert "more zeros" not in str(sparsity_report(network(), masks()))
+    assert "more zeros" not in str(sparsity_report(sf.apply_masks_(network(), masks()), masks()))
+
+
+def test_masks_of_another_time_are_refused() -> None:
+    model = network()
+    sf.apply_masks_(model, masks())
+    other = {"1.weight": torch.zeros(3, 4, dtype=torch.bool), "3.weight": masks()["3.weight"]}
+    other["1.weight"][1] = True
+    with pytest.raises(ValueError, match=r"the mask of '1.weight' is not where the weight is.*sparsifier.masks"):
+        sparsity_report(model, other)
+
+
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match=r"masks has '9.weight', which is no weight of the model"):
         sparsity_report(network(), {"9.weight": torch.ones(1, dtype=torch.bool)})

@@ -246,9 +246,21 @@ def test_without_regrowth_no_more_go_than_may_come() -> None:
         ({"first_update": 0}, "first_update must be at least 1, got 0: masks change after an optimizer step"),
         ({"first_update": -1, "replaces_step": True}, "first_update must be at least 0, got -1"),
         ({"schedule": "linear"}, "schedule must be one of 'constant', 'cosine', 'learning_rate', got 'linear'"),
-        ({"schedule": "cosine"}, "schedule='cosine' needs its end: give update_until="),
-        ({"schedule": cosine}, "schedule='cosine' needs its end: give update_until="),
-        ({"schedule": "cosine", "update_until": 0}, "schedule='cosine' needs its end: give update_until="),
+        ({"schedule": "cosine"}, "schedule='cosine' needs its end: give total_steps= or update_until="),
+        ({"schedule": cosine}, "schedule='cosine' needs its end: give total_steps= or update_until="),
+        (
+            {"schedule": "cosine", "update_until": 0, "first_update": 0, "replaces_step": True},
+            "schedule='cosine' needs its end: give total_steps= or update_until=",
+        ),
+        ({"update_every": 2.5}, "update_every must be at least 1 optimizer step, got 2.5"),
+        ({"update_every": float("nan")}, "update_every must be at least 1 optimizer step, got nan"),
+        ({"update_until": 0}, "update_until must be at least 1 optimizer step, got 0"),
+        ({"total_steps": -1}, "total_steps must be at least 1 optimizer step, got -1"),
+        ({"total_steps": 600, "update_until": 500}, "total_steps= stops updates after 75 % .* give one of them"),
+        ({"update_until": 99}, "never change: the first update is at step 100, the last may be at 99. Lower update_ev"),
+        ({"total_steps": 133}, "never change: the first update is at step 100, the last may be at 99"),
+        ({"first_update": 7, "update_until": 6}, "the first update is at step 7, the last may be at 6"),
+        ({"gradient_decay": 1.0}, "gradient_decay=1.0 would never look at a gradient"),
     ],
 )
 def test_wrong_settings(arguments: dict[str, object], message: str) -> None:
@@ -259,3 +271,8 @@ def test_wrong_settings(arguments: dict[str, object], message: str) -> None:
 def test_wrong_decay() -> None:
     with pytest.raises(ValueError, match=r"gradient_decay must be in \[0, 1\], got 1.1"):
         sf.SNFS(decay=1.1)
+
+
+def test_a_running_mean_that_no_score_sees_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"gradient_decay=0.9 would never look at a gradient"):
+        DropGrow(drop_score=scores.magnitude, grow_score=scores.uniform_random, gradient_decay=0.9)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import sparseflow as sf
+from sparseflow.masks.topk import EmptiedLayerWarning
 from sparseflow.methods.pruning import cubic_sparsity
 from sparseflow.rng import stream
 from sparseflow.sparsifier.update import WholeLayer
@@ -104,9 +105,12 @@ def test_global_scope_ranks_all_layers_together() -> None:
     # 8 weights, half go. Magnitudes 7, 6, 5, 5 and 5, 2, 1, 0: 7, 6 and then the first two of the three fives, those
     # of the earlier layer, stay.
     weights = {"a": torch.tensor([[7.0, -6.0], [5.0, -5.0]]), "b": torch.tensor([5.0, -2.0, 1.0, 0.0])}
-    masks = prune(sf.GMP(sparsity=0.5, begin=0, end=1, scope="global"), weights, ones(weights), 1)
+    method = sf.GMP(sparsity=0.5, begin=0, end=1, scope="global")
+    with pytest.warns(EmptiedLayerWarning, match="keeps 4 of 8 weights and none of 'b': .* scope='layer'"):
+        masks = prune(method, weights, ones(weights), 1)
     assert masks["a"].tolist() == [[True, True], [True, True]]
-    assert not masks["b"].any()  # a layer may lose everything
+    assert not masks["b"].any()
+    assert prune(method, weights, masks, 1)["b"].tolist() == [False] * 4  # warned of once: it had none before
 
 
 def test_at_least_one_weight_stays_in_each_layer() -> None:
@@ -127,6 +131,7 @@ def test_at_least_one_weight_stays_in_each_layer() -> None:
         ({"begin": -1}, "pruning needs 0 <= begin <= end, in optimizer steps, got -1 and 10"),
         ({"begin": 0, "end": 0}, "at step 0 use sparseflow.magnitude_masks"),
         ({"update_every": 0}, "update_every must be at least 1 optimizer step, got 0"),
+        ({"end": 9.5}, "end must be at least 0 optimizer steps, got 9.5"),
     ],
 )
 def test_wrong_settings(arguments: dict[str, Any], message: str) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.sparsifier.optimizers import per_weight_state
+from sparseflow.sparsifier.optimizers import weight_states
 from tiny import OPTIMIZERS, assert_same_bits, batch, masked, tiny_model, train_step
 
 
@@ -114,7 +114,9 @@ def test_check_finds_weights_state_and_counts_that_are_wrong() -> None:
     weight[two] = -0.0
     sparsifier.check()
     optimizer.state[model[5].weight]["exp_avg_sq"][one] = 1e-30
-    with pytest.raises(sf.BrokenPromiseError, match=r"'exp_avg_sq' of '5\.weight' has 1 nonzero entries"):
+    with pytest.raises(
+        sf.BrokenPromiseError, match=r"'exp_avg_sq' of '5\.weight' has 1 inactive entries that are not 0,"
+    ):
         sparsifier.check()
     sf.check(model, None, sparsifier.masks)  # without the optimizer all is well
     optimizer.state[model[5].weight]["exp_avg_sq"][one] = 0.0
@@ -140,11 +142,11 @@ def test_check_refuses_masks_that_do_not_fit() -> None:
         ("adagrad", ["sum"]),
     ],
 )
-def test_per_weight_state_is_found_by_shape(optimizer_name: str, keys: list[str]) -> None:
+def test_per_weight_state_is_found(optimizer_name: str, keys: list[str]) -> None:
     model, optimizer, _ = attach(optimizer_name=optimizer_name)
     train_step(model, optimizer, 0)
     # SGD without momentum keeps a buffer that is None.
-    found = [key for key, _ in per_weight_state(optimizer, model[3].weight)]
+    found = [state.key for state in weight_states(optimizer, model[3].weight)]
     assert sorted(found) == sorted(keys)
 
 

@@ -494,7 +494,7 @@ def test_a_training_happens_when_its_result_is_asked_for() -> None:
 
 
 def test_zeros_that_are_active_stay_before_those_that_are_not() -> None:
-    """A network that training sets to zero loses its last positions, and gets none back."""
+    """A network that training sets to zero loses some of its active positions, and gets none back."""
 
     def kill(model: nn.Module, masks: sf.Masks) -> None:
         for name in masks:
@@ -508,11 +508,10 @@ def test_zeros_that_are_active_stay_before_those_that_are_not() -> None:
             kill(model, masks)
 
     found = list(tickets.iterative_pruning(layer, largest_last_then_kill, sparsity=0.75, rounds=2, rewind_to=None))
-    # Half of 0..7: the last four. Then all zero: ties keep the lower index, among the active.
-    assert [each.masks["weight"].int().tolist() for each in found[1:]] == [
-        [[0, 0, 0, 0, 1, 1, 1, 1]],
-        [[0, 0, 0, 0, 1, 1, 0, 0]],
-    ]
+    # Half of 0..7: the last four. Then all are zero: two of the four are drawn.
+    assert found[1].masks["weight"].int().tolist() == [[0, 0, 0, 0, 1, 1, 1, 1]]
+    assert int(found[2].masks["weight"].sum()) == 2
+    assert not (found[2].masks["weight"] & ~found[1].masks["weight"]).any()
 
 
 def test_rules_say_what_is_pruned() -> None:

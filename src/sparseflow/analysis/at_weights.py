@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.analysis.recalibrate import recalibrate_, running_norms
+from sparseflow.batches import each, forward, loss_of, output_of
 from sparseflow.gradients import trainable, undisturbed
 from sparseflow.masks.select import unwrap
 from sparseflow.types import Batches, LossFn
@@ -28,7 +29,7 @@ class Measured(NamedTuple):
 
     loss: float
     accuracy: float
-    """In [0, 1]; NaN where the targets are no classes."""
+    """In [0, 1]; NaN where the targets are no classes, or the model returns its own loss."""
 
 
 def weights_of(model: nn.Module, state: Mapping[str, Tensor], *, name: str) -> dict[str, Tensor]:
@@ -73,7 +74,7 @@ def measure_at(
     points: Sequence[T],
     batches: Batches,
     *,
-    loss_fn: LossFn,
+    loss_fn: LossFn | None,
     recalibrate: Recalibration = None,
     evaluate: Callable[[nn.Module], float] | None = None,
     progress: Progress | None = None,
@@ -133,15 +134,16 @@ def _again(batches: Batches) -> Batches:
     return list(batches) if isinstance(batches, Iterator) else batches
 
 
-def _measure(model: nn.Module, loss_fn: LossFn, batches: Batches) -> Measured:
+def _measure(model: nn.Module, loss_fn: LossFn | None, batches: Batches) -> Measured:
     total, loss_sum, correct, compared = 0, 0.0, 0, 0
-    for inputs, targets in batches:
-        output = model(inputs)
-        loss_sum += float(loss_fn(output, targets)) * len(targets)
-        total += len(targets)
-        if not targets.is_floating_point() and output.dim() == targets.dim() + 1:
-            correct += int((output.argmax(1) == targets).sum())
-            compared += targets.numel()
-    if not total:
-        raise ValueError("batches is empty; give at least one (inputs, targets) pair.")
+    for inputs, targets, size in each(batches):
+        output = forward(model, inputs)
+        loss_sum += float(loss_of(loss_fn, output, targets)) * size
+        total += size
+        # A model that makes its own loss may shift its labels, as language models do.
+        if loss_fn is not None and isinstance(targets, Tensor) and not targets.is_floating_point():
+            logits = output_of(output)
+            if logits.dim() == targets.dim() + 1:
+                correct += int((logits.argmax(1) == targets).sum())
+                compared += targets.numel()
     return Measured(loss_sum / total, correct / compared if compared else math.nan)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_choice, check_finite
 from sparseflow.analysis.divergences import log_probabilities
+from sparseflow.batches import each, forward, output_of
 from sparseflow.gradients import undisturbed
 from sparseflow.types import Batches
 
@@ -19,7 +20,8 @@ def collect_logits(model: nn.Module, batches: Batches) -> Tensor:
 
     Args:
         model: A classifier; ``torch.stack([collect_logits(model, batches) for model in models])`` for several.
-        batches: Pairs of inputs and targets, always in the same order: no shuffling loader.
+        batches: Pairs of inputs and targets, or mappings, see :mod:`sparseflow.batches`; always in the same order: no
+            shuffling loader.
 
     Returns: ``(examples, classes)`` in the model's dtype, on the CPU.
 
@@ -33,13 +35,11 @@ def collect_logits(model: nn.Module, batches: Batches) -> Tensor:
     """
     found = []
     with torch.no_grad(), undisturbed(model, training=False):
-        for inputs, _ in batches:
-            output = model(inputs)
+        for inputs, _, _ in each(batches):
+            output = output_of(forward(model, inputs))
             if output.dim() != 2:
                 raise ValueError(f"the model must give logits (examples, classes), got shape {tuple(output.shape)}.")
             found.append(output.cpu())
-    if not found:
-        raise ValueError("batches is empty; give at least one (inputs, targets) pair.")
     return torch.cat(found)
 
 

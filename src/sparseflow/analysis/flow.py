@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparseflow._fast import zero_inactive_
 from sparseflow.analysis.layout import check_masked
+from sparseflow.batches import each, forward, loss_of
 from sparseflow.gradients import loss_gradient, trainable, undisturbed
 from sparseflow.sharded import full, local, shard_like
 from sparseflow.types import Batches, LossFn, Masks, MaskUpdate
@@ -38,7 +39,12 @@ class GradientFlow:
 
 
 def gradient_flow(
-    model: nn.Module, loss_fn: LossFn, batches: Batches, masks: Masks | None = None, *, training: bool | None = None
+    model: nn.Module,
+    loss_fn: LossFn | None,
+    batches: Batches,
+    masks: Masks | None = None,
+    *,
+    training: bool | None = None,
 ) -> GradientFlow:
     r"""Norm of the loss gradient over active weights and all other trainable parameters, without side effects.
 
@@ -48,8 +54,10 @@ def gradient_flow(
 
     Args:
         model: The network.
-        loss_fn: Mean loss of a batch, without the L2 term.
-        batches: Pairs of inputs and targets; give the same fixed examples every time (the paper: 1000 training images).
+        loss_fn: Mean loss of a batch, without the L2 term; ``None`` for the one that the model returns, see
+            :func:`sparseflow.batches.loss_of`.
+        batches: Pairs of inputs and targets, or mappings with ``labels``, see :mod:`sparseflow.batches`; give the same
+            fixed examples every time (the paper: 1000 training images).
         masks: Parameter name -> mask; ``None`` counts every weight.
         training: Train or eval mode for the measurement; ``None`` keeps the model's.
 
@@ -74,7 +82,7 @@ def gradient_flow(
 
 
 def masked_gradient(
-    model: nn.Module, loss_fn: LossFn, batches: Batches, masks: Masks | None, *, training: bool | None = None
+    model: nn.Module, loss_fn: LossFn | None, batches: Batches, masks: Masks | None, *, training: bool | None = None
 ) -> tuple[float, dict[str, Tensor]]:
     """Mean loss and its gradient, zero at inactive weights; arguments and errors as :func:`gradient_flow`.
 
@@ -105,7 +113,7 @@ class Descent(NamedTuple):
 
 def descent(
     model: nn.Module,
-    loss_fn: LossFn,
+    loss_fn: LossFn | None,
     batches: Batches,
     masks: Masks | None = None,
     *,
@@ -119,7 +127,7 @@ def descent(
     Args:
         model: The network; its weights come back bit for bit.
         loss_fn: Mean loss of a batch.
-        batches: A list of (inputs, targets) pairs; it is gone through twice.
+        batches: As for :func:`gradient_flow`; kept, and gone through twice.
         masks: Parameter name -> mask; the step moves active weights only.
         learning_rate: :math:`\eta`.
         training: Train or eval mode; ``None`` keeps the model's.
@@ -132,16 +140,16 @@ def descent(
     >>> gain.predicted, round(gain.measured, 6)  # a linear loss: the prediction is exact
     (0.5, 0.5)
     """
-    batches = list(batches)
-    before, gradient = masked_gradient(model, loss_fn, batches, masks, training=training)
+    found = list(each(batches))
+    before, gradient = masked_gradient(model, loss_fn, found, masks, training=training)
     parameters = trainable(model)
     saved = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     with torch.no_grad(), undisturbed(model, training=training):
         try:
             for name, parameter in parameters.items():
                 parameter.sub_(gradient[name], alpha=learning_rate)
-            sizes = [len(targets) for _, targets in batches]
-            losses = [float(loss_fn(model(inputs), targets)) for inputs, targets in batches]
+            sizes = [batch.size for batch in found]
+            losses = [float(loss_of(loss_fn, forward(model, batch.inputs), batch.targets)) for batch in found]
             after = sum(n * loss for n, loss in zip(sizes, losses, strict=True)) / sum(sizes)
         finally:
             for name, parameter in parameters.items():
@@ -167,7 +175,7 @@ class _Updates(Protocol):
 
 
 def record_update_flow(
-    sparsifier: _Updates, model: nn.Module, loss_fn: LossFn, batches: Batches, *, training: bool | None = None
+    sparsifier: _Updates, model: nn.Module, loss_fn: LossFn | None, batches: Batches, *, training: bool | None = None
 ) -> list[UpdateFlow]:
     """Measure the gradient flow just before and just after every mask update from now on.
 
@@ -178,7 +186,7 @@ def record_update_flow(
         sparsifier: A :class:`sparseflow.Sparsifier`.
         model: Its model.
         loss_fn: Mean loss of a batch, without the L2 term.
-        batches: A list of (inputs, targets) pairs, the same examples every time.
+        batches: As for :func:`gradient_flow`; kept, the same examples every time.
         training: Train or eval mode; ``None`` keeps the model's.
 
     Returns: a list that grows by one record at each update.
@@ -196,12 +204,12 @@ def record_update_flow(
     >>> [record.step for record in records]
     [1]
     """
-    batches = list(batches)
+    kept = list(each(batches))
     records: list[UpdateFlow] = []
     pending: list[GradientFlow] = []
 
     def measure() -> GradientFlow:
-        return gradient_flow(model, loss_fn, batches, sparsifier.masks, training=training)
+        return gradient_flow(model, loss_fn, kept, sparsifier.masks, training=training)
 
     def before(step: int) -> None:
         pending[:] = [measure()]

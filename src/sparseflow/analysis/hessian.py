@@ -14,6 +14,7 @@ from sparseflow.analysis.closed_form.chain import chain_of, closed_form_refusal
 from sparseflow.analysis.closed_form.compute import closed_form
 from sparseflow.analysis.layout import active_parameters
 from sparseflow.analysis.products import Objective, check_second_derivatives
+from sparseflow.batches import each
 from sparseflow.types import Batches, LossFn, Masks
 
 
@@ -26,7 +27,7 @@ def hessian(
     batches: Batches,
     masks: Masks | None = None,
     *,
-    loss_fn: LossFn = F.cross_entropy,
+    loss_fn: LossFn | None = F.cross_entropy,
     method: str = "auto",
     dtype: torch.dtype = torch.float64,
     max_bytes: int = 2**32,
@@ -43,9 +44,10 @@ def hessian(
 
     Args:
         model: The network, of any dtype; copies of its weights are used.
-        batches: Pairs of inputs and targets; a batch of ``n_b`` of all ``N`` examples weighs ``n_b / N``.
+        batches: Pairs of inputs and targets, or mappings with ``labels``, see :mod:`sparseflow.batches`; a batch of
+            ``n_b`` of all ``N`` examples weighs ``n_b / N``. The closed form takes pairs of tensors.
         masks: Parameter name -> mask; rows and columns are in the order of :func:`active_parameters`.
-        loss_fn: Mean loss of a batch, without the L2 term.
+        loss_fn: Mean loss of a batch, without the L2 term; ``None`` for the one that the model returns.
         method: ``"auto"``, ``"closed_form"`` or ``"products"``.
         dtype: To compute in. float32 is twice as fast, but eigenvalues near zero then have random signs.
         max_bytes: Refuse to begin where the result is larger.
@@ -74,9 +76,7 @@ def hessian(
     if dtype not in (torch.float64, torch.float32):
         raise ValueError(f"dtype must be torch.float64 or torch.float32, got {dtype}.")
     check_second_derivatives(model)
-    layout, examples = active_parameters(model, masks), [batch for batch in batches if len(batch[1])]
-    if not examples:
-        raise ValueError("batches is empty; give at least one (inputs, targets) pair.")
+    layout, examples = active_parameters(model, masks), list(each(batches))
     if (size := 8 * layout.size**2) > max_bytes:
         raise ValueError(
             f"the Hessian of {layout.size} parameters takes {size:,} bytes, more than max_bytes={max_bytes:,}. Use "
@@ -84,7 +84,12 @@ def hessian(
         )
     reason = None
     if method != "products":
-        reason = next(filter(None, (closed_form_refusal(model, *batch, loss_fn=loss_fn) for batch in examples)), None)
+        reason = next(
+            filter(
+                None, (closed_form_refusal(model, batch.inputs, batch.targets, loss_fn=loss_fn) for batch in examples)
+            ),
+            None,
+        )
     if reason and method == "closed_form":
         raise TypeError(f"there is no closed form of this Hessian: {reason}. Use method='products', which is slow.")
     if reason:
@@ -94,13 +99,14 @@ def hessian(
         objective = Objective.of(model, examples, masks, loss_fn=loss_fn, dtype=dtype, training=False)
         found = _row_by_row(objective, progress)
     else:
-        found = closed_form(chain_of(model), layout, examples, dtype=dtype, progress=progress)
+        pairs = [(batch.inputs, batch.targets) for batch in examples]
+        found = closed_form(chain_of(model), layout, pairs, dtype=dtype, progress=progress)
     check_finite(found, name="the Hessian")
     return found
 
 
 def _row_by_row(objective: Objective, progress: Callable[[int, int], None] | None) -> Tensor:
-    layout, sizes = objective.layout, [len(targets) for _, targets in objective.batches]
+    layout, sizes = objective.layout, [batch.size for batch in objective.batches]
     found, done = None, 0
     for number, size in enumerate(sizes):
         graph = objective.graph(number)

@@ -223,7 +223,7 @@ def lanczos_spectrum(
     batches: Batches,
     masks: Masks | None = None,
     *,
-    loss_fn: LossFn = F.cross_entropy,
+    loss_fn: LossFn | None = F.cross_entropy,
     generator: torch.Generator,
     largest: int = 1,
     smallest: int = 1,

@@ -38,7 +38,7 @@ def linear_path(
     end: Mapping[str, Tensor],
     batches: Batches,
     *,
-    loss_fn: LossFn = F.cross_entropy,
+    loss_fn: LossFn | None = F.cross_entropy,
     alphas: Sequence[float] = ALPHAS,
     masks: Masks | None = None,
     recalibrate: Recalibration = None,
@@ -56,8 +56,9 @@ def linear_path(
         model: The network; only its architecture matters, and frozen parameters that start and end do not give.
         start: A state dict of the model, or parameter name -> tensor; its buffers are not used.
         end: Likewise.
-        batches: Pairs of inputs and targets, gone through at every point (the paper: the whole training set).
-        loss_fn: Mean loss of a batch, without L2 term.
+        batches: Pairs of inputs and targets, or mappings with ``labels``, see :mod:`sparseflow.batches`; gone through
+            at every point (the paper: the whole training set).
+        loss_fn: Mean loss of a batch, without L2 term; ``None`` for the one that the model returns.
         alphas: Points on the line; by default :data:`ALPHAS`, the grid of the authors' code.
         masks: If given, it is checked that start and end are both zero off them.
         recalibrate: Training batches from which batch norm's running statistics are estimated anew at every point, the

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_masks, check_zero_off_mask
+from sparseflow.attached import check_current
 from sparseflow.gradients import trainable
 from sparseflow.masks.select import maskable
 from sparseflow.types import Masks
@@ -87,7 +88,8 @@ def active_parameters(model: nn.Module, masks: Masks | None = None) -> ActiveLay
         masks: Parameter name -> mask; ``None`` counts every weight.
 
     Raises:
-        TypeError, ValueError: if a mask does not fit, an inactive weight is not zero, or nothing is trainable.
+        TypeError, ValueError: if a mask does not fit or is not what the model's Sparsifier holds now, an inactive
+            weight is not zero, or nothing is trainable.
 
     Reference: Evci et al. (2022), section 4.2; protocol H.
 
@@ -114,9 +116,10 @@ def active_parameters(model: nn.Module, masks: Masks | None = None) -> ActiveLay
 
 
 def check_masked(model: nn.Module, masks: Masks) -> None:
-    """Raise ``TypeError`` or ``ValueError`` if a mask does not fit the model, or an inactive weight is not zero."""
+    """Raise ``TypeError`` or ``ValueError`` if masks do not fit, are old, or a weight off them is not zero."""
     weights = {name: weight.parameter for name, weight in maskable(model).items()} if masks else {}
     check_masks(masks, weights)
+    check_current(masks, weights)
     for name, mask in masks.items():
         check_zero_off_mask(name, weights[name], mask)
 

@@ -113,7 +113,7 @@ def plane_losses(
     ys: Sequence[float],
     batches: Batches,
     *,
-    loss_fn: LossFn = F.cross_entropy,
+    loss_fn: LossFn | None = F.cross_entropy,
     recalibrate: Recalibration = None,
     evaluate: Callable[[nn.Module], float] | None = None,
     progress: Progress | None = None,

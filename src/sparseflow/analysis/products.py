@@ -6,16 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sparseflow._checks import check_finite
 from sparseflow.analysis.layout import ActiveLayout, active_parameters
-from sparseflow.gradients import trainable, undisturbed
+from sparseflow.batches import Batch, arguments, each, loss_of, map_tensors
+from sparseflow.gradients import trainable, twice_differentiable, undisturbed
 from sparseflow.masks.select import unwrap
 from sparseflow.sparsifier.stored import stored_weights
 from sparseflow.types import Batches, LossFn, Masks
@@ -26,7 +27,7 @@ def hessian_product(
     batches: Batches,
     masks: Masks | None = None,
     *,
-    loss_fn: LossFn = F.cross_entropy,
+    loss_fn: LossFn | None = F.cross_entropy,
     dtype: torch.dtype | None = None,
     training: bool = False,
     graph_bytes: int = 2**30,
@@ -40,9 +41,10 @@ def hessian_product(
 
     Args:
         model: The network; its gradients, buffers, modes and random state stay as they are.
-        batches: Pairs of inputs and targets, kept; a batch of ``n_b`` of all ``N`` examples weighs ``n_b / N``.
+        batches: Pairs of inputs and targets, or mappings with ``labels``, see :mod:`sparseflow.batches`; kept. A batch
+            of ``n_b`` of all ``N`` examples weighs ``n_b / N``.
         masks: Parameter name -> mask; a vector has active entries only, in the order of :func:`active_parameters`.
-        loss_fn: Mean loss of a batch, without the L2 term.
+        loss_fn: Mean loss of a batch, without the L2 term; ``None`` for the one that the model returns.
         dtype: To compute in; ``None`` is the model's.
         training: Train or eval mode. Dropout draws the same noise in every product and for every batch.
         graph_bytes: Graphs are kept up to this many bytes; that of a single batch always.
@@ -161,8 +163,8 @@ class Objective:
     """Copies of the trainable parameters, which require a gradient."""
     fixed: Mapping[str, Tensor]
     """Copies of frozen parameters and buffers."""
-    batches: Sequence[tuple[Tensor, Tensor]]
-    loss_fn: LossFn
+    batches: Sequence[Batch]
+    loss_fn: LossFn | None
     training: bool
 
     @classmethod
@@ -172,7 +174,7 @@ class Objective:
         batches: Batches,
         masks: Masks | None,
         *,
-        loss_fn: LossFn,
+        loss_fn: LossFn | None,
         dtype: torch.dtype | None,
         training: bool,
     ) -> Objective:
@@ -183,30 +185,31 @@ class Objective:
             return _as(tensor.detach(), dtype).clone()
 
         parameters = trainable(model)
+
+        def converted(value: Any) -> Any:
+            return map_tensors(lambda tensor: _as(tensor, dtype), value)
+
         named = [*unwrap(model).named_parameters(), *unwrap(model).named_buffers()]
-        found = cls(
+        return cls(
             model=unwrap(model),
             layout=active_parameters(model, masks),
             parameters={name: copied(parameter).requires_grad_() for name, parameter in parameters.items()},
             fixed={name: copied(tensor) for name, tensor in named if name not in parameters},
-            batches=[(_as(inputs, dtype), _as(targets, dtype)) for inputs, targets in batches],
+            batches=[Batch(converted(inputs), converted(targets), size) for inputs, targets, size in each(batches)],
             loss_fn=loss_fn,
             training=training,
         )
-        if not sum(len(targets) for _, targets in found.batches):
-            raise ValueError("batches is empty; give at least one (inputs, targets) pair.")
-        return found
 
     def loss(self, number: int, parameters: Mapping[str, Tensor]) -> Tensor:
         """The share of a batch in the mean loss."""
-        inputs, targets = self.batches[number]
+        inputs, targets, size = self.batches[number]
+        positional, named = arguments(self.model, inputs)
         # Copies again: a forward pass may write to its buffers.
         fixed = {name: tensor.clone() for name, tensor in self.fixed.items()}
-        # Fused attention has no second derivative.
-        with undisturbed(self.model, training=self.training), sdpa_kernel(SDPBackend.MATH):
+        with undisturbed(self.model, training=self.training), twice_differentiable():
             _same_noise(self.parameters.values())
-            output = torch.func.functional_call(self.model, {**parameters, **fixed}, (inputs,))
-            return self.loss_fn(output, targets) * (len(targets) / sum(len(t) for _, t in self.batches))
+            output = torch.func.functional_call(self.model, {**parameters, **fixed}, positional, named)
+            return loss_of(self.loss_fn, output, targets) * (size / sum(batch.size for batch in self.batches))
 
     def gradient(self, number: int) -> Tensor:
         """The gradient of a batch, ``(size,)``."""

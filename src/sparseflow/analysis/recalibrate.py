@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from sparseflow.batches import each, forward
 from sparseflow.gradients import undisturbed
 from sparseflow.types import Batches
 
@@ -31,7 +32,8 @@ def recalibrate_(model: nn.Module, batches: Batches) -> nn.Module:
 
     Args:
         model: Its running statistics are overwritten; weights, modes and random state stay.
-        batches: Pairs of inputs and targets, of the training data; a batch of ``n_b`` examples weighs ``n_b``.
+        batches: Of the training data, pairs or mappings, see :mod:`sparseflow.batches`; a batch of ``n_b`` examples
+            weighs ``n_b``.
 
     Raises:
         ValueError: if there are no batches.
@@ -51,17 +53,15 @@ def recalibrate_(model: nn.Module, batches: Batches) -> nn.Module:
             for norm in norms:
                 norm.train()
                 norm.reset_running_stats()
-            for inputs, targets in batches:
-                seen += len(targets)
+            for inputs, _, size in each(batches, name="recalibrate"):
+                seen += size
                 for norm in norms:
-                    norm.momentum = len(targets) / seen
-                model(inputs)
+                    norm.momentum = size / seen
+                forward(model, inputs)
             found = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-    if not seen:
-        raise ValueError("recalibrate is empty; give at least one (inputs, targets) pair of the training data.")
     for norm, values in zip(norms, found, strict=True):
         for buffer, value in zip(norm.buffers(), values, strict=True):
             buffer.copy_(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from sparseflow.analysis.layout import check_masked
+from sparseflow.batches import forward, loss_of
 from sparseflow.gradients import undisturbed
 from sparseflow.masks.select import maskable, unwrap
 from sparseflow.types import LossFn, Masks
@@ -34,11 +35,11 @@ class LayerSignal:
 
 def signal(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Any,
     *,
     masks: Masks | None = None,
     loss_fn: LossFn | None = None,
-    targets: Tensor | None = None,
+    targets: Any = None,
     training: bool | None = None,
 ) -> dict[str, LayerSignal]:
     """Mean, standard deviation and dead fraction of each layer's output, and of the gradient there; no side effects.
@@ -48,10 +49,10 @@ def signal(
 
     Args:
         model: The network; inactive weights must already be zero (they are, under a ``Sparsifier``).
-        inputs: One batch, ``(N, ...)``.
+        inputs: One batch of what the model takes, see :mod:`sparseflow.batches`; the first dimension is examples.
         masks: If given, it is checked that the model really is zero off them.
         loss_fn: With ``targets``, also measures gradients with respect to each output.
-        targets: Targets of the batch.
+        targets: Targets of the batch; default: its ``labels``, if it is a mapping.
         training: Train or eval mode; ``None`` keeps the model's.
 
     Returns: module name -> :class:`LayerSignal`, in forward order.
@@ -67,6 +68,8 @@ def signal(
     >>> list(found), bool(abs(found["2"].std - model(x).std(correction=0)) < 1e-6)
     (['0', '2'], True)
     """
+    if loss_fn is not None and targets is None and isinstance(inputs, Mapping):
+        targets = inputs.get("labels")
     if (loss_fn is None) != (targets is None):
         raise ValueError("loss_fn and targets belong together: give both, or neither.")
     check_masked(model, masks or {})
@@ -76,9 +79,9 @@ def signal(
     gradients: dict[str, Tensor | None] = dict.fromkeys(outputs)
     try:
         with undisturbed(model, training=training), torch.set_grad_enabled(loss_fn is not None):
-            result = unwrap(model)(inputs)
-            if loss_fn is not None and targets is not None:
-                loss = loss_fn(result, targets)
+            result = forward(unwrap(model), inputs)
+            if loss_fn is not None:
+                loss = loss_of(loss_fn, result, targets)
                 found = torch.autograd.grad(loss, list(outputs.values()), allow_unused=True)
                 gradients = dict(zip(outputs, found, strict=True))
     finally:

@@ -11,9 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
-from sparseflow.engine.layers.chain import SparseSequential, read_stages
-from sparseflow.engine.layers.modules import SparseConv1d, SparseConv2d, SparseLayer, SparseLinear
-from sparseflow.engine.layers.pools import MaxPool2d, inner_form, plain_form
+from sparseflow.attached import check_current
+from sparseflow.engine.files.pretrained import SavePretrained, give_save_pretrained_
+from sparseflow.engine.layers.chain import SparseSequential, is_joined
+from sparseflow.engine.layers.modules import (
+    PATTERN_NAMES,
+    SparseConv1d,
+    SparseConv2d,
+    SparseLayer,
+    SparseLinear,
+    take_over_,
+)
+from sparseflow.engine.layers.pools import INNER_FORMS, PLAIN_FORMS, has_inner_form
 from sparseflow.masks.make import apply_masks_
 from sparseflow.masks.select import maskable, unwrap
 from sparseflow.types import Masks
@@ -32,16 +41,24 @@ def why_not(module: nn.Module, *, shared: bool = False) -> str | None:
     """
     if type(module) not in SPARSE_FORMS:
         return f"no sparse form of {type(module).__name__}"
-    weight = module.weight
-    assert isinstance(weight, Tensor)
+    if "forward" in vars(module):
+        return "its forward was replaced by another function"
+    own = {name: parameter for name, parameter in module._parameters.items() if parameter is not None}
+    weight = own.get("weight")
+    if weight is None:
+        sources = " and ".join(name for name in (*own, *module._buffers) if name.startswith("weight"))
+        mend = ": call torch.nn.utils.prune.remove(layer, 'weight') first" if hasattr(module, "weight_mask") else ""
+        return f"a hook makes its weight from {sources} at each call{mend}"
+    if more := sorted(own.keys() - {"weight", "bias"}):
+        return f"it has parameters of its own: {', '.join(more)}"
     if shared:
         return "its weight is shared with another layer"
     if getattr(module, "padding_mode", "zeros") != "zeros":
         return f"padding_mode={module.padding_mode!r}"
+    if type(weight) is not nn.Parameter or type(weight.data) is not Tensor:
+        return f"its weight is a {type(weight.data).__name__}"
     if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
         return f"{weight.dtype} on {weight.device}"
-    if hasattr(module, "weight_orig"):
-        return "torch.nn.utils.prune holds its weight: call prune.remove first"
     return None
 
 
@@ -86,7 +103,8 @@ def convert(model: nn.Module, masks: Masks, *, only: Collection[str] | None = No
     Returns: a module with the same submodule names; ``nn.Module.parameters()`` gives values and biases.
 
     Raises:
-        TypeError, ValueError: if a mask does not fit, or ``only`` names a weight that has no mask or no sparse form.
+        TypeError, ValueError: if a mask does not fit or is of an earlier time, see
+            :func:`sparseflow.attached.check_current`, or ``only`` names a weight that has no mask or no sparse form.
 
     >>> import sparseflow as sf
     >>> model = nn.Sequential(nn.Linear(100, 10), nn.ReLU())
@@ -96,6 +114,7 @@ def convert(model: nn.Module, masks: Masks, *, only: Collection[str] | None = No
     """
     model = unwrap(model)
     reasons = convertible(model, masks)
+    check_current(masks, {name: model.get_parameter(name) for name in masks})
     if only is not None:
         for name in only:
             if reasons.get(name, "it has no mask") is not None:
@@ -107,41 +126,37 @@ def convert(model: nn.Module, masks: Masks, *, only: Collection[str] | None = No
     memo: dict[int, Any] = {}
     for name in chosen:
         module = model.get_submodule(name.rpartition(".")[0])
-        sparse = SPARSE_FORMS[type(module)].of(module, masks[name])
-        sparse.train(module.training)
-        for parameter, origin in ((sparse.values, module.weight), (sparse.bias, module.bias)):
-            if parameter is not None:
-                parameter.requires_grad_(origin.requires_grad)
-        memo[id(module)] = sparse
-    if id(model) in memo:
-        return memo[id(model)]  # type: ignore[no-any-return]
-    if any(isinstance(made, SparseConv2d) for made in memo.values()):
-        memo |= {id(module): made for module in model.modules() if (made := inner_form(module)) is not None}
-    converted = copy.deepcopy(model, memo)
+        memo[id(module)] = SPARSE_FORMS[type(module)].bare(module, masks[name])
+    inner = [module for module in model.modules() if has_inner_form(module)]
+    if not any(isinstance(made, SparseConv2d) for made in memo.values()):
+        inner = []
+    memo |= _computed(model)
+    for module in model.modules():  # when all forms are known: a hook may belong to another module
+        if isinstance(made := memo.get(id(module)), SparseLayer):
+            take_over_(made, module, memo)
+    converted = memo[id(model)] if id(model) in memo else copy.deepcopy(model, memo)
     remaining = {name: mask for name, mask in masks.items() if name not in chosen}
     apply_masks_(converted, remaining)
-    chains = [module for module in converted.modules() if type(module) is nn.Sequential]
-    for chain in chains:
-        _fuse_relus(chain)
-    for chain in chains:
-        if read_stages(chain) is not None:
+    for module in inner:
+        memo[id(module)].__class__ = INNER_FORMS[type(module)]
+    for chain in [module for module in converted.modules() if type(module) is nn.Sequential]:
+        if is_joined(chain):
             chain.__class__ = SparseSequential
+    give_save_pretrained_(converted)
     return converted
 
 
-class FusedReLU(nn.Identity):
-    """The place of a ReLU that the layer before it or the pool behind it computes now."""
+def _computed(model: nn.Module) -> dict[int, Tensor]:
+    """Copies of the tensors that modules keep and other tensors made: a pruned weight, which its hook makes anew.
 
-
-def _fuse_relus(chain: nn.Sequential) -> None:
-    """Let the pool behind a ReLU compute it, for its backward pass is the cheapest, or else the layer before."""
-    names = list(chain._modules)
-    for i, name in enumerate(names[1:], start=1):
-        before, after = chain._modules[names[i - 1]], chain._modules.get(names[i + 1]) if i + 1 < len(names) else None
-        if type(chain._modules[name]) is not nn.ReLU or not isinstance(before, SparseLayer):
-            continue
-        (after if isinstance(after, MaxPool2d) else before).floor = 0.0
-        chain._modules[name] = FusedReLU().train(chain.training)
+    :func:`copy.deepcopy` refuses them.
+    """
+    kept = (value for module in model.modules() for value in vars(module).values())
+    return {
+        id(value): value.detach().clone()
+        for value in kept
+        if isinstance(value, Tensor) and value.requires_grad and not value.is_leaf
+    }
 
 
 def sparse_layers(model: nn.Module) -> dict[str, SparseLayer]:
@@ -179,10 +194,10 @@ def _dense_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         path, _, attribute = name.rpartition(".")
         prefix = f"{path}." if path else ""
         layer = layers.get(prefix + "weight")
-        if layer is None or attribute == "bias":
-            yield name, tensor
-        elif attribute == "values":
+        if layer is not None and attribute == "values":
             yield prefix + "weight", layer.dense_weight()
+        elif layer is None or attribute not in PATTERN_NAMES:
+            yield name, tensor
 
 
 def to_dense(model: nn.Module) -> nn.Module:
@@ -196,16 +211,16 @@ def to_dense(model: nn.Module) -> nn.Module:
     )
     """
     model = unwrap(model)
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        if isinstance(module, SparseLayer):
-            memo[id(module)] = module.dense_form().train(module.training)  # type: ignore[operator]
-        elif isinstance(module, FusedReLU):
-            memo[id(module)] = nn.ReLU().train(module.training)
-        elif (plain := plain_form(module)) is not None:
-            memo[id(module)] = plain
+    layers = [module for module in model.modules() if isinstance(module, SparseLayer)]
+    memo: dict[int, Any] = _computed(model) | {id(layer): layer.bare_dense() for layer in layers}
+    for layer in layers:
+        take_over_(memo[id(layer)], layer, memo)
     dense: nn.Module = memo[id(model)] if id(model) in memo else copy.deepcopy(model, memo)
-    for chain in dense.modules():
-        if type(chain) is SparseSequential:
-            chain.__class__ = nn.Sequential  # type: ignore[assignment]
+    for module in dense.modules():
+        if isinstance(vars(module).get("save_pretrained"), SavePretrained):
+            del vars(module)["save_pretrained"]
+        if type(module) is SparseSequential:
+            module.__class__ = nn.Sequential  # type: ignore[assignment]
+        elif type(module) in PLAIN_FORMS:
+            module.__class__ = PLAIN_FORMS[type(module)]
     return dense

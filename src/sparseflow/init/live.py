@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
+from sparseflow.batches import forward, map_tensors
 from sparseflow.gradients import undisturbed
 from sparseflow.masks.fans import PLAIN, Layout, fan_in
-from sparseflow.masks.select import maskable, unwrap
+from sparseflow.masks.layers import row
+from sparseflow.masks.select import Weight, maskable, unwrap
+from sparseflow.precision import in_widest_dtype
 from sparseflow.rng import stream
 from sparseflow.types import Masks
 
@@ -23,9 +27,7 @@ _CENTRING = (nn.LayerNorm, nn.GroupNorm)
 _LENGTHS = (224, 96, 64, 48, 32, 28, 16, 8, 4, 1)
 
 
-def live_inputs(
-    model: nn.Module, masks: Masks, *, example_inputs: Tensor | tuple[Any, ...] | None = None
-) -> dict[str, Tensor]:
+def live_inputs(model: nn.Module, masks: Masks, *, example_inputs: Any = None) -> dict[str, Tensor]:
     r"""Mark the weights whose input can be nonzero.
 
     A unit without a path of active weights from the network's input outputs a constant zero (biases start at zero), so
@@ -36,21 +38,32 @@ def live_inputs(
     Args:
         model: Left as it is. Any architecture whose activations keep positive numbers positive.
         masks: Parameter name -> mask.
-        example_inputs: One batch of inputs (a tuple for several arguments); features that are zero in all of it count
-            as dead. ``None`` tries all-ones inputs of the usual sizes.
+        example_inputs: One batch of what the model takes, see :mod:`sparseflow.batches`; features that are zero in all
+            of it count as dead. ``None`` tries all-ones inputs of the usual sizes.
 
     Returns: parameter name -> bool tensor broadcastable to the weight, ``True`` where its input is live; only linear
-    and convolution layers, for the others every input counts.
+    and convolution layers and experts, for the others every input counts, as for experts that the example misses.
 
     Raises:
         TypeError, ValueError: if a mask does not fit, or no example is given and none can be guessed.
+
+    Warns:
+        PrecisionWarning: if the model does not run in float64.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
     >>> masks = {"0.weight": torch.tensor([[True, True], [False, False]]), "2.weight": torch.tensor([[True, True]])}
     >>> live_inputs(model, masks)["2.weight"]
     tensor([[ True, False]])
     """
-    probe = copy.deepcopy(unwrap(model)).double().cpu().requires_grad_(False)
+    if any(parameter.is_meta for parameter in unwrap(model).parameters()):
+        raise ValueError(
+            "the model is on the meta device, where no input can be followed: call model.to_empty(device='cpu') first."
+        )
+    return in_widest_dtype(model, partial(_live_inputs, model, masks, example_inputs))
+
+
+def _live_inputs(model: nn.Module, masks: Masks, example_inputs: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+    probe = copy.deepcopy(unwrap(model)).cpu().to(dtype).requires_grad_(False)
     weights = maskable(probe)
     check_masks(masks, {name: weight.parameter for name, weight in weights.items()})
     _make_positive_(probe, {name: mask.cpu() for name, mask in masks.items()})
@@ -60,17 +73,23 @@ def live_inputs(
             module.register_forward_hook(lambda _module, _inputs, output: torch.ones_like(output))
         elif isinstance(module, nn.modules.batchnorm._NormBase):
             module.forward = _first_argument
-        elif isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
+        elif isinstance(module, (nn.Linear, *_CONVOLUTIONS)) or row(module) == "transformers.*.Conv1D":
             # A weight that several layers share is fed by all of them.
-            for name in (name for name in masks if weights[name].parameter is module.weight):
-                layout = weights[name].layout or PLAIN
-                module.register_forward_pre_hook(_recorder(live, name, module.weight.shape, layout))
+            for name, weight in ((name, weights[name]) for name in masks):
+                if weight.parameter is module.weight:
+                    module.register_forward_pre_hook(_recorder(live, name, weight.parameter.shape, _layout(weight)))
+        else:
+            stacked = [name for name in masks if weights[name].module is module and _layout(weights[name]).stacked]
+            if stacked:
+                module.register_forward_hook(_expert_recorder(live, stacked, weights), with_kwargs=True)
     with torch.no_grad(), undisturbed(probe, training=False):
         if example_inputs is None:
-            _run_on_a_guess(probe, next(iter(weights.values())).module, forget=live.clear)
+            _run_on_a_guess(probe, next(iter(weights.values())).module, dtype, forget=live.clear)
         else:
-            arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-            probe(*(_positive(argument) for argument in arguments))
+            forward(probe, map_tensors(partial(_positive, dtype=dtype), example_inputs))
+    for name, mask in live.items():
+        if _layout(weights[name]).stacked:  # experts that nothing was sent to
+            mask |= ~mask.flatten(1).any(1).view(-1, 1, 1)
     return {name: mask.to(masks[name].device) for name, mask in live.items()}
 
 
@@ -78,10 +97,9 @@ def _first_argument(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _positive(argument: Any) -> Any:
-    if isinstance(argument, Tensor) and argument.is_floating_point():
-        return argument.detach().cpu().double().abs()
-    return argument.cpu() if isinstance(argument, Tensor) else argument
+def _positive(tensor: Tensor, *, dtype: torch.dtype) -> Tensor:
+    """Values as positive numbers, such as pixels; tokens, labels and attention masks as they are."""
+    return tensor.detach().cpu().to(dtype).abs() if tensor.is_floating_point() else tensor.cpu()
 
 
 def _make_positive_(model: nn.Module, masks: Masks) -> None:
@@ -91,13 +109,13 @@ def _make_positive_(model: nn.Module, masks: Masks) -> None:
     for name, parameter in model.named_parameters():
         if name in weights:
             mask = masks.get(name, torch.ones_like(parameter, dtype=torch.bool))
-            layout = weights[name].layout or PLAIN
+            layout = _layout(weights[name])
             # Unequal weights, so that nothing cancels where a layer subtracts.
             draw = torch.rand(parameter.shape, generator=generator, dtype=torch.float64) + 0.5
             parameter.copy_(mask * draw / fan_in(mask, layout).clamp(min=1e-3))
         elif name.rsplit(".", 1)[-1].find("bias") >= 0:
             parameter.zero_()
-        else:
+        elif parameter.is_floating_point():
             parameter.abs_().clamp_(min=0.1)
 
 
@@ -106,13 +124,36 @@ def _recorder(
 ) -> Callable[[nn.Module, tuple[Any, ...]], None]:
     def record(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         activations = inputs[0].detach() != 0
-        if isinstance(module, nn.Linear):
+        if len(shape) == 2:  # a linear layer
             channels = activations.reshape(-1, activations.shape[-1]).any(0)
         else:
             batched = activations.dim() == len(shape)
             channels = (activations if batched else activations[None]).transpose(0, 1).flatten(1).any(1)
         seen = _over_units(channels, shape, layout)
         live[name] = live[name] | seen if name in live else seen
+
+    return record
+
+
+def _layout(weight: Weight) -> Layout:
+    return weight.layout or PLAIN
+
+
+def _expert_recorder(
+    live: dict[str, Tensor], names: list[str], weights: dict[str, Weight]
+) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
+    """Record what reaches the matrices inside experts, which no hook sees: weights with an input have a gradient."""
+
+    def record(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
+        parameters = [weights[name].parameter.requires_grad_() for name in names]
+        with torch.enable_grad():
+            again = module.forward(*inputs, **options)
+            total = (again if isinstance(again, Tensor) else again[0]).sum()
+        gradients = torch.autograd.grad(total, parameters, materialize_grads=True)
+        for name, parameter, gradient in zip(names, parameters, gradients, strict=True):
+            parameter.requires_grad_(False)
+            seen = (gradient != 0).any(2 if _layout(weights[name]).transposed else 1, keepdim=True)
+            live[name] = live[name] | seen if name in live else seen
 
     return record
 
@@ -136,15 +177,15 @@ def _over_units(channels: Tensor, shape: torch.Size, layout: Layout) -> Tensor:
     return per_block.expand(-1, shape[0] // layout.blocks, -1).reshape(shape[0], -1, *kernel)
 
 
-def _run_on_a_guess(model: nn.Module, first: nn.Module, *, forget: Callable[[], None]) -> None:
+def _run_on_a_guess(model: nn.Module, first: nn.Module, dtype: torch.dtype, *, forget: Callable[[], None]) -> None:
     for shape in _guesses(first):
         forget()  # what a guess that failed has left
         try:
-            model(torch.ones(shape, dtype=torch.float64))
+            model(torch.ones(shape, dtype=dtype))
         except (RuntimeError, ValueError, TypeError):
             continue
         return
     raise ValueError(
         f"no input could be guessed for {type(model).__name__}: give one batch, "
-        "example_inputs=x (a tuple if the model takes several)."
+        "example_inputs=x (a tuple or a dict if the model takes several)."
     )

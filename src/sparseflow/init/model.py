@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import fnmatch
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sparseflow._checks import check_choice, check_masks
+from sparseflow._checks import check_choice, check_masks, check_values
 from sparseflow.init.fill import INITIALIZERS, Scaling
 from sparseflow.init.live import live_inputs
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.masks.fans import PLAIN
-from sparseflow.masks.select import Weight, maskable
+from sparseflow.masks.layers import layouts
+from sparseflow.masks.select import Weight, maskable, unwrap
 from sparseflow.rng import stream
+from sparseflow.sharded import full
 from sparseflow.types import Masks
 
 
@@ -27,10 +30,15 @@ def initialize_(
     seed: int,
     base: str | Callable[..., Tensor] = "kaiming_normal",
     keep: Iterable[str] = (),
+    overwrite: Iterable[str] = (),
     zero_biases: bool = True,
-    example_inputs: Tensor | tuple[Any, ...] | None = None,
+    example_inputs: Any = None,
 ) -> nn.Module:
-    r"""Re-draw every masked weight so that the signal survives the mask, in place.
+    r"""Re-draw every masked weight so that the signal survives the mask, in place, and set its own bias to zero.
+
+    Nothing else changes: no weight without a mask, nor the bias of one. What was set on purpose is not drawn over but
+    only masked, with a warning: a matrix that is zero altogether, as an adapter's or a residual branch's last one is;
+    an embedding that another layer shares; and a bias with an entry of size 1 or more, which no layer is born with.
 
     ========  ======================================================  =========================================
     scheme    variance of an active weight (``base`` kaiming_normal)   known as
@@ -42,7 +50,7 @@ def initialize_(
     ========  ======================================================  =========================================
 
     Args:
-        model: Its masked weights are overwritten; weights without a mask stay as they are.
+        model: Its masked weights are overwritten, and the biases of their units.
         masks: Parameter name -> mask.
         scheme: ``"dense"``, ``"liu"``, ``"sparse"`` or ``"live"``.
         seed: Each weight draws from ``stream(seed, "init", name)``: the same base draw under every scheme and mask.
@@ -50,13 +58,18 @@ def initialize_(
             ``functools.partial(sparseflow.init.kaiming_normal_, mode="fan_out", nonlinearity="tanh")``.
             The default is He's for ReLU (Eq. 1); the paper's MNIST runs use ``"xavier_uniform"``.
         keep: Name patterns of weights that keep their values, pretrained ones for instance; they are only masked.
-        zero_biases: Set the biases of re-drawn layers to zero, as the paper does.
+        overwrite: Name patterns of weights and biases that are drawn, or set to zero, whatever they are.
+        zero_biases: Set the biases of re-drawn weights to zero, as the paper does.
         example_inputs: For ``"live"``, see :func:`sparseflow.init.live.live_inputs`.
 
     Returns: ``model``.
 
     Raises:
-        TypeError, ValueError: if a mask does not fit, a choice is unknown, or a ``keep`` pattern matches no mask.
+        TypeError, ValueError: if a mask does not fit, a choice is unknown, a ``keep`` pattern matches no mask, an
+            ``overwrite`` pattern no parameter, or a weight has no values.
+
+    Warns:
+        UserWarning: naming what is left as it was because it looks set on purpose.
 
     >>> from sparseflow import random_masks
     >>> model = nn.Linear(1000, 50)
@@ -71,19 +84,38 @@ def initialize_(
         base = INITIALIZERS[base]
     weights = maskable(model)
     check_masks(masks, {name: weight.parameter for name, weight in weights.items()})
-    keep = list(keep)
+    check_values({name: weights[name].parameter for name in masks})
+    keep, overwrite = list(keep), list(overwrite)
+    names = [name for name, _ in unwrap(model).named_parameters()]
+    if missed := [pattern for pattern in overwrite if not fnmatch.filter(names, pattern)]:
+        raise ValueError(f"overwrite has {missed[0]!r}, which matches no parameter. Parameters: {', '.join(names)}.")
     if missed := [pattern for pattern in keep if not fnmatch.filter(masks, pattern)]:
         raise ValueError(f"keep has {missed[0]!r}, which matches no masked weight. Masked: {', '.join(masks)}.")
     live = live_inputs(model, masks, example_inputs=example_inputs) if scheme == "live" else {}
+    left: dict[str, list[str]] = {}
     with torch.no_grad():
         for name, mask in masks.items():
             weight = weights[name]
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in keep):
+            meaning = "" if _matches(name, overwrite) else _meaning(weight)
+            if meaning and not _matches(name, keep):
+                left.setdefault(meaning, []).append(name)
+            if meaning or _matches(name, keep):
                 weight.parameter.masked_fill_(~mask, 0)
                 continue
             _draw_(weight, mask, base, scaling=SCHEMES[scheme].scaling, seed=seed, live=live.get(name))
-            if zero_biases:
-                _zero_biases_(weight.module)
+            for bias, parameter in _biases(weight).items() if zero_biases else ():
+                if float(full(parameter.detach()).abs().max()) < 1 or _matches(bias, overwrite):
+                    parameter.zero_()
+                else:
+                    left.setdefault("biases of size 1 or more", []).append(bias)
+    if left:
+        found = "; ".join(f"{', '.join(dict.fromkeys(names))} ({meaning})" for meaning, names in left.items())
+        warnings.warn(
+            f"initialize_ left values that look set on purpose: {found}. To draw over them, or set biases to zero, "
+            "write overwrite=[names or patterns]; without this warning they stay with keep=[...] for weights, "
+            "zero_biases=False for biases.",
+            stacklevel=2,
+        )
     return model
 
 
@@ -105,7 +137,27 @@ def _draw_(
         weight.parameter.copy_(target)
 
 
-def _zero_biases_(module: nn.Module) -> None:
-    for name, parameter in module.named_parameters(recurse=False):
-        if "bias" in name and parameter.dim() == 1:
-            parameter.zero_()
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _meaning(weight: Weight) -> str:
+    """What would be lost by drawing over a weight; ``""`` for ordinary ones."""
+    if weight.layout is not None and weight.layout.lookup and weight.others:
+        return f"an embedding that is also {', '.join(weight.others)}"
+    return "" if bool(full((weight.parameter.detach() != 0).any())) else "all zeros"
+
+
+def _biases(weight: Weight) -> dict[str, Tensor]:
+    """The biases of a weight's units, by parameter name: those of its module, but for what another weight's units have.
+
+    Experts have a row of biases each.
+    """
+    axes = 2 if weight.layout is not None and weight.layout.stacked else 1
+    local = weight.name.rpartition(".")[2]
+    others = {own: name for name in layouts(weight.module) for own in (f"{name}_bias", name.replace("weight", "bias"))}
+    return {
+        f"{weight.module_name}.{name}" if weight.module_name else name: parameter
+        for name, parameter in weight.module.named_parameters(recurse=False)
+        if "bias" in name and parameter.dim() == axes and others.get(name, local) == local and parameter.numel()
+    }

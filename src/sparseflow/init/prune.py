@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_sparsity
-from sparseflow.gradients import loss_gradient, trainable, undisturbed
+from sparseflow.batches import each, forward, loss_of, map_tensors, output_of
+from sparseflow.gradients import loss_gradient, trainable, twice_differentiable, undisturbed
 from sparseflow.masks.make import apply_masks_, dense_masks, score_masks
 from sparseflow.masks.select import Rule, prunable, unwrap
+from sparseflow.precision import in_widest_dtype
 from sparseflow.types import Batches, LossFn
 
 
 def snip(
-    model: nn.Module, loss_fn: LossFn, batches: Batches, *, include: Iterable[Rule] = (), exclude: Iterable[Rule] = ()
+    model: nn.Module,
+    loss_fn: LossFn | None,
+    batches: Batches,
+    *,
+    include: Iterable[Rule] = (),
+    exclude: Iterable[Rule] = (),
 ) -> dict[str, Tensor]:
     r"""Connection sensitivity: how much the loss changes to first order when a weight is cut.
 
@@ -25,8 +33,9 @@ def snip(
 
     Args:
         model: Dense, as initialised; left as it is.
-        loss_fn: Mean loss of a batch.
-        batches: Pairs of inputs and targets.
+        loss_fn: Mean loss of a batch; ``None`` for the one that the model returns, see
+            :func:`sparseflow.batches.loss_of`.
+        batches: Pairs of inputs and targets, or mappings with ``labels``, see :mod:`sparseflow.batches`.
         include: Rules for more weights to score, see :func:`sparseflow.masks.select.weights`.
         exclude: Rules for weights to leave out.
 
@@ -45,7 +54,12 @@ def snip(
 
 
 def grasp(
-    model: nn.Module, loss_fn: LossFn, batches: Batches, *, include: Iterable[Rule] = (), exclude: Iterable[Rule] = ()
+    model: nn.Module,
+    loss_fn: LossFn | None,
+    batches: Batches,
+    *,
+    include: Iterable[Rule] = (),
+    exclude: Iterable[Rule] = (),
 ) -> dict[str, Tensor]:
     r"""Gradient signal preservation: the weights that the gradient flow after pruning needs most score highest.
 
@@ -68,17 +82,24 @@ def grasp(
     >>> grasp(layer, half_square, [(torch.tensor([[1.0, 0.0]]), torch.zeros(1))])  # H = diag(1, 0), g = (1, 0)
     {'weight': tensor([[1., 0.]])}
     """
-    batches = list(batches)
+    found = list(each(batches))
     chosen = prunable(model, include=include, exclude=exclude)
-    _, gradient = loss_gradient(model, loss_fn, batches)
+    _, gradient = loss_gradient(model, loss_fn, found)
     parameters = trainable(model)
-    total = sum(len(targets) for _, targets in batches)
+    total = sum(batch.size for batch in found)
     product = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-    with undisturbed(model), torch.enable_grad():
-        for inputs, targets in batches:
-            loss = loss_fn(model(inputs), targets) * (len(targets) / total)
+    # Without wrappers: torch.compile makes first derivatives only.
+    with undisturbed(model), torch.enable_grad(), twice_differentiable():
+        for inputs, targets, size in found:
+            loss = loss_of(loss_fn, forward(unwrap(model), inputs), targets) * (size / total)
             first = torch.autograd.grad(loss, list(parameters.values()), create_graph=True, allow_unused=True)
-            terms = [(g * gradient[name]).sum() for name, g in zip(parameters, first, strict=True) if g is not None]
+            terms = [
+                (g * gradient[name]).sum()
+                for name, g in zip(parameters, first, strict=True)
+                if g is not None and g.requires_grad
+            ]
+            if not terms:  # a linear loss
+                continue
             inner = torch.stack(terms).sum()
             second = torch.autograd.grad(inner, list(parameters.values()), allow_unused=True)
             for name, part in zip(parameters, second, strict=True):
@@ -90,7 +111,7 @@ def grasp(
 def synflow_masks(
     model: nn.Module,
     sparsity: float,
-    example_inputs: Tensor | tuple[Any, ...],
+    example_inputs: Any,
     *,
     rounds: int = 100,
     include: Iterable[Rule] = (),
@@ -100,19 +121,23 @@ def synflow_masks(
 
     .. math:: s_{ij} = w_{ij}\, \partial R / \partial w_{ij}, \qquad R = \mathbf{1}^\top f_{|w|}(\mathbf{1})
 
-    re-scored and re-cut over :math:`k = 1 \ldots n` rounds down to density :math:`(1 - S)^{k/n}`. In float64: R is a
-    product over layers and overflows float32 in deep networks. Biases count as zero.
+    re-scored and re-cut over :math:`k = 1 \ldots n` rounds down to density :math:`(1 - S)^{k/n}`. In float64 if
+    the model runs in it: R is a product over layers and overflows float32 in deep networks. Biases count as zero.
 
     Args:
         model: Dense, as initialised; left as it is.
         sparsity: Fraction of zeros over all prunable weights together, in [0, 1).
-        example_inputs: Only its shape matters; a tuple for several arguments.
+        example_inputs: What the model takes, see :mod:`sparseflow.batches`; of floating-point tensors only the shape
+            matters.
         rounds: ``n`` (the authors: 100).
         include: Which weights get masks.
         exclude: Which do not.
 
     Raises:
         ValueError: if the sparsity is out of range or ``rounds`` below 1.
+
+    Warns:
+        PrecisionWarning: if the model does not run in float64.
 
     Reference: Tanaka et al. (2020), *Pruning neural networks without any data by iteratively conserving synaptic flow*.
 
@@ -123,9 +148,23 @@ def synflow_masks(
     check_sparsity(sparsity)
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}.")
-    probe = copy.deepcopy(unwrap(model)).double().eval()
-    arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    ones = [torch.ones_like(a, dtype=torch.float64) if a.is_floating_point() else a for a in arguments]
+    return in_widest_dtype(
+        model, partial(_synflow_masks, model, sparsity, example_inputs, rounds, include=include, exclude=exclude)
+    )
+
+
+def _synflow_masks(
+    model: nn.Module,
+    sparsity: float,
+    example_inputs: Any,
+    rounds: int,
+    dtype: torch.dtype,
+    *,
+    include: Iterable[Rule],
+    exclude: Iterable[Rule],
+) -> dict[str, Tensor]:
+    probe = copy.deepcopy(unwrap(model)).to(dtype).eval()
+    ones = map_tensors(lambda a: torch.ones_like(a, dtype=dtype) if a.is_floating_point() else a, example_inputs)
     with torch.no_grad():
         for name, parameter in probe.named_parameters():
             # Flow through a bias bypasses the layers before it, which could then lose everything.
@@ -134,8 +173,8 @@ def synflow_masks(
     parameters = {name: probe.get_parameter(name) for name in masks}
     for round_ in range(1, rounds + 1):
         apply_masks_(probe, masks)
-        flow = probe(*ones).sum()
-        gradients = torch.autograd.grad(flow, list(parameters.values()))
+        flow = output_of(forward(probe, ones)).sum()
+        gradients = torch.autograd.grad(flow, list(parameters.values()), materialize_grads=True)
         # Weights that are cut score below every other, so that none comes back.
         scores = {
             name: (p.detach() * g).masked_fill(~masks[name], -1.0)

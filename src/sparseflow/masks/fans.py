@@ -17,14 +17,26 @@ class Layout:
 
     Args:
         transposed: Inputs come first, as in ``nn.ConvTranspose2d``.
-        blocks: Independent matrices stacked along the first axis: groups of a convolution, the q/k/v of attention,
+        blocks: Independent matrices that share the first axis: groups of a convolution, the q/k/v of attention,
             the gates of an LSTM (4) or GRU (3).
         lookup: Rows are looked up one at a time, as in ``nn.Embedding``: a unit sees one input, not the sum over all.
+        stacked: Independent matrices have a first axis of their own, as experts have: ``(experts, units, inputs)``, or
+            ``(experts, inputs, units)`` when ``transposed``.
+
+    Raises:
+        ValueError: if the matrices are both stacked and in blocks.
     """
 
     transposed: bool = False
     blocks: int = 1
     lookup: bool = False
+    stacked: bool = False
+
+    def __post_init__(self) -> None:
+        if self.stacked and self.blocks != 1:
+            raise ValueError(
+                f"a stacked layout has one matrix per entry of the first axis, and no blocks; got blocks={self.blocks}."
+            )
 
 
 #: ``nn.Linear`` and ungrouped convolutions.
@@ -32,6 +44,8 @@ PLAIN = Layout()
 
 
 def _check_shape(shape: tuple[int, ...], layout: Layout) -> None:
+    if layout.stacked and len(shape) < 3:
+        raise ValueError(f"stacked matrices need at least three axes, (matrices, units, inputs), got {tuple(shape)}.")
     if len(shape) < 2 or shape[0] % layout.blocks:
         raise ValueError(
             f"a weight needs at least two axes and a first axis that divides into {layout.blocks} blocks, "
@@ -42,7 +56,7 @@ def _check_shape(shape: tuple[int, ...], layout: Layout) -> None:
 def _split(tensor: Tensor, layout: Layout) -> Tensor:
     """View as (blocks, units, inputs, *kernel)."""
     _check_shape(tensor.shape, layout)
-    split = tensor.reshape(layout.blocks, -1, *tensor.shape[1:])
+    split = tensor if layout.stacked else tensor.reshape(layout.blocks, -1, *tensor.shape[1:])
     return split.transpose(1, 2) if layout.transposed or layout.lookup else split
 
 
@@ -50,7 +64,7 @@ def _merge(tensor: Tensor, layout: Layout) -> Tensor:
     """Inverse of :func:`_split`; broadcast axes stay broadcast."""
     if layout.transposed or layout.lookup:
         tensor = tensor.transpose(1, 2)
-    return tensor.flatten(0, 1)
+    return tensor if layout.stacked else tensor.flatten(0, 1)
 
 
 def _count(split: Tensor, axes: tuple[int, ...]) -> Tensor:
@@ -118,9 +132,11 @@ def dense_fans(shape: torch.Size | tuple[int, ...], layout: Layout = PLAIN) -> t
 
     >>> dense_fans((16, 6, 5, 5)), dense_fans((6, 16, 5, 5), Layout(transposed=True))
     ((150.0, 400.0), (150.0, 400.0))
+    >>> dense_fans((8, 64, 32), Layout(stacked=True))  # eight experts of 64 units with 32 inputs each
+    (32.0, 64.0)
     """
     _check_shape(shape, layout)
-    first, second, *kernel = shape
+    first, second, *kernel = shape[1:] if layout.stacked else shape
     first = first // layout.blocks
     receptive = 1
     for size in kernel:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from sparseflow._checks import check_choice, check_masks
+from sparseflow._checks import check_choice, check_masks, check_names, check_sparsity, check_values
 from sparseflow._fast import zero_inactive_
 from sparseflow.masks.allocation import ALLOCATIONS
-from sparseflow.masks.select import Rule, Weight, maskable, prunable
-from sparseflow.masks.topk import active_count, topk_mask
+from sparseflow.masks.select import Rule, Weight, left_out, maskable, prunable, weights
+from sparseflow.masks.topk import active_count, topk_mask, topk_masks
 from sparseflow.rng import stream
 from sparseflow.sharded import full, local, num_true, shard_like
 from sparseflow.types import Masks
@@ -26,7 +27,11 @@ def _sparsities(
     if isinstance(allocation, str):
         check_choice(allocation, ALLOCATIONS, name="allocation")
         allocation = ALLOCATIONS[allocation]
-    return allocation(shapes, sparsity, overrides=overrides)
+    shares = allocation(shapes, sparsity, overrides=overrides)
+    check_names(shares, shapes, name="what allocation= returned")
+    for name, share in shares.items():
+        check_sparsity(share, name=f"the sparsity that allocation= gives {name!r}")
+    return shares
 
 
 def _shapes(weights: Mapping[str, Weight]) -> dict[str, torch.Size]:
@@ -44,7 +49,7 @@ def dense_masks(
     {'weight': tensor([[True, True]])}
     """
     chosen = prunable(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
-    return {name: torch.ones_like(weight.parameter, dtype=torch.bool) for name, weight in chosen.items()}
+    return {name: _empty_like(weight.parameter).fill_(True) for name, weight in chosen.items()}
 
 
 def random_masks(
@@ -93,6 +98,7 @@ def magnitude_masks(
     *,
     scope: str = "layer",
     allocation: AllocationLike = "uniform",
+    seed: int = 0,
     overrides: Mapping[str, float] | None = None,
     include: Iterable[Rule] = (),
     exclude: Iterable[Rule] = (),
@@ -103,6 +109,7 @@ def magnitude_masks(
     Args:
         sparsity: Fraction of zeros over all masks, in [0, 1).
         scope: ``"layer"`` or ``"global"``, see :func:`score_masks`.
+        seed: Decides between equal magnitudes, see :func:`score_masks`.
 
     The others as :func:`random_masks`.
 
@@ -115,8 +122,9 @@ def magnitude_masks(
     {'weight': tensor([[False,  True,  True, False]])}
     """
     chosen = prunable(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
+    check_values({name: weight.parameter for name, weight in chosen.items()})
     scores = {name: full(weight.parameter.detach()).abs() for name, weight in chosen.items()}
-    return score_masks(scores, sparsity, scope=scope, allocation=allocation, overrides=overrides)
+    return score_masks(scores, sparsity, scope=scope, allocation=allocation, seed=seed, overrides=overrides)
 
 
 def score_masks(
@@ -125,15 +133,21 @@ def score_masks(
     *,
     scope: str = "global",
     allocation: AllocationLike = "uniform",
+    seed: int = 0,
     overrides: Mapping[str, float] | None = None,
 ) -> dict[str, Tensor]:
-    """Masks that keep the entries of largest score; ties go to the earlier layer, then to the lower flat index.
+    """Masks that keep the entries of largest score; where equal scores compete, a seeded draw decides.
+
+    Scores of few different values (signs, ternary or quantised weights) are thus cut evenly over layers and units.
+    Where no equal scores compete nothing is drawn.
 
     Args:
         scores: Parameter name -> score of each weight, finite.
         sparsity: Fraction of zeros, in [0, 1).
-        scope: ``"global"`` compares over all layers (a layer may lose everything); ``"layer"`` gives each its share.
+        scope: ``"global"`` compares over all layers, and warns by name of a layer that loses everything; ``"layer"``
+            gives each its share.
         allocation, overrides: The shares, for ``scope="layer"``.
+        seed: Ties draw from ``stream(seed, "ties")``, per layer from ``stream(seed, "ties", name)``.
 
     Raises:
         ValueError: if a score is NaN or infinite, or the sparsity infeasible.
@@ -144,15 +158,14 @@ def score_masks(
     check_choice(scope, ("global", "layer"), name="scope")
     if scope == "layer":
         sparsities = _sparsities({n: s.shape for n, s in scores.items()}, sparsity, allocation, overrides)
-        return {n: topk_mask(s, active_count(s.numel(), sparsities[n])) for n, s in scores.items()}
+        counts = {name: active_count(score.numel(), sparsities[name]) for name, score in scores.items()}
+        return {n: topk_mask(s, counts[n], ties=stream(seed, "ties", n)) for n, s in scores.items()}
     if overrides or allocation != "uniform":
         raise ValueError(
             "overrides= and allocation= need scope='layer': a global ranking gives no layer a share of its own."
         )
-    flat = torch.cat([score.reshape(-1) for score in scores.values()])
-    kept = topk_mask(flat, active_count(flat.numel(), sparsity))
-    parts = torch.split(kept, [score.numel() for score in scores.values()])
-    return {name: part.view(s.shape) for (name, s), part in zip(scores.items(), parts, strict=True)}
+    count = active_count(sum(score.numel() for score in scores.values()), sparsity)
+    return topk_masks(scores, count, ties=stream(seed, "ties"))
 
 
 def apply_masks_(model: nn.Module, masks: Masks) -> nn.Module:
@@ -171,6 +184,7 @@ def apply_masks_(model: nn.Module, masks: Masks) -> nn.Module:
     """
     parameters = {name: weight.parameter for name, weight in maskable(model).items()}
     check_masks(masks, parameters)
+    check_values({name: parameters[name] for name in masks})
     with torch.no_grad():
         for name, mask in masks.items():
             weight = parameters[name].data
@@ -180,22 +194,40 @@ def apply_masks_(model: nn.Module, masks: Masks) -> nn.Module:
 
 def _like(mask: Tensor, parameter: Tensor) -> Tensor:
     """The mask on the parameter's device, in its memory format and parts, so that the two are read in step."""
-    made = torch.empty_like(parameter, dtype=torch.bool, requires_grad=False)
-    local(made).copy_(local(shard_like(mask.to(parameter.device), parameter)))
+    made = _empty_like(parameter)
+    local(made).copy_(local(shard_like(mask.to(made.device), parameter)))
     return made
 
 
-def sparsity_of(masks: Masks) -> float:
-    """Fraction of zeros over all masks together.
+def _empty_like(parameter: Tensor) -> Tensor:
+    """A mask without values yet. A weight on the meta device has none itself; its mask is made on the CPU."""
+    device = "cpu" if parameter.is_meta else parameter.device
+    return torch.empty_like(parameter, dtype=torch.bool, device=device, requires_grad=False)
+
+
+def sparsity_of(masks: Masks, model: nn.Module | None = None) -> float:
+    """Fraction of zeros over all masks together; weights without a mask do not count.
+
+    Args:
+        masks: Parameter name -> mask.
+        model: The model that they are of, to be warned of matrices of it that have none.
 
     Raises:
-        ValueError: if there are none.
+        TypeError, ValueError: if there are no masks, or one does not fit the model.
+
+    Warns:
+        UserWarning: with the share of the model's matrices that stay dense, as :func:`sparseflow.prunable` does.
 
     >>> sparsity_of({"a": torch.tensor([True, False, False, False])})
     0.75
     """
     if not masks:
         raise ValueError("there are no masks; make some, for instance with sparseflow.random_masks(model, 0.95).")
+    if model is not None:
+        found = weights(model)
+        check_masks(masks, {weight.name: weight.parameter for weight in found})
+        if missing := left_out(weight for weight in found if weight.name not in masks):
+            warnings.warn(missing, stacklevel=2)
     total = sum(mask.numel() for mask in masks.values())
     return 1 - sum(map(num_true, masks.values())) / total
 

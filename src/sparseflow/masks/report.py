@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparseflow._checks import check_masks, check_sparsity
+from sparseflow.attached import check_current
 from sparseflow.masks.fans import PLAIN, Layout, fan_in, unit_counts
-from sparseflow.masks.select import Rule, Weight, maskable, weights
+from sparseflow.masks.select import Rule, Weight, left_out, maskable, weights
+from sparseflow.sharded import full, num_true
 from sparseflow.types import Masks
 
 _TABLE_WIDTH = 100
@@ -63,6 +66,8 @@ class ReportRow:
     """The sparsity it has: 0 without a mask."""
     statistics: MaskStatistics | None
     """``None`` without a mask."""
+    zeros: int | None = None
+    """Weights that are exactly zero now; ``None`` without a mask, or where the weight has no values (meta device)."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +90,13 @@ class SparsityReport:
 
     rows: tuple[ReportRow, ...]
     totals: ReportTotals
+    left_out: str = ""
+    """What :func:`sparseflow.prunable` warns of: matrices that stay dense though no rule says so."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, for ``json.dumps``."""
         rows = [asdict(row) | {"shape": list(row.shape)} for row in self.rows]
-        return {"rows": rows, "totals": asdict(self.totals)}
+        return {"rows": rows, "totals": asdict(self.totals), "left_out": self.left_out}
 
     def __str__(self) -> str:
         """A table of at most 100 columns, the totals last."""
@@ -100,7 +107,19 @@ class SparsityReport:
         lines = _table([head, *rows, *_total_cells(self.totals, has_target=has_target)])
         rule = "-" * max(map(len, lines))
         note = "no in: units without active inputs; no out: inputs without active outputs"
-        return "\n".join([lines[0], rule, *lines[1:-2], rule, *lines[-2:], note])
+        more = textwrap.wrap(self.left_out, _TABLE_WIDTH) + self._more_zeros()
+        return "\n".join([lines[0], rule, *lines[1:-2], rule, *lines[-2:], note, *more])
+
+    def _more_zeros(self) -> list[str]:
+        """A line where the weights have clearly more zeros than their masks."""
+        counted = [row for row in self.rows if row.zeros is not None]
+        zeros, size = sum(row.zeros or 0 for row in counted), sum(row.num_weights for row in counted)
+        inactive = size - sum(row.active for row in counted)
+        if zeros - inactive <= size / 100:
+            return []
+        return [
+            f"The weights have more zeros than the masks: {_fraction(zeros / size)} of the masked weights are zero."
+        ]
 
 
 def sparsity_report(
@@ -122,7 +141,8 @@ def sparsity_report(
             :func:`~sparseflow.masks.select.weights`; they explain what is not masked.
 
     Raises:
-        TypeError, ValueError: if a mask does not fit, there are none, or a target is no sparsity or names no mask.
+        TypeError, ValueError: if a mask does not fit or is old (not the one that its Sparsifier holds now), there are
+            none, or a target is no sparsity or names no mask.
 
     >>> import sparseflow as sf
     >>> model = nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 2))
@@ -138,13 +158,16 @@ def sparsity_report(
     all parameters               232      34
     no in: units without active inputs; no out: inputs without active outputs
     """
-    check_masks(masks, {name: weight.parameter for name, weight in maskable(model).items()})
+    parameters = {name: weight.parameter for name, weight in maskable(model).items()}
+    check_masks(masks, parameters)
     if not masks:
         raise ValueError("there are no masks to report; make some, for instance with sparseflow.random_masks().")
+    check_current(masks, parameters)
     targets = _targets(target, masks)
     found = weights(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
     rows = tuple(_row(weight, masks.get(weight.name), targets.get(weight.name)) for weight in found)
-    return SparsityReport(rows, _totals(rows))
+    missing = left_out(weight for weight in found if weight.name not in masks)
+    return SparsityReport(rows, _totals(rows), missing)
 
 
 def _targets(target: Mapping[str, float] | float | None, masks: Masks) -> Mapping[str, float]:
@@ -163,11 +186,14 @@ def _row(weight: Weight, mask: Tensor | None, target: float | None) -> ReportRow
     if mask is None:
         reason = f"no mask was given for it: {weight.reason}" if weight.prunable else weight.reason
         return ReportRow(weight.name, shape, False, reason, numel, numel, None, 0.0, None)
+    if mask.is_meta:
+        return ReportRow(weight.name, shape, False, "its mask has no values (meta)", numel, numel, None, 0.0, None)
     reason = weight.reason if weight.prunable else f"masked in spite of: {weight.reason}"
-    active = int(mask.sum())
+    active = num_true(mask)
     sparsity = 1 - active / numel if numel else 0.0
-    statistics = mask_statistics(mask, weight.layout or PLAIN)
-    return ReportRow(weight.name, shape, True, reason, numel, active, target, sparsity, statistics)
+    statistics = mask_statistics(full(mask), weight.layout or PLAIN)
+    zeros = None if weight.parameter.is_meta else num_true(weight.parameter.detach() == 0)
+    return ReportRow(weight.name, shape, True, reason, numel, active, target, sparsity, statistics, zeros)
 
 
 def _totals(rows: tuple[ReportRow, ...]) -> ReportTotals:

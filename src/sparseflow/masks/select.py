@@ -3,65 +3,31 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable
+import re
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim.swa_utils import AveragedModel
 
-from sparseflow.masks.fans import PLAIN, Layout
+from sparseflow.masks.fans import Layout
+from sparseflow.masks.layers import LAYERS as LAYERS
+from sparseflow.masks.layers import layouts, row_name
+from sparseflow.masks.obstacles import adapter, not_parameters, obstacle, unknown
 from sparseflow.sharded import reshard_
 
 #: A name pattern such as ``"encoder.*"``, or a module class.
 Rule = str | type[nn.Module]
 
 
-def _weight(layout: Layout = PLAIN) -> Callable[[nn.Module], dict[str, Layout]]:
-    return lambda module: {"weight": layout}
-
-
-def _grouped(*, transposed: bool) -> Callable[[nn.Module], dict[str, Layout]]:
-    return lambda module: {"weight": Layout(transposed=transposed, blocks=int(module.groups))}  # type: ignore[arg-type]
-
-
-def _attention(module: nn.Module) -> dict[str, Layout]:
-    separate = {f"{letter}_proj_weight": PLAIN for letter in "qkv"}
-    return {"in_proj_weight": Layout(blocks=3), **separate}
-
-
-def _recurrent(gates: int) -> Callable[[nn.Module], dict[str, Layout]]:
-    def layouts(module: nn.Module) -> dict[str, Layout]:
-        names = [name for name, _ in module.named_parameters(recurse=False) if name.startswith("weight_")]
-        return {name: PLAIN if name.startswith("weight_hr") else Layout(blocks=gates) for name in names}
-
-    return layouts
-
-
-#: Module class -> the weights of it that multiply activations, with their layouts. Add your own class here.
-LAYERS: dict[type[nn.Module], Callable[[nn.Module], dict[str, Layout]]] = {
-    nn.Linear: _weight(),
-    nn.Bilinear: _weight(),
-    nn.Conv1d: _grouped(transposed=False),
-    nn.Conv2d: _grouped(transposed=False),
-    nn.Conv3d: _grouped(transposed=False),
-    nn.ConvTranspose1d: _grouped(transposed=True),
-    nn.ConvTranspose2d: _grouped(transposed=True),
-    nn.ConvTranspose3d: _grouped(transposed=True),
-    nn.MultiheadAttention: _attention,
-    nn.RNN: _recurrent(1),
-    nn.LSTM: _recurrent(4),
-    nn.GRU: _recurrent(3),
-    nn.RNNCell: _recurrent(1),
-    nn.LSTMCell: _recurrent(4),
-    nn.GRUCell: _recurrent(3),
-    nn.Embedding: _weight(Layout(lookup=True)),
-    nn.EmbeddingBag: _weight(Layout(lookup=True)),
-}
-
 #: Their parameters are scales and shifts, whatever the shape.
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
+
+#: So are those of norms of other libraries: ``LlamaRMSNorm``, ``LayerNorm2d``; not of a ``NormLinear``.
+_CALLED_NORM = re.compile(r"Norm(\d?d|Act\w*|Gated|)$")
 
 #: Prunable only when ``include`` names them: a row is looked up, nothing is multiplied.
 OPT_IN: tuple[type[nn.Module], ...] = (nn.Embedding, nn.EmbeddingBag)
@@ -79,6 +45,10 @@ class Weight:
     """``None`` where the layer type is unknown or the tensor does not multiply activations."""
     prunable: bool
     reason: str
+    left_out: bool = False
+    """It probably multiplies activations, and stays dense though no rule of the user says so."""
+    others: tuple[str, ...] = ()
+    """Its other names, where several layers share it."""
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -94,13 +64,6 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model.module
         else:
             return model
-
-
-def _layouts(module: nn.Module) -> dict[str, Layout]:
-    for kind in type(module).__mro__:
-        if kind in LAYERS:
-            return LAYERS[kind](module)
-    return {}
 
 
 def _matches(rule: Rule, *, names: Iterable[str], module: nn.Module) -> bool:
@@ -144,39 +107,54 @@ def weights(
     """
     include, exclude = _rules(include, name="include"), _rules(exclude, name="exclude")
     unused = {*include, *exclude}
-    found = []
+    found, refused = [], []
     reshard_(model)
     for parameter, places in _places(unwrap(model)):
-        known = [place for place in places if place.layout is not None]
-        opt_in = [place for place in known if isinstance(place.module, OPT_IN)]
-        place = (opt_in or known or places)[0]
+        blocked = any(place.blocked for place in places)
+        known = [place for place in places if place.layout is not None and not blocked]
+        opt_in = [place for place in known if place.opt_in]
+        place = (opt_in or known or sorted(places, key=lambda each: not each.blocked))[0]
         names = {name for each in places for name in (each.name, each.module_name)}
         included = [rule for rule in include if any(_matches(rule, names=names, module=p.module) for p in places)]
         excluded = [rule for rule in exclude if any(_matches(rule, names=names, module=p.module) for p in places)]
         unused -= {*(included if known else ()), *excluded}
-        reason = type(place.module).__name__ + (f", shared by {len(places)} layers" if len(places) > 1 else "")
-        is_prunable = False
+        shared = f", shared by {len(places)} layers" if len(places) > 1 else ""
+        reason = type(place.module).__name__ + shared
+        is_prunable = is_left_out = False
         if not known:
-            never = parameter.dim() < 2 or isinstance(place.module, _NORMS) or "bias" in place.name.rpartition(".")[2]
-            reason = "norms, biases and scales are never masked" if never else f"unknown layer: {reason}"
+            reason = place.why + shared if place.why else "norms, biases and scales are never masked"
+            is_left_out = bool(place.why) and not excluded and _is_matrix(place.name, parameter)
         elif included:
             is_prunable, reason = True, f"included by {_rule_name(included[0])}"
         elif excluded:
             reason = f"excluded by {_rule_name(excluded[0])}"
         elif opt_in:
-            reason = f"embeddings are opt-in: {reason}"
+            reason, is_left_out = place.opt_in + shared, not isinstance(place.module, OPT_IN)
         elif first_layer_dense:
             first_layer_dense, reason = False, "first layer"
         else:
             is_prunable = True
+        if not known and included:
+            refused.append((place.name, reason))
+        layout, others = place.layout if known else None, tuple(each.name for each in places[1:])
         found.append(
-            Weight(places[0].name, parameter, place.module_name, place.module, place.layout, is_prunable, reason)
+            Weight(
+                places[0].name,
+                parameter,
+                place.module_name,
+                place.module,
+                layout,
+                is_prunable,
+                reason,
+                left_out=is_left_out,
+                others=others,
+            )
         )
     if unused:
         raise ValueError(
             f"{', '.join(map(_rule_name, unused))} in include= or exclude= matches no parameter, or includes none that "
             f"can be masked. Names: {', '.join(weight.name for weight in found)}. Layers of your own become known by a "
-            "row in sparseflow.masks.select.LAYERS."
+            "row in sparseflow.masks.select.LAYERS." + "".join(f" {name}: {reason}." for name, reason in refused)
         )
     return found
 
@@ -186,19 +164,57 @@ class _Place(NamedTuple):
     module_name: str
     module: nn.Module
     layout: Layout | None
+    """``None`` where no mask can be."""
+    why: str = ""
+    """Why there is no layout; nothing for norms, biases and scales."""
+    opt_in: str = ""
+    """Why it is only masked when included."""
+    blocked: bool = False
+    """The layer is known, but this one of its weights cannot be masked, wherever else it is used."""
 
 
 def _places(model: nn.Module) -> list[tuple[nn.Parameter, list[_Place]]]:
-    """Each parameter once, with every place where the model uses it."""
+    """Each parameter once, with every place where the model uses it, and matrices that are no parameters."""
     places: dict[nn.Parameter, list[_Place]] = {}
-    for module_name, module in model.named_modules():
-        layouts = _layouts(module)
+    modules = dict(model.named_modules())
+    for module_name, module in modules.items():
+        known = layouts(module)
         for local, parameter in module.named_parameters(recurse=False):
             name = f"{module_name}.{local}" if module_name else local
             if isinstance(parameter, UninitializedParameter):
                 raise ValueError(f"{name!r} has no shape yet. Run one batch through the model before making masks.")
-            places.setdefault(parameter, []).append(_Place(name, module_name, module, layouts.get(local)))
+            place = _Place(name, module_name, module, None)
+            if (layout := known.get(local)) is None:
+                if not _never_masked(module, local, parameter):
+                    place = place._replace(why=unknown(module, local, module_name, modules))
+            elif why := obstacle(module, local, parameter):
+                place = place._replace(why=why, blocked=True)
+            else:
+                opt_in = adapter(module, local, module_name, modules) or ""
+                if isinstance(module, OPT_IN):
+                    opt_in = f"embeddings are opt-in: {type(module).__name__}"
+                place = place._replace(layout=layout, opt_in=opt_in)
+            places.setdefault(parameter, []).append(place)
+        for local, (tensor, why) in not_parameters(module).items():
+            name = f"{module_name}.{local}" if module_name else local
+            places.setdefault(cast(nn.Parameter, tensor), []).append(_Place(name, module_name, module, None, why))
     return list(places.items())
+
+
+def _never_masked(module: nn.Module, local: str, parameter: Tensor) -> bool:
+    """Norms, biases and scales: vectors, whatever the shape that they are kept in, and what is called so."""
+    is_norm = isinstance(module, _NORMS) or _CALLED_NORM.search(type(module).__name__)
+    return bool(is_norm) or "bias" in local or sum(size > 1 for size in parameter.shape) < 2
+
+
+#: Parts of the names of parameters that are added, looked up or compared, not multiplied.
+_NO_MATRIX = re.compile(r"embed|token|pos(_|ition|$)|table|codebook|latent|quer(y|ies)$|prompt|A_log|anchor|memory")
+
+
+def _is_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether an unknown parameter probably multiplies activations: it is not one example, and not called otherwise."""
+    local = name.rpartition(".")[2]
+    return parameter.dim() > 1 and parameter.shape[0] > 1 and ("proj" in local or not _NO_MATRIX.search(local))
 
 
 def prunable(
@@ -211,17 +227,59 @@ def prunable(
     Raises:
         ValueError: if there is none.
 
+    Warns:
+        UserWarning: with the share of the weights in matrices that stay dense in layers that are not known or cannot be
+            masked (see :func:`left_out`), unless ``exclude`` names them.
+
     >>> list(prunable(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)), exclude=["0.*"]))
     ['2.weight']
     """
     rules = {"include": include, "exclude": exclude, "first_layer_dense": first_layer_dense}
-    chosen = {weight.name: weight for weight in weights(model, **rules) if weight.prunable}  # type: ignore[arg-type]
+    found = weights(model, **rules)  # type: ignore[arg-type]
+    chosen = {weight.name: weight for weight in found if weight.prunable}
+    missing = left_out(found)
     if not chosen:
         raise ValueError(
             f"{type(model).__name__} has no prunable weight under these rules. Known layers: "
-            f"{', '.join(kind.__name__ for kind in LAYERS)}; add yours to sparseflow.masks.select.LAYERS."
+            f"{', '.join(map(row_name, LAYERS))}; add yours to sparseflow.masks.select.LAYERS." + missing
         )
+    if missing:
+        warnings.warn(missing, stacklevel=3)
     return chosen
+
+
+#: Below it, what is left out is not worth a warning: a router among experts, a table of relative positions.
+_SMALL_SHARE = 0.01
+
+
+def left_out(found: Iterable[Weight]) -> str:
+    """One line on matrices that stay dense though no rule says so: their share, names and reasons; ``""`` if none.
+
+    The share is of the weights in all matrices that multiply activations; embeddings do not count.
+
+    >>> found = weights(nn.Sequential(nn.Linear(3, 4), nn.utils.parametrizations.orthogonal(nn.Linear(4, 3))))
+    >>> left_out(found)[:71]
+    '0.50 of the weights in matrices are in layers I do not know or cannot m'
+    """
+    found = list(found)
+    missing = [weight for weight in found if weight.left_out]
+    known = [weight for weight in found if weight.layout is not None and not isinstance(weight.module, OPT_IN)]
+    total = sum(weight.parameter.numel() for weight in {id(weight): weight for weight in [*known, *missing]}.values())
+    share = sum(weight.parameter.numel() for weight in missing) / max(1, total)
+    if share < _SMALL_SHARE:
+        return ""
+    reasons: dict[str, list[str]] = {}
+    for weight in missing:
+        reasons.setdefault(weight.reason, []).append(weight.name)
+    listed = "; ".join(
+        names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "") + f" ({reason})"
+        for reason, names in reasons.items()
+    )
+    return (
+        f"{share:.2f} of the weights in matrices are in layers I do not know or cannot mask, and stay dense: {listed}. "
+        "A row in sparseflow.masks.select.LAYERS makes a layer known (docs/layers.md); exclude=[...] says that it is "
+        "meant."
+    )
 
 
 def maskable(model: nn.Module) -> dict[str, Weight]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -35,14 +38,24 @@ def active_count(numel: int, sparsity: float) -> int:
     return max(1, round(round(numel * (1 - sparsity), 6)))
 
 
-def topk_mask(scores: Tensor, k: int, *, among: Tensor | None = None, magnitude: bool = False) -> Tensor:
-    """Mark exactly the ``k`` largest scores; ties go to the lowest flat index.
+def topk_mask(
+    scores: Tensor,
+    k: int,
+    *,
+    among: Tensor | None = None,
+    magnitude: bool = False,
+    ties: torch.Generator | None = None,
+) -> Tensor:
+    """Mark exactly the ``k`` largest scores; ties go to the lowest flat index, or to those that are drawn.
 
     Args:
         scores: Any shape and float dtype, finite.
         k: How many to mark, in [0, number of candidates].
         among: bool, same shape: the candidates. Default: every entry.
         magnitude: Compare absolute values, without a pass that writes them.
+        ties: A CPU generator. Which of the entries that equal the smallest marked score are marked is then drawn from
+            it, without replacement; where not some of them have to go, nothing is drawn. Networks of few different
+            magnitudes (ternary, quantised) would otherwise keep their first rows whole and lose their last.
 
     Returns: bool, same shape, with exactly ``k`` entries ``True``.
 
@@ -57,7 +70,63 @@ def topk_mask(scores: Tensor, k: int, *, among: Tensor | None = None, magnitude:
     mask = topk(flat, k, candidates, magnitude=magnitude)
     if mask is None:
         mask = _topk_plain(flat, k, candidates, magnitude=magnitude)
+    if ties is not None and k:
+        _draw_ties_(mask, flat.abs() if magnitude else flat, candidates, ties)
     return mask.view(scores.shape)
+
+
+def topk_masks(
+    scores: Mapping[str, Tensor],
+    k: int,
+    *,
+    among: Mapping[str, Tensor] | None = None,
+    magnitude: bool = False,
+    ties: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """Mark the ``k`` largest scores of all layers together; a layer that loses everything is named in a warning.
+
+    Args:
+        scores: Layer name -> scores.
+        k: How many to mark over all layers.
+        among: Layer name -> bool, the candidates; a layer without candidates is not warned of. Default: all entries.
+        magnitude, ties: As :func:`topk_mask`.
+
+    Raises:
+        ValueError: as :func:`topk_mask`.
+
+    >>> topk_masks({"a": torch.tensor([1.0, 5.0]), "b": torch.tensor([4.0, 3.0])}, 2)
+    {'a': tensor([False,  True]), 'b': tensor([ True, False])}
+    """
+    flat = torch.cat([score.reshape(-1) for score in scores.values()])
+    candidates = None if among is None else torch.cat([among[name].reshape(-1) for name in scores])
+    chosen = topk_mask(flat, k, among=candidates, magnitude=magnitude, ties=ties)
+    parts = torch.split(chosen, [score.numel() for score in scores.values()])
+    masks = {name: part.view(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)}
+    had = {name: score.numel() > 0 if among is None else bool(among[name].any()) for name, score in scores.items()}
+    if emptied := [name for name, mask in masks.items() if had[name] and not mask.any()]:
+        warnings.warn(
+            f"the global ranking keeps {k} of {flat.numel()} weights and none of {', '.join(map(repr, emptied))}: "
+            "nothing passes a layer without weights. Give each layer its share with scope='layer', lower the sparsity, "
+            "or leave such layers dense with exclude=.",
+            EmptiedLayerWarning,
+            stacklevel=3,
+        )
+    return masks
+
+
+class EmptiedLayerWarning(UserWarning):
+    """A global ranking took every weight of a layer."""
+
+
+def _draw_ties_(mask: Tensor, flat: Tensor, among: Tensor | None, generator: torch.Generator) -> None:
+    """Draw anew which of the entries that equal the smallest marked score are marked; as many stay marked."""
+    equal = flat == flat[mask].min()
+    tied = (equal if among is None else equal & among).nonzero().squeeze(1)
+    kept = int(mask[tied].sum())
+    if kept < tied.numel():
+        order = torch.randperm(tied.numel(), generator=generator).to(tied.device)
+        mask[tied] = False
+        mask[tied[order[:kept]]] = True
 
 
 def _topk_plain(flat: Tensor, k: int, among: Tensor | None, *, magnitude: bool) -> Tensor:

@@ -34,7 +34,7 @@ class Layer(Protocol):
 
     @property
     def learning_rate_ratio(self) -> float:
-        """Learning rate of this weight's group over its initial one."""
+        """Learning rate of this weight's group over the largest that it has had or announced."""
         ...
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypedDict
@@ -11,7 +11,7 @@ from typing import Protocol, TypedDict
 import torch
 from torch import Tensor
 
-from sparseflow._checks import check_choice, check_fraction
+from sparseflow._checks import check_choice, check_fraction, check_steps
 from sparseflow._fast import count_true
 from sparseflow.masks.topk import topk_mask
 from sparseflow.methods.base import Layer, Swap
@@ -80,7 +80,7 @@ class DropSchedule(Protocol):
         Args:
             step: Optimizer steps done.
             until: Last step of an update; ``None`` where updates never stop.
-            learning_rate_ratio: Learning rate of the weight's group over its initial one.
+            learning_rate_ratio: Learning rate of the weight's group over the largest that it has had or announced.
         """
         ...
 
@@ -113,9 +113,12 @@ def cosine(step: int, *, until: int | None, learning_rate_ratio: float) -> float
 
 
 def learning_rate(step: int, *, until: int | None, learning_rate_ratio: float) -> float:
-    r"""Proportional to the learning rate of the weight's own group: :math:`f(t) = \min(1, \eta(t) / \eta(0))`.
+    r"""Proportional to the learning rate of the weight's own group: :math:`f(t) = \eta(t) / \eta_{max}`, at most 1.
 
-    Ratios above 1 (warm-up) count as 1. The paper's MNIST default. Arguments as :class:`DropSchedule`.
+    :math:`\eta_{max}` is the largest rate that the group has had so far or has announced (``initial_lr``, which every
+    scheduler of torch writes, and ``max_lr`` of ``OneCycleLR``), whatever was made first: a warm-up swaps few weights
+    at first, and a rate that falls to zero ends the exchange. A rate that starts at 0 and announces nothing counts as
+    1. The paper's MNIST default, whose rate falls from the first step. Arguments as :class:`DropSchedule`.
 
     Reference: protocol C.3.
 
@@ -138,6 +141,7 @@ class Options(TypedDict, total=False):
     drop_fraction: float
     update_every: int
     update_until: int | None
+    total_steps: int | None
     first_update: int | None
     schedule: str | Callable[..., float]
     regrow: bool
@@ -152,7 +156,9 @@ class DropGrow:
         grow_score: The highest scores among the others come.
         drop_fraction: Share of a layer's active weights swapped at an update, at step 0 (Evci et al., 2020: 0.3).
         update_every: Optimizer steps between updates (100 in the authors' configs).
-        update_until: Last step at which masks may change; ``None`` never stops.
+        update_until: Last step at which masks may change; ``None`` never stops, unless ``total_steps`` is given.
+        total_steps: Optimizer steps of the whole run: masks then change in the first 75 % of them (Evci et al., 2020),
+            and what grew last is trained. Instead of ``update_until``.
         first_update: First step of an update; ``None`` means ``update_every`` (protocol C.3; TF1's RigL: 0).
         schedule: Key of ``DROP_SCHEDULES`` or a function: how the drop fraction falls.
         regrow: Whether just-dropped weights may come back at once.
@@ -162,7 +168,7 @@ class DropGrow:
 
     Raises:
         ValueError: if a fraction is outside [0, 1], an update would come too early or never, the schedule is unknown,
-            or the cosine has no end.
+            or the cosine has no end; when the Sparsifier is made, if no layer has weights enough for one swap.
     """
 
     drop_score: ScoreFn
@@ -170,6 +176,7 @@ class DropGrow:
     drop_fraction: float = 0.3
     update_every: int = 100
     update_until: int | None = None
+    total_steps: int | None = None
     first_update: int | None = None
     schedule: str | Callable[..., float] = "learning_rate"
     regrow: bool = True
@@ -180,23 +187,72 @@ class DropGrow:
     def __post_init__(self) -> None:
         check_fraction(self.drop_fraction, name="drop_fraction")
         check_fraction(self.gradient_decay, name="gradient_decay")
-        if self.update_every < 1:
-            raise ValueError(f"update_every must be at least 1 optimizer step, got {self.update_every}.")
+        if self.gradient_decay == 1 or (self.gradient_decay and not self.needs_gradient):
+            raise ValueError(
+                f"gradient_decay={self.gradient_decay} would never look at a gradient: at 1 the running mean stays 0, "
+                "and without needs_gradient=True no score sees it. Write, for instance, gradient_decay=0.9."
+            )
+        check_steps(self.update_every, name="update_every", least=1)
         earliest = 0 if self.replaces_step else 1
         if self.first_update is not None and self.first_update < earliest:
             raise ValueError(
                 f"first_update must be at least {earliest}, got {self.first_update}: masks change after an optimizer "
                 "step, and before the first one only where the update replaces it (replaces_step=True)."
             )
+        for name, least in {"first_update": earliest, "update_until": earliest, "total_steps": 1}.items():
+            if (value := getattr(self, name)) is not None:
+                check_steps(value, name=name, least=least)
+        if self.total_steps is not None and self.update_until is not None:
+            raise ValueError(
+                "total_steps= stops updates after 75 % of the run and update_until= at a step: give one of them."
+            )
         if isinstance(self.schedule, str):
             check_choice(self.schedule, DROP_SCHEDULES, name="schedule")
-        if self.schedule in ("cosine", cosine) and not self.update_until:
-            raise ValueError("schedule='cosine' needs its end: give update_until=, in optimizer steps.")
+        if self.schedule in ("cosine", cosine) and not self.until:
+            raise ValueError("schedule='cosine' needs its end: give total_steps= or update_until=, in optimizer steps.")
+        if self.until is not None and self.first > self.until:
+            raise ValueError(
+                f"masks would never change: the first update is at step {self.first}, the last may be at "
+                f"{self.until}. Lower update_every= or first_update=, or write Static() to keep the masks."
+            )
+
+    @property
+    def first(self) -> int:
+        """Step of the first update."""
+        return self.update_every if self.first_update is None else self.first_update
+
+    @property
+    def until(self) -> int | None:
+        """Last step at which masks may change; ``None`` never stops.
+
+        >>> from sparseflow.methods import RigL
+        >>> RigL(total_steps=600).until
+        450
+        """
+        return self.total_steps * 3 // 4 if self.total_steps is not None else self.update_until
 
     def due(self, step: int) -> bool:
         """Whether masks change once ``step`` optimizer steps are done."""
-        first = self.update_every if self.first_update is None else self.first_update
-        return periodic(step, every=self.update_every, first=first, until=self.update_until)
+        return periodic(step, every=self.update_every, first=self.first, until=self.until)
+
+    def check_start(self, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> None:
+        """Check that an update can change anything; see :func:`sparseflow.methods.run.check_start`.
+
+        Raises:
+            ValueError: if the drop fraction of every layer that is not dense is less than one weight.
+        """
+        sparse = [count for name, count in active.items() if 0 < count < math.prod(shapes[name])]
+        if self.drop_fraction and sparse and not any(int(round(n * self.drop_fraction, 6)) for n in sparse):
+            raise ValueError(
+                f"masks would never change: drop_fraction={self.drop_fraction} of the {max(sparse)} active weights of "
+                "the largest layer is less than one. Raise drop_fraction=, or write Static() to keep the masks."
+            )
+
+    def unfinished(self, step: int, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> str:
+        """Whether no update came yet; see :func:`sparseflow.methods.run.unfinished`."""
+        if step >= self.first:
+            return ""
+        return f"no mask has changed yet: the first update is at step {self.first}. Lower update_every= for short runs."
 
     def num_drop(self, active: int, *, step: int, learning_rate_ratio: float) -> int:
         r"""Number of weights to swap in a layer: :math:`\lfloor p(t)\, n \rfloor` (protocol C.1 truncates).
@@ -204,7 +260,7 @@ class DropGrow:
         ``active`` is :math:`n`, the layer's active weights; the others as :class:`DropSchedule`.
         """
         schedule = DROP_SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
-        factor = schedule(step, until=self.update_until, learning_rate_ratio=learning_rate_ratio)
+        factor = schedule(step, until=self.until, learning_rate_ratio=learning_rate_ratio)
         return int(round(active * self.drop_fraction * factor, 6))
 
     def update(self, layers: Iterable[Layer], *, step: int, generator: torch.Generator) -> Iterator[tuple[str, Swap]]:

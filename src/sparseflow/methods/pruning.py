@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparseflow._checks import check_choice, check_sparsity
-from sparseflow.masks.topk import active_count, topk_mask
+from sparseflow._checks import check_choice, check_names, check_sparsity, check_steps
+from sparseflow.masks.allocation import uniform
+from sparseflow.masks.topk import active_count, topk_mask, topk_masks
 from sparseflow.methods.base import Layer
 from sparseflow.methods.drop_grow import periodic
 
@@ -57,7 +58,10 @@ class GMP:
         scope: ``"layer"`` gives each layer its target, ``"global"`` ranks all weights together.
 
     Raises:
-        ValueError: if a sparsity is outside [0, 1), the steps are out of order, or the scope is unknown.
+        ValueError: if a sparsity is outside [0, 1), the steps are out of order, or the scope is unknown; when the
+            Sparsifier is made, if names differ from those of the masks or the sparsity cannot be reached with them.
+
+    Warns: :class:`~sparseflow.masks.topk.EmptiedLayerWarning` if the global ranking takes every weight of a layer.
 
     Reference: Zhu and Gupta (2017), *To prune, or not to prune*; protocol D.
 
@@ -84,16 +88,55 @@ class GMP:
         check_choice(self.scope, ("layer", "global"), name="scope")
         if isinstance(self.sparsity, Mapping) and self.scope == "global":
             raise ValueError("scope='global' ranks all layers together: give one sparsity, not one per layer.")
+        check_steps(self.update_every, name="update_every", least=1)
         if not 0 <= self.begin <= self.end:
             raise ValueError(f"pruning needs 0 <= begin <= end, in optimizer steps, got {self.begin} and {self.end}.")
+        check_steps(self.begin, name="begin", least=0)
+        check_steps(self.end, name="end", least=0)
         if self.end < 1:
             raise ValueError("pruning follows an optimizer step; at step 0 use sparseflow.magnitude_masks instead.")
-        if self.update_every < 1:
-            raise ValueError(f"update_every must be at least 1 optimizer step, got {self.update_every}.")
 
     def due(self, step: int) -> bool:
         """Whether masks change: at begin, begin + update_every, ..., and at the end in any case (protocol D.4)."""
         return step == self.end or periodic(step, every=self.update_every, first=self.begin, until=self.end)
+
+    def check_start(self, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> None:
+        """Check that the final sparsity can be reached; see :func:`sparseflow.methods.run.check_start`.
+
+        Raises:
+            ValueError: if a name is missing or unknown, a layer would have less than one weight, or more than it has.
+        """
+        if isinstance(self.sparsity, Mapping):
+            check_names(self.sparsity, shapes, name="sparsity")
+            for name, target in self.sparsity.items():
+                _check_one_stays(name, math.prod(shapes[name]), target)
+        else:
+            uniform(shapes, self.sparsity)
+        targets = self._final_counts(shapes)
+        for name, count in _counts(active, self.scope).items():
+            if count < targets[name]:
+                raise ValueError(
+                    f"{name} has {count} active weights and pruning would end with {targets[name]}; none comes back. "
+                    "Start from sparseflow.dense_masks(model), or raise sparsity=."
+                )
+
+    def unfinished(self, step: int, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> str:
+        """What pruning has not reached; see :func:`sparseflow.methods.run.unfinished`."""
+        targets = self._final_counts(shapes)
+        if step < self.end:
+            goal = 1 - sum(targets.values()) / max(1, sum(map(math.prod, shapes.values())))
+            return (
+                f"pruning has not come to its end, at step {self.end}, with sparsity {goal:.3g}. Train until then, or "
+                "give begin= and end= that fit the run."
+            )
+        left = [name for name, count in _counts(active, self.scope).items() if count > targets[name]]
+        return f"pruning ended at step {self.end} and left {', '.join(left)} denser than asked." if left else ""
+
+    def _final_counts(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """Active weights at the end, by layer; under a global ranking of all together."""
+        sizes = _counts({name: math.prod(shape) for name, shape in shapes.items()}, self.scope)
+        by_name = self.sparsity if isinstance(self.sparsity, Mapping) else dict.fromkeys(sizes, self.sparsity)
+        return {name: active_count(size, by_name[name]) for name, size in sizes.items()}
 
     def _sparsity_at(self, step: int, target: float) -> float:
         return cubic_sparsity(step, initial=self.initial_sparsity, final=target, begin=self.begin, end=self.end)
@@ -122,14 +165,24 @@ def _keep(mask: Tensor, weight: Tensor, count: int) -> Tensor:
     return topk_mask(weight, count, among=mask, magnitude=True)
 
 
-def _prune_globally(layers: list[Layer], sparsity: float) -> Iterator[tuple[str, Tensor]]:
-    sizes = [math.prod(layer.shape) for layer in layers]
-    mask = torch.cat([layer.mask.reshape(-1) for layer in layers])
-    weight = torch.cat([layer.weight.reshape(-1) for layer in layers])
-    active = sum(layer.num_active for layer in layers)
-    kept = _keep(mask, weight, min(active_count(sum(sizes), sparsity), active))
-    for layer, part in zip(layers, torch.split(kept, sizes), strict=True):
-        yield layer.name, part.view(layer.shape)
+def _prune_globally(layers: list[Layer], sparsity: float) -> Iterable[tuple[str, Tensor]]:
+    count = active_count(sum(math.prod(layer.shape) for layer in layers), sparsity)
+    count = min(count, sum(layer.num_active for layer in layers))
+    masks = {layer.name: layer.mask for layer in layers}
+    return topk_masks({layer.name: layer.weight for layer in layers}, count, among=masks, magnitude=True).items()
+
+
+def _counts(by_layer: Mapping[str, int], scope: str) -> dict[str, int]:
+    return dict(by_layer) if scope == "layer" else {"the network": sum(by_layer.values())}
+
+
+def _check_one_stays(name: str, size: int, sparsity: float) -> None:
+    """Check that rounding leaves a weight; the one that :func:`active_count` keeps in any case would be too many."""
+    if round(size * (1 - sparsity), 6) < 0.5:
+        raise ValueError(
+            f"sparsity {sparsity} leaves {size * (1 - sparsity):.3g} of {size} weights of {name!r}, which needs at "
+            f"least one. The largest feasible sparsity there is {1 - 1 / size:.6g}."
+        )
 
 
 def OneShot(*, sparsity: float | Mapping[str, float], at: int, scope: str = "layer") -> GMP:  # noqa: N802 - beside GMP

@@ -20,7 +20,10 @@ def RigL(*, replaces_step: bool = False, **options: Unpack[Options]) -> DropGrow
         drop_fraction: Share of a layer's active weights swapped at an update, at step 0; default 0.3 as in the paper
             (VGG16: 0.1).
         update_every: Optimizer steps between updates; default 100 as in the authors' configs (paper: 500 in Table 4).
-        update_until: Last step of an update; ``None``, the default, never stops, as on MNIST (ImageNet: 25,000).
+        total_steps: Optimizer steps of the whole run: masks then change in the first 75 % of them, as in the paper, and
+            what grew last is trained.
+        update_until: Last step of an update, instead (ImageNet: 25,000 of 32,000). Without either updates never stop,
+            as on MNIST, where the learning rate ends them; where nothing does there is a warning.
         first_update: Default ``update_every``; 0 as in the authors' ImageNet code, which needs ``replaces_step``.
         schedule: ``"learning_rate"``, the default (the paper's MNIST runs), ``"cosine"`` (ImageNet) or ``"constant"``.
         regrow: Whether just-dropped weights compete on equal terms; default ``True``.
@@ -31,8 +34,8 @@ def RigL(*, replaces_step: bool = False, **options: Unpack[Options]) -> DropGrow
 
     Reference: Evci et al. (2020), *Rigging the Lottery: Making All Tickets Winners*.
 
-    >>> RigL(update_every=100, update_until=200).due(300)
-    False
+    >>> [step for step in range(601) if RigL(update_every=100, total_steps=600).due(step)]
+    [100, 200, 300, 400]
     """
     return DropGrow(
         drop_score=magnitude, grow_score=gradient_magnitude, needs_gradient=True, replaces_step=replaces_step, **options

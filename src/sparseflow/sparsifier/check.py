@@ -12,7 +12,8 @@ from sparseflow._checks import check_masks
 from sparseflow.attached import check_held_masks, elsewhere
 from sparseflow.masks.select import maskable
 from sparseflow.sharded import num_true, shard_like
-from sparseflow.sparsifier.optimizers import innermost, per_weight_state
+from sparseflow.sparsifier.optimizers import weight_states
+from sparseflow.sparsifier.wrappers import stepping
 from sparseflow.types import BrokenPromiseError, Masks
 
 
@@ -25,10 +26,13 @@ class Checked(NamedTuple):
     """Tensors of optimizer state with one value per weight."""
     ranks: int
     """Processes that were found to agree, when masks were given and at each update since."""
+    unfinished: tuple[str, ...] = ()
+    """What the method, or its latest update, would leave undone if training ended now."""
 
     def __str__(self) -> str:
-        """One line to print."""
-        return f"{self.weights} weights, {self.state_tensors} optimizer state tensors, {self.ranks} rank(s): all hold"
+        """One line to print, and one for each thing unfinished."""
+        held = f"{self.weights} weights, {self.state_tensors} optimizer state tensors, {self.ranks} rank(s): all hold"
+        return "\n".join((held, *self.unfinished))
 
 
 def check(
@@ -40,9 +44,9 @@ def check(
 ) -> Checked:
     """Raise where a promise is broken; say what was looked at where all hold.
 
-    Every mask fits its weight and is the one that a Sparsifier of the model holds now; every inactive weight and every
-    per-weight optimizer state tensor there is exactly 0.0; the active counts are as given. ``Sparsifier.check`` passes
-    the counts it started from.
+    Every mask fits its weight and is the one that a Sparsifier of the model holds now; every inactive weight is exactly
+    0.0, and per-weight optimizer state there is what the optimizer gives a new weight; the active counts are as given.
+    ``Sparsifier.check`` passes the counts it started from.
 
     Args:
         model: The sparse model.
@@ -63,21 +67,21 @@ def check(
     check_masks(masks, parameters)
     check_held_masks(masks, parameters)
     given: Sequence[Any] = optimizer if isinstance(optimizer, list | tuple) else [optimizer]
-    optimizers = [innermost(each) for each in given if each is not None]
+    optimizers = [stepping(each) for each in given if each is not None]
     state_tensors = 0
     for name, mask in masks.items():
         inactive = ~shard_like(mask.to(parameters[name].device), parameters[name])
         if count := _num_nonzero(parameters[name], inactive):
             raise BrokenPromiseError(nonzero_message(name, parameters[name], mask, count))
         for each in optimizers:
-            for key, state in per_weight_state(each, parameters[name]):
+            for state in weight_states(each, parameters[name]):
                 state_tensors += 1
-                if count := _num_nonzero(state, inactive):
+                if count := state.num_stale(inactive):
                     raise BrokenPromiseError(
-                        f"the optimizer's {key!r} of {name!r} has {count} nonzero entries at inactive weights: it was "
-                        "written past the Sparsifier, or loaded after it; the next optimizer.step() clears what was "
-                        "loaded. Where no step has followed yet, check after it; else load the optimizer's state that "
-                        "was saved together with these masks."
+                        f"the optimizer's {state.key!r} of {name!r} has {count} inactive entries that are not "
+                        f"{state.fresh:g}, its value for a new weight: it was written past the Sparsifier, or loaded "
+                        "after it; the next optimizer.step() clears what was loaded. Where no step has followed yet, "
+                        "check after it; else load the optimizer's state that was saved together with these masks."
                     )
         if active_counts is not None and (active := num_true(mask)) != active_counts[name]:
             raise BrokenPromiseError(f"{name!r} has {active} active weights, it must have {active_counts[name]}.")

@@ -1,45 +1,24 @@
-"""Properties of optimizers that the Sparsifier depends on: zeros that they keep, state, and learning rates."""
+"""What the Sparsifier reads of optimizers at a step: per-weight state, gradients left alone, and learning rates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
 
-#: Each weight moves by its own gradient and state alone, so zero gradients and states keep a zero weight at zero.
-#: (Rprop and Adamax do too, but they write a smallest step or norm into the state of every weight.)
-_ELEMENTWISE = {
-    getattr(torch.optim, name) for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta")
-}
+from sparseflow.sparsifier.tensors import WHOLE, Kept, Path, WeightState, chain
 
+#: The number of a parameter's group, and which of the group's numbers are not zero: momentum, amsgrad, centered.
+Switches = tuple[Any, ...]
 
-def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer that really steps; wrappers of training frameworks (accelerate, Lightning) hold it.
-
-    >>> optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))])
-    >>> innermost(optimizer) is optimizer
-    True
-    """
-    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = inner
-    return optimizer
-
-
-def keeps_zeros(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> bool:
-    """Whether a step leaves a zero weight with zero gradient and state at zero; without an ``eps``, 0 / 0 is NaN.
-
-    The dtype of these parameters decides whether ``eps`` is zero.
-
-    >>> weight = nn.Parameter(torch.ones(1))
-    >>> [keeps_zeros(torch.optim.Adam([weight], eps=eps), [weight]) for eps in (1e-8, 0.0)]
-    [True, False]
-    """
-    if type(optimizer) not in _ELEMENTWISE:
-        return False
-    smallest = min(float(group.get("eps", 1.0)) for group in optimizer.param_groups)
-    return all(float(torch.tensor(smallest, dtype=parameter.dtype)) > 0 for parameter in parameters)
+#: Optimizer -> ``id`` of a parameter -> the parameter itself, its group's switches, and where its state is.
+_KEPT: WeakKeyDictionary[Any, dict[int, tuple[ReferenceType[Tensor], Switches, Mapping[Path, Kept]]]] = (
+    WeakKeyDictionary()
+)
 
 
 def leaves_gradients(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> bool:
@@ -62,28 +41,93 @@ def leaves_gradients(optimizer: torch.optim.Optimizer, parameters: Iterable[Tens
     )
 
 
-def per_weight_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The optimizer's state tensors that hold one value per weight, recognised by their shape, with their keys.
+def group_number(optimizer: Any, parameter: Tensor) -> int:
+    """The number of the group that holds a parameter; -1 if none does."""
+    groups = getattr(optimizer, "param_groups", [])
+    holding = (n for n, group in enumerate(groups) if any(held is parameter for held in group["params"]))
+    return next(holding, -1)
+
+
+def switches_of(optimizer: Any, parameter: Tensor) -> Switches:
+    """What decides which state an optimizer keeps for a parameter; schedulers may turn momentum on after a while.
+
+    >>> weight = nn.Parameter(torch.ones(1))
+    >>> switches_of(torch.optim.SGD([weight], momentum=0.9), weight)
+    (0, 'momentum')
+    """
+    if (number := group_number(optimizer, parameter)) < 0:
+        return (number,)
+    group = optimizer.param_groups[number]
+    rates = ("lr", "initial_lr", "max_lr", "min_lr")
+    return number, *(
+        name for name, at in group.items() if name not in rates and isinstance(at, bool | int | float) and at
+    )
+
+
+def weight_states(optimizer: Any, parameter: Tensor) -> list[WeightState]:
+    """The tensors of the optimizer's state that hold one value for each weight, as far as they exist now.
+
+    Which they are, and what a new weight has there, is found once by trying the optimizer out, see
+    :mod:`sparseflow.sparsifier.optimizer_state`.
 
     >>> layer = nn.Linear(2, 1)
-    >>> optimizer = torch.optim.Adam(layer.parameters())
+    >>> optimizer = torch.optim.Rprop(layer.parameters(), lr=0.25)
     >>> layer(torch.ones(1, 2)).sum().backward(); optimizer.step()
-    >>> [key for key, _ in per_weight_state(optimizer, layer.weight)]
-    ['exp_avg', 'exp_avg_sq']
+    >>> [(state.key, state.fresh) for state in weight_states(optimizer, layer.weight)]
+    [('prev', 0.0), ('step_size', 0.25)]
     """
-    state = optimizer.state.get(parameter, {})
-    for key, value in state.items():
-        if isinstance(value, Tensor) and value.dim() and value.shape == parameter.shape:
-            yield key, value
+    known = _KEPT.setdefault(optimizer, {})
+    reference, switches, kept = known.get(id(parameter), (None, (), {}))
+    now = switches_of(optimizer, parameter)
+    if reference is None or reference() is not parameter or switches != now:
+        from sparseflow.sparsifier.optimizer_state import findings  # it tries optimizers out, which few steps need
+
+        kept = findings(optimizer, parameter).per_weight
+        known[id(parameter)] = ref(parameter), now, kept
+    states = []
+    for path, place in kept.items():
+        tensor = _at(optimizer, parameter, path)
+        per_entry = 1 if place.layout == WHOLE else 2
+        # A dtype that a checkpoint or model.half() changed is fine, another format is not.
+        if (
+            tensor is not None
+            and tensor.numel() * per_entry == parameter.numel()
+            and (tensor.dtype == place.dtype or (tensor.is_floating_point() and place.dtype.is_floating_point))
+        ):
+            zeroed = place.fresh == 0 and place.layout == WHOLE and tensor.shape == parameter.shape
+            states.append(WeightState(path, tensor, place.layout, place.fresh, place.steady, zeroed))
+    return states
 
 
-def initial_rate(group: Mapping[str, Any]) -> float:
-    """Learning rate of a group before any schedule: the one that a scheduler remembers, else the group's own.
+def drop_mistaken(optimizer: Any, parameter: Tensor, inactive: Tensor) -> None:
+    """Forget state that seemed to belong to single weights but has changed while these were inactive.
 
-    >>> initial_rate({"lr": 0.01, "initial_lr": 0.1})
-    0.1
+    Some optimizers begin to mix entries only after many steps. Their state is then left to them, as the rest is.
     """
-    return float(group.get("initial_lr", group["lr"]))
+    for state in weight_states(optimizer, parameter):
+        if state.steady and (count := state.num_stale(inactive)):
+            reference, switches, kept = _KEPT[optimizer][id(parameter)]
+            others = {path: at for path, at in kept.items() if path != state.path}
+            _KEPT[optimizer][id(parameter)] = reference, switches, others
+            logging.getLogger("sparseflow").warning(
+                "%s changed %r at %d inactive weights, so it is no state of single weights; it is left as it is from "
+                "now on.", type(optimizer).__name__, state.key, count
+            )  # fmt: skip
+
+
+def _at(optimizer: Any, parameter: Tensor, path: Path) -> Tensor | None:
+    """The tensor at a path, if there is one."""
+    number, *keys = path
+    holder = optimizer if number == 0 else chain(optimizer)[number]
+    value: Any = holder.state.get(parameter)
+    for key in keys:
+        if isinstance(value, Mapping):
+            value = value.get(key)
+        elif isinstance(key, int) and isinstance(value, (list, tuple, Tensor)):
+            value = value[key] if key < len(value) else None
+        else:
+            value = getattr(value, key, None)
+    return value if isinstance(value, Tensor) and value.dim() else None
 
 
 def optimizers_of(
@@ -127,7 +171,19 @@ def announced_rate(group: Mapping[str, Any]) -> float:
     >>> announced_rate({"lr": 0.004, "initial_lr": 0.004, "max_lr": 0.1})
     0.1
     """
-    return max(float(group[key]) for key in ("lr", "initial_lr", "max_lr") if group.get(key) is not None)
+    return max((float(group[key]) for key in ("lr", "initial_lr", "max_lr") if group.get(key) is not None), default=0.0)
+
+
+def is_scheduled(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a scheduler moves a learning rate: torch's and those made after them note the rate before any schedule.
+
+    >>> optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    >>> before = is_scheduled(optimizer)
+    >>> _ = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
+    >>> before, is_scheduled(optimizer)
+    (False, True)
+    """
+    return any("initial_lr" in group for group in optimizer.param_groups)
 
 
 class PeakRates:
@@ -146,22 +202,27 @@ class PeakRates:
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self._optimizers = optimizers
         self._peaks: list[list[float]] = [[] for _ in optimizers]
+        self._scheduled: list[list[bool]] = [[] for _ in optimizers]
         self.see(read_device=True)
 
     def see(self, *, read_device: bool = False) -> None:
         """Take note of the rates; those on an accelerator, where reading waits for it, only if asked."""
-        for optimizer, peaks in zip(self._optimizers, self._peaks, strict=True):
+        for optimizer, peaks, scheduled in zip(self._optimizers, self._peaks, self._scheduled, strict=True):
             for place, group in enumerate(optimizer.param_groups):
+                has_schedule = "initial_lr" in group
                 if place == len(peaks):
                     peaks.append(announced_rate(group))
-                elif read_device or not _on_device(group["lr"]):
+                    scheduled.append(has_schedule)
+                elif has_schedule and not scheduled[place]:  # made since, with rates of its own
+                    peaks[place], scheduled[place] = announced_rate(group), True
+                elif read_device or not _on_device(group.get("lr")):
                     peaks[place] = max(peaks[place], announced_rate(group))
 
     def ratios(self) -> dict[int, float]:
         """``id`` of each parameter -> the rate of its group over the group's peak; 1 where that is 0."""
         self.see(read_device=True)
         return {
-            id(parameter): float(group["lr"]) / peak if peak else 1.0
+            id(parameter): float(group["lr"]) / peak if peak and "lr" in group else 1.0
             for optimizer, peaks in zip(self._optimizers, self._peaks, strict=True)
             for group, peak in zip(optimizer.param_groups, peaks, strict=False)
             for parameter in group["params"]
@@ -175,7 +236,8 @@ class PeakRates:
         """Restore :meth:`state`; groups that were added since keep what they show."""
         values = iter([float(value) for value in state])
         self._peaks = [[next(values, peak) for peak in peaks] for peaks in self._peaks]
+        self._scheduled = [[True] * len(peaks) for peaks in self._peaks]
 
 
-def _on_device(rate: float | Tensor) -> bool:
+def _on_device(rate: float | Tensor | None) -> bool:
     return isinstance(rate, Tensor) and rate.device.type != "cpu"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +14,24 @@ from torch import Tensor, nn
 from sparseflow import attached
 from sparseflow.masks.select import unwrap
 from sparseflow.methods.base import Method
+from sparseflow.methods.run import UnfinishedWarning, check_start, unfinished
 from sparseflow.methods.static import Static
 from sparseflow.rng import stream
 from sparseflow.sharded import reshard_, shard_like
 from sparseflow.sparsifier.check import Checked
 from sparseflow.sparsifier.dense_gradients import keep_dense, observe_
 from sparseflow.sparsifier.guard import Guard, allow_copies, check_agreement, process_group, stop_copies
-from sparseflow.sparsifier.optimizers import PeakRates, innermost, keeps_zeros, leaves_gradients, per_weight_state
+from sparseflow.sparsifier.kinds import keeps_zeros
+from sparseflow.sparsifier.last_update import Before, before_update, num_untrained, take_back_
+from sparseflow.sparsifier.optimizer_state import describe
+from sparseflow.sparsifier.optimizers import PeakRates, is_scheduled, leaves_gradients, weight_states
+from sparseflow.sparsifier.roots import QuickRoots
 from sparseflow.sparsifier.state import check_state
 from sparseflow.sparsifier.stored import check_can_move
-from sparseflow.sparsifier.update import new_masks
+from sparseflow.sparsifier.tensors import chain
+from sparseflow.sparsifier.update import new_masks, warn_open_end
 from sparseflow.sparsifier.weights import MaskedWeights
+from sparseflow.sparsifier.wrappers import listen, stepping
 from sparseflow.types import Masks, MaskUpdate
 
 
@@ -68,6 +76,8 @@ class Sparsifier:
       are compared over the ranks when masks are given and at each update. Under FSDP2 each process holds its part of
       every mask; an update gathers one layer at a time.
     * **Frozen parameters** keep their masks. Where growth needs a gradient, a weight without one sits the update out.
+    * **The end of a run**: as ``with Sparsifier(...) as sparsifier:`` it is removed at the end of the block, and an
+      update that no step followed is taken back.
     * **Copies**: ``copy.deepcopy((model, optimizer, sparsifier))``; of an EMA after masks change
       ``sparseflow.apply_masks_(copy, sparsifier.masks)``.
 
@@ -82,13 +92,15 @@ class Sparsifier:
         state: A saved :meth:`state_dict` to go on from; its masks take the place of ``masks``.
 
     Raises:
-        TypeError, ValueError: if a mask does not fit, an optimizer does not hold a masked parameter, or another
-            Sparsifier holds one.
+        TypeError, ValueError: if a mask does not fit, an optimizer does not hold a masked parameter, another
+            Sparsifier holds one, or the method cannot do there what it promises.
+
+    Warns: :class:`~sparseflow.methods.run.OpenEndWarning` at the first update, if nothing will end updates.
 
     >>> import sparseflow as sf
     >>> model = nn.Linear(100, 10)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    >>> method = sf.RigL(drop_fraction=0.3, update_every=2)
+    >>> method = sf.RigL(drop_fraction=0.3, update_every=1, total_steps=4)
     >>> sparsifier = sf.Sparsifier(model, optimizer, sf.random_masks(model, 0.9, seed=0), method, seed=0)
     >>> for _ in range(4):
     ...     optimizer.zero_grad()
@@ -96,8 +108,8 @@ class Sparsifier:
     ...     optimizer.step()
     >>> print(sparsifier.check())
     1 weights, 1 optimizer state tensors, 1 rank(s): all hold
-    >>> sparsifier.step_count, int((model.weight != 0).sum()) <= 100
-    (4, True)
+    >>> sparsifier.step_count, int((model.weight != 0).sum())
+    (4, 100)
     """
 
     def __init__(
@@ -113,13 +125,14 @@ class Sparsifier:
     ) -> None:
         given: Sequence[Any] = optimizer if isinstance(optimizer, list | tuple) else [optimizer]
         self.model = unwrap(model)
-        self.optimizers = tuple(innermost(each) for each in given)
+        self.optimizers = tuple(stepping(each) for each in given)
         """Those whose steps are listened to; wrappers hold them."""
         given_masks = masks
         if state is not None:
             check_state(state, shapes={name: mask.shape for name, mask in masks.items()})
             masks = state["masks"]
         self._weights = weights = MaskedWeights(model, self.optimizers, masks)
+        check_start(method, weights.shapes, weights.counts)
         self.masks: Mapping[str, Tensor] = weights.masks
         """Parameter name -> bool tensor, now."""
         self.method = method
@@ -135,6 +148,9 @@ class Sparsifier:
         self._dense_gradients: dict[str, tuple[Tensor, Tensor]] = {}
         self._rates = PeakRates(self.optimizers)
         self._last_update = -1
+        self._ends_with_block = False
+        self._is_untrained = False
+        self._before: Before | None = None
         self._stepped: set[int] = set()
         self._parts = {id(each): self._part(each) for each in self.optimizers}
         if weights.stored and not isinstance(method, Static):
@@ -170,9 +186,15 @@ class Sparsifier:
 
         Raises:
             BrokenPromiseError: naming the first that is broken.
+
+        Warns: :class:`~sparseflow.methods.run.UnfinishedWarning` of what would be undone if training ended here: a
+        pruning schedule before its end, a first update that is to come, weights that grew and were not trained yet.
         """
         self._guard.check_held()
-        return self._weights.check(self.model)._replace(ranks=self._ranks)
+        found = self._weights.check(self.model)._replace(ranks=self._ranks, unfinished=self._unfinished())
+        for text in found.unfinished:
+            warnings.warn(text, UnfinishedWarning, stacklevel=2)
+        return found
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
@@ -184,12 +206,31 @@ class Sparsifier:
         return self._names.get(id(parameter))
 
     def remove(self) -> None:
-        """Stop listening; the model keeps its zeros but nothing holds them any more."""
+        """Stop listening; the model keeps its zeros but nothing holds them any more.
+
+        Warns: as :meth:`check`.
+        """
+        for text in self._unfinished() if self._handles else ():
+            warnings.warn(text, UnfinishedWarning, stacklevel=2)
         for handle in self._handles:
             handle.remove()
+        self._handles.clear()
         for optimizer in self.optimizers:
             allow_copies(optimizer)
         attached.release(self)
+
+    def __enter__(self) -> Self:
+        """Remember what each update drops until the next step, so that the last one can be taken back."""
+        self._ends_with_block = True
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """Take an update back that no step followed, unless an error ends the block; then :meth:`remove`."""
+        if error is None and self._before is not None:
+            self._is_untrained = not take_back_(self._weights, self._before)
+            self._guard.see()
+        self._before = None
+        self.remove()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs besides the model's and the optimizer's own state."""
@@ -259,6 +300,7 @@ class Sparsifier:
         if closure is not None:
             if self.method.replaces_step:
                 raise ValueError("replaces_step=True cannot skip a step that runs a closure; use replaces_step=False.")
+            self._weights.clear_gradients_(part.weights)  # some optimizers move by these before they call it
             return self._with_masked_closure(part, closure, args, kwargs)
         masked_before = any(name in self._dense_gradients for name in part.weights)
         self._observe_gradients(part)
@@ -284,7 +326,9 @@ class Sparsifier:
         def masked() -> Any:
             nonlocal evaluations
             if not part.elementwise:
-                self._weights.clear_(part.weights)  # LBFGS's directions remember weights that were dropped since
+                self._weights.clear_(
+                    part.weights, steady=False
+                )  # LBFGS's directions remember weights that were dropped since
             self._forget_dense_gradients(part)
             with torch.enable_grad():
                 loss = closure()
@@ -307,14 +351,16 @@ class Sparsifier:
         if _is_skipped(optimizer):
             # Fused SGD makes its buffers from uninitialised memory before its kernel skips, and adds to them later.
             for parameter in part.stateless:
-                for _, state in per_weight_state(optimizer, parameter):
-                    state.zero_()
+                for state in weight_states(optimizer, parameter):
+                    state.tensor.fill_(state.fresh)
             return
         if part.parked is not None:
             for parameter, gradient in part.parked:
                 parameter.grad = gradient
         elif part.ran_dense or not part.elementwise:
-            self._weights.clear_(part.weights)
+            if not part.ran_dense and self.method.due(self.step_count + 1):
+                self._weights.drop_mistaken_states(part.weights)
+            self._weights.clear_(part.weights, steady=part.ran_dense)
         part.ran_dense = False
         self._stepped.add(id(optimizer))
         if len(self._stepped) == len(self._parts):
@@ -324,6 +370,8 @@ class Sparsifier:
     def _finish_step(self) -> None:
         """Count the step that all optimizers made, and change the masks if the method says so."""
         self._stepped.clear()
+        self._before = None
+        self._is_untrained = False
         replaced = [part for part in self._parts.values() if part.parked is not None]
         for part in replaced:
             part.parked = None
@@ -350,11 +398,16 @@ class Sparsifier:
         return _Part(optimizer, held, keeps_zeros(optimizer, held.values()))
 
     def _listen(self, optimizer: torch.optim.Optimizer) -> list[Any]:
+        describe(optimizer, self._parts[id(optimizer)].weights.values())
         stop_copies(optimizer)
         return [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-            optimizer.register_load_state_dict_post_hook(self._guard.state_loaded),
+            *listen(optimizer, self._before_step, self._after_step, self.mask_gradients_),
+            *(
+                each.register_load_state_dict_post_hook(lambda _: self._guard.state_loaded(optimizer))
+                for each in chain(optimizer)
+                if hasattr(each, "_optimizer_load_state_dict_post_hooks")
+            ),
+            QuickRoots(optimizer),
         ]
 
     def _take_(self, state: Mapping[str, Any]) -> None:
@@ -371,6 +424,22 @@ class Sparsifier:
         self._rates.load(state["learning_rates"])
         self._dense_gradients.clear()
         self._stepped.clear()
+        self._before = None
+        self._is_untrained = self._last_update == self.step_count
+
+    def _unfinished(self) -> tuple[str, ...]:
+        """What would be undone if training ended now; nothing is before the first step."""
+        if not self.step_count:
+            return ()
+        found = [unfinished(self.method, self.step_count, self._weights.shapes, self._weights.counts)]
+        if self._is_untrained and (count := num_untrained(self._weights)):
+            found.append(
+                f"{count} of {sum(self._weights.counts.values())} active weights are still zero after the mask update "
+                f"of step {self.step_count}: no step has trained what grew. Where training ends here, end updates "
+                "earlier with total_steps= or update_until=, or write `with Sparsifier(...) as sparsifier:`, which "
+                "takes such an update back."
+            )
+        return tuple(filter(None, found))
 
     def _compare_ranks(self, moment: str) -> int:
         masks = {name: mask for name, mask in self.masks.items() if name not in self._weights.sharded}
@@ -379,10 +448,14 @@ class Sparsifier:
         )
 
     def _update(self) -> None:
+        if self._last_update < 0 and not self._ends_with_block:
+            scheduled = any(map(is_scheduled, self.optimizers)) or any(r != 1 for r in self._rates.ratios().values())
+            warn_open_end(self.method, rate_is_scheduled=scheduled)
         for call in self.before_update:
             call(self.step_count)
         if self._weights.sharded:
             reshard_(self.model)
+        self._before = before_update(self._weights) if self._ends_with_block else None
         new = new_masks(
             self.method,
             self._weights,
@@ -393,6 +466,7 @@ class Sparsifier:
         )
         changes = self._weights.change_(new, want_changes=bool(self.after_update))
         self._last_update = self.step_count
+        self._is_untrained = True
         self._dense_gradients.clear()
         self._ranks = self._compare_ranks(f"at the mask update of step {self.step_count}")
         for notify in self.after_update:

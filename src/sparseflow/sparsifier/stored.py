@@ -13,7 +13,9 @@ from sparseflow._checks import check_finite
 from sparseflow.masks.topk import topk_mask
 from sparseflow.methods.base import Swap
 from sparseflow.sharded import is_sharded
-from sparseflow.sparsifier.optimizers import per_weight_state
+from sparseflow.sparsifier.optimizer_state import findings
+from sparseflow.sparsifier.optimizers import weight_states
+from sparseflow.sparsifier.tensors import name_of
 from sparseflow.types import Masks
 
 #: A layer's rows are looked at in this many parts, or in larger ones of at least this many entries.
@@ -217,7 +219,7 @@ def check_positions(stored: Mapping[str, StoredWeight], masks: Masks) -> None:
 
 
 def move_(weight: StoredWeight, positions: Tensor, optimizer: torch.optim.Optimizer | None) -> None:
-    """Give a weight other positions: what stays keeps its value, gradient and state, what is new starts at zero.
+    """Give a weight other positions: what stays keeps its value, gradient and state, what is new starts fresh.
 
     ``positions`` are int64, ascending; the parameter stays the same object. ``optimizer`` steps it, if one does.
     """
@@ -226,23 +228,24 @@ def move_(weight: StoredWeight, positions: Tensor, optimizer: torch.optim.Optimi
     stays = before[place] == positions if len(before) else torch.zeros(len(positions), dtype=torch.bool)
     source = place[stays]
 
-    def moved(tensor: Tensor) -> Tensor:
-        return torch.zeros(len(positions), dtype=tensor.dtype).masked_scatter_(stays, tensor[source])
+    def moved(tensor: Tensor, fresh: float = 0) -> Tensor:
+        return torch.full((len(positions),), fresh, dtype=tensor.dtype).masked_scatter_(stays, tensor[source])
 
-    gradient, states = parameter.grad, [] if optimizer is None else list(per_weight_state(optimizer, parameter))
+    gradient, states = parameter.grad, [] if optimizer is None else weight_states(optimizer, parameter)
     values = moved(parameter.detach())
     if len(positions) == len(before):
         # In place: others, such as a reducer's buckets, may hold these tensors.
-        for tensor in (gradient, *(state for _, state in states)):
-            if tensor is not None:
-                tensor.copy_(moved(tensor))
+        if gradient is not None:
+            gradient.copy_(moved(gradient))
+        for state in states:
+            state.tensor.copy_(moved(state.tensor, state.fresh))
         parameter.data.copy_(values)
     else:
         parameter.grad = None
         parameter.data = values
         parameter.grad = None if gradient is None else moved(gradient)
-        for key, state in states:
-            optimizer.state[parameter][key] = moved(state)  # type: ignore[union-attr]
+        for state in states:
+            state.tensor.data = moved(state.tensor, state.fresh)
     weight.move_(positions)
 
 
@@ -250,13 +253,23 @@ def check_can_move(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Check that weights that are stored alone can change places.
 
     Raises:
-        ValueError: under LBFGS and under ``DistributedDataParallel``.
+        ValueError: under LBFGS, under an optimizer whose state depends on where values are stored, and under
+            ``DistributedDataParallel``.
     """
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ValueError(
             "LBFGS remembers directions over all weights together, and active weights that are stored alone move. "
             "Use Static() or another optimizer, or keep the model masked."
         )
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for weight in stored_weights(model).values():
+        found = findings(optimizer, weight.values)
+        if id(weight.values) in held and (found.error is not None or found.left_alone):
+            what = f"({found.error})" if found.error else ", ".join(map(name_of, found.left_alone))
+            raise ValueError(
+                f"{type(optimizer).__name__} keeps state {what} that cannot follow active weights that are stored "
+                "alone to other places. Use Static() or another optimizer, or keep the model masked."
+            )
     if isinstance(model, nn.parallel.DistributedDataParallel):
         raise ValueError(
             "under DistributedDataParallel masks move on masked weights only: gradients that are reduced over all "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from sparseflow._checks import check_finite
 from sparseflow._fast import Exchange, Magnitude, StagedMask, exchange
 from sparseflow.methods.base import Layer, Method, Swap
 from sparseflow.methods.drop_grow import drop_and_grow
+from sparseflow.methods.run import OpenEndWarning
 from sparseflow.methods.scores import ScoreFn, gradient_magnitude, magnitude
 from sparseflow.sharded import full
 from sparseflow.sparsifier.stored import StoredLayer
@@ -55,6 +57,26 @@ class WholeLayer(NamedTuple):
         if score is gradient_magnitude and self.gradient is not None:
             return Magnitude(self.gradient)
         return score(self.weight, self.gradient, generator=generator)
+
+
+def warn_open_end(method: Method, *, rate_is_scheduled: bool) -> None:
+    """Warn of updates that nothing ends, neither a last step nor a learning rate that falls.
+
+    Args:
+        method: One whose ``until`` is ``None`` never stops.
+        rate_is_scheduled: Whether a scheduler moves the learning rate, with which the default drop fraction falls.
+
+    >>> from sparseflow.methods import RigL
+    >>> warn_open_end(RigL(total_steps=600), rate_is_scheduled=False)
+    """
+    if getattr(method, "until", 0) is None and not rate_is_scheduled:
+        warnings.warn(
+            "masks change until the run ends and the learning rate has no schedule, so the last update may leave "
+            "weights that are never trained. Give total_steps=, the optimizer steps of the run (updates then stop "
+            "after 75 % of them), or update_until=.",
+            OpenEndWarning,
+            stacklevel=2,
+        )
 
 
 def new_masks(

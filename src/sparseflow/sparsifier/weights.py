@@ -14,8 +14,9 @@ from sparseflow.masks.select import maskable, unwrap
 from sparseflow.methods.drop_grow import changed
 from sparseflow.sharded import cut, is_sharded, local, num_true
 from sparseflow.sparsifier.check import Checked, check
-from sparseflow.sparsifier.optimizers import optimizers_of, per_weight_state
+from sparseflow.sparsifier.optimizers import drop_mistaken, optimizers_of, weight_states
 from sparseflow.sparsifier.stored import MasksOnDemand, check_positions, move_, stored_weights
+from sparseflow.sparsifier.tensors import WeightState
 from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
 
 
@@ -87,6 +88,12 @@ class MaskedWeights:
         self._parts = {name: local(mask) for name, mask in self.dense.items()}
         self._take_(masks)
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of the dense weight."""
+        stored = {name: tuple(weight.weight_shape) for name, weight in self.stored.items()}
+        return {name: stored[name] if name in stored else tuple(self.parameters[name].shape) for name in self.masks}
+
     def check_fit(self, masks: Masks) -> None:
         """Check that masks are of these weights; nothing is written.
 
@@ -135,15 +142,38 @@ class MaskedWeights:
                 raise BrokenPromiseError(f"{name!r} has {count} active weights, it must have {self.counts[name]}.")
         return found._replace(weights=found.weights + len(self.stored))
 
-    def tensors_and_masks(self, names: Iterable[str]) -> list[tuple[Tensor, Tensor]]:
-        """This process's parts of weights and of their per-weight optimizer state, each with its mask."""
-        named = [name for name in names if name in self._parts]
-        return [(tensor, self._parts[name]) for name in named for tensor in self._weight_and_states(name)]
+    def states_and_masks(self, name: str) -> list[tuple[Tensor, Tensor]]:
+        """This process's parts of a weight's optimizer state that is zeroed like it, each with its mask."""
+        return [(state, self._parts[name]) for state in self._weight_and_states(name)[0][1:]]
 
-    def clear_(self, names: Iterable[str]) -> None:
-        """Make these weights and their per-weight optimizer state +0.0 off the masks."""
+    def other_states(self, names: Iterable[str]) -> list[tuple[WeightState, Tensor]]:
+        """Other per-weight optimizer state of weights, which is made fresh in ways of its own, each with its mask."""
+        named = [name for name in names if name in self._parts]
+        return [(state, self._parts[name]) for name in named for state in self._weight_and_states(name)[1]]
+
+    def clear_(self, names: Iterable[str], *, steady: bool = True) -> None:
+        """Make these weights +0.0 and their per-weight optimizer state fresh off the masks.
+
+        Args:
+            steady: Whether to write to state that stays fresh by itself, too.
+        """
+        zeroed: list[tuple[Tensor, Tensor]] = []
+        others: list[tuple[WeightState, Tensor]] = []
+        for name in names:
+            if (mask := self._parts.get(name)) is not None:
+                tensors, states = self._weight_and_states(name, steady=steady)
+                zeroed += [(tensor, mask) for tensor in tensors]
+                others += [(state, mask) for state in states]
         with torch.no_grad():
-            clear_(self.tensors_and_masks(names))
+            clear_(zeroed)
+            for state, mask in others:
+                state.reset_(mask)
+
+    def drop_mistaken_states(self, names: Iterable[str]) -> None:
+        """Leave alone from now on what was taken for per-weight state but did not stay fresh off the mask."""
+        for name in names:
+            if (optimizer := self.optimizer_of.get(name)) is not None and name in self.dense:
+                drop_mistaken(optimizer, self.parameters[name], ~self.dense[name])
 
     def clear_gradients_(self, names: Iterable[str]) -> None:
         """Make these gradients +0.0 off the masks."""
@@ -183,6 +213,11 @@ class MaskedWeights:
         self.fingerprints = self.fingerprints | fingerprints
         return Changes(before, {name: after[name] for name in moved})
 
+    def copies(self) -> dict[str, Tensor | StagedMask]:
+        """Copies of all masks as :meth:`change_` takes them, those of whole weights at an eighth of their size."""
+        found: dict[str, Tensor | StagedMask] = {n: weight.positions().clone() for n, weight in self.stored.items()}
+        return found | {n: mask.clone() if n in self.sharded else stage(mask) for n, mask in self.dense.items()}
+
     def _take_(self, masks: Masks) -> None:
         self.counts = {name: num_true(mask) for name, mask in masks.items()}
         for name, mask in self.dense.items():
@@ -196,8 +231,11 @@ class MaskedWeights:
     ) -> dict[str, Tensor | StagedMask]:
         """Replace masks and clear off all of them; the previous masks of whole weights."""
         layers, rest = {}, []
+        others: list[tuple[WeightState, Tensor]] = []
         for name, mask in self._parts.items():
-            tensors = (*self._weight_and_states(name), *self._gradient(name))
+            zeroed, states = self._weight_and_states(name)
+            tensors = (*zeroed, *self._gradient(name))
+            others += [(state, mask) for state in states]
             if name in staged:
                 layers[name] = Write(mask, staged[name], tensors, keep_before and name not in self.sharded)
             else:
@@ -212,16 +250,22 @@ class MaskedWeights:
                 self.counts[name] = done.active
             if done.before is not None:
                 before[name] = done.before
+        for state, mask in others:
+            state.reset_(mask)
         return before
 
     def _copy(self, name: str) -> Tensor | StagedMask:
         """A mask that is not whole here, as it is now."""
         return self.masks[name].clone() if name in self.sharded else stage(self.masks[name])
 
-    def _weight_and_states(self, name: str) -> list[Tensor]:
+    def _weight_and_states(self, name: str, *, steady: bool = True) -> tuple[list[Tensor], list[WeightState]]:
+        """The weight and what is zeroed like it, and other per-weight state."""
         parameter, optimizer = self.parameters[name], self.optimizer_of.get(name)
-        states = [] if optimizer is None else [state for _, state in per_weight_state(optimizer, parameter)]
-        return self._held(name, [parameter.data, *states])
+        states = [] if optimizer is None else weight_states(optimizer, parameter)
+        if not steady:
+            states = [state for state in states if not state.steady]
+        zeroed = [state.tensor.data for state in states if state.zeroed]
+        return self._held(name, [parameter.data, *zeroed]), [state for state in states if not state.zeroed]
 
     def _gradient(self, name: str) -> list[Tensor]:
         """The weight's gradient, if it has one."""

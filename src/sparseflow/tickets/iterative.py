@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparseflow._checks import check_sparsity
+from sparseflow._checks import check_choice, check_sparsity
+from sparseflow.masks.allocation import uniform
 from sparseflow.masks.make import apply_masks_, dense_masks, score_masks, sparsity_of
 from sparseflow.masks.select import Rule, unwrap
 from sparseflow.sparsifier.check import check
@@ -59,7 +60,7 @@ def iterative_pruning(
             first training, so for late rewinding ``train`` may fill a dict with ``snapshot(model)`` at step K.
             ``None`` keeps the weights, and what restarts is the schedule alone: learning-rate rewinding.
         scope: ``"global"`` ranks the weights of all layers together, as the references do for networks deeper than
-            LeNet (a layer may lose everything); ``"layer"`` prunes each layer by the same share.
+            LeNet, and warns of a layer that loses everything; ``"layer"`` prunes each layer by the same share.
         include, exclude, first_layer_dense: Which weights are pruned, see :func:`sparseflow.masks.select.weights`.
 
     Yields: a :class:`Round` for each training.
@@ -83,7 +84,8 @@ def iterative_pruning(
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds!r}. One round is one-shot pruning.")
     masks = dense_masks(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
-    _prune(model, masks, sparsity=sparsity, scope=scope)  # what cannot be reached is better known before training
+    check_choice(scope, ("global", "layer"), name="scope")
+    uniform({name: mask.shape for name, mask in masks.items()}, sparsity)  # infeasible is better known before training
     targets = [1 - (1 - sparsity) ** (r / rounds) for r in range(1, rounds + 1)]
     return _rounds(model, train, masks, targets, rewind_to=rewind_to, scope=scope)
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from sparseflow._checks import check_choice, check_masks
 from sparseflow.masks.make import apply_masks_
 from sparseflow.masks.select import maskable, unwrap
-from sparseflow.sparsifier.optimizers import initial_rate, innermost
+from sparseflow.sparsifier.kinds import initial_rate
+from sparseflow.sparsifier.tensors import chain
+from sparseflow.sparsifier.wrappers import stepping
 from sparseflow.types import Masks
 
 #: Names as in ``model.state_dict()`` -> tensors: parameters and buffers.
@@ -104,9 +106,11 @@ def reset_optimizer_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     >>> len(optimizer.state), len(reset_optimizer_(optimizer).state)
     (2, 0)
     """
-    inner = innermost(optimizer)
+    held = chain(stepping(optimizer))
+    inner = held[-1]
     inner.zero_grad(set_to_none=True)
-    inner.state.clear()
+    for each in held:
+        each.state.clear()
     for group in inner.param_groups:
         if isinstance(group["lr"], Tensor):  # others hold the tensor itself: a captured graph does
             group["lr"].fill_(initial_rate(group))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,10 +44,10 @@ class Chain:
 
 def closed_form_refusal(
     model: nn.Module,
-    inputs: Tensor | None = None,
-    targets: Tensor | None = None,
+    inputs: Any = None,
+    targets: Any = None,
     *,
-    loss_fn: Callable[..., Tensor] = F.cross_entropy,
+    loss_fn: Callable[..., Tensor] | None = F.cross_entropy,
 ) -> str | None:
     """The reason why :func:`sparseflow.analysis.hessian` has no closed form here; ``None`` where it has one.
 
@@ -65,6 +66,8 @@ def closed_form_refusal(
         return str(error)
     if not _is_cross_entropy(loss_fn):
         return "the loss is not torch.nn.functional.cross_entropy"
+    if not all(part is None or isinstance(part, Tensor) for part in (inputs, targets)):
+        return "the batches are not pairs of tensors (inputs, targets)"
     dimensions = 4 if chain.convolutions else 2
     if inputs is not None and inputs.dim() != dimensions and not any(type(m) is nn.Flatten for m in chain.before):
         return f"{chain.stages[0].name!r} gets inputs of {inputs.dim()} dimensions, not {dimensions}"
@@ -140,7 +143,7 @@ def _check_affine(name: str, module: nn.Module, *, is_flat: bool, has_convolutio
         raise TypeError(f"{name!r} is a linear layer behind a convolution without Flatten between them")
 
 
-def _is_cross_entropy(loss_fn: Callable[..., Tensor]) -> bool:
+def _is_cross_entropy(loss_fn: Callable[..., Tensor] | None) -> bool:
     if type(loss_fn) is nn.CrossEntropyLoss:
         return loss_fn.weight is None and loss_fn.reduction == "mean" and loss_fn.label_smoothing == 0
     return loss_fn is F.cross_entropy

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
 from sparseflow.atomic import write_atomically
+from sparseflow.attached import check_current
 from sparseflow.engine.convert import convert, sparse_layers
 from sparseflow.engine.files.packing import Content, Entry, dense_bytes, dense_tensor, read, to_bytes
+from sparseflow.engine.layers.modules import PATTERN_NAMES
 from sparseflow.engine.layers.pattern import Pattern
 from sparseflow.masks.select import maskable, unwrap
 from sparseflow.types import Masks
@@ -39,7 +41,8 @@ def save(
     Returns: bytes of the tensors of the dense model, and of the file.
 
     Raises:
-        TypeError, ValueError: if a mask does not fit, or the state holds something that is no tensor.
+        TypeError, ValueError: if a mask does not fit or is of an earlier time, or the state holds something that is no
+            tensor.
         ModuleNotFoundError: if safetensors is not installed.
 
     >>> from tempfile import TemporaryDirectory
@@ -112,7 +115,7 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 def _content(model: nn.Module | Mapping[str, Tensor], masks: Masks) -> Content:
     if not isinstance(model, nn.Module):
-        return Content(_compacted(model, masks, {}), {})
+        return Content(_compacted(model, masks, {}, {}), {})
     model = unwrap(model)
     layers = {name.removesuffix("weight"): layer for name, layer in sparse_layers(model).items()}
     groups = {name: int(getattr(weight.module, "groups", 1)) for name, weight in maskable(model).items()}
@@ -120,21 +123,25 @@ def _content(model: nn.Module | Mapping[str, Tensor], masks: Masks) -> Content:
     state: dict[str, Entry] = {}
     for name, tensor in model.state_dict().items():
         prefix, attribute = name[: name.rfind(".") + 1], name[name.rfind(".") + 1 :]
-        if prefix not in layers or attribute == "bias":
-            state[name] = tensor
-        elif attribute == "values":
+        if prefix in layers and attribute == "values":
             state[f"{prefix}weight"] = layers[prefix].pattern, tensor
-    return Content(_compacted(state, masks, groups), groups)
+        elif prefix not in layers or attribute not in PATTERN_NAMES:
+            state[name] = tensor
+    return Content(_compacted(state, masks, groups, dict(model.named_parameters())), groups)
 
 
-def _compacted(state: Mapping[str, Entry], masks: Masks, groups: Mapping[str, int]) -> dict[str, Entry]:
+def _compacted(
+    state: Mapping[str, Entry], masks: Masks, groups: Mapping[str, int], parameters: Mapping[str, Tensor]
+) -> dict[str, Entry]:
     """The state in which each weight is sparse that has a mask, or that takes less room that way."""
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor | tuple):
             raise TypeError(
                 f"the state must hold tensors, got {name!r}: {type(tensor).__name__}. Give model.state_dict()."
             )
-    check_masks(masks, {name: entry for name, entry in state.items() if isinstance(entry, Tensor)})
+    weights = {name: entry for name, entry in state.items() if isinstance(entry, Tensor)}
+    check_masks(masks, weights)
+    check_current(masks, parameters or weights)
     entries: dict[str, Entry] = {}
     met: dict[tuple[Any, ...], Entry] = {}
     for name, entry in state.items():

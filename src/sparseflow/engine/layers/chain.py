@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -11,16 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from sparseflow.engine.kernels.compiling import said_aloud
 from sparseflow.engine.layers.functions import check_first_order, to_images, to_storage
 from sparseflow.engine.layers.geometry import Frame, pool_divisor, pool_window
-from sparseflow.engine.layers.modules import SparseConv1d, SparseLayer, SparseLinear
+from sparseflow.engine.layers.modules import SparseLayer
 from sparseflow.engine.layers.pools import AvgPool2d, MaxPool2d
 from sparseflow.engine.layers.threads import over_parts
 from sparseflow.engine.plans.interpreter import run
 from sparseflow.engine.plans.program import Image, Program, build_halves
-from sparseflow.engine.plans.stages import AveragePool, Flatten, MaxPool, Rectify, Stage, Weighted, leaves
+from sparseflow.engine.plans.stages import AveragePool, Flatten, MaxPool, Rectify, Stage, Weighted, fused, leaves
 
 Floats = NDArray[Any]
 #: Examples that are worked on at a time, or half of them where their activations would not fit in the cache.
@@ -64,7 +66,8 @@ class _Held:
 class Chain:
     """The programs of a chain of sparse layers for the input sizes met so far."""
 
-    def __init__(self, stages: list[Stage], layers: list[SparseLayer]) -> None:
+    def __init__(self, members: list[nn.Module | None], stages: list[Stage], layers: list[SparseLayer]) -> None:
+        self.members = [member for member in members if member is not None]
         self.stages = stages
         self.layers = layers
         self.patterns = [layer.pattern for layer in layers]
@@ -84,7 +87,7 @@ class Chain:
 
     def is_free(self) -> bool:
         """Whether no layer has hooks or keeps its gradients."""
-        return not any(layer.is_watched() for layer in self.layers)
+        return not any(map(is_watched, self.members)) and not any(layer.keeps_gradients for layer in self.layers)
 
     def slices(self, shape: tuple[int, ...], itemsize: int, *, inner: bool, input_gradient: bool) -> _Slices:
         """The programs for inputs of shape ``(batch, ...)``; arguments as :func:`build_halves`.
@@ -177,23 +180,33 @@ def _ends_flat(stages: list[Stage], dims: int) -> bool:
     return dims == 2 or any(isinstance(stage, Flatten) for stage in stages)
 
 
-_chains: WeakKeyDictionary[nn.Module, Chain] = WeakKeyDictionary()
+#: ``nn.Sequential`` -> the layers in it when it was read, and the chain of them, if they are one.
+_chains: WeakKeyDictionary[nn.Module, tuple[list[nn.Module | None], Chain | None]] = WeakKeyDictionary()
+
+
+def _chain_of(owner: nn.Sequential) -> Chain | None:
+    members, chain = _chains.get(owner, (None, None))
+    now = _members(owner)
+    if members != now or (chain is not None and not chain.is_current()):
+        read = read_stages(owner)
+        chain = None if read is None else Chain(now, *read)
+        _chains[owner] = now, chain
+    return chain
 
 
 class SparseSequential(nn.Sequential):
-    """A ``nn.Sequential`` of sparse layers, ReLUs and pools that runs as one function.
+    """A ``nn.Sequential`` of sparse and other layers; parameters, names and results are the same.
 
-    It runs layer by layer, as any other, where a layer has hooks, where its dense gradient is wanted, or where the
-    engine cannot take the input. Parameters, names and results are the same.
+    A ReLU behind a sparse layer is computed by that layer, or by the pool that follows. A chain of nothing but sparse
+    layers, ReLUs and pools runs as one function, except where its dense gradient is wanted or where the engine cannot
+    take the input. A layer with hooks always runs by itself.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """The last layer's output."""
-        chain = _chains.get(self)
-        if chain is None or not chain.is_current():
-            read = read_stages(self)
-            assert read is not None
-            chain = _chains[self] = Chain(*read)
+        chain = _chain_of(self)
+        if chain is None:
+            return self._layer_by_layer(x)
         fits = x.dim() in (2, 3, 4) and x.dtype in _NO_NUMBERS and x.device.type == "cpu" and x.shape[0] > 0
         if not (fits and chain.is_free() and all(p.dtype == x.dtype for p in chain.parameters)):
             return self._layer_by_layer(x)
@@ -210,33 +223,76 @@ class SparseSequential(nn.Sequential):
         return out
 
     def _layer_by_layer(self, x: Tensor) -> Tensor:
-        out: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
-        return out
+        for layer, *after in _groups(self):
+            if after and isinstance(after[-1], MaxPool2d):
+                x = after[-1].forward(layer(x), floor=0.0)  # its backward pass is the cheapest
+            elif after and isinstance(layer, SparseLayer):
+                x = layer.forward(x, floor=0.0)
+            else:
+                x = layer(x)
+        return x
+
+
+def is_joined(chain: nn.Sequential) -> bool:
+    """Whether layers of a chain are computed together."""
+    return read_stages(chain) is not None or any(len(group) > 1 for group in _groups(chain))
+
+
+def _groups(chain: nn.Sequential) -> Iterator[list[nn.Module]]:
+    """The layers of a chain in order: a sparse layer with the ReLU behind it and a pool behind that, others alone.
+
+    The last of a group computes the ReLU, unless that is the ReLU itself; none that does so has hooks.
+    """
+    rest = list(chain)
+    while rest:
+        group = [rest.pop(0)]
+        if isinstance(group[0], SparseLayer) and rest and type(rest[0]) is nn.ReLU and not is_watched(rest[0]):
+            if len(rest) > 1 and isinstance(rest[1], MaxPool2d) and not is_watched(rest[1]):
+                group += [rest.pop(0), rest.pop(0)]
+            elif not is_watched(group[0]):
+                group.append(rest.pop(0))
+        yield group
+
+
+def rectified(model: nn.Module) -> Iterator[nn.Module]:
+    """The sparse layers that compute the ReLU behind them."""
+    chains = [module for module in model.modules() if isinstance(module, SparseSequential)]
+    yield from (group[0] for chain in chains for group in _groups(chain) if len(group) == 2)
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether a hook wants to see this layer: then it must run by itself."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or _has_any_global_hook()
+
+
+def _members(chain: nn.Module) -> list[nn.Module | None]:
+    """The layers of a chain and of the chains in it."""
+    own = list(chain._modules.values())
+    return own + [each for inner in own if isinstance(inner, nn.Sequential) for each in _members(inner)]
 
 
 def read_stages(chain: nn.Sequential) -> tuple[list[Stage], list[SparseLayer]] | None:
-    """The stages and sparse layers of a converted chain; ``None`` if it has another kind of layer, or no sparse one."""
+    """The stages and sparse layers of a chain; ``None`` if it has another kind of layer, no sparse one or one twice."""
     stages: list[Stage] = []
     layers: list[SparseLayer] = []
     for name, module in leaves(chain, chains=(nn.Sequential, SparseSequential)):
         stage = _stage(name, module)
         if stage is None:
-            if isinstance(module, nn.Identity):
+            if type(module) is nn.Identity:
                 continue
             return None
         stages.append(stage)
         if isinstance(module, SparseLayer):
             layers.append(module)
-    return (stages, layers) if layers and len(set(map(id, layers))) == len(layers) else None
+    return (list(fused(stages)), layers) if layers and len(set(map(id, layers))) == len(layers) else None
 
 
 def _stage(name: str, module: nn.Module) -> Stage | None:
     if isinstance(module, SparseLayer):
-        spatial = 0 if isinstance(module, SparseLinear) else 1 if isinstance(module, SparseConv1d) else 2
-        bias, relu = module.bias is not None, module.floor == 0
-        return Weighted(name, module.pattern, module.window, spatial, bias, relu)
+        return Weighted(name, module.pattern, module.window, module.axes, module.bias is not None)
     if isinstance(module, MaxPool2d):
-        return MaxPool(name, pool_window(module), module.floor == 0)
+        return MaxPool(name, pool_window(module))
     if isinstance(module, AvgPool2d):
         return AveragePool(name, pool_window(module), pool_divisor(module))
     if type(module) is nn.ReLU:

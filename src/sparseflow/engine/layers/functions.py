@@ -42,9 +42,13 @@ def to_storage(images: Tensor, frame: Frame) -> Tensor:
 
 
 def to_images(storage: Tensor, channels: int, frame: Frame, *, dims: int = 4) -> Tensor:
-    """A flat storage without a border, seen as images; shapes as :func:`to_storage`, with 4 or 2 ``dims``."""
+    """A flat storage without a border as images; shapes as :func:`to_storage`, with 4 or 2 ``dims``.
+
+    They are a tensor of their own, not a view: autograd lets nobody write into views that a function returns, and
+    activations in place do.
+    """
     shape = (frame.batch, channels, *frame.size)
-    return storage.as_strided(shape[:dims], _strides(frame)[:dims])
+    return storage.as_strided(shape[:dims], _strides(frame)[:dims]).data
 
 
 def _strides(frame: Frame) -> tuple[int, int, int, int]:
@@ -56,41 +60,51 @@ class SparseProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, images: Tensor, values: Tensor, bias: Tensor | None, product: Product, floor: float,
-        record: Recorder | None,
+        ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, product: Product, floor: float,
+        record: Recorder | None, images: tuple[int, ...], out: tuple[int, ...],
     ) -> Tensor:  # fmt: skip
-        """Shapes as :func:`to_storage`; ``record`` is called in the backward pass."""
-        x = to_storage(images, product.x)
-        out = product.forward(values, bias, x, floor=floor)
-        y = to_images(out, product.pattern.outputs, product.y, dims=images.dim())
+        """``x`` seen in the shape ``images``, as :func:`to_storage` takes it, to an output of shape ``out``.
+
+        ``record`` is called in the backward pass. Shapes change in here, so that the output is nobody's view.
+        """
+        source = to_storage(x if x.shape == images else x.reshape(images), product.x)
+        y = to_images(
+            product.forward(values, bias, source, floor=floor), product.pattern.outputs, product.y, dims=len(images)
+        )
+        if y.shape != out:
+            y = y.view(out).data
         ctx.product, ctx.record, ctx.is_cut = product, record, floor == 0
-        ctx.save_for_backward(x, values, y if ctx.is_cut else None)
+        ctx.shapes = tuple(x.shape), (images[0], product.pattern.outputs, *product.y.size)[: len(images)]
+        ctx.save_for_backward(source, values, y if ctx.is_cut else None)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of ``images``, ``values`` and ``bias``.
+        """Gradients of ``x``, ``values`` and ``bias``.
 
         Raises:
             RuntimeError: under ``create_graph=True``.
         """
         check_first_order()
         product: Product = ctx.product
-        x, values, y = ctx.saved_tensors
-        gradient = gradients[0]
+        source, values, y = ctx.saved_tensors
+        (x_shape, shape), gradient = ctx.shapes, gradients[0]
         if ctx.is_cut:
             gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
+        if gradient.shape != shape:
+            gradient = gradient.reshape(shape)
         # Only the input's gradient needs the border.
         frame = product.g if ctx.needs_input_grad[0] else product.y
         g = to_storage(gradient, frame)
         if ctx.record is not None:
-            ctx.record(product, x, gradient)
+            ctx.record(product, source, gradient)
         gx = None
         if ctx.needs_input_grad[0]:
             gx = to_images(product.input_gradient(values, g), product.pattern.inputs, product.gx, dims=gradient.dim())
-        gv = product.weight_gradient(x, g, frame) if ctx.needs_input_grad[1] else None
+            gx = gx if gx.shape == x_shape else gx.view(x_shape)
+        gv = product.weight_gradient(source, g, frame) if ctx.needs_input_grad[1] else None
         gb = product.bias_gradient(g, frame) if ctx.needs_input_grad[2] else None
-        return gx, gv, gb, None, None, None
+        return gx, gv, gb, None, None, None, None, None
 
 
 def check_first_order() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -99,22 +98,19 @@ class _AveragePool(torch.autograd.Function):
 
 
 class MaxPool2d(nn.MaxPool2d):
-    """``nn.MaxPool2d`` in the engine's layout, with the ReLU before it where there was one.
+    """``nn.MaxPool2d`` in the engine's layout.
 
     >>> pool = MaxPool2d(2)
     >>> pool(torch.arange(16.0).view(1, 1, 4, 4)).flatten()
     tensor([ 5.,  7., 13., 15.])
     """
 
-    floor = -math.inf
-    """0 if it computes the ReLU that stood before it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(batch, channels, height, width)``."""
+    def forward(self, x: Tensor, *, floor: float = -math.inf) -> Tensor:
+        """``(batch, channels, height, width)``; with a ``floor`` of 0, a ReLU and then the pool."""
         if _is_ours(x):
-            out: Tensor = _MaxPool.apply(x, pool_window(self), self.floor)  # type: ignore[no-untyped-call]
+            out: Tensor = _MaxPool.apply(x, pool_window(self), floor)  # type: ignore[no-untyped-call]
             return out
-        plain: Tensor = super().forward(x if self.floor else F.relu(x))
+        plain: Tensor = super().forward(x if floor else F.relu(x))
         return plain
 
 
@@ -146,44 +142,41 @@ class BatchNorm2d(nn.BatchNorm2d):
         if not _is_ours(x):
             plain: Tensor = super().forward(x)
             return plain
-        batch, channels, height, width = x.shape
-        pixels = x.permute(1, 2, 3, 0).reshape(1, channels, -1, 1)
-        out: Tensor = super().forward(pixels)
-        return out.view(channels, height, width, batch).permute(3, 0, 1, 2)
+        pixels = x.permute(1, 2, 3, 0).reshape(1, x.shape[1], -1, 1)
+        out: Tensor = _FromPixels.apply(super().forward(pixels), x.shape)  # type: ignore[no-untyped-call]
+        return out
 
 
-def inner_form(module: nn.Module) -> nn.Module | None:
-    """The layer that stays in the engine's layout, or ``None`` if there is none for these options."""
-    if type(module) is nn.MaxPool2d:
-        fits = not module.ceil_mode and not module.return_indices and math.prod(pair(module.kernel_size)) <= MOST_TAPS
-        return _max_pool(MaxPool2d, module) if fits else None
-    if type(module) is nn.AvgPool2d:
-        return None if module.ceil_mode else _average_pool(AvgPool2d, module)
-    return _batch_norm(BatchNorm2d, module) if type(module) is nn.BatchNorm2d else None
+class _FromPixels(torch.autograd.Function):
+    """``(1, channels, all pixels, 1)`` as images that are no view: writing into them then copies no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, pixels: Tensor, shape: torch.Size) -> Tensor:
+        batch, channels, height, width = shape
+        return pixels.view(channels, height, width, batch).permute(3, 0, 1, 2).data
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].permute(1, 2, 3, 0).reshape(1, gradients[0].shape[1], -1, 1), None
 
 
-def plain_form(module: nn.Module) -> nn.Module | None:
-    """The layer of torch of which :func:`inner_form` made this one, or ``None`` if it made no such layer."""
-    if isinstance(module, MaxPool2d):
-        return _max_pool(nn.MaxPool2d, module)
-    if isinstance(module, AvgPool2d):
-        return _average_pool(nn.AvgPool2d, module)
-    return _batch_norm(nn.BatchNorm2d, module) if isinstance(module, BatchNorm2d) else None
+#: Layer of torch -> its form in the engine's layout. Exact types: a subclass may compute something else.
+INNER_FORMS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.MaxPool2d: MaxPool2d,
+    nn.AvgPool2d: AvgPool2d,
+    nn.BatchNorm2d: BatchNorm2d,
+}
+PLAIN_FORMS = {inner: plain for plain, inner in INNER_FORMS.items()}
 
 
-def _max_pool(kind: type[nn.MaxPool2d], pool: nn.MaxPool2d) -> nn.Module:
-    return kind(pool.kernel_size, pool.stride, pool.padding, pool.dilation).train(pool.training)
+def has_inner_form(module: nn.Module) -> bool:
+    """Whether a layer can stay in the engine's layout, with these options.
 
-
-def _average_pool(kind: type[nn.AvgPool2d], pool: nn.AvgPool2d) -> nn.Module:
-    made = kind(
-        pool.kernel_size, pool.stride, pool.padding,
-        count_include_pad=pool.count_include_pad, divisor_override=pool.divisor_override,
-    )  # fmt: skip
-    return made.train(pool.training)
-
-
-def _batch_norm(kind: type[nn.BatchNorm2d], norm: nn.BatchNorm2d) -> nn.Module:
-    same = copy.deepcopy(norm)
-    same.__class__ = kind
-    return same
+    >>> has_inner_form(nn.MaxPool2d(2)), has_inner_form(nn.MaxPool2d(2, ceil_mode=True))
+    (True, False)
+    """
+    if type(module) not in INNER_FORMS or "forward" in vars(module):
+        return False
+    if isinstance(module, nn.MaxPool2d):
+        return not (module.ceil_mode or module.return_indices) and math.prod(pair(module.kernel_size)) <= MOST_TAPS
+    return not (isinstance(module, nn.AvgPool2d) and module.ceil_mode)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparseflow._fast import on_threads
+from sparseflow.attached import check_current
 from sparseflow.engine.kernels.compiling import said_aloud
 from sparseflow.engine.plans.interpreter import run
 from sparseflow.engine.plans.program import Program, build_program
@@ -73,13 +74,22 @@ class Plan:
         """Take values and optimizer state from the model and the optimizer.
 
         ``masks`` are given where they changed; ``None`` keeps the plan's.
+
+        Raises:
+            ValueError: if they are not those of the Sparsifier that holds the weights.
         """
         if masks is not None and not self._has(masks):
             self._take(masks)
+        self._check_current()
         self._state.read()
 
     def write(self) -> None:
-        """Give values and optimizer state to the model and the optimizer; inactive entries become exactly zero."""
+        """Give values and optimizer state to the model and the optimizer; inactive entries become exactly zero.
+
+        Raises:
+            ValueError: if the masks have moved since they were read.
+        """
+        self._check_current()
         self._state.write()
 
     def step(self, images: Tensor, labels: Tensor, chosen: Tensor | None = None) -> float:
@@ -126,6 +136,9 @@ class Plan:
 
     def _has(self, masks: Mapping[str, Tensor]) -> bool:
         return self._masks.keys() == masks.keys() and all(torch.equal(self._masks[name], masks[name]) for name in masks)
+
+    def _check_current(self) -> None:
+        check_current(self._masks, dict(self._model.named_parameters()))
 
     def _take(self, masks: Mapping[str, Tensor]) -> None:
         """Make tables for other masks; the vectors are empty until they are read."""

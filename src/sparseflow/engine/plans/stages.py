@@ -87,7 +87,7 @@ def read_chain(model: nn.Module, masks: Mapping[str, Tensor]) -> list[Stage]:
         raise ValueError(
             f"masks has {', '.join(unknown)}, which is no weight of the chain. Weights: {', '.join(sorted(names))}."
         )
-    return list(_fused(stages))
+    return list(fused(stages))
 
 
 def leaves(
@@ -159,8 +159,12 @@ def _weighted(name: str, module: nn.Linear | nn.Conv1d | nn.Conv2d, masks: Mappi
     return Weighted(name, Pattern.of(mask, groups=groups), window, spatial, module.bias is not None)
 
 
-def _fused(stages: list[Stage]) -> Iterator[Stage]:
-    """Take each ReLU into the pool around it, or into the weighted layer before it."""
+def fused(stages: list[Stage]) -> Iterator[Stage]:
+    """Take each ReLU into the pool around it, or into the weighted layer before it.
+
+    >>> list(fused([MaxPool("pool", Window((2, 2), (2, 2))), Rectify("relu"), Rectify("relu")]))[0].relu
+    True
+    """
     rest = list(stages)
     while rest:
         stage = rest.pop(0)

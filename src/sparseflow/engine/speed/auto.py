@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparseflow.attached import holder_of
 from sparseflow.engine.convert import convert, convertible, masks_of, sparse_layers, to_dense
+from sparseflow.engine.layers.chain import rectified
 from sparseflow.engine.speed.table import LayerSpeed, SpeedTable
 from sparseflow.engine.speed.timing import Costs, cheapest, layer_costs, medians, model_step, settled, watch
 from sparseflow.masks.select import prunable, unwrap
@@ -33,8 +35,8 @@ def compile_sparse(
     Args:
         model: On the CPU. Not changed: not its weights, gradients, statistics, or the random state.
         example: An input such as the model will meet, or a tuple of positional arguments; the batch is its first axis.
-        masks: Parameter name -> bool tensor. Default: the nonzero pattern of every prunable weight. Weights off the
-            mask are dropped.
+        masks: Parameter name -> bool tensor. Default: those of the Sparsifier that holds the weights, else the nonzero
+            pattern of every prunable weight. Weights off the mask are dropped.
         backward: Time training steps; ``False`` for inference.
         seconds: To spend on each layer and on the whole.
 
@@ -63,7 +65,7 @@ def compile_sparse(
         masks = masks_of(model) if masks is None else masks
         model = to_dense(model)
     if masks is None:
-        masks = {name: weight.parameter.detach() != 0 for name, weight in prunable(model).items()}
+        masks = {name: _present_mask(weight.parameter) for name, weight in prunable(model).items()}
     reasons = {name: reason or _no_zeros(masks[name]) for name, reason in convertible(model, masks).items()}
     with torch.random.fork_rng(devices=[]):
         costs = _layer_costs(model, arguments, masks, reasons, backward=backward, seconds=seconds)
@@ -147,7 +149,8 @@ def _layer_costs(
         watch(model_step(dense, arguments, backward=backward), dense_layers),
         watch(model_step(sparse, arguments, backward=backward), sparse_layers(sparse)),
     )
-    return layer_costs(dense_layers, sparse_layers(sparse), met, backward=backward, seconds=seconds)
+    relus = set(rectified(sparse))
+    return layer_costs(dense_layers, sparse_layers(sparse), met, rectified=relus, backward=backward, seconds=seconds)
 
 
 def _whole_seconds(
@@ -156,6 +159,12 @@ def _whole_seconds(
     forms = convert(model, masks, only=()), convert(model, masks, only=names)
     dense, sparse = medians([model_step(form, arguments, backward=backward) for form in forms], seconds=seconds)
     return dense, sparse
+
+
+def _present_mask(weight: Tensor) -> Tensor:
+    holder = holder_of(weight)
+    name = None if holder is None else holder.name_of(weight)
+    return weight.detach() != 0 if holder is None or name is None else holder.masks[name]
 
 
 def _no_zeros(mask: Tensor) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,19 +133,20 @@ def layer_step(layer: nn.Module, met: Call, gradient: Tensor | None, *, backward
 
 def layer_costs(
     dense: Mapping[str, nn.Module], sparse: Mapping[str, SparseLayer], met: tuple[dict[str, Call], dict[str, Call]],
-    *, backward: bool, seconds: float,
+    *, rectified: Collection[nn.Module], backward: bool, seconds: float,
 ) -> dict[str, Costs]:  # fmt: skip
     """Time each layer dense and sparse, on the input as it comes from dense and from sparse layers.
 
     Args:
         dense, sparse: Name -> layer, the same names.
+        rectified: The sparse layers that compute the ReLU behind them; so the dense ones are timed with it.
         met: Calls of the layers in a run of the dense and of the sparse model.
     """
     costs = {}
     for name in met[0]:
-        own = sparse[name]
-        # The sparse layer computes the ReLU behind it; so the dense one is timed with it.
-        forms: list[nn.Module] = [nn.Sequential(dense[name], nn.ReLU()) if own.floor == 0 else dense[name], own]
+        forms: list[nn.Module] = [dense[name], sparse[name]]
+        if sparse[name] in rectified:
+            forms = [nn.Sequential(dense[name], nn.ReLU()), _Rectified(sparse[name])]
         inputs = [met[0][name], met[1][name]]
         if inputs[0].x.stride() == inputs[1].x.stride():
             del inputs[1]
@@ -158,6 +159,17 @@ def layer_costs(
         behind_dense, behind_sparse = (times[0], times[1]), (times[-2], times[-1])
         costs[name] = behind_dense, behind_sparse
     return costs
+
+
+class _Rectified(nn.Module):
+    """A sparse layer that computes the ReLU behind it."""
+
+    def __init__(self, layer: SparseLayer) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer.forward(x, floor=0.0)
 
 
 def cheapest(costs: Sequence[Costs]) -> list[bool]:

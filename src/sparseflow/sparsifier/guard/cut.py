@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from sparseflow.sharded import local
+from sparseflow.sparsifier.tensors import WeightState
 
 
 class _Kept(NamedTuple):
     tensor: Tensor
     version: int
     before: Tensor
+    is_whole: bool = False
+    """Whether to give back all of it, not only where it is zero now."""
 
 
 class Cut:
@@ -25,36 +28,50 @@ class Cut:
 
     >>> weight, cut = torch.tensor([1.0, 2.0]), Cut()
     >>> cut.keep([(weight, torch.tensor([True, False]))])
-    True
-    >>> weight.data[1] = 0.0
-    >>> cut.restore_(); weight
-    tensor([1., 2.])
+    [True]
+    >>> weight[1] = 0.0
+    >>> cut.done(), cut.restore_(), weight
+    (None, None, tensor([1., 2.]))
     """
 
     def __init__(self) -> None:
+        self._waiting: list[tuple[Tensor, Tensor, bool]] = []
         self._kept: list[_Kept] = []
 
-    def keep(self, tensors: Iterable[tuple[Tensor, Tensor]]) -> bool:
-        """Copy the tensors that are not zero off their mask, before they are cut.
+    def keep(self, tensors: Iterable[tuple[Tensor, Tensor]]) -> list[bool]:
+        """Copy the tensors that are not zero off their mask; call :meth:`done` when they are cut.
 
         Args:
             tensors: Pairs of a tensor and its mask, of the same shape.
 
-        Returns: whether there was one.
+        Returns: which of them are not zero there.
         """
-        before = len(self._kept)
+        nonzero = []
         for given, mask in tensors:
             tensor = local(given.detach())
-            if ((tensor != 0) & ~local(mask)).any():
-                self._kept.append(_Kept(tensor, tensor._version, tensor.clone()))
-        return len(self._kept) > before
+            nonzero.append(bool(((tensor != 0) & ~local(mask)).any()))
+            if nonzero[-1]:
+                self._waiting.append((tensor, tensor.clone(), False))
+        return nonzero
+
+    def done(self) -> None:
+        """The tensors are cut: what is written to them from now on stays."""
+        self._kept += [_Kept(tensor, tensor._version, before, is_whole) for tensor, before, is_whole in self._waiting]
+        self._waiting.clear()
+
+    def keep_states(self, states: Iterable[tuple[WeightState, Tensor]]) -> None:
+        """Copy other optimizer state that is not fresh off its mask."""
+        for state, mask in states:
+            if state.num_stale(~mask):
+                tensor = local(state.tensor)
+                self._waiting.append((tensor, tensor.clone(), True))
 
     def restore_(self) -> None:
         """Give back what was cut from tensors that nothing has written since, and forget it."""
         with torch.no_grad():
-            for tensor, version, before in self._kept:
+            for tensor, version, before, is_whole in self._kept:
                 if tensor._version == version:
-                    tensor.data.copy_(torch.where(tensor == 0, before, tensor))
+                    tensor.data.copy_(before if is_whole else torch.where(tensor == 0, before, tensor))
         self.forget()
 
     def forget(self) -> None:

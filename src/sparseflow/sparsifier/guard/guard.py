@@ -61,11 +61,13 @@ class Guard:
                 self._elsewhere.add(name)
                 continue
             self._elsewhere.discard(name)
-            weight, *states = self._weights.tensors_and_masks([name])
-            if self._cut.keep([weight]):
-                lost.append(name)
-            self._cut.keep(states)
+            weight = self._weights.parameters[name], self._weights.dense[name]
+            was_nonzero, *_ = self._cut.keep([weight, *self._weights.states_and_masks(name)])
+            self._cut.keep_states(self._weights.other_states([name]))
             self._weights.clear_([name])
+            self._cut.done()
+            if was_nonzero:
+                lost.append(name)
         self.see()
         return lost
 
