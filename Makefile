@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS ?= runs/demo
 
-.PHONY: demo test lint types unit bounds bench docs clean help
+.PHONY: demo test lint types unit bounds bench faults docs clean help
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -29,6 +29,9 @@ bounds: $(VENV)/.installed  ## the engine's tests once more, with every array ac
 
 bench: $(VENV)/.installed  ## measure every number in the README's benchmark table
 	$(BIN)/python -m benchmarks
+
+faults: $(VENV)/.installed  ## make every call of every kind of save fail, in each way, and compare what comes of it
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults
 
 docs: $(VENV)/.installed  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict

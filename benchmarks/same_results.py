@@ -11,7 +11,7 @@ pages such as ``results/paper``. To compare this checkout with an earlier commit
 
 These must be equal: the names of the runs; their ``config.json``, ``metrics.jsonl`` and ``done.json``;
 ``measurements/*.json``; every ``*.csv`` file; ``claims.csv`` claim by claim; with ``--drawings`` also ``*.svg``.
-Metrics, measurements and drawings are compared as bytes. Left out are wall-clock times (``TIMES``), the sentence that
+Metrics and drawings are compared as bytes. Left out are digests, wall-clock times (``TIMES``), the sentence that
 explains a verdict (``PROSE``), and files that are not results: ``index.html``, ``environment.json``, ``env.json``,
 checkpoints and snapshots.
 """
@@ -27,6 +27,8 @@ from pathlib import Path
 
 #: Fields of ``done.json`` and columns of ``summary.csv`` and ``runs.csv`` that are times; metrics hold none.
 TIMES = frozenset({"seconds"})
+#: Fields that say what else belongs to a file: what they name is compared itself.
+PROOFS = frozenset({"sha256", "run", "metrics"})
 #: Columns of ``claims.csv`` that may be reworded.
 PROSE = frozenset({"note"})
 
@@ -51,7 +53,7 @@ def contents(root: Path, *, drawings: bool = False) -> Contents:
         "runs": {run.name: _json(run / "config.json") for run in runs},
         "metrics": {run.name: _text(run / "metrics.jsonl") for run in runs},
         "final results": {run.name: _json(run / "done.json") for run in runs},
-        "measurements": {path.stem: _text(path) for path in sorted(root.glob("measurements/*.json"))},
+        "measurements": {path.stem: _json(path) for path in sorted(root.glob("measurements/*.json"))},
         "tables": {str(path.relative_to(root)): _table(path) for path in tables},
         "claims": {
             str(path.relative_to(root).parent / id): text
@@ -92,9 +94,10 @@ def _text(path: Path) -> str:
 
 
 def _json(path: Path) -> str:
-    """The file without times and with fields sorted by name: their order in the file may change."""
+    """The file without times, proofs and empty fields, fields sorted by name: their order may change."""
     values = json.loads(path.read_text())
-    return json.dumps({name: value for name, value in values.items() if name not in TIMES}, indent=1, sort_keys=True)
+    kept = {name: value for name, value in values.items() if name not in TIMES | PROOFS and value != {}}
+    return json.dumps(kept, indent=1, sort_keys=True)
 
 
 def _table(path: Path) -> str:

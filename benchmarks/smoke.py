@@ -18,6 +18,7 @@ import pandas as pd
 
 from sparseflow.atomic import write_atomically
 from sparseflow.paper.matrix.scales import SMOKE
+from sparseflow.sealed import SUMS, sums
 from sparseflow.training.ranks import ranks_of_torchrun
 from sparseflow.training.run import train
 from sparseflow.training.runs import load_run
@@ -86,7 +87,9 @@ def main() -> None:
             subprocess.run([sys.executable, "-m", *command], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         table = compared(root)
     KEPT.mkdir(parents=True, exist_ok=True)
-    write_atomically(KEPT / "runs.csv", table.to_csv(index=False, float_format="%.9g").encode())
+    data = table.to_csv(index=False, float_format="%.9g").encode()
+    write_atomically(KEPT / "runs.csv", data)
+    write_atomically(KEPT / SUMS, sums({"runs.csv": data}))
     largest = table["largest_difference"].max()
     print(f"{len(table)} runs on 1 and on 2 processes; largest difference {largest:.3g}")
     if largest > 0:

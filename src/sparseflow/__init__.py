@@ -9,15 +9,14 @@ from sparseflow.analysis import gradient_flow
 from sparseflow.init.live import live_inputs
 from sparseflow.init.model import initialize_
 from sparseflow.init.prune import grasp, snip, synflow_masks
+from sparseflow.masks.files import load_masks, save_masks
 from sparseflow.masks.imported import masks_of, remove_pruning, remove_pruning_
 from sparseflow.masks.make import (
     apply_masks_,
     dense_masks,
-    load_masks,
     magnitude_masks,
     overlap,
     random_masks,
-    save_masks,
     score_masks,
     sparsity_of,
 )

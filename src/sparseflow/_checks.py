@@ -11,7 +11,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from sparseflow.sharded import full, shard_like
+from sparseflow.sharded import full, local, shard_like
 
 
 def check_sparsity(sparsity: float, *, name: str = "sparsity") -> None:
@@ -101,11 +101,11 @@ def check_zero_off_mask(name: str, parameter: Tensor, mask: Tensor) -> None:
 
 
 def check_masks(masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
-    """Check that every mask is a bool tensor that fits a parameter of the model.
+    """Check that every mask is a bool tensor that fits a parameter of the model, with bytes that are 0 or 1.
 
     Raises:
         TypeError: a mask is not a bool tensor.
-        ValueError: a name is unknown or a shape differs.
+        ValueError: a name is unknown, a shape differs, or a byte is another.
     """
     for name, mask in masks.items():
         if name not in parameters:
@@ -121,6 +121,21 @@ def check_masks(masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -
                 f"the mask of {name!r} has shape {tuple(mask.shape)}, its weight {tuple(parameters[name].shape)}. "
                 "Make masks for this model, for instance with sparseflow.random_masks(model, 0.95)."
             )
+        if not is_binary(mask):
+            raise ValueError(
+                f"the mask of {name!r} has bytes that are neither 0 nor 1, so that sums and products would count it "
+                "wrong; its file or its memory is damaged. Load or make the masks again."
+            )
+
+
+def is_binary(mask: Tensor) -> bool:
+    """Whether every byte of a bool tensor is 0 or 1: torch keeps others, and counts and multiplies with them.
+
+    >>> is_binary(torch.tensor([True, False])), is_binary(torch.tensor([1, 2], dtype=torch.uint8).view(torch.bool))
+    (True, False)
+    """
+    held = local(mask.detach())
+    return held.is_meta or not held.numel() or int(held.view(torch.uint8).max()) <= 1
 
 
 def check_values(parameters: Mapping[str, Tensor]) -> None:

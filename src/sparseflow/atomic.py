@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import errno
-import os
+import re
 import secrets
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-#: A full disk, a quota, or a limit on the size of one file.
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+from sparseflow.disk import File, listed, remove, rename, sync_folder, undoing
+
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Replace ``path`` by ``data``: a reader, or a restart after a crash, sees the old file or the new, never a part.
 
-    The bytes go to a temporary file in the same folder, reach the disk (fsync), and take the name in one rename.
+    The bytes go to a temporary file in the same folder, reach the disk (fsync), and take the name in one rename. What a
+    killed process left of an earlier try is removed.
 
     The folder must exist.
 
     Raises:
-        OSError: If the disk is full (or the write fails otherwise); ``path`` is then as it was.
+        OSError: If the disk is full (or the write fails otherwise), naming the file; ``path`` is then as it was, or, if
+            only the folder could not reach the disk, the new file.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -31,51 +30,39 @@ def write_atomically(path: Path, data: bytes) -> None:
     ...     path.read_bytes() == b"{}", [entry.name for entry in Path(folder).iterdir()]
     (True, ['done.json'])
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with explain_full_disk(path, num_bytes=len(data)):
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            sync_folder(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    remove_leftovers(path.parent, of=path.name)
+    with _temporary(path, num_bytes=len(data)) as file, undoing(lambda: remove(file.path)):
+        file.write(data)
+        file.sync()
+        rename(file.path, path, called=path)
+        sync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` (a rename, a new file) survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def remove_leftovers(folder: Path, *, of: str | None = None) -> None:
+    """Delete the temporary files that killed processes left in a folder; those that are being written stay.
 
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files that a killed :func:`write_atomically` left in ``folder``."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
-@contextmanager
-def explain_full_disk(path: Path, *, num_bytes: int) -> Iterator[None]:
-    """Re-raise a full disk inside the block as an ``OSError`` that says what to free.
-
-    Raises:
-        OSError: with the space needed and left; any other error passes unchanged.
+    Args:
+        folder: Need not exist.
+        of: Name of the file that they were to become; default any.
     """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        free = shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.is_dir())).free
-        raise OSError(
-            error.errno,
-            f"cannot write {path.name} in {path.parent}: {os.strerror(error.errno or 0)} "
-            f"({num_bytes:,} bytes to write, {free:,} free). Free space there, raise your quota or file size limit, or "
-            "choose a folder on another disk; then type the same command again. Nothing half-written was left behind",
-        ) from error
+    for path in listed(folder):
+        found = _LEFTOVER.fullmatch(path.name)
+        if found is None or of not in (None, found["name"]):
+            continue
+        try:
+            with File(path, "existing") as file:
+                if file.lock(needed=False):
+                    remove(path)
+        except FileNotFoundError:
+            continue  # its writer has just renamed it
+
+
+def _temporary(path: Path, *, num_bytes: int) -> File:
+    """A new file beside ``path`` whose lock says that its writer lives."""
+    while True:
+        file = File(path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp"), "new", called=path, num_bytes=num_bytes)
+        with undoing(file.close), undoing(lambda file=file: remove(file.path)):  # type: ignore[misc]
+            file.lock(wait=True, needed=False)
+            if file.has_name():  # else another process took it for a leftover before it was locked
+                return file
+        file.close()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping
 from typing import Protocol
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from sparseflow.sharded import full, shard_like
 from sparseflow.types import Masks
@@ -29,10 +30,12 @@ class Holder(Protocol):
 
 #: ``id`` of a weight -> what holds it. A holder keeps its weights alive, so the numbers of the living are not reused.
 _HOLDERS: WeakValueDictionary[int, Holder] = WeakValueDictionary()
+#: Mask in a user's hand -> what was made from it and the weight's name there; neither is kept alive.
+_MADE_FROM: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
-def hold(holder: Holder, parameters: Mapping[str, Tensor]) -> None:
-    """Enter a holder of these weights.
+def hold(holder: Holder, parameters: Mapping[str, Tensor], *, made_from: Masks) -> None:
+    """Enter a holder of these weights, and the masks that it was made from, which stay as they are while its own move.
 
     Raises:
         ValueError: naming a weight that another one holds.
@@ -48,12 +51,16 @@ def hold(holder: Holder, parameters: Mapping[str, Tensor]) -> None:
             )
     for parameter in parameters.values():
         _HOLDERS[id(parameter)] = holder
+    for name, mask in made_from.items():
+        _MADE_FROM[mask] = ref(holder), name
 
 
 def release(holder: Holder) -> None:
     """Forget a holder."""
     for key in [key for key, value in _HOLDERS.items() if value is holder]:
         del _HOLDERS[key]
+    for mask in [mask for mask, (made, _) in _MADE_FROM.items() if made() is holder]:
+        del _MADE_FROM[mask]
 
 
 def holder_of(parameter: Tensor) -> Holder | None:
@@ -63,6 +70,23 @@ def holder_of(parameter: Tensor) -> Holder | None:
     True
     """
     return _HOLDERS.get(id(parameter))
+
+
+def check_not_outdated(masks: Masks) -> None:
+    """Check that no mask is one that a Sparsifier was made from and has moved since; no model is needed.
+
+    Raises:
+        ValueError: naming the first that is.
+    """
+    for name, mask in masks.items():
+        made, held = _MADE_FROM.get(mask, (None, ""))
+        holder = None if made is None else made()
+        if holder is not None and not torch.equal(full(holder.masks[held]).cpu(), full(mask).cpu()):
+            raise ValueError(
+                f"the mask of {name!r} is one that a Sparsifier was made from, and that has moved its own since. Pass "
+                "the Sparsifier, for its masks of now; for those of the start on purpose, {name: mask.clone() for "
+                "name, mask in masks.items()}."
+            )
 
 
 def check_held_masks(masks: Masks, parameters: Mapping[str, Tensor]) -> None:

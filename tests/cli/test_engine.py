@@ -127,7 +127,7 @@ def test_the_graph_is_written_for_other_runtimes(run_folder: Path, tmp_path: Pat
         ("export net.pt --onnx x.onnx", "--onnx needs the folder of a run: a state dict has no graph."),
         ("export all.pt", "all.pt holds no state dict, with the keys model, step. Save it alone: torch.save("),
         ("export list.pt", "list.pt holds no state dict, but something else."),
-        ("export broken.pt", "checkpoint broken.pt is damaged"),
+        ("export broken.pt", "broken.pt is damaged"),
         ("export broken.safetensors", "broken.safetensors is not an intact safetensors file ("),
         ("export small.safetensors", "small.safetensors is an export already. Its dense state: sparseflow.engine."),
         ("export net.safetensors --out net.safetensors", "net.safetensors is what is read. Name another file"),

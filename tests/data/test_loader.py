@@ -18,6 +18,7 @@ from sparseflow.data import (
     PadCropFlip,
     RandomResizedCrop,
     Unchanged,
+    UnreadableImageWarning,
     decode,
     decode_all,
     decoded_batches,
@@ -149,7 +150,10 @@ def broken_source(*broken: int) -> Memory:
 def test_broken_images_are_replaced_by_the_next_that_can_be_read(source: Memory, workers: int) -> None:
     batches = training(broken_source(4, 5, 19), workers=workers)
     stand_in = {4: 6, 5: 6, 19: 0}
-    for step, ((images, labels), (whole, _)) in enumerate(zip(batches, training(source), strict=True)):
+    with pytest.warns(UnreadableImageWarning, match="the next image that can be read stands for it") as warned:
+        replaced = [*batches, *batches][: len(batches)]  # each is named once
+    named = sorted(str(one.message).split(" cannot be read (")[0] for one in warned)
+    for step, ((images, labels), (whole, _)) in enumerate(zip(replaced, training(source), strict=True)):
         epochs, indices = global_batch(step, size=SIZE, batch_size=8, seed=0)
         for image, label, other, epoch, index in zip(
             images, labels.tolist(), whole, epochs.tolist(), indices.tolist(), strict=True
@@ -160,10 +164,11 @@ def test_broken_images_are_replaced_by_the_next_that_can_be_read(source: Memory,
                 assert (image.permute(1, 2, 0).numpy() == CROP(decode(source.files[label]), draws)).all()
             else:
                 assert torch.equal(image, other)
-    assert sorted(batches.broken) == ["image 19", "image 4", "image 5"]
+    assert sorted(batches.broken) == named == ["image 19", "image 4", "image 5"]
     assert all("truncated" in reason or "broken" in reason for reason in batches.broken.values())
 
 
+@pytest.mark.filterwarnings("ignore::sparseflow.data.UnreadableImageWarning")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_too_many_broken_images_are_one_error(workers: int) -> None:
     assert len(list(training(broken_source(1, 2, 3), max_broken=3, workers=workers))) == 5
@@ -173,6 +178,7 @@ def test_too_many_broken_images_are_one_error(workers: int) -> None:
         list(training(broken_source(*range(SIZE)), workers=workers))
 
 
+@pytest.mark.filterwarnings("ignore::sparseflow.data.UnreadableImageWarning")
 def test_nothing_readable_in_a_small_dataset() -> None:
     source = Memory([b"", b""], torch.arange(2))
     with pytest.raises(RuntimeError, match=r"cannot read image [01]: BrokenImageError: nor can the 1 images after it"):
@@ -181,7 +187,8 @@ def test_nothing_readable_in_a_small_dataset() -> None:
 
 def test_evaluation_leaves_broken_images_out() -> None:
     batches = evaluation_batches(broken_source(0, 1, 6), Unchanged(size=16), batch_size=2)
-    assert [labels.tolist() for _, labels in batches][:3] == [[2, 3], [4, 5], [7]]
+    with pytest.warns(UnreadableImageWarning, match=r"cannot be read \(.*\): it is left out. More than 10 are an"):
+        assert [labels.tolist() for _, labels in batches][:3] == [[2, 3], [4, 5], [7]]
     assert list(batches.broken) == ["image 0", "image 1", "image 6"]
 
 
@@ -226,12 +233,29 @@ def test_wrong_numbers_of_an_evaluation(source: Memory) -> None:
 def test_images_in_memory_give_the_same_batches_as_files() -> None:
     source = broken_source(7)
     transform = PadCropFlip(size=16, padding=4)
-    decoded = decode_all(source, size=16)
+    with pytest.warns(UnreadableImageWarning, match="image 7 cannot be read"):
+        decoded = decode_all(source, size=16)
+    assert decoded.stand_ins == (7,)
     assert list(decoded.broken) == ["image 7"]
     assert decoded.labels[6:9].tolist() == [6, 8, 8]
     numbers: dict[str, Any] = {"batch_size": 8, "seed": 3, "steps": 6, "start_step": 1, "rank": 1, "world": 2}
-    files = list(image_batches(source, transform, **numbers))
+    with pytest.warns(UnreadableImageWarning, match="image 7 cannot be read"):
+        files = list(image_batches(source, transform, **numbers))
     assert same(files, list(decoded_batches(decoded, transform, **numbers)))
     assert all(a.is_contiguous(memory_format=torch.channels_last) for a, _ in files)
     accumulated = decoded_batches(decoded, transform, **numbers | {"accumulation": 2})
-    assert same(list(image_batches(source, transform, **numbers | {"accumulation": 2})), list(accumulated))
+    with pytest.warns(UnreadableImageWarning, match="image 7 cannot be read"):
+        assert same(list(image_batches(source, transform, **numbers | {"accumulation": 2})), list(accumulated))
+
+
+def test_no_image_counts_twice_in_an_evaluation() -> None:
+    source = broken_source(0, 7, 19)
+    with pytest.warns(UnreadableImageWarning):
+        training_images, test_images = (decode_all(source, size=16, replaces=replaces) for replaces in (True, False))
+    kept = [number for number in range(SIZE) if number not in (0, 7, 19)]
+    assert training_images.labels.tolist() == [1, *range(1, 7), 8, *range(8, 19), 1]
+    assert test_images.labels.tolist() == training_images.of_their_own().labels.tolist() == kept
+    assert torch.equal(test_images.images, training_images.of_their_own().images)
+    assert (test_images.images[0].permute(1, 2, 0).numpy() == np.asarray(decode(source.files[1]))).all()
+    assert sorted(test_images.broken) == ["image 0", "image 19", "image 7"]
+    assert test_images.of_their_own() is test_images

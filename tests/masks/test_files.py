@@ -10,7 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from sparseflow.masks.make import dense_masks, load_masks, magnitude_masks, random_masks, save_masks
+from sparseflow.masks.files import load_masks, save_masks
+from sparseflow.masks.make import dense_masks, magnitude_masks, random_masks
+from sparseflow.methods import SET, Static
+from sparseflow.sealed import tensor_bytes
+from sparseflow.sparsifier.sparsifier import Sparsifier
 
 
 def network() -> nn.Sequential:
@@ -23,7 +27,7 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path, scope: str) -> None:
     save_masks(tmp_path / "a.safetensors", masks)
     save_masks(str(tmp_path / "a.safetensors"), masks)  # over the old file, by a string
     loaded = load_masks(tmp_path / "a.safetensors")
-    assert set(loaded) == set(masks)
+    assert list(loaded) == list(masks)
     assert all(torch.equal(loaded[name], mask) for name, mask in masks.items())
     assert os.listdir(tmp_path) == ["a.safetensors"]
 
@@ -33,18 +37,18 @@ def test_a_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "masks.safetensors"
     save_masks(path, random_masks(network(), 0.8, seed=0))
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"masks.safetensors is not an intact mask file \(.*\). Save the masks again"):
+    with pytest.raises(ValueError, match=r"masks.safetensors is damaged \(.*\). Save the masks again"):
         load_masks(path)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "masks.safetensors"
     path.write_bytes(b"\xff" * 500)
-    with pytest.raises(ValueError, match="is not an intact mask file"):
+    with pytest.raises(ValueError, match=r"masks.safetensors is damaged \(.*\). Save the masks again"):
         load_masks(path)
     safetensors = pytest.importorskip("safetensors.torch")
     safetensors.save_file({"w": torch.ones(3), "m": torch.ones(3, dtype=torch.bool)}, path)
-    with pytest.raises(ValueError, match=r"holds tensors that are no masks: w. Masks are bool"):
+    with pytest.raises(ValueError, match=r"is another kind of safetensors file, not .sparseflow masks."):
         load_masks(path)
     with pytest.raises(FileNotFoundError, match=r"none.safetensors"):
         load_masks(tmp_path / "none.safetensors")
@@ -81,5 +85,65 @@ def test_any_interruption_leaves_nothing_behind(
 
 def test_without_safetensors_the_error_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
-    with pytest.raises(ModuleNotFoundError, match="mask files need safetensors: pip install safetensors"):
+    with pytest.raises(ModuleNotFoundError, match="files of tensors need safetensors: pip install safetensors"):
         save_masks(tmp_path / "masks.safetensors", dense_masks(network()))
+
+
+def test_masks_of_now_are_written_from_a_sparsifier(tmp_path: Path) -> None:
+    model = nn.Linear(64, 64)
+    made = random_masks(model, 0.9, seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = Sparsifier(model, optimizer, made, SET(update_every=1, regrow=False), seed=0)
+    for _ in range(3):
+        model(torch.randn(8, 64)).square().mean().backward()
+        optimizer.step()
+    save_masks(tmp_path / "masks.safetensors", sparsifier)
+    loaded = load_masks(tmp_path / "masks.safetensors")
+    assert torch.equal(loaded["weight"], sparsifier.masks["weight"])
+    assert not torch.equal(loaded["weight"], made["weight"])
+
+
+def test_masks_of_an_earlier_time_are_not_written(tmp_path: Path) -> None:
+    """The variable that a user made the Sparsifier from; clones say that the start is meant."""
+    path, model = tmp_path / "masks.safetensors", nn.Linear(64, 64)
+    made = random_masks(model, 0.9, seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = Sparsifier(model, optimizer, made, SET(update_every=2, regrow=False), seed=0)
+
+    def step() -> None:
+        model(torch.randn(8, 64)).square().mean().backward()
+        optimizer.step()
+
+    step()
+    save_masks(path, made)  # nothing has moved yet
+    step()
+    with pytest.raises(ValueError, match=r"mask of 'weight' is one that a Sparsifier was made from.*Pass the Sparsifi"):
+        save_masks(path, made)
+    save_masks(path, sparsifier.masks)
+    save_masks(path, {name: mask.clone() for name, mask in made.items()})
+    assert torch.equal(load_masks(path)["weight"], made["weight"])
+    sparsifier.remove()
+    save_masks(path, made)  # nothing holds the weights any more
+
+
+def test_bytes_other_than_0_and_1_are_no_masks(tmp_path: Path) -> None:
+    """PyTorch keeps them, counts them by their value and multiplies with them."""
+    path, model = tmp_path / "masks.safetensors", nn.Linear(2, 2)
+    wrong = {"weight": torch.tensor([[1, 0], [0, 129]], dtype=torch.uint8).view(torch.bool)}
+    with pytest.raises(ValueError, match=r"the mask of 'weight' has bytes that are neither 0 nor 1"):
+        save_masks(path, wrong)
+    path.write_bytes(tensor_bytes(wrong, format="sparseflow masks", version="1"))
+    with pytest.raises(ValueError, match=r"masks.safetensors is damaged \(weight is no mask: .* of bytes 0 and 1"):
+        load_masks(path)
+    with pytest.raises(ValueError, match=r"the mask of 'weight' has bytes that are neither 0 nor 1"):
+        Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), wrong, Static(), seed=0)
+    with pytest.raises(TypeError, match=r"the mask of 'weight' must be a bool tensor, got torch.float32"):
+        save_masks(path, {"weight": torch.ones(2, 2)})
+
+
+def test_a_file_of_an_earlier_version_is_told_apart(tmp_path: Path) -> None:
+    path, mask = tmp_path / "masks.safetensors", torch.ones(2, dtype=torch.bool)
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file({"w": mask}, path, metadata={"format": "sparseflow masks"})
+    with pytest.raises(ValueError, match=r"it carries no SHA-256, as files of earlier versions do.*Save the masks aga"):
+        load_masks(path)

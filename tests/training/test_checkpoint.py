@@ -24,7 +24,6 @@ import sparseflow as sf
 import vision_worker
 import vision_worker_checkpoint
 from processes import ends_of, run_ranks, start_ranks
-from sparseflow.training import checkpoint_folder
 from sparseflow.training.checkpoint import load_checkpoint, save_checkpoint
 from sparseflow.training.checkpoint_folder import latest_checkpoint, verified
 from sparseflow.training.images import ImageRun
@@ -263,13 +262,13 @@ def test_old_checkpoints_stay_until_the_new_one_has_its_name(tmp_path: Path, mon
     trainer = small(1)
     before = save_checkpoint(tmp_path, trainer, extra={})
     seen = []
-    rename = os.rename
+    rename = os.replace
 
     def look(source: Path, target: Path) -> None:
         seen.append(sorted(path.name for path in tmp_path.iterdir()))
         rename(source, target)
 
-    monkeypatch.setattr(checkpoint_folder.os, "rename", look)
+    monkeypatch.setattr(os, "replace", look)
     advance(trainer, 1)
     save_checkpoint(tmp_path, trainer, extra={})
     # Files of the checkpoint take their names too; the last to be renamed is the old folder.
@@ -289,7 +288,7 @@ def test_one_bit_of_any_file_is_noticed(tmp_path: Path) -> None:
                 verified(path)
         with pytest.raises(ValueError, match=f"{file.name} is damaged"):
             load_checkpoint(path, trainer)
-        file.write_bytes(data[:-1])
+        file.write_bytes(data[:-2])  # the last byte of the index is the end of its line
         with pytest.raises(ValueError, match=rf"{file.name} is damaged"):
             verified(path)
         file.unlink()
@@ -353,7 +352,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     advance(trainer, 1)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
-        with pytest.raises(OSError, match=r"cannot write 000002.new in .*: File too large .* Free space there"):
+        with pytest.raises(OSError, match=r"cannot write __0_0.distcp in .*000002.new: File too large .* Free"):
             save_checkpoint(tmp_path, trainer, extra={})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -14,6 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from processes import Job
+from sparseflow.sealed import read_json
 from sparseflow.training import run as train_module
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.run import train
@@ -51,7 +51,7 @@ def outcome(root: Path, config: DigitRun) -> tuple[bytes, dict[str, object], dic
     folder = root / config.name
     saved = torch.load(folder / CHECKPOINTS / f"{config.steps:06d}.pt", weights_only=True)
     assert saved["state"].pop("seconds") > 0
-    done = json.loads((folder / DONE).read_text())
+    done = read_json(folder / DONE, cure="")
     assert done.pop("seconds") > 0
     return (folder / METRICS).read_bytes(), saved, done, {str(p.relative_to(folder)) for p in folder.rglob("*")}
 

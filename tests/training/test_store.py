@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import resource
@@ -12,14 +13,14 @@ import sys
 import textwrap
 from collections import OrderedDict
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pytest
 import torch
 
-from sparseflow import atomic
 from sparseflow.atomic import write_atomically
+from sparseflow.disk import File
+from sparseflow.sealed import read_json, to_json
 from sparseflow.training import store as store_module
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import is_done, load_run, load_runs, unfinished_runs
@@ -103,8 +104,11 @@ def test_files_are_the_documented_ones(tmp_path: Path) -> None:
     assert everything(tmp_path) == {CONFIG.name} | {f"{CONFIG.name}/{name}" for name in files}
     lines = (store.folder / "metrics.jsonl").read_text()
     assert lines == '{"step": 1000, "name": "test/accuracy", "value": 0.971}\n'
-    assert json.loads((store.folder / "done.json").read_text()) == {"final": FINAL, "seconds": 12.3, "steps": 300}
-    assert DigitRun.from_dict(json.loads((store.folder / "config.json").read_text())) == CONFIG
+    logged = {"bytes": len(lines), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
+    assert read_json(store.folder / "done.json", cure="") == {
+        "run": CONFIG.name, "final": FINAL, "seconds": 12.3, "steps": 300, "unreadable": {}, "metrics": logged,
+    }  # fmt: skip
+    assert DigitRun.from_dict(read_json(store.folder / "config.json", cure="")) == CONFIG
 
 
 def test_environment_is_recorded(tmp_path: Path) -> None:
@@ -129,7 +133,7 @@ def test_values_that_are_not_finite_are_kept(tmp_path: Path) -> None:
 def test_done_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda _: order.append("fsync"))
-    monkeypatch.setattr(atomic.os, "replace", lambda old, new: (order.append(Path(new).name), os.rename(old, new)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (order.append(Path(new).name), os.rename(old, new)))
     with RunStore(tmp_path, CONFIG) as store:
         store.log(0, {"train/loss": 1.0})
         order.clear()
@@ -228,7 +232,7 @@ def test_a_damaged_checkpoint_names_the_file_to_delete(tmp_path: Path, damage: s
             "pickle": b"\x80\x02K\x01.",
         }
         path.write_bytes(damaged[damage])
-        message = rf"checkpoint {path} is damaged \(.*Delete that file and run again: the run continues from step 100"
+        message = rf"{path} is damaged \(.*Delete that file and run again: the run continues from step 100"
         with pytest.raises(ValueError, match=message):
             store.latest_checkpoint()
         path.unlink()
@@ -263,9 +267,9 @@ def test_kill_in_the_middle_of_a_checkpoint_leaves_the_one_before(tmp_path: Path
                 if os.fstat(descriptor).st_size > 4000:
                     os.ftruncate(descriptor, 2000)
                     die()
-            atomic.os.fsync = fsync
+            os.fsync = fsync
         elif when == "rename":  # the temporary file is whole
-            atomic.os.replace = die
+            os.replace = die
         else:  # renamed, older ones not yet removed
             atomic.sync_folder = die
         store.save_checkpoint(200, {"weight": torch.full((1000,), 200.0)})
@@ -435,7 +439,7 @@ def test_a_folder_that_appears_while_it_is_being_made_is_opened(
         other.log(1, {"train/loss": 2.0})
     take_lock = store_module._take_lock
 
-    def appear_and_lock(lock: IO[bytes], folder: Path) -> None:
+    def appear_and_lock(lock: File, folder: Path) -> None:
         if not folder.exists():
             other.folder.rename(folder)
         take_lock(lock, folder)
@@ -482,11 +486,15 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "config.json is damaged"), ('{"colour": "red"}', "fields this version does not know: colour")],
+    [
+        (b"{", "config.json is damaged"),
+        (b'{"seed": 1}', "it carries no SHA-256, as files of earlier versions do"),
+        (to_json({"colour": "red"}), "fields this version does not know: colour"),
+    ],
 )
-def test_a_config_that_cannot_be_read_names_its_file(tmp_path: Path, content: str, message: str) -> None:
+def test_a_config_that_cannot_be_read_names_its_file(tmp_path: Path, content: bytes, message: str) -> None:
     folder = finished(tmp_path, CONFIG)
-    (folder / "config.json").write_text(content)
+    (folder / "config.json").write_bytes(content)
     for attempt in (lambda: RunStore(tmp_path, CONFIG), lambda: load_runs(tmp_path)):
         with pytest.raises(ValueError, match=f"{folder}/config.json is not the config of a run.*{message}"):
             attempt()
@@ -494,9 +502,18 @@ def test_a_config_that_cannot_be_read_names_its_file(tmp_path: Path, content: st
 
 def test_damaged_results_name_their_file(tmp_path: Path) -> None:
     folder = finished(tmp_path, CONFIG)
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write("garbage\n")
-    with pytest.raises(ValueError, match=f"line 2 of {folder}/metrics.jsonl is damaged. Delete {folder} and run again"):
+    metrics = folder / "metrics.jsonl"
+    logged = metrics.read_text()
+    for text in (logged.replace("2.5", "9.5"), f"{logged}garbage\n", logged[:-1], ""):
+        metrics.write_text(text)
+        message = rf"{metrics} is damaged \(it is not the \d+ bytes that done.json names\). Delete {folder} and run ag"
+        with pytest.raises(ValueError, match=message):
+            load_run(folder)
+    metrics.write_text(logged)
+    other = finished(tmp_path, CONFIG.with_(seed=2))
+    for name in ("done.json", "metrics.jsonl"):
+        (folder / name).write_bytes((other / name).read_bytes())
+    with pytest.raises(ValueError, match=rf"done.json is of another run, {other.name}. Delete {folder} and run again"):
         load_run(folder)
     (folder / "done.json").write_text("")
     with pytest.raises(ValueError, match=f"{folder}/done.json is damaged"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -25,11 +24,12 @@ import sparseflow as sf
 from sparseflow.atomic import write_atomically
 from sparseflow.networks import build_network, networks_for
 from sparseflow.rng import stream
+from sparseflow.sealed import to_json
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.environment import describe_environment
 from sparseflow.training.runs import end_of, load_run
 from sparseflow.training.setup import dense_network
-from sparseflow.training.state_file import read_checkpoint
+from sparseflow.training.state_file import read_saved
 
 if TYPE_CHECKING:
     from sparseflow.engine.speed.table import SpeedTable
@@ -137,8 +137,7 @@ class Bench:
         if self.json is not None:
             step = None if plan is None else {"dense_seconds": plan[0], "plan_seconds": plan[1]}
             values = {"model": self.model, **table.to_dict(), "layout": layout, "training_step": step}
-            text = json.dumps({**values, "environment": describe_environment()}, indent=2)
-            write_atomically(self.json, f"{text}\n".encode())
+            write_atomically(self.json, to_json({**values, "environment": describe_environment()}, indent=2))
 
     def _model(self) -> tuple[nn.Module, sf.types.Masks, tuple[int, ...]]:
         """The network, its masks and the shape of one example."""
@@ -193,7 +192,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no run and no file {path}. Name the folder of a run, or a state dict.")
     if path.suffix != ".safetensors":
-        state = read_checkpoint(path)
+        state = read_saved(path)
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
             held = f"with the keys {', '.join(map(str, state))}" if isinstance(state, dict) else "but something else"
             raise ValueError(f"{path} holds no state dict, {held}. Save it alone: torch.save(model.state_dict(), path)")

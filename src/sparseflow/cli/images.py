@@ -74,6 +74,8 @@ class TrainImages:
             for name, value in found.final.items():
                 _out.print(f"{name}: {value:.4f}")
             _out.print(f"{found.seconds:.0f} s, in {found.folder}", soft_wrap=True)
+            for line in found.warnings():
+                _out.print(line, soft_wrap=True)
 
 
 def train_images_command(arguments: Sequence[str]) -> TrainImages:

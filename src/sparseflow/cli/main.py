@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
@@ -113,7 +114,7 @@ class Report:
         if not runs:
             raise ValueError(f"{self.runs} holds no finished run. Make some with sparseflow demo --out {self.runs}")
         table = self.runs / "signal.csv"
-        signal = pd.read_csv(table) if table.is_file() else None
+        signal = _read_signal(table) if table.is_file() else None
         unfinished = unfinished_runs(self.runs)
         out = self.out or self.runs / "report"
         page = write_report(runs, out, signal=signal, title=_TITLE, command=_typed(), unfinished=unfinished)
@@ -217,17 +218,27 @@ def _tell(error: Exception) -> None:
 
 def _signal(path: Path, *, networks: int) -> pd.DataFrame:
     """The signal table of Figure 1c, measured once for a folder of runs, or again for more networks."""
-    from sparseflow.atomic import write_atomically
     from sparseflow.lab.demo.signal import signal_at_init
+    from sparseflow.sealed import DamagedError, write_with_digest
 
-    if path.is_file() and (stored := pd.read_csv(path))["network"].nunique() >= networks:
-        return stored
+    try:
+        if path.is_file() and (stored := _read_signal(path))["network"].nunique() >= networks:
+            return stored
+    except DamagedError as error:
+        _err.print(f"{error} It is being made again.", soft_wrap=True)
     with _err.status("signal at initialisation") as status:
         table = signal_at_init(
             networks=networks, progress=lambda done, of: status.update(f"signal at initialisation, {done} of {of}")
         )
-    write_atomically(path, table.to_csv(index=False).encode())
+    write_with_digest(path, table.to_csv(index=False).encode())
     return table
+
+
+def _read_signal(path: Path) -> pd.DataFrame:
+    from sparseflow.sealed import read_with_digest
+
+    data = read_with_digest(path, cure=f"Make it again: sparseflow demo --out {path.parent}")
+    return pd.read_csv(io.BytesIO(data))
 
 
 def _typed() -> str:

@@ -11,7 +11,7 @@ from sparseflow.data.augment import (
 from sparseflow.data.decode import BrokenImageError, decode
 from sparseflow.data.draws import uniforms
 from sparseflow.data.hub import hub_source
-from sparseflow.data.loader import ImageBatches, evaluation_batches, image_batches
+from sparseflow.data.loader import ImageBatches, UnreadableImageWarning, evaluation_batches, image_batches
 from sparseflow.data.memory import DecodedImages, decode_all, decoded_batches
 from sparseflow.data.order import Positions, epoch_order, global_batch, rank_slices
 from sparseflow.data.sources import ImageSource, folder_source, open_images
@@ -32,6 +32,7 @@ __all__ = [
     "Statistics",
     "Transform",
     "Unchanged",
+    "UnreadableImageWarning",
     "centre_crop_box",
     "decode",
     "decode_all",

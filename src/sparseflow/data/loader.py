@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -19,6 +20,10 @@ from sparseflow.data.transforms import Transform
 
 #: Distinct broken images that a process puts up with. ImageNet and CIFAR-10 have none: more means a bad copy.
 MAX_BROKEN = 10
+
+
+class UnreadableImageWarning(UserWarning):
+    """An image cannot be read: training takes another one in its place, an evaluation leaves it out."""
 
 
 class Piece(NamedTuple):
@@ -90,7 +95,7 @@ class ImageBatches:
     workers: int
     start_method: str | None
     broken: dict[str, str] = field(default_factory=dict)
-    """Name -> what is wrong, of each broken image that this process has met."""
+    """Name -> what is wrong, of each broken image that this process has met; counted against ``max_broken``."""
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -108,7 +113,7 @@ class ImageBatches:
             generator=torch.Generator(),
         )
         for piece in loader:
-            self.broken.update(piece.broken)
+            self._note(piece.broken)
             if len(self.broken) > self.reader.max_broken:
                 some = "; ".join(f"{name}: {reason}" for name, reason in list(self.broken.items())[:5])
                 raise RuntimeError(
@@ -119,6 +124,18 @@ class ImageBatches:
                 raise RuntimeError(piece.failure)
             if len(piece.labels):
                 yield piece.images, piece.labels
+
+    def _note(self, broken: dict[str, str]) -> None:
+        for name, reason in broken.items():
+            if name not in self.broken:
+                stands = "the next image that can be read stands for it, with its own label"
+                fate = stands if self.reader.replaces else "it is left out"
+                warnings.warn(
+                    f"{name} cannot be read ({reason}): {fate}. More than {self.reader.max_broken} are an error.",
+                    UnreadableImageWarning,
+                    stacklevel=3,
+                )
+        self.broken.update(broken)
 
 
 def image_batches(
@@ -143,7 +160,8 @@ def image_batches(
     step, with any number of workers and of processes, sees what an uninterrupted one does.
 
     A broken image is replaced by the next one in the dataset that can be read, with that one's label and the draws of
-    the image it stands for: no batch shrinks, and no other image or process is affected.
+    the image it stands for: no batch shrinks, and no other image or process is affected. Each is named in an
+    ``UnreadableImageWarning`` and in ``broken``.
 
     Args:
         source: See :func:`open_images`.
@@ -197,7 +215,7 @@ def evaluation_batches(
     r"""Every image once, in the order of the dataset; process ``r`` of ``R`` has :math:`[rn/R] \le i < [(r+1)n/R]`.
 
     No image is seen twice, so counts of right answers add up over processes; parts may differ by one image, and the
-    last batch of each may be smaller. Broken images are left out, not replaced.
+    last batch of each may be smaller. Broken images are left out, not replaced, and named as by :func:`image_batches`.
 
     Args:
         transform: Such as :class:`CentreCrop` or :class:`Unchanged`.

@@ -24,19 +24,35 @@ class DecodedImages(NamedTuple):
     labels: Tensor
     """int64, ``(N,)``."""
     broken: dict[str, str]
-    """Name -> what is wrong, of each image that the next readable one stands for."""
+    """Name -> what is wrong, of each image that the next readable one stands for, or that is left out."""
+    stand_ins: tuple[int, ...] = ()
+    """Rows that hold the next readable image, with its label, in place of their own."""
+
+    def of_their_own(self) -> DecodedImages:
+        """The same without stand-ins, for measurements: no image counts twice."""
+        if not self.stand_ins:
+            return self
+        kept = torch.ones(len(self.labels), dtype=torch.bool)
+        kept[list(self.stand_ins)] = False
+        return self._replace(images=self.images[kept], labels=self.labels[kept], stand_ins=())
 
 
-def decode_all(source: ImageSource, *, size: int = 32, workers: int = 0, max_broken: int = MAX_BROKEN) -> DecodedImages:
+def decode_all(
+    source: ImageSource, *, size: int = 32, workers: int = 0, max_broken: int = MAX_BROKEN, replaces: bool = True
+) -> DecodedImages:
     """Decode a split of images of one size into memory.
 
-    A broken image is replaced as by :func:`image_batches`, which describes the arguments; ``size`` is the side of every
-    image, in pixels.
+    Args:
+        source: The split.
+        size: Side of every image, in pixels.
+        workers, max_broken: See :func:`image_batches`.
+        replaces: Whether the next image stands for a broken one, as in :func:`image_batches`, for training; else it is
+            left out, for evaluation.
 
     Raises:
         RuntimeError: if an image has another size, or more than ``max_broken`` are broken.
     """
-    reader = Reader(source, Unchanged(size=size), 0, max_broken, replaces=True)
+    reader = Reader(source, Unchanged(size=size), 0, max_broken, replaces=replaces)
     batches = ImageBatches(reader, DatasetOrder(0, len(source), 512), workers, None)
     images = torch.empty(len(source), 3, size, size, dtype=torch.uint8)
     labels = torch.empty(len(source), dtype=torch.int64)
@@ -45,7 +61,8 @@ def decode_all(source: ImageSource, *, size: int = 32, workers: int = 0, max_bro
         end = begin + len(piece)
         images[begin:end], labels[begin:end] = piece, piece_labels
         begin = end
-    return DecodedImages(images, labels, batches.broken)
+    stand_ins = tuple(i for i in range(len(source)) if source.name(i) in batches.broken) if replaces else ()
+    return DecodedImages(images[:begin], labels[:begin], batches.broken, stand_ins)
 
 
 def decoded_batches(

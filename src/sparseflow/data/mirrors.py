@@ -20,6 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from sparseflow.atomic import write_atomically
 from sparseflow.data.idx import decompress, is_gzip, parse_idx
+from sparseflow.disk import make_folder
 
 #: How often all mirrors are tried, and the pause in seconds before they are tried again.
 ROUNDS, PAUSE = 2, 1.0
@@ -126,7 +127,7 @@ def download(files: Sequence[IdxFile], source: Source, folder: Path) -> None:
         ConnectionError: If no source has a file intact; it lists what each of them gave.
         OSError: If the disk is full.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         for position, file in enumerate(files):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from bisect import bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from sparseflow.data.optional import optional
 from sparseflow.data.splits import LABEL_COLUMN, checked_labels, find_tables, image_column
+from sparseflow.disk import File, make_folder, naming, remove, rename, sync_folder, undoing
 
 #: Row groups of a parquet file that one process keeps, in bytes of images. A dataset that is smaller is read once.
 CACHE_BYTES = 256 * 2**20
@@ -129,7 +129,7 @@ def unpack(where: Path | str, split: str, to: Path | str) -> list[Path]:
     """
     arrow, ipc = optional("pyarrow"), optional("pyarrow.ipc")
     copies = []
-    Path(to).mkdir(parents=True, exist_ok=True)
+    make_folder(Path(to))
     for path in find_tables(Path(where), split, suffixes=[".parquet"]):
         copy = Path(to) / f"{path.stem}.arrow"
         copies.append(copy)
@@ -137,10 +137,14 @@ def unpack(where: Path | str, split: str, to: Path | str) -> list[Path]:
             continue
         reader = _open(path)
         partial = copy.with_suffix(".partial")
-        with arrow.OSFile(str(partial), "wb") as sink, ipc.new_file(sink, reader.schema_arrow) as writer:
-            for group in range(reader.num_row_groups):
-                writer.write_table(reader.read_row_group(group, use_threads=False))
-        os.replace(partial, copy)
+        with undoing(lambda partial=partial: remove(partial)), naming(copy, "write"):  # type: ignore[misc]
+            with arrow.OSFile(str(partial), "wb") as sink, ipc.new_file(sink, reader.schema_arrow) as writer:
+                for group in range(reader.num_row_groups):
+                    writer.write_table(reader.read_row_group(group, use_threads=False))
+            with File(partial, "existing", called=copy) as written:
+                written.sync()
+            rename(partial, copy, called=copy)
+            sync_folder(copy.parent)
     return copies
 
 

@@ -1,19 +1,15 @@
-"""Make, keep, compare and apply masks. A mask is a bool tensor of its weight's shape; ``True`` is active."""
+"""Make, compare and apply masks. A mask is a bool tensor of its weight's shape; ``True`` is active."""
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_choice, check_masks, check_names, check_sparsity, check_values
 from sparseflow._fast import zero_inactive_
-from sparseflow.atomic import write_atomically
 from sparseflow.masks.allocation import ALLOCATIONS
 from sparseflow.masks.select import Rule, Weight, left_out, maskable, prunable, weights
 from sparseflow.masks.topk import active_count, topk_mask, topk_masks
@@ -256,42 +252,3 @@ def overlap(a: Masks, b: Masks) -> dict[str, float]:
             f"the masks are of different weights: {', '.join(sorted(set(a) ^ set(b))) or 'shapes differ'}."
         )
     return {name: int((a[name] & b[name]).sum()) / max(1, int(a[name].sum())) for name in a}
-
-
-def save_masks(path: str | os.PathLike[str], masks: Masks) -> None:
-    """Write masks to a safetensors file, whole or not at all.
-
-    Args:
-        path: In a folder that exists.
-        masks: Parameter name -> mask.
-
-    Raises:
-        ModuleNotFoundError: if safetensors is not installed.
-    """
-    tensors = {name: mask.detach().cpu().contiguous() for name, mask in masks.items()}
-    write_atomically(Path(path), _safetensors().save(tensors, metadata={"format": "sparseflow masks"}))
-
-
-def load_masks(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read masks that :func:`save_masks` wrote.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is corrupt, truncated or holds anything but bool tensors.
-    """
-    data = Path(path).read_bytes()
-    try:
-        masks: dict[str, Tensor] = _safetensors().load(data)
-    except Exception as error:
-        raise ValueError(f"{os.fspath(path)} is not an intact mask file ({error}). Save the masks again.") from error
-    if wrong := [name for name, mask in masks.items() if mask.dtype != torch.bool]:
-        raise ValueError(f"{os.fspath(path)} holds tensors that are no masks: {', '.join(wrong)}. Masks are bool.")
-    return masks
-
-
-def _safetensors() -> ModuleType:
-    try:
-        import safetensors.torch
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("mask files need safetensors: pip install safetensors") from error
-    return safetensors.torch

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from sparseflow.lab.page.estimates import Estimate
+from sparseflow.sealed import SUMS, check_sum
 
 
 class Claim(NamedTuple):
@@ -131,5 +132,7 @@ def _reported(rows: pd.DataFrame) -> Reported:
 
 @cache
 def _read(name: str) -> pd.DataFrame:
-    text = files("sparseflow.paper").joinpath("printed", f"{name}.csv").read_text(encoding="utf-8")
-    return pd.read_csv(io.StringIO(text), dtype={"method": "str", "init": "str", "note": "str"})
+    folder = files("sparseflow.paper").joinpath("printed")
+    data = folder.joinpath(f"{name}.csv").read_bytes()
+    check_sum(f"{name}.csv", data, folder.joinpath(SUMS).read_bytes(), source=SUMS, cure="Install sparseflow again.")
+    return pd.read_csv(io.BytesIO(data), dtype={"method": "str", "init": "str", "note": "str"})

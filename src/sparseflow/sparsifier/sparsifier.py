@@ -127,6 +127,7 @@ class Sparsifier:
         self.model = unwrap(model)
         self.optimizers = tuple(stepping(each) for each in given)
         """Those whose steps are listened to; wrappers hold them."""
+        given_masks = masks
         if state is not None:
             check_state(state, shapes={name: mask.shape for name, mask in masks.items()})
             masks = state["masks"]
@@ -161,7 +162,7 @@ class Sparsifier:
         if state is not None:
             self._take_(state)
         self._ranks = self._compare_ranks("where the Sparsifier is made")
-        attached.hold(self, weights.tensors)
+        attached.hold(self, weights.tensors, made_from=given_masks)
         self._guard.settle_()
         self._keep_stored_gradients()
         self._handles = [handle for each in self.optimizers for handle in self._listen(each)]

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from sparseflow.atomic import explain_full_disk
+from sparseflow.disk import naming, remove_folder, undoing
 from sparseflow.training.checkpoint_folder import complete, make_room, staging_of, verified
 from sparseflow.training.step import Trainer
+from sparseflow.training.torch_files import Reader, Writer
 
 
 def save_checkpoint(folder: Path, trainer: Trainer, *, extra: Mapping[str, Any]) -> Path:
@@ -53,16 +52,13 @@ def save_checkpoint(folder: Path, trainer: Trainer, *, extra: Mapping[str, Any])
     }
     json.dumps(content)  # values that JSON lacks are refused here by all, before a file is written
     ranks.from_first(lambda: make_room(path))
-    try:
-        size = sum(tensor.nbytes for tensor in tensors.values())
-        with explain_full_disk(staging, num_bytes=size), _errors_of_ranks():
-            writer = FileSystemWriter(staging, sync_files=True)
-            save(dict(tensors), storage_writer=writer, no_dist=ranks.world == 1)
-        ranks.from_first(lambda: complete(path, content))
-    except Exception:
+    with ExitStack() as undo:
         if ranks.is_first:
-            shutil.rmtree(staging, ignore_errors=True)
-        raise
+            undo.enter_context(undoing(lambda: remove_folder(staging)))
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        with naming(staging, "write"), _errors_of_ranks():
+            save(dict(tensors), storage_writer=Writer(staging, num_bytes=size), no_dist=ranks.world == 1)
+        ranks.from_first(lambda: complete(path, content))
     return path
 
 
@@ -84,8 +80,10 @@ def load_checkpoint(path: Path, trainer: Trainer) -> dict[str, Any]:
     state = sparsifier.state_dict()
     tensors = _places(trainer, state, content["tensors"])
     _check_kinds(path, saved=content["tensors"], here={name: _kind(tensor) for name, tensor in tensors.items()})
-    with _errors_of_ranks():
-        load(dict(tensors), storage_reader=FileSystemReader(path), no_dist=ranks.world == 1)
+    with ranks.together():
+        reader = Reader(path)
+    with naming(path, "read"), _errors_of_ranks():
+        load(dict(tensors), storage_reader=reader, no_dist=ranks.world == 1)
     names = [name for group in trainer.optimizer.param_groups for name in _names(trainer, group["params"])]
     held = [_part(tensors, f"optimizer.{name}.") for name in names]
     trainer.optimizer.load_state_dict(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sparseflow.atomic import sync_folder, write_atomically
+from sparseflow.atomic import write_atomically
+from sparseflow.disk import File, listed, make_folder, remove_folder, rename, sync_folder
+from sparseflow.sealed import DamagedError, read_json, to_json
 
 INDEX = "index.json"
 #: Ends of the names of folders that are being written and being removed; no start reads them.
@@ -33,7 +32,7 @@ def staging_of(path: Path) -> Path:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("*") if re.fullmatch(r"\d{6,}", path.name)]
+    return [path for path in listed(folder) if re.fullmatch(r"\d{6,}", path.name)]
 
 
 def make_room(path: Path) -> None:
@@ -43,9 +42,8 @@ def make_room(path: Path) -> None:
         FileExistsError: if there is a checkpoint of this step or a later one.
     """
     folder = path.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in (*folder.glob(f"*{_NEW}"), *folder.glob(f"*{_OLD}")):
-        shutil.rmtree(leftover)
+    make_folder(folder)
+    _remove_leftovers(folder)
     latest = latest_checkpoint(folder)
     if latest is not None and int(latest.name) >= int(path.name):
         raise FileExistsError(
@@ -64,14 +62,27 @@ def complete(path: Path, content: Mapping[str, Any]) -> None:
     staging = staging_of(path)
     files = {file.name: [file.stat().st_size, _sha256(file)] for file in sorted(staging.iterdir())}
     whole = {**content, "files": files}
-    index = {"content": whole, "sha256": _digest(whole)}
-    write_atomically(staging / INDEX, json.dumps(index).encode())
-    os.rename(staging, path)
+    write_atomically(staging / INDEX, to_json(whole))
+    rename(staging, path, called=path)
     sync_folder(path.parent)
-    for older in _checkpoints(path.parent):
-        if older != path:
+    remove_others(path)
+
+
+def remove_others(path: Path) -> None:
+    """Remove the checkpoints beside one, and what killed processes left of theirs."""
+    _remove_leftovers(path.parent)
+    for other in _checkpoints(path.parent):
+        if other != path:
             # A folder that is removed file by file must not look like a checkpoint.
-            shutil.rmtree(older.rename(older.with_name(older.name + _OLD)))
+            removed = other.with_name(other.name + _OLD)
+            rename(other, removed)
+            remove_folder(removed)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for path in listed(folder):
+        if re.fullmatch(rf"\d{{6,}}({re.escape(_NEW)}|{re.escape(_OLD)})", path.name):
+            remove_folder(path)
 
 
 def verified(path: Path) -> dict[str, Any]:
@@ -80,35 +91,29 @@ def verified(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: naming the file that is missing or damaged.
     """
-    try:
-        index = json.loads((path / INDEX).read_bytes())
-        content: dict[str, Any] = index["content"]
-        if index["sha256"] != _digest(content):
-            raise ValueError("wrong checksum")
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise _damaged(path, INDEX, str(error)) from error
+    cure = f"Copy {path} again from where it is whole; or remove it, and the training starts from step 0."
+    if not (path / INDEX).is_file():
+        raise DamagedError(path / INDEX, "it is missing", cure=cure)
+    content = read_json(path / INDEX, cure=cure)
     for name, (size, checksum) in content["files"].items():
         file = path / name
         if not file.is_file():
-            raise _damaged(path, name, "it is missing")
+            raise DamagedError(file, "it is missing", cure=cure)
         if (found := file.stat().st_size) != size:
-            raise _damaged(path, name, f"it has {found:,} bytes instead of {size:,}")
+            raise DamagedError(file, f"it has {found:,} bytes instead of {size:,}", cure=cure)
         if _sha256(file) != checksum:
-            raise _damaged(path, name, "wrong checksum")
+            raise DamagedError(file, "wrong checksum", cure=cure)
+    if (step := content["sparsifier"]["step_count"]) != int(path.name):
+        raise ValueError(
+            f"the checkpoint {path} is under a name that is not its own: it is of step {step}. Rename it to "
+            f"{step:06d}, or remove it; then type the same command again."
+        )
     return content
 
 
-def _damaged(path: Path, name: str, reason: str) -> ValueError:
-    return ValueError(
-        f"{path / name} is damaged ({reason}). Copy {path} again from where it is whole; or remove it, and the "
-        "training starts from step 0."
-    )
-
-
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256()
+    with File(path, "read") as file:
+        for chunk in file.chunks():
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -104,7 +104,7 @@ def check_images(run: ImageRun, *, root: Path | None = None) -> None:
 @lru_cache(maxsize=1)
 def _load(dataset: str, where: Path | str, in_memory: bool) -> tuple[Images, Images]:
     training, test = _open(dataset, where)
-    return (decode_all(training), decode_all(test)) if in_memory else (training, test)
+    return (decode_all(training), decode_all(test, replaces=False)) if in_memory else (training, test)
 
 
 def _open(dataset: str, where: Path | str) -> tuple[ImageSource, ImageSource]:

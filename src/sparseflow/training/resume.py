@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparseflow.training.checkpoint import load_checkpoint, save_checkpoint
-from sparseflow.training.checkpoint_folder import latest_checkpoint
+from sparseflow.training.checkpoint_folder import latest_checkpoint, remove_others
 from sparseflow.training.config import RunConfig
 from sparseflow.training.naming import defaults_of
 from sparseflow.training.step import Trainer
@@ -20,9 +20,9 @@ class FileCheckpoints:
     """Checkpoints of one process, in the store of its run."""
 
     store: RunStore
-    mark: Callable[[], Mapping[str, float]]
+    mark: Callable[[], Mapping[str, Any]]
     """Plain values to keep with a checkpoint: the seconds spent."""
-    restore: Callable[[Mapping[str, float]], None]
+    restore: Callable[[Mapping[str, Any]], None]
     """Called with them where a run goes on."""
 
     def resume(self, trainer: Trainer) -> int:
@@ -36,6 +36,7 @@ class FileCheckpoints:
         trainer.optimizer.load_state_dict(state["optimizer"])
         trainer.sparsifier.load_state_dict(state["sparsifier"])
         self.store.truncate_metrics(step)
+        self.store.remove_older_checkpoints()
         self.restore({"seconds": state["seconds"]})
         return step
 
@@ -83,6 +84,7 @@ class FolderCheckpoints:
                 "another folder."
             )
         self.restore(extra["marks"])
+        trainer.ranks.from_first(lambda: remove_others(path))
         return int(extra["batches"])
 
     def save(self, trainer: Trainer, *, batches: int) -> None:

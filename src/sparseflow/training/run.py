@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -12,6 +11,8 @@ from typing import Any
 
 import torch
 
+from sparseflow.data.loader import MAX_BROKEN
+from sparseflow.disk import naming, read_bytes, remove_folder
 from sparseflow.training.checkpoint_folder import latest_checkpoint
 from sparseflow.training.config import RunConfig
 from sparseflow.training.datasets import open_data
@@ -21,7 +22,9 @@ from sparseflow.training.ranks import Ranks
 from sparseflow.training.resume import Checkpoints, FileCheckpoints, FolderCheckpoints
 from sparseflow.training.runs import CHECKPOINTS, METRICS, Run, is_done, load_run
 from sparseflow.training.setup import set_up, start_of
-from sparseflow.training.store import RunStore
+from sparseflow.training.store import NO_METRICS, RunStore
+from sparseflow.training.streams import RunData, Unreadable
+from sparseflow.types import OnEveryRankError
 
 #: Called with the steps done and the steps of the run.
 Progress = Callable[[int, int], None]
@@ -76,7 +79,7 @@ def train(
                 store = stack.enter_context(RunStore(root, config)) if ranks.is_first else None
             if not ranks.from_first(lambda: store is not None and store.is_done):
                 stack.enter_context(_memory_explained(config))
-                record = _Record(config, store)
+                record = _Record(config, store, data, ranks)
                 checkpoints = record.checkpoints(root)
                 first = checkpoints.resume(trainer)
                 if tensorboard and store is not None:
@@ -94,8 +97,8 @@ def train(
 class _Record:
     """The log, snapshots and results of a run in its folder, on the first rank; on others the time alone."""
 
-    def __init__(self, config: RunConfig, store: RunStore | None) -> None:
-        self._config, self._store = config, store
+    def __init__(self, config: RunConfig, store: RunStore | None, data: RunData, ranks: Ranks) -> None:
+        self._config, self._store, self._data, self._ranks = config, store, data, ranks
         self._began, self._before = time.perf_counter(), 0.0
         self.log: Log = self._log
 
@@ -113,22 +116,43 @@ class _Record:
             return FileCheckpoints(store=self._store, mark=self._mark, restore=self._restore)
         folder = root / self._config.name / CHECKPOINTS
         if self._store is not None and latest_checkpoint(folder) is None:
-            self._store.cut_metrics(0)
+            self._store.cut_metrics(NO_METRICS)
         return FolderCheckpoints(run=self._config, folder=folder, mark=self._mark, restore=self._restore)
 
-    def _mark(self) -> dict[str, float]:
+    def _mark(self) -> dict[str, Any]:
         """Plain values that a checkpoint keeps."""
-        return {"seconds": self._seconds(), "metrics_bytes": 0 if self._store is None else self._store.metrics_bytes()}
+        return {
+            "seconds": self._seconds(),
+            "metrics": None if self._store is None else self._store.metrics_mark(),
+            "unreadable": self._unreadable(),
+        }
 
     def _restore(self, kept: Mapping[str, Any]) -> None:
-        """Forget what was logged after a checkpoint."""
+        """Forget what was logged after a checkpoint, and remember what was met before it."""
         self._before = kept["seconds"]
-        if self._store is not None and "metrics_bytes" in kept:
-            self._store.cut_metrics(kept["metrics_bytes"])
+        for split, broken in kept.get("unreadable", {}).items():
+            self._data.unreadable[split].update(broken)
+        if self._store is not None and "metrics" in kept:
+            self._store.cut_metrics(kept["metrics"])
 
     def finish(self, final: Mapping[str, float]) -> None:
+        unreadable = self._unreadable()
         if self._store is not None:
-            self._store.finish(final, self._seconds())
+            self._store.finish(final, self._seconds(), unreadable=unreadable)
+
+    def _unreadable(self) -> Unreadable:
+        """The images that no process could read, whose number has a limit."""
+        found: Unreadable = {}
+        for said in map(json.loads, self._ranks.everyones(json.dumps(self._data.unreadable))):
+            for split, broken in said.items():
+                found.setdefault(split, {}).update(broken)
+        for split, broken in found.items():
+            if len(broken) > MAX_BROKEN:
+                raise OnEveryRankError(
+                    f"{len(broken)} {split} images cannot be read, more than {MAX_BROKEN}: {', '.join(broken)}. Fetch "
+                    "them again; the run then continues."
+                )
+        return found
 
     def _seconds(self) -> float:
         return self._before + time.perf_counter() - self._began
@@ -166,16 +190,17 @@ def _tensorboard(store: RunStore) -> Iterator[Log]:
     from torch.utils.tensorboard.writer import SummaryWriter
 
     folder = store.folder / "tensorboard"
-    shutil.rmtree(folder, ignore_errors=True)
-    with SummaryWriter(log_dir=str(folder)) as writer:
-        for line in (store.folder / METRICS).read_text().splitlines():
+    remove_folder(folder)
+    with naming(folder, "write"), SummaryWriter(log_dir=str(folder)) as writer:
+        for line in read_bytes(store.folder / METRICS).splitlines():
             row = json.loads(line)
             writer.add_scalar(row["name"], row["value"], row["step"])
 
         def log(step: int, values: Mapping[str, float]) -> None:
             store.log(step, values)
-            for name, value in values.items():
-                writer.add_scalar(name, value, step)
-            writer.flush()
+            with naming(folder, "write"):
+                for name, value in values.items():
+                    writer.add_scalar(name, value, step)
+                writer.flush()
 
         yield log

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from sparseflow.disk import read_bytes
+from sparseflow.sealed import DamagedError, read_json
 from sparseflow.training.config import RunConfig
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.images import ImageRun
@@ -37,6 +40,25 @@ class Run:
     env: dict[str, Any]
     """Versions and hardware, see :func:`~sparseflow.training.environment.describe_environment`."""
     seconds: float
+    unreadable: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Split -> name -> what is wrong, of each image that could not be read."""
+
+    def warnings(self) -> list[str]:
+        """A sentence for each split with images that could not be read; evaluation leaves such out.
+
+        >>> run = Run(None, Path(), pd.DataFrame(), {}, {}, 1.0, {"test": {"test/cat/3.png": "it is empty"}})
+        >>> run.warnings()
+        ['1 test image cannot be read and is in no accuracy or loss: test/cat/3.png (it is empty).']
+        """
+        fates = {"training": "was replaced by the next one, with its label", "test": "is in no accuracy or loss"}
+        lines = []
+        for split, broken in self.unreadable.items():
+            if broken:
+                names = ", ".join(f"{name} ({reason})" for name, reason in broken.items())
+                one = len(broken) == 1
+                fate = fates[split] if one else fates[split].replace("was", "were", 1).replace("is", "are", 1)
+                lines.append(f"{len(broken)} {split} image{'' if one else 's'} cannot be read and {fate}: {names}.")
+        return lines
 
 
 def load_run(folder: Path) -> Run:
@@ -50,14 +72,29 @@ def load_run(folder: Path) -> Run:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}: {reason}.")
     done = _read_json(folder / DONE)
+    config = _read_config(folder)
+    if done["run"] != config.name:
+        raise ValueError(f"{folder / DONE} is of another run, {done['run']}. {_again(folder)}")
     return Run(
-        config=_read_config(folder),
+        config=config,
         folder=folder,
-        metrics=_read_metrics(folder / METRICS),
+        metrics=_read_metrics(folder / METRICS, **done["metrics"]),
         final=done["final"],
         env=_read_json(folder / ENVIRONMENT),
         seconds=done["seconds"],
+        unreadable=done["unreadable"],
     )
+
+
+def stamp(config: RunConfig, step: int, *, before_update: bool = False) -> dict[str, Any]:
+    """What a checkpoint or snapshot says of itself, so that a renamed or copied one is not taken for another.
+
+    Args:
+        config: The run.
+        step: Optimizer steps taken.
+        before_update: As the weights were before that step's mask update.
+    """
+    return {"run": config.name, "step": step, "before_update": before_update}
 
 
 def snapshot_name(step: int, *, before_update: bool = False) -> str:
@@ -101,10 +138,11 @@ def end_of(folder: Path, step: int) -> dict[str, Any] | None:
 
     A run on images keeps them as a snapshot, a run on digits in its last checkpoint.
     """
+    of = stamp(_read_config(folder), step)
     if (kept := folder / SNAPSHOTS / snapshot_name(step)).is_file():
-        return read_checkpoint(kept)
+        return read_checkpoint(kept, of=of)
     if (last := folder / CHECKPOINTS / snapshot_name(step)).is_file():
-        state = read_checkpoint(last)["state"]
+        state = read_checkpoint(last, of=of)["state"]
         return {"model": state["model"], "masks": state["sparsifier"]["masks"]}
     return None
 
@@ -125,7 +163,7 @@ def read_snapshot(config: RunConfig, step: int, *, root: Path, before_update: bo
     if not path.is_file():
         kept = sorted(found.stem for found in path.parent.glob("*.pt")) or "none"
         raise FileNotFoundError(f"{root / config.name} has no snapshot {path.stem}; it has {kept}.")
-    return read_checkpoint(path)
+    return read_checkpoint(path, of=stamp(config, step, before_update=before_update))
 
 
 def load_runs(root: Path) -> list[Run]:
@@ -187,36 +225,16 @@ def _read_config(folder: Path) -> RunConfig:
         raise ValueError(f"{path} is not the config of a run of this version: {error}") from error
 
 
-def _read_metrics(path: Path) -> pd.DataFrame:
-    lines = path.read_text().splitlines()
-    try:
-        # Twice as fast as line by line; two torn lines that make a whole one together would be seen by the count.
-        rows = json.loads(f"[{','.join(lines)}]")
-        if len(rows) != len(lines):
-            raise ValueError(f"{len(lines)} lines hold {len(rows)} rows")
-        columns = [[kind(row[name]) for row in rows] for name, kind in _COLUMNS.items()]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"line {_damaged_line(lines)} of {path} is damaged. Delete {path.parent} and run again."
-        ) from error
-    dtypes = ("int64", "str", "float64")
-    return pd.DataFrame(
-        {name: pd.Series(column, dtype=dtype) for name, column, dtype in zip(_COLUMNS, columns, dtypes, strict=True)}
-    )
+def _read_metrics(path: Path, *, bytes: int, sha256: str) -> pd.DataFrame:
+    data = read_bytes(path) if path.is_file() else b""
+    if len(data) != bytes or hashlib.sha256(data).hexdigest() != sha256:
+        raise DamagedError(path, f"it is not the {bytes:,} bytes that {DONE} names", cure=_again(path.parent))
+    # Twice as fast as line by line.
+    rows = json.loads(f"[{','.join(data.decode().splitlines())}]")
+    return pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=dtype) for name, dtype in _COLUMNS.items()})
 
 
-_COLUMNS: dict[str, type] = {"step": int, "name": str, "value": float}
-
-
-def _damaged_line(lines: list[str]) -> int:
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            for name, kind in _COLUMNS.items():
-                kind(row[name])
-        except (ValueError, TypeError, KeyError):
-            return number
-    raise AssertionError("every line can be read alone, but not all together")
+_COLUMNS = {"step": "int64", "name": "str", "value": "float64"}
 
 
 def _run_folders(root: Path) -> list[Path]:
@@ -226,8 +244,8 @@ def _run_folders(root: Path) -> list[Path]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}). Delete {path.parent} and run again.") from error
-    return values
+    return read_json(path, cure=_again(path.parent))
+
+
+def _again(folder: Path) -> str:
+    return f"Delete {folder} and run again."

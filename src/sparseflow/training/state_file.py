@@ -1,4 +1,4 @@
-"""A state on disk: tensors and plain Python values, written atomically and checked bit by bit when read."""
+"""A state on disk: tensors and plain Python values, written atomically, with a SHA-256 that is compared when read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import pickle
 import zipfile
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,24 @@ import torch
 from torch import Tensor
 
 from sparseflow.atomic import write_atomically
+from sparseflow.disk import read_bytes
+from sparseflow.sealed import DamagedError, read_archive, seal_archive_
 
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
 
-def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+#: What a file says of itself: the run, the step.
+_OF = "of"
+
+
+def write_checkpoint(path: Path, state: dict[str, Any], *, of: Mapping[str, Any] | None = None) -> None:
     """Write a state that :func:`read_checkpoint` gives back equal.
 
     Args:
         path: In a folder that exists; replaced atomically.
         state: Tensors and plain Python values, nested in dicts, lists and tuples. A generator goes in as its
             ``get_state()``.
+        of: Plain values that say whose it is, so that under another name it is not taken for another one.
 
     Raises:
         TypeError: If the state holds anything else: it could not be loaded safely.
@@ -38,26 +46,55 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """
     _require_plain(state, "state")
     buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue())
+    torch.save(state if of is None else {**state, _OF: dict(of)}, buffer)
+    seal_archive_(buffer)
+    write_atomically(path, buffer.getbuffer())
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state in ``path``, on the CPU.
+def read_checkpoint(
+    path: Path, *, of: Mapping[str, Any] | None = None, cure: str = "Delete the folder of its run and run again."
+) -> dict[str, Any]:
+    """The state that :func:`write_checkpoint` wrote, on the CPU.
+
+    Args:
+        path: Of the file.
+        of: What it must say of itself, if it was written with that.
+        cure: Ends the text of an error: what to type.
 
     Raises:
-        ValueError: If the file is damaged, be it by one bit.
+        OSError: If it cannot be read.
+        ValueError: If the file is damaged, be it by one bit, or is that of another step or run.
     """
+    data = io.BytesIO(read_archive(path, cure=cure))
+    try:
+        state: dict[str, Any] = torch.load(data, map_location="cpu", weights_only=True)
+    except Exception as error:  # whole, and of another program
+        raise DamagedError(path, str(error).splitlines()[0], cure=cure) from error
+    if of is not None and (held := state.pop(_OF, of)) != of:
+        other = {name: value for name, value in of.items() if held.get(name) != value}
+        said = ", ".join(f"{name} {held.get(name)!r}, not {value!r}" for name, value in other.items())
+        raise ValueError(f"checkpoint {path} is under a name that is not its own: it is of {said}. {cure}")
+    return state
+
+
+def read_saved(path: Path) -> Any:
+    """What any program wrote with ``torch.save``, tensors and plain values alone, on the CPU.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is damaged, or holds other things.
+    """
+    data = io.BytesIO(read_bytes(path))
     try:
         # torch.load does not compare the checksums that torch.save wrote: a flipped bit would pass as a weight.
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(data) as archive:
             damaged = archive.testzip()
         if damaged is not None:
             raise zipfile.BadZipFile(f"wrong checksum in {damaged}")
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        data.seek(0)
+        return torch.load(data, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, RuntimeError, EOFError, LookupError, pickle.UnpicklingError) as error:
-        raise ValueError(f"checkpoint {path} is damaged ({str(error).splitlines()[0]}).") from error
-    return state
+        raise DamagedError(path, str(error).splitlines()[0], cure="Save it again.") from error
 
 
 def _require_plain(value: object, where: str) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
-from sparseflow.atomic import explain_full_disk, remove_leftovers, sync_folder, write_atomically
+from sparseflow.atomic import remove_leftovers, write_atomically
+from sparseflow.disk import File, listed, make_folder, remove, remove_folder, rename, sync_folder, undoing
+from sparseflow.sealed import DamagedError, to_json
 from sparseflow.training.config import RunConfig
 from sparseflow.training.environment import describe_environment
 from sparseflow.training.runs import (
@@ -24,10 +25,13 @@ from sparseflow.training.runs import (
     SNAPSHOTS,
     require_config,
     snapshot_name,
+    stamp,
 )
 from sparseflow.training.state_file import read_checkpoint, write_checkpoint
 
 LOCK = ".lock"
+#: The mark of a run that has logged nothing.
+NO_METRICS = {"bytes": 0, "sha256": hashlib.sha256().hexdigest()}
 
 
 class RunStore:
@@ -60,16 +64,13 @@ class RunStore:
     def __init__(self, root: Path, config: RunConfig) -> None:
         self.config = config
         self.folder = root / config.name
-        self._lock = _create(self.folder, config) or _open_existing(self.folder, config)
-        try:
-            remove_leftovers(self.folder)
-            remove_leftovers(self.folder / CHECKPOINTS)
-            remove_leftovers(self.folder / SNAPSHOTS)
-            self._metrics = (self.folder / METRICS).open("ab+", buffering=0)
+        with ExitStack() as opened:
+            opened.enter_context(_create(self.folder, config) or _open_existing(self.folder, config))
+            self._mend()
+            self._metrics = opened.enter_context(File(self.folder / METRICS, "append"))
             self._drop_torn_line()
-        except BaseException:
-            self._lock.close()
-            raise
+            self._metrics_sum = hashlib.sha256(self._metrics.read())
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -77,12 +78,11 @@ class RunStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self._opened.__exit__(kind, error, traceback)
 
     def close(self) -> None:
         """Release the folder; nothing more can be written."""
-        self._metrics.close()
-        self._lock.close()
+        self._opened.close()
 
     @property
     def is_done(self) -> bool:
@@ -97,15 +97,11 @@ class RunStore:
             values: By name, such as ``{"train/loss": 0.5}``; 0-d tensors will do.
         """
         lines = [json.dumps({"step": int(step), "name": name, "value": float(value)}) for name, value in values.items()]
-        data = memoryview("".join(f"{line}\n" for line in lines).encode())
-        begin = self._metrics.seek(0, os.SEEK_END)
-        try:
-            with explain_full_disk(self.folder / METRICS, num_bytes=len(data)):
-                while data:
-                    data = data[self._metrics.write(data) :]
-        except BaseException:
-            self._metrics.truncate(begin)
-            raise
+        rows = "".join(f"{line}\n" for line in lines).encode()
+        begin = self._metrics.size()
+        with undoing(lambda: self._metrics.truncate(begin)):
+            self._metrics.write(rows)
+        self._metrics_sum.update(rows)
 
     def save_checkpoint(self, step: int, state: dict[str, Any], *, keep: int = 1) -> None:
         """Store a state to continue from, then remove all but the newest ``keep`` checkpoints.
@@ -117,10 +113,18 @@ class RunStore:
         """
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep!r}.")
-        payload = {"state": state, "metrics_bytes": self.metrics_bytes()}
-        write_checkpoint(self._checkpoint_path(step), payload)
+        payload = {"state": state, "metrics": self.metrics_mark()}
+        write_checkpoint(self._checkpoint_path(step), payload, of=stamp(self.config, step))
+        self.remove_older_checkpoints(keep=keep)
+
+    def remove_older_checkpoints(self, *, keep: int = 1) -> None:
+        """Remove all but the newest checkpoints, also those that a process killed in a save has left.
+
+        Args:
+            keep: So many; at least 1.
+        """
         for path in self._checkpoints()[:-keep]:
-            path.unlink()
+            remove(path)
 
     def save_snapshot(self, step: int, state: dict[str, Any], *, before_update: bool = False) -> None:
         """Keep a state for good; written again, the same, by a run that is continued from before it.
@@ -130,8 +134,9 @@ class RunStore:
             state: As :meth:`save_checkpoint`.
             before_update: The state is that before the step's mask update.
         """
-        (self.folder / SNAPSHOTS).mkdir(exist_ok=True)
-        write_checkpoint(self.folder / SNAPSHOTS / snapshot_name(step, before_update=before_update), state)
+        make_folder(self.folder / SNAPSHOTS)
+        path = self.folder / SNAPSHOTS / snapshot_name(step, before_update=before_update)
+        write_checkpoint(path, state, of=stamp(self.config, step, before_update=before_update))
 
     def latest_checkpoint(self) -> tuple[int, dict[str, Any]] | None:
         """The newest checkpoint as ``(step, state)``; None if there is none yet.
@@ -154,133 +159,126 @@ class RunStore:
         """
         path = self._checkpoint_path(step)
         if path.is_file():
-            size = self._read_checkpoint(path)["metrics_bytes"]
+            mark = self._read_checkpoint(path)["metrics"]
         elif step == 0:
-            size = 0
+            mark = NO_METRICS
         else:
             raise ValueError(f"{self.folder} has no checkpoint of step {step}, so its metrics cannot go back to there.")
-        self.cut_metrics(size)
+        self.cut_metrics(mark)
 
-    def metrics_bytes(self) -> int:
-        """Length of the metrics, which are on the disk when this returns."""
-        self._sync_metrics()
-        return self._metrics.seek(0, os.SEEK_END)
+    def metrics_mark(self) -> dict[str, Any]:
+        """Length (``bytes``) and ``sha256`` of the metrics logged so far, which are on the disk when this returns."""
+        self._metrics.sync()
+        return {"bytes": self._metrics.size(), "sha256": self._metrics_sum.hexdigest()}
 
-    def cut_metrics(self, size: int) -> None:
-        """Cut the metrics to a length in bytes.
+    def cut_metrics(self, mark: Mapping[str, Any]) -> None:
+        """Cut the metrics to what they were at a :meth:`metrics_mark`.
 
         Raises:
-            ValueError: If they are shorter than that already.
+            ValueError: If they are shorter than that already, or other bytes.
         """
-        if self._metrics.seek(0, os.SEEK_END) < size:
+        size, cure = mark["bytes"], f"Delete {self.folder} and run again."
+        if self._metrics.size() < size:
             raise ValueError(
-                f"{self.folder / METRICS} is shorter than when the last checkpoint was saved: lines are lost. Delete "
-                f"{self.folder} and run again."
+                f"{self.folder / METRICS} is shorter than when the last checkpoint was saved: lines are lost. {cure}"
             )
+        found = hashlib.sha256(self._metrics.read()[:size])
+        if found.hexdigest() != mark["sha256"]:
+            raise DamagedError(self.folder / METRICS, "it is not what the last checkpoint was saved with", cure=cure)
         self._metrics.truncate(size)
-        self._sync_metrics()
+        self._metrics_sum = found
+        self._metrics.sync()
 
-    def finish(self, final: Mapping[str, float], seconds: float) -> None:
+    def finish(
+        self, final: Mapping[str, float], seconds: float, *, unreadable: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
         """Declare the run complete: all metrics reach the disk first, ``done.json`` last.
 
         Args:
             final: The results, by metric name.
             seconds: Training time, over all processes that took part.
+            unreadable: Split -> name -> what is wrong, of each image that could not be read; default none.
         """
-        self._sync_metrics()
+        mark = self.metrics_mark()
         values = {name: float(value) for name, value in final.items()}
-        done = {"final": values, "seconds": float(seconds), "steps": self.config.steps}
-        write_atomically(self.folder / DONE, _to_json(done))
+        done = {"run": self.config.name, "final": values, "seconds": float(seconds), "steps": self.config.steps}
+        done |= {"unreadable": dict(unreadable or {}), "metrics": mark}
+        write_atomically(self.folder / DONE, to_json(done, indent=2))
 
     def _checkpoint_path(self, step: int) -> Path:
         return self.folder / CHECKPOINTS / f"{step:06d}.pt"
 
     def _checkpoints(self) -> list[Path]:
-        return sorted((self.folder / CHECKPOINTS).glob("*.pt"), key=_step)
+        return sorted((path for path in listed(self.folder / CHECKPOINTS) if path.suffix == ".pt"), key=_step)
 
     def _read_checkpoint(self, path: Path) -> dict[str, Any]:
-        try:
-            return read_checkpoint(path)
-        except ValueError as error:
-            older = [_step(other) for other in self._checkpoints() if _step(other) < _step(path)]
-            restart = f"from step {older[-1]}" if older else "from the beginning"
-            raise ValueError(f"{error} Delete that file and run again: the run continues {restart}.") from error
+        older = [_step(other) for other in self._checkpoints() if _step(other) < _step(path)]
+        restart = f"from step {older[-1]}" if older else "from the beginning"
+        cure = f"Delete that file and run again: the run continues {restart}."
+        return read_checkpoint(path, of=stamp(self.config, _step(path)), cure=cure)
 
-    def _sync_metrics(self) -> None:
-        with explain_full_disk(self.folder / METRICS, num_bytes=0):
-            os.fsync(self._metrics.fileno())
+    def _mend(self) -> None:
+        """Bring the folder to what a new one is, whatever a killed process left or a person removed."""
+        make_folder(self.folder / CHECKPOINTS)
+        for folder in (self.folder, self.folder / CHECKPOINTS, self.folder / SNAPSHOTS):
+            remove_leftovers(folder)
+        if not (self.folder / ENVIRONMENT).exists():
+            write_atomically(self.folder / ENVIRONMENT, to_json(describe_environment(), indent=2))
 
     def _drop_torn_line(self) -> None:
-        self._metrics.seek(0)
         data = self._metrics.read()
         if not data.endswith(b"\n"):
             self._metrics.truncate(data.rfind(b"\n") + 1)
 
 
-def _create(folder: Path, config: RunConfig) -> IO[bytes] | None:
+def _create(folder: Path, config: RunConfig) -> File | None:
     """Make the folder, complete at once, and return its lock; None if it exists.
 
     The lock is taken in a folder of another name, which then gets its name in one rename, lock and all. A staging
     folder that a killed process left is used again.
     """
+    staging = folder.with_name(f".{folder.name}.new")
     if folder.exists():
         return None
-    staging = folder.with_name(f".{folder.name}.new")
-    with ExitStack() as undo:
-        undo.callback(shutil.rmtree, staging, ignore_errors=True)
-        with explain_full_disk(folder, num_bytes=0):
-            try:
-                (staging / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-                lock = (staging / LOCK).open("ab+", buffering=0)
-            except (FileNotFoundError, FileExistsError):
-                # Another process has just given the staging folder its name, or removed it because the run exists.
-                undo.pop_all()
+    try:
+        make_folder(staging / CHECKPOINTS)
+        lock = File(staging / LOCK, "append")
+    except (FileNotFoundError, FileExistsError):
+        # Another process has just given the staging folder its name, or removed it because the run exists.
+        return None
+    with ExitStack() as opened:
+        opened.enter_context(lock)
+        _take_lock(lock, folder)
+        # Not before it is locked: it may be another process's.
+        with undoing(lambda: remove_folder(staging)):
+            if folder.exists():  # made between the two looks
+                remove_folder(staging)
                 return None
-        undo.callback(lock.close)
-        try:
-            _take_lock(lock, folder)
-        except RuntimeError:
-            undo.pop_all()  # what is in there is the other process's
-            lock.close()
-            raise
-        if folder.exists():  # made between the two looks
-            return None
-        write_atomically(staging / ENVIRONMENT, _to_json(describe_environment()))
-        write_atomically(staging / CONFIG, _to_json(config.to_dict()))
-        os.rename(staging, folder)
-        sync_folder(folder.parent)
-        undo.pop_all()
+            write_atomically(staging / ENVIRONMENT, to_json(describe_environment(), indent=2))
+            write_atomically(staging / CONFIG, to_json(config.to_dict(), indent=2))
+            rename(staging, folder, called=folder)
+            sync_folder(folder.parent)
+        opened.pop_all()
     return lock
 
 
-def _open_existing(folder: Path, config: RunConfig) -> IO[bytes]:
+def _open_existing(folder: Path, config: RunConfig) -> File:
     """The lock of a folder that exists."""
     require_config(folder, config)
-    lock = (folder / LOCK).open("ab+", buffering=0)
-    try:
+    lock = File(folder / LOCK, "append")
+    with undoing(lock.close):
         _take_lock(lock, folder)
-    except BaseException:
-        lock.close()
-        raise
     return lock
 
 
-def _take_lock(lock: IO[bytes], folder: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.seek(0)
+def _take_lock(lock: File, folder: Path) -> None:
+    if not lock.lock():
         holder = lock.read().decode() or "unknown"
         raise RuntimeError(
             f"{folder} is in use by another process (id {holder}). Wait until it ends, or end it; the run then goes on."
-        ) from error
+        )
     lock.truncate(0)
-    with explain_full_disk(folder / LOCK, num_bytes=8):
-        lock.write(str(os.getpid()).encode())
-
-
-def _to_json(values: Mapping[str, Any]) -> bytes:
-    return f"{json.dumps(values, indent=2)}\n".encode()
+    lock.write(str(os.getpid()).encode())
 
 
 def _step(checkpoint: Path) -> int:

@@ -14,6 +14,7 @@ from sparseflow.data import (
     IMAGENET,
     CentreCrop,
     DecodedImages,
+    ImageBatches,
     ImageSource,
     PadCropFlip,
     RandomResizedCrop,
@@ -32,6 +33,8 @@ from sparseflow.training.ranks import Ranks
 #: Encoded images, decoded when they are needed, or all pixels of a small dataset.
 Images = ImageSource | DecodedImages
 Batch = tuple[Tensor, Tensor]
+#: Split -> name -> what is wrong, of each image that cannot be read.
+Unreadable = dict[str, dict[str, str]]
 #: Images of a batch when they are only measured: colour images and digits.
 _MEASURED, _MEASURED_DIGITS = 64, 1000
 
@@ -85,6 +88,8 @@ class DigitData:
         self.probe: Sequence[Batch] = [dataset.validation(1)]
         #: The fixed images whose dense gradient says where weights grow; ``None`` where it is the training batch.
         self.growth: Batch | None = dataset.validation(2)
+        #: Split -> name -> what is wrong, of each image that cannot be read: digits are checked as a whole.
+        self.unreadable: Unreadable = {}
 
     def training(self, first: int = 0) -> Iterator[StepBatch]:
         """Batches from number ``first`` on."""
@@ -126,23 +131,33 @@ class ImageData:
         self._ranks, self._workers = ranks or Ranks(), workers
         self._prepare = preparation(config, self._ranks.device)
         self.growth: Batch | None = None
+        #: Those that this process has met so far. Training takes others in their place, measurements leave them out.
+        self.unreadable: Unreadable = {
+            name: dict(split.broken) if isinstance(split, DecodedImages) else {}
+            for name, split in (("training", training), ("test", test))
+        }
 
     @property
     def probe(self) -> Sequence[Batch]:
         """The first training images, not augmented."""
-        first = first_images(plain_batches(self._training, self._config), self._config.probe_images)
+        plain = plain_batches(self._training, self._config, broken=self.unreadable["training"])
+        first = first_images(plain, self._config.probe_images)
         return [self._prepare(batch) for batch in first]
 
     def training(self, first: int = 0) -> Iterator[StepBatch]:
         """This process's micro-batches of every global batch, from number ``first`` on."""
-        stream = training_batches(self._training, self._config, self._ranks, first=first, workers=self._workers)
+        stream = training_batches(
+            self._training, self._config, self._ranks, first=first, workers=self._workers,
+            broken=self.unreadable["training"],
+        )  # fmt: skip
         each = self._config.micro_batches // self._ranks.world
         while local := [self._prepare(batch) for batch in islice(stream, each)]:
             yield MicroBatches(local)
 
     def tests(self) -> dict[str, Iterable[Batch]]:
         """This process's part of the test images."""
-        plain = plain_batches(self._test, self._config, self._ranks, workers=self._workers)
+        broken = self.unreadable["test"]
+        plain = plain_batches(self._test, self._config, self._ranks, workers=self._workers, broken=broken)
         return {"test": map(self._prepare, plain)}
 
 
@@ -179,7 +194,13 @@ def preparation(run: ImageRun, device: torch.device) -> Callable[[Batch], Batch]
 
 
 def training_batches(
-    images: Images, run: ImageRun, ranks: Ranks, *, first: int = 0, workers: int = 0
+    images: Images,
+    run: ImageRun,
+    ranks: Ranks,
+    *,
+    first: int = 0,
+    workers: int = 0,
+    broken: dict[str, str] | None = None,
 ) -> Iterator[Batch]:
     """This process's micro-batches as bytes, see :func:`.image_batches`.
 
@@ -189,6 +210,7 @@ def training_batches(
         ranks: This process among all.
         first: Number of the first global batch.
         workers: Processes that decode images.
+        broken: Gets name and reason of each image that cannot be read; those in it count against the limit.
     """
     steps, each = run.num_batches, run.micro_batches // ranks.world
     if isinstance(images, DecodedImages):
@@ -197,31 +219,47 @@ def training_batches(
             rank=ranks.rank, world=ranks.world, accumulation=each,
         )  # fmt: skip
     augment = PadCropFlip() if run.stem == "cifar" else RandomResizedCrop(size=run.image_size)
-    return iter(
-        image_batches(
-            images, augment, batch_size=run.batch_size, seed=run.seed, steps=steps, start_step=first,
-            rank=ranks.rank, world=ranks.world, accumulation=each, workers=workers,
-        )
+    batches = image_batches(
+        images, augment, batch_size=run.batch_size, seed=run.seed, steps=steps, start_step=first,
+        rank=ranks.rank, world=ranks.world, accumulation=each, workers=workers,
     )  # fmt: skip
+    return iter(_noting(batches, broken))
 
 
-def plain_batches(images: Images, run: ImageRun, ranks: Ranks | None = None, *, workers: int = 0) -> Iterable[Batch]:
-    """All images in their order, not augmented; this rank's share of them.
+def plain_batches(
+    images: Images,
+    run: ImageRun,
+    ranks: Ranks | None = None,
+    *,
+    workers: int = 0,
+    broken: dict[str, str] | None = None,
+) -> Iterable[Batch]:
+    """All images in their order, not augmented; this rank's share of them. Images that cannot be read are left out.
 
     Args:
         images: With labels.
         run: Its size of images.
         ranks: This process among all; default alone.
         workers: Processes that decode images.
+        broken: See :func:`training_batches`.
     """
     rank, world = (0, 1) if ranks is None else (ranks.rank, ranks.world)
     if isinstance(images, DecodedImages):
         _small_crops(run)
+        images = images.of_their_own()
         first, last = (part * len(images.labels) // world for part in (rank, rank + 1))
         pixels, labels = images.images[first:last], images.labels[first:last]
         return zip(pixels.split(_MEASURED), labels.split(_MEASURED), strict=True)
     plain = Unchanged() if run.stem == "cifar" else CentreCrop(size=run.image_size)
-    return evaluation_batches(images, plain, batch_size=_MEASURED, rank=rank, world=world, workers=workers)
+    batches = evaluation_batches(images, plain, batch_size=_MEASURED, rank=rank, world=world, workers=workers)
+    return _noting(batches, broken)
+
+
+def _noting(batches: ImageBatches, broken: dict[str, str] | None) -> ImageBatches:
+    """The batches, which note broken images in ``broken``."""
+    if broken is not None:
+        batches.broken = broken
+    return batches
 
 
 def first_images(batches: Iterable[Batch], count: int) -> Iterator[Batch]:

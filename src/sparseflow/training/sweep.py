@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from sparseflow.disk import make_folder
 from sparseflow.training.config import RunConfig
 from sparseflow.training.datasets import check_data
 from sparseflow.training.pool import check_jobs, run_tasks
@@ -104,7 +105,10 @@ def sweep(
     tasks = [Training(config, data_root, tensorboard) for config in configs]
     prepare([task for task in in_order(tasks) if not task.is_done(root)], root=root, data_root=data_root)
     run_tasks(tasks, root=root, jobs=jobs, ray=ray, console=console)
-    return [load_run(root / config.name) for config in configs]
+    runs = [load_run(root / config.name) for config in configs]
+    for line in dict.fromkeys(line for run in runs for line in run.warnings()):
+        (console or Console(stderr=True)).print(line, soft_wrap=True, markup=False)
+    return runs
 
 
 def prepare(tasks: Sequence[Task], *, root: Path, data_root: Path | None = None) -> None:
@@ -125,4 +129,4 @@ def prepare(tasks: Sequence[Task], *, root: Path, data_root: Path | None = None)
     for config in {run.architecture: run for run in runs}.values():
         dense_network(config)
     if tasks:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)

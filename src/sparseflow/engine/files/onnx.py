@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseflow.atomic import write_atomically
 from sparseflow.engine.convert import to_dense
+from sparseflow.sealed import write_with_digest
 
 #: An ONNX file is one protocol buffer, which ends at 2 GiB.
 _LARGEST = 2**31 - 1
@@ -29,7 +29,7 @@ def to_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: str | 
     Args:
         model: Not changed.
         example: An input, or a tuple of positional arguments.
-        path: Replaced atomically.
+        path: Replaced atomically; ``<path>.sha256`` beside it is for ``sha256sum --check``.
 
     Returns: bytes of the file.
 
@@ -56,7 +56,7 @@ def to_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: str | 
         program = torch.onnx.export(dense, arguments, dynamo=True, dynamic_shapes=free, verbose=False)
     assert program is not None
     data: bytes = program.model_proto.SerializeToString()
-    write_atomically(Path(path), data)
+    write_with_digest(Path(path), data)
     return len(data)
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparseflow.engine.layers.pattern import Pattern
+from sparseflow.sealed import read_tensors, tensor_bytes
 
 #: A tensor of the state as it is, or a sparse weight: where its active entries are, and what they are.
 Entry = Tensor | tuple[Pattern, Tensor]
@@ -90,29 +89,12 @@ def to_bytes(content: Content) -> bytes:
         elif isinstance(entry, tuple):
             pattern, values = entry
             shapes[name] = pattern.shape
-            tensors[name + _VALUES] = values.detach().contiguous()
+            tensors[name + _VALUES] = values.detach()
             tensors[name + _GAPS] = torch.from_numpy(pack(pattern.positions().numpy()))
         else:
-            tensors[name] = entry.contiguous()
-    return _sealed(tensors, {"shapes": shapes, "groups": content.groups, "tied": tied})
-
-
-def _sealed(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
-    # Safetensors refuses tensors that share a storage.
-    whole = {name: t if t.untyped_storage().nbytes() == t.nbytes else t.clone() for name, t in tensors.items()}
-    text = json.dumps(header)
-    metadata = {"format": _FORMAT, "version": _VERSION, "header": text, "sha256": _digest(whole, text)}
-    data: bytes = _safetensors().torch.save(whole, metadata=metadata)
-    return data
-
-
-def _digest(tensors: Mapping[str, Tensor], header: str) -> str:
-    digest = hashlib.sha256(header.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+            tensors[name] = entry
+    header = json.dumps({"shapes": shapes, "groups": content.groups, "tied": tied})
+    return tensor_bytes(tensors, format=_FORMAT, version=_VERSION, header=header)
 
 
 def read(path: Path) -> Content:
@@ -123,22 +105,9 @@ def read(path: Path) -> Content:
         ValueError: if it is damaged, of another kind or version, or not consistent: places that repeat or are
             outside the weight, other numbers of values than of places, values that are no floating point numbers.
     """
-    path.open("rb").close()  # a missing file is its own error
-    try:
-        with _safetensors().safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except _safetensors().SafetensorError as error:
-        raise ValueError(f"{path} is not an intact file ({error}). Export the model again.") from error
-    if metadata.get("format") != _FORMAT:
-        raise ValueError(f"{path} is another kind of safetensors file. Make a sparse one: sparseflow export {path} OUT")
-    if metadata.get("version") != _VERSION:
-        raise ValueError(
-            f"{path} has version {metadata.get('version')} of the format, this sparseflow reads {_VERSION}. Update it."
-        )
-    if metadata.get("sha256") != _digest(tensors, metadata.get("header", "")):
-        raise ValueError(f"{path} is damaged: its content does not match its checksum. Export the model again.")
-    header = json.loads(metadata["header"])
+    cure = f"Export the model again; a dense state dict becomes a sparse file by: sparseflow export {path} OUT"
+    tensors, text = read_tensors(path, format=_FORMAT, version=_VERSION, cure=cure)
+    header = json.loads(text)
     entries: dict[str, Entry] = {name: t for name, t in tensors.items() if not name.endswith((_VALUES, _GAPS))}
     for name, shape in header["shapes"].items():
         try:
@@ -164,11 +133,3 @@ def _sparse_entry(
     if values.shape != positions.shape or (len(codes) and codes[-1] == np.iinfo(codes.dtype).max):
         raise ValueError(f"it has {values.numel()} values for {len(positions)} places.")
     return Pattern.at(torch.from_numpy(positions), shape, groups=groups), values
-
-
-def _safetensors() -> ModuleType:
-    try:
-        import safetensors.torch
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("export files need safetensors: pip install safetensors") from error
-    return safetensors

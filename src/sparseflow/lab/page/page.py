@@ -13,11 +13,13 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib import rc_context
 
-from sparseflow.atomic import write_atomically
+from sparseflow.atomic import remove_leftovers, write_atomically
+from sparseflow.disk import listed, make_folder, remove
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.exhibit import Content, Drawing, Exhibit
 from sparseflow.lab.page.panels import WIDE
 from sparseflow.lab.page.svg import STYLE, inline_svg, standalone_svg
+from sparseflow.sealed import SUMS, sums
 from sparseflow.training.runs import Run
 
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
@@ -123,7 +125,8 @@ def write_page(
     """Write ``index.html`` and everything beside it under ``out``; return the page's path.
 
     The page needs no network and no other file. Every file is written whole or not at all, the page last; figures and
-    tables of an earlier page that are not on this one are removed.
+    tables of an earlier page that are not on this one are removed. ``SHA256SUMS`` has the digests of all files, for
+    ``sha256sum --check``.
 
     Args:
         out: Folder; made where it does not exist.
@@ -133,13 +136,15 @@ def write_page(
         digits: Significant digits of numbers in the CSVs of exhibits; None for all.
         values: What the template is given beside ``shown``.
     """
-    page = _environment().get_template(template).render(shown=shown, **values)
+    page = _environment().get_template(template).render(shown=shown, **values).encode()
     written = {**files, **_files_of(shown, digits=digits)}
-    for old in (path for folder in ("figures", "tables") for path in (out / folder).glob("*.*")):
-        if old.relative_to(out).as_posix() not in written and old.suffix in (".svg", ".csv"):
-            old.unlink()
-    for name, content in {**written, "index.html": page.encode()}.items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
+    for folder in (out / "figures", out / "tables"):
+        remove_leftovers(folder)
+        for old in listed(folder):
+            if old.relative_to(out).as_posix() not in written and old.suffix in (".svg", ".csv"):
+                remove(old)
+    for name, content in {**written, SUMS: sums({**written, "index.html": page}), "index.html": page}.items():
+        make_folder((out / name).parent)
         write_atomically(out / name, content)
     return out / "index.html"
 

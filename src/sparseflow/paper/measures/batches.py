@@ -36,6 +36,8 @@ def training_batches(config: RunConfig, examples: int | None, *, data_root: Path
             digits, labels = digits[chosen], labels[chosen]
         return list(zip(digits.split(5000), labels.split(5000), strict=True))
     images = load_images(run, root=data_root)[0]
+    if isinstance(images, DecodedImages):
+        images = images.of_their_own()
     count = len(images.labels) if examples is None else examples
     if isinstance(images, DecodedImages) and count < len(images.labels):
         chosen = torch.randperm(len(images.labels), generator=stream(0, "measured images"))[:count]

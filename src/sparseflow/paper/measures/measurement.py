@@ -12,9 +12,11 @@ from pathlib import Path
 import pandas as pd
 
 from sparseflow.atomic import write_atomically
+from sparseflow.disk import make_folder
 from sparseflow.lab.page.evidence import Option
 from sparseflow.paper.measures import MEASURES
 from sparseflow.paper.measures.source import Source, Tables
+from sparseflow.sealed import read_json, to_json
 from sparseflow.training.config import RunConfig
 from sparseflow.training.sweep import Training
 
@@ -72,9 +74,9 @@ class Measurement:
         source = Source(root, self.data_root, lambda share: report(int(share * self.size)))
         tables = MEASURES[self.kind](source, self.runs, **dict(self.options))
         path = self.path(root)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         columns = {name: table.to_dict("list") for name, table in tables.items()}
-        write_atomically(path, json.dumps(columns).encode())
+        write_atomically(path, to_json(columns))
         report(self.size)
 
     def read(self, root: Path) -> Tables:
@@ -83,11 +85,7 @@ class Measurement:
         Raises:
             ValueError: if the file is damaged.
         """
-        path = self.path(root)
-        try:
-            columns = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}). Delete it and type the same command again.") from error
+        columns = read_json(self.path(root), cure="Delete it and type the same command again.")
         added = dict(self.options) | dict(self.labels)
         return {name: pd.DataFrame(columns[name]).assign(**added) for name in columns}
 

@@ -1,0 +1,79 @@
+"""Masks in a file that proves itself whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sparseflow._checks import is_binary
+from sparseflow.atomic import write_atomically
+from sparseflow.attached import check_not_outdated
+from sparseflow.sealed import DamagedError, read_tensors, tensor_bytes
+from sparseflow.sharded import full
+from sparseflow.types import Masks
+
+_FORMAT, _VERSION = "sparseflow masks", "1"
+_CURE = "Save the masks again."
+
+
+class HasMasks(Protocol):
+    """What has masks now, such as a :class:`sparseflow.Sparsifier`."""
+
+    @property
+    def masks(self) -> Masks:
+        """Parameter name -> mask."""
+        ...
+
+
+def save_masks(path: str | os.PathLike[str], masks: Masks | HasMasks) -> None:
+    """Write masks to a safetensors file with a SHA-256 over all of them, whole or not at all.
+
+    Args:
+        path: In a folder that exists.
+        masks: A :class:`sparseflow.Sparsifier`, whose masks of this moment are written, or parameter name -> mask. All
+            processes must call it together where masks are in parts (FSDP2).
+
+    Raises:
+        TypeError: if one is no bool tensor.
+        ValueError: if a byte is neither 0 nor 1, or the masks are those that a Sparsifier was made from and has moved
+            since.
+        ModuleNotFoundError: if safetensors is not installed.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     save_masks(f"{folder}/masks.safetensors", {"weight": torch.tensor([[True, False]])})
+    ...     load_masks(f"{folder}/masks.safetensors")
+    {'weight': tensor([[ True, False]])}
+    """
+    held = masks if isinstance(masks, Mapping) else masks.masks
+    for name, mask in held.items():
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+            raise TypeError(f"the mask of {name!r} must be a bool tensor, got {kind}. Write mask.bool() or mask != 0.")
+        if not is_binary(mask):
+            raise ValueError(f"the mask of {name!r} has bytes that are neither 0 nor 1. Load or make the masks again.")
+    check_not_outdated(held)
+    tensors = {name: full(mask.detach()).cpu() for name, mask in held.items()}
+    write_atomically(
+        Path(path), tensor_bytes(tensors, format=_FORMAT, version=_VERSION, header=json.dumps(list(tensors)))
+    )
+
+
+def load_masks(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read masks that :func:`save_masks` wrote, in their order.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if anything in it is not what was written, or it holds something else.
+    """
+    masks, order = read_tensors(Path(path), format=_FORMAT, version=_VERSION, cure=_CURE)
+    for name, mask in masks.items():
+        if mask.dtype != torch.bool or not is_binary(mask):
+            raise DamagedError(Path(path), f"{name} is no mask: masks are bool, of bytes 0 and 1", cure=_CURE)
+    return {name: masks[name] for name in json.loads(order)}
