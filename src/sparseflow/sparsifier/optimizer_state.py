@@ -8,7 +8,6 @@ optimizer, as if gradients and weights were masked by hand.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -19,11 +18,8 @@ from torch import Tensor
 
 from sparseflow.sharded import is_sharded, local
 from sparseflow.sparsifier.kinds import is_elementwise
-from sparseflow.sparsifier.optimizers import group_number, switches_of
-from sparseflow.sparsifier.tensors import Kept, Path, chain, entries, layouts, name_of, tensors_in
+from sparseflow.sparsifier.tensors import Kept, Path, chain, entries, group_number, layouts, tensors_in
 from sparseflow.sparsifier.throwaway import CannotTryError, Trial, undisturbed
-
-_log = logging.getLogger("sparseflow")
 
 #: Steps of a trial: at the first some optimizers only make their preconditioner, at the second they begin to use it.
 _STEPS = 5
@@ -45,41 +41,19 @@ class Findings(NamedTuple):
 _found: WeakKeyDictionary[Any, dict[Any, Findings]] = WeakKeyDictionary()
 
 
-def findings(optimizer: Any, parameter: Tensor) -> Findings:
-    """What a trial of the optimizer on a stand-in for the parameter shows; each kind of parameter is tried once."""
+def findings(optimizer: Any, parameter: Tensor, switches: Any) -> Findings:
+    """What a trial of the optimizer on a stand-in for the parameter shows; each kind of parameter is tried once.
+
+    ``switches`` is what its group has switched on, see :func:`sparseflow.sparsifier.optimizers.switches_of`.
+    """
     weight = local(parameter)
     known = _found.setdefault(optimizer, {})
     # Optimizers that treat every entry alike are tried on a few.
     size = () if is_elementwise(optimizer) else (weight.shape, weight.stride())
-    key = (*size, weight.dtype, weight.device, switches_of(optimizer, parameter))
+    key = (*size, weight.dtype, weight.device, switches)
     if key not in known:
         known[key] = _try_out(optimizer, parameter, weight if size else weight.new_empty(8))
     return known[key]
-
-
-def describe(optimizer: Any, parameters: Iterable[Tensor]) -> None:
-    """Say in one line, for an optimizer that is none of torch's, which of its state is taken for what."""
-    per_weight: dict[str, float] = {}
-    left: dict[str, None] = {}
-    errors: dict[str, None] = {}
-    for parameter in parameters:
-        found = findings(optimizer, parameter)
-        per_weight |= {name_of(path): kept.fresh for path, kept in found.per_weight.items()}
-        left |= dict.fromkeys(map(name_of, found.left_alone))
-        if found.error is not None:
-            errors[found.error] = None
-    name = type(optimizer).__name__
-    if errors:
-        _log.warning(
-            "%s could not be tried out (%s). Weights are cleared after each of its steps; its state is left as it is, "
-            "so that a weight that grows again may start with the momentum it had.", name, "; ".join(errors)
-        )  # fmt: skip
-    elif not type(optimizer).__module__.startswith("torch."):
-        fresh = ", ".join(f"{key} ({value:g})" for key, value in per_weight.items()) or "nothing"
-        _log.warning(
-            "%s: state per weight, and its value for a new weight: %s. Left to the optimizer: %s. Weights are cleared "
-            "after each step.", name, fresh, ", ".join(left) or "nothing"
-        )  # fmt: skip
 
 
 def _state_of(optimizer: Any, parameter: Tensor) -> Iterable[tuple[Path, Tensor]]:

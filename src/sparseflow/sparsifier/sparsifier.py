@@ -23,8 +23,7 @@ from sparseflow.sparsifier.dense_gradients import keep_dense, observe_
 from sparseflow.sparsifier.guard import Guard, allow_copies, check_agreement, process_group, stop_copies
 from sparseflow.sparsifier.kinds import keeps_zeros
 from sparseflow.sparsifier.last_update import Before, before_update, num_untrained, take_back_
-from sparseflow.sparsifier.optimizer_state import describe
-from sparseflow.sparsifier.optimizers import PeakRates, is_scheduled, leaves_gradients, weight_states
+from sparseflow.sparsifier.optimizers import PeakRates, describe, is_scheduled, leaves_gradients, weight_states
 from sparseflow.sparsifier.roots import QuickRoots
 from sparseflow.sparsifier.state import check_state
 from sparseflow.sparsifier.stored import check_can_move

@@ -79,6 +79,13 @@ def chain(optimizer: Any) -> list[Any]:
     return found
 
 
+def group_number(optimizer: Any, parameter: Tensor) -> int:
+    """The number of the group that holds a parameter; -1 if none does."""
+    groups = getattr(optimizer, "param_groups", [])
+    holding = (n for n, group in enumerate(groups) if any(held is parameter for held in group["params"]))
+    return next(holding, -1)
+
+
 class Kept(NamedTuple):
     """A place in the state where a trial found one value for each weight; fields as :class:`WeightState`."""
 
