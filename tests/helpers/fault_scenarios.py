@@ -238,7 +238,9 @@ def trainings(data: Path) -> list[Scenario]:
     Args:
         data: Of :func:`noise_images`.
     """
-    sweep = DIGITS.with_(method="scratch", mask_from=DIGITS.with_(method="prune", update_every=500, snapshots=()), snapshots=())
+    sweep = DIGITS.with_(
+        method="scratch", mask_from=DIGITS.with_(method="prune", update_every=500, snapshots=()), snapshots=()
+    )
     return [
         Scenario("a training on digits", lambda root: train(DIGITS, root=root), stored, either=False),
         Scenario("a sweep of two trainings", lambda root: train(sweep, root=root), stored, either=False),
