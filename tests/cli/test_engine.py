@@ -222,9 +222,9 @@ def test_a_model_of_ones_own_is_timed(tmp_path: Path, capsys: pytest.CaptureFixt
     ("arguments", "message"),
     [
         ("lenet6", "there is no folder and no model 'lenet6'. Models: lenet5, lenet5-small, mlp, mlp-small; one of"),
-        ("lenet5 --sparsity 95", "sparsity must be in [0, 1), got 95.0. For 95% zeros write sparsity=0.95, not 95."),
-        ("lenet5 --batch 0", "batch and threads must be at least 1, got 0 and None."),
-        ("lenet5 --threads 0", "batch and threads must be at least 1, got 128 and 0."),
+        ("lenet5 --sparsity 95", "sparsity must be in [0, 1), got 95.0. For 95% zeros write 0.95, not 95."),
+        ("lenet5 --batch 0", "batch must be at least 1, got 0."),
+        ("lenet5 --threads 0", "threads must be in [1, 1024], got 0."),
         ("lenet5 --json no/x.json", "there is no folder no for x.json. Make it first."),
         ("own_model_b:dense", "say what one example of your model looks like, such as --input-shape 3 32 32."),
         ("own_model_b:four --input-shape 2", "cannot import 'own_model_b:four': module 'own_model_b' has no attribute"),

@@ -120,8 +120,8 @@ def test_bad_values_of_train(arguments: str, message: str, capsys: pytest.Captur
     ("arguments", "message"),
     [
         ("demo --jobs 0", "jobs must be at least 1, got 0."),
-        ("demo --seeds 0", "seeds and steps must be at least 1, got 0 and 800."),
-        ("demo --steps 0", "seeds and steps must be at least 1, got 3 and 0."),
+        ("demo --seeds 0", "seeds must be at least 1, got 0."),
+        ("demo --steps 0", "steps must be at least 1, got 0."),
         ("data path letters", "there is no dataset 'letters'."),
         ("data fetch letters", "there is no dataset 'letters'."),
         ("report nowhere", "there is no folder nowhere. Name the folder that the runs were written to."),
@@ -137,8 +137,8 @@ def test_a_folder_that_cannot_be_made(command: str, capsys: pytest.CaptureFixtur
     """A file is in the way: a refusal that also root gets."""
     Path("file").write_text("")
     more = ["--dataset", "mnist-5k"] if command == "train" else []
-    assert "'file/runs'" in fails([command, "--out", "file/runs", *more], capsys)
-    assert "'file'" in fails([command, "--out", "file", *more], capsys)
+    assert "cannot make runs in file: Not a directory" in fails([command, "--out", "file/runs", *more], capsys)
+    assert "cannot make file in .: File exists" in fails([command, "--out", "file", *more], capsys)
 
 
 @pytest.mark.parametrize("arguments", ["train --steps many", "train --unknown 1", "data carry", "demolish", ""])

@@ -179,7 +179,7 @@ def test_the_step_schedule() -> None:
         ({"method": "restart"}, "restart starts from a pruning run"),
         ({"method": "lottery", "mask_from": PARENT, "rewind_step": 9}, r"rewind_step 9 was not kept.*are \[8\]"),
         ({"method": "dense", "control": "signs"}, "control and start_noise change a masked start; 'dense' has none"),
-        ({"start_noise": -1.0}, "start_noise and holdout must not be negative, got -1.0 and 0"),
+        ({"start_noise": -1.0}, "start_noise must be at least 0, got -1.0"),
         ({"snapshots": (21,)}, r"snapshots must be steps from 0 to 20, got \[21\]"),
         ({"control": "nothing"}, "control must be one of none, shuffled_masks"),
         ({"schedule": "linear"}, "schedule must be one of cosine, step"),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sparseflow._checks import check_masks
+from sparseflow.boundary import checked
 from sparseflow.types import Masks
 
 
@@ -41,6 +42,7 @@ def named_parameters(state: Mapping[str, Tensor], names: Iterable[str] | None) -
     return {name: state[name].detach() for name in chosen}
 
 
+@checked()
 def parameter_vector(
     state: Mapping[str, Tensor], masks: Masks | None = None, *, names: Iterable[str] | None = None
 ) -> Tensor:
@@ -82,6 +84,7 @@ def _check_pair(a: Tensor, b: Tensor) -> None:
         )
 
 
+@checked()
 def l2_distance(a: Tensor, b: Tensor) -> float:
     r"""Euclidean distance :math:`\|a - b\|_2`, in float64.
 
@@ -99,6 +102,7 @@ def l2_distance(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).norm())
 
 
+@checked()
 def cosine_similarity(a: Tensor, b: Tensor) -> float:
     r"""Cosine of the angle between two vectors, :math:`\langle a, b \rangle / (\|a\| \|b\|)` in [-1, 1].
 
@@ -129,6 +133,7 @@ class NormMatched(NamedTuple):
     """That of the vector drawn."""
 
 
+@checked()
 def norm_matched_distance(vector: Tensor, reference: Tensor, *, generator: torch.Generator) -> NormMatched:
     r"""Distance to the reference of a random direction with the vector's norm: what the norms alone explain.
 
@@ -158,6 +163,7 @@ def norm_matched_distance(vector: Tensor, reference: Tensor, *, generator: torch
     return NormMatched(math.hypot(length, float(reference.double().norm())), l2_distance(drawn, reference))
 
 
+@checked()
 def distance_matrix(vectors: Sequence[Tensor]) -> Tensor:
     """Euclidean distances between all vectors, ``(m, m)`` in float64 with a zero diagonal.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sparseflow._checks import check_finite
+from sparseflow.boundary import checked
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
@@ -23,6 +24,7 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return logits.double().log_softmax(-1)
 
 
+@checked()
 def kl_divergence(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     r"""Kullback-Leibler divergence of q from p for each example; swap the arguments for the other direction.
 

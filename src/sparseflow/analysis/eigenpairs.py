@@ -9,6 +9,8 @@ from torch import Tensor
 
 from sparseflow.analysis.krylov import BLOCK, Operator, norm, orthogonalize_, unit
 from sparseflow.analysis.spectrum import Product
+from sparseflow.boundary import checked
+from sparseflow.ranges import Range
 
 
 class Eigenpairs(NamedTuple):
@@ -26,6 +28,7 @@ class Eigenpairs(NamedTuple):
     """Number of products, those for the residuals included."""
 
 
+@checked(tolerance=Range(0, with_low=False), max_products=Range(1))
 def extreme_eigenpairs(
     product: Product,
     size: int,

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from sparseflow._checks import check_finite
+from sparseflow.boundary import checked
+from sparseflow.ranges import Range
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Embedding:
     r"""Kruskal's stress-1, :math:`\sqrt{\mathrm{stress} / \sum_{i<j} d_{ij}^2}`; Kruskal: 0.05 is good, 0.2 poor."""
 
 
+@checked(tolerance=Range(0, with_low=False), max_iterations=Range(1))
 def metric_mds(
     distances: Tensor,
     *,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sparseflow._checks import check_choice, check_finite
 from sparseflow.analysis.divergences import log_probabilities
 from sparseflow.batches import each, forward, output_of
+from sparseflow.boundary import checked
 from sparseflow.gradients import undisturbed
 from sparseflow.types import Batches
 
@@ -15,6 +16,7 @@ from sparseflow.types import Batches
 ENSEMBLES = ("probabilities", "logits", "votes")
 
 
+@checked()
 def collect_logits(model: nn.Module, batches: Batches) -> Tensor:
     """The model's outputs for all examples in order, in eval mode and without side effects.
 
@@ -43,6 +45,7 @@ def collect_logits(model: nn.Module, batches: Batches) -> Tensor:
     return torch.cat(found)
 
 
+@checked()
 def ensemble_predictions(logits: Tensor, how: str = "probabilities") -> Tensor:
     r"""The class that several models choose together, for each example.
 
@@ -80,6 +83,7 @@ def ensemble_predictions(logits: Tensor, how: str = "probabilities") -> Tensor:
     return torch.where(votes == votes.amax(-1, keepdim=True), probabilities, -1.0).argmax(-1)
 
 
+@checked()
 def ensemble_accuracy(logits: Tensor, labels: Tensor, how: str = "probabilities") -> float:
     """Fraction of examples that several models get right together.
 

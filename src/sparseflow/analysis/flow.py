@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from sparseflow._fast import zero_inactive_
 from sparseflow.analysis.layout import check_masked
 from sparseflow.batches import each, forward, loss_of
+from sparseflow.boundary import checked
 from sparseflow.gradients import loss_gradient, trainable, undisturbed
+from sparseflow.ranges import Range
 from sparseflow.sharded import full, local, shard_like
 from sparseflow.types import Batches, LossFn, Masks, MaskUpdate
 
@@ -38,6 +40,7 @@ class GradientFlow:
         return math.sqrt(self.squared_norm)
 
 
+@checked()
 def gradient_flow(
     model: nn.Module,
     loss_fn: LossFn | None,
@@ -111,6 +114,7 @@ class Descent(NamedTuple):
     r""":math:`L(w) - L(w - \eta g)`."""
 
 
+@checked(learning_rate=Range(0, with_low=False))
 def descent(
     model: nn.Module,
     loss_fn: LossFn | None,

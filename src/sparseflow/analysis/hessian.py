@@ -15,6 +15,8 @@ from sparseflow.analysis.closed_form.compute import closed_form
 from sparseflow.analysis.layout import active_parameters
 from sparseflow.analysis.products import Objective, check_second_derivatives
 from sparseflow.batches import each
+from sparseflow.boundary import checked
+from sparseflow.ranges import Range
 from sparseflow.types import Batches, LossFn, Masks
 
 
@@ -22,6 +24,7 @@ class SlowHessianWarning(UserWarning):
     """Warning that a Hessian has no closed form and takes one Hessian-vector product for each row."""
 
 
+@checked(max_bytes=Range(0))
 def hessian(
     model: nn.Module,
     batches: Batches,

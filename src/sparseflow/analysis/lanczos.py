@@ -13,6 +13,8 @@ from sparseflow.analysis.krylov import Operator, check_count, norm, orthogonaliz
 from sparseflow.analysis.products import hessian_product
 from sparseflow.analysis.smoothing import even_grid, gaussian_mixture, kernel_variance
 from sparseflow.analysis.spectrum import Product, rayleigh_quotient
+from sparseflow.boundary import checked
+from sparseflow.ranges import Range
 from sparseflow.types import Batches, LossFn, Masks
 
 
@@ -33,6 +35,7 @@ class Tridiagonal(NamedTuple):
         return nodes, vectors[0].square()
 
 
+@checked()
 def lanczos(
     product: Product,
     size: int,
@@ -125,6 +128,7 @@ class LanczosDensity(NamedTuple):
     products: int
 
 
+@checked(margin=Range(0))
 def lanczos_density(
     product: Product,
     size: int,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
 from sparseflow.analysis.at_weights import Progress, Recalibration, measure_at, weights_of
+from sparseflow.boundary import checked
 from sparseflow.masks.select import maskable
 from sparseflow.types import Batches, LossFn, Masks
 
@@ -32,6 +33,7 @@ class PathLosses:
     """In [0, 1]; NaN where the targets are no classes."""
 
 
+@checked()
 def linear_path(
     model: nn.Module,
     start: Mapping[str, Tensor],
@@ -111,6 +113,7 @@ def _check_on_masks(values: Mapping[str, Tensor], masks: Masks, *, name: str) ->
             )
 
 
+@checked()
 def barrier(alphas: Sequence[float], losses: Sequence[float]) -> float:
     r"""Height of the loss barrier between the two ends of a path.
 
@@ -135,6 +138,7 @@ def barrier(alphas: Sequence[float], losses: Sequence[float]) -> float:
     return max([0.0, *(loss - ((1 - alpha) * first + alpha * last) for alpha, loss in inside[1:-1])])
 
 
+@checked()
 def area_under_log_loss(alphas: Sequence[float], losses: Sequence[float]) -> float:
     r"""Area under the logarithm of the loss between the two ends, by the trapezoid rule.
 

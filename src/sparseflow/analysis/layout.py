@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_masks, check_zero_off_mask
 from sparseflow.attached import check_current
+from sparseflow.boundary import checked
 from sparseflow.gradients import trainable
 from sparseflow.masks.select import maskable
 from sparseflow.types import Masks
@@ -77,6 +78,7 @@ class ActiveLayout:
         return {name: _put(vector[part], self.positions[name], self.shapes[name]) for name, part in self.slices.items()}
 
 
+@checked()
 def active_parameters(model: nn.Module, masks: Masks | None = None) -> ActiveLayout:
     """The order of gradients, Hessians and directions of a sparse network: trainable entries and nothing else.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparseflow.analysis.at_weights import Progress, Recalibration, measure_at, weights_of
 from sparseflow.analysis.distances import named_parameters
+from sparseflow.boundary import checked
 from sparseflow.types import Batches, LossFn
 
 
@@ -50,6 +51,7 @@ class PlaneLosses:
     """``(len(ys), len(xs))``, in [0, 1]; NaN where the targets are no classes."""
 
 
+@checked()
 def plane(
     origin: Mapping[str, Tensor],
     a: Mapping[str, Tensor],

@@ -16,12 +16,15 @@ from torch.autograd.graph import saved_tensors_hooks
 from sparseflow._checks import check_finite
 from sparseflow.analysis.layout import ActiveLayout, active_parameters
 from sparseflow.batches import Batch, arguments, each, loss_of, map_tensors
+from sparseflow.boundary import checked
 from sparseflow.gradients import trainable, twice_differentiable, undisturbed
 from sparseflow.masks.select import unwrap
+from sparseflow.ranges import Range
 from sparseflow.sparsifier.stored import stored_weights
 from sparseflow.types import Batches, LossFn, Masks
 
 
+@checked(graph_bytes=Range(0))
 def hessian_product(
     model: nn.Module,
     batches: Batches,

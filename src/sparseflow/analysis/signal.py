@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from sparseflow.analysis.layout import check_masked
 from sparseflow.batches import forward, loss_of
+from sparseflow.boundary import checked
 from sparseflow.gradients import undisturbed
 from sparseflow.masks.select import maskable, unwrap
 from sparseflow.types import LossFn, Masks
@@ -33,6 +34,7 @@ class LayerSignal:
     """Share of units that receive no gradient at all."""
 
 
+@checked()
 def signal(
     model: nn.Module,
     inputs: Any,

@@ -13,6 +13,7 @@ from torch import Tensor
 from sparseflow._checks import check_finite
 from sparseflow.analysis.divergences import js_divergence, kl_divergence
 from sparseflow.analysis.ensembles import ENSEMBLES, ensemble_accuracy
+from sparseflow.boundary import checked
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Similarity:
     jsd_with_reference: Spread | None = None
 
 
+@checked()
 def disagreement(a: Tensor, b: Tensor) -> float:
     r"""Fraction of examples on which two models predict different classes.
 
@@ -100,6 +102,7 @@ def disagreement(a: Tensor, b: Tensor) -> float:
     return float((a.argmax(-1) != b.argmax(-1)).double().mean())
 
 
+@checked()
 def pairwise_disagreement(logits: Tensor) -> Spread:
     """Disagreement of every unordered pair of models, pairs in the order (0, 1), (0, 2), ..., (1, 2), ...
 
@@ -119,6 +122,7 @@ def pairwise_disagreement(logits: Tensor) -> Spread:
     return Spread(tuple(disagreement(a, b) for a, b in itertools.combinations(logits, 2)), logits.shape[1])
 
 
+@checked()
 def disagreement_with_reference(logits: Tensor, reference: Tensor) -> Spread:
     """Disagreement of every model with one other, such as the pruning solution.
 
@@ -138,6 +142,7 @@ def disagreement_with_reference(logits: Tensor, reference: Tensor) -> Spread:
     return Spread(tuple(disagreement(each, reference) for each in logits), reference.shape[0])
 
 
+@checked()
 def compare_functions(logits: Tensor, labels: Tensor, reference: Tensor | None = None) -> Similarity:
     r"""All numbers of the paper's tables on the functions of a set of models, on the same test examples.
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from sparseflow.analysis.spectrum import checked_spectrum
+from sparseflow.boundary import checked
+from sparseflow.ranges import Range
 
 
 class Density(NamedTuple):
@@ -19,6 +21,7 @@ class Density(NamedTuple):
     """Share of the eigenvalues per unit of the grid, float64."""
 
 
+@checked(margin=Range(0))
 def spectral_density(
     eigenvalues: Tensor,
     *,

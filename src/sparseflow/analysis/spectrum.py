@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from sparseflow._checks import check_finite
+from sparseflow.boundary import checked
+from sparseflow.ranges import Range
 
 #: ``product(v) = H v`` for a symmetric ``H``: both vectors are ``(P,)``.
 Product = Callable[[Tensor], Tensor]
 
 
+@checked()
 def eigenvalues(hessian: Tensor) -> Tensor:
     r"""All eigenvalues of a symmetric matrix, ascending, in float64.
 
@@ -63,6 +66,7 @@ class SpectrumSummary(NamedTuple):
     trace: float
 
 
+@checked()
 def summarize(eigenvalues: Tensor, *, threshold: float = 1e-3) -> SpectrumSummary:
     r"""The numbers of a spectrum in the paper's claims.
 
@@ -90,6 +94,7 @@ def summarize(eigenvalues: Tensor, *, threshold: float = 1e-3) -> SpectrumSummar
     )
 
 
+@checked()
 def rayleigh_quotient(hessian: Tensor | Product, gradient: Tensor) -> float:
     r"""Curvature along the gradient, which gives the second-order term of one gradient step.
 
@@ -114,6 +119,7 @@ def rayleigh_quotient(hessian: Tensor | Product, gradient: Tensor) -> float:
     return float(gradient.double() @ product.double()) / squared
 
 
+@checked(outliers=Range(0))
 def positive_bulk(eigenvalues: Tensor, *, floor: float, outliers: int = 10) -> Tensor:
     """The positive eigenvalues without those near zero and without the largest ones, ascending.
 
@@ -133,6 +139,7 @@ def positive_bulk(eigenvalues: Tensor, *, floor: float, outliers: int = 10) -> T
     return values[values > floor]
 
 
+@checked(outliers=Range(0))
 def bulk_distance(a: Tensor, b: Tensor, *, threshold: float = 1e-3, outliers: int = 10) -> float:
     r"""Kolmogorov-Smirnov distance between the positive bulks of two spectra: 0 if alike, 1 if apart.
 

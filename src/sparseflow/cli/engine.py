@@ -23,6 +23,7 @@ from torch import Tensor, nn
 import sparseflow as sf
 from sparseflow.atomic import write_atomically
 from sparseflow.networks import build_network, networks_for
+from sparseflow.ranges import Count, Positive, Range, Sparsity
 from sparseflow.rng import stream
 from sparseflow.sealed import to_json
 from sparseflow.training.digits import DigitRun
@@ -38,8 +39,9 @@ _out = Console()
 _err = Console(stderr=True)
 
 _OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
-_OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
-_OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT")]
+
+#: More than torch can start end the process.
+Threads = Annotated[int, Range(1, 1024)]
 
 #: Share of zeros that a dense model may have by chance: random numbers are sometimes 0.
 _BY_CHANCE = 0.01
@@ -94,25 +96,23 @@ class Bench:
 
     model: tyro.conf.Positional[str]
     """Folder of a run, lenet5[-small], mlp[-small], or package.module:function."""
-    sparsity: _OptionalFloat = None
+    sparsity: Annotated[Sparsity | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Zero fraction, at random places; None: the zeros that are there, else 0.95."""
-    batch: int = 128
+    batch: Count = 128
     """Examples in a step."""
-    threads: _OptionalInt = None
+    threads: Annotated[Threads | None, tyro.conf.arg(metavar="INT")] = None
     """None: as many as torch takes."""
-    input_shape: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT...")] = None
+    input_shape: Annotated[tuple[Count, ...] | None, tyro.conf.arg(metavar="INT...")] = None
     """Of one example, such as 3 32 32; for a model of your own."""
     forward_only: bool = False
     """Inference; else forward and backward."""
-    seconds: float = 0.5
+    seconds: Positive = 0.5
     """To spend on each layer and on the whole."""
     json: _OptionalPath = None
     """Also write the numbers there."""
 
     def run(self) -> None:
         """Measure, and print the table and the winner."""
-        if self.batch < 1 or (self.threads is not None and self.threads < 1):
-            raise ValueError(f"batch and threads must be at least 1, got {self.batch} and {self.threads}.")
         _check_folders(self.json)
         with _one_line_if_missing(), _threads(self.threads):
             from sparseflow.engine.speed.auto import compile_sparse

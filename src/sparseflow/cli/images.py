@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sparseflow.ranges import Count, WholeNumber
 from sparseflow.training.config import pruning_parent
 from sparseflow.training.images import PAPER, ImageRun, paper_run, rescaled
 
@@ -31,13 +32,13 @@ class TrainImages:
     """Folder of all runs."""
     data: _OptionalPath = None
     """Folder of the images; None: the Hugging Face hub."""
-    short: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="STEPS BATCH")] = None
+    short: Annotated[tuple[Count, Count] | None, tyro.conf.arg(metavar="STEPS BATCH")] = None
     """The same run on fewer and smaller steps; all that is counted in steps shrinks."""
     pruned_mask: bool = False
     """Start from a pruning run's masks."""
     fsdp: bool = False
     """Each process keeps only its part of the network."""
-    workers: int = 0
+    workers: WholeNumber = 0
     """Processes that decode images, for each rank."""
 
     def run(self) -> None:

@@ -19,6 +19,7 @@ from rich.table import Column, Table
 from sparseflow._fast import has_numba
 from sparseflow.cli.engine import Bench, Export
 from sparseflow.cli.reproduce import Reproduce
+from sparseflow.ranges import Count, checked_fields
 from sparseflow.training.config import pruning_parent
 from sparseflow.training.digits import DigitRun
 
@@ -34,11 +35,11 @@ class Demo:
 
     out: Path = Path("runs/demo")
     """Folder of the runs; the page is <out>/report/index.html."""
-    seeds: int = 3
+    seeds: Count = 3
     """Repetitions of every network."""
-    steps: int = 800
+    steps: Count = 800
     """Optimizer steps of each run."""
-    jobs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    jobs: Annotated[Count | None, tyro.conf.arg(metavar="INT")] = None
     """Processes, one thread each; None: one per CPU."""
     ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """Ray cluster; its machines share --out."""
@@ -184,7 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given[:2] == ["train", "images"]:
             from sparseflow.cli.images import train_images_command
 
-            train_images_command(given[2:]).run()
+            images = train_images_command(given[2:])
+            checked_fields(images)
+            images.run()
             return
         command = tyro.extras.subcommand_cli_from_dict(
             _COMMANDS,
@@ -193,6 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             args=given,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
+        checked_fields(command)
         command.run()
     except KeyboardInterrupt:
         _err.print("sparseflow: stopped; the same command continues where it was.")
@@ -213,7 +217,8 @@ def _tell(error: Exception) -> None:
     rank = os.environ.get("RANK", "0")
     if rank != "0" and isinstance(error, OnEveryRankError | FloatingPointError):
         return
-    print(f"sparseflow: {'' if rank == '0' else f'rank {rank}: '}{error}", file=sys.stderr)
+    said = " ".join([str(error), *getattr(error, "__notes__", [])])
+    print(f"sparseflow: {'' if rank == '0' else f'rank {rank}: '}{said}", file=sys.stderr)
 
 
 def _signal(path: Path, *, networks: int) -> pd.DataFrame:

@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Column, Table
 
+from sparseflow.ranges import Count, Positive
+
 if TYPE_CHECKING:
     from sparseflow.paper.reproduce import Matrix
 
@@ -39,9 +41,9 @@ class Reproduce:
     """MNIST: demo, paper (hours). Images: smoke, cifar (hours), imagenet (GPU months)."""
     only: tuple[str, ...] = ()
     """Of the items, only these."""
-    seeds: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    seeds: Annotated[Count | None, tyro.conf.arg(metavar="INT")] = None
     """Repetitions of every cell; None: as the claims need."""
-    jobs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    jobs: Annotated[Count | None, tyro.conf.arg(metavar="INT")] = None
     """Processes, one thread each; None: one per CPU."""
     ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """Ray cluster; its machines share --out."""
@@ -53,7 +55,7 @@ class Reproduce:
     """Folder of datasets; None: $SPARSEFLOW_DATA, or a cache."""
     list: bool = False
     """Show every item and its cost, and train nothing."""
-    tflops: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    tflops: Annotated[Positive | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Of a GPU, for the cost of imagenet; None: 60."""
 
     def run(self) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
 from sparseflow.attached import check_current
+from sparseflow.boundary import checked
 from sparseflow.engine.files.pretrained import SavePretrained, give_save_pretrained_
 from sparseflow.engine.layers.chain import SparseSequential, is_joined
 from sparseflow.engine.layers.modules import (
@@ -62,6 +63,7 @@ def why_not(module: nn.Module, *, shared: bool = False) -> str | None:
     return None
 
 
+@checked()
 def convertible(model: nn.Module, masks: Masks) -> dict[str, str | None]:
     """Masked weight -> the reason why the engine leaves it masked, or ``None`` if it can take it.
 
@@ -86,6 +88,7 @@ def convertible(model: nn.Module, masks: Masks) -> dict[str, str | None]:
     return found
 
 
+@checked()
 def convert(model: nn.Module, masks: Masks, *, only: Collection[str] | None = None) -> nn.Module:
     """A copy of the model whose masked linear and convolution layers hold and compute active weights only.
 
@@ -159,6 +162,7 @@ def _computed(model: nn.Module) -> dict[int, Tensor]:
     }
 
 
+@checked()
 def sparse_layers(model: nn.Module) -> dict[str, SparseLayer]:
     """Name of the dense weight -> the layer that holds its active values.
 
@@ -172,11 +176,13 @@ def sparse_layers(model: nn.Module) -> dict[str, SparseLayer]:
     }
 
 
+@checked()
 def masks_of(model: nn.Module) -> dict[str, Tensor]:
     """The masks of a model's sparse layers, by the name of the dense weight."""
     return {name: layer.pattern.mask() for name, layer in sparse_layers(model).items()}
 
 
+@checked()
 def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state of the dense model with its own plain names: zeros where there are no weights.
 
@@ -200,6 +206,7 @@ def _dense_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, tensor
 
 
+@checked()
 def to_dense(model: nn.Module) -> nn.Module:
     """A copy of the model with dense layers and zeros, as it was before :func:`convert`.
 

@@ -29,6 +29,7 @@ from torch.nn.init import calculate_gain
 
 from sparseflow._checks import check_choice
 from sparseflow._fast import count_true, zero_inactive_
+from sparseflow.boundary import checked
 from sparseflow.masks.fans import PLAIN, Layout, dense_fans, fan_in, fan_out
 
 Mode = Literal["fan_in", "fan_out", "fan_avg"]
@@ -51,6 +52,7 @@ def _check(weight: Tensor, mask: Tensor, *, mode: str, scaling: str) -> None:
         )
 
 
+@checked()
 def scale_to_mask_(
     weight: Tensor,
     mask: Tensor,
@@ -138,6 +140,7 @@ def _draw_(
             torch.nn.init.trunc_normal_(weight, 0.0, wide, -2 * wide, 2 * wide, generator=generator)
 
 
+@checked()
 def kaiming_normal_(
     weight: Tensor,
     mask: Tensor,
@@ -186,6 +189,7 @@ def kaiming_normal_(
     return scale_to_mask_(weight, mask, mode=mode, scaling=scaling, layout=layout, live_inputs=live_inputs)
 
 
+@checked()
 def kaiming_uniform_(
     weight: Tensor,
     mask: Tensor,
@@ -217,6 +221,7 @@ def kaiming_uniform_(
     return scale_to_mask_(weight, mask, mode=mode, scaling=scaling, layout=layout, live_inputs=live_inputs)
 
 
+@checked()
 def kaiming_truncated_normal_(
     weight: Tensor,
     mask: Tensor,
@@ -249,6 +254,7 @@ def kaiming_truncated_normal_(
     return scale_to_mask_(weight, mask, mode=mode, scaling=scaling, layout=layout, live_inputs=live_inputs)
 
 
+@checked()
 def xavier_normal_(
     weight: Tensor,
     mask: Tensor,
@@ -277,6 +283,7 @@ def xavier_normal_(
     return scale_to_mask_(weight, mask, mode="fan_avg", scaling=scaling, layout=layout, live_inputs=live_inputs)
 
 
+@checked()
 def xavier_uniform_(
     weight: Tensor,
     mask: Tensor,

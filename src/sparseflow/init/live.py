@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
 from sparseflow.batches import forward, map_tensors
+from sparseflow.boundary import checked
 from sparseflow.gradients import undisturbed
 from sparseflow.masks.fans import PLAIN, Layout, fan_in
 from sparseflow.masks.layers import row
@@ -27,6 +28,7 @@ _CENTRING = (nn.LayerNorm, nn.GroupNorm)
 _LENGTHS = (224, 96, 64, 48, 32, 28, 16, 8, 4, 1)
 
 
+@checked()
 def live_inputs(model: nn.Module, masks: Masks, *, example_inputs: Any = None) -> dict[str, Tensor]:
     r"""Mark the weights whose input can be nonzero.
 

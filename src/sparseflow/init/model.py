@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_choice, check_masks, check_values
+from sparseflow.boundary import checked
 from sparseflow.init.fill import INITIALIZERS, Scaling
 from sparseflow.init.live import live_inputs
 from sparseflow.init.schemes import SCHEMES
@@ -22,6 +23,7 @@ from sparseflow.sharded import full
 from sparseflow.types import Masks
 
 
+@checked()
 def initialize_(
     model: nn.Module,
     masks: Masks,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_sparsity
 from sparseflow.batches import each, forward, loss_of, map_tensors, output_of
+from sparseflow.boundary import checked
 from sparseflow.gradients import loss_gradient, trainable, twice_differentiable, undisturbed
 from sparseflow.masks.make import apply_masks_, dense_masks, score_masks
 from sparseflow.masks.select import Rule, prunable, unwrap
@@ -19,6 +20,7 @@ from sparseflow.precision import in_widest_dtype
 from sparseflow.types import Batches, LossFn
 
 
+@checked()
 def snip(
     model: nn.Module,
     loss_fn: LossFn | None,
@@ -53,6 +55,7 @@ def snip(
     return {name: (weight.parameter.detach() * gradient[name]).abs() for name, weight in chosen.items()}
 
 
+@checked()
 def grasp(
     model: nn.Module,
     loss_fn: LossFn | None,
@@ -108,6 +111,7 @@ def grasp(
     return {name: weight.parameter.detach() * product[name] for name, weight in chosen.items()}
 
 
+@checked()
 def synflow_masks(
     model: nn.Module,
     sparsity: float,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_choice, check_masks, check_names, check_sparsity, check_values
 from sparseflow._fast import zero_inactive_
+from sparseflow.boundary import checked
 from sparseflow.masks.allocation import ALLOCATIONS
 from sparseflow.masks.select import Rule, Weight, left_out, maskable, prunable, weights
 from sparseflow.masks.topk import active_count, topk_mask, topk_masks
@@ -38,6 +39,7 @@ def _shapes(weights: Mapping[str, Weight]) -> dict[str, torch.Size]:
     return {name: weight.parameter.shape for name, weight in weights.items()}
 
 
+@checked()
 def dense_masks(
     model: nn.Module, *, include: Iterable[Rule] = (), exclude: Iterable[Rule] = (), first_layer_dense: bool = False
 ) -> dict[str, Tensor]:
@@ -52,6 +54,7 @@ def dense_masks(
     return {name: _empty_like(weight.parameter).fill_(True) for name, weight in chosen.items()}
 
 
+@checked()
 def random_masks(
     model: nn.Module,
     sparsity: float,
@@ -92,6 +95,7 @@ def random_masks(
     return masks
 
 
+@checked()
 def magnitude_masks(
     model: nn.Module,
     sparsity: float,
@@ -127,6 +131,7 @@ def magnitude_masks(
     return score_masks(scores, sparsity, scope=scope, allocation=allocation, seed=seed, overrides=overrides)
 
 
+@checked()
 def score_masks(
     scores: Mapping[str, Tensor],
     sparsity: float,
@@ -168,6 +173,7 @@ def score_masks(
     return topk_masks(scores, count, ties=stream(seed, "ties"))
 
 
+@checked()
 def apply_masks_(model: nn.Module, masks: Masks) -> nn.Module:
     """Set every inactive weight of the model to exactly zero, in place; also for copies such as an EMA.
 
@@ -205,6 +211,7 @@ def _empty_like(parameter: Tensor) -> Tensor:
     return torch.empty_like(parameter, dtype=torch.bool, device=device, requires_grad=False)
 
 
+@checked()
 def sparsity_of(masks: Masks, model: nn.Module | None = None) -> float:
     """Fraction of zeros over all masks together; weights without a mask do not count.
 
@@ -232,6 +239,7 @@ def sparsity_of(masks: Masks, model: nn.Module | None = None) -> float:
     return 1 - sum(map(num_true, masks.values())) / total
 
 
+@checked()
 def overlap(a: Masks, b: Masks) -> dict[str, float]:
     r"""Share of the active weights of ``a`` that are active in ``b`` too, per layer: :math:`|a \cap b| / |a|`.
 

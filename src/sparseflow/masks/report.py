@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_masks, check_sparsity
 from sparseflow.attached import check_current
+from sparseflow.boundary import checked
 from sparseflow.masks.fans import PLAIN, Layout, fan_in, unit_counts
 from sparseflow.masks.select import Rule, Weight, left_out, maskable, weights
 from sparseflow.sharded import full, num_true
@@ -35,6 +36,7 @@ class MaskStatistics:
     """Standard deviation over mean of the fan-in over units (population); 0 for equal units, or none active."""
 
 
+@checked()
 def mask_statistics(mask: Tensor, layout: Layout = PLAIN) -> MaskStatistics:
     """Dead ends and the spread of the fan-in of one mask.
 
@@ -122,6 +124,7 @@ class SparsityReport:
         ]
 
 
+@checked()
 def sparsity_report(
     model: nn.Module,
     masks: Masks,

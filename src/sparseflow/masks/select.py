@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim.swa_utils import AveragedModel
 
+from sparseflow.boundary import checked
 from sparseflow.masks.fans import Layout
 from sparseflow.masks.layers import LAYERS as LAYERS
 from sparseflow.masks.layers import layouts, row_name
@@ -217,6 +218,7 @@ def _is_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.dim() > 1 and parameter.shape[0] > 1 and ("proj" in local or not _NO_MATRIX.search(local))
 
 
+@checked()
 def prunable(
     model: nn.Module, *, include: Iterable[Rule] = (), exclude: Iterable[Rule] = (), first_layer_dense: bool = False
 ) -> dict[str, Weight]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sparseflow._checks import check_choice, check_fraction, check_steps
 from sparseflow._fast import count_true
+from sparseflow.boundary import checked
 from sparseflow.masks.topk import topk_mask
 from sparseflow.methods.base import Layer, Swap
 from sparseflow.methods.run import UnfinishedWarning
@@ -21,6 +22,7 @@ from sparseflow.methods.scores import ScoreFn
 from sparseflow.types import MaskUpdate
 
 
+@checked()
 def drop_and_grow(
     mask: Tensor, drop_score: Tensor, grow_score: Tensor, num_drop: int, num_grow: int, *, regrow: bool = True
 ) -> MaskUpdate:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sparseflow._checks import check_choice, check_names, check_sparsity, check_steps
+from sparseflow.boundary import checked
 from sparseflow.masks.allocation import uniform
 from sparseflow.masks.topk import active_count, topk_mask, topk_masks
 from sparseflow.methods.base import Layer
@@ -190,6 +191,7 @@ def _check_one_stays(name: str, size: int, sparsity: float) -> None:
         )
 
 
+@checked()
 def OneShot(*, sparsity: float | Mapping[str, float], at: int, scope: str = "layer") -> GMP:  # noqa: N802 - beside GMP
     """One-shot magnitude pruning: everything at once after ``at`` optimizer steps.
 

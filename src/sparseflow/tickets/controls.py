@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
+from sparseflow.boundary import checked
 from sparseflow.masks.select import maskable
 from sparseflow.rng import stream
 from sparseflow.types import Masks
 
 
+@checked()
 def shuffle_masks(masks: Masks, *, seed: int) -> dict[str, Tensor]:
     """Masks with the same counts in each layer and other positions, drawn uniformly.
 
@@ -42,6 +44,7 @@ def shuffle_masks(masks: Masks, *, seed: int) -> dict[str, Tensor]:
     return shuffled
 
 
+@checked()
 def shuffle_weights_(model: nn.Module, masks: Masks, *, seed: int) -> nn.Module:
     r"""Permute the active weights within each layer, in place: same mask, same values, other connections.
 
@@ -72,6 +75,7 @@ def shuffle_weights_(model: nn.Module, masks: Masks, *, seed: int) -> nn.Module:
     return model
 
 
+@checked()
 def keep_signs_(model: nn.Module, masks: Masks) -> nn.Module:
     r"""Give all active weights of a layer one magnitude and their own signs, in place; the layer's norm stays.
 
@@ -99,6 +103,7 @@ def keep_signs_(model: nn.Module, masks: Masks) -> nn.Module:
     return model
 
 
+@checked()
 def perturb_(model: nn.Module, masks: Masks, *, relative_std: float, seed: int) -> nn.Module:
     r"""Add Gaussian noise to the active weights, scaled by their own spread in the layer, in place.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_choice, check_masks
+from sparseflow.boundary import checked
 from sparseflow.masks.make import apply_masks_
 from sparseflow.masks.select import maskable, unwrap
 from sparseflow.sparsifier.kinds import initial_rate
@@ -20,6 +21,7 @@ from sparseflow.types import Masks
 State = Mapping[str, Tensor]
 
 
+@checked()
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
     """A copy of every parameter and buffer at this moment, to :func:`rewind_` to later.
 
@@ -35,6 +37,7 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in _tensors(unwrap(model).state_dict()).items()}
 
 
+@checked()
 def rewind_(
     model: nn.Module,
     state: State,
@@ -88,6 +91,7 @@ def rewind_(
     return model
 
 
+@checked()
 def reset_optimizer_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Make an optimizer as good as new, in place: no momentum, no gradients, the learning rates of its beginning.
 

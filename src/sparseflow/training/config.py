@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
@@ -14,6 +13,7 @@ from torch import nn
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.methods.base import Method
 from sparseflow.networks.registry import NETWORKS
+from sparseflow.ranges import checked_fields
 from sparseflow.training.names import METHODS, MethodRow
 from sparseflow.training.naming import changed, defaults_of, hash_of
 from sparseflow.training.optimizer import LearningRates, sgd
@@ -93,8 +93,6 @@ class RunConfig(ABC):
     channels_last: bool = False
     compiled: bool = False
 
-    #: Fields that count something, beside steps, batch size and periods; each is at least 1.
-    counted: ClassVar[Collection[str]] = ()
     #: Fields that a run shares with the pruning run that it starts from.
     shared_with_parent: ClassVar[Collection[str]]
     #: Fields that a pruning run does not look at.
@@ -257,23 +255,10 @@ class RunConfig(ABC):
 
     def __post_init__(self) -> None:
         self._normalise()
-        if not 0 <= self.sparsity < 1:
-            raise ValueError(f"sparsity must be in [0, 1), got {self.sparsity!r}. For 95% zeros write 0.95, not 95.")
         known: dict[str, Collection[str]] = {"method": METHODS, "init": SCHEMES, "engine": ENGINES, **self.choices()}
         for name, choices in known.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
-        periods = [name for name in defaults_of(type(self)) if name.endswith("_every")]
-        for name in ("steps", "batch_size", *self.counted, *periods):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}.")
-        if not (0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.momentum < 1):
-            raise ValueError(
-                "learning_rate must be positive, weight_decay not negative and momentum in [0, 1), got "
-                f"{self.learning_rate!r}, {self.weight_decay!r}, {self.momentum!r}."
-            )
-        if not 0 <= self.drop_fraction <= 1:
-            raise ValueError(f"drop_fraction must be in [0, 1], got {self.drop_fraction!r}.")
         if self.engine == "sparse" and self.updater().gradient_decay:
             raise ValueError(
                 f"{self.method} looks at the dense gradient of every step, which the sparse engine does not compute. "
@@ -285,13 +270,8 @@ class RunConfig(ABC):
 
     def _normalise(self) -> None:
         # 0 and 0.0 are equal and print differently: without this, equal configs could have two names.
-        for name, default in defaults_of(type(self)).items():
-            if isinstance(default, int | float) and not isinstance(default, bool):
-                given = getattr(self, name)
-                value = type(default)(given)
-                if value != given and given == given:
-                    raise ValueError(f"{name} must be a whole number, got {given!r}.")
-                object.__setattr__(self, name, value + 0)  # -0.0 + 0 is 0.0
+        for name, value in checked_fields(self).items():
+            object.__setattr__(self, name, value)
         object.__setattr__(self, "snapshots", tuple(sorted(set(self.snapshots))))
 
     def _check_start(self) -> None:
@@ -302,6 +282,8 @@ class RunConfig(ABC):
                     f"{self.method} starts from a pruning run: give mask_from, or --pruned-mask on the command line."
                 )
             return
+        if not isinstance(parent, type(self)):
+            raise TypeError(f"mask_from must be a {type(self).__name__}, got {type(parent).__name__}.")
         if parent.method != "prune":
             raise ValueError(f"mask_from must be a run of method 'prune', got {parent.method!r}.")
         if self.row.start == "dense":

@@ -12,6 +12,7 @@ from sparseflow.init.fill import INITIALIZERS
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.masks.allocation import ALLOCATIONS
 from sparseflow.networks.registry import networks_for
+from sparseflow.ranges import Count, Fraction, FractionBelowOne, NotNegative, Positive, Seed, Sparsity, WholeNumber
 from sparseflow.training.config import RunConfig
 from sparseflow.training.names import METHODS
 from sparseflow.training.naming import command, one_of
@@ -52,53 +53,53 @@ class DigitRun(RunConfig):
     """Key of :data:`~sparseflow.init.schemes.SCHEMES`."""
     init_base: str = "xavier_uniform"
     """xavier_uniform or _normal, kaiming_uniform, _normal or _truncated_normal."""
-    sparsity: float = 0.95
+    sparsity: Sparsity = 0.95
     """Zero fraction of prunable weights."""
     allocation: str = "uniform"
     """uniform, er or erk over layers."""
     mask_from: Annotated[DigitRun | None, tyro.conf.Suppress] = None
     """The pruning run whose final masks this run starts from; None draws random masks."""
-    rewind_step: int = 0
+    rewind_step: WholeNumber = 0
     """Step of the pruning run whose weights a ticket takes."""
     control: tyro.conf.Suppress[str] = "none"
     """none, shuffled_masks, shuffled_weights or signs: what is done to the start."""
-    start_noise: tyro.conf.Suppress[float] = 0.0
+    start_noise: tyro.conf.Suppress[NotNegative] = 0.0
     """Std of noise on start weights, per std of the layer's."""
-    seed: int = 0
+    seed: Seed = 0
     """Of everything random."""
-    init_seed: tyro.conf.Suppress[int | None] = None
+    init_seed: tyro.conf.Suppress[Seed | None] = None
     """Of the start alone; None: seed."""
-    steps: int = 11719
+    steps: Count = 11719
     """Optimizer steps."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Examples in a step."""
-    learning_rate: float = 0.05
+    learning_rate: Positive = 0.05
     """At step 0."""
     schedule: str = "cosine"
     """cosine to 0, or step: a tenth at 30, 70, 90 %."""
-    momentum: float = 0.9
+    momentum: FractionBelowOne = 0.9
     """Heavy-ball momentum, in [0, 1)."""
-    weight_decay: float = 5e-4
+    weight_decay: NotNegative = 5e-4
     """Twice its value times w is the gradient on kernels: the penalty is wd * sum(w^2)."""
-    drop_fraction: float = 0.3
+    drop_fraction: Fraction = 0.3
     """Share of active weights swapped at an update, at step 0; cosine to 0."""
-    update_every: int = 500
+    update_every: Count = 500
     """Steps between mask updates."""
-    prune_begin: int = 3000
+    prune_begin: WholeNumber = 3000
     """First step that prunes (prune)."""
-    prune_end: int = 7000
+    prune_end: WholeNumber = 7000
     """Last step that prunes (prune)."""
-    prune_every: int = 100
+    prune_every: Count = 100
     """Steps between prunings (prune)."""
-    log_every: int = 200
+    log_every: Count = 200
     """Steps between gradient norms."""
-    eval_every: int = 1000
+    eval_every: Count = 1000
     """Steps between test evaluations."""
-    checkpoint_every: int = 2000
+    checkpoint_every: Count = 2000
     """Steps between checkpoints."""
-    snapshots: tyro.conf.Suppress[tuple[int, ...]] = ()
+    snapshots: tyro.conf.Suppress[tuple[WholeNumber, ...]] = ()
     """Steps whose weights and masks are kept."""
-    holdout: tyro.conf.Suppress[int] = 0
+    holdout: tyro.conf.Suppress[WholeNumber] = 0
     """Training images kept out of training, to select by."""
     engine: str = "auto"
     """auto, sparse or masked: bits differ, results only by rounding."""
@@ -109,10 +110,6 @@ class DigitRun(RunConfig):
             raise ValueError(
                 f"pruning must begin and end within the run: got begin {self.prune_begin}, end {self.prune_end}, "
                 f"{self.steps} steps. Lower prune_begin and prune_end, or raise steps."
-            )
-        if self.start_noise < 0 or self.holdout < 0:
-            raise ValueError(
-                f"start_noise and holdout must not be negative, got {self.start_noise!r} and {self.holdout!r}."
             )
         if (self.control != "none" or self.start_noise) and self.row.start == "dense":
             raise ValueError(

@@ -12,6 +12,7 @@ import tyro
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.masks.allocation import ALLOCATIONS
 from sparseflow.networks import STEMS, networks_for
+from sparseflow.ranges import Count, Fraction, FractionBelowOne, NotNegative, Positive, Seed, Sparsity, WholeNumber
 from sparseflow.training.config import RunConfig
 from sparseflow.training.names import METHODS
 from sparseflow.training.naming import command, one_of
@@ -36,7 +37,6 @@ class ImageRun(RunConfig):
     logs_training_norm: ClassVar[bool] = True
     prunes_to_masks: ClassVar[bool] = True
     channels: ClassVar[int] = 3
-    counted: ClassVar[Collection[str]] = ("num_classes", "image_size", "micro_batch", "probe_images")
     shared_with_parent: ClassVar[Collection[str]] = (
         "network", "width", "stem", "num_classes", "sparsity", "allocation",
     )  # fmt: skip
@@ -44,53 +44,53 @@ class ImageRun(RunConfig):
 
     dataset: str = "imagenet"
     """imagenet, imagenet-sample or cifar10."""
-    image_size: int = 224
+    image_size: Count = 224
     """Side of the crops, in pixels; 32 with the stem for CIFAR."""
     network: Annotated[str, one_of(networks_for(3))] = "resnet50"
     """Key of :data:`~sparseflow.networks.NETWORKS`."""
-    width: float = 1.0
+    width: Positive = 1.0
     """Factor of all channels."""
     stem: str = "imagenet"
     """imagenet, or cifar for images of 32x32."""
-    num_classes: int = 1000
+    num_classes: Count = 1000
     """Of the dataset."""
     method: Annotated[str, one_of(METHODS)] = "rigl"
     """Key of :data:`~sparseflow.training.names.METHODS`."""
     init: Annotated[str, one_of(SCHEMES, labels=True)] = "sparse"
     """Key of :data:`~sparseflow.init.schemes.SCHEMES`."""
-    sparsity: float = 0.8
+    sparsity: Sparsity = 0.8
     """Zero fraction of masked weights."""
     allocation: str = "paper"
     """paper (VGG16: erk, ResNet-50: uniform), uniform, er or erk."""
     mask_from: Annotated[ImageRun | None, tyro.conf.Suppress] = None
     """The pruning run whose final masks this run starts from; None draws random masks."""
-    rewind_step: int = 0
+    rewind_step: WholeNumber = 0
     """Step of the pruning run whose weights a ticket takes."""
-    seed: int = 0
+    seed: Seed = 0
     """Of everything random."""
-    steps: int = 32_000
+    steps: Count = 32_000
     """Optimizer steps."""
-    batch_size: int = 4096
+    batch_size: Count = 4096
     """Images in a step, on all processes together."""
-    micro_batch: int = 128
+    micro_batch: Count = 128
     """Images that go through the network, and its batch norms, at once; the paper's TPU cores had 128."""
-    learning_rate: float = 1.6
+    learning_rate: Positive = 1.6
     """At the end of the warm-up."""
-    momentum: float = 0.9
+    momentum: FractionBelowOne = 0.9
     """Nesterov's."""
-    weight_decay: float = 1e-4
+    weight_decay: NotNegative = 1e-4
     """Its value times w is the gradient on kernels: the penalty is wd * sum(w^2) / 2."""
-    label_smoothing: float = 0.1
+    label_smoothing: FractionBelowOne = 0.1
     """Probability spread over all classes."""
-    drop_fraction: float = 0.3
+    drop_fraction: Fraction = 0.3
     """Share of active weights swapped at an update, at step 0; cosine to 0 at the last."""
-    update_every: int = 100
+    update_every: Count = 100
     """Steps between mask updates; between prunings, for prune."""
-    update_until: int = 25_000
+    update_until: WholeNumber = 25_000
     """Last step of a mask update."""
-    prune_begin: int = 5000
+    prune_begin: WholeNumber = 5000
     """First step that prunes (prune); the last is prune_end."""
-    prune_end: int = 8000
+    prune_end: WholeNumber = 8000
     """Last step that prunes (prune)."""
     updates: str = "after_step"
     """after_step, or authors: RigL's replace a step and begin at step 0, SET's begin at step 1."""
@@ -102,15 +102,15 @@ class ImageRun(RunConfig):
     """Whether torch.compile makes the network faster."""
     engine: str = "masked"
     """auto, sparse or masked: bits differ, results only by rounding."""
-    log_every: int = 100
+    log_every: Count = 100
     """Steps between gradient norms."""
-    probe_images: int = 256
+    probe_images: Count = 256
     """First training images that gradient norms are of."""
-    eval_every: int = 2000
+    eval_every: Count = 2000
     """Steps between test evaluations."""
-    checkpoint_every: int = 1000
+    checkpoint_every: Count = 1000
     """Steps between checkpoints."""
-    snapshots: tyro.conf.Suppress[tuple[int, ...]] = ()
+    snapshots: tyro.conf.Suppress[tuple[WholeNumber, ...]] = ()
     """Steps whose weights and masks are kept, beside the last."""
 
     def __post_init__(self) -> None:
