@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -19,12 +19,13 @@ from sparseflow.atomic import write_atomically
 from sparseflow.data.digits import Dataset, load_dataset
 from sparseflow.methods.base import Method
 from sparseflow.rng import stream
+from sparseflow.types import MaskUpdate
 
 STEPS, EVERY, BATCH, SEEDS = 600, 100, 64, 5
 SPARSITIES = (0.9, 0.95)
 METHODS = {"RigL": sf.RigL, "SET": sf.SET}
 #: Design -> options of the method; in all of them updates come every 100 of 600 steps.
-DESIGNS: dict[str, dict[str, object]] = {
+DESIGNS: dict[str, dict[str, Any]] = {
     "never stops": {},
     "stops one period before the end": {"update_until": STEPS - EVERY},
     "`total_steps=600`": {"total_steps": STEPS},
@@ -60,7 +61,7 @@ def train(data: Dataset, method: Method, *, sparsity: float, seed: int) -> End:
     seen: dict[str, float] = {}
     grown: dict[str, Tensor] = {}
 
-    def after(step: int, changes: dict[str, sf.types.MaskUpdate]) -> None:
+    def after(step: int, changes: Mapping[str, MaskUpdate]) -> None:
         seen["after"] = accuracy(model, data)
         grown.update({name: change.grown for name, change in changes.items()})
 

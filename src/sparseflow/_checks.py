@@ -6,7 +6,6 @@ Errors call the argument, tensor or weight ``name``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -61,13 +60,13 @@ def check_names(given: Iterable[str], needed: Iterable[str], *, name: str) -> No
         )
 
 
-def check_steps(value: int, *, name: str, least: int) -> None:
+def check_steps(value: float, *, name: str, least: int) -> None:
     """Check that a number of optimizer steps is whole and large enough.
 
     Raises:
         ValueError: if it is not.
     """
-    if not isinstance(value, Integral) or value < least:
+    if value % 1 or value < least:  # the remainder of NaN and of infinity is NaN, which counts as true
         raise ValueError(f"{name} must be at least {least} optimizer step{'s' * (least != 1)}, got {value!r}.")
 
 

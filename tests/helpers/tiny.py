@@ -29,6 +29,9 @@ OPTIMIZERS = {
     "nadam": partial(_optim.NAdam, lr=0.01, weight_decay=0.01),
 }
 
+#: What an optimizer's state is for a weight before its first step, where it is not 0.
+FRESH = {"adagrad": 0.1}
+
 
 def tiny_model(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Sequential:
     model = nn.Sequential(

@@ -164,3 +164,10 @@ def test_bad_input(name: str) -> None:
         allocation(0.5, overrides={"a": 1.5})
     with pytest.raises(ValueError, match=r"overrides has 'b', which is no layer. Layers: a."):
         allocation(0.5, overrides={"b": 0.5})
+
+
+@pytest.mark.parametrize("power", [float("nan"), float("inf"), 1e6])
+@pytest.mark.parametrize("name", ["er", "erk"])
+def test_a_power_without_shares_is_refused(name: str, power: float) -> None:
+    with pytest.raises(ValueError, match="power= is too large, or no number"):
+        ALLOCATIONS[name](VGG16, 0.9, power=power)

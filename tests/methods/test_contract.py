@@ -19,6 +19,7 @@ from sparseflow.methods import DropGrow, Swap
 from sparseflow.rng import stream
 from sparseflow.sparsifier.update import WholeLayer
 from tiny import (
+    FRESH,
     OPTIMIZERS,
     SIZES,
     assert_same_bits,
@@ -84,9 +85,10 @@ def test_active_counts_are_exact_and_everything_else_is_zero_at_every_step(metho
         run.sparsifier.check()
         for name, mask in run.sparsifier.masks.items():
             assert int(mask.sum()) == expected_active(method, SIZES[name], name, step)
-            for tensor in (run.weights[name], *states(run.optimizer, run.weights[name])):
-                assert torch.count_nonzero(tensor[~mask]) == 0
-                assert torch.count_nonzero(tensor[mask]) > 0
+            weight, fresh = run.weights[name], FRESH.get(optimizer_name, 0)
+            for tensor, value in ((weight, 0), *((state, fresh) for state in states(run.optimizer, weight))):
+                assert (tensor[~mask] == value).all()
+                assert (tensor[mask] != value).any()
     assert run.sparsifier.step_count == STEPS
 
 
@@ -106,10 +108,11 @@ def test_an_update_is_its_grown_and_dropped_weights_and_growth_starts_at_zero(me
             assert torch.equal(new, (old | change.grown) & ~change.dropped)
             assert not (change.grown & old).any()
             assert not (change.dropped & ~old).any()
-            for tensor in (weight, *states(run.optimizer, weight)):
-                assert torch.count_nonzero(tensor[change.grown]) == 0
-                # Those that stay keep value and state: after a step with a gradient most are not zero.
-                assert torch.count_nonzero(tensor[old & new]) > 0
+            fresh = FRESH.get(optimizer_name, 0)
+            for tensor, value in ((weight, 0), *((state, fresh) for state in states(run.optimizer, weight))):
+                assert (tensor[change.grown] == value).all()
+                # Those that stay keep value and state: after a step with a gradient most are not as at first.
+                assert (tensor[old & new] != value).any()
             moved += int(change.grown.sum()) if method in MOVING else int(change.dropped.sum())
 
     run.sparsifier.before_update.append(lambda step: before.update(run.masks()))
@@ -209,29 +212,30 @@ def test_density_one_is_dense_training_bit_for_bit(optimizer_name: str) -> None:
 @every_method
 @every_optimizer
 def test_a_masked_step_is_mask_gradient_step_mask_weight_and_state(method: str, optimizer_name: str) -> None:
-    """Oracle: a loop that multiplies by the masks before and after each step; only *which* weights move is given."""
+    """Oracle: a loop that masks by hand before and after each step; only *which* weights move is given."""
     run = Run(method, optimizer_name)
     oracle = tiny_model()
     optimizer = OPTIMIZERS[optimizer_name](oracle.parameters())
     weights = {name: oracle.get_parameter(name) for name in SIZES}
 
-    def multiply(masks: dict[str, Tensor]) -> None:
+    def mask_all(masks: dict[str, Tensor]) -> None:
         for name, mask in masks.items():
-            for tensor in (weights[name].data, *states(optimizer, weights[name])):
-                tensor.mul_(mask)
+            weights[name].data.mul_(mask)
+            for state in states(optimizer, weights[name]):
+                state[~mask] = FRESH.get(optimizer_name, 0)
 
     masks = run.masks()
-    multiply(masks)
+    mask_all(masks)
     for step in range(1, STEPS + 1):
         optimizer.zero_grad()
         loss_of(oracle, step).backward()
         for name, mask in masks.items():
             weights[name].grad.mul_(mask)
         optimizer.step()
-        multiply(masks)
+        mask_all(masks)
         run.step(step)
         masks = run.masks()
-        multiply(masks)
+        mask_all(masks)
         assert_same_bits(snapshot(run.model, run.optimizer), snapshot(oracle, optimizer))
 
 

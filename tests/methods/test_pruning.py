@@ -125,6 +125,10 @@ def test_at_least_one_weight_stays_in_each_layer() -> None:
         ({"sparsity": 95}, r"sparsity must be in \[0, 1\), got 95"),
         ({"sparsity": {"a": 1.0}}, r"sparsity must be in \[0, 1\), got 1.0"),
         ({"initial_sparsity": -0.1}, r"initial_sparsity must be in \[0, 1\), got -0.1"),
+        (
+            {"initial_sparsity": 0.6},
+            r"initial_sparsity=0.6 is above the final sparsity, and no weight",
+        ),
         ({"scope": "all"}, "scope must be one of 'layer', 'global', got 'all'"),
         ({"sparsity": {"a": 0.5}, "scope": "global"}, "scope='global' ranks all layers together: give one sparsity"),
         ({"begin": 5, "end": 4}, "pruning needs 0 <= begin <= end, in optimizer steps, got 5 and 4"),

@@ -11,6 +11,7 @@ import torch
 from torch import nn, optim
 
 import sparseflow as sf
+import tiny
 from sparseflow.methods.run import OpenEndWarning, UnfinishedWarning
 from tiny import masked, tiny_model, train_step
 
@@ -49,8 +50,10 @@ def test_no_run_of_the_stated_length_ends_on_untrained_weights(make: Any, steps:
 
 def test_updates_without_an_end_warn_once_at_the_first() -> None:
     run = Run(sf.RigL(update_every=3)).train(2)
-    with pytest.warns(OpenEndWarning, match="the learning rate has no schedule.*total_steps=.*update_until="):
+    message = "the learning rate has no schedule.*total_steps=.*update_until="
+    with pytest.warns(OpenEndWarning, match=message) as seen:
         run.train(1)
+    assert seen[0].filename == tiny.__file__  # where it calls optimizer.step()
     run.train(3)  # the second update: an error if it warned again
 
 
@@ -157,18 +160,23 @@ def test_a_first_update_that_is_yet_to_come_is_named() -> None:
     [
         (sf.GMP(sparsity={"0.weight": 0.5}, begin=25, end=50), "sparsity has no entry for 3.weight, 5.weight"),
         (sf.GMP(sparsity=0.999, begin=1, end=2), "The largest feasible sparsity is"),
-        (sf.SET(drop_fraction=0.001), "masks would never change: drop_fraction=0.001"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_a_weight_is_changed(method: Any, message: str) -> None:
     model = tiny_model()
     before = [parameter.detach().clone() for parameter in model.parameters()]
     optimizer = optim.SGD(model.parameters(), lr=0.1)
-    masks = masked(model) if isinstance(method, type(sf.SET())) else sf.dense_masks(model)
+    masks = sf.dense_masks(model)
     with pytest.raises(ValueError, match=message):
         sf.Sparsifier(model, optimizer, masks, method, seed=0)
     assert all(map(torch.equal, before, model.parameters()))
     sf.Sparsifier(model, optimizer, masks, sf.Static(), seed=0)  # nothing stayed behind
+
+
+def test_a_method_that_never_changes_a_mask_says_so() -> None:
+    with pytest.warns(UnfinishedWarning, match=r"never change: drop_fraction=0.001 of the 144 active weights") as seen:
+        Run(sf.SET(drop_fraction=0.001))
+    assert seen[0].filename == __file__
 
 
 def swaps(make_scheduler: Any, *, scheduler_first: bool, groups: int = 1) -> list[int]:

@@ -114,6 +114,8 @@ def _checked(shapes: Shapes, sparsity: float, overrides: Mapping[str, float] | N
 def _solve(
     shapes: Shapes, sparsity: float, raw: Mapping[str, float], overrides: Mapping[str, float]
 ) -> dict[str, float]:
+    if not all(0 < share < math.inf for share in raw.values()):
+        raise ValueError("power= is too large, or no number: the layers' shares must be positive and finite.")
     sizes = {name: math.prod(shape) for name, shape in shapes.items() if name not in overrides}
     dense: set[str] = set()
     epsilon = 0.0

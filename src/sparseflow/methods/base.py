@@ -72,7 +72,10 @@ class Swap(NamedTuple):
 
 
 class Method(Protocol):
-    """A rule by which masks change: the steps of its updates, the gradients it needs, and a request for each layer."""
+    """A rule by which masks change: the steps of its updates, the gradients it needs, and a request for each layer.
+
+    It may also say what it knows of the run around it, see :mod:`sparseflow.methods.run`.
+    """
 
     @property
     def needs_gradient(self) -> bool:

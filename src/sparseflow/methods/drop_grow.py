@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from sparseflow._checks import check_choice, check_fraction, check_steps
 from sparseflow._fast import count_true
 from sparseflow.masks.topk import topk_mask
 from sparseflow.methods.base import Layer, Swap
+from sparseflow.methods.run import UnfinishedWarning
 from sparseflow.methods.scores import ScoreFn
 from sparseflow.types import MaskUpdate
 
@@ -168,7 +170,10 @@ class DropGrow:
 
     Raises:
         ValueError: if a fraction is outside [0, 1], an update would come too early or never, the schedule is unknown,
-            or the cosine has no end; when the Sparsifier is made, if no layer has weights enough for one swap.
+            or the cosine has no end.
+
+    Warns: :class:`~sparseflow.methods.run.UnfinishedWarning` when the Sparsifier is made, if no layer has weights
+        enough for one swap.
     """
 
     drop_score: ScoreFn
@@ -236,16 +241,14 @@ class DropGrow:
         return periodic(step, every=self.update_every, first=self.first, until=self.until)
 
     def check_start(self, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> None:
-        """Check that an update can change anything; see :func:`sparseflow.methods.run.check_start`.
-
-        Raises:
-            ValueError: if the drop fraction of every layer that is not dense is less than one weight.
-        """
+        """Warn if no update can change anything; see :func:`sparseflow.methods.run.check_start`."""
         sparse = [count for name, count in active.items() if 0 < count < math.prod(shapes[name])]
         if self.drop_fraction and sparse and not any(int(round(n * self.drop_fraction, 6)) for n in sparse):
-            raise ValueError(
-                f"masks would never change: drop_fraction={self.drop_fraction} of the {max(sparse)} active weights of "
-                "the largest layer is less than one. Raise drop_fraction=, or write Static() to keep the masks."
+            warnings.warn(
+                f"masks will never change: drop_fraction={self.drop_fraction} of the {max(sparse)} active weights of "
+                "the largest layer is less than one. Raise drop_fraction=, or write Static() to keep the masks.",
+                UnfinishedWarning,
+                stacklevel=4,
             )
 
     def unfinished(self, step: int, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> str:

@@ -85,6 +85,11 @@ class GMP:
         for target in targets:
             check_sparsity(target)
         check_sparsity(self.initial_sparsity, name="initial_sparsity")
+        if any(self.initial_sparsity > target for target in targets):
+            raise ValueError(
+                f"initial_sparsity={self.initial_sparsity} is above the final sparsity, and no weight comes back. "
+                "Lower it, or raise sparsity=."
+            )
         check_choice(self.scope, ("layer", "global"), name="scope")
         if isinstance(self.sparsity, Mapping) and self.scope == "global":
             raise ValueError("scope='global' ranks all layers together: give one sparsity, not one per layer.")

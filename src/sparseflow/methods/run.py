@@ -50,7 +50,7 @@ def unfinished(method: Method, step: int, shapes: Shapes, active: Mapping[str, i
 
 
 class UnfinishedWarning(UserWarning):
-    """A run seems to end before its method has done what was asked."""
+    """A method cannot change anything, or a run seems to end before it has done what was asked."""
 
 
 class OpenEndWarning(UserWarning):

@@ -75,7 +75,7 @@ def warn_open_end(method: Method, *, rate_is_scheduled: bool) -> None:
             "weights that are never trained. Give total_steps=, the optimizer steps of the run (updates then stop "
             "after 75 % of them), or update_until=.",
             OpenEndWarning,
-            stacklevel=2,
+            stacklevel=7,  # the line of the loop that steps the optimizer
         )
 
 
