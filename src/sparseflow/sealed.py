@@ -102,8 +102,17 @@ def tensor_bytes(tensors: Mapping[str, Tensor], *, format: str, version: str, he
     """
     whole = {name: _alone(tensor.contiguous()) for name, tensor in tensors.items()}
     metadata = {"format": format, "version": version, "header": header, KEY: _of_tensors(whole, header)}
-    data: bytes = _safetensors().torch.save(whole, metadata=metadata)
-    return data
+    return _ordered(_safetensors().torch.save(whole, metadata=metadata))
+
+
+def _ordered(data: bytes) -> bytes:
+    """The same file with its metadata in order: safetensors writes them in another order each time."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors stay aligned
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
 def read_tensors(path: Path, *, format: str, version: str, cure: str) -> tuple[dict[str, Tensor], str]:

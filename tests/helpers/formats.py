@@ -75,7 +75,7 @@ def _at_step_0() -> sf.Sparsifier:
     model.weight.data.copy_(WEIGHTS)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.03125, momentum=0.5)
     masks = {"weight": MASKS["weight"].clone()}
-    return sf.Sparsifier(model, optimizer, masks, sf.SNFS(update_every=2, drop_fraction=0.5), seed=0)
+    return sf.Sparsifier(model, optimizer, masks, sf.SNFS(update_every=2, update_until=100, drop_fraction=0.5), seed=0)
 
 
 def state_of(made: sf.Sparsifier) -> dict[str, Any]:

@@ -30,6 +30,10 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path, scope: str) -> None:
     assert list(loaded) == list(masks)
     assert all(torch.equal(loaded[name], mask) for name, mask in masks.items())
     assert os.listdir(tmp_path) == ["a.safetensors"]
+    written = (tmp_path / "a.safetensors").read_bytes()
+    for _ in range(5):
+        save_masks(tmp_path / "a.safetensors", masks)
+        assert (tmp_path / "a.safetensors").read_bytes() == written
 
 
 @pytest.mark.parametrize("keep", [0, 4, 60, -1])
