@@ -106,15 +106,18 @@ def adapter(module: nn.Module, name: str, path: str, owners: dict[str, nn.Module
         return f"adapters are opt-in: {matrix}"
     for at in range(len(parts)):
         above = owners[".".join(parts[:at])]
+        if parts[at] == "original_module" and _library(above) == "peft":
+            return f"opt-in: the copy that {type(above).__name__} of peft keeps of what is trained"
         if not any(kind.__name__ == "BaseTunerLayer" for kind in type(above).__mro__):
             continue
         if "base_layer" not in parts[at:]:
             return f"adapters are opt-in: {parts[at] if at < len(parts) else name}"
-        return (
-            f"opt-in: what {type(above).__name__} of {type(above).__module__.split('.')[0]} uses is this matrix "
-            "plus its adapter's, which has no zeros"
-        )
+        return f"opt-in: {type(above).__name__} of {_library(above)} uses it together with an adapter"
     return None
+
+
+def _library(module: nn.Module) -> str:
+    return type(module).__module__.split(".")[0]
 
 
 def _code(kind: type[nn.Module]) -> tuple[object, object]:
