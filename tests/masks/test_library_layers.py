@@ -220,6 +220,17 @@ def in_a_buffer(layer: nn.Linear) -> nn.Linear:
     return layer
 
 
+def packed(layer: nn.Linear) -> nn.Module:
+    """As GPTQ, AWQ and BitNet keep it: no parameter at all."""
+
+    class PackedLinear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("qweight", torch.zeros(8, 8, dtype=torch.int32))
+
+    return PackedLinear()
+
+
 def old(function: Callable[..., nn.Module]) -> Callable[[nn.Module], nn.Module]:
     def apply(layer: nn.Module) -> nn.Module:
         with warnings.catch_warnings():
@@ -250,6 +261,9 @@ BLOCKED: dict[str, tuple[Callable[[nn.Linear], nn.Module], str]] = {
     "old spectral norm": (old(nn.utils.spectral_norm), "the weight of Linear is computed from it by SpectralNorm"),
     "int8": (int8, "quantised: stored as int8"),
     "float8": (float8, "quantised: stored as float8_e4m3fn"),
+    "packed": (packed, "quantised: PackedLinear stores int32"),
+    "noisy": (lambda _: library.NoisyLinear(8, 8), "NoisyLinear computes the matrix that it uses from it"),
+    "binary": (lambda _: library.BinaryLinear(8, 8), "BinaryLinear computes the matrix that it uses from it"),
     "buffer": (in_a_buffer, "a buffer, not a parameter"),
     "adapter": (Adapted, r"adapters are opt-in: lora_A.*adapters are opt-in: lora_B"),
     "standardised": (lambda _: library.StdConv2d(4, 16, 1), "StdConv2d computes the matrix that it uses from it, and"),
