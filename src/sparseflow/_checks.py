@@ -110,7 +110,7 @@ def check_masks(masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -
         if name not in parameters:
             raise ValueError(
                 f"masks has {name!r}, which is no weight of the model. Weights: {', '.join(parameters)}. "
-                "See sparseflow.prunable(model)."
+                "See sparseflow.prunable(model). After torch.nn.utils.prune call sparseflow.remove_pruning_(model)."
             )
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__

@@ -131,3 +131,18 @@ class EqualLinear(nn.Linear):
 class CentredLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.linear(x, self.weight - self.weight.mean(1, keepdim=True), self.bias)
+
+
+class NoisyLinear(nn.Linear):
+    """Noise on every weight while it trains, as in exploration by noisy networks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = torch.randn_like(self.weight) if self.training else 0
+        return nn.functional.linear(x, self.weight + noise, self.bias)
+
+
+class BinaryLinear(nn.Linear):
+    """Signs for weights, and zero has one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, torch.where(self.weight >= 0, 1.0, -1.0), self.bias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -82,6 +83,27 @@ def test_an_experts_unit_is_what_one_output_of_it_reads(make: Callable[[], libra
     sf.initialize_(experts, {"down_proj": mask}, seed=0)
     outputs = experts.down(torch.rand(3, 5, 12) + 1)
     assert (outputs == 0).all(1).nonzero().tolist() == [[1, 4]]
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "er", "erk"])
+@pytest.mark.parametrize("make", [sf.random_masks, functools.partial(sf.magnitude_masks, seed=0)])
+def test_to_an_allocation_each_expert_is_a_layer(make: Any, allocation: str) -> None:
+    """The same shares as three linear layers get in its place, an override among them."""
+    stack = nn.ModuleDict({"experts": library.MixtralExperts(), "head": nn.Linear(16, 40)})
+    linears = nn.ModuleDict(
+        {f"up{e}": nn.Linear(16, 24) for e in range(3)} | {f"down{e}": nn.Linear(12, 16) for e in range(3)}
+    )
+    linears["head"] = nn.Linear(16, 40)
+    options = {"allocation": allocation} | ({"seed": 0} if make is sf.random_masks else {})
+    for up, ups in ({}, {}), ({"experts.gate_up_proj": 0.5}, {f"up{e}.weight": 0.5 for e in range(3)}):
+        found = make(stack, 0.8, overrides=up, **options)
+        expected = make(linears, 0.8, overrides=ups, **options)
+        for name, first in (
+            ("experts.gate_up_proj", "up0.weight"),
+            ("experts.down_proj", "down0.weight"),
+            ("head.weight",) * 2,
+        ):
+            assert abs(sf.sparsity_of({name: found[name]}) - sf.sparsity_of({first: expected[first]})) < 3 / 192
 
 
 def test_experts_of_which_nothing_says_the_order_are_unknown() -> None:
@@ -198,6 +220,17 @@ def in_a_buffer(layer: nn.Linear) -> nn.Linear:
     return layer
 
 
+def packed(layer: nn.Linear) -> nn.Module:
+    """As GPTQ, AWQ and BitNet keep it: no parameter at all."""
+
+    class PackedLinear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("qweight", torch.zeros(8, 8, dtype=torch.int32))
+
+    return PackedLinear()
+
+
 def old(function: Callable[..., nn.Module]) -> Callable[[nn.Module], nn.Module]:
     def apply(layer: nn.Module) -> nn.Module:
         with warnings.catch_warnings():
@@ -228,6 +261,9 @@ BLOCKED: dict[str, tuple[Callable[[nn.Linear], nn.Module], str]] = {
     "old spectral norm": (old(nn.utils.spectral_norm), "the weight of Linear is computed from it by SpectralNorm"),
     "int8": (int8, "quantised: stored as int8"),
     "float8": (float8, "quantised: stored as float8_e4m3fn"),
+    "packed": (packed, "quantised: PackedLinear stores int32"),
+    "noisy": (lambda _: library.NoisyLinear(8, 8), "NoisyLinear computes the matrix that it uses from it"),
+    "binary": (lambda _: library.BinaryLinear(8, 8), "BinaryLinear computes the matrix that it uses from it"),
     "buffer": (in_a_buffer, "a buffer, not a parameter"),
     "adapter": (Adapted, r"adapters are opt-in: lora_A.*adapters are opt-in: lora_B"),
     "standardised": (lambda _: library.StdConv2d(4, 16, 1), "StdConv2d computes the matrix that it uses from it, and"),
@@ -244,9 +280,10 @@ def test_what_cannot_be_masked_is_named_with_its_reason(name: str) -> None:
         masks = sf.random_masks(model, 0.5, seed=0)
     assert len(caught) == 1
     assert set(masks) <= {"1.weight", "0.layer.weight"}
-    with pytest.warns(UserWarning, match=KNOWN):
+    with pytest.warns(UserWarning, match=KNOWN) as again:
         assert sf.sparsity_of(masks, model) == sf.sparsity_of(masks) == 0.5
-    assert KNOWN in str(sf.sparsity_report(model, masks)).replace("\n", " ")
+    assert str(again[0].message) == str(caught[0].message) == sf.sparsity_report(model, masks).left_out
+    assert str(caught[0].message)[:40] in str(sf.sparsity_report(model, masks))
     assert sf.random_masks(model, 0.5, seed=0, exclude=["0*"]).keys() == {"1.weight"}  # meant, so nothing is said
 
 
@@ -471,7 +508,7 @@ def test_an_adapter_of_peft(transformers: Any) -> None:
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**TINY, **HEADS))
     model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], r=4))
     with pytest.warns(
-        UserWarning, match=r"q_proj.base_layer.weight and 1 more \(opt-in: what Linear of peft uses is this"
+        UserWarning, match=r"q_proj.base_layer.weight and 1 more \(opt-in: Linear of peft uses it together with"
     ):
         masks = sf.random_masks(model, 0.5, seed=0)
     assert not any("q_proj" in name for name in masks)

@@ -35,8 +35,20 @@ def _sparsities(
     return shares
 
 
-def _shapes(weights: Mapping[str, Weight]) -> dict[str, torch.Size]:
-    return {name: weight.parameter.shape for name, weight in weights.items()}
+def _allocate(
+    chosen: Mapping[str, Weight], sparsity: float, allocation: AllocationLike, overrides: Mapping[str, float] | None
+) -> dict[str, float]:
+    """Each weight's sparsity. To an allocation every expert of a stack is a layer; all of one stack get the same."""
+    parts = {name: [name] for name in chosen}
+    shapes = {name: weight.parameter.shape for name, weight in chosen.items()}
+    for name, weight in chosen.items():
+        if weight.layout is not None and weight.layout.stacked:
+            count, *shape = shapes.pop(name)
+            parts[name] = [f"{name}[{number}]" for number in range(count)]
+            shapes |= dict.fromkeys(parts[name], torch.Size(shape))
+    each = {part: value for name, value in (overrides or {}).items() for part in parts.get(name, [name])}
+    shares = _sparsities(shapes, sparsity, allocation, each or None)
+    return {name: shares[parts[name][0]] for name in chosen}
 
 
 @checked()
@@ -84,7 +96,7 @@ def random_masks(
     50
     """
     chosen = prunable(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
-    sparsities = _sparsities(_shapes(chosen), sparsity, allocation, overrides)
+    sparsities = _allocate(chosen, sparsity, allocation, overrides)
     masks = {}
     for name, weight in chosen.items():
         count = active_count(weight.parameter.numel(), sparsities[name])
@@ -128,6 +140,9 @@ def magnitude_masks(
     chosen = prunable(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
     check_values({name: weight.parameter for name, weight in chosen.items()})
     scores = {name: full(weight.parameter.detach()).abs() for name, weight in chosen.items()}
+    if scope == "layer":
+        shares = _allocate(chosen, sparsity, allocation, overrides)
+        return score_masks(scores, sparsity, scope=scope, allocation=lambda *_, **__: shares, seed=seed)
     return score_masks(scores, sparsity, scope=scope, allocation=allocation, seed=seed, overrides=overrides)
 
 
@@ -233,7 +248,7 @@ def sparsity_of(masks: Masks, model: nn.Module | None = None) -> float:
     if model is not None:
         found = weights(model)
         check_masks(masks, {weight.name: weight.parameter for weight in found})
-        if missing := left_out(weight for weight in found if weight.name not in masks):
+        if missing := left_out(found, masked=masks):
             warnings.warn(missing, stacklevel=2)
     total = sum(mask.numel() for mask in masks.values())
     return 1 - sum(map(num_true, masks.values())) / total

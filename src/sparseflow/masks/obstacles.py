@@ -30,8 +30,8 @@ def obstacle(module: nn.Module, name: str, parameter: Tensor) -> str | None:
     >>> obstacle(nn.Linear(2, 2), "weight", torch.zeros(2, 2, dtype=torch.int8))
     'quantised: stored as int8'
     """
-    if not parameter.is_floating_point() or parameter.dtype.itemsize == 1:  # float8 too
-        return f"quantised: stored as {str(parameter.dtype).removeprefix('torch.')}"
+    if _is_quantised(parameter):
+        return f"quantised: stored as {_dtype(parameter)}"
     kind = type(parameter)
     if kind.__module__.startswith("bitsandbytes.") and not getattr(parameter, "has_fp16_weights", False):
         return f"quantised by bitsandbytes: {kind.__name__}"
@@ -40,6 +40,14 @@ def obstacle(module: nn.Module, name: str, parameter: Tensor) -> str | None:
     if name == "weight" and not _keeps_zeros(module):
         return f"{type(module).__name__} computes the matrix that it uses from it, and a zero does not stay zero"
     return None
+
+
+def _is_quantised(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or tensor.dtype.itemsize == 1  # float8 too
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def unknown(module: nn.Module, name: str, path: str, owners: dict[str, nn.Module]) -> str:
@@ -88,9 +96,10 @@ def not_parameters(module: nn.Module) -> dict[str, tuple[Tensor, str]]:
         for name in layouts(module)
         if module._buffers.get(name) is not None
     }
-    if isinstance(packed := module._buffers.get("qweight"), Tensor):
-        found["qweight"] = (packed, f"quantised: {type(module).__name__}")
     kind = type(module)
+    for name, buffer in module._buffers.items():
+        if "weight" in name and buffer is not None and buffer.dim() > 1 and _is_quantised(buffer):
+            found[name] = (buffer, f"quantised: {kind.__name__} stores {_dtype(buffer)}")
     if kind.__module__.startswith("torch.ao.nn.") and callable(getattr(module, "weight", None)):
         found["weight"] = (module.weight(), f"quantised: {kind.__name__} of {kind.__module__}")  # type: ignore[operator]
     return found  # type: ignore[return-value]
@@ -106,15 +115,18 @@ def adapter(module: nn.Module, name: str, path: str, owners: dict[str, nn.Module
         return f"adapters are opt-in: {matrix}"
     for at in range(len(parts)):
         above = owners[".".join(parts[:at])]
+        if parts[at] == "original_module" and _library(above) == "peft":
+            return f"opt-in: the copy that {type(above).__name__} of peft keeps of what is trained"
         if not any(kind.__name__ == "BaseTunerLayer" for kind in type(above).__mro__):
             continue
         if "base_layer" not in parts[at:]:
             return f"adapters are opt-in: {parts[at] if at < len(parts) else name}"
-        return (
-            f"opt-in: what {type(above).__name__} of {type(above).__module__.split('.')[0]} uses is this matrix "
-            "plus its adapter's, which has no zeros"
-        )
+        return f"opt-in: {type(above).__name__} of {_library(above)} uses it together with an adapter"
     return None
+
+
+def _library(module: nn.Module) -> str:
+    return type(module).__module__.split(".")[0]
 
 
 def _code(kind: type[nn.Module]) -> tuple[object, object]:
@@ -153,16 +165,16 @@ def _try_zeros(module: nn.Module) -> bool:
     weight = torch.zeros(units, inputs * math.prod(kernel))
     weight[:, weight.shape[1] // 2] = 1
     weight = weight.view(units, inputs, *kernel)
+    weight = weight.transpose(0, 1) if layout.transposed else weight
+    x = torch.ones([1, inputs] if isinstance(module, nn.Linear) else _one_example(module), requires_grad=True)
     try:
-        copied = _copy_of_ones(module)
-        copied._parameters["weight"] = nn.Parameter(weight.transpose(0, 1) if layout.transposed else weight)
-        x = torch.ones(1, inputs) if isinstance(module, nn.Linear) else torch.ones(_one_example(module))
-        x.requires_grad_()
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            outputs = copied.forward(x)[0, :1].flatten()
+            # In training too, for layers that add noise there.
+            outputs = [_copy_of_ones(module, weight).train(mode).forward(x)[0, 0].flatten() for mode in (False, True)]
             return all(
-                int(torch.autograd.grad(outputs[at], x, retain_graph=True)[0].count_nonzero()) <= 1
-                for at in range(0, len(outputs), max(1, len(outputs) // 64))
+                int(torch.autograd.grad(output[at], x, retain_graph=True)[0].count_nonzero()) <= 1
+                for output in outputs
+                for at in range(0, len(output), max(1, len(output) // 64))
             )
     except Exception:  # noqa: BLE001 - whatever code of other people raises
         return True
@@ -173,8 +185,8 @@ def _one_example(convolution: nn.Module) -> list[int]:
     return [1, int(convolution.in_channels), *(2 * ((size - 1) * step + 1) for size, step in sizes)]  # type: ignore[arg-type]
 
 
-def _copy_of_ones(module: nn.Module) -> nn.Module:
-    """A copy on the CPU whose parameters are ones; it shares nothing that is written."""
+def _copy_of_ones(module: nn.Module, weight: Tensor) -> nn.Module:
+    """A copy on the CPU with this weight, whose other parameters are ones; it shares nothing that is written."""
     copied = copy.copy(module)
     copied.__dict__ = dict(module.__dict__)
     copied._parameters = {
@@ -182,4 +194,5 @@ def _copy_of_ones(module: nn.Module) -> nn.Module:
     }
     copied._buffers = {n: None if b is None else b.detach().clone().cpu() for n, b in module._buffers.items()}
     copied._modules = {n: None if m is None else copy.deepcopy(m).cpu() for n, m in module._modules.items()}
-    return copied.train(False)
+    copied._parameters["weight"] = nn.Parameter(weight)
+    return copied

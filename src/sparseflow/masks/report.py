@@ -169,8 +169,7 @@ def sparsity_report(
     targets = _targets(target, masks)
     found = weights(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
     rows = tuple(_row(weight, masks.get(weight.name), targets.get(weight.name)) for weight in found)
-    missing = left_out(weight for weight in found if weight.name not in masks)
-    return SparsityReport(rows, _totals(rows), missing)
+    return SparsityReport(rows, _totals(rows), left_out(found, masked=masks))
 
 
 def _targets(target: Mapping[str, float] | float | None, masks: Masks) -> Mapping[str, float]:

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import fnmatch
-import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, cast
 
-from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from sparseflow.boundary import checked
 from sparseflow.masks.fans import Layout
 from sparseflow.masks.layers import LAYERS as LAYERS
-from sparseflow.masks.layers import layouts, row_name
-from sparseflow.masks.obstacles import adapter, not_parameters, obstacle, unknown
+from sparseflow.masks.layers import row_name
+from sparseflow.masks.places import OPT_IN, is_matrix, parameter_places
 from sparseflow.sharded import reshard_
 
 #: A name pattern such as ``"encoder.*"``, or a module class.
 Rule = str | type[nn.Module]
-
-
-#: Their parameters are scales and shifts, whatever the shape.
-_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
-
-#: So are those of norms of other libraries: ``LlamaRMSNorm``, ``LayerNorm2d``; not of a ``NormLinear``.
-_CALLED_NORM = re.compile(r"Norm(\d?d|Act\w*|Gated|)$")
-
-#: Prunable only when ``include`` names them: a row is looked up, nothing is multiplied.
-OPT_IN: tuple[type[nn.Module], ...] = (nn.Embedding, nn.EmbeddingBag)
 
 
 @dataclass(frozen=True)
@@ -89,9 +76,10 @@ def weights(
     """Every parameter of the model, in its order, with whether it is prunable and why.
 
     Prunable is what multiplies activations: weights of linear, bilinear and convolution layers (also transposed,
-    grouped and depthwise), the projections of attention, the matrices of RNN, LSTM and GRU. Norms, biases and
-    everything else never are. Embeddings are when ``include`` names them. A weight shared by several layers counts
-    once; shared with an embedding it stays dense unless included.
+    grouped and depthwise), the projections of attention, the matrices of RNN, LSTM and GRU, GPT-2's ``Conv1D``,
+    experts, and whatever has a row in ``LAYERS``. Norms, biases and everything else never are, nor weights from which
+    a layer computes the matrix that it uses. Embeddings and adapters are when ``include`` names them. A weight shared
+    by several layers counts once; shared with an embedding it stays dense unless included.
 
     Args:
         model: Any module, also inside ``torch.compile`` or ``DistributedDataParallel``, or after ``fully_shard``, whose
@@ -110,11 +98,11 @@ def weights(
     unused = {*include, *exclude}
     found, refused = [], []
     reshard_(model)
-    for parameter, places in _places(unwrap(model)):
-        blocked = any(place.blocked for place in places)
+    for parameter, places in parameter_places(unwrap(model)):
+        blocked = [place for place in places if place.blocked]
         known = [place for place in places if place.layout is not None and not blocked]
         opt_in = [place for place in known if place.opt_in]
-        place = (opt_in or known or sorted(places, key=lambda each: not each.blocked))[0]
+        place = (opt_in or known or blocked or places)[0]
         names = {name for each in places for name in (each.name, each.module_name)}
         included = [rule for rule in include if any(_matches(rule, names=names, module=p.module) for p in places)]
         excluded = [rule for rule in exclude if any(_matches(rule, names=names, module=p.module) for p in places)]
@@ -124,7 +112,7 @@ def weights(
         is_prunable = is_left_out = False
         if not known:
             reason = place.why + shared if place.why else "norms, biases and scales are never masked"
-            is_left_out = bool(place.why) and not excluded and _is_matrix(place.name, parameter)
+            is_left_out = bool(place.why) and not excluded and is_matrix(place.name, parameter)
         elif included:
             is_prunable, reason = True, f"included by {_rule_name(included[0])}"
         elif excluded:
@@ -160,64 +148,6 @@ def weights(
     return found
 
 
-class _Place(NamedTuple):
-    name: str
-    module_name: str
-    module: nn.Module
-    layout: Layout | None
-    """``None`` where no mask can be."""
-    why: str = ""
-    """Why there is no layout; nothing for norms, biases and scales."""
-    opt_in: str = ""
-    """Why it is only masked when included."""
-    blocked: bool = False
-    """The layer is known, but this one of its weights cannot be masked, wherever else it is used."""
-
-
-def _places(model: nn.Module) -> list[tuple[nn.Parameter, list[_Place]]]:
-    """Each parameter once, with every place where the model uses it, and matrices that are no parameters."""
-    places: dict[nn.Parameter, list[_Place]] = {}
-    modules = dict(model.named_modules())
-    for module_name, module in modules.items():
-        known = layouts(module)
-        for local, parameter in module.named_parameters(recurse=False):
-            name = f"{module_name}.{local}" if module_name else local
-            if isinstance(parameter, UninitializedParameter):
-                raise ValueError(f"{name!r} has no shape yet. Run one batch through the model before making masks.")
-            place = _Place(name, module_name, module, None)
-            if (layout := known.get(local)) is None:
-                if not _never_masked(module, local, parameter):
-                    place = place._replace(why=unknown(module, local, module_name, modules))
-            elif why := obstacle(module, local, parameter):
-                place = place._replace(why=why, blocked=True)
-            else:
-                opt_in = adapter(module, local, module_name, modules) or ""
-                if isinstance(module, OPT_IN):
-                    opt_in = f"embeddings are opt-in: {type(module).__name__}"
-                place = place._replace(layout=layout, opt_in=opt_in)
-            places.setdefault(parameter, []).append(place)
-        for local, (tensor, why) in not_parameters(module).items():
-            name = f"{module_name}.{local}" if module_name else local
-            places.setdefault(cast(nn.Parameter, tensor), []).append(_Place(name, module_name, module, None, why))
-    return list(places.items())
-
-
-def _never_masked(module: nn.Module, local: str, parameter: Tensor) -> bool:
-    """Norms, biases and scales: vectors, whatever the shape that they are kept in, and what is called so."""
-    is_norm = isinstance(module, _NORMS) or _CALLED_NORM.search(type(module).__name__)
-    return bool(is_norm) or "bias" in local or sum(size > 1 for size in parameter.shape) < 2
-
-
-#: Parts of the names of parameters that are added, looked up or compared, not multiplied.
-_NO_MATRIX = re.compile(r"embed|token|pos(_|ition|$)|table|codebook|latent|quer(y|ies)$|prompt|A_log|anchor|memory")
-
-
-def _is_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether an unknown parameter probably multiplies activations: it is not one example, and not called otherwise."""
-    local = name.rpartition(".")[2]
-    return parameter.dim() > 1 and parameter.shape[0] > 1 and ("proj" in local or not _NO_MATRIX.search(local))
-
-
 @checked()
 def prunable(
     model: nn.Module, *, include: Iterable[Rule] = (), exclude: Iterable[Rule] = (), first_layer_dense: bool = False
@@ -243,7 +173,7 @@ def prunable(
     if not chosen:
         raise ValueError(
             f"{type(model).__name__} has no prunable weight under these rules. Known layers: "
-            f"{', '.join(map(row_name, LAYERS))}; add yours to sparseflow.masks.select.LAYERS." + missing
+            f"{', '.join(map(row_name, LAYERS))}; add yours to sparseflow.masks.select.LAYERS. {missing}".rstrip()
         )
     if missing:
         warnings.warn(missing, stacklevel=3)
@@ -254,17 +184,21 @@ def prunable(
 _SMALL_SHARE = 0.01
 
 
-def left_out(found: Iterable[Weight]) -> str:
+def left_out(found: Iterable[Weight], *, masked: Container[str] = ()) -> str:
     """One line on matrices that stay dense though no rule says so: their share, names and reasons; ``""`` if none.
 
     The share is of the weights in all matrices that multiply activations; embeddings do not count.
+
+    Args:
+        found: What :func:`weights` says of the model.
+        masked: Names of weights that have a mask all the same.
 
     >>> found = weights(nn.Sequential(nn.Linear(3, 4), nn.utils.parametrizations.orthogonal(nn.Linear(4, 3))))
     >>> left_out(found)[:71]
     '0.50 of the weights in matrices are in layers I do not know or cannot m'
     """
     found = list(found)
-    missing = [weight for weight in found if weight.left_out]
+    missing = [weight for weight in found if weight.left_out and weight.name not in masked]
     known = [weight for weight in found if weight.layout is not None and not isinstance(weight.module, OPT_IN)]
     total = sum(weight.parameter.numel() for weight in {id(weight): weight for weight in [*known, *missing]}.values())
     share = sum(weight.parameter.numel() for weight in missing) / max(1, total)
