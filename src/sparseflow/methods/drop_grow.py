@@ -278,7 +278,7 @@ class DropGrow:
             warnings.warn(
                 f"the first update, at step {step}, exchanges nothing: the schedule of the drop fraction is too low "
                 "there. With schedule='learning_rate' it is the learning rate over the largest that it has had or that "
-                "its scheduler announced, which may be a mere factor; schedule='cosine' with total_steps= needs no rate.",
+                "its scheduler announced, which may be a mere factor; write schedule='cosine' and total_steps=.",
                 UnfinishedWarning,
                 stacklevel=2,
             )
