@@ -179,6 +179,20 @@ def test_a_method_that_never_changes_a_mask_says_so() -> None:
     assert seen[0].filename == __file__
 
 
+def test_a_rate_that_is_a_mere_factor_of_the_scheduler_is_no_silent_static() -> None:
+    """The transformer's schedule multiplies a rate of 1 by at most 512 ** -0.5 * 100 ** -0.5 = 0.0044."""
+    layer = nn.Linear(30, 30)
+    optimizer = optim.Adam(layer.parameters(), lr=1.0)
+    noam = optim.lr_scheduler.LambdaLR(optimizer, lambda t: 512**-0.5 * min((t + 1) ** -0.5, (t + 1) * 100**-1.5))
+    sf.Sparsifier(layer, optimizer, masked(layer), sf.SET(update_every=2), seed=0)
+    optimizer.step()
+    noam.step()
+    with pytest.warns(UnfinishedWarning, match=r"first update, at step 2, exchanges nothing: .*may be a mere factor"):
+        optimizer.step()
+    optimizer.step()
+    optimizer.step()  # said once
+
+
 def swaps(make_scheduler: Any, *, scheduler_first: bool, groups: int = 1) -> list[int]:
     """Weights of 1000 that are swapped at steps 50, 100, ... 300."""
     layer = nn.Linear(100, 100)

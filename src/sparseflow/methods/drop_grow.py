@@ -269,11 +269,25 @@ class DropGrow:
         return int(round(active * self.drop_fraction * factor, 6))
 
     def update(self, layers: Iterable[Layer], *, step: int, generator: torch.Generator) -> Iterator[tuple[str, Swap]]:
-        """Ask for the same number of connections to leave and to enter each layer; see :meth:`Method.update`."""
-        return map(partial(self._ask, step=step), layers)  # a loop here would hold one layer while the next is made
+        """Ask for the same number of connections to leave and to enter each layer; see :meth:`Method.update`.
 
-    def _ask(self, layer: Layer, *, step: int) -> tuple[str, Swap]:
+        Warns: :class:`~sparseflow.methods.run.UnfinishedWarning` if the first update exchanges nothing.
+        """
+        counts: list[int] = []
+        # A loop here would hold one layer while the next is made.
+        yield from map(partial(self._ask, step=step, counts=counts), layers)
+        if step == self.first and self.drop_fraction and counts and not any(counts):
+            warnings.warn(
+                f"the first update, at step {step}, exchanges nothing: the schedule of the drop fraction is too low "
+                "there. With schedule='learning_rate' it is the learning rate over the largest that it has had or that "
+                "its scheduler announced, which may be a mere factor; write schedule='cosine' and total_steps=.",
+                UnfinishedWarning,
+                stacklevel=2,
+            )
+
+    def _ask(self, layer: Layer, *, step: int, counts: list[int]) -> tuple[str, Swap]:
         count = self.num_drop(layer.num_active, step=step, learning_rate_ratio=layer.learning_rate_ratio)
+        counts.append(count)
         if not self.regrow:
             count = min(count, math.prod(layer.shape) - layer.num_active)
         return layer.name, Swap(count, count, self.drop_score, self.grow_score, self.regrow)
