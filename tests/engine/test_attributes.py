@@ -211,3 +211,27 @@ def test_copies_and_pickles_keep_everything(name: str) -> None:
         torch.testing.assert_close(twin(x), dense(x))
         assert torch.equal(twin.values, sparse.values)
         assert twin.values is not sparse.values
+
+
+class Two(nn.Module):
+    """A model of two inputs, that calls its layer by keyword and returns a mapping."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, u: Tensor, v: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.layer(input=u + v)}
+
+
+@pytest.mark.parametrize("form", [tuple, list, lambda pair: {"u": pair[0], "v": pair[1], "labels": torch.zeros(3)}])
+def test_examples_are_whatever_a_model_takes(form: Callable[[Any], Any]) -> None:
+    model = Two()
+    masks = sf.random_masks(model, 0.5, seed=0)
+    sf.apply_masks_(model, masks)
+    pair = (torch.randn(3, 6, generator=stream(0, "u")), torch.randn(3, 6, generator=stream(0, "v")))
+    fast, table = sf.compile_sparse(model, form(pair), masks=masks, seconds=0.0)
+    assert table.batch == 3
+    assert table.speedup is not None
+    torch.testing.assert_close(fast(*pair), model(*pair))
+    torch.testing.assert_close(sf.engine.convert(model, masks)(*pair), model(*pair))

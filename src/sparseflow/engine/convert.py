@@ -40,8 +40,10 @@ def why_not(module: nn.Module, *, shared: bool = False) -> str | None:
     >>> why_not(nn.Linear(2, 2)), why_not(nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"))
     (None, "padding_mode='circular'")
     """
-    if type(module) not in SPARSE_FORMS:
-        return f"no sparse form of {type(module).__name__}"
+    kind = type(module)
+    if kind not in SPARSE_FORMS:
+        namesake = any(kind.__name__ == known.__name__ for known in SPARSE_FORMS)
+        return f"no sparse form of {f'{kind.__module__}.' if namesake else ''}{kind.__name__}"
     if "forward" in vars(module):
         return "its forward was replaced by another function"
     own = {name: parameter for name, parameter in module._parameters.items() if parameter is not None}

@@ -166,19 +166,19 @@ class SparseLayer(nn.Module):
             layer.bias = nn.Parameter(self.bias.detach().clone(), requires_grad=self.bias.requires_grad)
         return layer
 
-    def forward(self, x: Tensor, *, floor: float = -math.inf) -> Tensor:
+    def forward(self, input: Tensor, *, floor: float = -math.inf) -> Tensor:
         """The output, not below ``floor``: 0 for that of the ReLU that follows.
 
         A linear layer takes ``(..., inputs)``, a convolution images, or one image without a batch.
         """
         axes, inputs = self.axes, self.pattern.inputs
-        if x.dim() <= axes or (axes and x.dim() > axes + 2) or x.shape[-axes - 1] != inputs:
+        if input.dim() <= axes or (axes and input.dim() > axes + 2) or input.shape[-axes - 1] != inputs:
             spatial = ", ".join(["height", "width"][2 - axes :] if axes != 1 else ["length"])
             wanted = f"(batch, {inputs}, {spatial})" if axes else f"(..., {inputs})"
-            raise ValueError(f"this layer takes {wanted}, got {tuple(x.shape)}.")
-        lead, size = x.shape[: -axes - 1], x.shape[x.dim() - axes :]
+            raise ValueError(f"this layer takes {wanted}, got {tuple(input.shape)}.")
+        lead, size = input.shape[: -axes - 1], input.shape[input.dim() - axes :]
         images = (lead.numel(), inputs, *((1,) * (2 - axes) if axes else ()), *size)
-        return self._apply_to(x, images, lead, floor)
+        return self._apply_to(input, images, lead, floor)
 
     def _apply_to(self, x: Tensor, images: tuple[int, ...], lead: tuple[int, ...], floor: float) -> Tensor:
         if x.dtype != self.values.dtype or x.device.type != "cpu" or self.values.device.type != "cpu":

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.attached import holder_of
+from sparseflow.batches import map_tensors
 from sparseflow.engine.convert import convert, convertible, masks_of, sparse_layers, to_dense
 from sparseflow.engine.layers.chain import rectified
 from sparseflow.engine.speed.table import LayerSpeed, SpeedTable
@@ -19,7 +20,7 @@ from sparseflow.types import Masks
 
 def compile_sparse(
     model: nn.Module,
-    example: Tensor | tuple[Any, ...],
+    example: Any,
     *,
     masks: Masks | None = None,
     backward: bool = True,
@@ -34,7 +35,8 @@ def compile_sparse(
 
     Args:
         model: On the CPU. Not changed: not its weights, gradients, statistics, or the random state.
-        example: An input such as the model will meet, or a tuple of positional arguments; the batch is its first axis.
+        example: An input such as the model will meet: a tensor, a tuple of several, or a mapping, see
+            :mod:`sparseflow.batches`; the batch is its first axis.
         masks: Parameter name -> bool tensor. Default: those of the Sparsifier that holds the weights, else the nonzero
             pattern of every prunable weight. Weights off the mask are dropped.
         backward: Time training steps; ``False`` for inference.
@@ -54,11 +56,14 @@ def compile_sparse(
     >>> torch.allclose(fast(x), model(x), atol=1e-6), [layer.num_active for layer in table.layers]
     (True, [205, 32])
     """
-    given = example if isinstance(example, tuple) else (example,)
-    # A model may write into its input.
-    arguments = tuple(argument.detach().clone() if isinstance(argument, Tensor) else argument for argument in given)
-    tensors = [argument for argument in arguments if isinstance(argument, Tensor) and argument.dim()]
-    if not tensors:
+    sizes: list[int] = []
+
+    def copied(tensor: Tensor) -> Tensor:
+        sizes.extend(tensor.shape[:1])
+        return tensor.detach().clone()
+
+    inputs = map_tensors(copied, example)  # a model may write into its input
+    if not sizes:
         raise ValueError(f"the example must be a batch of inputs or a tuple with one, got {type(example).__name__}.")
     model = unwrap(model)
     if sparse_layers(model):
@@ -68,10 +73,10 @@ def compile_sparse(
         masks = {name: _present_mask(weight.parameter) for name, weight in prunable(model).items()}
     reasons = {name: reason or _no_zeros(masks[name]) for name, reason in convertible(model, masks).items()}
     with torch.random.fork_rng(devices=[]):
-        costs = _layer_costs(model, arguments, masks, reasons, backward=backward, seconds=seconds)
+        costs = _layer_costs(model, inputs, masks, reasons, backward=backward, seconds=seconds)
         mix, whole = best_mix(
             costs,
-            lambda names: _whole_seconds(model, arguments, masks, names, backward=backward, seconds=seconds),
+            lambda names: _whole_seconds(model, inputs, masks, names, backward=backward, seconds=seconds),
         )
     times = dict(zip(costs, settled(list(costs.values()), [name in mix for name in costs]), strict=True))
     chosen = mix if whole is not None and whole[1] < whole[0] else []
@@ -91,7 +96,7 @@ def compile_sparse(
         layers=layers,
         dense_seconds=whole[0] if whole else None,
         sparse_seconds=whole[1] if whole else None,
-        batch=tensors[0].shape[0],
+        batch=sizes[0],
         threads=torch.get_num_threads(),
         backward=backward,
         dtype=str(model.get_parameter(next(iter(masks))).dtype).removeprefix("torch."),
@@ -136,7 +141,7 @@ def best_mix(
 
 
 def _layer_costs(
-    model: nn.Module, arguments: tuple[Any, ...], masks: Masks, reasons: dict[str, str | None],
+    model: nn.Module, inputs: Any, masks: Masks, reasons: dict[str, str | None],
     *, backward: bool, seconds: float,
 ) -> dict[str, Costs]:  # fmt: skip
     """Costs of each layer that can be sparse and is reached, in the order of execution."""
@@ -146,18 +151,18 @@ def _layer_costs(
     dense, sparse = convert(model, masks, only=()), convert(model, masks, only=candidates)
     dense_layers = {name: dense.get_submodule(name.rpartition(".")[0]) for name in candidates}
     met = (
-        watch(model_step(dense, arguments, backward=backward), dense_layers),
-        watch(model_step(sparse, arguments, backward=backward), sparse_layers(sparse)),
+        watch(model_step(dense, inputs, backward=backward), dense_layers),
+        watch(model_step(sparse, inputs, backward=backward), sparse_layers(sparse)),
     )
     relus = set(rectified(sparse))
     return layer_costs(dense_layers, sparse_layers(sparse), met, rectified=relus, backward=backward, seconds=seconds)
 
 
 def _whole_seconds(
-    model: nn.Module, arguments: tuple[Any, ...], masks: Masks, names: list[str], *, backward: bool, seconds: float
+    model: nn.Module, inputs: Any, masks: Masks, names: list[str], *, backward: bool, seconds: float
 ) -> tuple[float, float]:
     forms = convert(model, masks, only=()), convert(model, masks, only=names)
-    dense, sparse = medians([model_step(form, arguments, backward=backward) for form in forms], seconds=seconds)
+    dense, sparse = medians([model_step(form, inputs, backward=backward) for form in forms], seconds=seconds)
     return dense, sparse
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparseflow.batches import arguments
 from sparseflow.engine.layers.modules import SparseLayer
 
 #: ``costs[before][own]``: seconds of a layer in form ``own`` behind a layer in form ``before``; 0 is dense, 1 sparse.
@@ -47,13 +48,14 @@ def medians(steps: Sequence[Callable[[], object]], *, seconds: float) -> list[fl
     return [statistics.median(each) for each in times]
 
 
-def model_step(model: nn.Module, arguments: tuple[Any, ...], *, backward: bool) -> Callable[[], None]:
+def model_step(model: nn.Module, inputs: Any, *, backward: bool) -> Callable[[], None]:
     """A function that runs one step of a model, with ``backward`` up to the gradient of every parameter."""
+    positional, named = arguments(model, inputs)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def run() -> None:
         with torch.set_grad_enabled(backward):
-            outputs = [tensor for tensor in _tensors(model(*arguments)) if tensor.requires_grad]
+            outputs = [tensor for tensor in _tensors(model(*positional, **named)) if tensor.requires_grad]
         if outputs:
             # In the ordinary layout, as a loss would give it.
             start = [torch.ones(output.shape, dtype=output.dtype, device=output.device) for output in outputs]
@@ -89,18 +91,19 @@ def watch(step: Callable[[], None], layers: Mapping[str, nn.Module]) -> dict[str
     """Run a step and record the first call of each of these layers that it calls, in the order of execution."""
     calls: dict[str, Call] = {}
 
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
             if name in calls:
                 calls[name].count += 1
                 return
-            call = calls[name] = Call(inputs[0].detach(), inputs[0].requires_grad)
+            x = inputs[0] if inputs else named["input"]
+            call = calls[name] = Call(x.detach(), x.requires_grad)
             if output.requires_grad:
                 output.register_hook(lambda gradient: setattr(call, "gradient", gradient.detach()))
 
         return hook
 
-    handles = [layer.register_forward_hook(note(name)) for name, layer in layers.items()]
+    handles = [layer.register_forward_hook(note(name), with_kwargs=True) for name, layer in layers.items()]
     try:
         step()
     finally:
