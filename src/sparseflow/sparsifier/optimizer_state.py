@@ -19,9 +19,8 @@ from torch import Tensor
 
 from sparseflow.sharded import is_sharded, local
 from sparseflow.sparsifier.kinds import is_elementwise
-from sparseflow.sparsifier.optimizers import group_number, switches_of
 from sparseflow.sparsifier.tensors import Kept, Path, chain, entries, layouts, name_of, tensors_in
-from sparseflow.sparsifier.throwaway import CannotTryError, Trial, undisturbed
+from sparseflow.sparsifier.throwaway import STEPS_OF_WRAPPERS, CannotTryError, Trial, undisturbed
 
 _log = logging.getLogger("sparseflow")
 
@@ -125,7 +124,7 @@ def _watch(optimizer: Any, parameter: Tensor, like: Tensor) -> Findings:
     off: dict[tuple[Path, str], list[tuple[float, bool] | None]] = {}
     differs: set[tuple[Path, str]] = set()
     seen: dict[Path, Tensor] = {}
-    for _ in range(_STEPS):
+    for _ in range(_STEPS if len(chain(optimizer)) == 1 else STEPS_OF_WRAPPERS):
         trial.step(normal() * mask)
         trial.weight.masked_fill_(~mask, 0)
         for path, tensor in _state_of(trial.optimizer, trial.weight):

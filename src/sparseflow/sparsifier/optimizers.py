@@ -99,20 +99,26 @@ def weight_states(optimizer: Any, parameter: Tensor) -> list[WeightState]:
     return states
 
 
-def drop_mistaken(optimizer: Any, parameter: Tensor, inactive: Tensor) -> None:
+def drop_mistaken(optimizer: Any, parameter: Tensor, mask: Tensor, *, everywhere: bool) -> None:
     """Forget state that seemed to belong to single weights but has changed while these were inactive.
 
     Some optimizers begin to mix entries only after many steps. Their state is then left to them, as the rest is.
+
+    Args:
+        everywhere: Whether to look at all entries, or at some thousands.
     """
+    if type(optimizer).__module__.startswith("torch."):
+        return  # their sources are known
     for state in weight_states(optimizer, parameter):
-        if state.steady and (count := state.num_stale(inactive)):
+        if state.steady and state.is_stale(mask, everywhere=everywhere):
             reference, switches, kept = _KEPT[optimizer][id(parameter)]
             others = {path: at for path, at in kept.items() if path != state.path}
             _KEPT[optimizer][id(parameter)] = reference, switches, others
             logging.getLogger("sparseflow").warning(
-                "%s changed %r at %d inactive weights, so it is no state of single weights; it is left as it is from "
-                "now on.", type(optimizer).__name__, state.key, count
-            )  # fmt: skip
+                "%s changed %r of inactive weights, so it is no state of single weights. It is left alone from now on.",
+                type(optimizer).__name__,
+                state.key,
+            )
 
 
 def _at(optimizer: Any, parameter: Tensor, path: Path) -> Tensor | None:
@@ -123,10 +129,10 @@ def _at(optimizer: Any, parameter: Tensor, path: Path) -> Tensor | None:
     for key in keys:
         if isinstance(value, Mapping):
             value = value.get(key)
-        elif isinstance(key, int) and isinstance(value, (list, tuple, Tensor)):
+        elif isinstance(value, (list, tuple, Tensor)) and isinstance(key, int):
             value = value[key] if key < len(value) else None
         else:
-            value = getattr(value, key, None)
+            value = getattr(value, str(key), None)
     return value if isinstance(value, Tensor) and value.dim() else None
 
 

@@ -216,7 +216,8 @@ class Sparsifier:
             handle.remove()
         self._handles.clear()
         for optimizer in self.optimizers:
-            allow_copies(optimizer)
+            if hasattr(optimizer, "defaults"):
+                allow_copies(optimizer)
         attached.release(self)
 
     def __enter__(self) -> Self:
@@ -358,9 +359,10 @@ class Sparsifier:
             for parameter, gradient in part.parked:
                 parameter.grad = gradient
         elif part.ran_dense or not part.elementwise:
-            if not part.ran_dense and self.method.due(self.step_count + 1):
-                self._weights.drop_mistaken_states(part.weights)
-            self._weights.clear_(part.weights, steady=part.ran_dense)
+            updates = self._update_follows()
+            if not part.elementwise:
+                self._weights.drop_mistaken_states(part.weights, everywhere=updates)
+            self._weights.clear_(part.weights, steady=part.ran_dense or updates)
         part.ran_dense = False
         self._stepped.add(id(optimizer))
         if len(self._stepped) == len(self._parts):
@@ -399,7 +401,8 @@ class Sparsifier:
 
     def _listen(self, optimizer: torch.optim.Optimizer) -> list[Any]:
         describe(optimizer, self._parts[id(optimizer)].weights.values())
-        stop_copies(optimizer)
+        if hasattr(optimizer, "defaults"):
+            stop_copies(optimizer)
         return [
             *listen(optimizer, self._before_step, self._after_step, self.mask_gradients_),
             *(
