@@ -8,9 +8,8 @@ optimizer, as if gradients and weights were masked by hand.
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -19,10 +18,8 @@ from torch import Tensor
 
 from sparseflow.sharded import is_sharded, local
 from sparseflow.sparsifier.kinds import is_elementwise
-from sparseflow.sparsifier.tensors import Kept, Path, chain, entries, layouts, name_of, tensors_in
+from sparseflow.sparsifier.tensors import Kept, Path, chain, entries, layouts, tensors_in
 from sparseflow.sparsifier.throwaway import STEPS_OF_WRAPPERS, CannotTryError, Trial, undisturbed
-
-_log = logging.getLogger("sparseflow")
 
 #: Steps of a trial: at the first some optimizers only make their preconditioner, at the second they begin to use it.
 _STEPS = 5
@@ -44,41 +41,21 @@ class Findings(NamedTuple):
 _found: WeakKeyDictionary[Any, dict[Any, Findings]] = WeakKeyDictionary()
 
 
-def findings(optimizer: Any, parameter: Tensor) -> Findings:
-    """What a trial of the optimizer on a stand-in for the parameter shows; each kind of parameter is tried once."""
+def findings(optimizer: Any, parameter: Tensor, switches: Hashable = ()) -> Findings:
+    """What a trial of the optimizer on a stand-in for the parameter shows; each kind of parameter is tried once.
+
+    Args:
+        switches: What else decides which state there is, see :func:`sparseflow.sparsifier.optimizers.switches_of`;
+            where it changes, the optimizer is tried again.
+    """
     weight = local(parameter)
     known = _found.setdefault(optimizer, {})
     # Optimizers that treat every entry alike are tried on a few.
     size = () if is_elementwise(optimizer) else (weight.shape, weight.stride())
-    key = (*size, weight.dtype, weight.device, switches_of(optimizer, parameter))
+    key = (*size, weight.dtype, weight.device, switches)
     if key not in known:
         known[key] = _try_out(optimizer, parameter, weight if size else weight.new_empty(8))
     return known[key]
-
-
-def describe(optimizer: Any, parameters: Iterable[Tensor]) -> None:
-    """Say in one line, for an optimizer that is none of torch's, which of its state is taken for what."""
-    per_weight: dict[str, float] = {}
-    left: dict[str, None] = {}
-    errors: dict[str, None] = {}
-    for parameter in parameters:
-        found = findings(optimizer, parameter)
-        per_weight |= {name_of(path): kept.fresh for path, kept in found.per_weight.items()}
-        left |= dict.fromkeys(map(name_of, found.left_alone))
-        if found.error is not None:
-            errors[found.error] = None
-    name = type(optimizer).__name__
-    if errors:
-        _log.warning(
-            "%s could not be tried out (%s). Weights are cleared after each of its steps; its state is left as it is, "
-            "so that a weight that grows again may start with the momentum it had.", name, "; ".join(errors)
-        )  # fmt: skip
-    elif not type(optimizer).__module__.startswith("torch."):
-        fresh = ", ".join(f"{key} ({value:g})" for key, value in per_weight.items()) or "nothing"
-        _log.warning(
-            "%s: state per weight, and its value for a new weight: %s. Left to the optimizer: %s. Weights are cleared "
-            "after each step.", name, fresh, ", ".join(left) or "nothing"
-        )  # fmt: skip
 
 
 def _state_of(optimizer: Any, parameter: Tensor) -> Iterable[tuple[Path, Tensor]]:
@@ -95,6 +72,10 @@ def _state_of(optimizer: Any, parameter: Tensor) -> Iterable[tuple[Path, Tensor]
                 yield path, tensor
 
 
+def _holds(optimizer: Any, parameter: Tensor) -> bool:
+    return any(held is parameter for group in optimizer.param_groups for held in group["params"])
+
+
 def _try_out(optimizer: Any, parameter: Tensor, like: Tensor) -> Findings:
     if isinstance(optimizer, torch.optim.LBFGS):
         return Findings({}, [])  # its vectors run over all weights together
@@ -102,7 +83,7 @@ def _try_out(optimizer: Any, parameter: Tensor, like: Tensor) -> Findings:
         try:
             return _watch(optimizer, parameter, like)
         except CannotTryError as error:
-            holders = [(n, each) for n, each in enumerate(chain(optimizer)) if n and group_number(each, parameter) >= 0]
+            holders = [(n, each) for n, each in enumerate(chain(optimizer)) if n and _holds(each, parameter)]
             if not holders:
                 return Findings({}, [], str(error))
     # A wrapper that cannot be made a second time, such as ZeroRedundancyOptimizer: look at what it holds.

@@ -57,11 +57,10 @@ def switches_of(optimizer: Any, parameter: Tensor) -> Switches:
     """
     if (number := group_number(optimizer, parameter)) < 0:
         return (number,)
-    group = optimizer.param_groups[number]
+    group, settings = optimizer.param_groups[number], getattr(optimizer, "defaults", {})
     rates = ("lr", "initial_lr", "max_lr", "min_lr")
-    return number, *(
-        name for name, at in group.items() if name not in rates and isinstance(at, bool | int | float) and at
-    )
+    names = (name for name in group if name in settings and name not in rates)  # others are counts that steps leave
+    return number, *(name for name in names if isinstance(group[name], bool | int | float) and group[name])
 
 
 def weight_states(optimizer: Any, parameter: Tensor) -> list[WeightState]:
@@ -82,7 +81,7 @@ def weight_states(optimizer: Any, parameter: Tensor) -> list[WeightState]:
     if reference is None or reference() is not parameter or switches != now:
         from sparseflow.sparsifier.optimizer_state import findings  # it tries optimizers out, which few steps need
 
-        kept = findings(optimizer, parameter).per_weight
+        kept = findings(optimizer, parameter, now).per_weight
         known[id(parameter)] = ref(parameter), now, kept
     states = []
     for path, place in kept.items():

@@ -20,10 +20,10 @@ from sparseflow.rng import stream
 from sparseflow.sharded import reshard_, shard_like
 from sparseflow.sparsifier.check import Checked
 from sparseflow.sparsifier.dense_gradients import keep_dense, observe_
+from sparseflow.sparsifier.describe import describe
 from sparseflow.sparsifier.guard import Guard, allow_copies, check_agreement, process_group, stop_copies
 from sparseflow.sparsifier.kinds import keeps_zeros
 from sparseflow.sparsifier.last_update import Before, before_update, num_untrained, take_back_
-from sparseflow.sparsifier.optimizer_state import describe
 from sparseflow.sparsifier.optimizers import PeakRates, is_scheduled, leaves_gradients, weight_states
 from sparseflow.sparsifier.roots import QuickRoots
 from sparseflow.sparsifier.state import check_state
@@ -58,16 +58,18 @@ class _Part:
 class Sparsifier:
     """Bind a model, its optimizer, masks and a method; from then on the model stays sparse.
 
-    Before each optimizer step gradients are masked, after it masks change when the method says so, and weights and
-    per-weight optimizer state are exactly zero off the mask. Nothing is wrapped or renamed. Weights are zeroed off the
-    mask when the object is made, except those that are sparse elsewhere: these wait for the state that they were saved
-    with, and a step without it raises.
+    Before each optimizer step gradients are masked, after it masks change when the method says so. Weights are exactly
+    zero off the mask, and optimizer state that belongs to one weight is what the optimizer gives a new weight. Nothing
+    is wrapped or renamed. Weights are zeroed off the mask when the object is made, except those that are sparse
+    elsewhere: these wait for the state that they were saved with, and a step without it raises.
 
     * **Resume**: model, optimizer, Sparsifier and their states are made and loaded in any order; training continues bit
       for bit.
     * **Writes from outside** (a checkpoint, an average) are noticed at the next step: dense weights are cut with a
       warning, weights of other masks refused. Tensors that were replaced or moved to another optimizer are refused.
     * **Gradient accumulation**: only optimizer steps count; RigL sees the accumulated gradient.
+    * **Optimizers**: all whose ``step`` changes the weights themselves. What belongs to one weight in the state of one
+      that is none of torch's is found by a trial and logged in one line. Wrappers (Lookahead, SAM, ZeRO) as a whole.
     * **Several optimizers** make one step together: it is done when each has stepped, or one steps again.
     * **Clipping**: call :meth:`mask_gradients_` before ``clip_grad_norm_`` so that the norm counts active weights only.
     * **GradScaler**: a skipped step skips everything here too, with fused optimizers as well.

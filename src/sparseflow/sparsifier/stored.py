@@ -14,7 +14,7 @@ from sparseflow.masks.topk import topk_mask
 from sparseflow.methods.base import Swap
 from sparseflow.sharded import is_sharded
 from sparseflow.sparsifier.optimizer_state import findings
-from sparseflow.sparsifier.optimizers import weight_states
+from sparseflow.sparsifier.optimizers import switches_of, weight_states
 from sparseflow.sparsifier.tensors import name_of
 from sparseflow.types import Masks
 
@@ -263,7 +263,7 @@ def check_can_move(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         )
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for weight in stored_weights(model).values():
-        found = findings(optimizer, weight.values)
+        found = findings(optimizer, weight.values, switches_of(optimizer, weight.values))
         if id(weight.values) in held and (found.error is not None or found.left_alone):
             what = f"({found.error})" if found.error else ", ".join(map(name_of, found.left_alone))
             raise ValueError(
