@@ -16,7 +16,7 @@ from odd_optimizers import ODD, Bytes, Elsewhere, HalfBytes, LateMixing, Nested,
 from optimizer_loops import backward, network, rigl
 from sparseflow.rng import stream
 from sparseflow.sparsifier.optimizer_state import findings
-from sparseflow.sparsifier.optimizers import weight_states
+from sparseflow.sparsifier.optimizers import switches_of, weight_states
 from sparseflow.sparsifier.tensors import name_of
 
 optim = torch.optim
@@ -227,7 +227,8 @@ def test_settings_of_groups_and_schedules_reach_the_trial() -> None:
     one, two = (nn.Parameter(torch.ones(8)) for _ in range(2))
     optimizer = optim.Rprop([{"params": [one], "lr": 0.5}, {"params": [two]}], lr=0.25)
     optim.lr_scheduler.LinearLR(optimizer, start_factor=0.1)
-    found = [findings(optimizer, parameter).per_weight[0, "step_size"].fresh for parameter in (one, two)]
+    keys = {each: switches_of(optimizer, each) for each in (one, two)}
+    found = [findings(optimizer, each, keys[each]).per_weight[0, "step_size"].fresh for each in (one, two)]
     assert found == [0.5, 0.25]
 
 
