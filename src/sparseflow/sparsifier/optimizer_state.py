@@ -26,6 +26,8 @@ _STEPS = 5
 
 #: Codes of inactive weights spread over less than this part of the range that those of active ones take.
 _CODES = 16
+#: A code means next to nothing if it stands for less than this part of the largest value in its table.
+_NEXT_TO_NOTHING = 1e-3
 
 
 class Findings(NamedTuple):
@@ -119,15 +121,34 @@ def _watch(optimizer: Any, parameter: Tensor, like: Tensor) -> Findings:
                 if common is not None and bool((values[mask].to(values.dtype) != common[0]).any()):
                     differs.add((path, layout))
     per_weight = {}
-    for (path, layout), values in off.items():
-        known = [value for value in values if value is not None]
-        if len(known) == len(values) and (path, layout) in differs:
+    for (path, layout), observed in off.items():
+        known = [value for value in observed if value is not None]
+        if len(known) == len(observed) and (path, layout) in differs:
             fresh = known[0][0] if math.isfinite(known[0][0]) else 0.0
             # Codes of quantised state are never steady: what zero is rounded to depends on the other codes of a block.
-            steady = seen[path].is_floating_point() and all(value == (fresh, True) for value in known)
-            per_weight[path] = Kept(layout, seen[path].dtype, fresh, steady)
+            dtype = seen[path].dtype
+            steady = dtype.is_floating_point and all(value == (fresh, True) for value in known)
+            if dtype == torch.uint8:
+                fresh = _code_of_zero(int(fresh), seen.values())
+            per_weight[path] = Kept(layout, dtype, fresh, steady)
     left = [path for path, tensor in seen.items() if path not in per_weight and tensor.numel() > 1]
     return Findings(per_weight, left)
+
+
+def _code_of_zero(code: int, tensors: Iterable[Tensor]) -> int:
+    """The code that means 0.0, if the one that was found means next to nothing by a table in the state.
+
+    Kernels may round zero to a code beside it.
+
+    >>> _code_of_zero(3, [torch.tensor([-1.0, -1e-5, 0.0, 1e-5, 1.0])])
+    2
+    """
+    for table in tensors:
+        ascends = table.dim() == 1 and table.is_floating_point() and bool((table.diff() > 0).all())
+        if ascends and code < len(table) and abs(table[code]) < _NEXT_TO_NOTHING * table.abs().max():
+            zeros = (table == 0).nonzero()
+            return int(zeros[0]) if len(zeros) else code
+    return code
 
 
 def _common(inactive: Tensor, active: Tensor) -> tuple[float, bool] | None:
