@@ -9,7 +9,7 @@ optimizer, as if gradients and weights were masked by hand.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -18,14 +18,16 @@ from torch import Tensor
 
 from sparseflow.sharded import is_sharded, local
 from sparseflow.sparsifier.kinds import is_elementwise
-from sparseflow.sparsifier.tensors import Kept, Path, chain, entries, group_number, layouts, tensors_in
-from sparseflow.sparsifier.throwaway import CannotTryError, Trial, undisturbed
+from sparseflow.sparsifier.tensors import Kept, Path, chain, entries, layouts, tensors_in
+from sparseflow.sparsifier.throwaway import STEPS_OF_WRAPPERS, CannotTryError, Trial, undisturbed
 
 #: Steps of a trial: at the first some optimizers only make their preconditioner, at the second they begin to use it.
 _STEPS = 5
 
 #: Codes of inactive weights spread over less than this part of the range that those of active ones take.
 _CODES = 16
+#: A code means next to nothing if it stands for less than this part of the largest value in its table.
+_NEXT_TO_NOTHING = 1e-3
 
 
 class Findings(NamedTuple):
@@ -41,10 +43,12 @@ class Findings(NamedTuple):
 _found: WeakKeyDictionary[Any, dict[Any, Findings]] = WeakKeyDictionary()
 
 
-def findings(optimizer: Any, parameter: Tensor, switches: Any) -> Findings:
+def findings(optimizer: Any, parameter: Tensor, switches: Hashable = ()) -> Findings:
     """What a trial of the optimizer on a stand-in for the parameter shows; each kind of parameter is tried once.
 
-    ``switches`` is what its group has switched on, see :func:`sparseflow.sparsifier.optimizers.switches_of`.
+    Args:
+        switches: What else decides which state there is, see :func:`sparseflow.sparsifier.optimizers.switches_of`;
+            where it changes, the optimizer is tried again.
     """
     weight = local(parameter)
     known = _found.setdefault(optimizer, {})
@@ -70,6 +74,10 @@ def _state_of(optimizer: Any, parameter: Tensor) -> Iterable[tuple[Path, Tensor]
                 yield path, tensor
 
 
+def _holds(optimizer: Any, parameter: Tensor) -> bool:
+    return any(held is parameter for group in optimizer.param_groups for held in group["params"])
+
+
 def _try_out(optimizer: Any, parameter: Tensor, like: Tensor) -> Findings:
     if isinstance(optimizer, torch.optim.LBFGS):
         return Findings({}, [])  # its vectors run over all weights together
@@ -77,7 +85,7 @@ def _try_out(optimizer: Any, parameter: Tensor, like: Tensor) -> Findings:
         try:
             return _watch(optimizer, parameter, like)
         except CannotTryError as error:
-            holders = [(n, each) for n, each in enumerate(chain(optimizer)) if n and group_number(each, parameter) >= 0]
+            holders = [(n, each) for n, each in enumerate(chain(optimizer)) if n and _holds(each, parameter)]
             if not holders:
                 return Findings({}, [], str(error))
     # A wrapper that cannot be made a second time, such as ZeroRedundancyOptimizer: look at what it holds.
@@ -99,7 +107,7 @@ def _watch(optimizer: Any, parameter: Tensor, like: Tensor) -> Findings:
     off: dict[tuple[Path, str], list[tuple[float, bool] | None]] = {}
     differs: set[tuple[Path, str]] = set()
     seen: dict[Path, Tensor] = {}
-    for _ in range(_STEPS):
+    for _ in range(_STEPS if len(chain(optimizer)) == 1 else STEPS_OF_WRAPPERS):
         trial.step(normal() * mask)
         trial.weight.masked_fill_(~mask, 0)
         for path, tensor in _state_of(trial.optimizer, trial.weight):
@@ -113,15 +121,34 @@ def _watch(optimizer: Any, parameter: Tensor, like: Tensor) -> Findings:
                 if common is not None and bool((values[mask].to(values.dtype) != common[0]).any()):
                     differs.add((path, layout))
     per_weight = {}
-    for (path, layout), values in off.items():
-        known = [value for value in values if value is not None]
-        if len(known) == len(values) and (path, layout) in differs:
+    for (path, layout), observed in off.items():
+        known = [value for value in observed if value is not None]
+        if len(known) == len(observed) and (path, layout) in differs:
             fresh = known[0][0] if math.isfinite(known[0][0]) else 0.0
             # Codes of quantised state are never steady: what zero is rounded to depends on the other codes of a block.
-            steady = seen[path].is_floating_point() and all(value == (fresh, True) for value in known)
-            per_weight[path] = Kept(layout, seen[path].dtype, fresh, steady)
+            dtype = seen[path].dtype
+            steady = dtype.is_floating_point and all(value == (fresh, True) for value in known)
+            if dtype == torch.uint8:
+                fresh = _code_of_zero(int(fresh), seen.values())
+            per_weight[path] = Kept(layout, dtype, fresh, steady)
     left = [path for path, tensor in seen.items() if path not in per_weight and tensor.numel() > 1]
     return Findings(per_weight, left)
+
+
+def _code_of_zero(code: int, tensors: Iterable[Tensor]) -> int:
+    """The code that means 0.0, if the one that was found means next to nothing by a table in the state.
+
+    Kernels may round zero to a code beside it.
+
+    >>> _code_of_zero(3, [torch.tensor([-1.0, -1e-5, 0.0, 1e-5, 1.0])])
+    2
+    """
+    for table in tensors:
+        ascends = table.dim() == 1 and table.is_floating_point() and bool((table.diff() > 0).all())
+        if ascends and code < len(table) and abs(table[code]) < _NEXT_TO_NOTHING * table.abs().max():
+            zeros = (table == 0).nonzero()
+            return int(zeros[0]) if len(zeros) else code
+    return code
 
 
 def _common(inactive: Tensor, active: Tensor) -> tuple[float, bool] | None:

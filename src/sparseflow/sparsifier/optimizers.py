@@ -10,9 +10,7 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from sparseflow.sparsifier.tensors import WHOLE, Kept, Path, WeightState, chain, name_of
-
-_log = logging.getLogger("sparseflow")
+from sparseflow.sparsifier.tensors import WHOLE, Kept, Path, WeightState, chain
 
 #: The number of a parameter's group, and which of the group's numbers are not zero: momentum, amsgrad, centered.
 Switches = tuple[Any, ...]
@@ -43,6 +41,13 @@ def leaves_gradients(optimizer: torch.optim.Optimizer, parameters: Iterable[Tens
     )
 
 
+def group_number(optimizer: Any, parameter: Tensor) -> int:
+    """The number of the group that holds a parameter; -1 if none does."""
+    groups = getattr(optimizer, "param_groups", [])
+    holding = (n for n, group in enumerate(groups) if any(held is parameter for held in group["params"]))
+    return next(holding, -1)
+
+
 def switches_of(optimizer: Any, parameter: Tensor) -> Switches:
     """What decides which state an optimizer keeps for a parameter; schedulers may turn momentum on after a while.
 
@@ -50,12 +55,12 @@ def switches_of(optimizer: Any, parameter: Tensor) -> Switches:
     >>> switches_of(torch.optim.SGD([weight], momentum=0.9), weight)
     (0, 'momentum')
     """
+    if (number := group_number(optimizer, parameter)) < 0:
+        return (number,)
+    group, settings = optimizer.param_groups[number], getattr(optimizer, "defaults", {})
     rates = ("lr", "initial_lr", "max_lr", "min_lr")
-    for number, group in enumerate(getattr(optimizer, "param_groups", [])):
-        if any(held is parameter for held in group["params"]):
-            numbers = {name: at for name, at in group.items() if isinstance(at, bool | int | float)}
-            return number, *(name for name, at in numbers.items() if at and name not in rates)
-    return ()
+    names = (name for name in group if name in settings and name not in rates)  # others are counts that steps leave
+    return number, *(name for name in names if isinstance(group[name], bool | int | float) and group[name])
 
 
 def weight_states(optimizer: Any, parameter: Tensor) -> list[WeightState]:
@@ -93,47 +98,26 @@ def weight_states(optimizer: Any, parameter: Tensor) -> list[WeightState]:
     return states
 
 
-def describe(optimizer: Any, parameters: Iterable[Tensor]) -> None:
-    """Say in one line, for an optimizer that is none of torch's, which of its state is taken for what."""
-    from sparseflow.sparsifier.optimizer_state import findings
-
-    per_weight: dict[str, float] = {}
-    left: dict[str, None] = {}
-    errors: dict[str, None] = {}
-    for parameter in parameters:
-        found = findings(optimizer, parameter, switches_of(optimizer, parameter))
-        per_weight |= {name_of(path): kept.fresh for path, kept in found.per_weight.items()}
-        left |= dict.fromkeys(map(name_of, found.left_alone))
-        if found.error is not None:
-            errors[found.error] = None
-    name = type(optimizer).__name__
-    if errors:
-        _log.warning(
-            "%s could not be tried out (%s). Weights are cleared after each of its steps; its state is left as it is, "
-            "so that a weight that grows again may start with the momentum it had.", name, "; ".join(errors)
-        )  # fmt: skip
-    elif not type(optimizer).__module__.startswith("torch."):
-        fresh = ", ".join(f"{key} ({value:g})" for key, value in per_weight.items()) or "nothing"
-        _log.warning(
-            "%s: state per weight, and its value for a new weight: %s. Left to the optimizer: %s. Weights are cleared "
-            "after each step.", name, fresh, ", ".join(left) or "nothing"
-        )  # fmt: skip
-
-
-def drop_mistaken(optimizer: Any, parameter: Tensor, inactive: Tensor) -> None:
+def drop_mistaken(optimizer: Any, parameter: Tensor, mask: Tensor, *, everywhere: bool) -> None:
     """Forget state that seemed to belong to single weights but has changed while these were inactive.
 
     Some optimizers begin to mix entries only after many steps. Their state is then left to them, as the rest is.
+
+    Args:
+        everywhere: Whether to look at all entries, or at some thousands.
     """
+    if type(optimizer).__module__.startswith("torch."):
+        return  # their sources are known
     for state in weight_states(optimizer, parameter):
-        if state.steady and (count := state.num_stale(inactive)):
+        if state.steady and state.is_stale(mask, everywhere=everywhere):
             reference, switches, kept = _KEPT[optimizer][id(parameter)]
             others = {path: at for path, at in kept.items() if path != state.path}
             _KEPT[optimizer][id(parameter)] = reference, switches, others
-            _log.warning(
-                "%s changed %r at %d inactive weights, so it is no state of single weights; it is left as it is from "
-                "now on.", type(optimizer).__name__, state.key, count
-            )  # fmt: skip
+            logging.getLogger("sparseflow").warning(
+                "%s changed %r of inactive weights, so it is no state of single weights. It is left alone from now on.",
+                type(optimizer).__name__,
+                state.key,
+            )
 
 
 def _at(optimizer: Any, parameter: Tensor, path: Path) -> Tensor | None:
@@ -144,10 +128,10 @@ def _at(optimizer: Any, parameter: Tensor, path: Path) -> Tensor | None:
     for key in keys:
         if isinstance(value, Mapping):
             value = value.get(key)
-        elif isinstance(key, int) and isinstance(value, (list, tuple, Tensor)):
+        elif isinstance(value, (list, tuple, Tensor)) and isinstance(key, int):
             value = value[key] if key < len(value) else None
         else:
-            value = getattr(value, key, None)
+            value = getattr(value, str(key), None)
     return value if isinstance(value, Tensor) and value.dim() else None
 
 

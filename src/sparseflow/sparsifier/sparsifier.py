@@ -20,10 +20,11 @@ from sparseflow.rng import stream
 from sparseflow.sharded import reshard_, shard_like
 from sparseflow.sparsifier.check import Checked
 from sparseflow.sparsifier.dense_gradients import keep_dense, observe_
+from sparseflow.sparsifier.describe import describe
 from sparseflow.sparsifier.guard import Guard, allow_copies, check_agreement, process_group, stop_copies
 from sparseflow.sparsifier.kinds import keeps_zeros
 from sparseflow.sparsifier.last_update import Before, before_update, num_untrained, take_back_
-from sparseflow.sparsifier.optimizers import PeakRates, describe, is_scheduled, leaves_gradients, weight_states
+from sparseflow.sparsifier.optimizers import PeakRates, is_scheduled, leaves_gradients, weight_states
 from sparseflow.sparsifier.roots import QuickRoots
 from sparseflow.sparsifier.state import check_state
 from sparseflow.sparsifier.stored import check_can_move
@@ -57,16 +58,18 @@ class _Part:
 class Sparsifier:
     """Bind a model, its optimizer, masks and a method; from then on the model stays sparse.
 
-    Before each optimizer step gradients are masked, after it masks change when the method says so, and weights and
-    per-weight optimizer state are exactly zero off the mask. Nothing is wrapped or renamed. Weights are zeroed off the
-    mask when the object is made, except those that are sparse elsewhere: these wait for the state that they were saved
-    with, and a step without it raises.
+    Before each optimizer step gradients are masked, after it masks change when the method says so. Weights are exactly
+    zero off the mask, and optimizer state that belongs to one weight is what the optimizer gives a new weight. Nothing
+    is wrapped or renamed. Weights are zeroed off the mask when the object is made, except those that are sparse
+    elsewhere: these wait for the state that they were saved with, and a step without it raises.
 
     * **Resume**: model, optimizer, Sparsifier and their states are made and loaded in any order; training continues bit
       for bit.
     * **Writes from outside** (a checkpoint, an average) are noticed at the next step: dense weights are cut with a
       warning, weights of other masks refused. Tensors that were replaced or moved to another optimizer are refused.
     * **Gradient accumulation**: only optimizer steps count; RigL sees the accumulated gradient.
+    * **Optimizers**: all whose ``step`` changes the weights themselves. What belongs to one weight in the state of one
+      that is none of torch's is found by a trial and logged in one line. Wrappers (Lookahead, SAM, ZeRO) as a whole.
     * **Several optimizers** make one step together: it is done when each has stepped, or one steps again.
     * **Clipping**: call :meth:`mask_gradients_` before ``clip_grad_norm_`` so that the norm counts active weights only.
     * **GradScaler**: a skipped step skips everything here too, with fused optimizers as well.
@@ -215,7 +218,8 @@ class Sparsifier:
             handle.remove()
         self._handles.clear()
         for optimizer in self.optimizers:
-            allow_copies(optimizer)
+            if hasattr(optimizer, "defaults"):
+                allow_copies(optimizer)
         attached.release(self)
 
     def __enter__(self) -> Self:
@@ -357,9 +361,10 @@ class Sparsifier:
             for parameter, gradient in part.parked:
                 parameter.grad = gradient
         elif part.ran_dense or not part.elementwise:
-            if not part.ran_dense and self.method.due(self.step_count + 1):
-                self._weights.drop_mistaken_states(part.weights)
-            self._weights.clear_(part.weights, steady=part.ran_dense)
+            updates = self._update_follows()
+            if not part.elementwise:
+                self._weights.drop_mistaken_states(part.weights, everywhere=updates)
+            self._weights.clear_(part.weights, steady=part.ran_dense or updates)
         part.ran_dense = False
         self._stepped.add(id(optimizer))
         if len(self._stepped) == len(self._parts):
@@ -398,7 +403,8 @@ class Sparsifier:
 
     def _listen(self, optimizer: torch.optim.Optimizer) -> list[Any]:
         describe(optimizer, self._parts[id(optimizer)].weights.values())
-        stop_copies(optimizer)
+        if hasattr(optimizer, "defaults"):
+            stop_copies(optimizer)
         return [
             *listen(optimizer, self._before_step, self._after_step, self.mask_gradients_),
             *(

@@ -18,6 +18,8 @@ Path = tuple[Any, ...]
 WHOLE, UPPER_FIRST, LOWER_FIRST = "whole", "upper first", "lower first"
 
 _DEEPEST = 8
+#: Entries of a tensor that are looked at after each step.
+_SAMPLE = 4096
 
 
 def tensors_in(value: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
@@ -79,13 +81,6 @@ def chain(optimizer: Any) -> list[Any]:
     return found
 
 
-def group_number(optimizer: Any, parameter: Tensor) -> int:
-    """The number of the group that holds a parameter; -1 if none does."""
-    groups = getattr(optimizer, "param_groups", [])
-    holding = (n for n, group in enumerate(groups) if any(held is parameter for held in group["params"]))
-    return next(holding, -1)
-
-
 class Kept(NamedTuple):
     """A place in the state where a trial found one value for each weight; fields as :class:`WeightState`."""
 
@@ -136,6 +131,14 @@ class WeightState(NamedTuple):
         values = entries(tensor, self.layout, mask.shape).masked_fill(~mask, int(self.fresh)).view(-1, 2)
         upper, lower = values.unbind(1) if self.layout == UPPER_FIRST else values.flip(1).unbind(1)
         tensor.copy_(((upper << 4) | lower).view_as(tensor))
+
+    def is_stale(self, mask: Tensor, *, everywhere: bool) -> bool:
+        """Whether entries off the mask are not fresh, in all of it or in some thousands; of all processes together."""
+        if everywhere or is_sharded(self.tensor):
+            return self.num_stale(~mask) > 0
+        rows = -(-_SAMPLE // max(1, mask[0].numel()))
+        values = entries(self.tensor.detach(), self.layout, mask.shape)[:rows]
+        return bool(((values != self.fresh) & ~mask[:rows]).any())
 
     def num_stale(self, inactive: Tensor) -> int:
         """Number of entries that are not fresh where they should be; ``inactive`` may be in parts on many processes."""

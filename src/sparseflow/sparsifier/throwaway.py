@@ -20,6 +20,9 @@ from sparseflow.sparsifier.tensors import chain
 #: Methods of optimizers that take a step in phases, with a backward pass before each (SAM and its kin).
 _PHASES = ("first_step", "second_step", "third_step")
 
+#: Steps to try a wrapper for: Lookahead and its kin do something more every fifth step or so.
+STEPS_OF_WRAPPERS = 24
+
 #: Entries of a group that steps and schedulers leave there; all others are taken for settings.
 _LEFT_BY_STEPS = {"step", "steps", "counter", "initial_lr"}
 

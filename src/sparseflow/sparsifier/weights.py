@@ -169,11 +169,11 @@ class MaskedWeights:
             for state, mask in others:
                 state.reset_(mask)
 
-    def drop_mistaken_states(self, names: Iterable[str]) -> None:
+    def drop_mistaken_states(self, names: Iterable[str], *, everywhere: bool) -> None:
         """Leave alone from now on what was taken for per-weight state but did not stay fresh off the mask."""
         for name in names:
-            if (optimizer := self.optimizer_of.get(name)) is not None and name in self.dense:
-                drop_mistaken(optimizer, self.parameters[name], ~self.dense[name])
+            if (optimizer := self.optimizer_of.get(name)) is not None:
+                drop_mistaken(optimizer, self.parameters[name], self.dense[name], everywhere=everywhere)
 
     def clear_gradients_(self, names: Iterable[str]) -> None:
         """Make these gradients +0.0 off the masks."""

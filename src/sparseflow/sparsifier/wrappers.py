@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from sparseflow.sparsifier.tensors import chain, inner_optimizers
-from sparseflow.sparsifier.throwaway import CannotTryError, Trial, phases, undisturbed
+from sparseflow.sparsifier.throwaway import STEPS_OF_WRAPPERS, CannotTryError, Trial, phases, undisturbed
 
 Before = Callable[[Any, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]] | None]
 After = Callable[[Any, tuple[Any, ...], dict[str, Any]], None]
@@ -43,9 +42,6 @@ REFUSED = {
         "steps on copies of the weights on the CPU and writes these back. Use torchao.optim.AdamW8bit to save memory"
     ),
 }
-
-#: Trial steps in which a wrapper may show that it writes after the optimizer inside; Lookahead does every fifth or so.
-_STEPS = 24
 
 
 def stepping(optimizer: Any) -> Any:
@@ -140,23 +136,24 @@ class _Replaced:
     """A method of one object, replaced by one that calls others before and after it."""
 
     def __init__(self, owner: Any, name: str, before: Before, after: After | None) -> None:
-        self._owner, self._name = owner, name
-        method = getattr(owner, name)
-        self._was_own = name in vars(owner)
-        self._method = method
+        self._owner, self._name, self._before, self._after = owner, name, before, after
+        self._method, self._was_own = getattr(owner, name), name in vars(owner)
+        setattr(owner, name, self)
 
-        @functools.wraps(method)
-        def called(*args: Any, **kwargs: Any) -> Any:
-            changed = before(owner, args, kwargs)
-            if changed is not None:
-                (_, *rest), kwargs = changed
-                args = tuple(rest)
-            result = method(*args, **kwargs)
-            if after is not None:
-                after(owner, args, kwargs)
-            return result
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if (changed := self._before(self._owner, args, kwargs)) is not None:
+            args, kwargs = changed[0][1:], changed[1]
+        result = self._method(*args, **kwargs)
+        if self._after is not None:
+            self._after(self._owner, args, kwargs)
+        return result
 
-        setattr(owner, name, called)
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
+        raise TypeError(
+            f"a {type(self._owner).__name__} that a Sparsifier follows cannot be copied: its {self._name} would "
+            "step the old weights. Call sparsifier.remove() first, and make a Sparsifier(..., "
+            "state=sparsifier.state_dict()) with the copy."
+        )
 
     def remove(self) -> None:
         """Put the method back."""
@@ -187,7 +184,7 @@ def _writes_afterwards(wrapper: Any) -> bool:
     with undisturbed(parameter.device), torch.no_grad():
         try:
             trial = Trial(wrapper, parameter, normal())
-            for _ in range(_STEPS):
+            for _ in range(STEPS_OF_WRAPPERS):
                 inside = chain(trial.optimizer)[-1]
                 handle = inside.register_step_post_hook(lambda *_: left.append(trial.weight.detach().clone()))
                 left.clear()
