@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import os
 import sys
 import time
@@ -65,7 +64,7 @@ def main() -> None:
     }
     text = page.page(results)
     if not arguments.check:
-        write_atomically(page.RESULTS, (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode())
+        write_atomically(page.RESULTS, page.dumped(results).encode())
         write_atomically(page.PAGE, text.encode())
         return
     committed = page.PAGE.read_text()

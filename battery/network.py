@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -121,13 +120,13 @@ class Training:
         return {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
 
     def state(self) -> dict[str, Any]:
-        """Everything but the Sparsifier's that a resumed run needs."""
+        """Everything but the Sparsifier's that a resumed run needs; not copied."""
         for optimizer in self.optimizers:
             if hasattr(optimizer, "consolidate_state_dict"):
                 optimizer.consolidate_state_dict()
         return {
-            "model": copy.deepcopy(self.model.state_dict()),
-            "optimizers": [copy.deepcopy(optimizer.state_dict()) for optimizer in self.optimizers],
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "random": (torch.get_rng_state(), random.getstate()),
             "step_count": self.step_count,
         }

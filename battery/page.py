@@ -61,12 +61,26 @@ def page(results: Mapping[str, Any]) -> str:
 
 
 def cell(row: Mapping[str, Any]) -> str:
-    r"""The last column of a row: its reasons, then what sparseflow warned of.
+    r"""The last column of a row.
 
-    >>> cell({"why": ["ValueError: a | b"], "notes": []})
+    >>> cell({"why": ["ValueError: a | b"]})
     'ValueError: a \\| b'
     """
-    return "; ".join([*row["why"], *row["notes"]]).replace("|", "\\|").replace("<", "&lt;")
+    return "; ".join(row["why"]).replace("|", "\\|").replace("<", "&lt;")
+
+
+def dumped(results: Mapping[str, Any]) -> str:
+    """Results as JSON with a line for each optimizer.
+
+    >>> print(dumped({"date": "2026-11-30", "rows": [{"name": "SGD"}, {"name": "Adam"}]}), end="")
+    {"date": "2026-11-30", "rows": [
+    {"name": "SGD"},
+    {"name": "Adam"}
+    ]}
+    """
+    head = json.dumps({**results, "rows": []}, ensure_ascii=False).removesuffix("]}")
+    rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in results["rows"])
+    return f"{head}\n{rows}\n]}}\n"
 
 
 def load(path: Path = RESULTS) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import traceback
-import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -35,6 +35,8 @@ SHORT, LONG_WAY = 0.02, 5.0
 LEAP = 30.0
 #: Two runs that differ by less do so by rounding.
 ROUNDING = 1e-4
+#: The same for quantised state, of the largest number: with 4 bits a second moment is at least a sixteenth of it.
+NEAR_ZERO = 0.07
 #: Step on a tensor of which 3/4 are zeros over the step on its dense part; further from 1 it counts zeros.
 SAME_STEP = 0.05
 
@@ -51,7 +53,7 @@ class Outcome:
     diluted: float | None = None
     """Step on a tensor of which three quarters are zeros, over the step on its dense quarter; two digits."""
     notes: tuple[str, ...] = field(default=())
-    """Warnings of sparseflow when the Sparsifier is made."""
+    """What sparseflow says when the Sparsifier is made: which state it takes for what."""
 
     def json(self) -> dict[str, Any]:
         """As JSON types."""
@@ -94,6 +96,7 @@ def trial(row: Row, stage: Callable[[str], None] = lambda name: None) -> Outcome
         if at == "static" and is_refusal(error):
             return replace(outcome, verdict="refused", why=(sentence(error),), notes=tuple(notes))
         faults.append(sentence(error))
+    caveats += [note for note in notes if "could not be tried out" in note]
     stage("diluted")
     diluted = _diluted(row)
     if diluted is not None and abs(diluted - 1) > SAME_STEP:
@@ -117,17 +120,18 @@ def _same_as_by_hand(row: Row, faults: list[str], differs: list[str], notes: lis
     by_hand = Training(row, model, hand=masks)
     wanted = [(by_hand.step(), by_hand.weights())[1] for _ in range(STEPS)]
     ours = Training(row, network(0, flat=row.flat)[0])
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        sparsifier = sf.Sparsifier(ours.model, ours.made, masks, sf.Static(), seed=0)
-    notes += [_plain_text(str(one.message)) for one in caught if "sparseflow" in Path(one.filename).parts]
+    said = Said()
+    logging.getLogger("sparseflow").addHandler(said)
+    sparsifier = sf.Sparsifier(ours.model, ours.made, masks, sf.Static(), seed=0)
+    logging.getLogger("sparseflow").removeHandler(said)
+    notes += said.lines
     for step, weights in enumerate(wanted, start=1):
         ours.step()
         if (apart := difference(ours.weights(), weights)) > ROUNDING:
             differs.append(f"Static() is not masking by hand: after step {step} weights differ by {_digit(apart)}")
             return
         _zeros(ours, sparsifier, faults)
-    faults += _states_differ(ours, fresh_states(row), masks)
+    faults += _states_differ(ours, by_hand, fresh_states(row), masks)
 
 
 def fresh_states(row: Row) -> list[dict[str, dict[str, Tensor]]]:
@@ -163,17 +167,24 @@ def sum_of_zeros(model: nn.Module) -> Tensor:
     return torch.stack([(0 * parameter.square()).sum() for parameter in model.parameters()]).sum()
 
 
-def _states_differ(ours: Training, fresh: list[dict[str, dict[str, Tensor]]], masks: Masks) -> list[str]:
-    """States that are elsewhere, off the masks, than where the optimizer puts a weight without a gradient."""
+def _states_differ(
+    ours: Training, by_hand: Training, fresh: list[dict[str, dict[str, Tensor]]], masks: Masks
+) -> list[str]:
+    """States that are, off the masks, neither those of a weight without a gradient nor those of masking by hand.
+
+    What the optimizer keeps in another basis than the weights' is the same as by hand, and no one's to reset.
+    """
     found: set[str] = set()
-    for optimizer in ours.optimizers:
+    for optimizer, other in zip(ours.optimizers, by_hand.optimizers, strict=True):
         for name, mask in masks.items():
+            kept = per_weight(other, by_hand.model.get_parameter(name))
             for key, state in per_weight(optimizer, ours.model.get_parameter(name)).items():
                 allowed = [states[name][key] for states in fresh if key in states[name]]
-                near = ROUNDING * float(state.float().abs().max())
-                if allowed and not any(
-                    bool(((state.float() - value.float()).abs().masked_fill(mask, 0.0) <= near).all())
-                    for value in allowed
+                allowed += [kept[key]] if key in kept else []
+                off = state.float().masked_fill(mask, 0.0)
+                near = (NEAR_ZERO if "quantised" in key else ROUNDING) * float(state.float().abs().max())
+                if not any(
+                    bool(((off - value.float().masked_fill(mask, 0.0)).abs() <= near).all()) for value in allowed
                 ):
                     found.add(key)
     if not found:
@@ -189,10 +200,19 @@ def per_weight(optimizer: Any, parameter: Tensor) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
 
+    state = getattr(optimizer, "state", {}).get(parameter, {})
+
     def walk(key: str, value: Any) -> None:
         if isinstance(value, Tensor) and parameter.shape in (value.shape, value.shape[1:]):
-            plain = type(value) in (Tensor, nn.Parameter)
-            found[key] = value if plain else value.dequantize()
+            number = key.removeprefix("state")
+            if f"qmap{number}" in state:  # bitsandbytes: codes in a table, and the largest number of each block
+                blocks = state[f"qmap{number}"][value.int()].flatten().split(256)
+                parts = [block * largest for block, largest in zip(blocks, state[f"absmax{number}"], strict=True)]
+                found[f"{key} (quantised)"] = torch.cat(parts).view(value.shape)
+            elif type(value) in (Tensor, nn.Parameter):
+                found[key] = value
+            else:
+                found[f"{key} (quantised)"] = value.dequantize()
         elif isinstance(value, Mapping):
             for part, inner in value.items():
                 walk(f"{key}.{part}" if key else str(part), inner)
@@ -200,7 +220,7 @@ def per_weight(optimizer: Any, parameter: Tensor) -> dict[str, Tensor]:
             for index, inner in enumerate(value):
                 walk(f"{key}[{index}]", inner)
 
-    walk("", getattr(optimizer, "state", {}).get(parameter, {}))
+    walk("", state)
     return found
 
 
@@ -217,7 +237,7 @@ def _grow(row: Row, faults: list[str]) -> tuple[bytes, dict[str, Tensor]]:
         _zeros(training, sparsifier, faults)
         growth.after_step()
         if step + 1 == SAVED_AT:
-            torch.save(training.state() | {"sparsifier": sparsifier.state_dict()}, saved)
+            torch.save(training.state() | {"sparsifier": sparsifier.state_dict()}, saved)  # a copy, as on disk
     if sparsifier.step_count != LONG:
         faults.append(f"the Sparsifier counts {sparsifier.step_count} steps where {LONG} were taken")
     faults += judge_moves(growth.moves)
@@ -251,13 +271,13 @@ def _resume(row: Row, saved: bytes, end: Mapping[str, Tensor], faults: list[str]
 def _dense_resume(row: Row) -> str:
     """Why the optimizer by itself does not resume to the bit; empty where it does."""
     training = Training(row, network(0, flat=row.flat)[0])
-    state: dict[str, Any] = {}
+    saved = io.BytesIO()
     for step in range(LONG):
         training.step()
         if step + 1 == SAVED_AT:
-            state = training.state()
+            torch.save(training.state(), saved)
     again = Training(row, network(0, flat=row.flat)[0])
-    again.load(state)
+    again.load(torch.load(io.BytesIO(saved.getvalue()), weights_only=False))
     while again.step_count < LONG:
         again.step()
     apart = difference(again.weights(), training.weights())
@@ -289,6 +309,18 @@ def _diluted(row: Row) -> float | None:
         ways.append(float((training.weights()["weight"] - start)[:64, :64].norm()))
     dense, padded = ways
     return float(f"{padded / dense:.2g}") if dense > 0 else None
+
+
+class Said(logging.Handler):
+    """What sparseflow says by logging."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line."""
+        self.lines.append(_plain_text(record.getMessage()))
 
 
 class Growth:
@@ -355,9 +387,7 @@ def judge_moves(moves: list[tuple[Tensor, Tensor]]) -> list[str]:
         return [f"{still} of {of} grown weights did not move in {PATIENCE} steps"]
     ratios = [float(grown.quantile(0.9) / others.quantile(0.9)) for grown, others in awake if others.quantile(0.9) > 0]
     farthest = [float(grown.max() / others.max()) for grown, others in awake]
-    if ratios and max(ratios) < SHORT:
-        return [f"grown weights move {_digit(max(ratios))} times as far as the others"]
-    if ratios and max(ratios) > LONG_WAY:
+    if ratios and (max(ratios) < SHORT or max(ratios) > LONG_WAY):
         return [f"grown weights move {_digit(max(ratios))} times as far as the others"]
     if max(farthest) > LEAP:
         return [f"a grown weight moves {_digit(max(farthest))} times as far as any other"]
@@ -382,9 +412,13 @@ def _zeros(training: Training, sparsifier: sf.Sparsifier, faults: list[str]) -> 
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether sparseflow raised it on purpose: from its own file, as a ``ValueError`` or ``TypeError``."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return isinstance(error, (ValueError, TypeError)) and "sparseflow" in Path(last.filename).parts
+    """Whether sparseflow raised it on purpose: by a ``raise`` in one of its own files.
+
+    >>> is_refusal(ValueError("not raised at all"))
+    False
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and "sparseflow" in Path(frames[-1].filename).parts and "raise" in (frames[-1].line or "")
 
 
 def sentence(error: BaseException) -> str:
