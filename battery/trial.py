@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import sparseflow as sf
 from battery.network import Training, difference, network
 from battery.optimizers import Row
-from sparseflow.types import Masks, MaskUpdate
+from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
 
 Verdict = Literal["works", "caveat", "refused", "fails", "not run"]
 #: Steps of the runs that are compared with each other, and of the run with RigL.
@@ -31,7 +31,7 @@ PATIENCE = 2
 STILL_SHARE = 0.1
 #: Bounds on the 0.9-quantile of the ways of grown weights over that of the others; most are between 0.1 and 3.
 SHORT, LONG_WAY = 0.02, 5.0
-#: Bound on the farthest way of a grown weight over the farthest of the others.
+#: Bound on the same ratio, and on that of the farthest ways, beyond which growth is broken.
 LEAP = 30.0
 #: Two runs that differ by less do so by rounding.
 ROUNDING = 1e-4
@@ -89,7 +89,7 @@ def trial(row: Row, stage: Callable[[str], None] = lambda name: None) -> Outcome
         stage(at)
         _same_as_by_hand(row, faults, caveats if apart else faults, notes)
         stage(at := "grow")
-        saved, end = _grow(row, faults)
+        saved, end = _grow(row, faults, caveats)
         stage(at := "resume")
         _resume(row, saved, end, faults, caveats)
     except Exception as error:  # noqa: BLE001 - a refusal or a fault: both are results
@@ -224,7 +224,7 @@ def per_weight(optimizer: Any, parameter: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def _grow(row: Row, faults: list[str]) -> tuple[bytes, dict[str, Tensor]]:
+def _grow(row: Row, faults: list[str], caveats: list[str]) -> tuple[bytes, dict[str, Tensor]]:
     """Train with RigL; the state saved on the way and the weights at the end."""
     model, masks = network(0, flat=row.flat)
     training = Training(row, model)
@@ -240,7 +240,9 @@ def _grow(row: Row, faults: list[str]) -> tuple[bytes, dict[str, Tensor]]:
             torch.save(training.state() | {"sparsifier": sparsifier.state_dict()}, saved)  # a copy, as on disk
     if sparsifier.step_count != LONG:
         faults.append(f"the Sparsifier counts {sparsifier.step_count} steps where {LONG} were taken")
-    faults += judge_moves(growth.moves)
+    broken, to_know = judge_moves(growth.moves)
+    faults += broken
+    caveats += to_know
     end = training.weights()
     if training.mode("eval"):
         _zeros(training, sparsifier, faults)
@@ -364,34 +366,39 @@ class Growth:
         self._asked = {name: torch.zeros_like(grown) for name, grown in self._grown.items()}
 
 
-def judge_moves(moves: list[tuple[Tensor, Tensor]]) -> list[str]:
-    """What is wrong with the ways of grown weights, beside those of the others in the same steps; updates apart.
+def judge_moves(moves: list[tuple[Tensor, Tensor]]) -> tuple[list[str], list[str]]:
+    """Faults and caveats of the ways of grown weights, beside those of the others in the same steps; updates apart.
 
     Updates after which no weight moves at all (a warm-up) are left out.
 
     >>> moved, still = torch.tensor([0.1, 0.2]), torch.zeros(2)
     >>> judge_moves([(moved, moved), (still, still)])
-    []
+    ([], [])
     >>> judge_moves([(still, moved)])
-    ['2 of 2 grown weights did not move in 2 steps']
+    (['2 of 2 grown weights did not move in 2 steps'], [])
     >>> judge_moves([(1000 * moved, moved)])
-    ['grown weights move about 1e+03 times as far as the others']
+    (['grown weights move about 1e+03 times as far as the others'], [])
+    >>> judge_moves([(10 * moved, moved)])
+    ([], ['in their first 2 steps grown weights move about 1e+01 times as far as the others'])
     """
     awake = [(grown, others) for grown, others in moves if len(grown) and len(others) and bool(others.any())]
     if not awake:
-        return ["no weight moved after an update, so nothing was tried"]
+        return ["no weight moved after an update, so nothing was tried"], []
     still = sum(int((grown == 0).sum()) for grown, _ in awake)
     of = sum(len(grown) for grown, _ in awake)
     usual = max(float((others == 0).float().mean()) for _, others in awake)
     if still == of or still / of > usual + STILL_SHARE:
-        return [f"{still} of {of} grown weights did not move in {PATIENCE} steps"]
+        return [f"{still} of {of} grown weights did not move in {PATIENCE} steps"], []
     ratios = [float(grown.quantile(0.9) / others.quantile(0.9)) for grown, others in awake if others.quantile(0.9) > 0]
     farthest = [float(grown.max() / others.max()) for grown, others in awake]
-    if ratios and (max(ratios) < SHORT or max(ratios) > LONG_WAY):
-        return [f"grown weights move {_digit(max(ratios))} times as far as the others"]
+    if ratios and (max(ratios) < SHORT or max(ratios) > LEAP):
+        return [f"grown weights move {_digit(max(ratios))} times as far as the others"], []
     if max(farthest) > LEAP:
-        return [f"a grown weight moves {_digit(max(farthest))} times as far as any other"]
-    return []
+        return [f"a grown weight moves {_digit(max(farthest))} times as far as any other"], []
+    if ratios and max(ratios) > LONG_WAY:
+        way = f"in their first {PATIENCE} steps grown weights move {_digit(max(ratios))} times as far as the others"
+        return [], [way]
+    return [], []
 
 
 def _rigl() -> sf.methods.Method:
@@ -418,6 +425,8 @@ def is_refusal(error: BaseException) -> bool:
     False
     """
     frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, BrokenPromiseError):
+        return False
     return bool(frames) and "sparseflow" in Path(frames[-1].filename).parts and "raise" in (frames[-1].line or "")
 
 
