@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS ?= runs/demo
 
-.PHONY: demo test lint types unit bounds bench faults docs clean help
+# Arguments of the battery, such as BATTERY=--check.
+BATTERY ?=
+
+.PHONY: demo test lint types unit bounds bench faults soak battery docs clean help
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -33,11 +36,17 @@ bench: $(VENV)/.installed  ## measure every number in the README's benchmark tab
 faults: $(VENV)/.installed  ## make every call of every kind of save fail, in each way, and compare what comes of it
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults
 
+battery: $(VENV)-battery/.installed  ## try every optimizer of seven libraries, write docs/optimizers.md
+	$(VENV)-battery/bin/python -m battery $(BATTERY)
+
+soak: $(VENV)/.installed  ## 100,000 steps of the state machine of what users do to a sparse run
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak
+
 docs: $(VENV)/.installed  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
 clean:  ## remove the environment and all caches
-	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-battery site .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -46,4 +55,14 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+# The battery's libraries lie in an environment of their own, which sees everything of $(VENV) behind them.
+$(VENV)-battery/.installed: $(VENV)/.installed battery/requirements.txt
+	@echo "Installing the optimizer libraries of battery/requirements.txt into $(VENV)-battery: about 0.4 GB of disk."
+	@$(BIN)/python -m venv --clear $(VENV)-battery
+	@$(BIN)/python -c 'import sysconfig; print(f"import site; site.addsitedir({sysconfig.get_path("purelib")!r})")' \
+		> "$$($(VENV)-battery/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	@$(VENV)-battery/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r battery/requirements.txt || \
+		{ echo "could not install battery/requirements.txt: is the package index reachable? Then type make battery again." >&2; exit 1; }
 	@touch $@
