@@ -151,6 +151,33 @@ class Elsewhere(Odd):
         return momentum.mul_(0.5).add_(gradient)
 
 
+class Chosen(Odd):
+    """As SaRA: a bool tensor chooses entries at the first step, and the momentum has as many entries as it chooses."""
+
+    def move(self, parameter: Tensor, gradient: Tensor, state: dict[str, Any]) -> Tensor:
+        if not state:
+            state["chosen"] = parameter.abs() <= parameter.abs().mean()
+            state["momentum"] = torch.zeros_like(gradient[state["chosen"]])
+        state["momentum"].mul_(0.9).add_(gradient[state["chosen"]], alpha=0.1)
+        return torch.zeros_like(gradient).masked_scatter_(state["chosen"], state["momentum"])
+
+
+class Averaged(Odd):
+    """As SPlus: steps that mix weights, an average of them that is taken inside the step, and ``eval`` to use it."""
+
+    def move(self, parameter: Tensor, gradient: Tensor, state: dict[str, Any]) -> Tensor:
+        average = state.setdefault("average", parameter.detach().clone())
+        moved = gradient + gradient.mean(0, keepdim=True)
+        average.lerp_(parameter - 0.05 * moved, 0.1)
+        return moved
+
+    @torch.no_grad()
+    def eval(self) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.copy_(self.state[parameter]["average"])
+
+
 class LateMixing(Odd):
     """As optimizers that begin to precondition after a while: from the eighth step on rows share their momentum."""
 
@@ -174,7 +201,10 @@ class Unrepeatable(Odd):
 
 #: Those whose step under masks equals masking by hand to the last bit.
 ODD: dict[str, Callable[[Params], Odd]] = {
-    **{each.__name__: each for each in (Rotated, Factored, Nested, Bytes, HalfBytes, StepSizes, Indices, Elsewhere)},
+    **{
+        each.__name__: each
+        for each in (Rotated, Factored, Nested, Bytes, HalfBytes, StepSizes, Indices, Chosen, Elsewhere)
+    },
     "Unrepeatable": lambda params: Unrepeatable(params, lambda _: 0.05),
     "LateMixing": LateMixing,
 }

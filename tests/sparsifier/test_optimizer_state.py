@@ -12,7 +12,18 @@ import torch
 from torch import Tensor, nn
 
 import sparseflow as sf
-from odd_optimizers import ODD, Bytes, Elsewhere, HalfBytes, LateMixing, Nested, Rotated, StepSizes, Unrepeatable
+from odd_optimizers import (
+    ODD,
+    Averaged,
+    Bytes,
+    Elsewhere,
+    HalfBytes,
+    LateMixing,
+    Nested,
+    Rotated,
+    StepSizes,
+    Unrepeatable,
+)
 from optimizer_loops import backward, network, rigl
 from sparseflow.rng import stream
 from sparseflow.sparsifier.optimizer_state import findings
@@ -90,6 +101,7 @@ FRESH: dict[str, Mapping[str, float]] = {
     "HalfBytes": {"codes": 8},
     "StepSizes": {"gain": 0.9, "before": 0.0},  # the first step without agreement
     "Indices": {"steps": 0},
+    "Chosen": {},
     "Elsewhere": {},
     "Unrepeatable": {},
 }  # fmt: skip
@@ -151,7 +163,7 @@ def test_grown_weights_learn(name: str) -> None:
         moved = (model.get_parameter(n) - before[n]).abs()
         others = moved[mask & ~grown[n]]
         assert moved[grown[n]].max() <= 10 * others.max()
-        if name != "Indices":  # which moves a quarter of the weights only
+        if name not in {"Indices", "Chosen"}:  # which move a part of the weights only
             assert moved[grown[n]].max() > 0.01 * others.median()
 
 
@@ -264,6 +276,12 @@ def test_the_name_of_one_that_takes_no_dense_gradients() -> None:
         sf.Sparsifier(
             layer, optim.SparseAdam(layer.parameters()), sf.random_masks(layer, 0.5, seed=0), sf.Static(), seed=0
         )
+
+
+def test_one_whose_eval_puts_dense_weights_in_place_is_refused() -> None:
+    model = network()
+    with pytest.raises(ValueError, match=r"Averaged keeps an average of weights before masks act .* eval\(\) puts it"):
+        sf.Sparsifier(model, Averaged(model.parameters()), sf.random_masks(model, 0.5, seed=0), sf.Static(), seed=0)
 
 
 def test_unrepeatable_is_one_of_the_odd_ones() -> None:

@@ -18,19 +18,28 @@ _log = logging.getLogger("sparseflow")
 def describe(optimizer: Any, parameters: Iterable[Tensor]) -> None:
     """Say in one line, for an optimizer that is none of torch's, which of its state is taken for what.
 
+    Raises:
+        ValueError: naming an optimizer that puts dense weights in place for evaluation.
+
     >>> import torch
     >>> describe(torch.optim.SGD([torch.nn.Parameter(torch.ones(2))]), [])
     """
     per_weight: dict[str, float] = {}
     left: dict[str, None] = {}
     errors: dict[str, None] = {}
+    name = type(optimizer).__name__
     for parameter in parameters:
         found = findings(optimizer, parameter, switches_of(optimizer, parameter))
+        if found.eval_is_dense:
+            raise ValueError(
+                f"{name} keeps an average of weights before masks act on them, and its eval() puts it in their place: "
+                "the network would be dense then. Use another optimizer, and average weights with "
+                "torch.optim.swa_utils.AveragedModel."
+            )
         per_weight |= {name_of(path): kept.fresh for path, kept in found.per_weight.items()}
         left |= dict.fromkeys(map(name_of, found.left_alone))
         if found.error is not None:
             errors[found.error] = None
-    name = type(optimizer).__name__
     if errors:
         _log.warning(
             "%s could not be tried out (%s). Weights are cleared after each of its steps; its state is left as it is, "

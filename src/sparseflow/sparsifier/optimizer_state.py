@@ -38,6 +38,8 @@ class Findings(NamedTuple):
     """Other tensors with at least as many entries as the weight."""
     error: str | None = None
     """Why there was no trial; then nothing is known to be per weight."""
+    eval_is_dense: bool = False
+    """Whether ``optimizer.eval()`` puts other weights in place, which are not zero where gradients were."""
 
 
 _found: WeakKeyDictionary[Any, dict[Any, Findings]] = WeakKeyDictionary()
@@ -132,7 +134,14 @@ def _watch(optimizer: Any, parameter: Tensor, like: Tensor) -> Findings:
                 fresh = _code_of_zero(int(fresh), seen.values())
             per_weight[path] = Kept(layout, dtype, fresh, steady)
     left = [path for path, tensor in seen.items() if path not in per_weight and tensor.numel() > 1]
-    return Findings(per_weight, left)
+    return Findings(per_weight, left, eval_is_dense=_eval_is_dense(trial, mask))
+
+
+def _eval_is_dense(trial: Trial, mask: Tensor) -> bool:
+    if not callable(put := getattr(trial.optimizer, "eval", None)):
+        return False
+    put()
+    return bool(trial.weight[~mask].any())
 
 
 def _code_of_zero(code: int, tensors: Iterable[Tensor]) -> int:
@@ -162,7 +171,7 @@ def _common(inactive: Tensor, active: Tensor) -> tuple[float, bool] | None:
         inactive = inactive.float()
     if bool((inactive == inactive[0]).all() | inactive.isnan().all()):
         return float(inactive[0]), bool(inactive[0].isfinite())
-    if inactive.dtype.is_floating_point or inactive.dtype == torch.bool:
+    if inactive.dtype.is_floating_point:
         return None
     inactive, active = inactive.long(), active.long()
     if (inactive.max() - inactive.min()) * _CODES > active.max() - active.min():

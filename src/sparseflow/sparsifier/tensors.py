@@ -158,12 +158,14 @@ def name_of(path: Path) -> str:
 
 
 def layouts(tensor: Tensor, weight: Tensor) -> list[str]:
-    """Ways in which a tensor may hold one value for each weight, by its size alone.
+    """Ways in which a tensor may hold one value for each weight, by its size and type alone.
+
+    A bool tensor chooses entries; how many it chooses may be the size of other tensors.
 
     >>> layouts(torch.ones(6), torch.ones(2, 3)), layouts(torch.ones(3, dtype=torch.uint8), torch.ones(2, 3))
     (['whole'], ['upper first', 'lower first'])
     """
-    if tensor.layout != torch.strided or tensor.dtype.is_complex:
+    if tensor.layout != torch.strided or tensor.dtype.is_complex or tensor.dtype == torch.bool:
         return []
     if tensor.shape == weight.shape or (tensor.numel() == weight.numel() and tensor.is_contiguous()):
         return [WHOLE] if tensor.dim() else []
