@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import multiprocessing.connection
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -16,8 +17,10 @@ from typing import Any
 from battery.optimizers import Row
 from battery.trial import Outcome, Verdict, trial
 
-#: Seconds that a trial may take; the slowest needs about five.
-LIMIT = 90.0
+#: Seconds of processor time that a trial may take, which no other program's load changes; the slowest needs about 20.
+PROCESSOR_LIMIT = 90
+#: Seconds after which a trial that waits for something is ended.
+LIMIT = 900.0
 
 
 @dataclass
@@ -75,6 +78,7 @@ def run(
 
 
 def _child(row: Row, pipe: Connection, attempt: Callable[[Row, Callable[[str], None]], Outcome]) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_LIMIT, PROCESSOR_LIMIT + 5))
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
@@ -111,4 +115,6 @@ def _died(child: _Child, how: str) -> Outcome:
 
 
 def _ending(code: int) -> str:
+    if code == -signal.SIGXCPU:
+        return f"more than {PROCESSOR_LIMIT} seconds of processor time"
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
