@@ -65,7 +65,7 @@ def networks(smoke: bool) -> dict[str, Network]:
 
 
 def run(smoke: bool) -> Iterator[Case]:
-    repeats = 1 if smoke else 21
+    repeats = 1 if smoke else 11
     for label, network in networks(smoke).items():
         for way, (options, quick, counts) in WAYS.items():
             masked, dense = (_step(network, options, masked=masked) for masked in (True, False))
@@ -76,8 +76,8 @@ def run(smoke: bool) -> Iterator[Case]:
                     partial(stopwatch, masked),
                     partial(stopwatch, dense),
                     repeats=repeats,
-                    warmup=0 if smoke else 3,
-                    tolerance=0.01,
+                    warmup=0 if smoke else 2,
+                    tolerance=0.02,
                 )
             configuration = {
                 "model": label, "sparsity": SPARSITY, "optimizer": f"AdamW {options}", "quick_roots": quick,

@@ -20,12 +20,14 @@ ORDER = (
 CURVATURE = ("hessian", "hessian_float32", "spectrum", "hessian_product")
 #: Results on training with images, likewise; ``python -m benchmarks.vision`` measures them.
 IMAGES = ("vision_ranks", "vision_compiled", "vision_input", "vision_memory", "vision_engine")
+#: What masking costs under AdamW; the README has its row too.
+ADAMW = "masked_adamw"
 _NOTHING = "Not measured yet: `make bench`, then `python -m benchmarks.table`."
 
 
 def blocks(results: Iterable[Result]) -> dict[str, str]:
     """Name of each block of docs/performance.md -> its table."""
-    found = {result["name"]: result for result in results if result["name"] in (*ORDER, *CURVATURE, *IMAGES)}
+    found = {result["name"]: result for result in results if result["name"] in (*ORDER, *CURVATURE, *IMAGES, ADAMW)}
     every = [found[name] for name in ORDER if name in found]
 
     def table(make: Any, names: Sequence[str]) -> str:
@@ -40,6 +42,7 @@ def blocks(results: Iterable[Result]) -> dict[str, str]:
         "limits": table(limits, (*LINEAR, *CONV, "engine_transformer", "engine_batch_1")),
         "memory": table(memory, ("engine_memory",)),
         "growth": table(growth, ("engine_growth",)),
+        "adamw": table(adamw, (ADAMW,)),
         "curvature": table(summary, CURVATURE),
         "images": table(images, IMAGES),
         "images-engine": table(images_engine, ("vision_engine",)),
@@ -118,6 +121,16 @@ def growth(results: Sequence[Result]) -> str:
         cells = [_number(speeds_at[size]) for size in sizes]
         lines.append(f"| GF/s, {threads} thread{'s' * (threads > 1)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def adamw(results: Sequence[Result]) -> str:
+    """Milliseconds with and without masks, and the median of their ratios."""
+    lines = ["| | masked, ms | dense, ms | masked / dense | reach |", "|---|---|---|---|---|"]
+    for case in results[0]["cases"]:
+        masked, dense = (f"{1e3 * case['median_seconds'][which]:.3g}" for which in ("subject", "baseline"))
+        reach = bound(results[0]["reach"], speedup=False) if case["counts"] else ""
+        lines.append(f"| {case['label']} | {masked} | {dense} | {case['ratio']:.2f} | {reach} |")
+    return "\n\n".join(["\n".join(lines), "\n".join(machines(results))])
 
 
 def images(results: Sequence[Result]) -> str:

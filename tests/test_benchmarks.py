@@ -105,6 +105,17 @@ def test_a_layer_for_the_growth_has_equally_many_nonzeros_in_each_row() -> None:
     assert pattern.positions().diff().min() > 0
 
 
+def test_the_table_of_adamw() -> None:
+    """By hand: 1.02 of the dense step where it is judged, 1.3 where it is not."""
+    cases = [
+        Case(label="ours", configuration={}, timings=Timings([0.51], [0.5])),
+        Case(label="theirs", configuration={}, timings=Timings([0.65], [0.5]), counts=False),
+    ]
+    benchmark = Benchmark(name=performance.ADAMW, what="a step", reach=1.05, run=lambda smoke: cases)
+    lines = performance.adamw([report(benchmark, cases, [], command="by hand")]).splitlines()
+    assert lines[2:4] == ["| ours | 510 | 500 | 1.02 | <= 1.05 |", "| theirs | 650 | 500 | 1.30 |  |"]
+
+
 def test_a_document_without_markers_is_refused() -> None:
     begin, end = "<!-- table:begin -->", "<!-- table:end -->"
     for text in ("", begin, end + begin, begin + end + end):

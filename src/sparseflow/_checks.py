@@ -86,6 +86,29 @@ def check_finite(scores: Tensor, *, name: str) -> None:
         )
 
 
+def check_like(values: Tensor, other: Tensor, *, name: str) -> None:
+    """Check that a tensor has the shape of another one.
+
+    Raises:
+        ValueError: if it has not.
+    """
+    if values.shape != other.shape:
+        raise ValueError(f"{name} has shape {tuple(values.shape)} and must have {tuple(other.shape)}.")
+
+
+def check_mask(mask: Tensor, *, name: str = "mask", like: Tensor | None = None) -> None:
+    """Check that a mask is a bool tensor, of the shape of another tensor if that is given.
+
+    Raises:
+        TypeError: if it is not bool.
+        ValueError: if its shape is another.
+    """
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{name} must be a bool tensor, got {mask.dtype}. Write mask.bool() or mask != 0.")
+    if like is not None:
+        check_like(mask, like, name=name)
+
+
 def check_zero_off_mask(name: str, parameter: Tensor, mask: Tensor) -> None:
     """Check that every inactive weight is zero: otherwise another network would be measured.
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import sparseflow as sf
 from sparseflow.engine.convert import convert
 from sparseflow.engine.files.onnx import to_onnx
+from sparseflow.sealed import read_with_digest
 
 
 def network() -> nn.Sequential:
@@ -57,7 +58,8 @@ def test_the_graph_computes_what_the_model_does(tmp_path: Path, is_sparse: bool)
     given = convert(model, masks) if is_sparse else model
     before = copy.deepcopy(given.state_dict())
     size = to_onnx(given, torch.randn(1, 2, 8, 8), tmp_path / "model.onnx")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["model.onnx", "model.onnx.sha256"]
+    read_with_digest(tmp_path / "model.onnx", cure="")
     assert size == (tmp_path / "model.onnx").stat().st_size
     assert given.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in given.state_dict().items())

@@ -64,7 +64,8 @@ CALLS: Mapping[str, tuple[Callable[..., Any], Arguments]] = {
     "sf.snip": (sf.snip, lambda: {"model": model(), "loss_fn": F.cross_entropy, "batches": batches()}),
     "sf.initialize_": (sf.initialize_, lambda: {
         "model": model(), "masks": masks(), "scheme": "sparse", "seed": 0, "base": "kaiming_normal"}),
-    "sf.live_inputs": (sf.live_inputs, lambda: {"model": model(), "masks": masks(), "example_inputs": torch.ones(1, 6)}),
+    "sf.live_inputs": (sf.live_inputs, lambda: {
+        "model": model(), "masks": masks(), "example_inputs": torch.ones(1, 6)}),
     "sf.magnitude_masks": (sf.magnitude_masks, lambda: {
         "model": model(), "sparsity": 0.5, "scope": "layer", "allocation": "uniform"}),
     "sf.mask_statistics": (sf.mask_statistics, lambda: {"mask": torch.ones(3, 4, dtype=torch.bool)}),
@@ -107,7 +108,7 @@ CALLS: Mapping[str, tuple[Callable[..., Any], Arguments]] = {
     "analysis.lanczos": (analysis.lanczos, lambda: {
         "product": lambda x: hessian() @ x, "size": 6, "steps": 3, "generator": draws(), "dtype": torch.float64}),
     "analysis.lanczos_density": (analysis.lanczos_density, lambda: {
-        "product": lambda x: hessian() @ x, "size": 6, "steps": 3, "probes": 2, "points": 50, "margin": 0.01,
+        "product": lambda x: hessian() @ x, "size": 6, "steps": 3, "probes": 2, "points": 500, "margin": 0.01,
         "relative_variance": 1e-4, "generator": draws(), "dtype": torch.float64}),
     "analysis.extreme_eigenpairs": (analysis.extreme_eigenpairs, lambda: {
         "product": lambda x: hessian() @ x, "size": 6, "generator": draws(), "dtype": torch.float64, "largest": 1,
@@ -132,9 +133,9 @@ CALLS: Mapping[str, tuple[Callable[..., Any], Arguments]] = {
         "hessian": hessian(), "gradient": torch.ones(6, dtype=torch.float64)}),
     "analysis.signal": (analysis.signal, lambda: {"model": masked(), "inputs": torch.ones(4, 6), "masks": masks()}),
     "analysis.spectral_density": (analysis.spectral_density, lambda: {
-        "eigenvalues": torch.rand(30), "relative_variance": 1e-4, "points": 50, "margin": 0.01}),
+        "eigenvalues": torch.rand(30), "relative_variance": 1e-4, "points": 500, "margin": 0.01}),
     "analysis.summarize": (analysis.summarize, lambda: {"eigenvalues": torch.rand(30), "threshold": 0.01}),
-    "analysis.active_parameters": (analysis.active_parameters, lambda: {"model": model(), "masks": masks()}),
+    "analysis.active_parameters": (analysis.active_parameters, lambda: {"model": masked(), "masks": masks()}),
     "engine.convert": (sf.engine.convert, lambda: {"model": masked(), "masks": masks()}),
     "engine.convertible": (sf.engine.convertible, lambda: {"model": masked(), "masks": masks()}),
     "engine.dense_state_dict": (sf.engine.dense_state_dict, lambda: {"model": model()}),
@@ -163,5 +164,6 @@ CALLS: Mapping[str, tuple[Callable[..., Any], Arguments]] = {
     **{f"methods.{name}": (getattr(sf, name), lambda: {
         "drop_fraction": 0.3, "update_every": 10, "update_until": 100, "schedule": "cosine"})
        for name in ("RigL", "RigLInverted", "SET")},
-    "methods.SNFS": (sf.SNFS, lambda: {"decay": 0.9, "drop_fraction": 0.3, "update_every": 10, "schedule": "cosine"}),
+    "methods.SNFS": (sf.SNFS, lambda: {"decay": 0.9, "drop_fraction": 0.3, "update_every": 10, "update_until": 90,
+        "schedule": "cosine"}),
 }  # fmt: skip

@@ -253,7 +253,7 @@ def _ended(scenario: Scenario, root: Path, fault: str, number: int) -> str:
 
 def _is_named(path: Path, text: str, *, root: Path) -> bool:
     """Whether a text names a file, or the one that a temporary file or folder was to become."""
-    final = _TEMPORARY.sub(r"\1", path.name)
+    final = _TEMPORARY.sub(r"\1", path.name).removesuffix(".new")
     inside = path.relative_to(root)
     staged = [part[1:-4] for part in inside.parts if part.startswith(".") and part.endswith(".new")]
     return any(name in text for name in (final, *staged))

@@ -146,3 +146,29 @@ class BinaryLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.linear(x, torch.where(self.weight >= 0, 1.0, -1.0), self.bias)
+
+
+class BaseTunerLayer:
+    """The mark by which peft's layers are known."""
+
+
+@of("peft.tuners.lora.layer")
+class LoraLinear(nn.Module, BaseTunerLayer):
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.base_layer = layer.requires_grad_(requires_grad=False)
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(layer.in_features, 2, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(2, layer.out_features, bias=False)})
+        nn.init.zeros_(self.lora_B["default"].weight)
+
+
+class AuxiliaryTrainingWrapper(nn.Module):
+    """The mark of peft's copies of layers that are trained whole."""
+
+
+@of("peft.utils.other")
+class ModulesToSaveWrapper(AuxiliaryTrainingWrapper):
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.original_module = layer.requires_grad_(requires_grad=False)
+        self.modules_to_save = nn.ModuleDict({"default": nn.Linear(layer.in_features, layer.out_features)})

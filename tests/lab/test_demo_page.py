@@ -148,7 +148,7 @@ def test_csv_of_the_table_is_the_table(report: Path) -> None:
 def test_nothing_half_written_is_left(report: Path) -> None:
     files = sorted(path.name for path in report.parent.rglob("*") if path.is_file())
     assert files == sorted(
-        ["index.html", "summary.csv", *[f"{name}.{end}" for name in FIGURES for end in ("csv", "svg")]]
+        ["SHA256SUMS", "index.html", "summary.csv", *[f"{name}.{end}" for name in FIGURES for end in ("csv", "svg")]]
     )
 
 

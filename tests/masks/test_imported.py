@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import sparseflow as sf
-from sparseflow import attached
 from tiny import OPTIMIZERS, loss_of, tiny_model, train_step
 
 
@@ -110,16 +109,6 @@ def test_other_tensors_than_weights_and_other_ways_of_pruning() -> None:
     }
 
 
-class Holding:
-    """What a Sparsifier is to :mod:`sparseflow.attached`."""
-
-    def __init__(self, masks: sf.Masks, parameters: dict[str, Tensor]) -> None:
-        self.masks, self.parameters = masks, parameters
-
-    def name_of(self, parameter: Tensor) -> str | None:
-        return next((name for name, each in self.parameters.items() if each is parameter), None)
-
-
 # --- zeros ------------------------------------------------------------------------------------------------------------
 
 
@@ -138,12 +127,10 @@ def test_zeros_of_a_model_and_of_its_checkpoint() -> None:
 
 def test_a_sparsifiers_masks_count_not_the_zeros() -> None:
     model, masks = sparse_model()
-    parameters = {name: weight.parameter for name, weight in sf.prunable(model).items()}
-    holder = Holding(masks, parameters)
-    attached.hold(holder, parameters)
+    sparsifier = sf.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), masks, sf.Static(), seed=0)
     with torch.no_grad():
-        next(iter(parameters.values())).zero_()
-    assert same(sf.masks_of(model), masks)
+        next(iter(sf.prunable(model).values())).parameter.zero_()
+    assert same(sf.masks_of(model), sparsifier.masks)
 
 
 def test_dense_and_empty_weights_have_no_mask() -> None:

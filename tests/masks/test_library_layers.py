@@ -368,6 +368,15 @@ def test_adapters_are_masked_when_included() -> None:
     assert not model[0].lora_B.weight.any()
 
 
+def test_layers_of_peft_and_what_it_trains_whole() -> None:
+    model = nn.ModuleList([library.LoraLinear(nn.Linear(8, 8)), library.ModulesToSaveWrapper(nn.Linear(8, 8))])
+    said = r"0.base_layer.weight \(opt-in: LoraLinear of peft uses it together with an adapter\); .*lora_A.*lora_B.*; "
+    copied = r"1.original_module.weight \(opt-in: the copy that ModulesToSaveWrapper of peft keeps of what is trained\)"
+    with pytest.warns(UserWarning, match=said + copied):
+        assert list(sf.random_masks(model, 0.5, seed=0)) == ["1.modules_to_save.default.weight"]
+    assert len(sf.prunable(model, include=["*"])) == 5
+
+
 @pytest.mark.parametrize(
     ("name", "parameter"),
     [
@@ -482,6 +491,21 @@ def test_experts_of_transformers(transformers: Any, name: str) -> None:
         assert weight.layout == Layout(stacked=True, transposed=name == "GptOss"), own
         inputs = weight.parameter.shape[1 if weight.layout.transposed else 2]
         assert inputs == (32 if own == "gate_up_proj" else experts.down_proj.numel() // 4 // 32)
+
+
+def test_experts_of_transformers_train_sparse_from_a_live_start(transformers: Any) -> None:
+    model = transformers.MixtralForCausalLM(transformers.MixtralConfig(**TINY, **HEADS, num_local_experts=4))
+    masks, tokens = sf.random_masks(model, 0.9, seed=0), torch.randint(64, (2, 8))
+    with pytest.warns(UserWarning, match="MixtralForCausalLM does not run in float64"):
+        sf.initialize_(model, masks, scheme="live", seed=0, example_inputs=tokens)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    sparsifier = sf.Sparsifier(model, optimizer, masks, sf.RigL(update_every=2, total_steps=8), seed=0)
+    for _ in range(8):
+        optimizer.zero_grad()
+        model(tokens, labels=tokens).loss.backward()
+        optimizer.step()
+    sparsifier.check()
+    assert any(not torch.equal(mask, masks[name]) for name, mask in sparsifier.masks.items() if "experts" in name)
 
 
 def test_gpt2_of_transformers(transformers: Any) -> None:

@@ -158,6 +158,19 @@ def test_masks_of_another_time_are_refused() -> None:
         sparsity_report(model, other)
 
 
+def test_masks_that_have_moved_since_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 4))
+    optimizer, given = torch.optim.SGD(model.parameters(), lr=0.1), sf.dense_masks(model)
+    sparsifier = sf.Sparsifier(model, optimizer, given, sf.GMP(sparsity=0.5, begin=1, end=2, update_every=1), seed=0)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(8, 20)).square().mean().backward()
+        optimizer.step()
+    with pytest.raises(ValueError, match=r"not the one that its Sparsifier holds now.*Pass sparsifier.masks"):
+        sparsity_report(model, given)
+    assert sparsity_report(model, sparsifier.masks).totals.sparsity == 0.5
+
+
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match=r"masks has '9.weight', which is no weight of the model"):
         sparsity_report(network(), {"9.weight": torch.ones(1, dtype=torch.bool)})

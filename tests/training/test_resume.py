@@ -134,7 +134,7 @@ def test_stopped_between_the_last_checkpoint_and_the_end(tmp_path: Path, monkeyp
     config = CONFIG.with_(method="dense", steps=10)
     train(config, root=tmp_path / "whole")
 
-    def finish(*_: object) -> None:
+    def finish(*_: object, **__: object) -> None:
         raise StoppedError
 
     with monkeypatch.context() as patch:

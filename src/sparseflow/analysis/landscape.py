@@ -82,6 +82,8 @@ def linear_path(
     >>> linear_path(layer, *ends, [(torch.ones(1, 1), torch.zeros(1, 1))], loss_fn=square, alphas=[0, 0.5, 1]).losses
     (1.0, 0.0, 1.0)
     """
+    if not len(alphas):
+        raise ValueError("alphas must name one place on the path or more, got none.")
     starts, ends = weights_of(model, start, name="start"), weights_of(model, end, name="end")
     if odd := starts.keys() ^ ends.keys():
         raise ValueError(f"only one of start and end has {min(odd)!r}: give it in both, or in neither.")

@@ -139,6 +139,8 @@ def disagreement_with_reference(logits: Tensor, reference: Tensor) -> Spread:
     >>> disagreement_with_reference(torch.eye(2)[[0, 0, 1]][:, None], torch.tensor([[0.0, 1.0]])).mean
     0.666...
     """
+    if logits.dim() != 3 or not len(logits):
+        raise ValueError(f"logits must be (models, examples, classes) of one model or more, got {tuple(logits.shape)}.")
     return Spread(tuple(disagreement(each, reference) for each in logits), reference.shape[0])
 
 

@@ -112,6 +112,9 @@ def rayleigh_quotient(hessian: Tensor | Product, gradient: Tensor) -> float:
     >>> rayleigh_quotient(torch.diag(torch.tensor([1.0, 3.0])), torch.tensor([2.0, 2.0]))
     2.0
     """
+    if gradient.dim() != 1 or (isinstance(hessian, Tensor) and hessian.shape != (len(gradient), len(gradient))):
+        shape = tuple(hessian.shape) if isinstance(hessian, Tensor) else "a function"
+        raise ValueError(f"hessian must be (P, P) and gradient (P,), got {shape} and {tuple(gradient.shape)}.")
     squared = float(gradient.double().square().sum())
     if squared == 0:
         raise ValueError("gradient is zero, so it has no direction to measure the curvature along.")

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.init import calculate_gain
 
-from sparseflow._checks import check_choice
+from sparseflow._checks import check_choice, check_mask
 from sparseflow._fast import count_true, zero_inactive_
 from sparseflow.boundary import checked
 from sparseflow.masks.fans import PLAIN, Layout, dense_fans, fan_in, fan_out
@@ -46,6 +46,7 @@ def _combine(inputs: float, outputs: float, mode: Mode) -> float:
 def _check(weight: Tensor, mask: Tensor, *, mode: str, scaling: str) -> None:
     check_choice(mode, ("fan_in", "fan_out", "fan_avg"), name="mode")
     check_choice(scaling, ("unit", "layer", "dense"), name="scaling")
+    check_mask(mask)
     if mask.shape != weight.shape:
         raise ValueError(
             f"the mask has shape {tuple(mask.shape)}, the weight {tuple(weight.shape)}; they must be equal."
@@ -95,6 +96,15 @@ def scale_to_mask_(
             active = count_true(mask)
             weight.mul_(math.sqrt(mask.numel() / active) if active else 0.0)
         return zero_inactive_(weight, mask)
+
+
+def _gain(nonlinearity: str, a: float) -> float:
+    try:
+        return calculate_gain(nonlinearity, a)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(
+            f"nonlinearity must be one that torch.nn.init.calculate_gain knows, such as 'relu', got {nonlinearity!r}."
+        ) from error
 
 
 def _unit_factor(mask: Tensor, *, mode: Mode, layout: Layout, live_inputs: Tensor | None) -> Tensor:
@@ -183,7 +193,7 @@ def kaiming_normal_(
     >>> bool(abs(ratio - 1) < 0.1)
     True
     """
-    gain = calculate_gain(nonlinearity, a)  # type: ignore[arg-type]
+    gain = _gain(nonlinearity, a)
     _check(weight, mask, mode=mode, scaling=scaling)
     _draw_(weight, gain=gain, distribution="normal", mode=mode, generator=generator, layout=layout)
     return scale_to_mask_(weight, mask, mode=mode, scaling=scaling, layout=layout, live_inputs=live_inputs)
@@ -215,7 +225,7 @@ def kaiming_uniform_(
     >>> kaiming_uniform_(torch.empty(1, 4), torch.tensor([[True, False, False, False]]))[0, 1:]
     tensor([0., 0., 0.])
     """
-    gain = calculate_gain(nonlinearity, a)  # type: ignore[arg-type]
+    gain = _gain(nonlinearity, a)
     _check(weight, mask, mode=mode, scaling=scaling)
     _draw_(weight, gain=gain, distribution="uniform", mode=mode, generator=generator, layout=layout)
     return scale_to_mask_(weight, mask, mode=mode, scaling=scaling, layout=layout, live_inputs=live_inputs)
@@ -248,7 +258,7 @@ def kaiming_truncated_normal_(
     >>> kaiming_truncated_normal_(torch.empty(1, 4), torch.tensor([[True, False, False, False]]))[0, 1:]
     tensor([0., 0., 0.])
     """
-    gain = calculate_gain(nonlinearity, a)  # type: ignore[arg-type]
+    gain = _gain(nonlinearity, a)
     _check(weight, mask, mode=mode, scaling=scaling)
     _draw_(weight, gain=gain, distribution="truncated_normal", mode=mode, generator=generator, layout=layout)
     return scale_to_mask_(weight, mask, mode=mode, scaling=scaling, layout=layout, live_inputs=live_inputs)

@@ -7,6 +7,7 @@ gives the layer's weights by name with their layouts. The row of the nearest bas
 from __future__ import annotations
 
 import fnmatch
+import functools
 from collections.abc import Callable
 
 from torch import nn
@@ -113,14 +114,18 @@ def row(module: nn.Module) -> type[nn.Module] | str | None:
     >>> row(nn.Linear(2, 2)), row(nn.ReLU())
     (<class 'torch.nn.modules.linear.Linear'>, None)
     """
-    patterns = [key for key in LAYERS if isinstance(key, str)]
+    patterns = tuple(key for key in LAYERS if isinstance(key, str))
     for kind in type(module).__mro__:
         if kind in LAYERS:
             return kind
-        name = f"{kind.__module__}.{kind.__qualname__}"
-        if found := next((pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern)), None):
+        if found := _pattern(f"{kind.__module__}.{kind.__qualname__}", patterns):
             return found
     return None
+
+
+@functools.lru_cache(maxsize=4096)  # a model has the same few classes many times
+def _pattern(name: str, patterns: tuple[str, ...]) -> str | None:
+    return next((pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern)), None)
 
 
 def layouts(module: nn.Module) -> Layouts:

@@ -176,6 +176,8 @@ def score_masks(
     {'a': tensor([False,  True]), 'b': tensor([ True, False])}
     """
     check_choice(scope, ("global", "layer"), name="scope")
+    if odd := [name for name, score in scores.items() if not isinstance(score, Tensor) or score.dtype == torch.bool]:
+        raise TypeError(f"scores must be tensors of numbers, {odd[0]!r} is not.")
     if scope == "layer":
         sparsities = _sparsities({n: s.shape for n, s in scores.items()}, sparsity, allocation, overrides)
         counts = {name: active_count(score.numel(), sparsities[name]) for name, score in scores.items()}

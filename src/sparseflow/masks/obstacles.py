@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import cast
 from weakref import WeakKeyDictionary
 
@@ -105,23 +106,33 @@ def not_parameters(module: nn.Module) -> dict[str, tuple[Tensor, str]]:
     return found  # type: ignore[return-value]
 
 
-def adapter(module: nn.Module, name: str, path: str, owners: dict[str, nn.Module]) -> str | None:
-    """What a weight is to a low-rank adapter: one of its matrices, or the matrix that it is added to.
+def of_peft(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """The modules that peft has put around others, by name: its layers, and its copies of what is trained whole."""
+    kinds = {"BaseTunerLayer", "AuxiliaryTrainingWrapper"}
+    return {n: m for n, m in modules.items() if kinds & {kind.__name__ for kind in type(m).__mro__}}
 
-    peft's layers are found by their base class, others by the names of their matrices.
+
+def adapter(name: str, wrappers: Mapping[str, nn.Module]) -> str | None:
+    """What a weight is to a low-rank adapter: one of its matrices, or a matrix that is used together with it.
+
+    Args:
+        name: The parameter's.
+        wrappers: What :func:`of_peft` has found; adapters of others are known by the names of their matrices.
+
+    >>> adapter("layer.lora_A.weight", {})
+    'adapters are opt-in: lora_A'
     """
-    parts = [*(path.split(".") if path else []), name]
-    if matrix := next((part for part in parts if part.startswith(_ADAPTERS)), None):
+    if matrix := next((part for part in name.split(".") if part.startswith(_ADAPTERS)), None):
         return f"adapters are opt-in: {matrix}"
-    for at in range(len(parts)):
-        above = owners[".".join(parts[:at])]
-        if parts[at] == "original_module" and _library(above) == "peft":
-            return f"opt-in: the copy that {type(above).__name__} of peft keeps of what is trained"
-        if not any(kind.__name__ == "BaseTunerLayer" for kind in type(above).__mro__):
-            continue
-        if "base_layer" not in parts[at:]:
-            return f"adapters are opt-in: {parts[at] if at < len(parts) else name}"
-        return f"opt-in: {type(above).__name__} of {_library(above)} uses it together with an adapter"
+    for prefix, wrapper in wrappers.items():
+        if not prefix or name.startswith(f"{prefix}."):
+            inside = name.removeprefix(f"{prefix}." if prefix else "").split(".")[0]
+            kind = f"{type(wrapper).__name__} of {_library(wrapper)}"
+            if inside == "base_layer":
+                return f"opt-in: {kind} uses it together with an adapter"
+            if inside == "original_module":
+                return f"opt-in: the copy that {kind} keeps of what is trained"
+            return None if inside == "modules_to_save" else f"adapters are opt-in: {inside}"
     return None
 
 

@@ -10,7 +10,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from sparseflow.masks.fans import Layout
 from sparseflow.masks.layers import layouts
-from sparseflow.masks.obstacles import adapter, not_parameters, obstacle, unknown
+from sparseflow.masks.obstacles import adapter, not_parameters, obstacle, of_peft, unknown
 
 #: Their parameters are scales and shifts, whatever the shape.
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
@@ -49,6 +49,7 @@ def parameter_places(model: nn.Module) -> list[tuple[nn.Parameter, list[Place]]]
     """
     found: dict[nn.Parameter, list[Place]] = {}
     modules = dict(model.named_modules())
+    wrappers = of_peft(modules)
     for module_name, module in modules.items():
         known = layouts(module)
         for local, parameter in module.named_parameters(recurse=False):
@@ -62,7 +63,7 @@ def parameter_places(model: nn.Module) -> list[tuple[nn.Parameter, list[Place]]]
             elif why := obstacle(module, local, parameter):
                 place = place._replace(why=why, blocked=True)
             else:
-                opt_in = adapter(module, local, module_name, modules) or ""
+                opt_in = adapter(name, wrappers) or ""
                 if isinstance(module, OPT_IN):
                     opt_in = f"embeddings are opt-in: {type(module).__name__}"
                 place = place._replace(layout=layout, opt_in=opt_in)

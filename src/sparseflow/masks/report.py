@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparseflow._checks import check_masks, check_sparsity
+from sparseflow._checks import check_mask, check_masks, check_sparsity
 from sparseflow.attached import check_current
 from sparseflow.boundary import checked
 from sparseflow.masks.fans import PLAIN, Layout, fan_in, unit_counts
@@ -46,6 +46,7 @@ def mask_statistics(mask: Tensor, layout: Layout = PLAIN) -> MaskStatistics:
     >>> mask_statistics(torch.tensor([[True, True, False], [False, False, False]]))
     MaskStatistics(units_without_inputs=1, inputs_without_outputs=1, fan_in_mean=1.0, fan_in_cv=1.0)
     """
+    check_mask(mask)
     fans = fan_in(mask, layout).double()
     mean = float(fans.mean())
     return MaskStatistics(*unit_counts(mask, layout), mean, float(fans.std(correction=0)) / mean if mean else 0.0)

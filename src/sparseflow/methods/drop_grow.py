@@ -12,7 +12,7 @@ from typing import Protocol, TypedDict
 import torch
 from torch import Tensor
 
-from sparseflow._checks import check_choice, check_fraction, check_steps
+from sparseflow._checks import check_choice, check_fraction, check_like, check_mask, check_steps
 from sparseflow._fast import count_true
 from sparseflow.boundary import checked
 from sparseflow.masks.topk import topk_mask
@@ -54,6 +54,9 @@ def drop_and_grow(
                grown=tensor([False, False, False, False,  True]),
                dropped=tensor([False,  True, False, False, False]))
     """
+    check_mask(mask)
+    check_like(drop_score, mask, name="drop_score")
+    check_like(grow_score, mask, name="grow_score")
     active = count_true(mask)
     if not 0 <= num_drop <= active:
         raise ValueError(f"num_drop must be in [0, {active}], the active count, got {num_drop}.")
@@ -215,6 +218,10 @@ class DropGrow:
             )
         if isinstance(self.schedule, str):
             check_choice(self.schedule, DROP_SCHEDULES, name="schedule")
+        elif not callable(self.schedule):
+            raise TypeError(
+                f"schedule must be one of {', '.join(DROP_SCHEDULES)} or a function, got {self.schedule!r}."
+            )
         if self.schedule in ("cosine", cosine) and not self.until:
             raise ValueError("schedule='cosine' needs its end: give total_steps= or update_until=, in optimizer steps.")
         if self.until is not None and self.first > self.until:
