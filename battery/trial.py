@@ -404,7 +404,7 @@ def judge_moves(moves: list[tuple[Tensor, Tensor]]) -> tuple[list[str], list[str
 
 
 def _rigl() -> sf.methods.Method:
-    return sf.RigL(update_every=EVERY, schedule="constant")
+    return sf.RigL(update_every=EVERY, update_until=LONG, schedule="constant")
 
 
 def _zeros(training: Training, sparsifier: sf.Sparsifier, faults: list[str]) -> None:
