@@ -207,7 +207,9 @@ def per_weight(optimizer: Any, parameter: Tensor) -> dict[str, Tensor]:
             number = key.removeprefix("state")
             if f"qmap{number}" in state:  # bitsandbytes: codes in a table, and the largest number of each block
                 blocks = state[f"qmap{number}"][value.int()].flatten().split(256)
-                parts = [block * largest for block, largest in zip(blocks, state[f"absmax{number}"], strict=True)]
+                parts = [
+                    block * largest for block, largest in zip(blocks, state[f"absmax{number}"].flatten(), strict=True)
+                ]
                 found[f"{key} (quantised)"] = torch.cat(parts).view(value.shape)
             elif type(value) in (Tensor, nn.Parameter):
                 found[key] = value
@@ -402,7 +404,7 @@ def judge_moves(moves: list[tuple[Tensor, Tensor]]) -> tuple[list[str], list[str
 
 
 def _rigl() -> sf.methods.Method:
-    return sf.RigL(update_every=EVERY, schedule="constant")
+    return sf.RigL(update_every=EVERY, update_until=LONG, schedule="constant")
 
 
 def _zeros(training: Training, sparsifier: sf.Sparsifier, faults: list[str]) -> None:
