@@ -43,7 +43,7 @@ def soak(steps: int, seed: int, counts: Any) -> None:
     part = 0
     while sum(Machine.counts.values()) < steps:
 
-        class Drawn(Machine):
+        class Drawn(Machine):  # type: ignore[misc]
             """Another class, so that every part draws with a seed of its own."""
 
         run_state_machine_as_test(

@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 #: Annotation -> what an argument must be, and its name in an error.
 _KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
-    kind: (lambda value, kind=kind: isinstance(value, kind), words)  # type: ignore[misc]
+    kind: (lambda value, kind=kind: isinstance(value, kind), words)
     for kind, words in {
         nn.Module: "a torch.nn.Module",
         Tensor: "a tensor",

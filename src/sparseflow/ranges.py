@@ -43,10 +43,11 @@ class Range:
         if isinstance(value, bool) or not isinstance(value, Real):
             kind = "a whole number" if whole else "a number"
             raise TypeError(f"{name} must be {kind}, got {value!r} ({type(value).__name__}).{self._hint}")
+        number: Any = value  # Real has no order of its own
         if not (
-            (self.low < value or (self.with_low and value == self.low))
-            and (value < self.high or (self.with_high and value == self.high))
-            and math.isfinite(value)
+            (self.low < number or (self.with_low and number == self.low))
+            and (number < self.high or (self.with_high and number == self.high))
+            and math.isfinite(number)
         ):
             raise ValueError(f"{name} must be {self}, got {value!r}.{self._hint}")
         if whole and not isinstance(value, Integral) and not float(value).is_integer():
@@ -101,7 +102,7 @@ def checked_fields(values: Any) -> dict[str, Any]:
     Traceback (most recent call last):
     ValueError: steps must be at least 1, got 0.
     """
-    hints = hints_of(type(values))
+    hints = hints_of(type(values))  # type: ignore[arg-type]
     return {each.name: _checked(getattr(values, each.name), hints[each.name], each.name) for each in fields(values)}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,6 +20,7 @@ from sparseflow.masks.select import Weight, maskable, unwrap
 from sparseflow.rng import stream
 from sparseflow.sharded import full
 from sparseflow.types import Masks
+from sparseflow.warn import warn
 
 
 @checked()
@@ -112,11 +112,10 @@ def initialize_(
                     left.setdefault("biases of size 1 or more", []).append(bias)
     if left:
         found = "; ".join(f"{', '.join(dict.fromkeys(names))} ({meaning})" for meaning, names in left.items())
-        warnings.warn(
+        warn(
             f"initialize_ left values that look set on purpose: {found}. To draw over them, or set biases to zero, "
             "write overwrite=[names or patterns]; without this warning they stay with keep=[...] for weights, "
             "zero_biases=False for biases.",
-            stacklevel=2,
         )
     return model
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -17,6 +16,7 @@ from sparseflow.masks.topk import active_count, topk_mask, topk_masks
 from sparseflow.rng import stream
 from sparseflow.sharded import full, local, num_true, shard_like
 from sparseflow.types import Masks
+from sparseflow.warn import warn
 
 #: Key of ``ALLOCATIONS``, or a function such as ``functools.partial(sparseflow.masks.allocation.erk, power=0.5)``.
 AllocationLike = str | Callable[..., Mapping[str, float]]
@@ -251,7 +251,7 @@ def sparsity_of(masks: Masks, model: nn.Module | None = None) -> float:
         found = weights(model)
         check_masks(masks, {weight.name: weight.parameter for weight in found})
         if missing := left_out(found, masked=masks):
-            warnings.warn(missing, stacklevel=2)
+            warn(missing)
     total = sum(mask.numel() for mask in masks.values())
     return 1 - sum(map(num_true, masks.values())) / total
 

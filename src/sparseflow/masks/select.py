@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import warnings
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from sparseflow.masks.layers import LAYERS as LAYERS
 from sparseflow.masks.layers import row_name
 from sparseflow.masks.places import OPT_IN, is_matrix, parameter_places
 from sparseflow.sharded import reshard_
+from sparseflow.warn import warn
 
 #: A name pattern such as ``"encoder.*"``, or a module class.
 Rule = str | type[nn.Module]
@@ -176,7 +176,7 @@ def prunable(
             f"{', '.join(map(row_name, LAYERS))}; add yours to sparseflow.masks.select.LAYERS. {missing}".rstrip()
         )
     if missing:
-        warnings.warn(missing, stacklevel=3)
+        warn(missing)
     return chosen
 
 

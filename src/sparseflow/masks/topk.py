@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from sparseflow._checks import check_finite, check_sparsity
 from sparseflow._fast import topk
+from sparseflow.warn import warn
 
 
 def active_count(numel: int, sparsity: float) -> int:
@@ -104,12 +104,11 @@ def topk_masks(
     masks = {name: part.view(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)}
     had = {name: score.numel() > 0 if among is None else bool(among[name].any()) for name, score in scores.items()}
     if emptied := [name for name, mask in masks.items() if had[name] and not mask.any()]:
-        warnings.warn(
+        warn(
             f"the global ranking keeps {k} of {flat.numel()} weights and none of {', '.join(map(repr, emptied))}: "
             "nothing passes a layer without weights. Give each layer its share with scope='layer', lower the sparsity, "
             "or leave such layers dense with exclude=.",
             EmptiedLayerWarning,
-            stacklevel=3,
         )
     return masks
 

@@ -68,7 +68,7 @@ class _Files(FileSystem):
             return
         with File(Path(path), "replace", num_bytes=self._num_bytes) as file:
             writing = _Writing(file)
-            with io.BufferedWriter(writing, _BUFFER) as stream:
+            with io.BufferedWriter(writing, _BUFFER) as stream:  # type: ignore[type-var]
                 yield stream
             if writing.error is not None:
                 raise writing.error
