@@ -110,12 +110,12 @@ def test_a_masked_model_and_its_state_give_the_same_content(path: Path, form: ty
 
 
 def test_masks_keep_active_zeros_and_drop_the_rest(path: Path) -> None:
-    model = nn.Linear(3, 1)
+    model = nn.Linear(5, 1)
     with torch.no_grad():
-        model.weight.copy_(torch.tensor([[1.0, 0.0, 3.0]]))
-    save(model, path, masks={"weight": torch.tensor([[True, True, False]])})
-    assert load_state(path)["weight"].tolist() == [[1.0, 0.0, 0.0]]
-    assert masks_of(load(path, nn.Linear(3, 1)))["weight"].tolist() == [[True, True, False]]
+        model.weight.copy_(torch.tensor([[1.0, 0.0, 3.0, 4.0, 5.0]]))
+    save(model, path, masks={"weight": torch.tensor([[True, True, False, False, False]])})
+    assert load_state(path)["weight"].tolist() == [[1.0, 0.0, 0.0, 0.0, 0.0]]
+    assert masks_of(load(path, nn.Linear(5, 1)))["weight"].tolist() == [[True, True, False, False, False]]
 
 
 def test_only_holds_the_named_weights_sparse(path: Path) -> None:

@@ -118,8 +118,14 @@ def convert(model: nn.Module, masks: Masks, *, only: Collection[str] | None = No
     (110, torch.Size([2, 10]))
     """
     model = unwrap(model)
-    reasons = convertible(model, masks)
+    check_masks(masks, {name: weight.parameter for name, weight in maskable(model).items()})
     check_current(masks, {name: model.get_parameter(name) for name in masks})
+    return replaced(model, masks, only=only)
+
+
+def replaced(model: nn.Module, masks: Masks, *, only: Collection[str] | None = None) -> nn.Module:
+    """:func:`convert` of a model whose weights need not be those of the masks, since others are loaded into it."""
+    reasons = convertible(model, masks)
     if only is not None:
         for name in only:
             if reasons.get(name, "it has no mask") is not None:

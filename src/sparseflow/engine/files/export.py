@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sparseflow._checks import check_masks
 from sparseflow.atomic import write_atomically
 from sparseflow.attached import check_current
-from sparseflow.engine.convert import convert, sparse_layers
+from sparseflow.engine.convert import replaced, sparse_layers
 from sparseflow.engine.files.packing import Content, Entry, dense_bytes, dense_tensor, read, to_bytes
 from sparseflow.engine.layers.modules import PATTERN_NAMES
 from sparseflow.engine.layers.pattern import Pattern
@@ -78,7 +78,8 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, only: Collection[str
 
     >>> from tempfile import TemporaryDirectory
     >>> model = nn.Linear(4, 1)
-    >>> sparse = convert(model, {"weight": torch.tensor([[True, False, False, True]])})
+    >>> import sparseflow as sf
+    >>> sparse = sf.engine.convert(model, {"weight": torch.tensor([[True, False, False, True]])})
     >>> with TemporaryDirectory() as folder:
     ...     _ = save(sparse, f"{folder}/model.safetensors")
     ...     loaded = load(f"{folder}/model.safetensors", nn.Linear(4, 1))
@@ -89,7 +90,7 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, only: Collection[str
     _check_fit(content, model, os.fspath(path))
     entries, weights = content.entries, maskable(model)
     masks = {name: entry[0].mask() for name, entry in entries.items() if isinstance(entry, tuple) and name in weights}
-    sparse = convert(model, masks, only=only)
+    sparse = replaced(model, masks, only=only)
     layers = sparse_layers(sparse)
     state: dict[str, Tensor] = {}
     for name, entry in entries.items():
