@@ -114,8 +114,9 @@ def machines(results: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def load(folder: Path = RESULTS) -> list[dict[str, Any]]:
-    """All results in a folder, by file name."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    """All timings in a folder, by file name; figures of other kinds, such as counted faults, have no name."""
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return [result for result in found if "name" in result]
 
 
 def _case(case: Case) -> dict[str, Any]:

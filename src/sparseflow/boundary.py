@@ -17,6 +17,12 @@ from sparseflow.ranges import Range
 P = ParamSpec("P")
 R = TypeVar("R")
 
+
+def _is_optimizer(value: Any) -> bool:
+    """Wrappers of training frameworks are no optimizers by class; they hold one."""
+    return isinstance(value, torch.optim.Optimizer) or hasattr(value, "param_groups") or hasattr(value, "optimizer")
+
+
 #: Annotation -> what an argument must be, and its name in an error.
 _KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
     kind: (lambda value, kind=kind: isinstance(value, kind), words)
@@ -25,13 +31,15 @@ _KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
         Tensor: "a tensor",
         collections.abc.Mapping: "a mapping of names, such as a dict",
         torch.Generator: "a torch.Generator, such as torch.Generator().manual_seed(0)",
-        torch.optim.Optimizer: "a torch.optim.Optimizer",
         torch.dtype: "a torch.dtype",
         bool: "True or False",
         str: "text",
         type(None): "None",
     }.items()
-} | {collections.abc.Callable: (callable, "a function")}
+} | {
+    collections.abc.Callable: (callable, "a function"),
+    torch.optim.Optimizer: (_is_optimizer, "a torch.optim.Optimizer or a wrapper of one"),
+}
 
 
 def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from sparseflow.masks.select import unwrap
+from sparseflow.warn import warn
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def in_widest_dtype(model: nn.Module, run: Callable[[torch.dtype], T]) -> T:
         if first is not None:
             reason = str(first).splitlines()[0]
             message = f"{type(unwrap(model)).__name__} does not run in float64 ({reason}), so {dtype} is used."
-            warnings.warn(message, PrecisionWarning, stacklevel=4)
+            warn(message, PrecisionWarning)
         return found
     assert first is not None
     raise first

@@ -6,7 +6,10 @@ import sys
 import warnings
 from pathlib import Path
 
-_PACKAGE = str(Path(__file__).parent)
+import torch
+
+#: An optimizer's step calls the library from within torch: its lines are not the caller's either.
+_INSIDE = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
@@ -19,6 +22,6 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     ('far from perfect', True)
     """
     level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)

@@ -33,7 +33,7 @@ class Holder:
 
     def __init__(self, model: nn.Module, masks: dict[str, Tensor]) -> None:
         self.model, self.masks = model, masks
-        attached.hold(self, {name: model.get_parameter(name) for name in masks})
+        attached.hold(self, {name: model.get_parameter(name) for name in masks}, made_from={})
 
     def name_of(self, parameter: Tensor) -> str | None:
         return next((name for name in self.masks if self.model.get_parameter(name) is parameter), None)

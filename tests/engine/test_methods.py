@@ -52,14 +52,15 @@ class Run:
         self.optimizer.step()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights and per-weight state by name, dense."""
+        """Weights by name, dense, and state of the active ones."""
         found = sf.engine.dense_state_dict(self.model)
         layers = sf.engine.sparse_layers(self.model)
         for name in SIZES:
             parameter = layers[name].values if name in layers else self.model.get_parameter(name)
             for key, state in self.optimizer.state[parameter].items():
                 if isinstance(state, Tensor) and state.shape == parameter.shape:
-                    found[f"{name} {key}"] = layers[name].pattern.scatter(state) if name in layers else state
+                    mask = self.sparsifier.masks[name]
+                    found[f"{name} {key}"] = state if name in layers else state[mask]  # off it that of a new weight
         return {name: tensor.detach().clone() for name, tensor in found.items()}
 
 

@@ -30,7 +30,7 @@ def digest(method: str) -> str:
     masks = sf.random_masks(model, 0.8, seed=0)
     sf.initialize_(model, masks, seed=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    updater = MAKERS[method](update_every=1)
+    updater = MAKERS[method](update_every=1, update_until=2)
     sparsifier = sf.Sparsifier(model, optimizer, masks, updater, seed=0)
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):

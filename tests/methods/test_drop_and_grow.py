@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import sparseflow as sf
 from sparseflow.methods import drop_and_grow, scores
 from sparseflow.methods.drop_grow import DropGrow, cosine
+from sparseflow.methods.run import UnfinishedWarning
 from sparseflow.rng import stream
 from tiny import eight, pull
 
@@ -257,14 +258,24 @@ def test_without_regrowth_no_more_go_than_may_come() -> None:
         ({"update_until": 0}, "update_until must be at least 1 optimizer step, got 0"),
         ({"total_steps": -1}, "total_steps must be at least 1 optimizer step, got -1"),
         ({"total_steps": 600, "update_until": 500}, "total_steps= stops updates after 75 % .* give one of them"),
-        ({"update_until": 99}, "never change: the first update is at step 100, the last may be at 99. Lower update_ev"),
-        ({"total_steps": 133}, "never change: the first update is at step 100, the last may be at 99"),
-        ({"first_update": 7, "update_until": 6}, "the first update is at step 7, the last may be at 6"),
         ({"gradient_decay": 1.0}, "gradient_decay=1.0 would never look at a gradient"),
     ],
 )
 def test_wrong_settings(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
+        sf.RigL(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"update_until": 99}, "never change: the first update is at step 100, the last may be at 99. Lower update_ev"),
+        ({"total_steps": 133}, "never change: the first update is at step 100, the last may be at 99"),
+        ({"first_update": 7, "update_until": 6}, "the first update is at step 7, the last may be at 6"),
+    ],
+)
+def test_updates_that_never_come(arguments: dict[str, object], message: str) -> None:
+    with pytest.warns(UnfinishedWarning, match=message):
         sf.RigL(**arguments)
 
 

@@ -23,8 +23,8 @@ COMPOSITION = {"methods/rigl.py", "methods/scores.py"}
 #: Types alone: they are read where they are named.
 INTERFACE = "methods/base.py"
 #: Behind these doors nobody need look: what passes do is named in the docstring of ``_fast/__init__.py``, and the guard
-#: notices what something else did, which is no part of an update; nor is the check of a public function's arguments.
-DOORS = ("_fast/", "sparsifier/guard/", "boundary.py", "ranges.py")
+#: notices what something else did, which is no part of an update; nor are the check of arguments and warnings.
+DOORS = ("_fast/", "sparsifier/guard/", "boundary.py", "ranges.py", "warn.py")
 
 
 @pytest.fixture(autouse=True)

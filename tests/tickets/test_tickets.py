@@ -579,7 +579,7 @@ def test_controls_check_every_mask_first(name: str) -> None:
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
 def test_noise_that_is_no_noise(value: float) -> None:
     model = tiny_model()
-    with pytest.raises(ValueError, match=rf"relative_std must be at least 0 and finite, got {value}. 1 is the layer's"):
+    with pytest.raises(ValueError, match=rf"relative_std must be (at least 0|finite), got {value}. 1 is the layer's"):
         tickets.perturb_(model, masked(model), relative_std=value, seed=0)
 
 

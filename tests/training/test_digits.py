@@ -103,7 +103,7 @@ def test_unknown_field_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sparsity": 95}, r"sparsity must be in \[0, 1\), got 95.0. For 95% zeros write 0.95, not 95"),
+        ({"sparsity": 95}, r"sparsity must be in \[0, 1\), got 95. For 95% zeros write 0.95, not 95"),
         ({"sparsity": 1.0}, "sparsity must be in"),
         ({"sparsity": -0.1}, "sparsity must be in"),
         ({"sparsity": float("nan")}, "sparsity must be in"),

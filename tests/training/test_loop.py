@@ -171,7 +171,7 @@ def test_pruning_ends_at_the_sparsity_of_each_layer() -> None:
     ("changes", "message"),
     [
         ({"network": "alexnet"}, "network must be one of vgg16, resnet50"),
-        ({"sparsity": 80}, r"sparsity must be in \[0, 1\), got 80.0. For 95% zeros write 0.95"),
+        ({"sparsity": 80}, r"sparsity must be in \[0, 1\), got 80. For 95% zeros write 0.95"),
         ({"batch_size": 10, "micro_batch": 4}, r"does not divide into micro-batches of 4. For instance micro_batch=2"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"updates": "never"}, "updates must be one of after_step, authors"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -18,6 +17,7 @@ from sparseflow.batches import each
 from sparseflow.boundary import checked
 from sparseflow.ranges import Range
 from sparseflow.types import Batches, LossFn, Masks
+from sparseflow.warn import warn
 
 
 class SlowHessianWarning(UserWarning):
@@ -97,7 +97,7 @@ def hessian(
         raise TypeError(f"there is no closed form of this Hessian: {reason}. Use method='products', which is slow.")
     if reason:
         message = f"{reason}, so each of {layout.size} rows takes a Hessian-vector product over all examples."
-        warnings.warn(message, SlowHessianWarning, stacklevel=2)
+        warn(message, SlowHessianWarning)
     if reason or method == "products":
         objective = Objective.of(model, examples, masks, loss_fn=loss_fn, dtype=dtype, training=False)
         found = _row_by_row(objective, progress)

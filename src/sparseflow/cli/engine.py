@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import sparseflow as sf
 from sparseflow.atomic import write_atomically
 from sparseflow.networks import build_network, networks_for
-from sparseflow.ranges import Count, Positive, Range, Sparsity
+from sparseflow.ranges import Count, Range, Sparsity
 from sparseflow.rng import stream
 from sparseflow.sealed import to_json
 from sparseflow.training.digits import DigitRun
@@ -106,7 +106,7 @@ class Bench:
     """Of one example, such as 3 32 32; for a model of your own."""
     forward_only: bool = False
     """Inference; else forward and backward."""
-    seconds: Positive = 0.5
+    seconds: Annotated[float, Range(0)] = 0.5
     """To spend on each layer and on the whole."""
     json: _OptionalPath = None
     """Also write the numbers there."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from sparseflow.methods.base import Layer, Swap
 from sparseflow.methods.run import UnfinishedWarning
 from sparseflow.methods.scores import ScoreFn
 from sparseflow.types import MaskUpdate
+from sparseflow.warn import warn
 
 
 @checked()
@@ -225,9 +225,10 @@ class DropGrow:
         if self.schedule in ("cosine", cosine) and not self.until:
             raise ValueError("schedule='cosine' needs its end: give total_steps= or update_until=, in optimizer steps.")
         if self.until is not None and self.first > self.until:
-            raise ValueError(
-                f"masks would never change: the first update is at step {self.first}, the last may be at "
-                f"{self.until}. Lower update_every= or first_update=, or write Static() to keep the masks."
+            warn(
+                f"masks never change: the first update is at step {self.first}, the last may be at {self.until}. Lower "
+                "update_every= or first_update=, or write Static() to keep the masks.",
+                UnfinishedWarning,
             )
 
     @property
@@ -253,11 +254,10 @@ class DropGrow:
         """Warn if no update can change anything; see :func:`sparseflow.methods.run.check_start`."""
         sparse = [count for name, count in active.items() if 0 < count < math.prod(shapes[name])]
         if self.drop_fraction and sparse and not any(int(round(n * self.drop_fraction, 6)) for n in sparse):
-            warnings.warn(
+            warn(
                 f"masks will never change: drop_fraction={self.drop_fraction} of the {max(sparse)} active weights of "
                 "the largest layer is less than one. Raise drop_fraction=, or write Static() to keep the masks.",
                 UnfinishedWarning,
-                stacklevel=4,
             )
 
     def unfinished(self, step: int, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> str:
@@ -284,12 +284,11 @@ class DropGrow:
         # A loop here would hold one layer while the next is made.
         yield from map(partial(self._ask, step=step, counts=counts), layers)
         if step == self.first and self.drop_fraction and counts and not any(counts):
-            warnings.warn(
+            warn(
                 f"the first update, at step {step}, exchanges nothing: the schedule of the drop fraction is too low "
                 "there. With schedule='learning_rate' it is the learning rate over the largest that it has had or that "
                 "its scheduler announced, which may be a mere factor; write schedule='cosine' and total_steps=.",
                 UnfinishedWarning,
-                stacklevel=2,
             )
 
     def _ask(self, layer: Layer, *, step: int, counts: list[int]) -> tuple[str, Swap]:

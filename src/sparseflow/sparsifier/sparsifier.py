@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Self
@@ -33,6 +32,7 @@ from sparseflow.sparsifier.update import new_masks, warn_open_end
 from sparseflow.sparsifier.weights import MaskedWeights
 from sparseflow.sparsifier.wrappers import listen, stepping
 from sparseflow.types import Masks, MaskUpdate
+from sparseflow.warn import warn
 
 
 @dataclass
@@ -195,7 +195,7 @@ class Sparsifier:
         self._guard.check_held()
         found = self._weights.check(self.model)._replace(ranks=self._ranks, unfinished=self._unfinished())
         for text in found.unfinished:
-            warnings.warn(text, UnfinishedWarning, stacklevel=2)
+            warn(text, UnfinishedWarning)
         return found
 
     @property
@@ -213,7 +213,7 @@ class Sparsifier:
         Warns: as :meth:`check`.
         """
         for text in self._unfinished() if self._handles else ():
-            warnings.warn(text, UnfinishedWarning, stacklevel=2)
+            warn(text, UnfinishedWarning)
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from sparseflow.methods.scores import ScoreFn, gradient_magnitude, magnitude
 from sparseflow.sharded import full
 from sparseflow.sparsifier.stored import StoredLayer
 from sparseflow.sparsifier.weights import MaskedWeights
+from sparseflow.warn import warn
 
 
 class WholeLayer(NamedTuple):
@@ -70,12 +70,11 @@ def warn_open_end(method: Method, *, rate_is_scheduled: bool) -> None:
     >>> warn_open_end(RigL(total_steps=600), rate_is_scheduled=False)
     """
     if getattr(method, "until", 0) is None and not rate_is_scheduled:
-        warnings.warn(
+        warn(
             "masks change until the run ends and the learning rate has no schedule, so the last update may leave "
             "weights that are never trained. Give total_steps=, the optimizer steps of the run (updates then stop "
             "after 75 % of them), or update_until=.",
             OpenEndWarning,
-            stacklevel=7,  # the line of the loop that steps the optimizer
         )
 
 

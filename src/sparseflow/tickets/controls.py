@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from sparseflow._checks import check_masks
 from sparseflow.boundary import checked
 from sparseflow.masks.select import maskable
+from sparseflow.ranges import Range
 from sparseflow.rng import stream
 from sparseflow.types import Masks
 
@@ -103,7 +103,7 @@ def keep_signs_(model: nn.Module, masks: Masks) -> nn.Module:
     return model
 
 
-@checked()
+@checked(relative_std=Range(0, hint="1 is the layer's own std."))
 def perturb_(model: nn.Module, masks: Masks, *, relative_std: float, seed: int) -> nn.Module:
     r"""Add Gaussian noise to the active weights, scaled by their own spread in the layer, in place.
 
@@ -130,8 +130,6 @@ def perturb_(model: nn.Module, masks: Masks, *, relative_std: float, seed: int) 
     >>> round(float((after - before).std() / before.std()), 1)
     0.5
     """
-    if not 0 <= relative_std < math.inf:
-        raise ValueError(f"relative_std must be at least 0 and finite, got {relative_std!r}. 1 is the layer's own std.")
     for name, weight, mask in _masked(model, masks):
         values = weight[mask]
         if not values.numel():

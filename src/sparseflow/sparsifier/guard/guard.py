@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -14,6 +13,7 @@ from sparseflow.sparsifier.guard.cut import Cut
 from sparseflow.sparsifier.guard.watch import Watch
 from sparseflow.sparsifier.weights import MaskedWeights
 from sparseflow.types import BrokenPromiseError
+from sparseflow.warn import warn
 
 
 class Guard:
@@ -100,11 +100,10 @@ class Guard:
         if not written:
             return written
         if lost := self.settle_(written):
-            warnings.warn(
+            warn(
                 f"{', '.join(map(repr, lost))} had nonzero weights off the mask, written since the last step; they are "
                 "zero again, but the gradients of this step are those of the dense weights. After loading or averaging "
-                "weights call sparseflow.apply_masks_(model, sparsifier.masks).",
-                stacklevel=5,
+                "weights call sparseflow.apply_masks_(model, sparsifier.masks)."
             )
         for name in self._elsewhere:
             parameter, mask = self._weights.parameters[name], self._weights.dense[name]

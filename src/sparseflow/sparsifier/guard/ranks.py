@@ -18,6 +18,8 @@ def process_group(model: nn.Module, *, is_sharded: bool) -> Any:
     >>> process_group(nn.Linear(1, 1), is_sharded=False) is None
     True
     """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return None
     group: Any
     inner = getattr(model, "_orig_mod", model)
     if isinstance(inner, nn.parallel.DistributedDataParallel):
