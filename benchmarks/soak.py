@@ -39,9 +39,9 @@ def soak(steps: int, seed: int, counts: Any) -> None:
     torch.set_num_threads(1)
     logging.getLogger("sparseflow").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    gc.freeze()  # a second Sparsifier collects garbage, which need not go through every module
     part = 0
     while sum(Machine.counts.values()) < steps:
+        gc.freeze()  # a second Sparsifier collects garbage, which need not go through every module
 
         class Drawn(Machine):  # type: ignore[misc]
             """Another class, so that every part draws with a seed of its own."""
