@@ -37,7 +37,31 @@ class LookaheadByClass(optim.Optimizer):
         self._inside.step()
 
 
+class ScheduleFree:
+    """As schedulefree's wrapper: groups and state are those inside, which have a ``momentum`` of their own."""
+
+    def __init__(self, base: optim.Optimizer, momentum: float = 0.9) -> None:
+        self.base, self.momentum = base, momentum
+
+    param_groups = property(lambda self: self.base.param_groups)
+    state = property(lambda self: self.base.state)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        held = [p for group in self.param_groups for p in group["params"]]
+        averages = []
+        for p in held:
+            slow = self.state[p].setdefault("slow", p.detach().clone())
+            averages.append(p.lerp(slow, 1 - 1 / self.momentum))
+            p.copy_(slow)
+        self.base.step()
+        for p, average in zip(held, averages, strict=True):
+            self.state[p]["slow"].copy_(p)
+            p.copy_(average.lerp_(p, 0.2).lerp_(p, 1 - self.momentum))
+
+
 WRAPPERS: dict[str, Callable[[Any], Any]] = {
+    "schedule-free": lambda p: ScheduleFree(optim.SGD(p, lr=0.1)),
     "lookahead": lambda p: Lookahead(adam(p)),
     "lookahead by class": lambda p: LookaheadByClass(adam(p)),
 }

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.sparsifier.kinds import initial_rate
-from sparseflow.sparsifier.tensors import chain
+from sparseflow.sparsifier.tensors import chain, inner_optimizers
 
 #: Methods of optimizers that take a step in phases, with a backward pass before each (SAM and its kin).
 _PHASES = ("first_step", "second_step", "third_step")
@@ -88,6 +88,8 @@ def _make(optimizer: Any, parameter: Tensor, params: list[Any]) -> Any:
     accepted = {each.name for each in names}
     group = _group(optimizer, parameter)
     attributes, defaults = vars(optimizer), getattr(optimizer, "defaults", {})
+    # The groups of a wrapper may be those of the optimizer inside, which has settings of the same names.
+    sources = (attributes, group, defaults) if inner_optimizers(optimizer) else (group, defaults, attributes)
     arguments: dict[str, Any] = {}
     factories: dict[str, Callable[..., Any]] = {}
     for position, each in enumerate(names):
@@ -101,7 +103,7 @@ def _make(optimizer: Any, parameter: Tensor, params: list[Any]) -> Any:
             )
             arguments[each.name] = groups
         else:
-            known = next((source[each.name] for source in (group, defaults, attributes) if each.name in source), None)
+            known = next((source[each.name] for source in sources if each.name in source), None)
             if known is not None and _is_plain(known):
                 arguments[each.name] = copy.deepcopy(initial_rate(group) if each.name == "lr" and group else known)
             elif each.default is each.empty:
@@ -168,6 +170,7 @@ class Trial:
 
     def __init__(self, optimizer: Any, parameter: Tensor, start: Tensor) -> None:
         self._real, self._parameter, self._start = optimizer, parameter, start
+        self._curvature = torch.linspace(0.5, 1.5, start.numel()).view(start.shape).to(start.device, start.dtype)
         self._way: Callable[[Tensor], None] | None = None
         self._begin()
 
@@ -217,7 +220,8 @@ class Trial:
     def _graph(self, gradient: Tensor) -> None:
         self.weight.grad = None
         with torch.enable_grad():
-            curved = 0.5 * (self.weight.square() * (gradient != 0)).sum()
+            # Zeros have a curvature, too; a gradient that is zero before the step is zero here.
+            curved = 0.5 * ((self.weight - self.weight.detach()).square() * self._curvature).sum()
             ((self.weight * gradient).sum() + curved).backward(create_graph=True)
         self.optimizer.step()
         self.weight.grad = None  # it holds the graph, which holds the weight
