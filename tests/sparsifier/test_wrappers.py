@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import sparseflow as sf
-from odd_optimizers import SAM, Lookahead, Secretive
+from odd_optimizers import SAM, Lookahead, Secretive, Uncopyable, Unrepeatable
 from optimizer_loops import backward, network, rigl
 from sparseflow.sparsifier.wrappers import stepping
 
@@ -63,6 +63,7 @@ class ScheduleFree:
 WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "schedule-free": lambda p: ScheduleFree(optim.SGD(p, lr=0.1)),
     "lookahead": lambda p: Lookahead(adam(p)),
+    "lookahead around one that is copied": lambda p: Lookahead(Unrepeatable(p, lambda _: 0.05)),
     "lookahead by class": lambda p: LookaheadByClass(adam(p)),
 }
 
@@ -239,6 +240,12 @@ def test_a_wrapper_that_writes_afterwards_and_shows_nothing_is_refused() -> None
         ValueError, match="Secretive writes to weights after the optimizer inside has stepped, and has no"
     ):
         stepping(Secretive(adam(layer.parameters())))
+
+
+def test_a_wrapper_that_cannot_be_tried_out_is_followed_as_a_whole() -> None:
+    """Whether it writes afterwards is not known; after its own step nothing is written by anyone."""
+    optimizer = Lookahead(Uncopyable(nn.Linear(8, 4).parameters(), lambda _: 0.05))
+    assert stepping(optimizer) is optimizer
 
 
 def test_what_is_no_optimizer_is_refused() -> None:
