@@ -39,6 +39,32 @@ def test_curvature_belongs_to_no_weight() -> None:
     assert list(map(name_of, found.left_alone)) == ["curvature"]
 
 
+class Referenced(Odd):
+    """As TRAC: the weights of the first step, to which all later ones are relative, under one name for all of them."""
+
+    def move(self, parameter: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Tensor:
+        reference = self.state["reference"].setdefault(parameter, parameter.detach().clone())  # type: ignore[index]
+        return gradient + 0.1 * (parameter - reference)
+
+
+def test_state_under_a_name_is_that_of_a_new_weight_where_one_is_dropped() -> None:
+    """A weight that grows again must not be drawn to where it was before."""
+    model = network()
+    optimizer = Referenced(model.parameters())
+    masks = sf.random_masks(model, 0.8, seed=0)
+    sparsifier = sf.Sparsifier(model, optimizer, masks, sf.SET(update_every=2, schedule="constant"), seed=0)
+    before = {name: mask.clone() for name, mask in masks.items()}
+    for step in range(6):
+        backward(model, step)
+        optimizer.step()
+        assert sparsifier.check().state_tensors == 2
+    for name, mask in sparsifier.masks.items():
+        reference = optimizer.state["reference"][model.get_parameter(name)]
+        assert (before[name] & ~mask).any()
+        assert not reference[~mask].any()
+        assert reference[mask & before[name]].any()
+
+
 @pytest.mark.parametrize("order", ["model first", "sparsifier first"])
 def test_what_a_run_found_to_mix_weights_late_is_known_when_it_resumes(order: str) -> None:
     """Oracle: the run that never stopped; saved after the optimizer began to mix (step 8), before an update."""

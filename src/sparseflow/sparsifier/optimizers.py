@@ -148,6 +148,9 @@ def _at(optimizer: Any, parameter: Tensor, path: Path) -> Tensor | None:
     number, *keys = path
     holder = optimizer if number == 0 else chain(optimizer)[number]
     value: Any = holder.state.get(parameter)
+    named = holder.state.get(keys[0]) if keys else None
+    if isinstance(named, Mapping) and parameter in named:  # one name, and under it a tensor for each parameter
+        value, keys = named[parameter], keys[1:]
     for key in keys:
         if isinstance(value, Mapping):
             value = value.get(key)
