@@ -141,7 +141,7 @@ def _ready(made: Any) -> Any:
 def _copy(optimizer: Any, parameter: Tensor, stand_in: nn.Parameter) -> Any:
     every = chain(optimizer)
     # What copies refer to instead of the original; other parameters are not copied.
-    instead: dict[int, Any] = {id(each): type(each).__new__(type(each)) for each in every}
+    instead: dict[int, Any] = {id(each): object.__new__(type(each)) for each in every}
     for each in every:
         own = vars(each)
         instead |= {id(held): held for group in own.get("param_groups", ()) for held in group["params"]}
