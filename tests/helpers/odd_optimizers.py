@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -190,13 +191,21 @@ class LateMixing(Odd):
 
 
 class Unrepeatable(Odd):
-    """Cannot be made a second time: it needs a function that it does not keep."""
+    """As bitsandbytes' SGD and Ranger21: its constructor needs what it does not keep."""
 
     def __init__(self, params: Params, schedule: Callable[[int], float]) -> None:
         super().__init__(params, schedule(0))
 
     def move(self, parameter: Tensor, gradient: Tensor, state: dict[str, Any]) -> Tensor:
         return state.setdefault("momentum", torch.zeros_like(gradient)).mul_(0.9).add_(gradient, alpha=0.1)
+
+
+class Uncopyable(Unrepeatable):
+    """Holds what cannot be copied either, as those that step in a thread."""
+
+    def __init__(self, params: Params, schedule: Callable[[int], float]) -> None:
+        super().__init__(params, schedule)
+        self.lock = threading.Lock()
 
 
 #: Those whose step under masks equals masking by hand to the last bit.

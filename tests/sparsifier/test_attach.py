@@ -138,6 +138,7 @@ def test_trained_weights_are_cut_elsewhere_on_purpose() -> None:
             r"gradient_mean of '3\.weight' does not fit: needed \(10",
         ),
         ({"learning_rates": [float("nan")]}, "learning_rates must be numbers"),
+        ({"states_left_alone": {"3.weight": "momentum"}}, "states_left_alone must be lists of names for each weight"),
     ],
 )
 def test_a_state_that_does_not_fit_changes_nothing(change: dict[str, Any], message: str) -> None:

@@ -22,6 +22,7 @@ from odd_optimizers import (
     Nested,
     Rotated,
     StepSizes,
+    Uncopyable,
     Unrepeatable,
 )
 from optimizer_loops import backward, network, rigl
@@ -103,7 +104,7 @@ FRESH: dict[str, Mapping[str, float]] = {
     "Indices": {"steps": 0},
     "Chosen": {},
     "Elsewhere": {},
-    "Unrepeatable": {},
+    "Unrepeatable": {"momentum": 0.0},
 }  # fmt: skip
 
 
@@ -185,8 +186,8 @@ def test_an_optimizer_nobody_knows_is_described_in_one_line(caplog: pytest.LogCa
 
 
 def test_one_that_cannot_be_tried_out_says_why(caplog: pytest.LogCaptureFixture) -> None:
-    (line,) = lines(ODD["Unrepeatable"], caplog)
-    assert "Unrepeatable could not be tried out (TypeError: Unrepeatable needs 'schedule', which it does not" in line
+    (line,) = lines(lambda p: Uncopyable(p, lambda _: 0.05), caplog)
+    assert "Uncopyable could not be tried out (TypeError: Uncopyable needs 'schedule', which it does not keep" in line
 
 
 def test_those_of_torch_say_nothing(caplog: pytest.LogCaptureFixture) -> None:

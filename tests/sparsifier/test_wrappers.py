@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import sparseflow as sf
-from odd_optimizers import SAM, Lookahead, Secretive
+from odd_optimizers import SAM, Lookahead, Secretive, Uncopyable, Unrepeatable
 from optimizer_loops import backward, network, rigl
 from sparseflow.sparsifier.wrappers import stepping
 
@@ -37,8 +37,33 @@ class LookaheadByClass(optim.Optimizer):
         self._inside.step()
 
 
+class ScheduleFree:
+    """As schedulefree's wrapper: groups and state are those inside, which have a ``momentum`` of their own."""
+
+    def __init__(self, base: optim.Optimizer, momentum: float = 0.9) -> None:
+        self.base, self.momentum = base, momentum
+
+    param_groups = property(lambda self: self.base.param_groups)
+    state = property(lambda self: self.base.state)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        held = [p for group in self.param_groups for p in group["params"]]
+        averages = []
+        for p in held:
+            slow = self.state[p].setdefault("slow", p.detach().clone())
+            averages.append(p.lerp(slow, 1 - 1 / self.momentum))
+            p.copy_(slow)
+        self.base.step()
+        for p, average in zip(held, averages, strict=True):
+            self.state[p]["slow"].copy_(p)
+            p.copy_(average.lerp_(p, 0.2).lerp_(p, 1 - self.momentum))
+
+
 WRAPPERS: dict[str, Callable[[Any], Any]] = {
+    "schedule-free": lambda p: ScheduleFree(optim.SGD(p, lr=0.1)),
     "lookahead": lambda p: Lookahead(adam(p)),
+    "lookahead around one that is copied": lambda p: Lookahead(Unrepeatable(p, lambda _: 0.05)),
     "lookahead by class": lambda p: LookaheadByClass(adam(p)),
 }
 
@@ -215,6 +240,12 @@ def test_a_wrapper_that_writes_afterwards_and_shows_nothing_is_refused() -> None
         ValueError, match="Secretive writes to weights after the optimizer inside has stepped, and has no"
     ):
         stepping(Secretive(adam(layer.parameters())))
+
+
+def test_a_wrapper_that_cannot_be_tried_out_is_followed_as_a_whole() -> None:
+    """Whether it writes afterwards is not known; after its own step nothing is written by anyone."""
+    optimizer = Lookahead(Uncopyable(nn.Linear(8, 4).parameters(), lambda _: 0.05))
+    assert stepping(optimizer) is optimizer
 
 
 def test_what_is_no_optimizer_is_refused() -> None:

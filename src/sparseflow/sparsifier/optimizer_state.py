@@ -8,6 +8,7 @@ optimizer, as if gradients and weights were masked by hand.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -69,7 +70,10 @@ def _state_of(optimizer: Any, parameter: Tensor) -> Iterable[tuple[Path, Tensor]
         if state is None or any(state is other for other in seen):
             continue
         seen.append(state)
-        for path, tensor in tensors_in(state[parameter], (number,)) if parameter in state else ():
+        own = tensors_in(state[parameter], (number,)) if parameter in state else ()
+        named = ((name, held) for name, held in state.items() if isinstance(name, str) and isinstance(held, Mapping))
+        others = (tensors_in(held[parameter], (number, name)) for name, held in named if parameter in held)
+        for path, tensor in itertools.chain(own, *others):
             if tensor.dim() == parameter.dim() + 1 and tensor.shape[1:] == parameter.shape and not is_sharded(tensor):
                 yield from (((*path, place), part) for place, part in enumerate(tensor))  # stacked moments
             else:

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
 
-from sparseflow.sparsifier.tensors import WHOLE, Kept, Path, WeightState, chain
+from sparseflow.sparsifier.tensors import WHOLE, Kept, Path, WeightState, chain, name_of
 
 #: The number of a parameter's group, and which of the group's numbers are not zero: momentum, amsgrad, centered.
 Switches = tuple[Any, ...]
 
-#: Optimizer -> ``id`` of a parameter -> the parameter itself, its group's switches, and where its state is.
-_KEPT: WeakKeyDictionary[Any, dict[int, tuple[ReferenceType[Tensor], Switches, Mapping[Path, Kept]]]] = (
-    WeakKeyDictionary()
-)
+
+class _Known(NamedTuple):
+    parameter: ReferenceType[Tensor]
+    switches: Switches
+    kept: Mapping[Path, Kept]
+    """Where state of single weights is."""
+    left_alone: frozenset[str]
+    """Names of state that seemed to be such, and is not."""
+
+
+#: Optimizer -> ``id`` of a parameter -> what is known of the parameter's state.
+_KNOWN: WeakKeyDictionary[Any, dict[int, _Known]] = WeakKeyDictionary()
 
 
 def leaves_gradients(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> bool:
@@ -75,16 +83,11 @@ def weight_states(optimizer: Any, parameter: Tensor) -> list[WeightState]:
     >>> [(state.key, state.fresh) for state in weight_states(optimizer, layer.weight)]
     [('prev', 0.0), ('step_size', 0.25)]
     """
-    known = _KEPT.setdefault(optimizer, {})
-    reference, switches, kept = known.get(id(parameter), (None, (), {}))
-    now = switches_of(optimizer, parameter)
-    if reference is None or reference() is not parameter or switches != now:
-        from sparseflow.sparsifier.optimizer_state import findings  # it tries optimizers out, which few steps need
-
-        kept = findings(optimizer, parameter, now).per_weight
-        known[id(parameter)] = ref(parameter), now, kept
+    known = _known(optimizer, parameter)
+    if known is None or known.switches != switches_of(optimizer, parameter):
+        known = leave_alone(optimizer, parameter, () if known is None else known.left_alone)
     states = []
-    for path, place in kept.items():
+    for path, place in known.kept.items():
         tensor = _at(optimizer, parameter, path)
         per_entry = 1 if place.layout == WHOLE else 2
         # A dtype that a checkpoint or model.half() changed is fine, another format is not.
@@ -96,6 +99,23 @@ def weight_states(optimizer: Any, parameter: Tensor) -> list[WeightState]:
             zeroed = place.fresh == 0 and place.layout == WHOLE and tensor.shape == parameter.shape
             states.append(WeightState(path, tensor, place.layout, place.fresh, place.steady, zeroed))
     return states
+
+
+def left_alone(optimizer: Any, parameter: Tensor) -> frozenset[str]:
+    """Names of state that seemed to belong to single weights and was found not to, see :func:`drop_mistaken`."""
+    known = _known(optimizer, parameter)
+    return frozenset() if known is None else known.left_alone
+
+
+def leave_alone(optimizer: Any, parameter: Tensor, keys: Iterable[str]) -> _Known:
+    """Take state of these names, and of no others that a trial finds, for state of more than single weights."""
+    from sparseflow.sparsifier.optimizer_state import findings  # it tries optimizers out, which few steps need
+
+    left, switches = frozenset(keys), switches_of(optimizer, parameter)
+    found = findings(optimizer, parameter, switches).per_weight
+    kept = {path: place for path, place in found.items() if name_of(path) not in left}
+    known = _KNOWN.setdefault(optimizer, {})[id(parameter)] = _Known(ref(parameter), switches, kept, left)
+    return known
 
 
 def drop_mistaken(optimizer: Any, parameter: Tensor, mask: Tensor, *, everywhere: bool) -> None:
@@ -110,9 +130,7 @@ def drop_mistaken(optimizer: Any, parameter: Tensor, mask: Tensor, *, everywhere
         return  # their sources are known
     for state in weight_states(optimizer, parameter):
         if state.steady and state.is_stale(mask, everywhere=everywhere):
-            reference, switches, kept = _KEPT[optimizer][id(parameter)]
-            others = {path: at for path, at in kept.items() if path != state.path}
-            _KEPT[optimizer][id(parameter)] = reference, switches, others
+            leave_alone(optimizer, parameter, left_alone(optimizer, parameter) | {state.key})
             logging.getLogger("sparseflow").warning(
                 "%s changed %r of inactive weights, so it is no state of single weights. It is left alone from now on.",
                 type(optimizer).__name__,
@@ -120,11 +138,19 @@ def drop_mistaken(optimizer: Any, parameter: Tensor, mask: Tensor, *, everywhere
             )
 
 
+def _known(optimizer: Any, parameter: Tensor) -> _Known | None:
+    known = _KNOWN.setdefault(optimizer, {}).get(id(parameter))
+    return known if known is not None and known.parameter() is parameter else None
+
+
 def _at(optimizer: Any, parameter: Tensor, path: Path) -> Tensor | None:
     """The tensor at a path, if there is one."""
     number, *keys = path
     holder = optimizer if number == 0 else chain(optimizer)[number]
     value: Any = holder.state.get(parameter)
+    named = holder.state.get(keys[0]) if keys else None
+    if isinstance(named, Mapping) and parameter in named:  # one name, and under it a tensor for each parameter
+        value, keys = named[parameter], keys[1:]
     for key in keys:
         if isinstance(value, Mapping):
             value = value.get(key)

@@ -244,6 +244,7 @@ class Sparsifier:
             "generator": self._generator.get_state(),
             "gradient_mean": {name: mean.clone() for name, mean in self._gradient_mean.items()},
             "learning_rates": self._rates.state(),
+            "states_left_alone": self._weights.states_left_alone(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -418,6 +419,7 @@ class Sparsifier:
     def _take_(self, state: Mapping[str, Any]) -> None:
         """Take over a state that was checked."""
         self._weights.load_(state["masks"])
+        self._weights.leave_states_alone(state.get("states_left_alone", {}))  # earlier versions saved none
         self.step_count = int(state["step_count"])
         self._last_update = int(state["last_update"])
         self._generator.set_state(state["generator"].cpu())

@@ -51,3 +51,10 @@ def check_state(state: Mapping[str, Any], *, shapes: Mapping[str, torch.Size]) -
             )
     if not all(isinstance(rate, float | int) and rate >= 0 for rate in state["learning_rates"]):
         raise ValueError(f"the state's learning_rates must be numbers from 0 on, got {state['learning_rates']!r}.")
+    left = state.get("states_left_alone", {})
+    if not isinstance(left, Mapping) or not all(name in shapes and _are_names(keys) for name, keys in left.items()):
+        raise ValueError(f"the state's states_left_alone must be lists of names for each weight, got {left!r}.")
+
+
+def _are_names(keys: Any) -> bool:
+    return isinstance(keys, list) and all(isinstance(key, str) for key in keys)

@@ -7,6 +7,7 @@ import inspect
 import random
 import sys
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.sparsifier.kinds import initial_rate
-from sparseflow.sparsifier.tensors import chain
+from sparseflow.sparsifier.tensors import chain, inner_optimizers
 
 #: Methods of optimizers that take a step in phases, with a backward pass before each (SAM and its kin).
 _PHASES = ("first_step", "second_step", "third_step")
@@ -61,14 +62,15 @@ def throwaway(optimizer: Any, parameter: Tensor, stand_in: nn.Parameter) -> Any:
     """An optimizer of the same class and settings that holds a stand-in instead of its parameters, without a state.
 
     Settings are looked up under the names of the constructor's arguments: in the parameter's group, the optimizer's
-    defaults, its attributes. The learning rate is the one before any schedule.
+    defaults, its attributes. The learning rate is the one before any schedule. One that was given more than it keeps
+    is copied without its state; counts among its attributes then go on from where they are.
 
     Args:
         optimizer: May hold other optimizers; these are made a second time too.
         parameter: Whose group to take the settings from.
 
     Raises:
-        CannotTryError: if the constructor takes more than settings.
+        CannotTryError: if the constructor takes more than settings, and the optimizer holds what cannot be copied.
 
     >>> weight, stand_in = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(1))
     >>> trial = throwaway(torch.optim.SGD([weight], lr=0.25), weight, stand_in)
@@ -76,32 +78,44 @@ def throwaway(optimizer: Any, parameter: Tensor, stand_in: nn.Parameter) -> Any:
     (0.25, True)
     """
     try:
-        return _make(optimizer, parameter, [stand_in])
+        return _make_or_copy(optimizer, parameter, [stand_in])
     except Exception as error:  # whatever a foreign constructor raises
         raise CannotTryError(f"{type(error).__name__}: {error}") from error
 
 
-def _make(optimizer: Any, parameter: Tensor, params: list[Any]) -> Any:
+def _make_or_copy(optimizer: Any, parameter: Tensor, params: list[Any]) -> Any:
     """``params`` are parameters, or groups that another optimizer hands on."""
+    try:
+        return _make(optimizer, parameter, params)
+    except Exception as error:  # noqa: BLE001 - as above
+        try:
+            return _copy(optimizer, parameter, params[0]["params"][0] if isinstance(params[0], dict) else params[0])
+        except Exception:  # noqa: BLE001 - what a foreign attribute raises says less than what the constructor did
+            raise error from None
+
+
+def _make(optimizer: Any, parameter: Tensor, params: list[Any]) -> Any:
     names = list(inspect.signature(type(optimizer).__init__).parameters.values())[1:]
     names = [each for each in names if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     accepted = {each.name for each in names}
     group = _group(optimizer, parameter)
     attributes, defaults = vars(optimizer), getattr(optimizer, "defaults", {})
+    # The groups of a wrapper may be those of the optimizer inside, which has settings of the same names.
+    sources = (attributes, group, defaults) if inner_optimizers(optimizer) else (group, defaults, attributes)
     arguments: dict[str, Any] = {}
     factories: dict[str, Callable[..., Any]] = {}
     for position, each in enumerate(names):
         inner = next((attributes[n] for n in (each.name, f"_{each.name}") if n in attributes), None)
         if isinstance(inner, torch.optim.Optimizer):
-            arguments[each.name] = _make(inner, parameter, params)
-            factories[each.name] = lambda groups, *_, inner=inner, **__: _make(inner, parameter, list(groups))
+            arguments[each.name] = _make_or_copy(inner, parameter, params)
+            factories[each.name] = lambda groups, *_, inner=inner, **__: _make_or_copy(inner, parameter, list(groups))
         elif position == 0:
             groups = (
                 params if isinstance(params[0], dict) else [{"params": params, **_settings(group, accepted, defaults)}]
             )
             arguments[each.name] = groups
         else:
-            known = next((source[each.name] for source in (group, defaults, attributes) if each.name in source), None)
+            known = next((source[each.name] for source in sources if each.name in source), None)
             if known is not None and _is_plain(known):
                 arguments[each.name] = copy.deepcopy(initial_rate(group) if each.name == "lr" and group else known)
             elif each.default is each.empty:
@@ -115,9 +129,40 @@ def _make(optimizer: Any, parameter: Tensor, params: list[Any]) -> Any:
     for name, value in attributes.items():
         if name in vars(made) and name not in {"state", "param_groups", "defaults"} and _is_settings(value):
             setattr(made, name, copy.deepcopy(value))
+    return _ready(made)
+
+
+def _ready(made: Any) -> Any:
     if callable(train := getattr(made, "train", None)):
         train()  # schedule-free optimizers step in this mode only
     return made
+
+
+def _copy(optimizer: Any, parameter: Tensor, stand_in: nn.Parameter) -> Any:
+    every = chain(optimizer)
+    # What copies refer to instead of the original; other parameters are not copied.
+    instead: dict[int, Any] = {id(each): object.__new__(type(each)) for each in every}
+    for each in every:
+        own = vars(each)
+        instead |= {id(held): held for group in own.get("param_groups", ()) for held in group["params"]}
+        if "param_groups" in own:
+            group = {"params": [stand_in], **_settings(_group(each, parameter), set(), {})}
+            instead.setdefault(id(own["param_groups"]), [group])  # a wrapper may have the list of the one inside
+        if "state" in own:
+            instead.setdefault(id(own["state"]), defaultdict(dict))
+    instead[id(parameter)] = stand_in
+    for each in every:
+        own = vars(each)
+        # Hooks, and methods that schedulers or a Sparsifier have replaced, would reach the original.
+        names = [n for n in own if not n.endswith("_hooks") and not callable(getattr(type(each), n, None))]
+        values = {n: dict(own[n]) if n == "defaults" else own[n] for n in names}
+        copied = {n: copy.deepcopy(value, instead) for n, value in values.items()}
+        made = instead[id(each)]
+        if isinstance(each, torch.optim.Optimizer):
+            made.__setstate__(copied)
+        else:
+            vars(made).update(copied)
+    return _ready(instead[id(optimizer)])
 
 
 def _group(optimizer: Any, parameter: Tensor) -> Mapping[str, Any]:
@@ -168,6 +213,7 @@ class Trial:
 
     def __init__(self, optimizer: Any, parameter: Tensor, start: Tensor) -> None:
         self._real, self._parameter, self._start = optimizer, parameter, start
+        self._curvature = torch.linspace(0.5, 1.5, start.numel()).view(start.shape).to(start.device, start.dtype)
         self._way: Callable[[Tensor], None] | None = None
         self._begin()
 
@@ -217,7 +263,8 @@ class Trial:
     def _graph(self, gradient: Tensor) -> None:
         self.weight.grad = None
         with torch.enable_grad():
-            curved = 0.5 * (self.weight.square() * (gradient != 0)).sum()
+            # Zeros have a curvature, too; a gradient that is zero before the step is zero here.
+            curved = 0.5 * ((self.weight - self.weight.detach()).square() * self._curvature).sum()
             ((self.weight * gradient).sum() + curved).backward(create_graph=True)
         self.optimizer.step()
         self.weight.grad = None  # it holds the graph, which holds the weight

@@ -14,7 +14,7 @@ from sparseflow.masks.select import maskable, unwrap
 from sparseflow.methods.drop_grow import changed
 from sparseflow.sharded import cut, is_sharded, local, num_true
 from sparseflow.sparsifier.check import Checked, check
-from sparseflow.sparsifier.optimizers import drop_mistaken, optimizers_of, weight_states
+from sparseflow.sparsifier.optimizers import drop_mistaken, leave_alone, left_alone, optimizers_of, weight_states
 from sparseflow.sparsifier.stored import MasksOnDemand, check_positions, move_, stored_weights
 from sparseflow.sparsifier.tensors import WeightState
 from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
@@ -174,6 +174,17 @@ class MaskedWeights:
         for name in names:
             if (optimizer := self.optimizer_of.get(name)) is not None:
                 drop_mistaken(optimizer, self.parameters[name], self.dense[name], everywhere=everywhere)
+
+    def states_left_alone(self) -> dict[str, list[str]]:
+        """Name -> names of the optimizer states that :meth:`drop_mistaken_states` has found, if there are any."""
+        found = {name: sorted(left_alone(o, self.tensors[name])) for name, o in self.optimizer_of.items()}
+        return {name: keys for name, keys in found.items() if keys}
+
+    def leave_states_alone(self, keys: Mapping[str, Iterable[str]]) -> None:
+        """Restore :meth:`states_left_alone`."""
+        for name, optimizer in self.optimizer_of.items():
+            if set(keys.get(name, ())) != left_alone(optimizer, self.tensors[name]):
+                leave_alone(optimizer, self.tensors[name], keys.get(name, ()))
 
     def clear_gradients_(self, names: Iterable[str]) -> None:
         """Make these gradients +0.0 off the masks."""

@@ -193,5 +193,5 @@ def _writes_afterwards(wrapper: Any) -> bool:
                 if left and not torch.equal(left[-1], trial.weight):
                     return True
         except CannotTryError:
-            return False
+            return hasattr(wrapper, "param_groups") and hasattr(wrapper, "state")  # the outermost step is safe
     return False
