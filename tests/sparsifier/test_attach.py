@@ -278,6 +278,21 @@ def test_the_dtype_may_change(dtype: torch.dtype) -> None:
     assert model[3].weight.dtype == dtype
 
 
+def test_state_of_another_dtype_is_that_of_a_new_weight_there() -> None:
+    """0.01 of float32 is not 0.01 of float64: what a new weight has is asked anew."""
+    model = tiny_model()
+    optimizer = torch.optim.Rprop(model.parameters(), lr=0.01)
+    sparsifier = sf.Sparsifier(model, optimizer, masked(model), METHODS["rigl"](), seed=0)
+    for dtype in (torch.float64, torch.float32):
+        model.to(dtype)
+        model.zero_grad()
+        optimizer.load_state_dict(optimizer.state_dict())
+        train_step(model, optimizer, 0)
+        sparsifier.check()
+        step_size = optimizer.state[model[3].weight]["step_size"]
+        assert (step_size[~sparsifier.masks["3.weight"]] == torch.tensor(0.01, dtype=dtype)).all()
+
+
 # -- a second one, copies --------------------------------------------------------------------------------------------
 
 

@@ -61,14 +61,18 @@ def switches_of(optimizer: Any, parameter: Tensor) -> Switches:
 
     >>> weight = nn.Parameter(torch.ones(1))
     >>> switches_of(torch.optim.SGD([weight], momentum=0.9), weight)
-    (0, 'momentum')
+    (torch.float32, 0, 'momentum')
     """
     if (number := group_number(optimizer, parameter)) < 0:
-        return (number,)
+        return parameter.dtype, number
     group, settings = optimizer.param_groups[number], getattr(optimizer, "defaults", {})
     rates = ("lr", "initial_lr", "max_lr", "min_lr")
     names = (name for name in group if name in settings and name not in rates)  # others are counts that steps leave
-    return number, *(name for name in names if isinstance(group[name], bool | int | float) and group[name])
+    return (
+        parameter.dtype,
+        number,
+        *(name for name in names if isinstance(group[name], bool | int | float) and group[name]),
+    )
 
 
 def weight_states(optimizer: Any, parameter: Tensor) -> list[WeightState]:
