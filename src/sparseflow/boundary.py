@@ -36,10 +36,9 @@ _KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
         str: "text",
         type(None): "None",
     }.items()
-} | {
-    collections.abc.Callable: (callable, "a function"),
-    torch.optim.Optimizer: (_is_optimizer, "a torch.optim.Optimizer or a wrapper of one"),
 }
+_KINDS[collections.abc.Callable] = callable, "a function"
+_KINDS[torch.optim.Optimizer] = _is_optimizer, "a torch.optim.Optimizer or a wrapper of one"
 
 
 def checked(**ranges: Range) -> Callable[[Callable[P, R]], Callable[P, R]]:
