@@ -25,7 +25,7 @@ def _is_optimizer(value: Any) -> bool:
 
 #: Annotation -> what an argument must be, and its name in an error.
 _KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
-    kind: (lambda value, kind=kind: isinstance(value, kind), words)
+    kind: (lambda value, kind=kind: isinstance(value, kind), words)  # type: ignore[misc]
     for kind, words in {
         nn.Module: "a torch.nn.Module",
         Tensor: "a tensor",
