@@ -17,7 +17,7 @@ from sparseflow.methods.base import Method
 from sparseflow.methods.run import UnfinishedWarning, check_start, unfinished
 from sparseflow.methods.static import Static
 from sparseflow.rng import stream
-from sparseflow.sharded import reshard_, shard_like
+from sparseflow.sharded import full, reshard_, shard_like
 from sparseflow.sparsifier.check import Checked
 from sparseflow.sparsifier.dense_gradients import keep_dense, observe_
 from sparseflow.sparsifier.describe import describe
@@ -26,7 +26,7 @@ from sparseflow.sparsifier.kinds import keeps_zeros
 from sparseflow.sparsifier.last_update import Before, before_update, num_untrained, take_back_
 from sparseflow.sparsifier.optimizers import PeakRates, is_scheduled, leaves_gradients, weight_states
 from sparseflow.sparsifier.roots import QuickRoots
-from sparseflow.sparsifier.state import check_state
+from sparseflow.sparsifier.state import check_arguments, check_state
 from sparseflow.sparsifier.stored import check_can_move
 from sparseflow.sparsifier.tensors import chain
 from sparseflow.sparsifier.update import new_masks, warn_open_end
@@ -48,6 +48,8 @@ class _Part:
     """Gradients that are taken away while an update replaces the step."""
     stateless: tuple[nn.Parameter, ...] = ()
     ran_dense: bool = False
+    makes_state: bool = False
+    """Whether the step under way only lets the optimizer make its state, see :func:`_makes_state`."""
 
     @property
     def held(self) -> list[nn.Parameter]:
@@ -125,6 +127,7 @@ class Sparsifier:
         gradient_fn: Callable[[], Mapping[str, Tensor]] | None = None,
         state: Mapping[str, Any] | None = None,
     ) -> None:
+        check_arguments(model, masks, method, seed)
         given: Sequence[Any] = optimizer if isinstance(optimizer, list | tuple) else [optimizer]
         self.model = unwrap(model)
         self.optimizers = tuple(stepping(each) for each in given)
@@ -290,6 +293,9 @@ class Sparsifier:
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         part = self._parts[id(optimizer)]
+        part.makes_state = _makes_state(part, kwargs)
+        if part.makes_state:
+            return None
         if id(optimizer) in self._stepped:  # another one sat this step out
             self._finish_step()
         self._look_again()
@@ -351,6 +357,8 @@ class Sparsifier:
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         part = self._parts[id(optimizer)]
+        if part.makes_state:
+            return
         if _is_skipped(optimizer):
             # Fused SGD makes its buffers from uninitialised memory before its kernel skips, and adds to them later.
             for parameter in part.stateless:
@@ -387,6 +395,10 @@ class Sparsifier:
 
     def _look_again(self) -> None:
         """Put right, or refuse, what something else wrote since the last step."""
+        for name in self._weights.adopt_(self.optimizers):
+            now = self._part(self._weights.optimizer_of[name])
+            before = self._parts[id(now.optimizer)]
+            before.weights, before.elementwise = now.weights, now.elementwise
         for name in self._guard.look_again_():
             weight = self._weights.parameters[name]
             if name in self._gradient_mean:
@@ -470,6 +482,7 @@ class Sparsifier:
             generator=self._generator,
         )
         changes = self._weights.change_(new, want_changes=bool(self.after_update))
+        self._guard.see()
         self._last_update = self.step_count
         self._is_untrained = True
         self._dense_gradients.clear()
@@ -544,3 +557,16 @@ def _is_skipped(optimizer: torch.optim.Optimizer) -> bool:
     """Whether a fused optimizer will skip inside its kernel, since ``GradScaler`` found an overflow."""
     found = getattr(optimizer, "found_inf", None)
     return isinstance(found, Tensor) and bool(found.item())
+
+
+def _makes_state(part: _Part, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a step is none of training: ``torch.distributed.checkpoint`` lets a fresh optimizer make its state.
+
+    It does so before it saves or loads one, by ``step(closure=None)`` with rates and gradients that it sets to zero.
+    """
+    groups = part.optimizer.param_groups
+    asked = "closure" in kwargs and kwargs["closure"] is None and not part.optimizer.state
+    if not asked or any(group.get("lr") != 0 for group in groups):
+        return False
+    gradients = [parameter.grad for parameter in part.held if parameter.grad is not None]
+    return bool(gradients) and not any(full(gradient).any() for gradient in gradients)

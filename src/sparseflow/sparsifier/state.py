@@ -1,4 +1,4 @@
-"""The saved state of a Sparsifier, checked as a whole before anything is changed."""
+"""What a Sparsifier is made from, and its saved state, checked as a whole before anything is changed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,30 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from sparseflow.boundary import checked
+from sparseflow.methods.base import Method
 
 _KEYS = {"masks", "step_count", "last_update", "generator", "gradient_mean", "learning_rates"}
+
+
+@checked()
+def check_arguments(model: nn.Module, masks: Mapping[str, Tensor], method: Method, seed: int) -> None:
+    """Check the kinds of what a Sparsifier is made from.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    >>> import sparseflow as sf
+    >>> check_arguments(nn.Linear(1, 1), {}, sf.Static, 0)
+    Traceback (most recent call last):
+    TypeError: method must be an object with a rule for masks, got the class Static. Write sparseflow.Static(...).
+    """
+    if isinstance(method, type) or not hasattr(method, "due"):
+        got = f"the class {method.__name__}" if isinstance(method, type) else repr(method)
+        example = f"{method.__name__}(...)" if isinstance(method, type) else "Static() or another method"
+        raise TypeError(f"method must be an object with a rule for masks, got {got}. Write sparseflow.{example}.")
 
 
 def check_state(state: Mapping[str, Any], *, shapes: Mapping[str, torch.Size]) -> None:
