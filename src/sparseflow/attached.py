@@ -46,8 +46,8 @@ def hold(holder: Holder, parameters: Mapping[str, Tensor], *, made_from: Masks) 
         if _other(holder, parameter):
             raise ValueError(
                 f"{name!r} is held by another Sparsifier, with masks of its own: the network would be what both leave. "
-                "Call remove() on that one first, or go on with it; for several optimizers make one "
-                "Sparsifier(model, [optimizer, ...], ...)."
+                "Call remove() on that one first, or go on with it; where it is lost, make the optimizer anew. "
+                "For several optimizers make one Sparsifier(model, [optimizer, ...], ...)."
             )
     for parameter in parameters.values():
         _HOLDERS[id(parameter)] = holder

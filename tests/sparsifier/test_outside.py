@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +50,32 @@ def test_a_mask_that_something_else_wrote_is_refused_until_it_is_taken_over(meth
     sparsifier.check()
     if method is sf.Static:
         assert not sparsifier.masks["0.weight"][:10].any()
+
+
+EXCHANGES: dict[str, Callable[[sf.Sparsifier, dict[str, Tensor]], object]] = {
+    "attribute": lambda sparsifier, masks: setattr(sparsifier, "masks", masks),
+    "item": lambda sparsifier, masks: sparsifier.masks.__setitem__("0.weight", masks["0.weight"]),  # type: ignore[attr-defined]
+    "update": lambda sparsifier, masks: sparsifier.masks.update(masks),  # type: ignore[attr-defined]
+    "deleted": lambda sparsifier, masks: sparsifier.masks.__delitem__("0.weight"),  # type: ignore[attr-defined]
+}
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_masks_are_not_exchanged_behind_the_sparsifier(exchange: str, tmp_path: Path) -> None:
+    run = made(rigl())
+    trained(run, range(3))
+    sparsifier, others = run[2], masked(run[0], sparsity=0.8, seed=7)
+    with pytest.raises(TypeError, match=r"the method alone moves the masks.*load_state_dict"):
+        EXCHANGES[exchange](sparsifier, others)
+    trained(run, range(3, 5))
+    sparsifier.check()
+    sparsifier.load_state_dict({**sparsifier.state_dict(), "masks": others})  # what the message says
+    sf.apply_masks_(run[0], sparsifier.masks)
+    trained(run, range(5, 8))
+    sparsifier.check()
+    torch.save(sparsifier.masks, tmp_path / "masks.pt")
+    for copied in (torch.load(tmp_path / "masks.pt", weights_only=True), copy.deepcopy(sparsifier.masks)):
+        copied.pop("0.weight")
 
 
 def test_a_callback_that_raises_after_an_update_leaves_masks_that_are_the_methods_own() -> None:
@@ -101,6 +128,21 @@ def test_what_is_no_argument_is_named(change: dict[str, Any], message: str) -> N
     given = {"model": model, "optimizer": optimizer, "masks": masked(model), "method": sf.Static(), "seed": 0}
     with pytest.raises(TypeError, match=message):
         sf.Sparsifier(**(given | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"masks": None}, TypeError, "the state's masks must be a dict of tensors by name, got NoneType"),
+        ({"masks": {1: None}}, TypeError, "the state's masks must be a dict of tensors by name"),
+        ({"gradient_mean": None}, TypeError, "the state's gradient_mean must be a dict"),
+        ({"learning_rates": 3.0}, ValueError, "the state's learning_rates must be numbers from 0 on, got 3.0"),
+    ],
+)
+def test_what_is_no_state_is_named(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    sparsifier = made(rigl())[2]
+    with pytest.raises(error, match=message):
+        sparsifier.load_state_dict({**sparsifier.state_dict(), **change})
 
 
 # -- weights ----------------------------------------------------------------------------------------------------------

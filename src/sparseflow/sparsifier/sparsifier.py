@@ -138,8 +138,6 @@ class Sparsifier:
             masks = state["masks"]
         self._weights = weights = MaskedWeights(model, self.optimizers, masks)
         check_start(method, weights.shapes, weights.counts)
-        self.masks: Mapping[str, Tensor] = weights.masks
-        """Parameter name -> bool tensor, now."""
         self.method = method
         self.gradient_fn = gradient_fn
         self.step_count = 0
@@ -171,6 +169,15 @@ class Sparsifier:
         self._guard.settle_()
         self._keep_stored_gradients()
         self._handles = [handle for each in self.optimizers for handle in self._listen(each)]
+
+    @property
+    def masks(self) -> Mapping[str, Tensor]:
+        """Parameter name -> bool tensor, now."""
+        return self._weights.masks
+
+    @masks.setter
+    def masks(self, given: Masks) -> None:
+        self._weights.dense.refuse(given)
 
     # -- what a loop may call ------------------------------------------------------------------------------------
 

@@ -50,6 +50,9 @@ def check_state(state: Mapping[str, Any], *, shapes: Mapping[str, torch.Size]) -
         raise TypeError(f"a Sparsifier state is a dict, got {type(state).__name__}. Load sparsifier.state_dict().")
     if missing := _KEYS - set(state):
         raise ValueError(f"this is no Sparsifier state: it lacks {', '.join(sorted(missing))}.")
+    for key in ("masks", "gradient_mean"):
+        if not isinstance(state[key], Mapping) or not all(isinstance(name, str) for name in state[key]):
+            raise TypeError(f"the state's {key} must be a dict of tensors by name, got {type(state[key]).__name__}.")
     if set(state["masks"]) != set(shapes):
         different = ", ".join(sorted(set(state["masks"]) ^ set(shapes)))
         raise ValueError(f"the state was saved with masks of other weights; they differ in: {different}.")
@@ -70,5 +73,6 @@ def check_state(state: Mapping[str, Any], *, shapes: Mapping[str, torch.Size]) -
                 f"the state's gradient_mean of {name!r} does not fit: needed {tuple(shapes.get(name, ()))}, got "
                 f"{tuple(mean.shape) if isinstance(mean, Tensor) else type(mean).__name__}."
             )
-    if not all(isinstance(rate, float | int) and rate >= 0 for rate in state["learning_rates"]):
+    rates = state["learning_rates"]
+    if not isinstance(rates, list | tuple) or not all(isinstance(rate, float | int) and rate >= 0 for rate in rates):
         raise ValueError(f"the state's learning_rates must be numbers from 0 on, got {state['learning_rates']!r}.")

@@ -14,6 +14,7 @@ from sparseflow.masks.select import maskable, unwrap
 from sparseflow.methods.drop_grow import changed
 from sparseflow.sharded import cut, is_sharded, local, num_true
 from sparseflow.sparsifier.check import Checked, check
+from sparseflow.sparsifier.held_masks import HeldMasks
 from sparseflow.sparsifier.optimizers import drop_mistaken, optimizers_of, weight_states
 from sparseflow.sparsifier.stored import MasksOnDemand, check_positions, move_, stored_weights
 from sparseflow.sparsifier.tensors import WeightState
@@ -75,10 +76,10 @@ class MaskedWeights:
         """The others: weights with zeros."""
         self.sharded = {name for name, parameter in self.parameters.items() if is_sharded(parameter)}
         """Names of those of which this process holds a part."""
-        self.dense: dict[str, Tensor] = {
-            name: torch.empty_like(parameter, dtype=torch.bool, requires_grad=False)
+        self.dense = HeldMasks(
+            (name, torch.empty_like(parameter, dtype=torch.bool, requires_grad=False))
             for name, parameter in self.parameters.items()
-        }
+        )
         """Masks of the weights with zeros, sharded as they are."""
         self.masks: Mapping[str, Tensor] = MasksOnDemand(masks, self.dense, self.stored) if self.stored else self.dense
         """All masks."""
@@ -124,7 +125,8 @@ class MaskedWeights:
         if parameter.device != mask.device or parameter.stride() != mask.stride():
             moved = torch.empty_like(parameter, dtype=torch.bool, requires_grad=False)
             local(moved).copy_(local(mask))
-            self.dense[name], self._parts[name] = moved, local(moved)
+            self.dense.hold(name, moved)
+            self._parts[name] = local(moved)
 
     def adopt_(self, optimizers: Sequence[torch.optim.Optimizer]) -> list[str]:
         """Find the optimizers of weights that had none, as frozen ones may; the names of those that have one now.
