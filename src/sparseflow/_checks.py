@@ -126,9 +126,11 @@ def check_masks(masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -
     """Check that every mask is a bool tensor that fits a parameter of the model, with bytes that are 0 or 1.
 
     Raises:
-        TypeError: a mask is not a bool tensor.
+        TypeError: a mask is not a bool tensor, or they are no mapping.
         ValueError: a name is unknown, a shape differs, or a byte is another.
     """
+    if not isinstance(masks, Mapping):
+        raise TypeError(f"masks must be a mapping of names, such as a dict, got {type(masks).__name__}.")
     for name, mask in masks.items():
         if name not in parameters:
             raise ValueError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from sparseflow.sharded import full, shard_like
+from sparseflow.sharded import full, num_true, shard_like
 from sparseflow.types import Masks
 
 
@@ -46,8 +46,8 @@ def hold(holder: Holder, parameters: Mapping[str, Tensor], *, made_from: Masks) 
         if _other(holder, parameter):
             raise ValueError(
                 f"{name!r} is held by another Sparsifier, with masks of its own: the network would be what both leave. "
-                "Call remove() on that one first, or go on with it; for several optimizers make one "
-                "Sparsifier(model, [optimizer, ...], ...)."
+                "Call remove() on that one first, or go on with it; where it is lost, make the optimizer anew. "
+                "For several optimizers make one Sparsifier(model, [optimizer, ...], ...)."
             )
     for parameter in parameters.values():
         _HOLDERS[id(parameter)] = holder
@@ -103,7 +103,8 @@ def check_held_masks(masks: Masks, parameters: Mapping[str, Tensor]) -> None:
 def check_current(masks: Masks, parameters: Mapping[str, Tensor]) -> None:
     """Check that masks are those of the present: the ones of the Sparsifier that holds the weights, or fitting them.
 
-    A model that no Sparsifier holds may be dense, but not sparse elsewhere than its masks, see :func:`elsewhere`.
+    Weights that a Sparsifier holds are zero off its masks, unless something wrote to them. A model that none holds may
+    be dense, but not sparse elsewhere than its masks, see :func:`elsewhere`.
 
     Args:
         masks: Parameter name -> mask, of the weights' shapes.
@@ -120,7 +121,16 @@ def check_current(masks: Masks, parameters: Mapping[str, Tensor]) -> None:
     for name, mask in masks.items():
         if (parameter := parameters.get(name)) is None or "meta" in (mask.device.type, parameter.device.type):
             continue
-        if not _is_held_mask(name, mask, parameter) and elsewhere(parameter, mask):
+        if _is_held_mask(name, mask, parameter):
+            inactive = ~shard_like(mask.to(parameter.device), parameter)
+            if count := num_true((parameter.detach() != 0) & inactive):
+                raise ValueError(
+                    f"{name!r} has {count} nonzero weights off the mask that its Sparsifier holds: something wrote to "
+                    "it since the last step, as loading a checkpoint or an average does. Load the Sparsifier's state "
+                    "that was saved with it, or cut it on purpose with "
+                    "sparseflow.apply_masks_(model, sparsifier.masks)."
+                )
+        elif elsewhere(parameter, mask):
             raise ValueError(
                 f"the mask of {name!r} is not where the weight is: it cuts weights that are not zero and keeps some "
                 "that are. Masks move at updates; pass sparsifier.masks. To cut the weight there on purpose call "
@@ -147,7 +157,8 @@ def elsewhere(parameter: Tensor, mask: Tensor) -> bool:
     """Whether a weight is sparse, but not where the mask says: of another moment, or of another network.
 
     It is when weights off the mask are not zero, weights on it are, and no more than 1.5 times as many are nonzero as
-    the mask keeps. Random or loaded dense weights are not: nearly all of theirs are nonzero.
+    the mask keeps, nor more than half of those that it drops besides. Random or loaded dense weights are not: nearly
+    all of theirs are nonzero, but for a few such as an embedding's row of padding.
 
     >>> mask = torch.tensor([True, True, False, False])
     >>> [elsewhere(torch.tensor(w), mask) for w in ([1.0, 0.0, 2.0, 0.0], [1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0])]
@@ -156,7 +167,7 @@ def elsewhere(parameter: Tensor, mask: Tensor) -> bool:
     nonzero = parameter.detach() != 0
     mask = shard_like(mask.to(parameter.device), parameter)
     active, total, both = (int(full(part.sum())) for part in (mask, nonzero, nonzero & mask))
-    return both < min(total, active) and total <= 1.5 * active
+    return both < min(total, active) and total <= min(1.5 * active, (active + parameter.numel()) / 2)
 
 
 def _other(holder: Holder, parameter: Tensor) -> bool:

@@ -28,6 +28,17 @@ def num_untrained(weights: MaskedWeights) -> int:
     return sum(map(num_true, (held | stored).values()))
 
 
+def untrained(weights: MaskedWeights, *, step: int) -> str:
+    """What an update of this step left untrained, if training ended now; empty where nothing is."""
+    if not (count := num_untrained(weights)):
+        return ""
+    return (
+        f"{count} of {sum(weights.counts.values())} active weights are still zero after the mask update of step "
+        f"{step}: no step has trained what grew. Where training ends here, end updates earlier with total_steps= or "
+        "update_until=, or write `with Sparsifier(...) as sparsifier:`, which takes such an update back."
+    )
+
+
 class Before(NamedTuple):
     """Masks and active weights as they were before an update; they take an eighth of a dense weight and the values."""
 

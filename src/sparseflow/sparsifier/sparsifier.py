@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
 import torch
@@ -16,16 +14,17 @@ from sparseflow.methods.base import Method
 from sparseflow.methods.run import UnfinishedWarning, check_start, unfinished
 from sparseflow.methods.static import Static
 from sparseflow.rng import stream
-from sparseflow.sharded import reshard_, shard_like
+from sparseflow.sharded import full, reshard_, shard_like
 from sparseflow.sparsifier.check import Checked
 from sparseflow.sparsifier.dense_gradients import keep_dense, observe_
 from sparseflow.sparsifier.describe import describe
-from sparseflow.sparsifier.guard import Guard, allow_copies, check_agreement, process_group, stop_copies
+from sparseflow.sparsifier.guard import Guard, allow_copies, check_agreement, copy_of, process_group, stop_copies
 from sparseflow.sparsifier.kinds import keeps_zeros
-from sparseflow.sparsifier.last_update import Before, before_update, num_untrained, take_back_
+from sparseflow.sparsifier.last_update import Before, before_update, take_back_, untrained
 from sparseflow.sparsifier.optimizers import PeakRates, is_scheduled, leaves_gradients, weight_states
+from sparseflow.sparsifier.part import Part
 from sparseflow.sparsifier.roots import QuickRoots
-from sparseflow.sparsifier.state import check_state
+from sparseflow.sparsifier.state import check_arguments, check_state
 from sparseflow.sparsifier.stored import check_can_move
 from sparseflow.sparsifier.tensors import chain
 from sparseflow.sparsifier.update import new_masks, warn_open_end
@@ -33,26 +32,6 @@ from sparseflow.sparsifier.weights import MaskedWeights
 from sparseflow.sparsifier.wrappers import listen, stepping
 from sparseflow.types import Masks, MaskUpdate
 from sparseflow.warn import warn
-
-
-@dataclass
-class _Part:
-    """One optimizer, the masked weights that it steps, and what its step under way needs."""
-
-    optimizer: torch.optim.Optimizer
-    weights: dict[str, nn.Parameter]
-    """Those that are stored whole, or in parts."""
-    elementwise: bool
-    """Whether a step leaves zero weights with zero gradients at zero."""
-    parked: list[tuple[nn.Parameter, Tensor]] | None = None
-    """Gradients that are taken away while an update replaces the step."""
-    stateless: tuple[nn.Parameter, ...] = ()
-    ran_dense: bool = False
-
-    @property
-    def held(self) -> list[nn.Parameter]:
-        """All parameters that the optimizer steps."""
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
 
 class Sparsifier:
@@ -125,6 +104,7 @@ class Sparsifier:
         gradient_fn: Callable[[], Mapping[str, Tensor]] | None = None,
         state: Mapping[str, Any] | None = None,
     ) -> None:
+        check_arguments(model, masks, method, seed)
         given: Sequence[Any] = optimizer if isinstance(optimizer, list | tuple) else [optimizer]
         self.model = unwrap(model)
         self.optimizers = tuple(stepping(each) for each in given)
@@ -135,8 +115,6 @@ class Sparsifier:
             masks = state["masks"]
         self._weights = weights = MaskedWeights(model, self.optimizers, masks)
         check_start(method, weights.shapes, weights.counts)
-        self.masks: Mapping[str, Tensor] = weights.masks
-        """Parameter name -> bool tensor, now."""
         self.method = method
         self.gradient_fn = gradient_fn
         self.step_count = 0
@@ -168,6 +146,15 @@ class Sparsifier:
         self._guard.settle_()
         self._keep_stored_gradients()
         self._handles = [handle for each in self.optimizers for handle in self._listen(each)]
+
+    @property
+    def masks(self) -> Mapping[str, Tensor]:
+        """Parameter name -> bool tensor, now."""
+        return self._weights.masks
+
+    @masks.setter
+    def masks(self, given: Masks) -> None:
+        self._weights.dense.refuse(given)
 
     # -- what a loop may call ------------------------------------------------------------------------------------
 
@@ -265,16 +252,7 @@ class Sparsifier:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Sparsifier:
         """A Sparsifier of the copied model and optimizers, at the same point of the run."""
-        if self.gradient_fn is not None:
-            raise TypeError(
-                "a Sparsifier with a gradient_fn cannot be copied: the function reads the old model. Copy model and "
-                "optimizer, then make Sparsifier(..., gradient_fn=..., state=sparsifier.state_dict())."
-            )
-        model, optimizers = copy.deepcopy(self.model, memo), copy.deepcopy(self.optimizers, memo)
-        method = copy.deepcopy(self.method, memo)
-        copied = Sparsifier(model, optimizers, self.masks, method, seed=0, state=self.state_dict())
-        memo[id(self)] = copied
-        copied.before_update, copied.after_update = list(self.before_update), list(self.after_update)
+        copied: Sparsifier = copy_of(self, memo)
         return copied
 
     def __reduce__(self) -> NoReturn:
@@ -291,6 +269,9 @@ class Sparsifier:
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         part = self._parts[id(optimizer)]
+        part.makes_state = _makes_state(part, kwargs)
+        if part.makes_state:
+            return None
         if id(optimizer) in self._stepped:  # another one sat this step out
             self._finish_step()
         self._look_again()
@@ -323,7 +304,7 @@ class Sparsifier:
         return None
 
     def _with_masked_closure(
-        self, part: _Part, closure: Callable[[], Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, part: Part, closure: Callable[[], Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         evaluations = 0
 
@@ -352,6 +333,8 @@ class Sparsifier:
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         part = self._parts[id(optimizer)]
+        if part.makes_state:
+            return
         if _is_skipped(optimizer):
             # Fused SGD makes its buffers from uninitialised memory before its kernel skips, and adds to them later.
             for parameter in part.stateless:
@@ -388,6 +371,10 @@ class Sparsifier:
 
     def _look_again(self) -> None:
         """Put right, or refuse, what something else wrote since the last step."""
+        for name in self._weights.adopt_(self.optimizers):
+            now = self._part(self._weights.optimizer_of[name])
+            before = self._parts[id(now.optimizer)]
+            before.weights, before.elementwise = now.weights, now.elementwise
         for name in self._guard.look_again_():
             weight = self._weights.parameters[name]
             if name in self._gradient_mean:
@@ -397,10 +384,10 @@ class Sparsifier:
 
     # -- how ----------------------------------------------------------------------------------------------------
 
-    def _part(self, optimizer: torch.optim.Optimizer) -> _Part:
+    def _part(self, optimizer: torch.optim.Optimizer) -> Part:
         weights = self._weights
         held = {name: p for name, p in weights.parameters.items() if weights.optimizer_of.get(name) is optimizer}
-        return _Part(optimizer, held, keeps_zeros(optimizer, held.values()))
+        return Part(optimizer, held, keeps_zeros(optimizer, held.values()))
 
     def _listen(self, optimizer: torch.optim.Optimizer) -> list[Any]:
         describe(optimizer, self._parts[id(optimizer)].weights.values())
@@ -439,13 +426,8 @@ class Sparsifier:
         if not self.step_count:
             return ()
         found = [unfinished(self.method, self.step_count, self._weights.shapes, self._weights.counts)]
-        if self._is_untrained and (count := num_untrained(self._weights)):
-            found.append(
-                f"{count} of {sum(self._weights.counts.values())} active weights are still zero after the mask update "
-                f"of step {self.step_count}: no step has trained what grew. Where training ends here, end updates "
-                "earlier with total_steps= or update_until=, or write `with Sparsifier(...) as sparsifier:`, which "
-                "takes such an update back."
-            )
+        if self._is_untrained:
+            found.append(untrained(self._weights, step=self.step_count))
         return tuple(filter(None, found))
 
     def _compare_ranks(self, moment: str) -> int:
@@ -472,6 +454,7 @@ class Sparsifier:
             generator=self._generator,
         )
         changes = self._weights.change_(new, want_changes=bool(self.after_update))
+        self._guard.see()
         self._last_update = self.step_count
         self._is_untrained = True
         self._dense_gradients.clear()
@@ -507,7 +490,7 @@ class Sparsifier:
         """Whether the next step's own dense gradient decides what grows right after it."""
         return self._grows_by_step_gradients() and not self.method.gradient_decay and self._update_follows()
 
-    def _leaves_gradients_alone(self, part: _Part) -> bool:
+    def _leaves_gradients_alone(self, part: Part) -> bool:
         """Whether growth can read the gradients after the step, and the step's writes off the mask can be cleared."""
         return part.elementwise and leaves_gradients(part.optimizer, part.weights.values())
 
@@ -518,16 +501,16 @@ class Sparsifier:
     def _replacement_due(self) -> bool:
         return self.method.due(self.step_count) and self._last_update != self.step_count
 
-    def _keep_dense_gradients(self, part: _Part) -> None:
+    def _keep_dense_gradients(self, part: Part) -> None:
         kept = keep_dense(part.weights, self._weights.dense, self._dense_gradients)
         self._forget_dense_gradients(part)
         self._dense_gradients |= kept
 
-    def _forget_dense_gradients(self, part: _Part) -> None:
+    def _forget_dense_gradients(self, part: Part) -> None:
         for name in part.weights:
             self._dense_gradients.pop(name, None)
 
-    def _observe_gradients(self, part: _Part) -> None:
+    def _observe_gradients(self, part: Part) -> None:
         """Update the running mean of the dense gradient, for methods that grow by momentum."""
         if any(name in self._dense_gradients for name in part.weights):
             self._keep_dense_gradients(part)  # masked already: look at what was there before
@@ -546,3 +529,16 @@ def _is_skipped(optimizer: torch.optim.Optimizer) -> bool:
     """Whether a fused optimizer will skip inside its kernel, since ``GradScaler`` found an overflow."""
     found = getattr(optimizer, "found_inf", None)
     return isinstance(found, Tensor) and bool(found.item())
+
+
+def _makes_state(part: Part, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a step is none of training: ``torch.distributed.checkpoint`` lets a fresh optimizer make its state.
+
+    It does so before it saves or loads one, by ``step(closure=None)`` with rates and gradients that it sets to zero.
+    """
+    groups = part.optimizer.param_groups
+    asked = "closure" in kwargs and kwargs["closure"] is None and not part.optimizer.state
+    if not asked or any(group.get("lr") != 0 for group in groups):
+        return False
+    gradients = [parameter.grad for parameter in part.held if parameter.grad is not None]
+    return bool(gradients) and not any(full(gradient).any() for gradient in gradients)

@@ -1,4 +1,4 @@
-"""The saved state of a Sparsifier, checked as a whole before anything is changed."""
+"""What a Sparsifier is made from, and its saved state, checked as a whole before anything is changed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,30 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from sparseflow.boundary import checked
+from sparseflow.methods.base import Method
 
 _KEYS = {"masks", "step_count", "last_update", "generator", "gradient_mean", "learning_rates"}
+
+
+@checked()
+def check_arguments(model: nn.Module, masks: Mapping[str, Tensor], method: Method, seed: int) -> None:
+    """Check the kinds of what a Sparsifier is made from.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    >>> import sparseflow as sf
+    >>> check_arguments(nn.Linear(1, 1), {}, sf.Static, 0)
+    Traceback (most recent call last):
+    TypeError: method must be an object with a rule for masks, got the class Static. Write sparseflow.Static(...).
+    """
+    if isinstance(method, type) or not hasattr(method, "due"):
+        got = f"the class {method.__name__}" if isinstance(method, type) else repr(method)
+        example = f"{method.__name__}(...)" if isinstance(method, type) else "Static() or another method"
+        raise TypeError(f"method must be an object with a rule for masks, got {got}. Write sparseflow.{example}.")
 
 
 def check_state(state: Mapping[str, Any], *, shapes: Mapping[str, torch.Size]) -> None:
@@ -29,6 +50,9 @@ def check_state(state: Mapping[str, Any], *, shapes: Mapping[str, torch.Size]) -
         raise TypeError(f"a Sparsifier state is a dict, got {type(state).__name__}. Load sparsifier.state_dict().")
     if missing := _KEYS - set(state):
         raise ValueError(f"this is no Sparsifier state: it lacks {', '.join(sorted(missing))}.")
+    for key in ("masks", "gradient_mean"):
+        if not isinstance(state[key], Mapping) or not all(isinstance(name, str) for name in state[key]):
+            raise TypeError(f"the state's {key} must be a dict of tensors by name, got {type(state[key]).__name__}.")
     if set(state["masks"]) != set(shapes):
         different = ", ".join(sorted(set(state["masks"]) ^ set(shapes)))
         raise ValueError(f"the state was saved with masks of other weights; they differ in: {different}.")
@@ -49,7 +73,8 @@ def check_state(state: Mapping[str, Any], *, shapes: Mapping[str, torch.Size]) -
                 f"the state's gradient_mean of {name!r} does not fit: needed {tuple(shapes.get(name, ()))}, got "
                 f"{tuple(mean.shape) if isinstance(mean, Tensor) else type(mean).__name__}."
             )
-    if not all(isinstance(rate, float | int) and rate >= 0 for rate in state["learning_rates"]):
+    rates = state["learning_rates"]
+    if not isinstance(rates, list | tuple) or not all(isinstance(rate, float | int) and rate >= 0 for rate in rates):
         raise ValueError(f"the state's learning_rates must be numbers from 0 on, got {state['learning_rates']!r}.")
     left = state.get("states_left_alone", {})
     if not isinstance(left, Mapping) or not all(name in shapes and _are_names(keys) for name, keys in left.items()):

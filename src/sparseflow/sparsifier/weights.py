@@ -14,6 +14,7 @@ from sparseflow.masks.select import maskable, unwrap
 from sparseflow.methods.drop_grow import changed
 from sparseflow.sharded import cut, is_sharded, local, num_true
 from sparseflow.sparsifier.check import Checked, check
+from sparseflow.sparsifier.held_masks import HeldMasks
 from sparseflow.sparsifier.optimizers import drop_mistaken, leave_alone, left_alone, optimizers_of, weight_states
 from sparseflow.sparsifier.stored import MasksOnDemand, check_positions, move_, stored_weights
 from sparseflow.sparsifier.tensors import WeightState
@@ -63,6 +64,7 @@ class MaskedWeights:
         known = {name: weight.parameter for name, weight in maskable(model).items()}
         stored = stored_weights(unwrap(model))
         check_masks(masks, known | {name: torch.empty(w.weight_shape, device="meta") for name, w in stored.items()})
+        masks = _in_model_order(masks, unwrap(model), known)
         self.stored = {name: stored[name] for name in masks if name in stored}
         """Weights of which only the active values exist."""
         self.tensors = {name: self.stored[name].values if name in stored else known[name] for name in masks}
@@ -74,10 +76,10 @@ class MaskedWeights:
         """The others: weights with zeros."""
         self.sharded = {name for name, parameter in self.parameters.items() if is_sharded(parameter)}
         """Names of those of which this process holds a part."""
-        self.dense: dict[str, Tensor] = {
-            name: torch.empty_like(parameter, dtype=torch.bool, requires_grad=False)
+        self.dense = HeldMasks(
+            (name, torch.empty_like(parameter, dtype=torch.bool, requires_grad=False))
             for name, parameter in self.parameters.items()
-        }
+        )
         """Masks of the weights with zeros, sharded as they are."""
         self.masks: Mapping[str, Tensor] = MasksOnDemand(masks, self.dense, self.stored) if self.stored else self.dense
         """All masks."""
@@ -123,7 +125,19 @@ class MaskedWeights:
         if parameter.device != mask.device or parameter.stride() != mask.stride():
             moved = torch.empty_like(parameter, dtype=torch.bool, requires_grad=False)
             local(moved).copy_(local(mask))
-            self.dense[name], self._parts[name] = moved, local(moved)
+            self.dense.hold(name, moved)
+            self._parts[name] = local(moved)
+
+    def adopt_(self, optimizers: Sequence[torch.optim.Optimizer]) -> list[str]:
+        """Find the optimizers of weights that had none, as frozen ones may; the names of those that have one now.
+
+        Raises:
+            ValueError: naming a weight that is not frozen any more and that no optimizer holds.
+        """
+        waiting = {name: tensor for name, tensor in self.tensors.items() if name not in self.optimizer_of}
+        found = optimizers_of(optimizers, waiting) if waiting else {}
+        self.optimizer_of |= found
+        return list(found)
 
     def is_elsewhere(self, name: str) -> bool:
         """Whether the weight is sparse, but not where its mask is, see :func:`sparseflow.attached.elsewhere`."""
@@ -287,3 +301,13 @@ class MaskedWeights:
 
     def _held(self, name: str, tensors: list[Tensor]) -> list[Tensor]:
         return [local(tensor) for tensor in tensors] if name in self.sharded else tensors
+
+
+def _in_model_order(masks: Masks, model: nn.Module, known: Iterable[str]) -> dict[str, Tensor]:
+    """Masks in the order of the model's layers: growth draws layer by layer, and some files sort their names."""
+    layers = {path: place for place, (path, _) in enumerate(model.named_modules())}
+    places = {name: place for place, name in enumerate(known)}
+    return {
+        name: masks[name]
+        for name in sorted(masks, key=lambda name: (layers.get(name.rpartition(".")[0], 0), places.get(name, 0)))
+    }

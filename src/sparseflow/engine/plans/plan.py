@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sparseflow._fast import on_threads
 from sparseflow.attached import check_current
+from sparseflow.boundary import checked
 from sparseflow.engine.kernels.compiling import said_aloud
 from sparseflow.engine.plans.interpreter import run
 from sparseflow.engine.plans.program import Program, build_program
@@ -275,6 +276,7 @@ class Plan:
         return said_aloud() if first else nullcontext()
 
 
+@checked()
 def plan(model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer | None = None) -> Plan:
     """A plan that trains or evaluates a masked chain of layers without computing what is zero.
 

@@ -39,6 +39,25 @@ def _stop(*_: object) -> NoReturn:
     )
 
 
+def copy_of(sparsifier: Any, memo: dict[int, Any]) -> Any:
+    """A deep copy of a Sparsifier with its model and optimizers, at the same point of the run.
+
+    Raises:
+        TypeError: if it has a ``gradient_fn``, which would read the old model.
+    """
+    if sparsifier.gradient_fn is not None:
+        raise TypeError(
+            "a Sparsifier with a gradient_fn cannot be copied: the function reads the old model. Copy model and "
+            "optimizer, then make Sparsifier(..., gradient_fn=..., state=sparsifier.state_dict())."
+        )
+    model, optimizers = copy.deepcopy(sparsifier.model, memo), copy.deepcopy(sparsifier.optimizers, memo)
+    method, state = copy.deepcopy(sparsifier.method, memo), sparsifier.state_dict()
+    copied = type(sparsifier)(model, optimizers, sparsifier.masks, method, seed=0, state=state)
+    memo[id(sparsifier)] = copied
+    copied.before_update, copied.after_update = list(sparsifier.before_update), list(sparsifier.after_update)
+    return copied
+
+
 def stop_copies(optimizer: torch.optim.Optimizer) -> None:
     """Let deep copies of an optimizer raise when they step, until a Sparsifier is made with them.
 

@@ -59,6 +59,7 @@ class Guard:
             self._weights.follow_(name)
             if self._weights.is_elsewhere(name):
                 self._elsewhere.add(name)
+                self._watch.forget([name])
                 continue
             self._elsewhere.discard(name)
             weight = self._weights.parameters[name], self._weights.dense[name]
@@ -112,11 +113,18 @@ class Guard:
         return written
 
     def check_held(self) -> None:
-        """Check that the model and the optimizers have the same tensors as when they were given.
+        """Check that the model and the optimizers have the same tensors as when they were given, and masks are ours.
 
         Raises:
-            BrokenPromiseError: naming the weight that is another tensor now, or that no optimizer steps any more.
+            BrokenPromiseError: naming the weight that is another tensor now, that no optimizer steps any more, or whose
+                mask something else wrote.
         """
+        for name in self._watch.masks_written():
+            raise BrokenPromiseError(
+                f"something wrote to the mask of {name!r}, which only the method may move. To go on with the masks as "
+                "they are now call sparsifier.load_state_dict(sparsifier.state_dict()); for those of before load a "
+                "state that was saved with them."
+            )
         parameters = self._weights.parameters
         for name, path in self._paths.items():
             if _at(self._model, path) is not parameters[name]:

@@ -24,7 +24,8 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 class _Seen(NamedTuple):
     version: int
     address: int
-    mask_address: int
+    mask: Tensor
+    mask_version: int
     memory: NDArray[Any] | None
     """The weight's memory as integers; ``None`` where reading an entry would wait for an accelerator."""
     mask_memory: NDArray[Any] | None
@@ -61,10 +62,10 @@ class Watch:
         for name, given in masks.items():
             tensor, seen = self._part(name), self._seen.get(name)
             mask = local(given) if self._parameters[name][1] else given
-            if seen is None or (seen.address, seen.mask_address) != (tensor.data_ptr(), mask.data_ptr()):
+            if seen is None or (seen.address, seen.mask.data_ptr()) != (tensor.data_ptr(), mask.data_ptr()):
                 self._seen[name] = _look(tensor, mask)
-            elif seen.version != tensor._version:
-                self._seen[name] = seen._replace(version=tensor._version)
+            elif (seen.version, seen.mask_version) != (tensor._version, mask._version):
+                self._seen[name] = seen._replace(version=tensor._version, mask_version=mask._version)
 
     def forget(self, names: Iterable[str]) -> None:
         """Take these for written, so that they are looked at before the next step."""
@@ -79,6 +80,10 @@ class Watch:
             if seen is None or seen.version != tensor._version or seen.address != tensor.data_ptr():
                 found.append(name)
         return found or self._probed()
+
+    def masks_written(self) -> list[str]:
+        """Names of the weights whose masks were written since, by operations that torch counts."""
+        return [name for name, seen in self._seen.items() if seen.mask_version != seen.mask._version]
 
     def _part(self, name: str) -> Tensor:
         parameter, sharded = self._parameters[name]
@@ -104,4 +109,4 @@ def _look(tensor: Tensor, mask: Tensor) -> _Seen:
         integers = tensor.detach().view(_INTEGERS[tensor.itemsize])
         memory = torch.as_strided(integers, (tensor.numel(),), (1,)).numpy()
         mask_memory = torch.as_strided(mask, (mask.numel(),), (1,)).numpy()
-    return _Seen(tensor._version, tensor.data_ptr(), mask.data_ptr(), memory, mask_memory)
+    return _Seen(tensor._version, tensor.data_ptr(), mask, mask._version, memory, mask_memory)
