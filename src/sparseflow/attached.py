@@ -125,8 +125,8 @@ def check_current(masks: Masks, parameters: Mapping[str, Tensor]) -> None:
             inactive = ~shard_like(mask.to(parameter.device), parameter)
             if count := num_true((parameter.detach() != 0) & inactive):
                 raise ValueError(
-                    f"{name!r} has {count} nonzero weights off the mask that its Sparsifier holds: something wrote to "
-                    "it since the last step, as loading a checkpoint or an average does. Load the Sparsifier's state "
+                    f"{name!r} is not zero off its mask: something wrote to {count} inactive weights since the last "
+                    "step of its Sparsifier, as loading a checkpoint or an average does. Load the Sparsifier's state "
                     "that was saved with it, or cut it on purpose with "
                     "sparseflow.apply_masks_(model, sparsifier.masks)."
                 )

@@ -156,10 +156,28 @@ def test_an_earlier_checkpoint_is_not_cut_to_the_masks_of_now(use: Callable[[nn.
     best = copy.deepcopy([part.state_dict() for part in run])
     trained(run, range(2, 12))
     model.load_state_dict(best[0])
-    with pytest.raises(ValueError, match=r"nonzero weights off the mask that its Sparsifier holds.*apply_masks_"):
+    with pytest.raises(ValueError, match=r"is not zero off its mask: something wrote to.*apply_masks_"):
         use(model, sparsifier.masks)
     sparsifier.load_state_dict(best[2])  # what the message says
     use(model, sparsifier.masks)
+
+
+def test_a_callback_that_writes_densely_is_noticed_at_the_next_step() -> None:
+    model, _, sparsifier = run = made(rigl())
+
+    @torch.no_grad()
+    def fill(*_: Any) -> None:
+        for parameter in model.parameters():
+            parameter.add_(0.01)
+
+    sparsifier.after_update.append(fill)
+    trained(run, range(2))
+    sparsifier.after_update.clear()
+    with pytest.warns(UserWarning, match="had nonzero weights off the mask") as seen:
+        trained(run, range(2, 3))
+    assert "'0.weight'" in str(seen[0].message)
+    assert "'5.weight'" in str(seen[0].message)
+    sparsifier.check()
 
 
 def test_a_few_zeros_do_not_make_a_dense_weight_sparse() -> None:
@@ -217,3 +235,39 @@ def test_states_of_torchs_distributed_checkpoints_load_in_any_order(order: str, 
         else:
             sparsifier.load_state_dict(saved[2])
     assert_same_bits(trained((model, stepped, sparsifier), range(5, 9)), expected)
+
+
+def test_a_state_saved_between_the_steps_of_two_optimizers_resumes() -> None:
+    """Oracle: the run that went on."""
+
+    def parts() -> Any:
+        model: Any = tiny_model()
+        return model, torch.optim.Adam(model[:3].parameters()), torch.optim.Adam(model[3:].parameters())
+
+    def steps(run: Any, sparsifier: sf.Sparsifier) -> list[Tensor]:
+        model, first, second = run
+        second.step()
+        for step in range(6, 11):
+            train_step(model, first, step)
+            second.step()
+            model.zero_grad()
+        return [*snapshot(model, first), *snapshot(model, second), *sparsifier.masks.values()]
+
+    run = parts()
+    sparsifier = sf.Sparsifier(run[0], run[1:], masked(run[0]), rigl(), seed=0)
+    for step in range(5):
+        train_step(*run[:2], step)
+        run[2].step()
+        run[0].zero_grad()
+    train_step(*run[:2], 5)
+    gradients = [copy.deepcopy(parameter.grad) for parameter in run[0].parameters()]
+    saved = copy.deepcopy([each.state_dict() for each in (*run, sparsifier)])
+    expected, count = steps(run, sparsifier), sparsifier.step_count
+    again = parts()
+    for part, state in zip(again, saved, strict=False):
+        part.load_state_dict(state)
+    resumed = sf.Sparsifier(again[0], again[1:], masked(again[0]), rigl(), seed=0, state=saved[3])
+    for parameter, gradient in zip(again[0].parameters(), gradients, strict=True):
+        parameter.grad = gradient
+    assert_same_bits(steps(again, resumed), expected)
+    assert resumed.step_count == count

@@ -224,6 +224,7 @@ class Sparsifier:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs besides the model's and the optimizer's own state."""
+        stepped = [place for place, each in enumerate(self.optimizers) if id(each) in self._stepped]
         return {
             "masks": {name: mask.clone() for name, mask in self.masks.items()},
             "step_count": self.step_count,
@@ -232,6 +233,7 @@ class Sparsifier:
             "gradient_mean": {name: mean.clone() for name, mean in self._gradient_mean.items()},
             "learning_rates": self._rates.state(),
             "states_left_alone": self._weights.states_left_alone(),
+            **({"stepped": stepped} if stepped else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -350,10 +352,10 @@ class Sparsifier:
                 self._weights.drop_mistaken_states(part.weights, everywhere=updates)
             self._weights.clear_(part.weights, steady=part.ran_dense or updates)
         part.ran_dense = False
+        self._guard.see()
         self._stepped.add(id(optimizer))
         if len(self._stepped) == len(self._parts):
             self._finish_step()
-        self._guard.see()
 
     def _finish_step(self) -> None:
         """Count the step that all optimizers made, and change the masks if the method says so."""
@@ -417,7 +419,7 @@ class Sparsifier:
         }
         self._rates.load(state["learning_rates"])
         self._dense_gradients.clear()
-        self._stepped.clear()
+        self._stepped = {id(each) for place, each in enumerate(self.optimizers) if place in state.get("stepped", ())}
         self._before = None
         self._is_untrained = self._last_update == self.step_count
 
