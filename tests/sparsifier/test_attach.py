@@ -307,6 +307,15 @@ def test_a_second_sparsifier_on_the_same_weights_is_refused() -> None:
     end_of(model, optimizer, second, range(3))
 
 
+def test_a_sparsifier_that_nobody_keeps_is_there_as_long_as_its_optimizer() -> None:
+    model = tiny_model()
+    optimizer = OPTIMIZERS["momentum"](model.parameters())
+    sf.Sparsifier(model, optimizer, masked(model), sf.Static(), seed=0)
+    gc.collect()
+    with pytest.raises(ValueError, match="is held by another Sparsifier"):
+        sf.Sparsifier(model, optimizer, masked(model), sf.Static(), seed=0)
+
+
 def test_an_optimizer_that_is_gone_holds_nothing() -> None:
     model, *run = made()
     sparsifier = run.pop()

@@ -54,7 +54,8 @@ def copy_of(sparsifier: Any, memo: dict[int, Any]) -> Any:
     method, state = copy.deepcopy(sparsifier.method, memo), sparsifier.state_dict()
     copied = type(sparsifier)(model, optimizers, sparsifier.masks, method, seed=0, state=state)
     memo[id(sparsifier)] = copied
-    copied.before_update, copied.after_update = list(sparsifier.before_update), list(sparsifier.after_update)
+    copied.before_update.extend(sparsifier.before_update)
+    copied.after_update.extend(sparsifier.after_update)
     return copied
 
 

@@ -1,0 +1,357 @@
+"""What happens when an optimizer steps: gradients are masked before, weights cleared after, masks moved when due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseflow.methods.base import Method
+from sparseflow.sharded import full, reshard_
+from sparseflow.sparsifier.dense_gradients import keep_dense, observe_
+from sparseflow.sparsifier.describe import describe
+from sparseflow.sparsifier.guard import Guard, check_agreement, stop_copies
+from sparseflow.sparsifier.kinds import keeps_zeros
+from sparseflow.sparsifier.last_update import Before, before_update
+from sparseflow.sparsifier.optimizers import PeakRates, is_scheduled, leaves_gradients, weight_states
+from sparseflow.sparsifier.part import Part
+from sparseflow.sparsifier.roots import QuickRoots
+from sparseflow.sparsifier.tensors import chain
+from sparseflow.sparsifier.update import new_masks, warn_open_end
+from sparseflow.sparsifier.weights import MaskedWeights
+from sparseflow.sparsifier.wrappers import listen
+from sparseflow.types import MaskUpdate
+
+
+class Listener:
+    """The steps of a sparse training, as the optimizers announce them.
+
+    A step is done when each optimizer has stepped, or one steps again.
+
+    Args:
+        model: Without wrappers.
+        optimizers: Those whose steps are listened to.
+        weights: Masks and what is zero off them.
+        method: Says when masks change, and how.
+        generator: Growth draws from it.
+        gradient_fn: See :class:`sparseflow.Sparsifier`.
+        group: Processes that train together, see :func:`sparseflow.sparsifier.guard.process_group`.
+
+    >>> layer = nn.Linear(2, 1, bias=False)
+    >>> optimizer = torch.optim.SGD(layer.parameters())
+    >>> weights = MaskedWeights(layer, [optimizer], {"weight": torch.tensor([[True, False]])})
+    >>> from sparseflow.methods import Static
+    >>> listener = Listener(layer, [optimizer], weights, Static(), generator=torch.Generator())
+    >>> lost, handles = listener.guard.settle_(), listener.listen()
+    >>> layer(torch.ones(1, 2)).sum().backward(); optimizer.step()
+    >>> listener.step_count, layer.weight.grad.tolist()
+    (1, [[1.0, 0.0]])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        weights: MaskedWeights,
+        method: Method,
+        *,
+        generator: torch.Generator,
+        gradient_fn: Callable[[], Mapping[str, Tensor]] | None = None,
+        group: Any = None,
+    ) -> None:
+        self.method, self.gradient_fn, self.generator = method, gradient_fn, generator
+        self.step_count, self.last_update = 0, -1
+        self.before_update: list[Callable[[int], None]] = []
+        self.after_update: list[Callable[[int, Mapping[str, MaskUpdate]], None]] = []
+        self.gradient_mean: dict[str, Tensor] = {}
+        self.rates = PeakRates(optimizers)
+        self.guard = Guard(model, optimizers, weights)
+        self.ranks = 1
+        """Processes that were found to agree."""
+        self.keeps_before = False
+        """Whether what an update changes is kept until the next step."""
+        self.before: Before | None = None
+        self.is_untrained = False
+        """Whether no step has followed the last update."""
+        self.stepped: set[int] = set()
+        """``id`` of the optimizers that have made their part of the step under way."""
+        self.owner: object = None
+        """Lives as long as the optimizers: they hold the listener, and users need not keep the Sparsifier."""
+        self._model, self._optimizers, self._weights, self._group = model, optimizers, weights, group
+        self._dense_gradients: dict[str, tuple[Tensor, Tensor]] = {}
+        self._parts = {id(each): self._part(each) for each in optimizers}
+
+    def listen(self) -> list[Any]:
+        """Register with the optimizers; ``remove()`` of each handle ends it."""
+        return [handle for each in self._optimizers for handle in self._listen(each)]
+
+    def begin(self) -> None:
+        """Forget what was under way: a state was loaded, or nothing has happened yet."""
+        self._dense_gradients.clear()
+        self.before = None
+        self.keep_stored_gradients()
+
+    @torch.no_grad()
+    def mask_gradients_(self) -> None:
+        """Zero the gradients of inactive weights, see :meth:`sparseflow.Sparsifier.mask_gradients_`."""
+        self._look_again()
+        for part in self._parts.values():
+            if self._grows_by_step_gradients() and (self.method.gradient_decay or self._update_follows()):
+                self._keep_dense_gradients(part)
+            self._weights.clear_gradients_(part.weights)
+
+    def compare_ranks(self, moment: str) -> None:
+        """Compare masks, draws and step counts over the processes."""
+        masks = {name: mask for name, mask in self._weights.masks.items() if name not in self._weights.sharded}
+        self.ranks = check_agreement(
+            self._group, masks, self._weights.fingerprints, self.generator, step_count=self.step_count, moment=moment
+        )
+
+    # -- what the optimizers call --------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        part = self._parts[id(optimizer)]
+        part.makes_state = _makes_state(part, kwargs)
+        if part.makes_state:
+            return None
+        if id(optimizer) in self.stepped:  # another one sat this step out
+            self._finish_step()
+        self._look_again()
+        self.guard.start_step()
+        self.rates.see()
+        args = args[1:] if args and args[0] is optimizer else args
+        closure = kwargs.get("closure", args[0] if args else None)
+        if _is_skipped(optimizer):
+            part.stateless = tuple(parameter for parameter in part.held if not optimizer.state.get(parameter))
+            return None
+        if closure is not None:
+            if self.method.replaces_step:
+                raise ValueError("replaces_step=True cannot skip a step that runs a closure; use replaces_step=False.")
+            self._weights.clear_gradients_(part.weights)  # some optimizers move by these before they call it
+            return self._with_masked_closure(part, closure, args, kwargs)
+        masked_before = any(name in self._dense_gradients for name in part.weights)
+        self._observe_gradients(part)
+        if self.method.replaces_step and self._replacement_due():
+            part.parked = [(parameter, parameter.grad) for parameter in part.held if parameter.grad is not None]
+            for parameter, _ in part.parked:
+                parameter.grad = None
+        elif self._update_reads_step() and self._leaves_gradients_alone(part) and not masked_before:
+            # The step runs on dense gradients, so that growth can read them afterwards without a copy; what it wrote
+            # off the mask is cleared in _after_step.
+            part.ran_dense = True
+        else:
+            if self._update_reads_step():
+                self._keep_dense_gradients(part)
+            self._weights.clear_gradients_(part.weights)
+        return None
+
+    def _with_masked_closure(
+        self, part: Part, closure: Callable[[], Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        evaluations = 0
+
+        def masked() -> Any:
+            nonlocal evaluations
+            if not part.elementwise:
+                # LBFGS's directions remember weights that were dropped since.
+                self._weights.clear_(part.weights, steady=False)
+            self._forget_dense_gradients(part)
+            with torch.enable_grad():
+                loss = closure()
+            with torch.no_grad():
+                if evaluations == 0:
+                    self._observe_gradients(part)
+                evaluations += 1
+                if self._update_reads_step():
+                    self._keep_dense_gradients(part)
+                self._weights.clear_gradients_(part.weights)
+            return loss
+
+        if "closure" in kwargs:
+            return (part.optimizer, *args), {**kwargs, "closure": masked}
+        return (part.optimizer, masked, *args[1:]), kwargs
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        part = self._parts[id(optimizer)]
+        if part.makes_state:
+            return
+        if _is_skipped(optimizer):
+            # Fused SGD makes its buffers from uninitialised memory before its kernel skips, and adds to them later.
+            for parameter in part.stateless:
+                for state in weight_states(optimizer, parameter):
+                    state.tensor.fill_(state.fresh)
+            return
+        if part.parked is not None:
+            for parameter, gradient in part.parked:
+                parameter.grad = gradient
+        elif part.ran_dense or not part.elementwise:
+            updates = self._update_follows()
+            if not part.elementwise:
+                self._weights.drop_mistaken_states(part.weights, everywhere=updates)
+            self._weights.clear_(part.weights, steady=part.ran_dense or updates)
+        part.ran_dense = False
+        self.guard.see()
+        self.stepped.add(id(optimizer))
+        if len(self.stepped) == len(self._parts):
+            self._finish_step()
+
+    def _finish_step(self) -> None:
+        """Count the step that all optimizers made, and change the masks if the method says so."""
+        self.stepped.clear()
+        self.before = None
+        self.is_untrained = False
+        replaced = [part for part in self._parts.values() if part.parked is not None]
+        for part in replaced:
+            part.parked = None
+        self.step_count += not replaced
+        if replaced or (not self.method.replaces_step and self.method.due(self.step_count)):
+            self._update()
+        self._dense_gradients.clear()
+        self.keep_stored_gradients()
+
+    def _look_again(self) -> None:
+        """Put right, or refuse, what something else wrote since the last step."""
+        for name in self._weights.adopt_(self._optimizers):
+            now = self._part(self._weights.optimizer_of[name])
+            before = self._parts[id(now.optimizer)]
+            before.weights, before.elementwise = now.weights, now.elementwise
+        for name in self.guard.look_again_():
+            weight = self._weights.parameters[name]
+            if name in self.gradient_mean:
+                self.gradient_mean[name] = self.gradient_mean[name].to(weight.device, weight.dtype)
+            if part := self._parts.get(id(self._weights.optimizer_of.get(name))):
+                part.elementwise = keeps_zeros(part.optimizer, part.weights.values())
+
+    # -- how ----------------------------------------------------------------------------------------------------
+
+    def _part(self, optimizer: torch.optim.Optimizer) -> Part:
+        weights = self._weights
+        held = {name: p for name, p in weights.parameters.items() if weights.optimizer_of.get(name) is optimizer}
+        return Part(optimizer, held, keeps_zeros(optimizer, held.values()))
+
+    def _listen(self, optimizer: torch.optim.Optimizer) -> list[Any]:
+        describe(optimizer, self._parts[id(optimizer)].weights.values())
+        if hasattr(optimizer, "defaults"):
+            stop_copies(optimizer)
+        return [
+            *listen(optimizer, self._before_step, self._after_step, self.mask_gradients_),
+            *(
+                each.register_load_state_dict_post_hook(lambda _: self.guard.state_loaded(optimizer))
+                for each in chain(optimizer)
+                if hasattr(each, "_optimizer_load_state_dict_post_hooks")
+            ),
+            QuickRoots(optimizer),
+        ]
+
+    def _update(self) -> None:
+        if self.last_update < 0 and not self.keeps_before:
+            scheduled = any(map(is_scheduled, self._optimizers)) or any(r != 1 for r in self.rates.ratios().values())
+            warn_open_end(self.method, rate_is_scheduled=scheduled)
+        for call in self.before_update:
+            call(self.step_count)
+        if self._weights.sharded:
+            reshard_(self._model)
+        self.before = before_update(self._weights) if self.keeps_before else None
+        new = new_masks(
+            self.method,
+            self._weights,
+            gradients=self._growth_gradients(),
+            learning_rate_ratios=self.rates.ratios(),
+            step=self.step_count,
+            generator=self.generator,
+        )
+        changes = self._weights.change_(new, want_changes=bool(self.after_update))
+        self.guard.see()
+        self.last_update = self.step_count
+        self.is_untrained = True
+        self._dense_gradients.clear()
+        self.compare_ranks(f"at the mask update of step {self.step_count}")
+        for notify in self.after_update:
+            notify(self.step_count, changes)
+
+    def keep_stored_gradients(self) -> None:
+        """Let stored weights keep the parts of the next step's dense gradient, if growth will look at it."""
+        keep = self._grows_by_step_gradients() and (bool(self.method.gradient_decay) or self._update_follows())
+        for weight in self._weights.stored.values():
+            weight.keep_gradients(keep)
+
+    def _growth_gradients(self) -> Mapping[str, Tensor]:
+        if not self.method.needs_gradient:
+            return {}
+        if self.gradient_fn is not None:
+            with torch.enable_grad():
+                given = self.gradient_fn()
+            if not self._weights.masks.keys() & given.keys():
+                needed, got = ", ".join(self._weights.masks), ", ".join(given)
+                raise ValueError(f"gradient_fn names no masked weight. Needed: {needed}; got: {got}.")
+            return {name: given[name].detach() for name in self._weights.masks if name in given}
+        if self.method.gradient_decay:
+            return self.gradient_mean
+        found = {name: p.grad for name, p in self._weights.parameters.items() if p.grad is not None}
+        return found | {name: dense for name, (_, dense) in self._dense_gradients.items()}
+
+    def _grows_by_step_gradients(self) -> bool:
+        return self.method.needs_gradient and self.gradient_fn is None
+
+    def _update_reads_step(self) -> bool:
+        """Whether the next step's own dense gradient decides what grows right after it."""
+        return self._grows_by_step_gradients() and not self.method.gradient_decay and self._update_follows()
+
+    def _leaves_gradients_alone(self, part: Part) -> bool:
+        """Whether growth can read the gradients after the step, and the step's writes off the mask can be cleared."""
+        return part.elementwise and leaves_gradients(part.optimizer, part.weights.values())
+
+    def _update_follows(self) -> bool:
+        """Whether masks change right after, or instead of, the next optimizer step."""
+        return self._replacement_due() if self.method.replaces_step else self.method.due(self.step_count + 1)
+
+    def _replacement_due(self) -> bool:
+        return self.method.due(self.step_count) and self.last_update != self.step_count
+
+    def _keep_dense_gradients(self, part: Part) -> None:
+        kept = keep_dense(part.weights, self._weights.dense, self._dense_gradients)
+        self._forget_dense_gradients(part)
+        self._dense_gradients |= kept
+
+    def _forget_dense_gradients(self, part: Part) -> None:
+        for name in part.weights:
+            self._dense_gradients.pop(name, None)
+
+    def _observe_gradients(self, part: Part) -> None:
+        """Update the running mean of the dense gradient, for methods that grow by momentum."""
+        if any(name in self._dense_gradients for name in part.weights):
+            self._keep_dense_gradients(part)  # masked already: look at what was there before
+        decay = self.method.gradient_decay
+        if decay and self._grows_by_step_gradients():
+            stored = {
+                name: weight
+                for name, weight in self._weights.stored.items()
+                if self._weights.optimizer_of.get(name) is part.optimizer
+            }
+            scale = getattr(part.optimizer, "grad_scale", None)
+            observe_(self.gradient_mean, part.weights, self._dense_gradients, stored, decay=decay, scale=scale)
+
+
+def _is_skipped(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a fused optimizer will skip inside its kernel, since ``GradScaler`` found an overflow."""
+    found = getattr(optimizer, "found_inf", None)
+    return isinstance(found, Tensor) and bool(found.item())
+
+
+def _makes_state(part: Part, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a step is none of training: ``torch.distributed.checkpoint`` lets a fresh optimizer make its state.
+
+    It does so before it saves or loads one, by ``step(closure=None)`` with rates and gradients that it sets to zero.
+    """
+    groups = part.optimizer.param_groups
+    asked = "closure" in kwargs and kwargs["closure"] is None and not part.optimizer.state
+    if not asked or any(group.get("lr") != 0 for group in groups):
+        return False
+    gradients = [parameter.grad for parameter in part.held if parameter.grad is not None]
+    return bool(gradients) and not any(full(gradient).any() for gradient in gradients)
