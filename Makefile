@@ -61,7 +61,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 $(VENV)-battery/.installed: $(VENV)/.installed battery/requirements.txt
 	@echo "Installing the optimizer libraries of battery/requirements.txt into $(VENV)-battery: about 0.4 GB of disk."
 	@$(BIN)/python -m venv --clear $(VENV)-battery
-	@$(BIN)/python -c 'import sysconfig; print(f"import site; site.addsitedir({sysconfig.get_path("purelib")!r})")' \
+	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 		> "$$($(VENV)-battery/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
 	@$(VENV)-battery/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r battery/requirements.txt || \
 		{ echo "could not install battery/requirements.txt: is the package index reachable? Then type make battery again." >&2; exit 1; }
