@@ -92,8 +92,8 @@ def _child(network: str, channels_last: bool, width: float) -> None:
         before = resident("VmRSS")
         sparsifier = Sparsifier(*arguments, seed=0)
         sparsifier.after_update.append(lambda count, changes: None)
+        step()  # until a step is made it keeps what it cut, since a state may yet be loaded
         held = resident("VmRSS") - before
-        step()
         for parameter in model.parameters():
             assert parameter.grad is not None
             parameter.grad.normal_(generator=generator)
