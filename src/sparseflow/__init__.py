@@ -3,9 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sparseflow import analysis, init, tickets
+from sparseflow import init, tickets
 from sparseflow import methods as updaters
-from sparseflow.analysis import gradient_flow
 from sparseflow.init.live import live_inputs
 from sparseflow.init.model import initialize_
 from sparseflow.init.prune import grasp, snip, synflow_masks
@@ -28,7 +27,8 @@ from sparseflow.sparsifier.sparsifier import Sparsifier
 from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
 
 if TYPE_CHECKING:
-    from sparseflow import engine
+    from sparseflow import analysis, engine
+    from sparseflow.analysis import gradient_flow
     from sparseflow.engine import compile_sparse
 
 __version__ = "0.1.0"
@@ -77,10 +77,17 @@ __all__ = [
 ]
 
 
+#: Loaded when first asked for: Numba is needed by the engine alone, and a training loop measures nothing at its start.
+_LAZY = {
+    "analysis": "sparseflow.analysis",
+    "gradient_flow": "sparseflow.analysis",
+    "engine": "sparseflow.engine",
+    "compile_sparse": "sparseflow.engine",
+}
+
+
 def __getattr__(name: str) -> Any:
-    # Loads NumPy and Numba, which only the engine needs.
-    if name == "engine":
-        return importlib.import_module("sparseflow.engine")
-    if name == "compile_sparse":
-        return importlib.import_module("sparseflow.engine").compile_sparse
-    raise AttributeError(f"module 'sparseflow' has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'sparseflow' has no attribute {name!r}")
+    module = importlib.import_module(_LAZY[name])
+    return module if module.__name__ == f"sparseflow.{name}" else getattr(module, name)
