@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from battery.trial import LONG_WAY, PATIENCE, SHORT
+from battery.growth import LONG_WAY, PATIENCE, SHORT
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "optimizers.md"

@@ -33,8 +33,9 @@ def main(names: Sequence[str]) -> None:
         names: Scenarios to run, whose figures replace theirs in the file; all if there are none.
     """
     sys.path.insert(0, str(HELPERS))
-    from fault_scenarios import SMALL, noise_images, trainings
+    from fault_scenarios import SMALL, trainings
     from faults import QUICK, inject
+    from noise_images import noise_images
 
     torch.set_num_threads(1)
     violations = []

@@ -78,7 +78,7 @@ def test_a_copy_is_held_by_nobody_and_knows_where_it_is_sparse(name: str, held: 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_dense_model_takes_fresh_masks(name: str, tmp_path: Path) -> None:
     model = network()
-    CALLS[name](model, sf.random_masks(model, 0.8, seed=3), tmp_path / "model")
+    assert CALLS[name](model, sf.random_masks(model, 0.8, seed=3), tmp_path / "model") is not None
 
 
 def test_a_plan_notices_that_masks_have_moved(held: Any) -> None:

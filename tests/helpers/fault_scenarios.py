@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 import sparseflow as sf
@@ -206,18 +204,6 @@ def fetched(root: Path) -> Any:
     return {path.name: path.read_bytes() for path in (root / "data").glob("[ab]*")}
 
 
-def noise_images(root: Path) -> Path:
-    """CIFAR-10 in small."""
-    noise = np.random.default_rng(0)
-    for split, count in (("train", 4), ("test", 2)):
-        for label in range(10):
-            folder = root / split / f"class{label}"
-            folder.mkdir(parents=True)
-            for number in range(count):
-                Image.fromarray(noise.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-    return root
-
-
 #: Those that take milliseconds.
 SMALL = [
     one_file("masks.safetensors", lambda path, sparsity: sf.save_masks(path, masks(sparsity)), sf.load_masks),
@@ -236,7 +222,7 @@ def trainings(data: Path) -> list[Scenario]:
     """Those that train: seconds for each fault.
 
     Args:
-        data: Of :func:`noise_images`.
+        data: Of :func:`noise_images.noise_images`.
     """
     sweep = DIGITS.with_(
         method="scratch", mask_from=DIGITS.with_(method="prune", update_every=500, snapshots=()), snapshots=()
@@ -248,4 +234,4 @@ def trainings(data: Path) -> list[Scenario]:
     ]
 
 
-__all__ = ["SMALL", "noise_images", "read_snapshot", "trainings"]
+__all__ = ["SMALL", "read_snapshot", "trainings"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow.rng import stream
@@ -29,3 +30,25 @@ def backward(model: nn.Module, step: int) -> None:
 
 def rigl(**options: Any) -> Any:
     return sf.RigL(**{"drop_fraction": 0.3, "update_every": 4, "schedule": "constant", **options})
+
+
+def trained(make: Callable[[Any], Any], *, by_hand: bool, steps: int = 12) -> list[Tensor]:
+    """Weights after some steps under ``Static()``, or with gradients and weights times the mask around each step."""
+    model = network()
+    masks = sf.random_masks(model, 0.8, seed=0)
+    sf.apply_masks_(model, masks)
+    optimizer = make(model.parameters())
+    if not by_hand:
+        sparsifier = sf.Sparsifier(model, optimizer, masks, sf.Static(), seed=0)
+    for step in range(steps):
+        backward(model, step)
+        if by_hand:
+            for name, mask in masks.items():
+                model.get_parameter(name).grad.mul_(mask)
+        optimizer.step()
+        if by_hand:
+            sf.apply_masks_(model, masks)
+        else:
+            assert sparsifier.step_count == step + 1
+            sparsifier.check()
+    return [parameter.detach() for parameter in model.parameters()]

@@ -95,9 +95,16 @@ def test_a_state_may_be_given_where_the_sparsifier_is_made(method: str, order: s
 
 
 def test_a_state_loads_with_weights_only(tmp_path: Any) -> None:
-    *_, sparsifier = made("snfs")
-    torch.save(sparsifier.state_dict(), tmp_path / "state.pt")
-    sparsifier.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    run = made("snfs")
+    end_of(*run, range(3))
+    state = run[2].state_dict()
+    torch.save(state, tmp_path / "state.pt")
+    loaded = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert loaded.keys() == state.keys()
+    for part in ("masks", "gradient_mean"):
+        assert_same_bits(list(loaded[part].values()), list(state[part].values()))
+    assert torch.equal(loaded["generator"], state["generator"])
+    run[2].load_state_dict(loaded)
 
 
 def test_trained_weights_without_their_masks_are_refused_and_stay() -> None:
@@ -324,9 +331,11 @@ def test_an_optimizer_that_is_gone_holds_nothing() -> None:
     gc.disable()
     try:
         optimizer = OPTIMIZERS["adam"](model.parameters())
-        end_of(model, optimizer, sf.Sparsifier(model, optimizer, masks, sf.Static(), seed=1), range(2))
+        again = sf.Sparsifier(model, optimizer, masks, sf.Static(), seed=1)
+        end_of(model, optimizer, again, range(2))
     finally:
         gc.enable()
+    assert again.step_count == 2
 
 
 def test_disjoint_weights_of_one_optimizer_may_have_two_sparsifiers() -> None:
@@ -338,6 +347,12 @@ def test_disjoint_weights_of_one_optimizer_may_have_two_sparsifiers() -> None:
     for step in range(5):
         train_step(model, optimizer, step)
         first.check(), second.check()
+    assert [int(s.masks[name].sum()) for s, name in ((first, "0.weight"), (second, "3.weight"))] == [8, 144]
+    assert all(
+        not torch.equal(sparsifier.masks[name], masks[name])
+        for sparsifier in (first, second)
+        for name in sparsifier.masks
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -25,7 +25,7 @@ from odd_optimizers import (
     Uncopyable,
     Unrepeatable,
 )
-from optimizer_loops import backward, network, rigl
+from optimizer_loops import backward, network, rigl, trained
 from sparseflow.rng import stream
 from sparseflow.sparsifier.optimizer_state import findings
 from sparseflow.sparsifier.optimizers import switches_of, weight_states
@@ -50,26 +50,6 @@ if hasattr(optim, "Muon"):
 
 
 # -- masking by hand ---------------------------------------------------------------------------------------------------
-
-
-def trained(make: Make, *, by_hand: bool, steps: int = 12) -> list[Tensor]:
-    model = network()
-    masks = sf.random_masks(model, 0.8, seed=0)
-    sf.apply_masks_(model, masks)
-    optimizer = make(model.parameters())
-    if not by_hand:
-        sparsifier = sf.Sparsifier(model, optimizer, masks, sf.Static(), seed=0)
-    for step in range(steps):
-        backward(model, step)
-        if by_hand:
-            for name, mask in masks.items():
-                model.get_parameter(name).grad.mul_(mask)
-        optimizer.step()
-        if by_hand:
-            sf.apply_masks_(model, masks)
-        else:
-            sparsifier.check()
-    return [parameter.detach() for parameter in model.parameters()]
 
 
 @pytest.mark.parametrize("name", [*ODD, *TORCH])

@@ -63,18 +63,20 @@ def test_a_scheduler_ends_the_updates(scheduler_first: bool) -> None:
     optimizer = optim.SGD(model.parameters(), lr=0.1)
     make = partial(optim.lr_scheduler.CosineAnnealingLR, optimizer, 6)
     scheduler = make() if scheduler_first else None
-    sf.Sparsifier(model, optimizer, masked(model), sf.RigL(update_every=1), seed=0)
+    sparsifier = sf.Sparsifier(model, optimizer, masked(model), sf.RigL(update_every=1), seed=0)
     scheduler = scheduler or make()
-    for step in range(6):
+    for step in range(6):  # no warning, which would be an error here
         train_step(model, optimizer, step)
         scheduler.step()
+    assert sparsifier.state_dict()["last_update"] == 6
 
 
 def test_a_rate_that_the_loop_sets_counts_as_scheduled() -> None:
     run = Run(sf.RigL(update_every=3))
     for step in range(6):
         run.optimizer.param_groups[0]["lr"] = 1e-2 * (1 - step / 6)
-        train_step(run.model, run.optimizer, step)
+        train_step(run.model, run.optimizer, step)  # no warning, which would be an error here
+    assert run.sparsifier.state_dict()["last_update"] == 6
 
 
 def test_check_and_remove_name_weights_that_no_step_has_trained() -> None:

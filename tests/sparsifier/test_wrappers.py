@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from odd_optimizers import SAM, Lookahead, Secretive, Uncopyable, Unrepeatable
-from optimizer_loops import backward, network, rigl
+from optimizer_loops import backward, network, rigl, trained
 from sparseflow.sparsifier.wrappers import stepping
 
 optim = torch.optim
@@ -66,27 +66,6 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "lookahead around one that is copied": lambda p: Lookahead(Unrepeatable(p, lambda _: 0.05)),
     "lookahead by class": lambda p: LookaheadByClass(adam(p)),
 }
-
-
-def trained(make: Callable[[Any], Any], *, by_hand: bool) -> list[Tensor]:
-    model = network()
-    masks = sf.random_masks(model, 0.8, seed=0)
-    sf.apply_masks_(model, masks)
-    optimizer = make(model.parameters())
-    if not by_hand:
-        sparsifier = sf.Sparsifier(model, optimizer, masks, sf.Static(), seed=0)
-    for step in range(12):
-        backward(model, step)
-        if by_hand:
-            for name, mask in masks.items():
-                model.get_parameter(name).grad.mul_(mask)
-        optimizer.step()
-        if by_hand:
-            sf.apply_masks_(model, masks)
-        else:
-            assert sparsifier.step_count == step + 1
-            sparsifier.check()
-    return [parameter.detach() for parameter in model.parameters()]
 
 
 @pytest.mark.parametrize("name", WRAPPERS)

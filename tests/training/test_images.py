@@ -9,12 +9,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
+from noise_images import noise_images
 from processes import run_ranks
 from sparseflow.cli.images import train_images_command
 from sparseflow.cli.main import main
@@ -39,16 +38,7 @@ RUN = ImageRun(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CIFAR-10 in small: ten classes, four training images each and two to test."""
-    root = tmp_path_factory.mktemp("cifar")
-    noise = np.random.default_rng(0)
-    for split, count in (("train", 4), ("test", 2)):
-        for label in range(10):
-            folder = root / split / f"class{label}"
-            folder.mkdir(parents=True)
-            for number in range(count):
-                Image.fromarray(noise.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-    return root
+    return noise_images(tmp_path_factory.mktemp("cifar"))
 
 
 def losses(run: ImageRun, root: Path, data: Path) -> list[float]:

@@ -60,7 +60,7 @@ def complete(path: Path, content: Mapping[str, Any]) -> None:
         content: Plain values for the index, which gets the size and SHA-256 of each file too.
     """
     staging = staging_of(path)
-    files = {file.name: [file.stat().st_size, _sha256(file)] for file in sorted(staging.iterdir())}
+    files = {file.name: [file.stat().st_size, _sha256(file)] for file in listed(staging)}
     whole = {**content, "files": files}
     write_atomically(staging / INDEX, to_json(whole))
     rename(staging, path, called=path)
