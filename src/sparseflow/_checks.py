@@ -6,6 +6,7 @@ Errors call the argument, tensor or weight ``name``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -17,8 +18,11 @@ def check_sparsity(sparsity: float, *, name: str = "sparsity") -> None:
     """Check that a sparsity is a fraction in [0, 1).
 
     Raises:
-        ValueError: if it is not.
+        TypeError: if it is no number.
+        ValueError: if it is outside.
     """
+    if isinstance(sparsity, bool) or not isinstance(sparsity, Real):
+        raise TypeError(f"{name} must be a number in [0, 1), got {sparsity!r}. Write {name}=0.95 for 95% zeros.")
     if not 0 <= sparsity < 1:
         raise ValueError(f"{name} must be in [0, 1), got {sparsity!r}. For 95% zeros write {name}=0.95, not 95.")
 

@@ -271,3 +271,39 @@ def test_a_state_saved_between_the_steps_of_two_optimizers_resumes() -> None:
         parameter.grad = gradient
     assert_same_bits(steps(again, resumed), expected)
     assert resumed.step_count == count
+
+
+def test_a_state_between_a_step_and_its_update_is_refused() -> None:
+    model, optimizer, sparsifier = made(sf.RigL(update_every=2, schedule="constant"))
+    sparsifier.before_update.append(lambda step: sparsifier.state_dict())
+    train_step(model, optimizer, 0)
+    with pytest.raises(RuntimeError, match=r"step 2 is taken and its mask update is not.*Save in after_update"):
+        train_step(model, optimizer, 1)
+    sparsifier.before_update.clear()
+    train_step(model, optimizer, 2)
+    assert sparsifier.state_dict()["step_count"] == 3
+
+
+def test_it_may_be_removed_while_an_optimizer_steps() -> None:
+    model, optimizer, sparsifier = made(sf.RigL(update_every=2, schedule="constant"))
+    sparsifier.after_update.append(lambda step, changes: sparsifier.remove())
+    for step in range(4):
+        train_step(model, optimizer, step)
+    assert sparsifier.step_count == 2
+    sf.Sparsifier(model, optimizer, sparsifier.masks, sf.Static(), seed=0).check()
+
+
+@pytest.mark.parametrize("given", [None, [], {"3.weight": None}])
+def test_a_gradient_fn_that_returns_something_else(given: Any) -> None:
+    model = tiny_model()
+    optimizer = OPTIMIZERS["momentum"](model.parameters())
+    method = sf.RigL(update_every=1, schedule="constant")
+    sf.Sparsifier(model, optimizer, masked(model), method, seed=0, gradient_fn=lambda: given)
+    with pytest.raises(TypeError, match="gradient_fn must return a mapping of parameter names to gradients"):
+        train_step(model, optimizer, 0)
+
+
+@pytest.mark.parametrize("sparsity", ["0.9", None, True])
+def test_a_sparsity_that_is_no_number(sparsity: Any) -> None:
+    with pytest.raises(TypeError, match=r"sparsity must be a number in \[0, 1\), got"):
+        sf.GMP(sparsity=sparsity, begin=1, end=2)

@@ -75,6 +75,11 @@ class Listener:
         self.before: Before | None = None
         self.is_untrained = False
         """Whether no step has followed the last update."""
+        self.is_stepping = False
+        """Whether an optimizer's step is under way, in which torch lets no hook be removed."""
+        self.is_updating = False
+        """Whether a mask update is under way: the step is counted, the masks are not yet changed."""
+        self.is_removed = False
         self.stepped: set[int] = set()
         """``id`` of the optimizers that have made their part of the step under way."""
         self.owner: object = None
@@ -115,6 +120,9 @@ class Listener:
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self.is_removed:
+            return None
+        self.is_stepping, self.is_updating = True, False
         part = self._parts[id(optimizer)]
         part.makes_state = _makes_state(part, kwargs)
         if part.makes_state:
@@ -178,6 +186,8 @@ class Listener:
 
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.is_removed:
+            return
         part = self._parts[id(optimizer)]
         if part.makes_state:
             return
@@ -200,6 +210,7 @@ class Listener:
         self.stepped.add(id(optimizer))
         if len(self.stepped) == len(self._parts):
             self._finish_step()
+        self.is_stepping = False
 
     def _finish_step(self) -> None:
         """Count the step that all optimizers made, and change the masks if the method says so."""
@@ -253,6 +264,7 @@ class Listener:
         if self.last_update < 0 and not self.keeps_before:
             scheduled = any(map(is_scheduled, self._optimizers)) or any(r != 1 for r in self.rates.ratios().values())
             warn_open_end(self.method, rate_is_scheduled=scheduled)
+        self.is_updating = True
         for call in self.before_update:
             call(self.step_count)
         if self._weights.sharded:
@@ -268,7 +280,7 @@ class Listener:
         )
         changes = self._weights.change_(new, want_changes=bool(self.after_update))
         self.guard.see()
-        self.last_update = self.step_count
+        self.last_update, self.is_updating = self.step_count, False
         self.is_untrained = True
         self._dense_gradients.clear()
         self.compare_ranks(f"at the mask update of step {self.step_count}")
@@ -287,6 +299,11 @@ class Listener:
         if self.gradient_fn is not None:
             with torch.enable_grad():
                 given = self.gradient_fn()
+            if not isinstance(given, Mapping) or not all(isinstance(each, Tensor) for each in given.values()):
+                raise TypeError(
+                    f"gradient_fn must return a mapping of parameter names to gradients, got {type(given).__name__}. "
+                    "Leave out the weights that have none."
+                )
             if not self._weights.masks.keys() & given.keys():
                 needed, got = ", ".join(self._weights.masks), ", ".join(given)
                 raise ValueError(f"gradient_fn names no masked weight. Needed: {needed}; got: {got}.")

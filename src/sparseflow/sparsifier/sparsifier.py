@@ -203,8 +203,11 @@ class Sparsifier:
         """
         for text in self._unfinished() if self._handles else ():
             warn(text, UnfinishedWarning)
-        for handle in self._handles:
-            handle.remove()
+        if self._listener.is_stepping:
+            self._listener.is_removed = True  # torch goes through the hooks: they stay, and do nothing any more
+        else:
+            for handle in self._handles:
+                handle.remove()
         self._handles.clear()
         for optimizer in self.optimizers:
             if hasattr(optimizer, "defaults"):
@@ -225,7 +228,16 @@ class Sparsifier:
         self.remove()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs besides the model's and the optimizer's own state."""
+        """Everything that a resumed run needs besides the model's and the optimizer's own state.
+
+        Raises:
+            RuntimeError: in ``before_update``, between a step and its mask update, which a resumed run would miss.
+        """
+        if self._listener.is_updating:
+            raise RuntimeError(
+                f"step {self.step_count} is taken and its mask update is not: a run resumed from here would miss it. "
+                "Save in after_update, or after optimizer.step()."
+            )
         stepped = [place for place, each in enumerate(self.optimizers) if id(each) in self._listener.stepped]
         return {
             "masks": {name: mask.clone() for name, mask in self.masks.items()},
