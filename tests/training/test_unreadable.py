@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from noise_images import noise_images
 from sparseflow.cli.main import main
 from sparseflow.data import CIFAR10, UnreadableImageWarning, normalise
 from sparseflow.sealed import read_json
@@ -31,13 +32,7 @@ UNREADABLE = {"training": ["train/class0/1.png", "train/class9/3.png"], "test": 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """CIFAR-10 in small, ten classes, four training images each and two to test; three files are cut off."""
-    root, noise = tmp_path / "cifar", np.random.default_rng(0)
-    for split, count in (("train", 4), ("test", 2)):
-        for label in range(10):
-            folder = root / split / f"class{label}"
-            folder.mkdir(parents=True)
-            for number in range(count):
-                Image.fromarray(noise.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    root = noise_images(tmp_path / "cifar")
     for split, names in BROKEN.items():
         for name in names:
             cut(root / split / name)
