@@ -6,11 +6,11 @@ Errors call the argument, tensor or weight ``name``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from numbers import Real
 
 import torch
 from torch import Tensor
 
+from sparseflow.ranges import SPARSITIES
 from sparseflow.sharded import full, local, shard_like
 
 
@@ -21,10 +21,7 @@ def check_sparsity(sparsity: float, *, name: str = "sparsity") -> None:
         TypeError: if it is no number.
         ValueError: if it is outside.
     """
-    if isinstance(sparsity, bool) or not isinstance(sparsity, Real):
-        raise TypeError(f"{name} must be a number in [0, 1), got {sparsity!r}. Write {name}=0.95 for 95% zeros.")
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"{name} must be in [0, 1), got {sparsity!r}. For 95% zeros write {name}=0.95, not 95.")
+    SPARSITIES.check(sparsity, name=name)
 
 
 def check_fraction(value: float, *, name: str) -> None:

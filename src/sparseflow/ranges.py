@@ -75,8 +75,9 @@ WholeNumber = Annotated[int, Range(0)]
 Seed = Annotated[int, Range(-(2**63), 2**63 - 1)]
 Fraction = Annotated[float, Range(0, 1)]
 FractionBelowOne = Annotated[float, Range(0, 1, with_high=False)]
+SPARSITIES = Range(0, 1, with_high=False, hint="For 95% zeros write 0.95, not 95.")
 #: A share of zeros.
-Sparsity = Annotated[float, Range(0, 1, with_high=False, hint="For 95% zeros write 0.95, not 95.")]
+Sparsity = Annotated[float, SPARSITIES]
 Positive = Annotated[float, Range(0, with_low=False)]
 NotNegative = Annotated[float, Range(0)]
 

@@ -214,5 +214,5 @@ def test_count_is_the_exactly_rounded_one(numel: int, per_10000: int) -> None:
 
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1, 95, float("nan"), float("inf")])
 def test_sparsity_out_of_range_is_refused(sparsity: float) -> None:
-    with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\), got .* write sparsity=0.95, not 95"):
+    with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\), got .* write 0.95, not 95"):
         active_count(10, sparsity)

@@ -305,5 +305,5 @@ def test_a_gradient_fn_that_returns_something_else(given: Any) -> None:
 
 @pytest.mark.parametrize("sparsity", ["0.9", None, True])
 def test_a_sparsity_that_is_no_number(sparsity: Any) -> None:
-    with pytest.raises(TypeError, match=r"sparsity must be a number in \[0, 1\), got"):
+    with pytest.raises(TypeError, match=r"sparsity must be a number, got"):
         sf.GMP(sparsity=sparsity, begin=1, end=2)

@@ -586,7 +586,7 @@ def test_noise_that_is_no_noise(value: float) -> None:
 def test_what_cannot_be_pruned_is_known_before_training() -> None:
     model, recorder = tiny_model(), Recorder()
     prune = functools.partial(tickets.iterative_pruning, model, recorder, rewind_to=None)
-    with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\), got 95. For 95% zeros write sparsity=0.95"):
+    with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\), got 95. For 95% zeros write 0.95"):
         prune(sparsity=95, rounds=3)
     with pytest.raises(ValueError, match=r"rounds must be at least 1, got 0. One round is one-shot pruning"):
         prune(sparsity=0.5, rounds=0)
