@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import nn
 
-from sparseflow.engine.layers.pattern import Indices, Pattern, Table, in_blocks, sorted_by, transposed
+from sparseflow.engine.layers.pattern import Indices, Pattern, Table, in_blocks
 
 #: Bytes of input that the rows of one block of columns should fill: half of a second-level cache.
 CACHE = 1 << 19
@@ -163,85 +163,49 @@ def forward_loops(window: Window, x: Frame, y: Frame) -> Loops:
 
 
 def forward_table(pattern: Pattern, window: Window, x: Frame, itemsize: int = 4) -> Table:
-    """The places in ``x`` of the taps of each output channel.
+    """The places in ``x`` of the taps of each output channel, one by one.
 
     Raises:
         ValueError: if the image is too large for int32.
     """
+    pattern = pattern.one_by_one()
+    columns = columns_in(pattern, window, x)
+    block = max(TILE, CACHE // (min(TILE, x.batch) * itemsize))
+    if math.prod(window.kernel) * x.height * x.width > 1:
+        block = pattern.inputs  # neighbouring pixels are read too: columns are not cut
+    return in_blocks(pattern.begins, columns, None, num_columns=pattern.inputs, block=block)
+
+
+def block_table(pattern: Pattern, window: Window, x: Frame) -> Table:
+    """The places in ``x`` of the taps of each row of blocks; arguments and errors as :func:`forward_table`."""
+    return Table(pattern.begins[None, :-1], pattern.begins[None, 1:], columns_in(pattern, window, x))
+
+
+def columns_in(pattern: Pattern, window: Window, x: Frame) -> Indices:
+    """The place in ``x`` of each index's tap, over the batch: the indices themselves where an image is one pixel.
+
+    Raises:
+        ValueError: if the image is too large for int32.
+    """
+    check_reach(pattern.inputs * x.height * x.width)
     kernel_size = math.prod(window.kernel)
-    own = _inputs(pattern, kernel_size)
+    own = input_channels(pattern, kernel_size)
     if kernel_size == 1:
-        if x.height * x.width == 1:
-            block = max(TILE, CACHE // (min(TILE, x.batch) * itemsize))
-            return in_blocks(pattern.begins, own, None, num_columns=pattern.inputs, block=block)
-        columns = own * (x.height * x.width)
-    else:
-        tap = pattern.indices % kernel_size
-        dy, dx = tap // window.kernel[1] * window.dilation[0], tap % window.kernel[1] * window.dilation[1]
-        columns = (own * x.height + dy) * x.width + dx
-    _check_reach(pattern.inputs * x.height * x.width)
-    return Table(pattern.begins[None, :-1].copy(), pattern.begins[None, 1:].copy(), columns.astype(np.int32))
+        return own if x.height * x.width == 1 else own * (x.height * x.width)
+    tap = pattern.indices % kernel_size
+    dy, dx = tap // window.kernel[1] * window.dilation[0], tap % window.kernel[1] * window.dilation[1]
+    return ((own * x.height + dy) * x.width + dx).astype(np.int32, copy=False)
 
 
-def _inputs(pattern: Pattern, kernel_size: int) -> Indices:
-    """The input channel of each nonzero."""
+def input_channels(pattern: Pattern, kernel_size: int) -> Indices:
+    """The input channel of each index."""
     own = pattern.indices if kernel_size == 1 else pattern.indices // kernel_size
     if pattern.groups > 1:
-        own = own + pattern.rows // (pattern.outputs // pattern.groups) * pattern.shape[1]
+        own = own + pattern.block_rows // (pattern.outputs // pattern.block // pattern.groups) * pattern.shape[1]
     return own
 
 
-def _check_reach(places: int) -> None:
+def check_reach(places: int) -> None:
+    """Raise ``ValueError`` if int32 columns cannot count the places of an image."""
     if places >= 2**31:
         raise ValueError(f"an image of {places} places is more than the engine's int32 columns can reach; use masks.")
-
-
-def backward(pattern: Pattern, window: Window, x: Frame, g: Frame, itemsize: int = 4) -> list[tuple[Table, Loops]]:
-    """The output gradients that each input channel meets: one table for each phase of the stride.
-
-    Input pixels whose padded position has the same remainder by the stride meet the same taps of the kernel, so within
-    a phase the input gradient is a weighted sum like the forward pass, by the transposed pattern.
-
-    ``g`` has the border that :meth:`Window.gradient_border` gives.
-
-    Raises:
-        ValueError: if the image is too large for int32.
-    """
-    kernel_size = math.prod(window.kernel)
-    own = _inputs(pattern, kernel_size)
-    tap = pattern.indices % kernel_size
-    _check_reach(pattern.outputs * g.height * g.width)
-    if kernel_size == 1 and window.stride == (1, 1) and x.size == (1, 1):
-        block = max(TILE, CACHE // (min(TILE, x.batch) * itemsize))
-        sizes = {"num_inputs": pattern.inputs, "num_rows": pattern.outputs, "block": block}
-        table = transposed(pattern.rows, own, **sizes)
-        return [(table, _loops(g, x, g.place(0, 0), x.place(0, 0), (1, 1), (1, 1), (1, 1)))]
-    taps = (tap // window.kernel[1] * window.dilation[0], tap % window.kernel[1] * window.dilation[1])
-    phases = []
-    for ry in range(window.stride[0]):
-        for rx in range(window.stride[1]):
-            meets = (taps[0] % window.stride[0] == ry) & (taps[1] % window.stride[1] == rx)
-            which = None if bool(meets.all()) else np.flatnonzero(meets).astype(np.int32)
-            phases.append(_phase(pattern, window, x, g, (ry, rx), own, taps, which))
-    return [phase for phase in phases if phase is not None]
-
-
-def _phase(
-    pattern: Pattern, window: Window, x: Frame, g: Frame, remainder: tuple[int, int],
-    own: Indices, taps: tuple[Indices, Indices], which: Indices | None,
-) -> tuple[Table, Loops] | None:  # fmt: skip
-    first, counts, shifts = [0, 0], [0, 0], []
-    for axis in (0, 1):
-        pad, stride = window.padding[axis][0], window.stride[axis]
-        first[axis] = (remainder[axis] - pad) % stride
-        counts[axis] = max(0, -(-(x.size[axis] - first[axis]) // stride))
-        shift = (first[axis] + pad - (taps[axis] if which is None else taps[axis][which])) // stride
-        shifts.append(shift + g.border[axis][0])
-    if 0 in counts:
-        return None
-    rows = pattern.rows if which is None else pattern.rows[which]
-    begins, order = sorted_by((own if which is None else own[which]).astype(np.int32), pattern.inputs)
-    columns = ((rows * g.height + shifts[0]) * g.width + shifts[1]).astype(np.int32)[order]
-    table = Table(begins[None, :-1].copy(), begins[None, 1:].copy(), columns, order if which is None else which[order])
-    y0 = x.place(first[0], first[1])
-    return table, _loops(g, x, 0, y0, (counts[0], counts[1]), (1, 1), window.stride)

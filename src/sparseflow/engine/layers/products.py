@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparseflow.engine.kernels.sums import all_dots, all_sums, row_sums, vector_product
-from sparseflow.engine.layers.geometry import CACHE, TILE, Frame, Loops, Window, backward, forward_loops, forward_table
+from sparseflow.engine.layers.geometry import CACHE, TILE, Frame, Loops, Window, forward_loops, forward_table
+from sparseflow.engine.layers.gradient_geometry import GradientLoops, gradient_passes
 from sparseflow.engine.layers.pattern import Pattern, Table
 from sparseflow.engine.layers.threads import over_outputs
 
@@ -57,7 +58,12 @@ class Product:
 
     @cached_property
     def _backward(self) -> list[tuple[Table, Loops]]:
-        return backward(self.pattern, self.window, self.gx, self.g, self.itemsize)
+        passes = gradient_passes(self.pattern, self.window, self.x, self.gx, self.g, self.itemsize)
+        return [(table, self._sums_of(loops)) for table, loops in passes]
+
+    def _sums_of(self, loops: GradientLoops) -> Loops:
+        rows, gi, _, yi, parts, gj, _, yj, length = loops.moves
+        return Loops(loops.g0, self.g.batch, loops.y0, self.gx.pitch, rows, gi, yi, parts, gj, yj, length)
 
     def _dots(self, g: Frame) -> tuple[tuple[Loops, ...], int]:
         """Loops of the weight gradient, and the rows to take at a time so that their input stays in the cache."""
@@ -106,7 +112,7 @@ class Product:
         def run(first: int, last: int) -> None:
             all_dots(table.begins, table.ends, table.columns, gs, xs, outs, loops, rows, first, last)
 
-        over_outputs(table.edges, self.work, run)
+        over_outputs(table, self.work, run)
         return out
 
     def bias_gradient(self, g: Tensor, frame: Frame) -> Tensor:
@@ -136,7 +142,7 @@ class Product:
             else:
                 all_sums(table.begins, table.ends, table.columns, ordered, start, x, y, loops, first, last, floor)
 
-        over_outputs(table.edges, self.work, run)
+        over_outputs(table, self.work, run)
 
 
 @cache

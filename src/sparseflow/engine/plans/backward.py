@@ -13,6 +13,7 @@ def backward(
     builder: Builder, steps: list[Step], values: dict[int, int], last: Image, *,
     halves: bool = False, input_gradient: bool = False,
 ) -> None:  # fmt: skip
+    """Add the operations of a backward pass; arguments as :func:`forward` and :func:`build_halves`."""
     # Before the first weights nothing needs a gradient, unless the input does.
     first = -1 if input_gradient else min(values, default=len(steps))
     g = _gradient(builder, steps, len(steps) - 1, first)

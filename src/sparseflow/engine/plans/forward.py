@@ -13,6 +13,14 @@ from sparseflow.engine.plans.stages import AveragePool, Flatten, MaxPool, Rectif
 def forward(
     builder: Builder, stages: Sequence[Stage], values: dict[int, int], shape: tuple[int, ...]
 ) -> tuple[list[Step], Image]:
+    """Add the operations of a forward pass.
+
+    Args:
+        values: Stage number -> where its values begin.
+        shape: Of one example.
+
+    Returns: the steps, and the output.
+    """
     if not 1 <= len(shape) <= 3:
         raise ValueError(f"one example must have 1 to 3 axes, got shape {shape}.")
     size = (*(1,) * (3 - len(shape)), *shape[1:])
