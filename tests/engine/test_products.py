@@ -15,7 +15,7 @@ from sparseflow.engine.kernels.sums import all_dots, all_sums
 from sparseflow.engine.layers import products as products_module
 from sparseflow.engine.layers.functions import to_storage
 from sparseflow.engine.layers.geometry import Frame, Window
-from sparseflow.engine.layers.pattern import Pattern
+from sparseflow.engine.layers.pattern import Pattern, Table
 from sparseflow.engine.layers.products import Product
 from sparseflow.rng import stream
 
@@ -188,12 +188,12 @@ def test_the_number_of_threads_changes_no_bit(threads: int, monkeypatch: pytest.
     calls: list[int] = []
     plain = products_module.over_outputs
 
-    def counted(edges: np.ndarray, work: int, run: object) -> None:
+    def counted(table: Table, work: int, run: object) -> None:
         def noted(first: int, last: int) -> None:
             calls.append(first)
             run(first, last)  # type: ignore[operator]
 
-        plain(edges, work, noted)
+        plain(table, work, noted)
 
     monkeypatch.setattr("sparseflow.engine.layers.threads._WORTH_IT", 1)
     monkeypatch.setattr(products_module, "over_outputs", counted)

@@ -81,6 +81,7 @@ def to_bytes(content: Content) -> bytes:
     """The bytes of a file."""
     tensors: dict[str, Tensor] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    blocks: dict[str, int] = {}
     tied: dict[str, str] = {}
     first: dict[int, str] = {}
     for name, entry in content.entries.items():
@@ -88,12 +89,12 @@ def to_bytes(content: Content) -> bytes:
             tied[name] = first[id(entry)]
         elif isinstance(entry, tuple):
             pattern, values = entry
-            shapes[name] = pattern.shape
+            shapes[name], blocks[name] = pattern.shape, pattern.block
             tensors[name + _VALUES] = values.detach()
-            tensors[name + _GAPS] = torch.from_numpy(pack(pattern.positions().numpy()))
+            tensors[name + _GAPS] = torch.from_numpy(pack(pattern.places().numpy()))
         else:
             tensors[name] = entry
-    header = json.dumps({"shapes": shapes, "groups": content.groups, "tied": tied})
+    header = json.dumps({"shapes": shapes, "groups": content.groups, "tied": tied, "blocks": blocks})
     return tensor_bytes(tensors, format=_FORMAT, version=_VERSION, header=header)
 
 
@@ -108,18 +109,19 @@ def read(path: Path) -> Content:
     cure = f"Export the model again; a dense state dict becomes a sparse file by: sparseflow export {path} OUT"
     tensors, text = read_tensors(path, format=_FORMAT, version=_VERSION, cure=cure)
     header = json.loads(text)
+    groups, blocks = header["groups"], header.get("blocks", {})  # files from before blocks name none
     entries: dict[str, Entry] = {name: t for name, t in tensors.items() if not name.endswith((_VALUES, _GAPS))}
     for name, shape in header["shapes"].items():
         try:
-            entries[name] = _sparse_entry(tensors, name, tuple(shape), header["groups"].get(name, 1))
+            entries[name] = _sparse_entry(tensors, name, tuple(shape), groups.get(name, 1), blocks.get(name, 1))
         except ValueError as error:
             raise ValueError(f"{path} is not valid at {name!r}: {error}") from error
     entries |= {name: entries[first] for name, first in header["tied"].items()}
-    return Content(entries, header["groups"])
+    return Content(entries, groups)
 
 
 def _sparse_entry(
-    tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], groups: int
+    tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], groups: int, block: int
 ) -> tuple[Pattern, Tensor]:
     values, gaps = tensors.get(name + _VALUES), tensors.get(name + _GAPS)
     if values is None or gaps is None:
@@ -129,7 +131,7 @@ def _sparse_entry(
             f"values must be floating point and gaps a row of uint8 or uint16, got {values.dtype} and {gaps.dtype}."
         )
     codes = gaps.numpy()
-    positions = unpack(codes)
-    if values.shape != positions.shape or (len(codes) and codes[-1] == np.iinfo(codes.dtype).max):
-        raise ValueError(f"it has {values.numel()} values for {len(positions)} places.")
-    return Pattern.at(torch.from_numpy(positions), shape, groups=groups), values
+    places = unpack(codes)
+    if values.shape != (len(places) * block,) or (len(codes) and codes[-1] == np.iinfo(codes.dtype).max):
+        raise ValueError(f"it has {values.numel()} values for {len(places)} places" + f" of {block}." * (block > 1))
+    return Pattern.at(torch.from_numpy(places), shape, groups=groups, block=block), values

@@ -163,31 +163,45 @@ def forward_loops(window: Window, x: Frame, y: Frame) -> Loops:
 
 
 def forward_table(pattern: Pattern, window: Window, x: Frame, itemsize: int = 4) -> Table:
-    """The places in ``x`` of the taps of each output channel.
+    """The places in ``x`` of the taps of each output channel, one by one.
 
     Raises:
         ValueError: if the image is too large for int32.
     """
+    pattern = pattern.one_by_one()
+    columns = columns_in(pattern, window, x)
+    block = max(TILE, CACHE // (min(TILE, x.batch) * itemsize))
+    if math.prod(window.kernel) * x.height * x.width > 1:
+        block = pattern.inputs  # neighbouring pixels are read too: columns are not cut
+    return in_blocks(pattern.begins, columns, None, num_columns=pattern.inputs, block=block)
+
+
+def block_table(pattern: Pattern, window: Window, x: Frame) -> Table:
+    """The places in ``x`` of the taps of each row of blocks; arguments and errors as :func:`forward_table`."""
+    return Table(pattern.begins[None, :-1], pattern.begins[None, 1:], columns_in(pattern, window, x))
+
+
+def columns_in(pattern: Pattern, window: Window, x: Frame) -> Indices:
+    """The place in ``x`` of each index's tap, over the batch: the indices themselves where an image is one pixel.
+
+    Raises:
+        ValueError: if the image is too large for int32.
+    """
+    _check_reach(pattern.inputs * x.height * x.width)
     kernel_size = math.prod(window.kernel)
     own = _inputs(pattern, kernel_size)
     if kernel_size == 1:
-        if x.height * x.width == 1:
-            block = max(TILE, CACHE // (min(TILE, x.batch) * itemsize))
-            return in_blocks(pattern.begins, own, None, num_columns=pattern.inputs, block=block)
-        columns = own * (x.height * x.width)
-    else:
-        tap = pattern.indices % kernel_size
-        dy, dx = tap // window.kernel[1] * window.dilation[0], tap % window.kernel[1] * window.dilation[1]
-        columns = (own * x.height + dy) * x.width + dx
-    _check_reach(pattern.inputs * x.height * x.width)
-    return Table(pattern.begins[None, :-1].copy(), pattern.begins[None, 1:].copy(), columns.astype(np.int32))
+        return own if x.height * x.width == 1 else own * (x.height * x.width)
+    tap = pattern.indices % kernel_size
+    dy, dx = tap // window.kernel[1] * window.dilation[0], tap % window.kernel[1] * window.dilation[1]
+    return ((own * x.height + dy) * x.width + dx).astype(np.int32, copy=False)
 
 
 def _inputs(pattern: Pattern, kernel_size: int) -> Indices:
-    """The input channel of each nonzero."""
+    """The input channel of each index."""
     own = pattern.indices if kernel_size == 1 else pattern.indices // kernel_size
     if pattern.groups > 1:
-        own = own + pattern.rows // (pattern.outputs // pattern.groups) * pattern.shape[1]
+        own = own + pattern.block_rows // (pattern.outputs // pattern.block // pattern.groups) * pattern.shape[1]
     return own
 
 
@@ -208,6 +222,7 @@ def backward(pattern: Pattern, window: Window, x: Frame, g: Frame, itemsize: int
         ValueError: if the image is too large for int32.
     """
     kernel_size = math.prod(window.kernel)
+    pattern = pattern.one_by_one()
     own = _inputs(pattern, kernel_size)
     tap = pattern.indices % kernel_size
     _check_reach(pattern.outputs * g.height * g.width)
@@ -242,6 +257,6 @@ def _phase(
     rows = pattern.rows if which is None else pattern.rows[which]
     begins, order = sorted_by((own if which is None else own[which]).astype(np.int32), pattern.inputs)
     columns = ((rows * g.height + shifts[0]) * g.width + shifts[1]).astype(np.int32)[order]
-    table = Table(begins[None, :-1].copy(), begins[None, 1:].copy(), columns, order if which is None else which[order])
+    table = Table(begins[None, :-1], begins[None, 1:], columns, order if which is None else which[order])
     y0 = x.place(first[0], first[1])
     return table, _loops(g, x, 0, y0, (counts[0], counts[1]), (1, 1), window.stride)

@@ -16,7 +16,7 @@ from sparseflow.engine.layers.dense_gradient import gradient_rows
 from sparseflow.engine.layers.dense_view import DenseView
 from sparseflow.engine.layers.functions import SparseProduct
 from sparseflow.engine.layers.geometry import Window, convolution_window
-from sparseflow.engine.layers.pattern import Pattern
+from sparseflow.engine.layers.pattern import BLOCK, Pattern
 from sparseflow.engine.layers.products import Product, warm_up
 
 Dense = nn.Linear | nn.Conv1d | nn.Conv2d
@@ -241,13 +241,15 @@ class SparseLayer(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _pattern_at(self, begins: Tensor, indices: Tensor, prefix: str) -> Pattern:
-        rows, row_size = torch.repeat_interleave(begins.long().diff()), math.prod(self.pattern.shape[1:])
-        if len(begins) != self.pattern.outputs + 1 or len(rows) != len(indices):
+        shape = self.pattern.shape
+        block = 1 if len(begins) == shape[0] + 1 else BLOCK
+        rows = torch.repeat_interleave(begins.long().diff())
+        if len(begins) != shape[0] / block + 1 or len(rows) != len(indices):
             raise ValueError(
-                f"{prefix}begins and {prefix}indices are of another layer than one of shape {self.pattern.shape}. Load "
+                f"{prefix}begins and {prefix}indices are of another layer than one of shape {shape}. Load "
                 "the state into a model of the architecture that was saved."
             )
-        return Pattern.at(rows * row_size + indices, self.pattern.shape, groups=self.pattern.groups)
+        return Pattern.at(rows * math.prod(shape[1:]) + indices, shape, groups=self.pattern.groups, block=block)
 
     def extra_repr(self) -> str:
         """Shape and sparsity."""

@@ -106,7 +106,7 @@ class Product:
         def run(first: int, last: int) -> None:
             all_dots(table.begins, table.ends, table.columns, gs, xs, outs, loops, rows, first, last)
 
-        over_outputs(table.edges, self.work, run)
+        over_outputs(table, self.work, run)
         return out
 
     def bias_gradient(self, g: Tensor, frame: Frame) -> Tensor:
@@ -136,7 +136,7 @@ class Product:
             else:
                 all_sums(table.begins, table.ends, table.columns, ordered, start, x, y, loops, first, last, floor)
 
-        over_outputs(table.edges, self.work, run)
+        over_outputs(table, self.work, run)
 
 
 @cache

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from sparseflow._fast import on_threads
+from sparseflow.engine.layers.pattern import Table
 
 #: Multiply-adds below which handing work to another thread costs more than it saves: in a layer, and in a chain, where
 #: gradients are added up afterwards.
@@ -26,21 +26,19 @@ def over_parts(parts: int, work: int, run: Callable[[int], None]) -> None:
     on_threads(threads, share)
 
 
-def over_outputs(edges: NDArray[np.int64], work: int, run: Callable[[int, int], None]) -> None:
-    """Call ``run(first, last)`` on ranges of outputs with about the same number of nonzeros each.
+def over_outputs(table: Table, work: int, run: Callable[[int, int], None]) -> None:
+    """Call ``run(first, last)`` on ranges of a table's outputs with about the same number of nonzeros each.
 
     An output is computed whole by one thread, so the result does not depend on their number, which is
     ``torch.get_num_threads()``.
-
-    ``edges``, ``(outputs + 1,)``, counts the nonzeros before each output.
     """
-    outputs = len(edges) - 1
+    outputs = table.outputs
     threads = 1 if work < 2 * _WORTH_IT else min(torch.get_num_threads(), work // _WORTH_IT, outputs)
     if threads <= 1:
         run(0, outputs)
         return
     # An output without nonzeros is work too: it is written.
-    load = edges + np.arange(outputs + 1)
+    load = table.edges + np.arange(outputs + 1)
     cuts = np.searchsorted(load, load[-1] * np.arange(1, threads) / threads)
     bounds = [0, *(int(cut) for cut in cuts), outputs]
 
