@@ -1,0 +1,136 @@
+"""Vectors of numbers in LLVM's terms: how kernels that emit their own code load, store, multiply and add them up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import extending, types
+from numba.core import cgutils as _cgutils
+
+#: Numba's own types speak of calls from Python; these are called from kernels.
+intrinsic: Any = extending.intrinsic
+cgutils: Any = _cgutils
+
+_FEATURES = binding.get_host_cpu_features()
+#: Numbers in one vector: of float32, a 512-bit register where there are any, else 256 bits.
+WIDTH = 16 if _FEATURES.get("avx512f") else 8
+#: Vectors of float32 that fit in the registers.
+REGISTERS = 32 if _FEATURES.get("avx512f") else 16
+
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+ZERO, ONE = ir.Constant(I64, 0), ir.Constant(I64, 1)
+
+
+def i64(value: int) -> Any:
+    """A constant."""
+    return ir.Constant(I64, value)
+
+
+class Vectors:
+    """Vectors of the numbers of an array.
+
+    Args:
+        builder: Of the function that is emitted.
+        kind: Numba's type of the array.
+        width: Numbers of a vector.
+    """
+
+    def __init__(self, builder: Any, kind: Any, width: int = WIDTH) -> None:
+        self.builder, self.width = builder, width
+        self.number, self.size = (ir.FloatType(), 4) if kind.dtype == types.float32 else (ir.DoubleType(), 8)
+        self.vector = ir.VectorType(self.number, width)
+        self.zero = ir.Constant(self.vector, [0.0] * width)
+
+    def at(self, pointer: Any, place: Any) -> Any:
+        """The pointer to ``place``, an integer or an emitted one."""
+        return self.builder.gep(pointer, [i64(place) if isinstance(place, int) else place])
+
+    def splat(self, scalar: Any) -> Any:
+        """A number in all lanes."""
+        return splat(self.builder, scalar, self.width)
+
+    def load(self, pointer: Any, mask: Any = None) -> Any:
+        """The numbers from a place on; with a mask those of its lanes, and 0 in the others, where nothing is read."""
+        if mask is None:
+            loaded = self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()))
+            loaded.align = self.size
+            return loaded
+        place = self.builder.bitcast(pointer, self.vector.as_pointer())
+        kind = ir.FunctionType(self.vector, [place.type, I32, mask.type, self.vector])
+        function = self._function(kind, f"llvm.masked.load.v{self.width}f{8 * self.size}.p0")
+        return self.builder.call(function, [place, ir.Constant(I32, self.size), mask, self.zero])
+
+    def store(self, value: Any, pointer: Any, mask: Any = None) -> None:
+        """Write a vector, or the lanes of a mask and nothing beside them."""
+        place = self.builder.bitcast(pointer, value.type.as_pointer())
+        if mask is None:
+            self.builder.store(value, place).align = self.size
+            return
+        kind = ir.FunctionType(ir.VoidType(), [value.type, place.type, I32, mask.type])
+        function = self._function(kind, f"llvm.masked.store.v{self.width}f{8 * self.size}.p0")
+        self.builder.call(function, [value, place, ir.Constant(I32, self.size), mask])
+
+    def first(self, count: Any) -> Any:
+        """The mask of the first ``count`` lanes; an emitted int64, of any size."""
+        lanes = ir.Constant(ir.VectorType(I64, self.width), list(range(self.width)))
+        return self.builder.icmp_signed("<", lanes, splat(self.builder, count, self.width))
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        """``a * b + c``, rounded once."""
+        function = self._function(
+            ir.FunctionType(self.vector, [self.vector] * 3), f"llvm.fma.v{self.width}f{self.size * 8}"
+        )
+        return self.builder.call(function, [a, b, c])
+
+    def local(self, value: Any) -> Any:
+        """A variable, which the compiler keeps in a register."""
+        return cgutils.alloca_once_value(self.builder, value)
+
+    def _function(self, kind: Any, name: str) -> Any:
+        return cgutils.get_or_insert_function(self.builder.module, kind, name)
+
+
+def data(context: Any, builder: Any, kind: Any, value: Any, offset: Any = None) -> Any:
+    """The pointer to an array's numbers, or to the one at ``offset``."""
+    pointer = context.make_array(kind)(context, builder, value).data
+    return pointer if offset is None else builder.gep(pointer, [offset])
+
+
+def integer(builder: Any, pointer: Any) -> Any:
+    """An index from a table, as int64."""
+    return builder.sext(builder.load(pointer), I64)
+
+
+def splat(builder: Any, scalar: Any, width: int) -> Any:
+    """A scalar in all lanes of a vector."""
+    undefined = ir.Constant(ir.VectorType(scalar.type, width), ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, width), [0] * width))
+
+
+@contextmanager
+def loop(builder: Any, first: Any, last: Any, step: int = 1) -> Iterator[Any]:
+    """The body of a loop over int64 in [first, last)."""
+    with cgutils.for_range_slice(builder, first, last, i64(step), I64) as (k, _):
+        yield k
+
+
+def sums(builder: Any, vectors: list[Any]) -> Any:
+    """The sum over each of 2^m vectors, as one vector: two vectors share an addition of their halves."""
+    width, blocks = vectors[0].type.count, 1  # a vector holds parts of ``blocks`` sums, each in neighbouring lanes
+    while blocks < width or len(vectors) > 1:
+        size = width // blocks // 2
+        low = [2 * size * block + lane for block in range(blocks) for lane in range(size)]
+        if len(vectors) > 1:
+            pairs = list(zip(vectors[::2], vectors[1::2], strict=True))
+            low += [width + lane for lane in low]
+            blocks *= 2
+        else:
+            pairs = [(vectors[0], vectors[0])]
+            width //= 2
+        halves = [ir.Constant(ir.VectorType(I32, len(low)), [lane + shift for lane in low]) for shift in (0, size)]
+        vectors = [builder.fadd(*(builder.shuffle_vector(a, b, half) for half in halves)) for a, b in pairs]
+    return vectors[0]
