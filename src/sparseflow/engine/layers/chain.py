@@ -27,7 +27,8 @@ from sparseflow.engine.plans.program import Image, Program, build_halves
 from sparseflow.engine.plans.stages import AveragePool, Flatten, MaxPool, Rectify, Stage, Weighted, fused, leaves
 
 Floats = NDArray[Any]
-#: Examples that are worked on at a time, or half of them where their activations would not fit in the cache.
+#: Examples that are worked on at a time, or half of them: those of a tile of blocks, and where their activations would
+#: not fit in the cache.
 _SLICE, _CACHE = 128, 1 << 21
 #: Input sizes whose programs are kept.
 _KEPT = 4
@@ -36,7 +37,7 @@ _NO_LABELS = np.zeros(0, np.int64)
 
 
 class _Slices(NamedTuple):
-    """The parts of a batch of one size: equal slices, and one with the rest; one slice if there are no images."""
+    """The slices of a batch of one size: equal ones, and one with the rest."""
 
     programs: list[tuple[int, Program, Program]]
     """First example, forward and backward pass of each slice."""
@@ -97,7 +98,7 @@ class Chain:
         Raises:
             ValueError: if the shape does not fit the chain.
         """
-        key = (shape, itemsize, input_gradient)
+        key = (shape, itemsize, input_gradient, torch.get_num_threads() > 1)
         if key not in self._slices:
             if len(self._slices) >= _KEPT:
                 self._slices.pop(next(iter(self._slices)))
@@ -107,9 +108,7 @@ class Chain:
                     self.stages, self.begins, shape[1:], batch=batch, itemsize=itemsize, input_gradient=input_gradient
                 )
 
-            size = shape[0]
-            if math.prod(shape[2:]) > 1:
-                size = _SLICE if halves(_SLICE)[0].workspace * itemsize <= _CACHE else _SLICE // 2
+            size = self._slice_size(shape, halves(_SLICE)[0].workspace * itemsize)
             edges = [*range(0, shape[0], size), shape[0]]
             made = {batch: halves(batch) for batch in {b - a for a, b in pairwise(edges)}}
             programs = [(a, *made[b - a][:2]) for a, b in pairwise(edges)]
@@ -118,6 +117,14 @@ class Chain:
             work = sum(program.work for _, program, _ in programs)
             self._slices[key] = _Slices(programs, output, (pixels[0], pixels[1]), np.arange(shape[0]), work, [])
         return self._slices[key]
+
+    def _slice_size(self, shape: tuple[int, ...], nbytes: int) -> int:
+        """Examples of a slice, of which 128 have a workspace of ``nbytes``."""
+        if math.prod(shape[2:]) > 1:
+            return _SLICE if nbytes <= _CACHE else _SLICE // 2
+        # Two threads take half of a single slice each: kernels sum over 64 examples at a time, so the bits stay.
+        shared = torch.get_num_threads() > 1 and shape[0] <= _SLICE
+        return _SLICE // 2 if shared or all(pattern.block > 1 for pattern in self.patterns) else _SLICE
 
 
 class _ChainFunction(torch.autograd.Function):
