@@ -7,6 +7,7 @@ distance away.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,6 +35,29 @@ class Loops(NamedTuple):
     xi: int
     yi: int
     parts: int
+    xj: int
+    yj: int
+    length: int
+
+
+class GradientLoops(NamedTuple):
+    """The strides of a backward pass over the output's gradient g, the input x and its gradient y.
+
+    See :func:`sparseflow.engine.kernels.gradients.column_gradients`.
+    """
+
+    g0: int
+    pitch: int
+    x0: int
+    x_pitch: int
+    y0: int
+    y_pitch: int
+    rows: int
+    gi: int
+    xi: int
+    yi: int
+    parts: int
+    gj: int
     xj: int
     yj: int
     length: int
@@ -142,18 +166,30 @@ class Frame:
         return ((y + self.border[0][0]) * self.width + x + self.border[1][0]) * self.batch
 
 
-def _loops(
-    x: Frame, y: Frame, x0: int, y0: int, counts: tuple[int, int], xs: tuple[int, int], ys: tuple[int, int]
-) -> Loops:
-    """Loops over ``counts`` pixels, ``xs`` and ``ys`` pixels apart; neighbouring ones are joined into longer rows."""
-    n = x.batch
-    rows, xi, yi = counts[0], xs[0] * x.width * n, ys[0] * y.width * n
-    parts, xj, yj, length = counts[1], xs[1] * n, ys[1] * n, n
-    if xj == yj == length or parts == 1:
+#: Pixels from one step of a loop to the next, down and across.
+Steps = tuple[int, int]
+
+
+def _joined(
+    counts: tuple[int, int], frames: Sequence[Frame], steps: Sequence[Steps]
+) -> tuple[int, list[int], int, list[int], int]:
+    """Loops over ``counts`` pixels that lie ``steps`` apart in each frame: rows, strides, parts, strides and length.
+
+    Pixels that are neighbours in all frames are joined into longer rows.
+    """
+    n = frames[0].batch
+    rows, down = counts[0], [step[0] * frame.width * n for frame, step in zip(frames, steps, strict=True)]
+    parts, across, length = counts[1], [step[1] * n for step in steps], n
+    if parts == 1 or all(stride == length for stride in across):
         parts, length = 1, length * parts
-    if parts == 1 and (xi == yi == length or rows == 1):
+    if parts == 1 and (rows == 1 or all(stride == length for stride in down)):
         rows, length = 1, length * rows
-    return Loops(x0, n, y0, y.pitch, rows, xi, yi, parts, xj, yj, length)
+    return rows, down, parts, across, length
+
+
+def _loops(x: Frame, y: Frame, x0: int, y0: int, counts: tuple[int, int], xs: Steps, ys: Steps) -> Loops:
+    rows, (xi, yi), parts, (xj, yj), length = _joined(counts, (x, y), (xs, ys))
+    return Loops(x0, x.batch, y0, y.pitch, rows, xi, yi, parts, xj, yj, length)
 
 
 def forward_loops(window: Window, x: Frame, y: Frame) -> Loops:
@@ -210,41 +246,74 @@ def _check_reach(places: int) -> None:
         raise ValueError(f"an image of {places} places is more than the engine's int32 columns can reach; use masks.")
 
 
-def backward(pattern: Pattern, window: Window, x: Frame, g: Frame, itemsize: int = 4) -> list[tuple[Table, Loops]]:
-    """The output gradients that each input channel meets: one table for each phase of the stride.
+class Phase(NamedTuple):
+    """The inputs whose padded position has the same remainder by the stride: they meet the same taps of the kernel."""
 
-    Input pixels whose padded position has the same remainder by the stride meet the same taps of the kernel, so within
-    a phase the input gradient is a weighted sum like the forward pass, by the transposed pattern.
+    table: Table
+    """For each input channel, the output gradients that it meets."""
+    g0: int
+    """Place in the gradient's frame that columns count from."""
+    first: tuple[int, int]
+    """First input pixel."""
+    counts: tuple[int, int]
+    """Input pixels, down and across."""
+
+
+def backward(pattern: Pattern, window: Window, x: Frame, g: Frame, itemsize: int = 4) -> list[tuple[Table, Loops]]:
+    """The tables and loops of the input gradient, from frame ``g`` to ``x``: a weighted sum like the forward pass.
 
     ``g`` has the border that :meth:`Window.gradient_border` gives.
 
     Raises:
         ValueError: if the image is too large for int32.
     """
+    return [
+        (phase.table, _loops(g, x, phase.g0, x.place(*phase.first), phase.counts, (1, 1), window.stride))
+        for phase in phases(pattern, window, x, g, itemsize)
+    ]
+
+
+def gradient_loops(phase: Phase, window: Window, x: Frame, gx: Frame, g: Frame) -> GradientLoops:
+    """The loops of both gradients of a phase, with the input in frame ``x`` and its gradient in ``gx``."""
+    steps = ((1, 1), window.stride, window.stride)
+    rows, down, parts, across, length = _joined(phase.counts, (g, x, gx), steps)
+    places = (phase.g0, g.batch, x.place(*phase.first), x.pitch, gx.place(*phase.first), gx.pitch)
+    return GradientLoops(*places, rows, *down, parts, *across, length)
+
+
+def block_gradient_loops(window: Window, x: Frame, gx: Frame, g: Frame) -> GradientLoops:
+    """The loops of both gradients of a pattern in blocks, from each output pixel to the first tap of its window."""
+    corner = -window.padding[0][0], -window.padding[1][0]
+    rows, down, parts, across, length = _joined(g.size, (g, x, gx), ((1, 1), window.stride, window.stride))
+    places = (g.place(0, 0), g.pitch, x.place(*corner), x.batch, gx.place(*corner), gx.batch)
+    return GradientLoops(*places, rows, *down, parts, *across, length)
+
+
+def phases(pattern: Pattern, window: Window, x: Frame, g: Frame, itemsize: int = 4) -> list[Phase]:
+    """The phases of a backward pass for inputs of the size of ``x``; the others as :func:`backward`."""
     kernel_size = math.prod(window.kernel)
     pattern = pattern.one_by_one()
     own = _inputs(pattern, kernel_size)
-    tap = pattern.indices % kernel_size
     _check_reach(pattern.outputs * g.height * g.width)
     if kernel_size == 1 and window.stride == (1, 1) and x.size == (1, 1):
         block = max(TILE, CACHE // (min(TILE, x.batch) * itemsize))
-        sizes = {"num_inputs": pattern.inputs, "num_rows": pattern.outputs, "block": block}
-        table = transposed(pattern.rows, own, **sizes)
-        return [(table, _loops(g, x, g.place(0, 0), x.place(0, 0), (1, 1), (1, 1), (1, 1)))]
+        table = transposed(pattern.rows, own, num_inputs=pattern.inputs, num_rows=pattern.outputs, block=block)
+        return [Phase(table, g.place(0, 0), (0, 0), (1, 1))]
+    tap = pattern.indices % kernel_size
     taps = (tap // window.kernel[1] * window.dilation[0], tap % window.kernel[1] * window.dilation[1])
-    phases = []
+    found = []
     for ry in range(window.stride[0]):
         for rx in range(window.stride[1]):
             meets = (taps[0] % window.stride[0] == ry) & (taps[1] % window.stride[1] == rx)
             which = None if bool(meets.all()) else np.flatnonzero(meets).astype(np.int32)
-            phases.append(_phase(pattern, window, x, g, (ry, rx), own, taps, which))
-    return [phase for phase in phases if phase is not None]
+            found.append(_phase(pattern, window, x, g, (ry, rx), own, taps, which))
+    return [phase for phase in found if phase is not None]
 
 
 def _phase(
     pattern: Pattern, window: Window, x: Frame, g: Frame, remainder: tuple[int, int],
     own: Indices, taps: tuple[Indices, Indices], which: Indices | None,
-) -> tuple[Table, Loops] | None:  # fmt: skip
+) -> Phase | None:  # fmt: skip
     first, counts, shifts = [0, 0], [0, 0], []
     for axis in (0, 1):
         pad, stride = window.padding[axis][0], window.stride[axis]
@@ -258,5 +327,4 @@ def _phase(
     begins, order = sorted_by((own if which is None else own[which]).astype(np.int32), pattern.inputs)
     columns = ((rows * g.height + shifts[0]) * g.width + shifts[1]).astype(np.int32)[order]
     table = Table(begins[None, :-1], begins[None, 1:], columns, order if which is None else which[order])
-    y0 = x.place(first[0], first[1])
-    return table, _loops(g, x, 0, y0, (counts[0], counts[1]), (1, 1), window.stride)
+    return Phase(table, 0, (first[0], first[1]), (counts[0], counts[1]))
