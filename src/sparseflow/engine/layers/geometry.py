@@ -18,6 +18,9 @@ from sparseflow.engine.layers.pattern import Indices, Pattern, Table, in_blocks,
 
 #: Bytes of input that the rows of one block of columns should fill: half of a second-level cache.
 CACHE = 1 << 19
+#: Bytes of the output's gradient that an input's both gradients should meet at a time: they lie beside the weights and
+#: their gradients, and what streams through, in that cache.
+MET = 1 << 17
 #: Examples that a register tile covers.
 TILE = 128
 #: Pixels of a max-pool's window, at most: the place of the maximum is kept as int8.
@@ -269,7 +272,7 @@ def backward(pattern: Pattern, window: Window, x: Frame, g: Frame, itemsize: int
     """
     return [
         (phase.table, _loops(g, x, phase.g0, x.place(*phase.first), phase.counts, (1, 1), window.stride))
-        for phase in phases(pattern, window, x, g, itemsize)
+        for phase in phases(pattern, window, x, g, itemsize, room=CACHE)
     ]
 
 
@@ -289,14 +292,17 @@ def block_gradient_loops(window: Window, x: Frame, gx: Frame, g: Frame) -> Gradi
     return GradientLoops(*places, rows, *down, parts, *across, length)
 
 
-def phases(pattern: Pattern, window: Window, x: Frame, g: Frame, itemsize: int = 4) -> list[Phase]:
-    """The phases of a backward pass for inputs of the size of ``x``; the others as :func:`backward`."""
+def phases(pattern: Pattern, window: Window, x: Frame, g: Frame, itemsize: int = 4, *, room: int = MET) -> list[Phase]:
+    """The phases of a backward pass for inputs of the size of ``x``, by blocks of outputs that fill ``room`` bytes.
+
+    The others as :func:`backward`.
+    """
     kernel_size = math.prod(window.kernel)
     pattern = pattern.one_by_one()
     own = _inputs(pattern, kernel_size)
     _check_reach(pattern.outputs * g.height * g.width)
     if kernel_size == 1 and window.stride == (1, 1) and x.size == (1, 1):
-        block = max(TILE, CACHE // (min(TILE, x.batch) * itemsize))
+        block = max(TILE, room // (min(TILE, x.batch) * itemsize))
         table = transposed(pattern.rows, own, num_inputs=pattern.inputs, num_rows=pattern.outputs, block=block)
         return [Phase(table, g.place(0, 0), (0, 0), (1, 1))]
     tap = pattern.indices % kernel_size
