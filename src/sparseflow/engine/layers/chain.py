@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import pairwise
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from sparseflow.engine.kernels.compiling import said_aloud
+from sparseflow.engine.kernels.workspace import workspace
 from sparseflow.engine.layers.functions import check_first_order, to_images, to_storage
 from sparseflow.engine.layers.geometry import Frame, pool_divisor, pool_window
 from sparseflow.engine.layers.modules import SparseLayer
@@ -29,12 +31,12 @@ Floats = NDArray[Any]
 _SLICE, _CACHE = 128, 1 << 21
 #: Input sizes whose programs are kept.
 _KEPT = 4
-_NO_NUMBERS = {torch.float32: np.zeros(0, np.float32), torch.float64: np.zeros(0, np.float64)}
+_DTYPES = (torch.float32, torch.float64)
 _NO_LABELS = np.zeros(0, np.int64)
 
 
 class _Slices(NamedTuple):
-    """The parts of a batch of one size: equal slices, and one with the rest."""
+    """The parts of a batch of one size: equal slices, and one with the rest; one slice if there are no images."""
 
     programs: list[tuple[int, Program, Program]]
     """First example, forward and backward pass of each slice."""
@@ -56,7 +58,7 @@ class _Held:
         self.workspaces = (
             slices.free.pop()
             if slices.free
-            else [(np.zeros(p.workspace, dtype), np.zeros(p.positions, np.int8)) for _, p, _ in slices.programs]
+            else [(workspace(p.workspace, dtype), np.zeros(p.positions, np.int8)) for _, p, _ in slices.programs]
         )
 
     def __del__(self) -> None:
@@ -89,76 +91,82 @@ class Chain:
         """Whether no layer has hooks or keeps its gradients."""
         return not any(map(is_watched, self.members)) and not any(layer.keeps_gradients for layer in self.layers)
 
-    def slices(self, shape: tuple[int, ...], itemsize: int, *, inner: bool, input_gradient: bool) -> _Slices:
+    def slices(self, shape: tuple[int, ...], itemsize: int, *, input_gradient: bool) -> _Slices:
         """The programs for inputs of shape ``(batch, ...)``; arguments as :func:`build_halves`.
 
         Raises:
             ValueError: if the shape does not fit the chain.
         """
-        key = (shape, itemsize, inner, input_gradient)
+        key = (shape, itemsize, input_gradient)
         if key not in self._slices:
             if len(self._slices) >= _KEPT:
                 self._slices.pop(next(iter(self._slices)))
 
             def halves(batch: int) -> tuple[Program, Program, Image]:
                 return build_halves(
-                    self.stages, self.begins, shape[1:], batch=batch, itemsize=itemsize,
-                    inner=inner, input_gradient=input_gradient,
-                )  # fmt: skip
+                    self.stages, self.begins, shape[1:], batch=batch, itemsize=itemsize, input_gradient=input_gradient
+                )
 
-            trial = halves(_SLICE)[0]
-            edges = [*range(0, shape[0], _SLICE if trial.workspace * itemsize <= _CACHE else _SLICE // 2), shape[0]]
+            size = shape[0]
+            if math.prod(shape[2:]) > 1:
+                size = _SLICE if halves(_SLICE)[0].workspace * itemsize <= _CACHE else _SLICE // 2
+            edges = [*range(0, shape[0], size), shape[0]]
             made = {batch: halves(batch) for batch in {b - a for a, b in pairwise(edges)}}
             programs = [(a, *made[b - a][:2]) for a, b in pairwise(edges)]
             output = made[edges[1]][2]
-            size = (*(1,) * (4 - len(shape)), *shape[2:])[-2:]
+            pixels = (*(1,) * (4 - len(shape)), *shape[2:])[-2:]
             work = sum(program.work for _, program, _ in programs)
-            self._slices[key] = _Slices(programs, output, (size[0], size[1]), np.arange(shape[0]), work, [])
+            self._slices[key] = _Slices(programs, output, (pixels[0], pixels[1]), np.arange(shape[0]), work, [])
         return self._slices[key]
 
 
 class _ChainFunction(torch.autograd.Function):
+    """The layout of the output is that of the input, except that images have the batch innermost."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, chain: Chain, slices: _Slices, inner: bool, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, chain: Chain, slices: _Slices, *parameters: Tensor) -> Tensor:
         values = torch.cat([parameter.detach() for parameter in parameters]).numpy()
         batch, output = len(slices.rows), slices.output
         frame = Frame(output.frame.size, batch)
-        source = to_storage(x, Frame(slices.size, batch)) if inner else x.detach().reshape(-1)
+        inner, flat = not x.is_contiguous(), _ends_flat(chain.stages, x.dim())
+        source = to_storage(x, Frame(slices.size, batch)) if inner else x.detach().view(-1)
         y = torch.empty(output.channels * frame.pitch, dtype=x.dtype)
         held = _Held(slices, values.dtype)
-        given, out, nothing = source.numpy(), y.numpy(), _NO_NUMBERS[x.dtype]
+        given, out, out_inner = source.numpy(), y.numpy(), inner or not flat
 
         def work(number: int) -> None:
             first, program, _ = slices.programs[number]
-            workspace, positions = held.workspaces[number]
+            room, positions = held.workspaces[number]
             run(
-                program.operations, workspace, positions, program.tables, program.order, values, nothing, nothing,
-                given, _NO_LABELS, slices.rows, first, 1, 1.0, out,
+                program.operations, room, positions, program.tables, values, values[:0], given, _NO_LABELS,
+                slices.rows, first, 1, 1.0, out, batch, inner, out_inner,
             )  # fmt: skip
 
         over_parts(len(slices.programs), slices.work, work)
         ctx.chain, ctx.slices, ctx.values, ctx.held, ctx.frame = chain, slices, values, held, frame
-        ctx.x_shape = tuple(x.shape)
-        return to_images(y, output.channels, frame, dims=2 if _ends_flat(chain.stages, x.dim()) else x.dim())
+        ctx.x_shape, ctx.inner = tuple(x.shape), inner
+        if not out_inner:
+            return y.view(batch, output.channels)
+        return to_images(y, output.channels, frame, dims=2 if flat else x.dim())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         check_first_order()
         chain, slices, values, held = ctx.chain, ctx.slices, ctx.values, ctx.held
-        given = to_storage(gradients[0], ctx.frame).numpy()
+        gradient, batch, shape = gradients[0], len(slices.rows), ctx.x_shape
+        given_inner = not gradient.is_contiguous()
+        given = (to_storage(gradient, ctx.frame) if given_inner else gradient.reshape(-1)).numpy()
         shares = [np.zeros_like(values) for _ in slices.programs]
-        batch, shape = len(slices.rows), ctx.x_shape
-        frame = Frame(slices.size, batch)
-        gx = torch.empty(shape[1] * frame.pitch if ctx.needs_input_grad[0] else 0, dtype=gradients[0].dtype)
+        frame, inner = Frame(slices.size, batch), ctx.inner
+        gx = torch.empty(shape[1] * frame.pitch if ctx.needs_input_grad[0] else 0, dtype=gradient.dtype)
         out = gx.numpy()
 
         def work(number: int) -> None:
             first, _, program = slices.programs[number]
-            workspace, positions = held.workspaces[number]
-            transposed = np.empty(len(program.order), values.dtype)
+            room, positions = held.workspaces[number]
             run(
-                program.operations, workspace, positions, program.tables, program.order, values, transposed,
-                shares[number], given, _NO_LABELS, slices.rows, first, 1, 1.0, out,
+                program.operations, room, positions, program.tables, values, shares[number], given, _NO_LABELS,
+                slices.rows, first, 1, 1.0, out, batch, given_inner, inner,
             )  # fmt: skip
 
         over_parts(len(slices.programs), slices.work, work)
@@ -167,13 +175,10 @@ class _ChainFunction(torch.autograd.Function):
         for share in shares[1:]:
             total += share
         found = torch.from_numpy(total).split(chain.sizes)
-        return (
-            to_images(gx, shape[1], frame, dims=len(shape)) if ctx.needs_input_grad[0] else None,
-            None,
-            None,
-            None,
-            *found,
-        )
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = to_images(gx, shape[1], frame, dims=len(shape)) if inner else gx.view(shape)
+        return of_x, None, None, *found
 
 
 def _ends_flat(stages: list[Stage], dims: int) -> bool:
@@ -207,16 +212,15 @@ class SparseSequential(nn.Sequential):
         chain = _chain_of(self)
         if chain is None:
             return self._layer_by_layer(x)
-        fits = x.dim() in (2, 3, 4) and x.dtype in _NO_NUMBERS and x.device.type == "cpu" and x.shape[0] > 0
+        fits = x.dim() in (2, 3, 4) and x.dtype in _DTYPES and x.device.type == "cpu" and x.shape[0] > 0
         if not (fits and chain.is_free() and all(p.dtype == x.dtype for p in chain.parameters)):
             return self._layer_by_layer(x)
-        inner = not x.is_contiguous()
         wanted = x.requires_grad and torch.is_grad_enabled()
         try:
-            slices = chain.slices(tuple(x.shape), x.element_size(), inner=inner, input_gradient=wanted)
+            slices = chain.slices(tuple(x.shape), x.element_size(), input_gradient=wanted)
         except ValueError:
             return self._layer_by_layer(x)  # whose errors name the layer
-        arguments = (x, chain, slices, inner, *chain.parameters)
+        arguments = (x, chain, slices, *chain.parameters)
         with nullcontext() if chain.has_run else said_aloud():
             out: Tensor = _ChainFunction.apply(*arguments)  # type: ignore[no-untyped-call]
         chain.has_run = True

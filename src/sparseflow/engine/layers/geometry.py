@@ -7,20 +7,16 @@ distance away.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from torch import nn
 
-from sparseflow.engine.layers.pattern import Indices, Pattern, Table, in_blocks, sorted_by, transposed
+from sparseflow.engine.layers.pattern import Indices, Pattern, Table, in_blocks
 
 #: Bytes of input that the rows of one block of columns should fill: half of a second-level cache.
 CACHE = 1 << 19
-#: Bytes of the output's gradient that an input's both gradients should meet at a time: they lie beside the weights and
-#: their gradients, and what streams through, in that cache.
-MET = 1 << 17
 #: Examples that a register tile covers.
 TILE = 128
 #: Pixels of a max-pool's window, at most: the place of the maximum is kept as int8.
@@ -38,29 +34,6 @@ class Loops(NamedTuple):
     xi: int
     yi: int
     parts: int
-    xj: int
-    yj: int
-    length: int
-
-
-class GradientLoops(NamedTuple):
-    """The strides of a backward pass over the output's gradient g, the input x and its gradient y.
-
-    See :func:`sparseflow.engine.kernels.gradients.column_gradients`.
-    """
-
-    g0: int
-    pitch: int
-    x0: int
-    x_pitch: int
-    y0: int
-    y_pitch: int
-    rows: int
-    gi: int
-    xi: int
-    yi: int
-    parts: int
-    gj: int
     xj: int
     yj: int
     length: int
@@ -169,30 +142,18 @@ class Frame:
         return ((y + self.border[0][0]) * self.width + x + self.border[1][0]) * self.batch
 
 
-#: Pixels from one step of a loop to the next, down and across.
-Steps = tuple[int, int]
-
-
-def _joined(
-    counts: tuple[int, int], frames: Sequence[Frame], steps: Sequence[Steps]
-) -> tuple[int, list[int], int, list[int], int]:
-    """Loops over ``counts`` pixels that lie ``steps`` apart in each frame: rows, strides, parts, strides and length.
-
-    Pixels that are neighbours in all frames are joined into longer rows.
-    """
-    n = frames[0].batch
-    rows, down = counts[0], [step[0] * frame.width * n for frame, step in zip(frames, steps, strict=True)]
-    parts, across, length = counts[1], [step[1] * n for step in steps], n
-    if parts == 1 or all(stride == length for stride in across):
+def _loops(
+    x: Frame, y: Frame, x0: int, y0: int, counts: tuple[int, int], xs: tuple[int, int], ys: tuple[int, int]
+) -> Loops:
+    """Loops over ``counts`` pixels, ``xs`` and ``ys`` pixels apart; neighbouring ones are joined into longer rows."""
+    n = x.batch
+    rows, xi, yi = counts[0], xs[0] * x.width * n, ys[0] * y.width * n
+    parts, xj, yj, length = counts[1], xs[1] * n, ys[1] * n, n
+    if xj == yj == length or parts == 1:
         parts, length = 1, length * parts
-    if parts == 1 and (rows == 1 or all(stride == length for stride in down)):
+    if parts == 1 and (xi == yi == length or rows == 1):
         rows, length = 1, length * rows
-    return rows, down, parts, across, length
-
-
-def _loops(x: Frame, y: Frame, x0: int, y0: int, counts: tuple[int, int], xs: Steps, ys: Steps) -> Loops:
-    rows, (xi, yi), parts, (xj, yj), length = _joined(counts, (x, y), (xs, ys))
-    return Loops(x0, x.batch, y0, y.pitch, rows, xi, yi, parts, xj, yj, length)
+    return Loops(x0, n, y0, y.pitch, rows, xi, yi, parts, xj, yj, length)
 
 
 def forward_loops(window: Window, x: Frame, y: Frame) -> Loops:
@@ -226,9 +187,9 @@ def columns_in(pattern: Pattern, window: Window, x: Frame) -> Indices:
     Raises:
         ValueError: if the image is too large for int32.
     """
-    _check_reach(pattern.inputs * x.height * x.width)
+    check_reach(pattern.inputs * x.height * x.width)
     kernel_size = math.prod(window.kernel)
-    own = _inputs(pattern, kernel_size)
+    own = input_channels(pattern, kernel_size)
     if kernel_size == 1:
         return own if x.height * x.width == 1 else own * (x.height * x.width)
     tap = pattern.indices % kernel_size
@@ -236,7 +197,7 @@ def columns_in(pattern: Pattern, window: Window, x: Frame) -> Indices:
     return ((own * x.height + dy) * x.width + dx).astype(np.int32, copy=False)
 
 
-def _inputs(pattern: Pattern, kernel_size: int) -> Indices:
+def input_channels(pattern: Pattern, kernel_size: int) -> Indices:
     """The input channel of each index."""
     own = pattern.indices if kernel_size == 1 else pattern.indices // kernel_size
     if pattern.groups > 1:
@@ -244,93 +205,7 @@ def _inputs(pattern: Pattern, kernel_size: int) -> Indices:
     return own
 
 
-def _check_reach(places: int) -> None:
+def check_reach(places: int) -> None:
+    """Raise ``ValueError`` if int32 columns cannot count the places of an image."""
     if places >= 2**31:
         raise ValueError(f"an image of {places} places is more than the engine's int32 columns can reach; use masks.")
-
-
-class Phase(NamedTuple):
-    """The inputs whose padded position has the same remainder by the stride: they meet the same taps of the kernel."""
-
-    table: Table
-    """For each input channel, the output gradients that it meets."""
-    g0: int
-    """Place in the gradient's frame that columns count from."""
-    first: tuple[int, int]
-    """First input pixel."""
-    counts: tuple[int, int]
-    """Input pixels, down and across."""
-
-
-def backward(pattern: Pattern, window: Window, x: Frame, g: Frame, itemsize: int = 4) -> list[tuple[Table, Loops]]:
-    """The tables and loops of the input gradient, from frame ``g`` to ``x``: a weighted sum like the forward pass.
-
-    ``g`` has the border that :meth:`Window.gradient_border` gives.
-
-    Raises:
-        ValueError: if the image is too large for int32.
-    """
-    return [
-        (phase.table, _loops(g, x, phase.g0, x.place(*phase.first), phase.counts, (1, 1), window.stride))
-        for phase in phases(pattern, window, x, g, itemsize, room=CACHE)
-    ]
-
-
-def gradient_loops(phase: Phase, window: Window, x: Frame, gx: Frame, g: Frame) -> GradientLoops:
-    """The loops of both gradients of a phase, with the input in frame ``x`` and its gradient in ``gx``."""
-    steps = ((1, 1), window.stride, window.stride)
-    rows, down, parts, across, length = _joined(phase.counts, (g, x, gx), steps)
-    places = (phase.g0, g.batch, x.place(*phase.first), x.pitch, gx.place(*phase.first), gx.pitch)
-    return GradientLoops(*places, rows, *down, parts, *across, length)
-
-
-def block_gradient_loops(window: Window, x: Frame, gx: Frame, g: Frame) -> GradientLoops:
-    """The loops of both gradients of a pattern in blocks, from each output pixel to the first tap of its window."""
-    corner = -window.padding[0][0], -window.padding[1][0]
-    rows, down, parts, across, length = _joined(g.size, (g, x, gx), ((1, 1), window.stride, window.stride))
-    places = (g.place(0, 0), g.pitch, x.place(*corner), x.batch, gx.place(*corner), gx.batch)
-    return GradientLoops(*places, rows, *down, parts, *across, length)
-
-
-def phases(pattern: Pattern, window: Window, x: Frame, g: Frame, itemsize: int = 4, *, room: int = MET) -> list[Phase]:
-    """The phases of a backward pass for inputs of the size of ``x``, by blocks of outputs that fill ``room`` bytes.
-
-    The others as :func:`backward`.
-    """
-    kernel_size = math.prod(window.kernel)
-    pattern = pattern.one_by_one()
-    own = _inputs(pattern, kernel_size)
-    _check_reach(pattern.outputs * g.height * g.width)
-    if kernel_size == 1 and window.stride == (1, 1) and x.size == (1, 1):
-        block = max(TILE, room // (min(TILE, x.batch) * itemsize))
-        table = transposed(pattern.rows, own, num_inputs=pattern.inputs, num_rows=pattern.outputs, block=block)
-        return [Phase(table, g.place(0, 0), (0, 0), (1, 1))]
-    tap = pattern.indices % kernel_size
-    taps = (tap // window.kernel[1] * window.dilation[0], tap % window.kernel[1] * window.dilation[1])
-    found = []
-    for ry in range(window.stride[0]):
-        for rx in range(window.stride[1]):
-            meets = (taps[0] % window.stride[0] == ry) & (taps[1] % window.stride[1] == rx)
-            which = None if bool(meets.all()) else np.flatnonzero(meets).astype(np.int32)
-            found.append(_phase(pattern, window, x, g, (ry, rx), own, taps, which))
-    return [phase for phase in found if phase is not None]
-
-
-def _phase(
-    pattern: Pattern, window: Window, x: Frame, g: Frame, remainder: tuple[int, int],
-    own: Indices, taps: tuple[Indices, Indices], which: Indices | None,
-) -> Phase | None:  # fmt: skip
-    first, counts, shifts = [0, 0], [0, 0], []
-    for axis in (0, 1):
-        pad, stride = window.padding[axis][0], window.stride[axis]
-        first[axis] = (remainder[axis] - pad) % stride
-        counts[axis] = max(0, -(-(x.size[axis] - first[axis]) // stride))
-        shift = (first[axis] + pad - (taps[axis] if which is None else taps[axis][which])) // stride
-        shifts.append(shift + g.border[axis][0])
-    if 0 in counts:
-        return None
-    rows = pattern.rows if which is None else pattern.rows[which]
-    begins, order = sorted_by((own if which is None else own[which]).astype(np.int32), pattern.inputs)
-    columns = ((rows * g.height + shifts[0]) * g.width + shifts[1]).astype(np.int32)[order]
-    table = Table(begins[None, :-1], begins[None, 1:], columns, order if which is None else which[order])
-    return Phase(table, 0, (first[0], first[1]), (counts[0], counts[1]))

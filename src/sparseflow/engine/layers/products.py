@@ -16,16 +16,13 @@ from sparseflow.engine.layers.geometry import (
     CACHE,
     TILE,
     Frame,
-    GradientLoops,
     Loops,
     Window,
-    block_gradient_loops,
     block_table,
     forward_loops,
     forward_table,
-    gradient_loops,
-    phases,
 )
+from sparseflow.engine.layers.gradient_geometry import GradientLoops, block_gradient_loops, gradient_passes
 from sparseflow.engine.layers.pattern import BLOCK, Pattern, Table
 from sparseflow.engine.layers.threads import over_outputs
 
@@ -76,8 +73,7 @@ class Product:
     def _backward(self) -> list[tuple[Table, GradientLoops]]:
         if self.in_blocks:
             return [(self._forward[0], block_gradient_loops(self.window, self.x, self.gx, self.g))]
-        found = phases(self.pattern, self.window, self.gx, self.g, self.itemsize)
-        return [(phase.table, gradient_loops(phase, self.window, self.x, self.gx, self.g)) for phase in found]
+        return gradient_passes(self.pattern, self.window, self.x, self.gx, self.g, self.itemsize)
 
     @cached_property
     def _single(self) -> bool:
@@ -149,22 +145,19 @@ class Product:
     def _scatter(
         self, table: Table, loops: GradientLoops, w: Floats, g: Floats, x: Floats, gx: Floats, out: Floats
     ) -> None:
-        g0, g_pitch, x0, pitch, y0, _, *moves = loops
         block_gradients(
-            self.pattern.begins, table.columns, table.columns, w, g, g0, g_pitch, x, x0, gx, y0, pitch, out,
-            0, table.outputs, *moves, False,
+            self.pattern.begins, table.columns, table.columns, w, g, loops.g0, self.g.pitch, x, loops.x0,
+            gx, loops.y0, self.x.batch, out, 0, table.outputs, *loops.moves, False,
         )  # fmt: skip
 
     def _gather(
         self, table: Table, loops: GradientLoops, w: Floats, g: Floats, x: Floats, gx: Floats, out: Floats
     ) -> None:
-        g0, pitch, x0, x_pitch, y0, y_pitch, *moves = loops
-
         def run(first: int, last: int) -> None:
             for block, (begins, ends) in enumerate(zip(table.begins, table.ends, strict=True)):
                 column_gradients(
-                    begins, ends, table.columns, table.order, w, g, g0, pitch, x, x0, x_pitch, gx, y0, y_pitch, out,
-                    first, last, *moves, block > 0, False,
+                    begins, ends, table.columns, table.order, w, g, loops.g0, self.g.batch, x, loops.x0, self.x.pitch,
+                    gx, loops.y0, self.gx.pitch, out, first, last, *loops.moves, block > 0, False,
                 )  # fmt: skip
 
         over_outputs(table, 2 * self.work, run)

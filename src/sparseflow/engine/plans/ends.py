@@ -1,4 +1,4 @@
-"""The two ends of a plan: images turned batch-innermost, and softmax cross-entropy with its gradient."""
+"""The two ends of a program: examples in and out of the workspace, and softmax cross-entropy with its gradient."""
 
 from __future__ import annotations
 
@@ -12,98 +12,59 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from sparseflow.engine.kernels.compiling import part
+from sparseflow.engine.kernels.transpose import transpose, transpose_chosen
 
 Floats = NDArray[Any]
 Integers = NDArray[np.int64]
 
-#: Examples and numbers of a tile that is transposed in registers.
-SIDE = 8
-
-
-@intrinsic
-def _transpose_tile(
-    typingctx: Any, x: Any, rows: Any, n: Any, size: Any, f: Any, y: Any, y0: Any, step: Any
-) -> Any:  # fmt: skip
-    """``y[y0 + j * step + i] = x[rows[n + i] * size + f + j]``, i and j < SIDE."""
-    signature = types.void(x, rows, n, size, f, y, y0, step)
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kinds = signature.args
-        first, stride, column, place, distance = (arguments[k] for k in (2, 3, 4, 6, 7))
-        number, bytes_each = (ir.FloatType(), 4) if kinds[0].dtype == types.float32 else (ir.DoubleType(), 8)
-        vector = ir.VectorType(number, SIDE)
-        data = {k: context.make_array(kinds[k])(context, builder, arguments[k]).data for k in (0, 1, 5)}
-        rows = []
-        for i in range(SIDE):
-            row = builder.load(builder.gep(data[1], [builder.add(first, ir.Constant(ir.IntType(64), i))]))
-            start = builder.gep(data[0], [builder.add(builder.mul(row, stride), column)])
-            loaded = builder.load(builder.bitcast(start, vector.as_pointer()))
-            loaded.align = bytes_each
-            rows.append(loaded)
-        half = SIDE // 2
-        mix = [lane // 2 + SIDE * (lane % 2) for lane in range(SIDE)]
-        low = ir.Constant(ir.VectorType(ir.IntType(32), SIDE), mix)
-        high = ir.Constant(ir.VectorType(ir.IntType(32), SIDE), [lane + half for lane in mix])
-        # Three times each row interleaved with the one half the rows further: a perfect shuffle, which is a transpose.
-        for _ in range(SIDE.bit_length() - 1):
-            pairs = list(zip(rows[:half], rows[half:], strict=True))
-            rows = [builder.shuffle_vector(a, b, part) for a, b in pairs for part in (low, high)]
-        for j, row in enumerate(rows):
-            shift = builder.add(place, builder.mul(distance, ir.Constant(ir.IntType(64), j)))
-            target = builder.bitcast(builder.gep(data[5], [shift]), vector.as_pointer())
-            builder.store(row, target).align = bytes_each
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-@part
-def take_images(
-    images: Floats, chosen: Integers, begin: int, size: int, x: Floats, x0: int, pitch: int, x_row: int,
-    channels: int, rows: int, length: int, batch: int,
-) -> None:  # fmt: skip
-    """Images ``chosen[begin], ...``, of ``size`` numbers each, become ``(channels, rows, length, batch)``."""
-    whole_n, whole_f = batch - batch % SIDE, length - length % SIDE
-    for c in range(channels):
-        for i in range(rows):
-            source, target = (c * rows + i) * length, x0 + c * pitch + i * x_row
-            for f in range(0, whole_f, SIDE):
-                for n in range(0, whole_n, SIDE):
-                    _transpose_tile(  # type: ignore[call-arg]
-                        images, chosen, begin + n, size, source + f, x, target + f * batch + n, np.int64(batch)
-                    )
-            for n in range(batch):
-                image = chosen[begin + n] * size + source
-                for f in range(whole_f if n < whole_n else 0, length):
-                    x[target + f * batch + n] = images[image + f]
-
 
 @part
 def take(
-    storage: Floats, begin: int, total: int, x: Floats, x0: int, pitch: int, x_row: int,
-    channels: int, rows: int, length: int, batch: int,
+    given: Floats, begin: int, total: int, chosen: Integers, inner: bool,
+    x: Floats, x0: int, pitch: int, x_row: int, channels: int, rows: int, length: int, batch: int,
 ) -> None:  # fmt: skip
-    """Copy examples ``begin, ...`` of ``(channels, rows, length, total)`` into the workspace."""
+    """Copy examples ``chosen[begin], ...`` into the workspace, as ``(channels, rows, length, batch)``.
+
+    ``given`` is ``(examples, numbers)``. Where ``inner`` it is ``(numbers, total)``, and all of them are chosen.
+    """
+    if inner:
+        for c in range(channels):
+            for i in range(rows):
+                source, target = ((c * rows + i) * length) * total + begin, x0 + c * pitch + i * x_row
+                for f in range(length):
+                    a, b = source + f * total, target + f * batch
+                    x[b : b + batch] = given[a : a + batch]
+        return
+    size = channels * rows * length
+    if pitch == rows * length * batch and (rows == 1 or x_row == length * batch):
+        channels, rows, length = 1, 1, size
     for c in range(channels):
         for i in range(rows):
-            source, target = ((c * rows + i) * length) * total + begin, x0 + c * pitch + i * x_row
-            for f in range(length):
-                a, b = source + f * total, target + f * batch
-                x[b : b + batch] = storage[a : a + batch]
+            source, target = (c * rows + i) * length, x0 + c * pitch + i * x_row
+            transpose_chosen(given, size, chosen, begin, source, batch, length, x, target, batch)
 
 
 @part
 def give(
     x: Floats, x0: int, pitch: int, x_row: int, channels: int, rows: int, length: int, batch: int,
-    storage: Floats, begin: int, total: int,
+    out: Floats, begin: int, total: int, inner: bool,
 ) -> None:  # fmt: skip
-    """Copy the workspace to examples ``begin, ...`` of ``(channels, rows, length, total)``."""
+    """Copy the workspace to examples ``begin, ...`` of ``out``: arguments as :func:`take`."""
+    if inner:
+        for c in range(channels):
+            for i in range(rows):
+                target, source = ((c * rows + i) * length) * total + begin, x0 + c * pitch + i * x_row
+                for f in range(length):
+                    a, b = source + f * batch, target + f * total
+                    out[b : b + batch] = x[a : a + batch]
+        return
+    size = channels * rows * length
+    if pitch == rows * length * batch and (rows == 1 or x_row == length * batch):
+        channels, rows, length = 1, 1, size
     for c in range(channels):
         for i in range(rows):
-            target, source = ((c * rows + i) * length) * total + begin, x0 + c * pitch + i * x_row
-            for f in range(length):
-                a, b = source + f * batch, target + f * total
-                storage[b : b + batch] = x[a : a + batch]
+            target, source = begin * size + (c * rows + i) * length, x0 + c * pitch + i * x_row
+            transpose(x, source, batch, length, batch, out, target, size)
 
 
 @intrinsic

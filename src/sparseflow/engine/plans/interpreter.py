@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparseflow.engine.kernels.blocks import block_dots, block_gradients, block_sums
 from sparseflow.engine.kernels.compiling import kernel
+from sparseflow.engine.kernels.gradients import column_gradients, gated_sums
 from sparseflow.engine.kernels.pooling import (
     average_pool,
     average_pool_backward,
@@ -22,25 +24,25 @@ from sparseflow.engine.kernels.pooling import (
     relu_gate,
 )
 from sparseflow.engine.kernels.sums import row_sums, sampled_dots, weighted_sums
-from sparseflow.engine.plans.ends import cross_entropy, give, take, take_images
+from sparseflow.engine.plans.ends import cross_entropy, give, take
 
 Floats = NDArray[Any]
 Integers = NDArray[np.int64]
 
 #: Length of a row.
-ROW = 24
-FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, BIAS_GRADIENT = 0, 1, 2, 3
-MAX_POOL, MAX_POOL_BACKWARD, AVERAGE_POOL, AVERAGE_POOL_BACKWARD, RELU, RELU_BACKWARD = 4, 5, 6, 7, 8, 9
-TAKE_IMAGES, CROSS_ENTROPY, GIVE_LOGITS, TAKE, GIVE, RELU_GATE = 10, 11, 12, 13, 14, 15
+ROW = 28
+FORWARD, BLOCK_FORWARD, GRADIENTS, BLOCK_GRADIENTS, WEIGHT_GRADIENT, BLOCK_WEIGHT_GRADIENT = range(6)
+MAX_POOL, MAX_POOL_BACKWARD, AVERAGE_POOL, AVERAGE_POOL_BACKWARD, RELU, RELU_BACKWARD, RELU_GATE = range(6, 13)
+BIAS_GRADIENT, GATED_BIAS_GRADIENT, ZERO, TAKE, GIVE, CROSS_ENTROPY = range(13, 19)
 
 _MINUS_INFINITY = -np.inf
 
 
 @kernel
 def run(
-    operations: NDArray[np.int64], x: Floats, where: NDArray[np.int8], tables: NDArray[np.int32],
-    order: NDArray[np.int32], values: Floats, transposed: Floats, gradient: Floats, images: Floats, labels: Integers,
-    chosen: Integers, first: int, slices: int, scale: float, logits: Floats,
+    operations: NDArray[np.int64], x: Floats, where: NDArray[np.int8], tables: NDArray[np.int32], values: Floats,
+    gradient: Floats, given: Floats, labels: Integers, chosen: Integers, first: int, slices: int, scale: float,
+    out: Floats, total: int, given_inner: bool, out_inner: bool,
 ) -> float:  # fmt: skip
     """Run the table on ``slices`` slices of a batch, one after the other.
 
@@ -48,22 +50,20 @@ def run(
         operations: ``(operations, ROW)``.
         x: The workspace: activations and their gradients; its borders are zero.
         where: Room for the positions of maxima.
-        tables: All begins, ends and columns.
+        tables: All begins, ends, columns and orders.
         values: Active weights and biases.
-        order, transposed: Places of the values that the input gradients take, in their order, and room for the values.
         gradient: As ``values``; added to.
-        images: ``(examples, numbers)``, flat; for ``TAKE`` the whole batch, innermost.
+        given: What ``TAKE`` reads, flat: ``(examples, numbers)``, or ``(numbers, total)`` where ``given_inner``.
         labels: ``(examples,)``.
         chosen: The examples of the batch, checked.
         first: Begin of the first slice in ``chosen``.
         scale: Factor of the gradient: one over the examples of the whole batch.
-        logits: ``(batch, classes)``, flat; written by ``GIVE_LOGITS``. For ``GIVE`` the batch is innermost.
+        out: What ``GIVE`` writes, flat: ``(total, numbers)``, or ``(numbers, total)`` where ``out_inner``.
+        total: Examples of the whole batch.
 
     Returns: the sum of the examples' losses.
     """
-    for k in range(order.shape[0]):
-        transposed[k] = values[order[k]]
-    total = 0.0
+    loss = 0.0
     begin = first
     zero = np.int64(0)  # a literal 0 would have all kernels compiled once more, for it alone
     for _ in range(slices):
@@ -71,20 +71,47 @@ def run(
         for k in range(operations.shape[0]):
             o = operations[k]
             code = o[0]
-            if code <= INPUT_GRADIENT:
+            if code == FORWARD:
                 floor = 0.0 if o[20] == 1 else _MINUS_INFINITY
                 weighted_sums(
-                    tables[o[1] :], tables[o[2] :], tables[o[3] :], (values if code == FORWARD else transposed)[o[4] :],
-                    values[o[5] : o[5] + o[6]], x, o[7], o[8], x, o[9], o[10], zero, o[11],
+                    tables[o[1] :], tables[o[2] :], tables[o[3] :], values[o[4] :], values[o[5] : o[5] + o[6]],
+                    x, o[7], o[8], x, o[9], o[10], zero, o[11],
                     o[12], o[13], o[14], o[15], o[16], o[17], o[18], o[19] == 1, floor,
+                )  # fmt: skip
+            elif code == BLOCK_FORWARD:
+                floor = 0.0 if o[18] == 1 else _MINUS_INFINITY
+                block_sums(
+                    tables[o[1] :], tables[o[2] :], values[o[3] :], values[o[4] : o[4] + o[5]],
+                    x, o[6], o[7], x, o[8], o[9], zero, o[10], o[11], o[12], o[13], o[14], o[15], o[16], o[17], floor,
+                )  # fmt: skip
+            elif code == GRADIENTS:
+                column_gradients(
+                    tables[o[1] :], tables[o[2] :], tables[o[3] :], tables[o[4] :], values[o[5] :],
+                    x, o[6], o[7], x, o[8], o[9], x, o[10], o[11], gradient[o[5] :], zero, o[12],
+                    o[13], o[14], o[15], o[16], o[17], o[18], o[19], o[20], o[21], o[22] == 1, True,
+                )  # fmt: skip
+            elif code == BLOCK_GRADIENTS:
+                block_gradients(
+                    tables[o[1] :], tables[o[2] :], tables[o[3] :], values[o[4] :],
+                    x, o[5], o[6], x, o[7], x, o[8], o[9], gradient[o[4] :], zero, o[10],
+                    o[11], o[12], o[13], o[14], o[15], o[16], o[17], o[18], o[19], True,
                 )  # fmt: skip
             elif code == WEIGHT_GRADIENT:
                 sampled_dots(
                     tables[o[1] :], tables[o[2] :], tables[o[3] :], x, o[4], o[5], x, o[6], o[7], gradient[o[8] :],
                     zero, o[9], o[10], o[11], o[12], o[13], o[14], o[15], o[16], o[17],
                 )  # fmt: skip
+            elif code == BLOCK_WEIGHT_GRADIENT:
+                block_dots(
+                    tables[o[1] :], tables[o[2] :], x, o[3], o[4], x, o[5], o[6], gradient[o[7] :],
+                    zero, o[8], o[9], o[10], o[11], o[12], o[13], o[14], o[15], True,
+                )  # fmt: skip
             elif code == BIAS_GRADIENT:
                 row_sums(x, o[1], o[2], gradient[o[3] :], zero, o[4], o[5], o[6], o[7], o[8], o[9])
+            elif code == GATED_BIAS_GRADIENT:
+                gated_sums(
+                    x, o[1], o[2], o[3], x, o[4], o[5], o[6], gradient[o[7] :], zero, o[8], o[9], o[10]
+                )  # fmt: skip
             elif code == MAX_POOL:
                 floor = 0.0 if o[23] == 1 else _MINUS_INFINITY
                 max_pool(
@@ -114,19 +141,14 @@ def run(
                 )  # fmt: skip
             elif code == RELU_GATE:
                 relu_gate(x, o[1], o[2], o[3], x, o[4], o[5], o[6], zero, o[7], o[8], o[9])
-            elif code == TAKE_IMAGES:
-                batch = o[8]
-                take_images(images, chosen, begin, o[1], x, o[2], o[3], o[4], o[5], o[6], o[7], batch)
-            elif code == CROSS_ENTROPY:
-                total += cross_entropy(x, o[1], o[2], batch, labels, chosen, begin, o[3], scale)
+            elif code == ZERO:
+                x[o[1] : o[1] + o[2]] = 0
             elif code == TAKE:
                 batch = o[7]
-                take(images, begin, len(chosen), x, o[1], o[2], o[3], o[4], o[5], o[6], batch)
+                take(given, begin, total, chosen, given_inner, x, o[1], o[2], o[3], o[4], o[5], o[6], batch)
             elif code == GIVE:
-                give(x, o[1], o[2], o[3], o[4], o[5], o[6], batch, logits, begin, len(chosen))
+                give(x, o[1], o[2], o[3], o[4], o[5], o[6], batch, out, begin, total, out_inner)
             else:
-                for n in range(batch):
-                    for c in range(o[2]):
-                        logits[(begin + n) * o[2] + c] = x[o[1] + c * batch + n]
+                loss += cross_entropy(x, o[1], o[2], batch, labels, chosen, begin, o[3], scale)
         begin += batch
-    return total
+    return loss

@@ -16,6 +16,7 @@ from sparseflow._fast import on_threads
 from sparseflow.attached import check_current
 from sparseflow.boundary import checked
 from sparseflow.engine.kernels.compiling import said_aloud
+from sparseflow.engine.kernels.workspace import workspace
 from sparseflow.engine.plans.interpreter import run
 from sparseflow.engine.plans.program import Program, build_program
 from sparseflow.engine.plans.stages import Weighted, read_chain
@@ -37,7 +38,6 @@ class _Worker(NamedTuple):
 
     workspace: NDArray[Any]
     positions: NDArray[np.int8]
-    transposed: NDArray[Any]
 
 
 class _Piece(NamedTuple):
@@ -203,9 +203,8 @@ class Plan:
     ) -> float:  # fmt: skip
         program, worker = piece.program, piece.worker
         total: float = run(
-            program.operations, worker.workspace, worker.positions, program.tables, program.order,
-            self._state.values.numpy(), worker.transposed, gradient, images, labels, rows, piece.first, piece.slices,
-            scale, out,
+            program.operations, worker.workspace, worker.positions, program.tables, self._state.values.numpy(),
+            gradient, images, labels, rows, piece.first, piece.slices, scale, out, len(rows), False, False,
         )  # fmt: skip
         return total
 
@@ -244,9 +243,8 @@ class Plan:
         if key not in self._workers:
             dtype = self._state.values.numpy().dtype
             self._workers[key] = _Worker(
-                np.zeros(program.workspace, dtype),
+                workspace(program.workspace, dtype),
                 np.zeros(program.positions, np.int8),
-                np.zeros(len(program.order), dtype),
             )
         return self._workers[key]
 
