@@ -7,7 +7,7 @@ from typing import Any
 
 from numba import types
 
-from sparseflow.engine.kernels.vectors import I32, ZERO, Vectors, data, i64, integer, intrinsic, ir, loop, sums
+from sparseflow.engine.kernels.vectors import I32, ZERO, Sums, Vectors, data, i64, integer, intrinsic, ir, loop, sums
 
 
 def both_gradients(count: int, *, masked: bool = False) -> Callable[..., None]:
@@ -46,7 +46,7 @@ def both_gradients(count: int, *, masked: bool = False) -> Callable[..., None]:
                     builder.store(v.load(v.at(ys, shift), mask), total)
 
             def meet(k: Any, several: int) -> None:
-                wheres, products = [], []
+                wheres, products = [], Sums(builder)
                 for t in range(several):
                     place = builder.add(k, i64(t))
                     wheres.append(integer(builder, v.at(places, place)))
@@ -57,8 +57,8 @@ def both_gradients(count: int, *, masked: bool = False) -> Callable[..., None]:
                         part = v.load(v.at(met, shift), mask)
                         builder.store(v.fma(value, part, builder.load(total)), total)
                         halves[i % 2] = v.fma(inputs[i], part, halves[i % 2])
-                    products.append(builder.fadd(*halves) if count > 1 else halves[0])
-                dots = sums(builder, products)
+                    products.add(builder.fadd(*halves) if count > 1 else halves[0])
+                dots = products.result()
                 for t, where in enumerate(wheres):
                     place = v.at(outs, where)
                     dot = builder.extract_element(dots, ir.Constant(I32, t))
