@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor
 
 from sparseflow.engine.kernels.sums import put_in_frame
+from sparseflow.engine.kernels.transpose import transpose
 from sparseflow.engine.layers.geometry import Frame
 from sparseflow.engine.layers.products import Product
 
@@ -23,59 +25,124 @@ def to_storage(images: Tensor, frame: Frame) -> Tensor:
 
     Images are ``(batch, channels, height, width)``, or ``(batch, channels)`` for one pixel.
     """
-    bordered = (frame.height, frame.width) != frame.size
-    if not bordered and images.stride() == _strides(frame)[: images.dim()]:
-        return images.as_strided((images.numel(),), (1,))
+    images = images.detach()
     inner = images.permute(*range(1, images.dim()), 0)
-    if images.is_contiguous() and not inner.is_contiguous():
-        # torch's blocked transpose
-        inner = images.detach().reshape(images.shape[0], -1).t().contiguous().view(inner.shape)
-    if not bordered:
-        # The gradient of a sum is one number with strides of 0, for which all kernels would be compiled once more.
-        return inner.reshape(-1).contiguous()
+    if not inner.is_contiguous() and (images.is_contiguous() or (images.dim() == 2 and images.stride(1) == 1)):
+        inner = _turned(images.view(frame.batch, -1)).view(inner.shape)
+    # The gradient of a sum is one number with strides of 0, for which all kernels would be compiled once more.
+    flat = inner.reshape(-1).contiguous()
+    if (frame.height, frame.width) == frame.size:
+        return flat
     storage = torch.empty(images.shape[1] * frame.pitch, dtype=images.dtype)
     put_in_frame(
-        inner.reshape(-1).numpy(), images.shape[1], *frame.size, frame.batch, *frame.border[0], *frame.border[1],
-        storage.numpy(),
-    )  # fmt: skip
+        flat.numpy(), images.shape[1], *frame.size, frame.batch, *frame.border[0], *frame.border[1], storage.numpy()
+    )
     return storage
 
 
 def to_images(storage: Tensor, channels: int, frame: Frame, *, dims: int = 4) -> Tensor:
-    """A flat storage without a border as images; shapes as :func:`to_storage`, with 4 or 2 ``dims``.
+    """What a flat storage has within its border as images; shapes as :func:`to_storage`, with 4 or 2 ``dims``.
 
     They are a tensor of their own, not a view: autograd lets nobody write into views that a function returns, and
     activations in place do.
     """
-    shape = (frame.batch, channels, *frame.size)
-    return storage.as_strided(shape[:dims], _strides(frame)[:dims]).data
+    shape, strides = (frame.batch, channels, *frame.size), (1, frame.pitch, frame.width * frame.batch, frame.batch)
+    return storage.as_strided(shape[:dims], strides[:dims], frame.place(0, 0)).data
 
 
-def _strides(frame: Frame) -> tuple[int, int, int, int]:
-    return 1, frame.pitch, frame.width * frame.batch, frame.batch
+def to_rows(storage: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A flat ``(channels, batch)`` as a contiguous tensor of this ``(..., channels)``."""
+    rows = torch.empty(shape, dtype=storage.dtype)
+    channels, batch = shape[-1], storage.numel() // max(1, shape[-1])
+    transpose(storage.numpy(), 0, batch, channels, batch, rows.view(-1).numpy(), 0, channels)
+    return rows
+
+
+def _turned(rows: Tensor) -> Tensor:
+    """A matrix whose rows are neighbours in memory, as its transpose."""
+    (count, size), stride = rows.shape, rows.stride(0)
+    turned = torch.empty(size, count, dtype=rows.dtype)
+    numbers = rows.as_strided(((count - 1) * stride + size,), (1,)).numpy()
+    transpose(numbers, 0, stride, count, size, turned.view(-1).numpy(), 0, count)
+    return turned
+
+
+class _Turned:
+    """The last activation that was transposed, for layers that share it as queries, keys and values do.
+
+    Both are held weakly: the copy lives as long as the graph that needs it. Only activations that autograd watches are
+    remembered: nobody writes into those unseen.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[Any, int, Any] | None = None
+
+    def __call__(self, x: Tensor, rows: Tensor, frame: Frame) -> Tensor:
+        """The storage of ``x``, which ``rows`` shows as ``(batch, channels)``."""
+        if x.grad_fn is None or not torch.is_grad_enabled():
+            return to_storage(rows, frame)
+        last = self._last
+        if last is not None and last[0]() is x and last[1] == x._version and (kept := last[2]()) is not None:
+            return kept  # type: ignore[no-any-return]
+        storage = to_storage(rows, frame)
+        self._last = ref(x), x._version, ref(storage)
+        return storage
+
+
+_turned_once = _Turned()
+
+
+class Call(NamedTuple):
+    """What a layer computes from an input, beside the numbers."""
+
+    product: Product
+    floor: float
+    """0 for the output of a ReLU, else minus infinity."""
+    record: Recorder | None
+    """Called in the backward pass."""
+    out: tuple[int, ...]
+    """Shape of the output."""
+    dims: int
+    """2 for a linear layer, whose image is one pixel, else 4."""
+    by_rows: bool = False
+    """Whether the output is contiguous, like the input, instead of having the batch innermost."""
+
+
+def apply(x: Tensor, images: tuple[int, ...], values: Tensor, bias: Tensor | None, call: Call) -> Tensor:
+    """``max(floor, W x + b)`` with ``x`` seen in the shape ``images``, as :func:`to_storage` takes it."""
+    seen = x if x.shape == images else x.reshape(images)
+    is_watched = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, values, bias))
+    if call.dims == 2 and images[0] > 1 and seen.stride() != (1, images[0]):
+        call = call._replace(by_rows=True)
+        source = _turned_once(x, seen, call.product.x)
+    else:
+        source = to_storage(seen, call.product.x)
+    if not is_watched:
+        return _output(source, values, bias, call)[1]
+    out: Tensor = SparseProduct.apply(x, values, bias, source, call)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _output(source: Tensor, values: Tensor, bias: Tensor | None, call: Call) -> tuple[Tensor, Tensor]:
+    """The output as storage and in its shape."""
+    product = call.product
+    storage = product.forward(values, bias, source, floor=call.floor)
+    if call.by_rows:
+        return storage, to_rows(storage, call.out)
+    y = to_images(storage, product.pattern.outputs, product.y, dims=call.dims)
+    return storage, y if y.shape == call.out else y.view(call.out).data
 
 
 class SparseProduct(torch.autograd.Function):
     """``max(floor, W x + b)`` with gradients for x, the active values of W, and b. First derivatives only."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, product: Product, floor: float,
-        record: Recorder | None, images: tuple[int, ...], out: tuple[int, ...],
-    ) -> Tensor:  # fmt: skip
-        """``x`` seen in the shape ``images``, as :func:`to_storage` takes it, to an output of shape ``out``.
-
-        ``record`` is called in the backward pass. Shapes change in here, so that the output is nobody's view.
-        """
-        source = to_storage(x if x.shape == images else x.reshape(images), product.x)
-        y = to_images(
-            product.forward(values, bias, source, floor=floor), product.pattern.outputs, product.y, dims=len(images)
-        )
-        if y.shape != out:
-            y = y.view(out).data
-        ctx.product, ctx.record, ctx.is_cut = product, record, floor == 0
-        ctx.shapes = tuple(x.shape), (images[0], product.pattern.outputs, *product.y.size)[: len(images)]
-        ctx.save_for_backward(source, values, y if ctx.is_cut else None)
+    def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, source: Tensor, call: Call) -> Tensor:
+        """The output; ``source`` is the storage of ``x``."""
+        storage, y = _output(source, values, bias, call)
+        ctx.call, ctx.x_shape = call, tuple(x.shape)
+        # An output that others may write into is saved itself, so that autograd sees it.
+        ctx.save_for_backward(source, values, (storage if call.by_rows else y) if call.floor == 0 else None)
         return y
 
     @staticmethod
@@ -86,25 +153,35 @@ class SparseProduct(torch.autograd.Function):
             RuntimeError: under ``create_graph=True``.
         """
         check_first_order()
-        product: Product = ctx.product
+        call: Call = ctx.call
+        product, pattern = call.product, call.product.pattern
         source, values, y = ctx.saved_tensors
-        (x_shape, shape), gradient = ctx.shapes, gradients[0]
-        if ctx.is_cut:
-            gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
-        if gradient.shape != shape:
-            gradient = gradient.reshape(shape)
+        wanted = ctx.needs_input_grad
         # Only the input's gradient needs the border.
-        frame = product.g if ctx.needs_input_grad[0] else product.y
-        g = to_storage(gradient, frame)
-        if ctx.record is not None:
-            ctx.record(product, source, gradient)
-        gx = None
-        if ctx.needs_input_grad[0]:
-            gx = to_images(product.input_gradient(values, g), product.pattern.inputs, product.gx, dims=gradient.dim())
-            gx = gx if gx.shape == x_shape else gx.view(x_shape)
-        gv = product.weight_gradient(source, g, frame) if ctx.needs_input_grad[1] else None
-        gb = product.bias_gradient(g, frame) if ctx.needs_input_grad[2] else None
-        return gx, gv, gb, None, None, None, None, None
+        frame = product.g if wanted[0] else product.y
+        shape = (frame.batch, pattern.outputs, *frame.size)[: call.dims]
+        gradient = gradients[0] if gradients[0].shape == shape else gradients[0].reshape(shape)
+        g, gx, gv, gb = to_storage(gradient, frame), None, None, None
+        if y is not None:
+            y = y if call.by_rows else to_storage(y.view(shape), product.y)
+            if g.data_ptr() == gradient.data_ptr():
+                g = torch.ops.aten.threshold_backward(g, y, 0)  # others have the gradient too
+            else:
+                gb = product.gate_(g, y, frame)
+        if call.record is not None:
+            call.record(product, source, to_images(g, pattern.outputs, frame, dims=call.dims))
+        if wanted[0]:
+            storage, gv = product.gradients(values, source, g)
+            if call.by_rows:
+                gx = to_rows(storage, ctx.x_shape)
+            else:
+                gx = to_images(storage, pattern.inputs, product.gx, dims=call.dims)
+                gx = gx if gx.shape == ctx.x_shape else gx.view(ctx.x_shape)
+        elif wanted[1]:
+            gv = product.weight_gradient(source, g, frame)
+        if wanted[2] and gb is None:
+            gb = product.bias_gradient(g, frame)
+        return gx, gv if wanted[1] else None, gb if wanted[2] else None, None, None
 
 
 def check_first_order() -> None:

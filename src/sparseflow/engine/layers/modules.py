@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sparseflow.engine.kernels.compiling import said_aloud
 from sparseflow.engine.layers.dense_gradient import gradient_rows
 from sparseflow.engine.layers.dense_view import DenseView
-from sparseflow.engine.layers.functions import SparseProduct
+from sparseflow.engine.layers.functions import Call, apply
 from sparseflow.engine.layers.geometry import Window, convolution_window
 from sparseflow.engine.layers.pattern import BLOCK, Pattern
 from sparseflow.engine.layers.products import Product, warm_up
@@ -202,9 +202,7 @@ class SparseLayer(nn.Module):
                 warm_up(x.dtype)
         record = None if self._passes is None else self._record
         shape = (*lead, self.pattern.outputs, *product.y.size[2 - self.axes :])
-        arguments = (x, self.values, self.bias, product, floor, record, images, shape)
-        out: Tensor = SparseProduct.apply(*arguments)  # type: ignore[no-untyped-call]
-        return out
+        return apply(x, images, self.values, self.bias, Call(product, floor, record, shape, len(images)))
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -272,7 +270,8 @@ _OWN = frozenset(["_parameters", "pattern", "window", "_passes", "_products"])
 class SparseLinear(SparseLayer):
     r"""``y = x W^T + b`` over the active weights of W.
 
-    Input ``(..., in)``, output ``(..., out)`` with the batch innermost in memory.
+    Input ``(..., in)``, output ``(..., out)``: with the batch innermost in memory where the input has it there, else
+    contiguous.
 
     >>> layer = SparseLinear.of(nn.Linear(3, 1), torch.tensor([[True, False, True]]))
     >>> layer.values.shape, layer(torch.ones(2, 3)).shape, layer.in_features
