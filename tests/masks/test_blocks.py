@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -288,3 +288,83 @@ def test_the_first_pattern_counts() -> None:
     assert [block_of(named, name) for name in ("a.weight", "b.weight", "c")] == [(1, 1), (2, 1), (1, 1)]
     found = grids(named, {"a.weight": (4, 4), "b.weight": (4, 4)}, {"a.weight": PLAIN, "b.weight": PLAIN})
     assert list(found) == ["b.weight"]
+
+
+# --- where masks go ---------------------------------------------------------------------------------------------------
+
+
+def test_synaptic_flow_in_blocks_is_the_authors_loop_over_sums() -> None:
+    """Oracle: rounds by hand on one linear network, whose scores are products of sums of magnitudes."""
+    model = nn.Sequential(nn.Linear(6, 8, bias=False), nn.Linear(8, 4, bias=False)).double()
+    masks = sf.synflow_masks(model, 0.75, torch.ones(1, 6, dtype=torch.float64), rounds=5, block=(4, 1))
+    first, second = (layer.weight.detach().abs() for layer in model)
+    kept = [torch.ones(2, 6, dtype=torch.bool), torch.ones(1, 8, dtype=torch.bool)]
+    for round_ in range(1, 6):
+        one, other = (w * m.repeat_interleave(4, 0) for w, m in zip((first, second), kept, strict=True))
+        scores = [one * other.sum(0)[:, None], other * one.sum(1)]
+        sums = [s.view(-1, 4, s.shape[1]).sum(1).masked_fill(~m, -1) for s, m in zip(scores, kept, strict=True)]
+        flat = torch.cat([s.flatten() for s in sums])
+        left = round(20 * 0.25 ** (round_ / 5))  # 15.2, 11.5, 8.7, 6.6 and 5 of 20 blocks
+        chosen = torch.zeros(20, dtype=torch.bool)
+        chosen[flat.topk(left).indices] = True
+        kept = [chosen[:12].view(2, 6), chosen[12:].view(1, 8)]
+    for name, m in zip(("0.weight", "1.weight"), kept, strict=True):
+        assert torch.equal(masks[name], m.repeat_interleave(4, 0))
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_iterative_pruning_prunes_whole_blocks(scope: str) -> None:
+    model = nn.Sequential(nn.Linear(10, 8), nn.Linear(8, 4), nn.Linear(4, 3))
+    block = {"2.weight": (1, 1), "*": (4, 1)}
+    options = {"rewind_to": sf.tickets.snapshot(model), "scope": scope, "block": block}
+    rounds = list(sf.tickets.iterative_pruning(model, lambda *_: None, sparsity=0.8, rounds=4, **options))
+    for before, after in pairwise(rounds):
+        assert made_of({name: after.masks[name] for name in ("0.weight", "1.weight")}, (4, 1))
+        assert not any((after.masks[name] & ~before.masks[name]).any() for name in after.masks)
+    # 124 weights: 24.8 by a global ranking, 4 of 20, 6.4 -> 8 of 32 and 2.4 of 12 by layer.
+    counts = {name: int(mask.sum()) for name, mask in rounds[-1].masks.items()}
+    if scope == "layer":
+        assert counts == {"0.weight": 16, "1.weight": 8, "2.weight": 2}
+    else:
+        assert 25 - 4 < sum(counts.values()) <= 25  # the last single weights of before may be too few to fill a gap
+    with pytest.raises(ValueError, match=r"do not divide '2\.weight'"):
+        sf.tickets.iterative_pruning(model, lambda *_: None, sparsity=0.8, rounds=4, rewind_to=None, block=(4, 1))
+
+
+def test_shuffled_masks_stay_in_blocks() -> None:
+    model = nn.Sequential(nn.Linear(30, 16), nn.Linear(16, 3))
+    block = {"0.weight": (4, 1)}
+    masks = sf.random_masks(model, 0.8, seed=0, block=block)
+    shuffled = sf.tickets.shuffle_masks(masks, seed=0, block=block, model=model)
+    assert made_of({"0.weight": shuffled["0.weight"]}, (4, 1))
+    assert not torch.equal(shuffled["0.weight"], masks["0.weight"])
+    assert {n: int(m.sum()) for n, m in shuffled.items()} == {n: int(m.sum()) for n, m in masks.items()}
+    assert torch.equal(shuffled["1.weight"], sf.tickets.shuffle_masks(masks, seed=0)["1.weight"])
+    with pytest.raises(ValueError, match=r"the mask of '0\.weight' is not made of blocks of 8 outputs x 1 inputs"):
+        sf.tickets.shuffle_masks(masks, seed=0, block={"0.weight": (8, 1)}, model=model)
+    with pytest.raises(ValueError, match=r"block= needs model="):
+        sf.tickets.shuffle_masks(masks, seed=0, block=(4, 1))
+
+
+@pytest.mark.parametrize("mode", ["fan_in", "fan_out", "fan_avg"])
+def test_the_outputs_of_a_block_row_have_one_fan_in_and_one_scale(mode: str) -> None:
+    """The paper's rule per unit is one number for four outputs: they share their inputs."""
+    layer = nn.Linear(50, 16)
+    mask = sf.random_masks(layer, 0.8, seed=0, block=(4, 1))["weight"]
+    scaled = sf.init.scale_to_mask_(torch.ones(16, 50), mask, mode=mode)
+    rows = scaled.view(4, 4, 50)
+    assert torch.equal(rows, rows[:, :1].expand(-1, 4, -1))
+    if mode == "fan_in":
+        for row, own in zip(scaled, mask, strict=True):
+            assert torch.allclose(row[own], torch.tensor((50 / int(own.sum())) ** 0.5))
+    live = sf.live_inputs(nn.Sequential(layer), {"0.weight": mask}, example_inputs=torch.ones(1, 50))
+    assert list(live) == ["0.weight"]
+    # The first scheme of the paper for a whole model: deviations of the four are those of their common fan-in.
+    model = nn.Sequential(nn.Linear(4000, 8))
+    masks = sf.random_masks(model, 0.5, seed=0, block=(4, 1))
+    sf.initialize_(model, masks, scheme="sparse", seed=0, base="kaiming_normal")
+    for start in (0, 4):
+        fan = int(masks["0.weight"][start].sum())
+        values = model[0].weight.detach()[start : start + 4][masks["0.weight"][start : start + 4]]
+        # Mean square of 4 fan normal draws of variance 2 / fan: relative deviation sqrt(2 / (4 fan)), five of them.
+        assert abs(float(values.square().mean()) * fan / 2 - 1) < 5 * (2 / (4 * fan)) ** 0.5

@@ -223,6 +223,19 @@ def grids_of(model: nn.Module, block: BlockLike, names: Iterable[str]) -> dict[s
     return grids(block, shapes, {name: weight.layout or PLAIN for name, weight in chosen.items()})
 
 
+def grids_for(block: BlockLike, model: nn.Module | None, names: Iterable[str]) -> dict[str, BlockGrid]:
+    """As :func:`grids_of`, where the model is only needed for blocks.
+
+    Raises:
+        ValueError: if it is needed and not there.
+    """
+    if checked_block(block) == SINGLE:
+        return {}
+    if model is None:
+        raise ValueError("block= needs model=, whose layers say which axis of a weight holds the outputs.")
+    return grids_of(model, block, names)
+
+
 def check_made_of(grids: Mapping[str, BlockGrid], masks: Mapping[str, Tensor]) -> None:
     """Check that masks, whole ones, are made of blocks.
 
@@ -234,6 +247,6 @@ def check_made_of(grids: Mapping[str, BlockGrid], masks: Mapping[str, Tensor]) -
             outputs, inputs = grid.block
             raise ValueError(
                 f"the mask of {name!r} is not made of blocks of {outputs} outputs x {inputs} inputs. Make masks with "
-                f"the method's block=, as in sparseflow.random_masks(model, 0.95, block=({outputs}, {inputs}), seed=0), "
+                f"the method's block=: sparseflow.random_masks(model, 0.95, block=({outputs}, {inputs}), seed=0), "
                 f"or give the method block={{{name!r}: (1, 1), ...}}, which moves single weights there."
             )

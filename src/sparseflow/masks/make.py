@@ -11,7 +11,7 @@ from sparseflow._checks import check_choice, check_masks, check_names, check_spa
 from sparseflow._fast import zero_inactive_
 from sparseflow.boundary import checked
 from sparseflow.masks.allocation import ALLOCATIONS
-from sparseflow.masks.blocks import SINGLE, BlockGrid, BlockLike, checked_block, grids_of
+from sparseflow.masks.blocks import SINGLE, BlockGrid, BlockLike, grids_for, grids_of
 from sparseflow.masks.ranking import best_of, best_of_all
 from sparseflow.masks.select import Rule, Weight, left_out, maskable, prunable, weights
 from sparseflow.masks.topk import active_count
@@ -175,8 +175,8 @@ def magnitude_masks(
     grids = grids_of(model, block, chosen)
     if scope == "layer":
         shares = _allocate(chosen, sparsity, allocation, overrides)
-        return _score_masks(scores, sparsity, grids, scope=scope, allocation=lambda *_, **__: shares, seed=seed)
-    return _score_masks(scores, sparsity, grids, scope=scope, allocation=allocation, seed=seed, overrides=overrides)
+        return masks_by_score(scores, sparsity, grids, scope=scope, allocation=lambda *_, **__: shares, seed=seed)
+    return masks_by_score(scores, sparsity, grids, scope=scope, allocation=allocation, seed=seed, overrides=overrides)
 
 
 @checked()
@@ -213,25 +213,25 @@ def score_masks(
     >>> score_masks({"a": torch.tensor([1.0, 5.0]), "b": torch.tensor([4.0, 3.0])}, 0.5)
     {'a': tensor([False,  True]), 'b': tensor([ True, False])}
     """
-    if checked_block(block) == SINGLE:
-        grids = {}
-    elif model is None:
-        raise ValueError("block= needs model=, whose layers say which axis of a weight holds the outputs.")
-    else:
-        grids = grids_of(model, block, scores)
-    return _score_masks(scores, sparsity, grids, scope=scope, allocation=allocation, seed=seed, overrides=overrides)
+    grids = grids_for(block, model, scores)
+    return masks_by_score(scores, sparsity, grids, scope=scope, allocation=allocation, seed=seed, overrides=overrides)
 
 
-def _score_masks(
+def masks_by_score(
     scores: Mapping[str, Tensor],
     sparsity: float,
     grids: Mapping[str, BlockGrid],
     *,
     scope: str,
-    allocation: AllocationLike,
-    seed: int,
+    allocation: AllocationLike = "uniform",
+    seed: int = 0,
     overrides: Mapping[str, float] | None = None,
+    among: Masks | None = None,
 ) -> dict[str, Tensor]:
+    """As :func:`score_masks`, with the blocks of each layer that has some.
+
+    ``among`` are the weights that may be kept, more than the sparsity leaves; by default all.
+    """
     check_choice(scope, ("global", "layer"), name="scope")
     if odd := [name for name, score in scores.items() if not isinstance(score, Tensor) or score.dtype == torch.bool]:
         raise TypeError(f"scores must be tensors of numbers, {odd[0]!r} is not.")
@@ -239,12 +239,16 @@ def _score_masks(
         sparsities = _sparsities({n: s.shape for n, s in scores.items()}, sparsity, allocation, overrides)
         counts = _counts({name: score.numel() for name, score in scores.items()}, sparsities, grids)
         ties = {name: stream(seed, "ties", name) for name in scores}
-        return {n: best_of(s, counts[n], grid=grids.get(n), ties=ties[n]) for n, s in scores.items()}
+        candidates = among or {}
+        return {
+            name: best_of(score, counts[name], grid=grids.get(name), among=candidates.get(name), ties=ties[name])
+            for name, score in scores.items()
+        }
     if overrides or allocation != "uniform":
         raise ValueError(
             "overrides= and allocation= need scope='layer': a global ranking gives no layer a share of its own."
         )
-    return best_of_all(scores, sparsity, grids=grids, ties=stream(seed, "ties"))
+    return best_of_all(scores, sparsity, grids=grids, among=among, ties=stream(seed, "ties"))
 
 
 @checked()
