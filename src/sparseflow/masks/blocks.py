@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sparseflow._fast import count_true, row_sums
 from sparseflow.masks.fans import PLAIN, Layout, matrices, matrices_shape, weight_of
 from sparseflow.masks.select import maskable
 
@@ -63,28 +64,21 @@ class BlockGrid:
         return count, outputs // self.block.outputs, columns // self.block.inputs
 
     def sums(self, scores: Tensor, *, magnitude: bool = False) -> Tensor:
-        """The score of each block: the sum of its weights' scores, in one order on every device.
+        """The score of each block: the sum of its weights' scores.
 
-        Half precision is summed in float32, where fewer blocks tie.
+        Added up in one order on every device: over the outputs of a column, then over columns. Half precision is
+        summed in float32, where fewer blocks tie.
 
         Args:
             scores: Of the weight's shape.
             magnitude: Sum absolute values.
         """
-        tiles = self._tiles(scores if scores.dtype.itemsize > 2 else scores.float())
         outputs, inputs = self.block
-        total, part = None, None
-        for i in range(outputs):
-            for j in range(inputs):
-                entry = tiles[:, :, i, :, j]
-                if total is None:
-                    total = entry.abs() if magnitude else entry.clone()
-                    continue
-                if magnitude:
-                    entry = part = torch.abs(entry, out=torch.empty_like(total) if part is None else part)
-                total += entry
-        assert total is not None
-        return total
+        matrix = matrices(scores if scores.dtype.itemsize > 2 else scores.float(), self.layout)
+        rows = row_sums(matrix, outputs, magnitude=magnitude)
+        if rows is None:
+            rows = _fold(matrix.unflatten(1, (-1, outputs)), axis=2, magnitude=magnitude)
+        return rows if inputs == 1 else _fold(rows.unflatten(2, (-1, inputs)), axis=3)
 
     def of(self, mask: Tensor) -> Tensor:
         """Which blocks are active, of a mask that is made of them; a tensor of its own."""
@@ -93,8 +87,9 @@ class BlockGrid:
     def spread(self, blocks: Tensor) -> Tensor:
         """The mask of the weight's shape in which these blocks are active."""
         count, outputs, columns = matrices_shape(self.shape, self.layout)
-        tiles = blocks[:, :, None, :, None].expand(-1, -1, self.block.outputs, -1, self.block.inputs)
-        return weight_of(tiles.reshape(count, outputs, columns), self.shape, self.layout)
+        rows = blocks[..., None].expand(-1, -1, -1, self.block.inputs).reshape(count, -1, 1, columns)
+        matrix = rows.expand(-1, -1, self.block.outputs, -1).reshape(count, outputs, columns)
+        return weight_of(matrix, self.shape, self.layout)
 
     def fits(self, mask: Tensor) -> bool:
         """Whether a mask is made of these blocks.
@@ -103,13 +98,22 @@ class BlockGrid:
         >>> [grid.fits(torch.tensor(mask)) for mask in ([[True, False], [True, False]], [[True, False], [False, True]])]
         [True, False]
         """
-        tiles = self._tiles(mask)
-        return bool((tiles == tiles[:, :, :1, :, :1]).all())
+        return not count_true(self.spread(self.of(mask)) ^ mask)  # torch.equal compares byte by byte
 
     def _tiles(self, tensor: Tensor) -> Tensor:
         """View as (matrices, block rows, R, block columns, C)."""
         outputs, inputs = self.block
         return matrices(tensor, self.layout).unflatten(2, (-1, inputs)).unflatten(1, (-1, outputs))
+
+
+def _fold(tensor: Tensor, *, axis: int, magnitude: bool = False) -> Tensor:
+    """Add up a short axis from its first entry to its last, without a copy of all absolute values."""
+    first, *others = tensor.unbind(axis)
+    total = first.abs() if magnitude else first.clone()
+    part = torch.empty_like(total)
+    for other in others:
+        total += torch.abs(other, out=part) if magnitude else other
+    return total
 
 
 def checked_block(block: BlockLike) -> Block | dict[str, Block]:

@@ -6,6 +6,8 @@ blocks, then those of the second, and so on. Where a block's values are follows 
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor
 
@@ -39,10 +41,15 @@ class StoredBlocks:
     def sums(self, scores: Tensor) -> Tensor:
         """The score of each block, of its values' scores; in the order of :meth:`BlockGrid.sums`."""
         scores = scores if scores.dtype.itemsize > 2 else scores.float()
-        total = scores[self._first]
-        for i, j in _entries(self.grid)[1:]:
-            total += scores[self._first + i * self._stride + j]
-        return total
+        outputs, inputs = self.grid.block
+        columns = []
+        for j in range(inputs):
+            columns.append(scores[self._first + j])
+            for i in range(1, outputs):
+                columns[j] += scores[self._first + (i * self._stride + j)]
+        for column in columns[1:]:
+            columns[0] += column
+        return columns[0]
 
 
 def positions_of(grid: BlockGrid, numbers: Tensor) -> Tensor:
@@ -61,7 +68,7 @@ def positions_of(grid: BlockGrid, numbers: Tensor) -> Tensor:
     rows, first, stride = _places(torch.bincount(row, minlength=row_count), grid)
     begin = rows * outputs * columns * inputs + numbers % columns * inputs
     positions = torch.empty(numbers.numel() * grid.size, dtype=torch.int64)
-    for i, j in _entries(grid):
+    for i, j in product(range(outputs), range(inputs)):
         positions[first + i * stride + j] = begin + i * columns * inputs + j
     return positions
 
@@ -70,10 +77,6 @@ def row_and_column_count(grid: BlockGrid) -> tuple[int, int]:
     """Rows of blocks, of all groups, and columns of blocks."""
     matrices, rows, columns = grid.grid_shape
     return matrices * rows, columns
-
-
-def _entries(grid: BlockGrid) -> list[tuple[int, int]]:
-    return [(i, j) for i in range(grid.block.outputs) for j in range(grid.block.inputs)]
 
 
 def _places(in_row: Tensor, grid: BlockGrid) -> tuple[Tensor, Tensor, Tensor]:
