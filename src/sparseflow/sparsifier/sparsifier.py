@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow import attached
+from sparseflow.masks.blocks import SINGLE
 from sparseflow.masks.select import unwrap
 from sparseflow.methods.base import Method
 from sparseflow.methods.run import UnfinishedWarning, check_start, unfinished
@@ -106,7 +107,7 @@ class Sparsifier:
         if state is not None:
             check_state(state, shapes={name: mask.shape for name, mask in masks.items()})
             masks = state["masks"]
-        self._weights = weights = MaskedWeights(model, self.optimizers, masks)
+        self._weights = weights = MaskedWeights(model, self.optimizers, masks, getattr(method, "block", SINGLE))
         check_start(method, weights.shapes, weights.counts)
         group = process_group(model, is_sharded=bool(weights.sharded))
         self._listener = listener = Listener(
