@@ -231,7 +231,7 @@ def test_examples_are_whatever_a_model_takes(form: Callable[[Any], Any]) -> None
     sf.apply_masks_(model, masks)
     pair = (torch.randn(3, 6, generator=stream(0, "u")), torch.randn(3, 6, generator=stream(0, "v")))
     fast, table = sf.compile_sparse(model, form(pair), masks=masks, seconds=0.0)
-    assert table.batch == 3
-    assert table.speedup is not None
+    assert table.conditions.batch == 3
+    assert table.last.speedup is not None
     torch.testing.assert_close(fast(*pair), model(*pair))
     torch.testing.assert_close(sf.engine.convert(model, masks)(*pair), model(*pair))
