@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparseflow.engine.kernels.sums import put_in_frame
 from sparseflow.engine.layers.geometry import Frame
+from sparseflow.engine.layers.memory import shared_pool
 from sparseflow.engine.layers.products import Product
 
 #: Called in the backward pass with the product, its input as a storage, and the gradient of its output as images.
@@ -33,7 +34,7 @@ def to_storage(images: Tensor, frame: Frame) -> Tensor:
     if not bordered:
         # The gradient of a sum is one number with strides of 0, for which all kernels would be compiled once more.
         return inner.reshape(-1).contiguous()
-    storage = torch.empty(images.shape[1] * frame.pitch, dtype=images.dtype)
+    storage = shared_pool().empty(images.shape[1] * frame.pitch, images.dtype)
     put_in_frame(
         inner.reshape(-1).numpy(), images.shape[1], *frame.size, frame.batch, *frame.border[0], *frame.border[1],
         storage.numpy(),

@@ -12,6 +12,7 @@ from torch import Tensor
 from sparseflow.engine.kernels.sums import all_dots, all_sums, row_sums, vector_product
 from sparseflow.engine.layers.geometry import CACHE, TILE, Frame, Loops, Window, forward_loops, forward_table
 from sparseflow.engine.layers.gradient_geometry import GradientLoops, gradient_passes
+from sparseflow.engine.layers.memory import shared_pool
 from sparseflow.engine.layers.pattern import Pattern, Table
 from sparseflow.engine.layers.threads import over_outputs
 
@@ -45,6 +46,7 @@ class Product:
         self.y = Frame(window.outputs(size), batch)
         self.g = Frame(self.y.size, batch, window.gradient_border(size))
         self.gx = Frame(size, batch)
+        self.memory = shared_pool()
         self.work = pattern.num_active * self.y.pitch
         """Multiply-adds of one product."""
         # A stride beyond the kernel leaves inputs that nothing reads.
@@ -87,7 +89,7 @@ class Product:
 
     def forward(self, values: Tensor, bias: Tensor | None, x: Tensor, *, floor: float = _NO_FLOOR) -> Tensor:
         """``max(floor, W x + b)``, from frame ``x`` to frame ``y``; a ``floor`` of 0 is a ReLU."""
-        y = torch.empty(self.pattern.outputs * self.y.pitch, dtype=values.dtype)
+        y = self.memory.empty(self.pattern.outputs * self.y.pitch, values.dtype)
         numbers = values.detach().numpy()
         start = numbers[:0] if bias is None else bias.detach().numpy()
         table, loops = self._forward
@@ -96,8 +98,9 @@ class Product:
 
     def input_gradient(self, values: Tensor, g: Tensor) -> Tensor:
         """``W^T g``, from frame ``g`` to frame ``gx``."""
-        make = torch.empty if self._reads_all else torch.zeros
-        gx = make(self.pattern.inputs * self.gx.pitch, dtype=values.dtype)
+        gx = self.memory.empty(self.pattern.inputs * self.gx.pitch, values.dtype)
+        if not self._reads_all:
+            gx.zero_()
         numbers = values.detach().numpy()
         for table, loops in self._backward:
             self._sum(table, loops, numbers, numbers[:0], g.numpy(), gx.numpy(), _NO_FLOOR)
