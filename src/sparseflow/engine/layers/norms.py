@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,12 @@ from sparseflow.engine.layers.functions import check_first_order, to_images, to_
 from sparseflow.engine.layers.geometry import Frame
 from sparseflow.engine.layers.memory import shared_pool
 from sparseflow.engine.layers.pools import is_ours
-from sparseflow.engine.layers.threads import over_outputs
+from sparseflow.engine.layers.threads import over_parts
+
+
+def _over_channels(channels: int, work: int, run: Callable[[int, int], None]) -> None:
+    parts = min(channels, torch.get_num_threads())
+    over_parts(parts, work, lambda part: run(channels * part // parts, channels * (part + 1) // parts))
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -41,7 +47,7 @@ class _BatchNorm(torch.autograd.Function):
                 first, last,
             )  # fmt: skip
 
-        over_outputs(np.arange(channels + 1), source.numel(), run)
+        _over_channels(channels, source.numel(), run)
         y = to_images(out, channels, frame)
         ctx.frame, ctx.options, ctx.moments = frame, (epsilon, measures, rectifies), moments
         ctx.save_for_backward(source, y if rectifies and other is not None else None, weight, bias)
@@ -71,7 +77,7 @@ class _BatchNorm(torch.autograd.Function):
                 *arrays, frame.pitch, scale, start, epsilon, mean, variance, measured, rectified, *found, first, last
             )
 
-        over_outputs(np.arange(channels + 1), 2 * len(source), run)
+        _over_channels(channels, 2 * source.numel(), run)
         parameters = [
             gradients[i] if p is not None and ctx.needs_input_grad[2 + i] else None
             for i, p in enumerate((weight, bias))
