@@ -15,6 +15,7 @@ from sparseflow.attached import check_current
 from sparseflow.boundary import checked
 from sparseflow.engine.files.pretrained import SavePretrained, give_save_pretrained_
 from sparseflow.engine.layers.chain import SparseSequential, is_joined
+from sparseflow.engine.layers.inner_forms import INNER_FORMS, PLAIN_FORMS, has_inner_form
 from sparseflow.engine.layers.modules import (
     PATTERN_NAMES,
     SparseConv1d,
@@ -23,7 +24,6 @@ from sparseflow.engine.layers.modules import (
     SparseLinear,
     take_over_,
 )
-from sparseflow.engine.layers.pools import INNER_FORMS, PLAIN_FORMS, has_inner_form
 from sparseflow.masks.make import apply_masks_
 from sparseflow.masks.select import maskable, unwrap
 from sparseflow.types import Masks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from sparseflow.engine.kernels.workspace import workspace
 from sparseflow.engine.layers.functions import check_first_order, to_images, to_storage
 from sparseflow.engine.layers.geometry import Frame, pool_divisor, pool_window
 from sparseflow.engine.layers.modules import SparseLayer
+from sparseflow.engine.layers.norms import BatchNorm2d
 from sparseflow.engine.layers.pools import AvgPool2d, MaxPool2d
 from sparseflow.engine.layers.threads import over_parts
 from sparseflow.engine.plans.interpreter import run
@@ -218,30 +219,39 @@ class SparseSequential(nn.Sequential):
         """The last layer's output."""
         chain = _chain_of(self)
         if chain is None:
-            return self._layer_by_layer(x)
+            return _one_by_one(self, x)
         fits = x.dim() in (2, 3, 4) and x.dtype in _DTYPES and x.device.type == "cpu" and x.shape[0] > 0
         if not (fits and chain.is_free() and all(p.dtype == x.dtype for p in chain.parameters)):
-            return self._layer_by_layer(x)
+            return _one_by_one(self, x)
         wanted = x.requires_grad and torch.is_grad_enabled()
         try:
             slices = chain.slices(tuple(x.shape), x.element_size(), input_gradient=wanted)
         except ValueError:
-            return self._layer_by_layer(x)  # whose errors name the layer
+            return _one_by_one(self, x)  # whose errors name the layer
         arguments = (x, chain, slices, *chain.parameters)
         with nullcontext() if chain.has_run else said_aloud():
             out: Tensor = _ChainFunction.apply(*arguments)  # type: ignore[no-untyped-call]
         chain.has_run = True
         return out
 
-    def _layer_by_layer(self, x: Tensor) -> Tensor:
-        for layer, *after in _groups(self):
-            if after and isinstance(after[-1], MaxPool2d):
-                x = after[-1].forward(layer(x), floor=0.0)  # its backward pass is the cheapest
-            elif after and isinstance(layer, SparseLayer):
-                x = layer.forward(x, floor=0.0)
-            else:
-                x = layer(x)
-        return x
+    def rectified_sum(self, x: Tensor, other: Tensor, relu: nn.Module) -> Tensor:
+        """``relu(other + self(x))``, in one pass if the last layer is a norm and no hook wants to see the parts."""
+        last = self[-1] if len(self) else None
+        if not isinstance(last, BatchNorm2d) or type(relu) is not nn.ReLU or any(map(is_watched, (self, last, relu))):
+            out: Tensor = relu(other + self(x))
+            return out
+        return last.forward(_one_by_one(list(self)[:-1], x), plus=other, floor=0.0)
+
+
+def _one_by_one(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    for layer, *after in _groups(layers):
+        if after and isinstance(after[-1], MaxPool2d):
+            x = after[-1].forward(layer(x), floor=0.0)  # its backward pass is the cheapest
+        elif after and isinstance(layer, SparseLayer | BatchNorm2d):
+            x = layer.forward(x, floor=0.0)
+        else:
+            x = layer(x)
+    return x
 
 
 def is_joined(chain: nn.Sequential) -> bool:
@@ -249,15 +259,20 @@ def is_joined(chain: nn.Sequential) -> bool:
     return read_stages(chain) is not None or any(len(group) > 1 for group in _groups(chain))
 
 
-def _groups(chain: nn.Sequential) -> Iterator[list[nn.Module]]:
-    """The layers of a chain in order: a sparse layer with the ReLU behind it and a pool behind that, others alone.
+def _groups(chain: Iterable[nn.Module]) -> Iterator[list[nn.Module]]:
+    """The layers of a chain in order: a sparse layer or norm, the ReLU behind it and a pool behind that; others alone.
 
     The last of a group computes the ReLU, unless that is the ReLU itself; none that does so has hooks.
     """
     rest = list(chain)
     while rest:
         group = [rest.pop(0)]
-        if isinstance(group[0], SparseLayer) and rest and type(rest[0]) is nn.ReLU and not is_watched(rest[0]):
+        if (
+            isinstance(group[0], SparseLayer | BatchNorm2d)
+            and rest
+            and type(rest[0]) is nn.ReLU
+            and not is_watched(rest[0])
+        ):
             if len(rest) > 1 and isinstance(rest[1], MaxPool2d) and not is_watched(rest[1]):
                 group += [rest.pop(0), rest.pop(0)]
             elif not is_watched(group[0]):
@@ -268,7 +283,8 @@ def _groups(chain: nn.Sequential) -> Iterator[list[nn.Module]]:
 def rectified(model: nn.Module) -> Iterator[nn.Module]:
     """The sparse layers that compute the ReLU behind them."""
     chains = [module for module in model.modules() if isinstance(module, SparseSequential)]
-    yield from (group[0] for chain in chains for group in _groups(chain) if len(group) == 2)
+    pairs = (group for chain in chains for group in _groups(chain) if len(group) == 2)
+    yield from (layer for layer, _ in pairs if isinstance(layer, SparseLayer))
 
 
 def is_watched(module: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from sparseflow.engine.kernels.sums import put_in_frame
 from sparseflow.engine.kernels.transpose import transpose
 from sparseflow.engine.layers.geometry import Frame
+from sparseflow.engine.layers.memory import shared_pool
 from sparseflow.engine.layers.products import Product
 
 #: Called in the backward pass with the product, its input as a storage, and the gradient of its output as images.
@@ -33,7 +34,7 @@ def to_storage(images: Tensor, frame: Frame) -> Tensor:
     flat = inner.reshape(-1).contiguous()
     if (frame.height, frame.width) == frame.size:
         return flat
-    storage = torch.empty(images.shape[1] * frame.pitch, dtype=images.dtype)
+    storage = shared_pool().empty(images.shape[1] * frame.pitch, images.dtype)
     put_in_frame(
         flat.numpy(), images.shape[1], *frame.size, frame.batch, *frame.border[0], *frame.border[1], storage.numpy()
     )

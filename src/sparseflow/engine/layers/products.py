@@ -23,6 +23,7 @@ from sparseflow.engine.layers.geometry import (
     forward_table,
 )
 from sparseflow.engine.layers.gradient_geometry import GradientLoops, block_gradient_loops, gradient_passes
+from sparseflow.engine.layers.memory import shared_pool
 from sparseflow.engine.layers.pattern import BLOCK, Pattern, Table
 from sparseflow.engine.layers.threads import over_outputs
 
@@ -59,6 +60,7 @@ class Product:
         self.y = Frame(window.outputs(size), batch)
         self.g = self.y if self.in_blocks else Frame(self.y.size, batch, window.gradient_border(size))
         self.gx = self.x if self.in_blocks else Frame(size, batch)
+        self.memory = shared_pool()
         self.work = pattern.num_active * self.y.pitch
         """Multiply-adds of one product."""
 
@@ -103,7 +105,7 @@ class Product:
 
     def forward(self, values: Tensor, bias: Tensor | None, x: Tensor, *, floor: float = _NO_FLOOR) -> Tensor:
         """``max(floor, W x + b)``, from frame ``x`` to frame ``y``; a ``floor`` of 0 is a ReLU."""
-        y = torch.empty(self.pattern.outputs * self.y.pitch, dtype=values.dtype)
+        y = self.memory.empty(self.pattern.outputs * self.y.pitch, values.dtype)
         w, xs, ys = values.detach().numpy(), x.numpy(), y.numpy()
         start = w[:0] if bias is None else bias.detach().numpy()
         table, loops = self._forward
@@ -127,10 +129,9 @@ class Product:
 
     def gradients(self, values: Tensor, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """``W^T g`` in frame ``gx``, and the gradient of each active weight: both from one pass over ``g``."""
+        gx = self.memory.empty(self.pattern.inputs * self.gx.pitch, values.dtype)
         if self.in_blocks:
-            gx = torch.zeros(self.pattern.inputs * self.gx.pitch, dtype=values.dtype)
-        else:
-            gx = torch.empty(self.pattern.inputs * self.gx.pitch, dtype=values.dtype)
+            gx.zero_()  # which blocks add to
         # What no input meets has no phase, and a gradient of zero.
         met = sum(len(table.columns) for table, _ in self._backward) == len(self.pattern.indices)
         out = (torch.empty if met else torch.zeros)(self.pattern.num_active, dtype=values.dtype)
