@@ -15,7 +15,7 @@ import torch.nn.utils.prune
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.engine.convert import why_not
+from sparseflow.engine.forms import why_not
 from sparseflow.engine.layers.dense_view import DenseView
 from sparseflow.rng import stream
 

@@ -30,6 +30,8 @@ class StoredWeight(Protocol):
 
     values: nn.Parameter
     """``(active,)``, in the order of the flattened dense weight."""
+    weight_suffix: str
+    """What follows the module's path in the name of the dense weight, such as ``.weight``."""
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -69,7 +71,7 @@ def stored_weights(model: nn.Module) -> dict[str, StoredWeight]:
     ['0.weight']
     """
     found = {
-        f"{path}.weight" if path else "weight": module
+        f"{path}{module.weight_suffix}".removeprefix("."): module
         for path, module in model.named_modules()
         if isinstance(module, StoredWeight)
     }

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from functools import reduce
-from typing import Any, ClassVar, Self
+from functools import partial, reduce
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,20 @@ from sparseflow.engine.layers.products import Product, warm_up
 
 Dense = nn.Linear | nn.Conv1d | nn.Conv2d
 _FLOATS = (torch.float32, torch.float64)
-#: Input sizes whose tables a layer keeps: training, evaluation, a last smaller batch.
+#: Input sizes whose tables a layer, or a part of one, keeps: training, evaluation, a last smaller batch.
 _KEPT = 4
 #: What a state has of a sparse layer beside ``values`` and the dense layer's own names.
 PATTERN_NAMES = frozenset(["begins", "indices", "weight"])
+
+
+class Part(NamedTuple):
+    """A range of a layer's outputs as a layer of its own, such as the queries that attention keeps with keys."""
+
+    first: int
+    """Its first output among those of the layer."""
+    pattern: Pattern
+    values: Tensor
+    bias: Tensor | None
 
 
 class SparseLayer(nn.Module):
@@ -43,6 +53,8 @@ class SparseLayer(nn.Module):
     """The layer that it replaces."""
     axes: ClassVar[int]
     """Axes of an input behind its channels."""
+    weight_suffix: ClassVar[str] = ".weight"
+    """What follows the layer's path in the name of the dense weight."""
 
     def __init__(self, pattern: Pattern, values: Tensor, bias: Tensor | None, window: Window) -> None:
         super().__init__()
@@ -59,8 +71,9 @@ class SparseLayer(nn.Module):
         self.window = window
         self.values = nn.Parameter(values)
         self.bias = None if bias is None else nn.Parameter(bias)
-        self._passes: list[tuple[Product, Tensor, Tensor]] | None = None
-        self._products: dict[tuple[tuple[int, int], int, int], Product] = {}
+        self._passes: list[tuple[int, Product, Tensor, Tensor]] | None = None
+        self._task = -1
+        self._products: dict[tuple[Pattern, tuple[int, int], int, int], Product] = {}
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -114,13 +127,26 @@ class SparseLayer(nn.Module):
         passes = self._passes
         if not passes:
             return None
-        return lambda first, last: reduce(torch.add, (gradient_rows(*kept, first, last) for kept in passes))
 
-    def _record(self, product: Product, x: Tensor, gradient: Tensor) -> None:
+        def rows_of(begin: int, product: Product, x: Tensor, gradient: Tensor, first: int, last: int) -> Tensor:
+            low, high = max(first, begin), min(last, begin + product.pattern.outputs)
+            if (low, high) == (first, last):
+                return gradient_rows(product, x, gradient, first - begin, last - begin)
+            rows = x.new_zeros(last - first, *self.weight_shape[1:])
+            if low < high:
+                rows[low - first : high - first] = gradient_rows(product, x, gradient, low - begin, high - begin)
+            return rows
+
+        return lambda first, last: reduce(torch.add, (rows_of(*kept, first, last) for kept in passes))
+
+    def _record(self, first: int, product: Product, x: Tensor, gradient: Tensor) -> None:
         assert self._passes is not None
-        if self.values.grad is None or not self.values.grad.any():
+        # All calls of one backward pass are kept: a layer may be called several times, or in parts.
+        task = torch._C._current_graph_task_id()
+        if task != self._task and (self.values.grad is None or not self.values.grad.any()):
             self._passes.clear()  # gradients were set to zero since
-        self._passes.append((product, x, gradient))
+        self._task = task
+        self._passes.append((first, product, x, gradient))
 
     def dense_weight(self) -> Tensor:
         """The weight with its zeros, detached."""
@@ -166,8 +192,8 @@ class SparseLayer(nn.Module):
             layer.bias = nn.Parameter(self.bias.detach().clone(), requires_grad=self.bias.requires_grad)
         return layer
 
-    def forward(self, input: Tensor, *, floor: float = -math.inf) -> Tensor:
-        """The output, not below ``floor``: 0 for that of the ReLU that follows.
+    def forward(self, input: Tensor, *, floor: float = -math.inf, part: Part | None = None) -> Tensor:
+        """The output, or that of a part, not below ``floor``: 0 for that of the ReLU that follows.
 
         A linear layer takes ``(..., inputs)``, a convolution images, or one image without a batch.
         """
@@ -178,9 +204,9 @@ class SparseLayer(nn.Module):
             raise ValueError(f"this layer takes {wanted}, got {tuple(input.shape)}.")
         lead, size = input.shape[: -axes - 1], input.shape[input.dim() - axes :]
         images = (lead.numel(), inputs, *((1,) * (2 - axes) if axes else ()), *size)
-        return self._apply_to(input, images, lead, floor)
+        return self._apply_to(input, images, lead, floor, part or Part(0, self.pattern, self.values, self.bias))
 
-    def _apply_to(self, x: Tensor, images: tuple[int, ...], lead: tuple[int, ...], floor: float) -> Tensor:
+    def _apply_to(self, x: Tensor, images: tuple[int, ...], lead: tuple[int, ...], floor: float, part: Part) -> Tensor:
         if x.dtype != self.values.dtype or x.device.type != "cpu" or self.values.device.type != "cpu":
             raise TypeError(
                 f"a sparse layer of {self.values.dtype} on {self.values.device} needs an input of the same type on the "
@@ -192,17 +218,18 @@ class SparseLayer(nn.Module):
             raise ValueError(
                 f"an input of {size[0]} x {size[1]} pixels is smaller than the kernel {self.window.kernel}."
             )
-        key = (size, images[0], x.element_size())
+        key = (part.pattern, size, images[0], x.element_size())
         product = self._products.get(key)
         if product is None:
-            if len(self._products) >= _KEPT:
-                self._products.pop(next(iter(self._products)))
-            product = self._products[key] = Product(self.pattern, self.window, *key)
+            kept = [known for known in self._products if known[0] is part.pattern]
+            if len(kept) >= _KEPT:
+                self._products.pop(kept[0])
+            product = self._products[key] = Product(part.pattern, self.window, *key[1:])
             with said_aloud():
                 warm_up(x.dtype)
-        record = None if self._passes is None else self._record
-        shape = (*lead, self.pattern.outputs, *product.y.size[2 - self.axes :])
-        return apply(x, images, self.values, self.bias, Call(product, floor, record, shape, len(images)))
+        record = None if self._passes is None else partial(self._record, part.first)
+        shape = (*lead, part.pattern.outputs, *product.y.size[2 - self.axes :])
+        return apply(x, images, part.values, part.bias, Call(product, floor, record, shape, len(images)))
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -264,7 +291,7 @@ def take_over_(layer: nn.Module, replaced: nn.Module, memo: dict[int, Any]) -> N
 
 
 #: What a sparse layer does not share with the dense one.
-_OWN = frozenset(["_parameters", "pattern", "window", "_passes", "_products"])
+_OWN = frozenset(["_parameters", "pattern", "window", "_passes", "_task", "_products"])
 
 
 class SparseLinear(SparseLayer):
