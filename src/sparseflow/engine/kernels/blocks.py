@@ -59,15 +59,15 @@ def _gradients_over_rows(emit: Callable[..., None]) -> Callable[..., None]:
 
 
 _WIDE, _TWO, _ONE = (_sums_over_rows(block_sum(count)) for count in (_WIDEST, 2, 1))
-_REST = _sums_over_rows(block_sum(1, masked=True))
-_WIDE_GRADIENTS, _TWO_GRADIENTS, _ONE_GRADIENT = (
-    _gradients_over_rows(block_gradient(count, inputs=True)) for count in (_WIDEST, 2, 1)
+_REST, _FEW = (_sums_over_rows(block_sum(1, width=width, masked=True)) for width in (WIDTH, 8))
+_WIDE_GRADIENTS, _TWO_GRADIENTS, _ONE_GRADIENT, _REST_GRADIENT = (
+    _gradients_over_rows(block_gradient(count, inputs=True, masked=masked))
+    for count, masked in ((_WIDEST, False), (2, False), (1, False), (1, True))
 )
-_REST_GRADIENT = _gradients_over_rows(block_gradient(1, inputs=True, masked=True))
-_WIDE_DOTS, _TWO_DOTS, _ONE_DOT = (
-    _gradients_over_rows(block_gradient(count, inputs=False)) for count in (_WIDEST, 2, 1)
+_WIDE_DOTS, _TWO_DOTS, _ONE_DOT, _REST_DOT = (
+    _gradients_over_rows(block_gradient(count, inputs=False, masked=masked))
+    for count, masked in ((_WIDEST, False), (2, False), (1, False), (1, True))
 )
-_REST_DOT = _gradients_over_rows(block_gradient(1, inputs=False, masked=True))
 
 
 @kernel
@@ -90,20 +90,23 @@ def block_sums(
             a, b, n = x0 + i * xi + j * xj, y0 + i * yi + j * yj, 0
             if x.itemsize == 4:
                 while n + _WIDEST * WIDTH <= length:
-                    _WIDE(
-                        begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch, first, last, least, length
-                    )
+                    _WIDE(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
+                          first, last, least, length)  # fmt: skip
                     n += _WIDEST * WIDTH
             while n + 2 * WIDTH <= length:
-                _TWO(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch, first, last, least, length)
+                _TWO(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
+                     first, last, least, length)  # fmt: skip
                 n += 2 * WIDTH
             if n + WIDTH <= length:
-                _ONE(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch, first, last, least, length)
+                _ONE(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
+                     first, last, least, length)  # fmt: skip
                 n += WIDTH
-            if n < length:
-                _REST(
-                    begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch, first, last, least, length - n
-                )
+            if n + 8 < length:
+                _REST(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
+                      first, last, least, length - n)  # fmt: skip
+            elif n < length:
+                _FEW(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
+                     first, last, least, length - n)  # fmt: skip
 
 
 @kernel
@@ -126,88 +129,20 @@ def block_gradients(
             d, a, b, n = g0 + i * gi + j * gj, x0 + i * xi + j * xj, y0 + i * yi + j * yj, 0
             if x.itemsize == 4:
                 while n + _WIDEST * WIDTH <= length:
-                    _WIDE_GRADIENTS(
-                        begins,
-                        columns,
-                        y_columns,
-                        values,
-                        g,
-                        d + n,
-                        g_pitch,
-                        x,
-                        a + n,
-                        gx,
-                        b + n,
-                        pitch,
-                        out,
-                        first,
-                        last,
-                        adds_weights,
-                        length,
-                    )
+                    _WIDE_GRADIENTS(begins, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
+                                    pitch, out, first, last, adds_weights, length)  # fmt: skip
                     n, adds_weights = n + _WIDEST * WIDTH, True
             while n + 2 * WIDTH <= length:
-                _TWO_GRADIENTS(
-                    begins,
-                    columns,
-                    y_columns,
-                    values,
-                    g,
-                    d + n,
-                    g_pitch,
-                    x,
-                    a + n,
-                    gx,
-                    b + n,
-                    pitch,
-                    out,
-                    first,
-                    last,
-                    adds_weights,
-                    length,
-                )
+                _TWO_GRADIENTS(begins, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
+                               pitch, out, first, last, adds_weights, length)  # fmt: skip
                 n, adds_weights = n + 2 * WIDTH, True
             if n + WIDTH <= length:
-                _ONE_GRADIENT(
-                    begins,
-                    columns,
-                    y_columns,
-                    values,
-                    g,
-                    d + n,
-                    g_pitch,
-                    x,
-                    a + n,
-                    gx,
-                    b + n,
-                    pitch,
-                    out,
-                    first,
-                    last,
-                    adds_weights,
-                    length,
-                )
+                _ONE_GRADIENT(begins, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
+                              pitch, out, first, last, adds_weights, length)  # fmt: skip
                 n, adds_weights = n + WIDTH, True
             if n < length:
-                _REST_GRADIENT(
-                    begins,
-                    columns,
-                    y_columns,
-                    values,
-                    g,
-                    d + n,
-                    g_pitch,
-                    x,
-                    a + n,
-                    gx,
-                    b + n,
-                    pitch,
-                    out,
-                    first,
-                    last,
-                    adds_weights,
-                    length - n,
-                )
+                _REST_GRADIENT(begins, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
+                               pitch, out, first, last, adds_weights, length - n)  # fmt: skip
                 adds_weights = True
 
 
@@ -223,88 +158,20 @@ def block_dots(
             d, a, n = g0 + i * gi + j * gj, x0 + i * xi + j * xj, 0
             if x.itemsize == 4:
                 while n + _WIDEST * WIDTH <= length:
-                    _WIDE_DOTS(
-                        begins,
-                        columns,
-                        columns,
-                        x,
-                        g,
-                        d + n,
-                        g_pitch,
-                        x,
-                        a + n,
-                        x,
-                        a + n,
-                        pitch,
-                        out,
-                        first,
-                        last,
-                        adds_weights,
-                        length,
-                    )
+                    _WIDE_DOTS(begins, columns, columns, x, g, d + n, g_pitch, x, a + n, x, a + n,
+                               pitch, out, first, last, adds_weights, length)  # fmt: skip
                     n, adds_weights = n + _WIDEST * WIDTH, True
             while n + 2 * WIDTH <= length:
-                _TWO_DOTS(
-                    begins,
-                    columns,
-                    columns,
-                    x,
-                    g,
-                    d + n,
-                    g_pitch,
-                    x,
-                    a + n,
-                    x,
-                    a + n,
-                    pitch,
-                    out,
-                    first,
-                    last,
-                    adds_weights,
-                    length,
-                )
+                _TWO_DOTS(begins, columns, columns, x, g, d + n, g_pitch, x, a + n, x, a + n,
+                          pitch, out, first, last, adds_weights, length)  # fmt: skip
                 n, adds_weights = n + 2 * WIDTH, True
             if n + WIDTH <= length:
-                _ONE_DOT(
-                    begins,
-                    columns,
-                    columns,
-                    x,
-                    g,
-                    d + n,
-                    g_pitch,
-                    x,
-                    a + n,
-                    x,
-                    a + n,
-                    pitch,
-                    out,
-                    first,
-                    last,
-                    adds_weights,
-                    length,
-                )
+                _ONE_DOT(begins, columns, columns, x, g, d + n, g_pitch, x, a + n, x, a + n,
+                         pitch, out, first, last, adds_weights, length)  # fmt: skip
                 n, adds_weights = n + WIDTH, True
             if n < length:
-                _REST_DOT(
-                    begins,
-                    columns,
-                    columns,
-                    x,
-                    g,
-                    d + n,
-                    g_pitch,
-                    x,
-                    a + n,
-                    x,
-                    a + n,
-                    pitch,
-                    out,
-                    first,
-                    last,
-                    adds_weights,
-                    length - n,
-                )
+                _REST_DOT(begins, columns, columns, x, g, d + n, g_pitch, x, a + n, x, a + n,
+                          pitch, out, first, last, adds_weights, length - n)  # fmt: skip
                 adds_weights = True
 
 

@@ -7,7 +7,19 @@ from typing import Any
 
 from numba import types
 
-from sparseflow.engine.kernels.vectors import I32, ZERO, Sums, Vectors, data, i64, integer, intrinsic, ir, loop, sums
+from sparseflow.engine.kernels.vectors import (
+    I32,
+    ZERO,
+    Sums,
+    Vectors,
+    data,
+    i64,
+    integer,
+    intrinsic,
+    ir,
+    loop,
+    whole_groups,
+)
 
 
 def both_gradients(count: int, *, masked: bool = False) -> Callable[..., None]:
@@ -37,12 +49,11 @@ def both_gradients(count: int, *, masked: bool = False) -> Callable[..., None]:
             v = Vectors(builder, kinds[0])
             vs, places, c, outs = (data(context, builder, kinds[i], arguments[i]) for i in (0, 1, 2, 12))
             gs, xs, ys = (data(context, builder, kinds[i], arguments[i], arguments[i + 1]) for i in (5, 8, 10))
-            shifts = [i64(v.width * i) for i in range(count)]
-            masks = [v.first(builder.sub(length, shift)) if masked else None for shift in shifts]
-            inputs = [v.load(v.at(xs, shift), mask) for shift, mask in zip(shifts, masks, strict=True)]
+            tiles = v.tiles(count, length if masked else None)
+            inputs = [v.load(v.at(xs, shift), mask) for shift, mask in tiles]
             totals = [[v.local(v.zero) for _ in range(count)] for _ in range(beside)]
             with builder.if_then(adds_inputs):
-                for total, shift, mask in zip(totals[0], shifts, masks, strict=True):
+                for total, (shift, mask) in zip(totals[0], tiles, strict=True):
                     builder.store(v.load(v.at(ys, shift), mask), total)
 
             def meet(k: Any, several: int) -> None:
@@ -53,7 +64,7 @@ def both_gradients(count: int, *, masked: bool = False) -> Callable[..., None]:
                     value = v.splat(builder.load(v.at(vs, wheres[t])))
                     met = v.at(gs, builder.mul(integer(builder, v.at(c, place)), pitch))
                     halves = [v.zero, v.zero]
-                    for i, (total, shift, mask) in enumerate(zip(totals[t % beside], shifts, masks, strict=True)):
+                    for i, (total, (shift, mask)) in enumerate(zip(totals[t % beside], tiles, strict=True)):
                         part = v.load(v.at(met, shift), mask)
                         builder.store(v.fma(value, part, builder.load(total)), total)
                         halves[i % 2] = v.fma(inputs[i], part, halves[i % 2])
@@ -67,13 +78,11 @@ def both_gradients(count: int, *, masked: bool = False) -> Callable[..., None]:
 
             several = together
             while several:
-                whole = builder.add(
-                    begin, builder.sub(builder.sub(end, begin), builder.srem(builder.sub(end, begin), i64(several)))
-                )
+                whole = whole_groups(builder, begin, end, several)
                 with loop(builder, begin, whole, several) as k:
                     meet(k, several)
                 begin, several = whole, several // 2 if count < 4 else several // 4
-            for i, (shift, mask) in enumerate(zip(shifts, masks, strict=True)):
+            for i, (shift, mask) in enumerate(tiles):
                 total = builder.load(totals[0][i])
                 for others in totals[1:]:
                     total = builder.fadd(total, builder.load(others[i]))
@@ -103,16 +112,12 @@ def gated_sum(typingctx: Any, y: Any, y0: Any, g: Any, g0: Any, length: Any) -> 
             v.store(passed, place, mask)
             builder.store(builder.fadd(passed, builder.load(total)), total)
 
-        whole = builder.sub(length, builder.srem(length, i64(4 * v.width)))
+        whole = whole_groups(builder, ZERO, length, 4 * v.width)
         with loop(builder, ZERO, whole, 4 * v.width) as n:
             for u, total in enumerate(totals):
                 gate(builder.add(n, i64(u * v.width)), total)
         with loop(builder, whole, length, v.width) as n:
             gate(n, totals[0], v.first(builder.sub(length, n)))
-        four = sums(builder, [builder.load(total) for total in totals])
-        result = builder.extract_element(four, ir.Constant(I32, 0))
-        for lane in range(1, 4):
-            result = builder.fadd(result, builder.extract_element(four, ir.Constant(I32, lane)))
-        return result
+        return v.total([builder.load(total) for total in totals])
 
     return signature, codegen

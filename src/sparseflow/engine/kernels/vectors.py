@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -78,6 +79,17 @@ class Vectors:
         lanes = ir.Constant(ir.VectorType(I64, self.width), list(range(self.width)))
         return self.builder.icmp_signed("<", lanes, splat(self.builder, count, self.width))
 
+    def tiles(self, count: int, length: Any = None) -> list[tuple[Any, Any]]:
+        """The offset of each of ``count`` vectors, and the mask of what it has of ``length`` numbers, if given."""
+        shifts = [i64(self.width * i) for i in range(count)]
+        return [(s, None if length is None else self.first(self.builder.sub(length, s))) for s in shifts]
+
+    def total(self, vectors: list[Any]) -> Any:
+        """The sum over all numbers of 2^m vectors."""
+        each = sums(self.builder, vectors)
+        lanes = [self.builder.extract_element(each, ir.Constant(I32, lane)) for lane in range(len(vectors))]
+        return functools.reduce(self.builder.fadd, lanes)
+
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         """``a * b + c``, rounded once."""
         function = self._function(
@@ -109,6 +121,12 @@ def splat(builder: Any, scalar: Any, width: int) -> Any:
     undefined = ir.Constant(ir.VectorType(scalar.type, width), ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, width), [0] * width))
+
+
+def whole_groups(builder: Any, first: Any, last: Any, size: int) -> Any:
+    """Where the last whole group of ``size`` of [first, last) ends."""
+    count = builder.sub(last, first)
+    return builder.add(first, builder.sub(count, builder.srem(count, i64(size))))
 
 
 @contextmanager
