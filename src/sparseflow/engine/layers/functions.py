@@ -28,10 +28,11 @@ def to_storage(images: Tensor, frame: Frame) -> Tensor:
     """
     images = images.detach()
     inner = images.permute(*range(1, images.dim()), 0)
-    if not inner.is_contiguous() and (images.is_contiguous() or (images.dim() == 2 and images.stride(1) == 1)):
-        inner = _turned(images.view(frame.batch, -1)).view(inner.shape)
-    # The gradient of a sum is one number with strides of 0, for which all kernels would be compiled once more.
-    flat = inner.reshape(-1).contiguous()
+    if not inner.is_contiguous() and _has_rows(images):
+        flat = _turned(images.view(frame.batch, -1))
+    else:
+        # The gradient of a sum is one number with strides of 0, for which all kernels would be compiled once more.
+        flat = inner.reshape(-1).contiguous()
     if (frame.height, frame.width) == frame.size:
         return flat
     storage = shared_pool().empty(images.shape[1] * frame.pitch, images.dtype)
@@ -59,12 +60,17 @@ def to_rows(storage: Tensor, shape: tuple[int, ...]) -> Tensor:
     return rows
 
 
+def _has_rows(images: Tensor) -> bool:
+    """Whether the numbers of each example are neighbours in memory."""
+    return images.is_contiguous() or (images.dim() == 2 and images.stride(1) == 1)
+
+
 def _turned(rows: Tensor) -> Tensor:
-    """A matrix whose rows are neighbours in memory, as its transpose."""
+    """The transpose, flat, of a matrix whose rows are neighbours in memory."""
     (count, size), stride = rows.shape, rows.stride(0)
-    turned = torch.empty(size, count, dtype=rows.dtype)
+    turned = torch.empty(size * count, dtype=rows.dtype)
     numbers = rows.as_strided(((count - 1) * stride + size,), (1,)).numpy()
-    transpose(numbers, 0, stride, count, size, turned.view(-1).numpy(), 0, count)
+    transpose(numbers, 0, stride, count, size, turned.numpy(), 0, count)
     return turned
 
 
@@ -105,23 +111,25 @@ class Call(NamedTuple):
     """Shape of the output."""
     dims: int
     """2 for a linear layer, whose image is one pixel, else 4."""
-    by_rows: bool = False
-    """Whether the output is contiguous, like the input, instead of having the batch innermost."""
+    by_rows: bool
+    """Whether the output is contiguous, as a linear layer's is unless its input has the batch innermost."""
 
 
-def apply(x: Tensor, images: tuple[int, ...], values: Tensor, bias: Tensor | None, call: Call) -> Tensor:
-    """``max(floor, W x + b)`` with ``x`` seen in the shape ``images``, as :func:`to_storage` takes it."""
+def apply(
+    x: Tensor, images: tuple[int, ...], values: Tensor, bias: Tensor | None, product: Product, floor: float,
+    record: Recorder | None, out: tuple[int, ...],
+) -> Tensor:  # fmt: skip
+    """``max(floor, W x + b)`` of shape ``out``, with ``x`` seen in the shape ``images`` of :func:`to_storage`."""
     seen = x if x.shape == images else x.reshape(images)
-    is_watched = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, values, bias))
-    if call.dims == 2 and images[0] > 1 and seen.stride() != (1, images[0]):
-        call = call._replace(by_rows=True)
-        source = _turned_once(x, seen, call.product.x)
-    else:
-        source = to_storage(seen, call.product.x)
-    if not is_watched:
-        return _output(source, values, bias, call)[1]
-    out: Tensor = SparseProduct.apply(x, values, bias, source, call)  # type: ignore[no-untyped-call]
-    return out
+    by_rows = len(images) == 2 and images[0] > 1 and seen.stride() != (1, images[0])
+    source = _turned_once(x, seen, product.x) if by_rows else to_storage(seen, product.x)
+    call = Call(product, floor, record, out, len(images), by_rows)
+    if torch.is_grad_enabled() and (
+        x.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad)
+    ):
+        y: Tensor = SparseProduct.apply(x, values, bias, source, call)  # type: ignore[no-untyped-call]
+        return y
+    return _output(source, values, bias, call)[1]
 
 
 def _output(source: Tensor, values: Tensor, bias: Tensor | None, call: Call) -> tuple[Tensor, Tensor]:
