@@ -240,6 +240,27 @@ def grids_for(block: BlockLike, model: nn.Module | None, names: Iterable[str]) -
     return grids_of(model, block, names)
 
 
+class LostBlocksWarning(UserWarning):
+    """A method is about to move single weights of masks that are made of blocks."""
+
+
+def lost_blocks(masks: Mapping[str, Tensor], layouts: Mapping[str, Layout]) -> list[str]:
+    """Names of the masks, whole ones, that are made of blocks of four outputs; none where all or nothing is active.
+
+    >>> mask = torch.rand(3, 100) < 0.2
+    >>> lost_blocks({"a": mask.repeat_interleave(4, 0), "b": torch.rand(12, 100) < 0.2}, {"a": PLAIN, "b": PLAIN})
+    ['a']
+    """
+    found = []
+    for name, mask in masks.items():
+        _, outputs, _ = matrices_shape(tuple(mask.shape), layouts[name])
+        if outputs % 4 or outputs == 4 or mask.is_meta:  # with one row of blocks a few weights may be alike by chance
+            continue
+        if 0 < count_true(mask) < mask.numel() and BlockGrid(Block(4, 1), tuple(mask.shape), layouts[name]).fits(mask):
+            found.append(name)
+    return found
+
+
 def check_made_of(grids: Mapping[str, BlockGrid], masks: Mapping[str, Tensor]) -> None:
     """Check that masks, whole ones, are made of blocks.
 
