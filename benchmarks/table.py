@@ -1,4 +1,4 @@
-"""``python -m benchmarks.table``: write the tables of the README and docs/performance.md from the committed results."""
+"""``python -m benchmarks.table``: write the tables of README and docs/performance.md from the committed results."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ ORDER = ("masked_step", "masked_adamw", "mask_update", "initialise", "import_tim
 
 
 def markdown(results: list[dict[str, Any]]) -> str:
-    """The README's tables of masking, engine and curvature, and a line for each machine that was measured."""
+    """The README's tables: what a user gains from the engine, what masking costs, and where they were measured."""
+    gains = [found for name in performance.USER_LEVEL for found in results if found["name"] == name]
     costs = sorted((r for r in results if r["name"] in ORDER), key=lambda r: ORDER.index(r["name"]))
     lines = ["| what | reach | measured | verdict |", "|---|---|---|---|"]
     for result in costs:
         measured = "; ".join(f"{shown(case['ratio'], speedup=False)} ({case['label']})" for case in result["cases"])
         lines.append(f"| {result['what']} | {bound(result['reach'], speedup=False)} | {measured} | {verdict(result)} |")
-    gains = [result for result in results if result["name"] in performance.ORDER]
-    curvature = [result for result in results if result["name"] in performance.CURVATURE]
-    tables = ["\n".join(lines), *(performance.summary(found) for found in (gains, curvature) if found)]
-    return "\n\n".join([*tables, "\n".join(machines([*costs, *gains, *curvature]))])
+    user_level = performance.user_level(gains) if gains else performance.NOTHING
+    return "\n\n".join([user_level, "\n".join(lines), "\n".join(machines([*gains, *costs]))])
 
 
 def filled(text: str, name: str, block: str) -> str:
