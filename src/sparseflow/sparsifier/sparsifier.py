@@ -171,14 +171,14 @@ class Sparsifier:
         """Parameter name -> bool tensor, now."""
         return self._weights.masks
 
+    @masks.setter
+    def masks(self, given: Masks) -> None:
+        self._weights.dense.refuse(given)
+
     @property
     def block(self) -> dict[str, tuple[int, int]]:
         """Parameter name -> outputs and inputs of its blocks, of the weights whose connections move in blocks."""
         return {name: tuple(grid.block) for name, grid in self._weights.grids.items()}
-
-    @masks.setter
-    def masks(self, given: Masks) -> None:
-        self._weights.dense.refuse(given)
 
     # -- what a loop may call ------------------------------------------------------------------------------------
 
