@@ -103,7 +103,8 @@ class BlockGrid:
     def _tiles(self, tensor: Tensor) -> Tensor:
         """View as (matrices, block rows, R, block columns, C)."""
         outputs, inputs = self.block
-        return matrices(tensor, self.layout).unflatten(2, (-1, inputs)).unflatten(1, (-1, outputs))
+        tiles: Tensor = matrices(tensor, self.layout).unflatten(2, (-1, inputs)).unflatten(1, (-1, outputs))
+        return tiles
 
 
 def _fold(tensor: Tensor, *, axis: int, magnitude: bool = False) -> Tensor:
