@@ -167,6 +167,11 @@ class Sparsifier:
         self._listener.step_count = count
 
     @property
+    def block(self) -> dict[str, tuple[int, int]]:
+        """Parameter name -> outputs and inputs of its blocks, of the weights whose connections move in blocks."""
+        return {name: (grid.block.outputs, grid.block.inputs) for name, grid in self._weights.grids.items()}
+
+    @property
     def masks(self) -> Mapping[str, Tensor]:
         """Parameter name -> bool tensor, now."""
         return self._weights.masks
@@ -174,11 +179,6 @@ class Sparsifier:
     @masks.setter
     def masks(self, given: Masks) -> None:
         self._weights.dense.refuse(given)
-
-    @property
-    def block(self) -> dict[str, tuple[int, int]]:
-        """Parameter name -> outputs and inputs of its blocks, of the weights whose connections move in blocks."""
-        return {name: tuple(grid.block) for name, grid in self._weights.grids.items()}
 
     # -- what a loop may call ------------------------------------------------------------------------------------
 

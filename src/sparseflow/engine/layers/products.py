@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparseflow.engine.kernels.blocks import block_dots, block_sums, block_vector_product
+from sparseflow.engine.kernels.blocks import block_dots, block_gradients, block_sums, block_vector_product
 from sparseflow.engine.kernels.gradients import column_gradients, gated_sums
 from sparseflow.engine.kernels.sums import all_dots, all_sums, row_sums, vector_product
 from sparseflow.engine.layers.geometry import (
@@ -25,7 +25,7 @@ from sparseflow.engine.layers.geometry import (
 from sparseflow.engine.layers.gradient_geometry import GradientLoops, block_gradient_loops, gradient_passes
 from sparseflow.engine.layers.memory import shared_pool
 from sparseflow.engine.layers.pattern import BLOCK, Pattern, Table
-from sparseflow.engine.layers.threads import over_outputs
+from sparseflow.engine.layers.threads import halves, over_outputs, over_parts
 
 Floats = NDArray[Any]
 #: The floor of a layer without a ReLU.
@@ -112,7 +112,7 @@ class Product:
 
     def forward(self, values: Tensor, bias: Tensor | None, x: Tensor, *, floor: float = NO_FLOOR) -> Tensor:
         """``max(floor, W x + b)``, from frame ``x`` to frame ``y``; a ``floor`` of 0 is a ReLU."""
-        y = self.memory.empty(self.pattern.outputs * self.y.pitch, values.dtype)
+        y = self.memory.empty(self.pattern.outputs * self.y.pitch, self.dtype)
         w, xs, ys = values.detach().numpy(), x.numpy(), y.numpy()
         start = w[:0] if bias is None else bias.detach().numpy()
         loops = self._forward
@@ -150,9 +150,30 @@ class Product:
 
     def gradients(self, values: Tensor, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """``W^T g`` in frame ``gx``, and the gradient of each active weight: both from one pass over ``g``."""
-        gx = self.memory.empty(self.pattern.inputs * self.gx.pitch, values.dtype)
-        if self.in_blocks:
-            gx.zero_()  # which blocks add to
+        both = self._scatter if self.in_blocks else self._gather
+        return both(values.detach().numpy(), x.numpy(), g.numpy())
+
+    def _scatter(self, w: Floats, x: Floats, g: Floats) -> tuple[Tensor, Tensor]:
+        ((table, loops),) = self.backward
+        gx = self.memory.empty(self.pattern.inputs * self.gx.pitch, self.dtype).zero_()
+        gxs, (*moves, length) = gx.numpy(), loops.moves
+        # Taps of larger kernels reach into the other half.
+        parts = halves(length, 2 * self.work) if self.window.kernel == (1, 1) else [(0, length)]
+        outs = [torch.empty(self.pattern.num_active, dtype=self.dtype) for _ in parts]
+
+        def run(part: int) -> None:
+            first, last = parts[part]
+            block_gradients(
+                self.pattern.begins, table.columns, table.columns, w, g, loops.g0 + first, self.g.pitch,
+                x, loops.x0 + first, gxs, loops.y0 + first, self.x.batch, outs[part].numpy(), 0, table.outputs,
+                *moves, last - first, False,
+            )  # fmt: skip
+
+        over_parts(len(parts), 2 * self.work, run)
+        return gx, sum_of(outs)
+
+    def _gather(self, w: Floats, x: Floats, g: Floats) -> tuple[Tensor, Tensor]:
+        gx = self.memory.empty(self.pattern.inputs * self.gx.pitch, self.dtype)
         # What no input meets has no phase, and a gradient of zero.
         all_meet = sum(len(table.columns) for table, _ in self.backward) == len(self.pattern.indices)
         out = (torch.empty if all_meet else torch.zeros)(self.pattern.num_active, dtype=self.dtype)
