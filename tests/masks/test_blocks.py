@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from itertools import pairwise, product
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.masks.blocks import Block, BlockGrid, block_of, grids, grids_of
+from sparseflow.masks.blocks import Block, BlockGrid, LostBlocksWarning, block_of, grids, grids_of
 from sparseflow.masks.fans import PLAIN, Layout
 from sparseflow.masks.topk import EmptiedLayerWarning
 from sparseflow.rng import stream
@@ -368,3 +369,92 @@ def test_the_outputs_of_a_block_row_have_one_fan_in_and_one_scale(mode: str) -> 
         values = model[0].weight.detach()[start : start + 4][masks["0.weight"][start : start + 4]]
         # Mean square of 4 fan normal draws of variance 2 / fan: relative deviation sqrt(2 / (4 fan)), five of them.
         assert abs(float(values.square().mean()) * fan / 2 - 1) < 5 * (2 / (4 * fan)) ** 0.5
+
+
+# --- what remembers blocks --------------------------------------------------------------------------------------------
+
+
+def held(block: object, **changes: object) -> tuple[nn.Sequential, sf.Sparsifier]:
+    model = nn.Sequential(nn.Linear(30, 16), nn.Linear(16, 8), nn.Linear(8, 3))
+    masks = sf.random_masks(model, 0.7, seed=0, block={"2.weight": (1, 1), "*": (4, 1)})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return model, sf.Sparsifier(model, optimizer, masks, sf.RigL(total_steps=9, block=block), seed=0, **changes)
+
+
+NAMED = {"2.weight": (1, 1), "*": (4, 1)}
+FOUND = {"0.weight": (4, 1), "1.weight": (4, 1)}
+
+
+def test_a_file_keeps_blocks(tmp_path: Path) -> None:
+    _, sparsifier = held(NAMED)
+    path = tmp_path / "masks.safetensors"
+    for masks, block in ((sparsifier, None), (dict(sparsifier.masks), NAMED)):
+        sf.save_masks(path, masks, block=block)
+        assert sf.load_block(path) == FOUND
+        loaded = sf.load_masks(path)
+        assert list(loaded) == list(sparsifier.masks)
+        assert all(torch.equal(mask, sparsifier.masks[name]) for name, mask in loaded.items())
+        assert sf.RigL(total_steps=9, block=sf.load_block(path)).block == FOUND
+    sf.save_masks(path, loaded)
+    assert sf.load_block(path) == {}
+    with pytest.raises(TypeError, match="block must be two whole numbers"):
+        sf.save_masks(path, loaded, block=4)
+
+
+def test_a_state_keeps_blocks() -> None:
+    _, sparsifier = held(NAMED)
+    state = sparsifier.state_dict()
+    assert state["block"] == FOUND == sparsifier.block
+    held(NAMED)[1].load_state_dict(state)
+    held(NAMED, state=state)
+    held(NAMED)[1].load_state_dict({key: value for key, value in state.items() if key != "block"})
+    message = (
+        r"saved with block \(4, 1\) of '1\.weight', and the method has \(2, 1\)\. Make the method with "
+        r"block=\{'0\.weight': \(4, 1\), '1\.weight': \(4, 1\)\}"
+    )
+    other = {"1.weight": (2, 1), "0.weight": (4, 1)}
+    with pytest.raises(ValueError, match=message):
+        held(other)[1].load_state_dict(state)
+    with pytest.raises(ValueError, match=message):
+        held(other, state=state)
+    with pytest.raises(
+        ValueError, match=r"the state's block must be two whole numbers for each weight, got \{'a': 4\}"
+    ):
+        sparsifier.load_state_dict({**state, "block": {"a": 4}})
+    moved = {**state["masks"], "1.weight": state["masks"]["1.weight"].roll(1, 0)}
+    with pytest.raises(ValueError, match=r"the mask of '1\.weight' is not made of blocks of 4 outputs x 1 inputs"):
+        sparsifier.load_state_dict({**state, "masks": moved})
+    plain = nn.Linear(30, 16)
+    masks = sf.random_masks(plain, 0.7, seed=0)
+    single = sf.Sparsifier(plain, torch.optim.SGD(plain.parameters()), masks, sf.RigL(total_steps=9), seed=0)
+    assert "block" not in single.state_dict()
+
+
+def test_blocks_that_a_method_would_break_up_are_warned_of() -> None:
+    with pytest.warns(LostBlocksWarning, match=r"the mask of '0\.weight' is made of blocks .* block=\(4, 1\)\.$"):
+        held((1, 1))
+    model = nn.Sequential(nn.Linear(30, 16))
+    for masks in (sf.dense_masks(model), sf.random_masks(model, 0.7, seed=0)):
+        sf.Sparsifier(model, torch.optim.SGD(model.parameters()), masks, sf.RigL(total_steps=9), seed=0).remove()
+    masks = sf.random_masks(model, 0.7, seed=0, block=(4, 1))
+    sf.Sparsifier(model, torch.optim.SGD(model.parameters()), masks, sf.Static(), seed=0)  # moves nothing
+
+
+def test_a_report_names_blocks_and_what_was_reached() -> None:
+    model, sparsifier = held(NAMED)
+    report = sf.sparsity_report(model, sparsifier.masks, target=0.7)
+    assert {row.name: row.block for row in report.rows if row.masked} == {**FOUND, "2.weight": None}
+    # 120, 32 blocks and 24 weights, 0.3 of them: 36, 9.6 and 7.2.
+    assert [row.active for row in report.rows if row.masked] == [144, 40, 7]
+    lines = str(report).split("\n")
+    assert lines[0].split()[4:6] == ["target", "block"]
+    assert [line.split()[5] for line in lines if line.startswith(("0.weight", "1.weight", "2.weight"))] == [
+        *("4x1", "4x1", "1x1")
+    ]
+    assert report.to_dict()["rows"][0]["block"] == [4, 1]
+    sparsifier.remove()
+    masks = dict(sparsifier.masks)
+    assert "block" not in str(sf.sparsity_report(model, masks)).split("\n")[0]
+    assert sf.sparsity_report(model, masks, block={"1.weight": (2, 1)}).rows[2].block == (2, 1)
+    with pytest.raises(ValueError, match=r"the mask of '0\.weight' is not made of blocks of 8 outputs x 1 inputs"):
+        sf.sparsity_report(model, masks, block={"0.weight": (8, 1)})

@@ -103,13 +103,14 @@ class BlockGrid:
     def _tiles(self, tensor: Tensor) -> Tensor:
         """View as (matrices, block rows, R, block columns, C)."""
         outputs, inputs = self.block
-        return matrices(tensor, self.layout).unflatten(2, (-1, inputs)).unflatten(1, (-1, outputs))
+        tiles: Tensor = matrices(tensor, self.layout).unflatten(2, (-1, inputs)).unflatten(1, (-1, outputs))
+        return tiles
 
 
 def _fold(tensor: Tensor, *, axis: int, magnitude: bool = False) -> Tensor:
     """Add up a short axis from its first entry to its last, without a copy of all absolute values."""
     first, *others = tensor.unbind(axis)
-    total = first.abs() if magnitude else first.clone()
+    total: Tensor = first.abs() if magnitude else first.clone()
     part = torch.empty_like(total)
     for other in others:
         total += torch.abs(other, out=part) if magnitude else other
@@ -238,6 +239,27 @@ def grids_for(block: BlockLike, model: nn.Module | None, names: Iterable[str]) -
     if model is None:
         raise ValueError("block= needs model=, whose layers say which axis of a weight holds the outputs.")
     return grids_of(model, block, names)
+
+
+class LostBlocksWarning(UserWarning):
+    """A method is about to move single weights of masks that are made of blocks."""
+
+
+def lost_blocks(masks: Mapping[str, Tensor], layouts: Mapping[str, Layout]) -> list[str]:
+    """Names of the masks, whole ones, that are made of blocks of four outputs; none where all or nothing is active.
+
+    >>> mask = torch.rand(3, 100) < 0.2
+    >>> lost_blocks({"a": mask.repeat_interleave(4, 0), "b": torch.rand(12, 100) < 0.2}, {"a": PLAIN, "b": PLAIN})
+    ['a']
+    """
+    found = []
+    for name, mask in masks.items():
+        _, outputs, _ = matrices_shape(tuple(mask.shape), layouts[name])
+        if outputs % 4 or outputs == 4 or mask.is_meta:  # with one row of blocks a few weights may be alike by chance
+            continue
+        if 0 < count_true(mask) < mask.numel() and BlockGrid(Block(4, 1), tuple(mask.shape), layouts[name]).fits(mask):
+            found.append(name)
+    return found
 
 
 def check_made_of(grids: Mapping[str, BlockGrid], masks: Mapping[str, Tensor]) -> None:

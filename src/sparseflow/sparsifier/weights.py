@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sparseflow._checks import check_masks
 from sparseflow._fast import StagedMask, Write, clear_, stage, unstaged, write_
 from sparseflow.attached import elsewhere
-from sparseflow.masks.blocks import SINGLE, BlockLike, check_made_of, grids
+from sparseflow.masks.blocks import SINGLE, BlockLike, check_made_of, grids, lost_blocks
 from sparseflow.masks.fans import PLAIN, Layout
 from sparseflow.masks.select import maskable, unwrap
 from sparseflow.methods.drop_grow import changed
@@ -90,6 +90,7 @@ class MaskedWeights:
         self.grids = grids(block, self._shapes(masks), layouts)
         """Name -> blocks, of those whose connections move in blocks."""
         self._check_blocks(masks)
+        self._layouts = layouts
         self.dense = HeldMasks(
             (name, torch.empty_like(parameter, dtype=torch.bool, requires_grad=False))
             for name, parameter in self.parameters.items()
@@ -256,6 +257,11 @@ class MaskedWeights:
         """Copies of all masks as :meth:`change_` takes them, those of whole weights at an eighth of their size."""
         found: dict[str, Tensor | StagedMask] = {n: weight.positions().clone() for n, weight in self.stored.items()}
         return found | {n: mask.clone() if n in self.sharded else stage(mask) for n, mask in self.dense.items()}
+
+    def in_lost_blocks(self) -> list[str]:
+        """Names of weights whose masks are made of blocks of four outputs, and whose connections move one by one."""
+        others = {name: full(mask) for name, mask in self.masks.items() if name not in self.grids}
+        return lost_blocks(others, self._layouts)
 
     def _shapes(self, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
         stored = {name: tuple(weight.weight_shape) for name, weight in self.stored.items()}
