@@ -20,7 +20,7 @@ from sparseflow.engine.files.export import load, load_state
 from sparseflow.sealed import SUMS
 from sparseflow.training.runs import final_state, load_run, load_runs, read_snapshot
 from sparseflow.training.store import RunStore
-from write_golden import ENGINE, GOLDEN, MASK_FILE, RUNS, STATE, places, tiny_network
+from write_golden import BLOCKS, ENGINE, GOLDEN, MASK_FILE, RUNS, STATE, places, tiny_network
 
 VERSIONS = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
 ROOT = Path(__file__).parent.parent
@@ -48,10 +48,14 @@ def test_masks(golden: Path) -> None:
     assert plain(loaded) == plain(MASKS)
 
 
-def test_engine_file(golden: Path) -> None:
+@pytest.mark.parametrize("name", [ENGINE, BLOCKS])
+def test_engine_file(golden: Path, name: str) -> None:
+    """With a place for each weight, and with one for each block; both become a network in blocks."""
     made = tiny_network()
-    assert sorted(plain(load_state(golden / ENGINE))) == sorted(plain(dict(made.state_dict())))
-    assert torch.allclose(load(golden / ENGINE, tiny_network())(WEIGHTS), made(WEIGHTS), rtol=1e-6)
+    assert sorted(plain(load_state(golden / name))) == sorted(plain(dict(made.state_dict())))
+    loaded = load(golden / name, tiny_network())
+    assert [layer.pattern.block for layer in sf.engine.sparse_layers(loaded).values()] == [4, 4]
+    assert torch.allclose(loaded(WEIGHTS), made(WEIGHTS), rtol=1e-6)
 
 
 def test_sparsifier_state(golden: Path) -> None:

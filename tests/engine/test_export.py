@@ -261,6 +261,41 @@ def test_wrong_indices_are_refused(path: Path, gaps: Tensor, values: Tensor, mes
         load_state(path)
 
 
+def blocks(path: Path) -> Tensor:
+    """The file of a weight in blocks, and that weight."""
+    weight = torch.tensor([[1.0, 0, 2, 0]]).repeat(4, 1) * torch.arange(1.0, 5)[:, None]
+    save({"weight": weight}, path, masks={"weight": weight != 0})
+    return weight
+
+
+def test_a_weight_in_blocks_has_one_place_a_block(path: Path) -> None:
+    weight = blocks(path)
+    assert torch.equal(load_state(path)["weight"], weight)
+    assert pytest.importorskip("safetensors.torch").load_file(path)["weight:gaps"].tolist() == [0, 2]
+
+
+def test_a_file_with_a_place_for_each_weight_of_a_block_is_read(path: Path) -> None:
+    """As files were written before there were blocks."""
+    values, gaps = torch.arange(1.0, 9), torch.tensor([0, 2, 2, 2, 2, 2, 2, 2], dtype=torch.uint8)
+    path.write_bytes(forged(gaps, values, shape=(4, 4)))
+    loaded = load(path, nn.Linear(4, 4, bias=False))
+    assert loaded.pattern.block == 4
+    assert loaded.dense_weight().tolist() == [[1, 0, 2, 0], [3, 0, 4, 0], [5, 0, 6, 0], [7, 0, 8, 0]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "block", "message"),
+    [((6, 4), 4, "blocks of 4 outputs do not divide 6"), ((8, 4), 2, "are neither 1 nor 4")],
+    ids=["outputs", "height"],
+)
+def test_blocks_that_do_not_fit_are_refused(path: Path, shape: tuple[int, int], block: int, message: str) -> None:
+    tensors = {"weight:gaps": torch.tensor([0], dtype=torch.uint8), "weight:values": torch.ones(block)}
+    header = {"shapes": {"weight": shape}, "groups": {}, "tied": {}, "blocks": {"weight": block}}
+    path.write_bytes(sealed(tensors, header))
+    with pytest.raises(ValueError, match=rf"not valid at 'weight': .*{message}"):
+        load_state(path)
+
+
 def test_a_weight_without_its_places_is_refused(path: Path) -> None:
     header = {"shapes": {"weight": (2, 4)}, "groups": {}, "tied": {}}
     path.write_bytes(sealed({"weight:values": torch.ones(2)}, header))

@@ -94,9 +94,10 @@ def test_a_model_may_write_into_what_a_sparse_layer_returned(before: str, write:
 def test_writing_into_what_backward_needs_is_noticed_as_by_torch() -> None:
     """A ReLU that a sparse layer computes keeps its output, as torch's own does."""
     chain = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Dropout()).eval()
-    for model in (chain, sf.engine.convert(chain, sf.random_masks(chain, 0.5, seed=0))):
+    sparse = sf.engine.convert(chain, sf.random_masks(chain, 0.5, seed=0))
+    for model, x in ((chain, torch.ones(2, 4)), (sparse, torch.ones(2, 4)), (sparse, torch.ones(4, 2).t())):
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-            model(torch.ones(2, 4)).mul_(2).sum().backward()
+            model(x).mul_(2).sum().backward()
 
 
 class Parts(nn.Module):

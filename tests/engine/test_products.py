@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparseflow.engine.kernels.sums import all_dots, all_sums
 from sparseflow.engine.layers import products as products_module
-from sparseflow.engine.layers.functions import to_storage
+from sparseflow.engine.layers.functions import to_images, to_storage
 from sparseflow.engine.layers.geometry import Frame, Window
 from sparseflow.engine.layers.pattern import Pattern, Table
 from sparseflow.engine.layers.products import Product
@@ -29,6 +29,7 @@ class Case:
     size: tuple[int, int]
     batch: int
     density: float
+    in_blocks: bool = False
 
 
 def random_case(seed: int) -> Case:
@@ -45,7 +46,9 @@ def random_case(seed: int) -> Case:
         size = two(1, 9)
         if min(window.outputs(size)) >= 1:
             batch, density = draw.choice([1, 2, 3, 5, 16, 37]), draw.choice([0.02, 0.3, 1.0])
-            return Case(groups * draw.randint(1, 3), groups * draw.randint(1, 3), groups, window, size, batch, density)
+            in_blocks = draw.random() < 0.5
+            outputs = groups * draw.randint(1, 3) * (4 if in_blocks else 1)
+            return Case(outputs, groups * draw.randint(1, 3), groups, window, size, batch, density, in_blocks)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,10 @@ class Dense:
 def dense(case: Case, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> Dense:
     generator = stream(seed, "products")
     shape = (case.outputs, case.inputs // case.groups, *case.window.kernel)
-    mask = torch.rand(shape, generator=generator) < case.density
+    if case.in_blocks:
+        mask = (torch.rand(shape[0] // 4, *shape[1:], generator=generator) < case.density).repeat_interleave(4, dim=0)
+    else:
+        mask = torch.rand(shape, generator=generator) < case.density
     weight = (torch.randn(shape, generator=generator, dtype=dtype) * mask).requires_grad_()
     bias = torch.randn(case.outputs, generator=generator, dtype=dtype, requires_grad=True)
     x = torch.randn(case.batch, case.inputs, *case.size, generator=generator, dtype=dtype, requires_grad=True)
@@ -90,36 +96,70 @@ def flat(images: Tensor) -> Tensor:
     return images.permute(1, 2, 3, 0).reshape(-1)
 
 
+def inside(storage: Tensor, channels: int, frame: Frame) -> Tensor:
+    """What a storage has within its border, flat."""
+    return flat(to_images(storage, channels, frame))
+
+
 @pytest.mark.parametrize("seed", range(150))
 def test_products_are_those_of_the_dense_layer(seed: int) -> None:
     case = random_case(seed)
     want = dense(case, seed=seed)
     product = product_of(case, want.mask)
+    assert product.in_blocks or not case.in_blocks
     values = product.pattern.gather(want.weight)
     x = to_storage(want.x, product.x)
+    y = product.forward(values, want.bias, x, floor=0.0)
+    torch.testing.assert_close(y, flat(want.y.relu()))
     torch.testing.assert_close(product.forward(values, want.bias, x), flat(want.y))
-    torch.testing.assert_close(product.forward(values, want.bias, x, floor=0.0), flat(want.y.relu()))
     torch.testing.assert_close(product.forward(values, None, x), flat(want.y - want.bias[:, None, None]))
-    bordered = to_storage(want.g, product.g)
-    torch.testing.assert_close(product.input_gradient(values, bordered), flat(want.x_grad))
+    gx, gv = product.gradients(values, x, to_storage(want.g, product.g))
+    torch.testing.assert_close(inside(gx, case.inputs, product.gx), flat(want.x_grad))
+    torch.testing.assert_close(gv, product.pattern.gather(want.weight_grad))
     for frame in (product.y, product.g):
-        g = to_storage(want.g, frame)
+        g = to_storage(want.g, frame).clone()
         torch.testing.assert_close(product.weight_gradient(x, g, frame), product.pattern.gather(want.weight_grad))
         torch.testing.assert_close(product.bias_gradient(g, frame), want.bias_grad)
+        gated = want.g * (want.y > 0)
+        torch.testing.assert_close(product.gate_(g, y, frame), gated.sum((0, 2, 3)))
+        assert torch.equal(g, to_storage(gated, frame))
 
 
 LINEAR = [(7, 50, 30, 0.1), (1, 4096, 64, 0.05), (3, 20, 5000, 0.05), (130, 5000, 20, 0.02), (257, 2500, 2500, 0.01)]
 
 
+@pytest.mark.parametrize("in_blocks", [False, True])
 @pytest.mark.parametrize(("batch", "inputs", "outputs", "density"), LINEAR)
-def test_linear_layers_of_any_size_are_the_dense_ones(batch: int, inputs: int, outputs: int, density: float) -> None:
-    case = Case(outputs, inputs, 1, Window(), (1, 1), batch, density)
+def test_linear_layers_of_any_size_are_the_dense_ones(
+    batch: int, inputs: int, outputs: int, density: float, in_blocks: bool
+) -> None:
+    case = Case(-(-outputs // 4) * 4, inputs, 1, Window(), (1, 1), batch, density, in_blocks)
     want = dense(case)
     product = product_of(case, want.mask)
     values, x, g = product.pattern.gather(want.weight), flat(want.x), flat(want.g)
     torch.testing.assert_close(product.forward(values, want.bias, x), flat(want.y))
-    torch.testing.assert_close(product.input_gradient(values, g), flat(want.x_grad))
+    gx, gv = product.gradients(values, x, g)
+    torch.testing.assert_close(gx, flat(want.x_grad))
+    torch.testing.assert_close(gv, product.pattern.gather(want.weight_grad))
     torch.testing.assert_close(product.weight_gradient(x, g, product.y), product.pattern.gather(want.weight_grad))
+
+
+@pytest.mark.parametrize("blocks", ["none", "one", "all"])
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_rows_of_no_blocks_one_and_all_of_them(blocks: str, batch: int) -> None:
+    case = Case(12, 10, 1, Window(), (1, 1), batch, 1.0 if blocks == "all" else 0.0, in_blocks=True)
+    want = dense(case)
+    if blocks == "one":
+        want.mask[4:8, 3] = True
+    product = product_of(case, want.mask)
+    assert product.in_blocks
+    values = torch.randn(product.pattern.num_active, dtype=torch.float64, generator=stream(1, "values"))
+    weight = product.pattern.scatter(values)[:, :, 0, 0]
+    x, g = want.x[:, :, 0, 0], want.g[:, :, 0, 0]
+    torch.testing.assert_close(product.forward(values, want.bias, flat(want.x)), (x @ weight.T + want.bias).T.flatten())
+    gx, gv = product.gradients(values, flat(want.x), flat(want.g))
+    torch.testing.assert_close(gx, (g @ weight).T.flatten())
+    torch.testing.assert_close(gv, product.pattern.gather(g.T @ x))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -138,50 +178,47 @@ def test_float32_is_as_exact_as_a_sum_in_float32(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_nothing_outside_the_arrays_is_read_or_written(seed: int) -> None:
+def test_nothing_outside_the_arrays_is_read_or_written(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Arrays lie in a sea of NaN: a number read beside them poisons the result, one written there is seen."""
     case = random_case(seed)
     want = dense(case, seed=seed)
     product = product_of(case, want.mask)
-    seas: list[np.ndarray] = []
+    seas: list[Tensor] = []
 
-    def island(numbers: Tensor) -> np.ndarray:
-        sea = np.full(len(numbers) + 512, np.nan)
-        sea[256 : 256 + len(numbers)] = numbers.numpy()
+    def island(numbers: Tensor) -> Tensor:
+        sea = torch.full((len(numbers) + 512,), math.nan, dtype=torch.float64)
+        sea[256 : 256 + len(numbers)] = numbers
         seas.append(sea)
         return sea[256 : 256 + len(numbers)]
 
-    values = island(product.pattern.gather(want.weight))
+    # What the products allocate: an entry of ``empty`` that nobody writes stays NaN.
+    empty = SimpleNamespace(
+        empty=lambda size, dtype: island(torch.full((size,), math.nan, dtype=dtype)),
+        zeros=lambda size, dtype: island(torch.zeros(size, dtype=dtype)),
+    )
+    monkeypatch.setattr(products_module, "torch", empty)
+    values, bias = island(product.pattern.gather(want.weight)), island(want.bias)
     x, g = island(to_storage(want.x, product.x)), island(to_storage(want.g, product.g))
-    y = island(torch.zeros(case.outputs * product.y.pitch, dtype=torch.float64))
-    gx = island(torch.zeros(case.inputs * product.gx.pitch, dtype=torch.float64))
-    gv = island(torch.zeros(product.pattern.num_active, dtype=torch.float64))
-    table, loops = product._forward
-    all_sums(table.begins, table.ends, table.columns, values, island(want.bias), x, y, loops, 0, case.outputs, -np.inf)
-    (dots, rows), _ = product._gradient_loops[product.g]
-    all_dots(table.begins, table.ends, table.columns, g, x, gv, dots, rows, 0, case.outputs)
-    for transposed, back in product._backward:
-        ordered = island(torch.from_numpy(transposed.values(values.copy())))
-        none = ordered[:0]
-        all_sums(
-            transposed.begins, transposed.ends, transposed.columns, ordered, none, g, gx, back, 0, case.inputs, -np.inf
-        )
-    for found in (y, gx, gv):
-        assert not np.isnan(found).any()
+    y = product.forward(values, bias, x)
+    found = [y, *product.gradients(values, x, g), product.weight_gradient(x, g, product.g)]
+    found += [product.bias_gradient(g, product.g), product.gate_(g, y, product.g)]
+    for each in found:
+        assert not each.isnan().any()
     for sea in seas:
-        assert np.isnan(sea[:256]).all()
-        assert np.isnan(sea[-256:]).all()
+        assert sea[:256].isnan().all()
+        assert sea[-256:].isnan().all()
 
 
+@pytest.mark.parametrize("in_blocks", [False, True])
 @pytest.mark.parametrize("threads", [2, 3])
-def test_the_number_of_threads_changes_no_bit(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case(40, 30, 1, Window((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1))), (9, 9), 16, 0.2)
+def test_the_number_of_threads_changes_no_bit(threads: int, in_blocks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(40, 30, 1, Window((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1))), (9, 9), 16, 0.2, in_blocks)
     want = dense(case, dtype=torch.float32)
 
     def everything() -> list[Tensor]:
         product = product_of(case, want.mask, itemsize=4)
         values, x, g = product.pattern.gather(want.weight), to_storage(want.x, product.x), to_storage(want.g, product.g)
-        found = [product.forward(values, want.bias, x), product.input_gradient(values, g)]
+        found = [product.forward(values, want.bias, x), *product.gradients(values, x, g)]
         return [*found, product.weight_gradient(x, g, product.g)]
 
     alone = everything()
@@ -199,7 +236,7 @@ def test_the_number_of_threads_changes_no_bit(threads: int, monkeypatch: pytest.
     monkeypatch.setattr(products_module, "over_outputs", counted)
     torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(alone, everything(), strict=True))
-    assert len(calls) == 3 * threads
+    assert len(calls) == (2 if in_blocks else 3) * threads
 
 
 def test_a_border_is_zero_and_the_inside_the_image() -> None:
@@ -219,4 +256,4 @@ def test_an_image_with_the_batch_innermost_is_not_copied() -> None:
 def test_an_image_too_large_for_the_columns_is_refused() -> None:
     pattern = Pattern.of(torch.ones(1, 1, 3, 3).bool())
     with pytest.raises(ValueError, match=r"more than the engine's int32 columns can reach; use masks"):
-        Product(pattern, Window((3, 3)), (60_000, 60_000), 1, 4)._forward  # noqa: B018
+        Product(pattern, Window((3, 3)), (60_000, 60_000), 1, 4).table  # noqa: B018

@@ -29,8 +29,9 @@ def save(
     An active float32 weight takes 5 bytes, 4 for the value and 1 for its place (6 below a density of about 0.003), so
     a weight takes about 1.25 times the density of its dense bytes. Biases, buffers and all else are written as they
     are. In the file, ``<weight>:values`` holds the active entries in the order of the flattened weight and
-    ``<weight>:gaps`` their places, see :func:`~sparseflow.engine.files.packing.pack`; metadata hold the shapes, the
-    groups of convolutions, tied names and a SHA-256 over everything.
+    ``<weight>:gaps`` their places, see :func:`~sparseflow.engine.files.packing.pack`; weights in blocks of 4 outputs
+    have one place a block, in a weight of a quarter of the outputs, and take 4.25 bytes. Metadata hold the shapes,
+    which weights are in blocks, the groups of convolutions, tied names and a SHA-256 over everything.
 
     Args:
         model: With sparse layers, dense with zeros, or a state dict.

@@ -89,13 +89,15 @@ def to_bytes(content: Content) -> bytes:
             tied[name] = first[id(entry)]
         elif isinstance(entry, tuple):
             pattern, values = entry
-            shapes[name], blocks[name] = pattern.shape, pattern.block
+            shapes[name] = pattern.shape
+            if pattern.block > 1:
+                blocks[name] = pattern.block
             tensors[name + _VALUES] = values.detach()
             tensors[name + _GAPS] = torch.from_numpy(pack(pattern.places().numpy()))
         else:
             tensors[name] = entry
-    header = json.dumps({"shapes": shapes, "groups": content.groups, "tied": tied, "blocks": blocks})
-    return tensor_bytes(tensors, format=_FORMAT, version=_VERSION, header=header)
+    header = {"shapes": shapes, "groups": content.groups, "tied": tied} | ({"blocks": blocks} if blocks else {})
+    return tensor_bytes(tensors, format=_FORMAT, version=_VERSION, header=json.dumps(header))
 
 
 def read(path: Path) -> Content:
@@ -109,7 +111,7 @@ def read(path: Path) -> Content:
     cure = f"Export the model again; a dense state dict becomes a sparse file by: sparseflow export {path} OUT"
     tensors, text = read_tensors(path, format=_FORMAT, version=_VERSION, cure=cure)
     header = json.loads(text)
-    groups, blocks = header["groups"], header.get("blocks", {})  # files from before blocks name none
+    groups, blocks = header["groups"], header.get("blocks", {})
     entries: dict[str, Entry] = {name: t for name, t in tensors.items() if not name.endswith((_VALUES, _GAPS))}
     for name, shape in header["shapes"].items():
         try:

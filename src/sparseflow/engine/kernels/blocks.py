@@ -7,18 +7,67 @@ one row lie as those of its four outputs do, one output after the other: with ``
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparseflow.engine.kernels.compiling import kernel
+from sparseflow.engine.kernels.block_simd import HEIGHT, block_gradient, block_sum
+from sparseflow.engine.kernels.compiling import kernel, part
+from sparseflow.engine.kernels.vectors import REGISTERS, WIDTH
 
 Floats = NDArray[Any]
 Indices = NDArray[np.int32]
 
-#: Outputs of a block.
-HEIGHT = 4
+#: Vectors of float32 that a tile is wide: its four rows fill half of the registers.
+_WIDEST = REGISTERS // (2 * HEIGHT)
+
+
+def _sums_over_rows(emit: Callable[..., None]) -> Callable[..., None]:
+    @part
+    def run(
+        begins: Indices, columns: Indices, values: Floats, start: Floats, x: Floats, x0: int, pitch: int,
+        y: Floats, y0: int, y_pitch: int, first: int, last: int, floor: float, length: int,
+    ) -> None:  # fmt: skip
+        started = start.shape[0] > 0
+        for o in range(first, last):
+            begin, row = np.int64(begins[o]), HEIGHT * o
+            emit(
+                values, HEIGHT * begin, columns, begin, begins[o + 1] - begin, x, x0, pitch, y, y0 + row * y_pitch,
+                y_pitch, start, row, started, floor, length,
+            )  # fmt: skip
+
+    return run
+
+
+def _gradients_over_rows(emit: Callable[..., None]) -> Callable[..., None]:
+    @part
+    def run(
+        begins: Indices, columns: Indices, y_columns: Indices, values: Floats, g: Floats, g0: int, g_pitch: int,
+        x: Floats, x0: int, gx: Floats, y0: int, pitch: int, out: Floats, first: int, last: int,
+        adds: bool, length: int,
+    ) -> None:  # fmt: skip
+        for o in range(first, last):
+            begin = np.int64(begins[o])
+            emit(
+                values, HEIGHT * begin, columns, y_columns, begin, begins[o + 1] - begin, g, g0 + HEIGHT * o * g_pitch,
+                g_pitch, x, x0, gx, y0, pitch, out, adds, length,
+            )  # fmt: skip
+
+    return run
+
+
+_WIDE, _TWO, _ONE = (_sums_over_rows(block_sum(count)) for count in (_WIDEST, 2, 1))
+_REST, _FEW = (_sums_over_rows(block_sum(1, width=width, masked=True)) for width in (WIDTH, 8))
+_WIDE_GRADIENTS, _TWO_GRADIENTS, _ONE_GRADIENT, _REST_GRADIENT = (
+    _gradients_over_rows(block_gradient(count, inputs=True, masked=masked))
+    for count, masked in ((_WIDEST, False), (2, False), (1, False), (1, True))
+)
+_WIDE_DOTS, _TWO_DOTS, _ONE_DOT, _REST_DOT = (
+    _gradients_over_rows(block_gradient(count, inputs=False, masked=masked))
+    for count, masked in ((_WIDEST, False), (2, False), (1, False), (1, True))
+)
 
 
 @kernel
@@ -36,18 +85,28 @@ def block_sums(
         first, last: The block rows to compute.
     """
     least = values.dtype.type(floor)
-    for o in range(first, last):
-        m = begins[o + 1] - begins[o]
-        for j in range(HEIGHT):
-            row = HEIGHT * o + j
-            for i in range(rows):
-                for p in range(parts):
-                    a, b = x0 + i * xi + p * xj, y0 + row * y_pitch + i * yi + p * yj
-                    for n in range(length):
-                        total = start[row] if start.shape[0] > 0 else values.dtype.type(0)
-                        for k in range(m):
-                            total += values[HEIGHT * begins[o] + j * m + k] * x[a + columns[begins[o] + k] * pitch + n]
-                        y[b + n] = least if total < least else total
+    for i in range(rows):
+        for j in range(parts):
+            a, b, n = x0 + i * xi + j * xj, y0 + i * yi + j * yj, 0
+            if x.itemsize == 4:
+                while n + _WIDEST * WIDTH <= length:
+                    _WIDE(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
+                          first, last, least, length)  # fmt: skip
+                    n += _WIDEST * WIDTH
+            while n + 2 * WIDTH <= length:
+                _TWO(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
+                     first, last, least, length)  # fmt: skip
+                n += 2 * WIDTH
+            if n + WIDTH <= length:
+                _ONE(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
+                     first, last, least, length)  # fmt: skip
+                n += WIDTH
+            if n + 8 < length:
+                _REST(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
+                      first, last, least, length - n)  # fmt: skip
+            elif n < length:
+                _FEW(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
+                     first, last, least, length - n)  # fmt: skip
 
 
 @kernel
@@ -65,21 +124,26 @@ def block_gradients(
         out: The gradient per value, stored or with ``adds_weights`` added.
         first, last: The block rows whose part to compute.
     """
-    for o in range(first, last):
-        m = begins[o + 1] - begins[o]
-        for j in range(HEIGHT):
-            for k in range(m):
-                v = HEIGHT * begins[o] + j * m + k
-                total = out[v] if adds_weights else values.dtype.type(0)
-                for i in range(rows):
-                    for p in range(parts):
-                        a = g0 + (HEIGHT * o + j) * g_pitch + i * gi + p * gj
-                        b = x0 + columns[begins[o] + k] * pitch + i * xi + p * xj
-                        c = y0 + y_columns[begins[o] + k] * pitch + i * yi + p * yj
-                        for n in range(length):
-                            total += g[a + n] * x[b + n]
-                            gx[c + n] += g[a + n] * values[v]
-                out[v] = total
+    for i in range(rows):
+        for j in range(parts):
+            d, a, b, n = g0 + i * gi + j * gj, x0 + i * xi + j * xj, y0 + i * yi + j * yj, 0
+            if x.itemsize == 4:
+                while n + _WIDEST * WIDTH <= length:
+                    _WIDE_GRADIENTS(begins, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
+                                    pitch, out, first, last, adds_weights, length)  # fmt: skip
+                    n, adds_weights = n + _WIDEST * WIDTH, True
+            while n + 2 * WIDTH <= length:
+                _TWO_GRADIENTS(begins, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
+                               pitch, out, first, last, adds_weights, length)  # fmt: skip
+                n, adds_weights = n + 2 * WIDTH, True
+            if n + WIDTH <= length:
+                _ONE_GRADIENT(begins, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
+                              pitch, out, first, last, adds_weights, length)  # fmt: skip
+                n, adds_weights = n + WIDTH, True
+            if n < length:
+                _REST_GRADIENT(begins, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
+                               pitch, out, first, last, adds_weights, length - n)  # fmt: skip
+                adds_weights = True
 
 
 @kernel
@@ -89,19 +153,26 @@ def block_dots(
     rows: int, gi: int, xi: int, parts: int, gj: int, xj: int, length: int, adds_weights: bool,
 ) -> None:  # fmt: skip
     """The gradient of the weights alone; arguments as :func:`block_gradients`."""
-    for o in range(first, last):
-        m = begins[o + 1] - begins[o]
-        for j in range(HEIGHT):
-            for k in range(m):
-                v = HEIGHT * begins[o] + j * m + k
-                total = out[v] if adds_weights else out.dtype.type(0)
-                for i in range(rows):
-                    for p in range(parts):
-                        a = g0 + (HEIGHT * o + j) * g_pitch + i * gi + p * gj
-                        b = x0 + columns[begins[o] + k] * pitch + i * xi + p * xj
-                        for n in range(length):
-                            total += g[a + n] * x[b + n]
-                out[v] = total
+    for i in range(rows):
+        for j in range(parts):
+            d, a, n = g0 + i * gi + j * gj, x0 + i * xi + j * xj, 0
+            if x.itemsize == 4:
+                while n + _WIDEST * WIDTH <= length:
+                    _WIDE_DOTS(begins, columns, columns, x, g, d + n, g_pitch, x, a + n, x, a + n,
+                               pitch, out, first, last, adds_weights, length)  # fmt: skip
+                    n, adds_weights = n + _WIDEST * WIDTH, True
+            while n + 2 * WIDTH <= length:
+                _TWO_DOTS(begins, columns, columns, x, g, d + n, g_pitch, x, a + n, x, a + n,
+                          pitch, out, first, last, adds_weights, length)  # fmt: skip
+                n, adds_weights = n + 2 * WIDTH, True
+            if n + WIDTH <= length:
+                _ONE_DOT(begins, columns, columns, x, g, d + n, g_pitch, x, a + n, x, a + n,
+                         pitch, out, first, last, adds_weights, length)  # fmt: skip
+                n, adds_weights = n + WIDTH, True
+            if n < length:
+                _REST_DOT(begins, columns, columns, x, g, d + n, g_pitch, x, a + n, x, a + n,
+                          pitch, out, first, last, adds_weights, length - n)  # fmt: skip
+                adds_weights = True
 
 
 @kernel

@@ -5,15 +5,41 @@ Arguments as in :mod:`sparseflow.engine.kernels.sums`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparseflow.engine.kernels.compiling import kernel
+from sparseflow.engine.kernels.compiling import kernel, part
+from sparseflow.engine.kernels.gradient_simd import both_gradients, gated_sum
+from sparseflow.engine.kernels.vectors import REGISTERS, WIDTH
 
 Floats = NDArray[Any]
 Indices = NDArray[np.int32]
+
+#: Vectors of float32 of which an input and its gradient leave registers for what meets them.
+_WIDEST = REGISTERS // 4
+
+
+def _over_inputs(emit: Callable[..., None]) -> Callable[..., None]:
+    @part
+    def run(
+        begins: Indices, ends: Indices, columns: Indices, order: Indices, values: Floats,
+        g: Floats, g0: int, pitch: int, x: Floats, x0: int, x_pitch: int, gx: Floats, y0: int, y_pitch: int,
+        out: Floats, first: int, last: int, adds_inputs: bool, adds_weights: bool, length: int,
+    ) -> None:  # fmt: skip
+        for c in range(first, last):
+            emit(
+                values, order, columns, np.int64(begins[c]), np.int64(ends[c]), g, g0, pitch, x, x0 + c * x_pitch,
+                gx, y0 + c * y_pitch, out, adds_inputs, adds_weights, length,
+            )  # fmt: skip
+
+    return run
+
+
+_WIDE, _HALF, _TWO, _ONE = (_over_inputs(both_gradients(count)) for count in (_WIDEST, _WIDEST // 2, 2, 1))
+_REST = _over_inputs(both_gradients(1, masked=True))
 
 
 @kernel
@@ -42,23 +68,30 @@ def column_gradients(
         rows, gi, xi, yi, parts, gj, xj, yj, length: The loops, and what each step adds to the three places.
         adds_inputs, adds_weights: Add to what ``gx`` and ``out`` hold.
     """
-    zero = values.dtype.type(0)
-    for c in range(first, last):
-        for k in range(begins[c], ends[c]):
-            if not adds_weights:
-                out[order[k]] = zero
-        for i in range(rows):
-            for j in range(parts):
-                b, a = x0 + c * x_pitch + i * xi + j * xj, y0 + c * y_pitch + i * yi + j * yj
-                if not adds_inputs:
-                    gx[a : a + length] = zero
-                for k in range(begins[c], ends[c]):
-                    d = g0 + columns[k] * pitch + i * gi + j * gj
-                    total = zero
-                    for n in range(length):
-                        gx[a + n] += values[order[k]] * g[d + n]
-                        total += x[b + n] * g[d + n]
-                    out[order[k]] += total
+    for i in range(rows):
+        for j in range(parts):
+            d, b, a, n = g0 + i * gi + j * gj, x0 + i * xi + j * xj, y0 + i * yi + j * yj, 0
+            if x.itemsize == 4:
+                while n + _WIDEST * WIDTH <= length:
+                    _WIDE(begins, ends, columns, order, values, g, d + n, pitch, x, b + n, x_pitch, gx, a + n, y_pitch,
+                          out, first, last, adds_inputs, adds_weights, length)  # fmt: skip
+                    n, adds_weights = n + _WIDEST * WIDTH, True
+            while n + _WIDEST // 2 * WIDTH <= length:
+                _HALF(begins, ends, columns, order, values, g, d + n, pitch, x, b + n, x_pitch, gx, a + n, y_pitch,
+                      out, first, last, adds_inputs, adds_weights, length)  # fmt: skip
+                n, adds_weights = n + _WIDEST // 2 * WIDTH, True
+            while n + 2 * WIDTH <= length:
+                _TWO(begins, ends, columns, order, values, g, d + n, pitch, x, b + n, x_pitch, gx, a + n, y_pitch,
+                     out, first, last, adds_inputs, adds_weights, length)  # fmt: skip
+                n, adds_weights = n + 2 * WIDTH, True
+            if n + WIDTH <= length:
+                _ONE(begins, ends, columns, order, values, g, d + n, pitch, x, b + n, x_pitch, gx, a + n, y_pitch,
+                     out, first, last, adds_inputs, adds_weights, length)  # fmt: skip
+                n, adds_weights = n + WIDTH, True
+            if n < length:
+                _REST(begins, ends, columns, order, values, g, d + n, pitch, x, b + n, x_pitch, gx, a + n, y_pitch,
+                      out, first, last, adds_inputs, adds_weights, length - n)  # fmt: skip
+                adds_weights = True
 
 
 @kernel
@@ -70,13 +103,6 @@ def gated_sums(
 
     ``g`` becomes 0 where the ReLU's output ``y`` is 0, and ``out[o] += sum_{i, n} g[o, i, n]``.
     """
-    zero = g.dtype.type(0)
     for row in range(first, last):
-        total = zero
         for i in range(rows):
-            a, b = y0 + row * y_pitch + i * y_row, g0 + row * pitch + i * g_row
-            for n in range(length):
-                if y[a + n] <= zero:
-                    g[b + n] = zero
-                total += g[b + n]
-        out[row] += total
+            out[row] += gated_sum(y, y0 + row * y_pitch + i * y_row, g, g0 + row * pitch + i * g_row, length)

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparseflow.engine.kernels.compiling import kernel, part
-from sparseflow.engine.kernels.simd import WIDTH, dots, gathered_dot, prefetch, span_sum, weighted_sum
+from sparseflow.engine.kernels.simd import dots, gathered_dot, prefetch, span_dots, span_sum, weighted_sum
+from sparseflow.engine.kernels.vectors import WIDTH
 
 Floats = NDArray[Any]
 Indices = NDArray[np.int32]
@@ -29,14 +30,12 @@ Numbers = tuple[int, ...]
 _LINE = 16
 
 
-def _over_rows(width: int, count: int) -> Callable[..., None]:
-    sum_of = weighted_sum(width, count)
-
+def _over_rows(emit: Callable[..., None]) -> Callable[..., None]:
     @part
     def run(
         begins: Indices, ends: Indices, columns: Indices, values: Floats, start: Floats,
         x: Floats, x0: int, pitch: int, y: Floats, y0: int, y_pitch: int, first: int, last: int,
-        accumulate: bool, floor: float,
+        accumulate: bool, floor: float, length: int,
     ) -> None:  # fmt: skip
         started = start.shape[0] > 0
         for row in range(first, last):
@@ -46,16 +45,18 @@ def _over_rows(width: int, count: int) -> Callable[..., None]:
                     prefetch(columns, np.int64(k))
                     prefetch(values, np.int64(k))
             bias = start[row] if started else values.dtype.type(0)
-            sum_of(
+            emit(
                 values, columns, np.int64(begins[row]), np.int64(ends[row]), x, x0, pitch, y, y0 + row * y_pitch,
-                bias, accumulate, floor,
+                bias, accumulate, floor, length,
             )  # fmt: skip
 
     return run
 
 
-_EIGHT, _FOUR, _TWO, _ONE = (_over_rows(WIDTH, count) for count in (8, 4, 2, 1))
-_HALF, _QUARTER, _PAIR, _SINGLE = (_over_rows(width, 1) for width in (8, 4, 2, 1))
+_EIGHT, _FOUR, _TWO, _ONE = (_over_rows(weighted_sum(count)) for count in (8, 4, 2, 1))
+_REST = _over_rows(weighted_sum(1, masked=True))
+#: A vector of 8 where that is enough: from a batch of 8 it never crosses a cache line, masked or not.
+_FEW = _over_rows(weighted_sum(1, width=8, masked=True))
 
 
 @kernel
@@ -87,37 +88,31 @@ def weighted_sums(
             a, b, n = x0 + i * xi + j * xj, y0 + i * yi + j * yj, 0
             while n + 8 * WIDTH <= length:
                 _EIGHT(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                       first, last, accumulate, least)  # fmt: skip
+                       first, last, accumulate, least, length)  # fmt: skip
                 n += 8 * WIDTH
             if n + 4 * WIDTH <= length:
                 _FOUR(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                      first, last, accumulate, least)  # fmt: skip
+                      first, last, accumulate, least, length)  # fmt: skip
                 n += 4 * WIDTH
             if n + 2 * WIDTH <= length:
                 _TWO(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                     first, last, accumulate, least)  # fmt: skip
+                     first, last, accumulate, least, length)  # fmt: skip
                 n += 2 * WIDTH
             if n + WIDTH <= length:
                 _ONE(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                     first, last, accumulate, least)  # fmt: skip
+                     first, last, accumulate, least, length)  # fmt: skip
                 n += WIDTH
-            if WIDTH > 8 and n + 8 <= length:
-                _HALF(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                      first, last, accumulate, least)  # fmt: skip
-                n += 8
-            if n + 4 <= length:
-                _QUARTER(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                         first, last, accumulate, least)  # fmt: skip
-                n += 4
-            if n + 2 <= length:
-                _PAIR(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                      first, last, accumulate, least)  # fmt: skip
-                n += 2
-            if n < length:
-                _SINGLE(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                        first, last, accumulate, least)  # fmt: skip
+            if n + 8 < length:
+                _REST(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
+                      first, last, accumulate, least, length - n)  # fmt: skip
+            elif n < length:
+                _FEW(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
+                     first, last, accumulate, least, length - n)  # fmt: skip
 
 
+#: Vectors of the gradient that stay in registers, at most and at least.
+_SPAN, _HALF_SPAN = 8, 4
+_SPAN_DOTS, _HALF_SPAN_DOTS = span_dots(_SPAN), span_dots(_HALF_SPAN)
 _EIGHT_DOTS, _FOUR_DOTS, _TWO_DOTS, _ONE_DOT = (dots(count) for count in (8, 4, 2, 1))
 
 
@@ -133,6 +128,32 @@ def sampled_dots(
 
     Arguments as :func:`weighted_sums`; ``block`` rows at a time, so that what they touch of ``x`` stays in the cache.
     """
+    spans = length - length % (_HALF_SPAN * WIDTH)
+    for i in range(rows if spans > 0 else 0):
+        for j in range(parts):
+            a, b, n = x0 + i * xi + j * xj, g0 + i * gi + j * gj, 0
+            while n + _SPAN * WIDTH <= spans:
+                for row in range(first, last):
+                    begin, end = np.int64(begins[row]), np.int64(ends[row])
+                    _SPAN_DOTS(g, b + n + row * g_pitch, columns, begin, end, x, a + n, pitch, out)
+                n += _SPAN * WIDTH
+            if n < spans:
+                for row in range(first, last):
+                    begin, end = np.int64(begins[row]), np.int64(ends[row])
+                    _HALF_SPAN_DOTS(g, b + n + row * g_pitch, columns, begin, end, x, a + n, pitch, out)
+    if spans < length:
+        _short_dots(
+            begins, ends, columns, g, g0 + spans, g_pitch, x, x0 + spans, pitch, out, first, last,
+            rows, xi, gi, parts, xj, gj, length - spans, block,
+        )  # fmt: skip
+
+
+@part
+def _short_dots(
+    begins: Indices, ends: Indices, columns: Indices, g: Floats, g0: int, g_pitch: int, x: Floats, x0: int, pitch: int,
+    out: Floats, first: int, last: int,
+    rows: int, xi: int, gi: int, parts: int, xj: int, gj: int, length: int, block: int,
+) -> None:  # fmt: skip
     for i in range(0, rows, block):
         count = min(block, rows - i)
         a = x0 + i * xi

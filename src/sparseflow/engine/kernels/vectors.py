@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -78,6 +79,17 @@ class Vectors:
         lanes = ir.Constant(ir.VectorType(I64, self.width), list(range(self.width)))
         return self.builder.icmp_signed("<", lanes, splat(self.builder, count, self.width))
 
+    def tiles(self, count: int, length: Any = None) -> list[tuple[Any, Any]]:
+        """The offset of each of ``count`` vectors, and the mask of what it has of ``length`` numbers, if given."""
+        shifts = [i64(self.width * i) for i in range(count)]
+        return [(s, None if length is None else self.first(self.builder.sub(length, s))) for s in shifts]
+
+    def total(self, vectors: list[Any]) -> Any:
+        """The sum over all numbers of 2^m vectors."""
+        each = sums(self.builder, vectors)
+        lanes = [self.builder.extract_element(each, ir.Constant(I32, lane)) for lane in range(len(vectors))]
+        return functools.reduce(self.builder.fadd, lanes)
+
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         """``a * b + c``, rounded once."""
         function = self._function(
@@ -111,6 +123,12 @@ def splat(builder: Any, scalar: Any, width: int) -> Any:
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, width), [0] * width))
 
 
+def whole_groups(builder: Any, first: Any, last: Any, size: int) -> Any:
+    """Where the last whole group of ``size`` of [first, last) ends."""
+    count = builder.sub(last, first)
+    return builder.add(first, builder.sub(count, builder.srem(count, i64(size))))
+
+
 @contextmanager
 def loop(builder: Any, first: Any, last: Any, step: int = 1) -> Iterator[Any]:
     """The body of a loop over int64 in [first, last)."""
@@ -118,19 +136,44 @@ def loop(builder: Any, first: Any, last: Any, step: int = 1) -> Iterator[Any]:
         yield k
 
 
-def sums(builder: Any, vectors: list[Any]) -> Any:
-    """The sum over each of 2^m vectors, as one vector: two vectors share an addition of their halves."""
-    width, blocks = vectors[0].type.count, 1  # a vector holds parts of ``blocks`` sums, each in neighbouring lanes
-    while blocks < width or len(vectors) > 1:
+class Sums:
+    """The sums over each of 2^m vectors, as one vector: two vectors share an addition of their halves.
+
+    Vectors are added up as they come, so that few registers hold what is not yet one sum.
+    """
+
+    def __init__(self, builder: Any) -> None:
+        self.builder = builder
+        self._waiting: list[tuple[int, Any]] = []  # a vector holds parts of ``blocks`` sums, in neighbouring lanes each
+
+    def add(self, vector: Any) -> None:
+        """The next vector to sum over."""
+        blocks = 1
+        while self._waiting and self._waiting[-1][0] == blocks:
+            _, other = self._waiting.pop()
+            vector, blocks = self._halved(other, vector, blocks), 2 * blocks
+        self._waiting.append((blocks, vector))
+
+    def result(self) -> Any:
+        """The sums, in the order in which their vectors came."""
+        ((blocks, vector),) = self._waiting
+        while blocks < vector.type.count:
+            vector = self._halved(vector, None, blocks)
+        return vector
+
+    def _halved(self, a: Any, b: Any, blocks: int) -> Any:
+        width = a.type.count
         size = width // blocks // 2
         low = [2 * size * block + lane for block in range(blocks) for lane in range(size)]
-        if len(vectors) > 1:
-            pairs = list(zip(vectors[::2], vectors[1::2], strict=True))
+        if b is not None:
             low += [width + lane for lane in low]
-            blocks *= 2
-        else:
-            pairs = [(vectors[0], vectors[0])]
-            width //= 2
         halves = [ir.Constant(ir.VectorType(I32, len(low)), [lane + shift for lane in low]) for shift in (0, size)]
-        vectors = [builder.fadd(*(builder.shuffle_vector(a, b, half) for half in halves)) for a, b in pairs]
-    return vectors[0]
+        return self.builder.fadd(*(self.builder.shuffle_vector(a, a if b is None else b, half) for half in halves))
+
+
+def sums(builder: Any, vectors: list[Any]) -> Any:
+    """The sum over each of 2^m vectors, as one vector."""
+    totals = Sums(builder)
+    for vector in vectors:
+        totals.add(vector)
+    return totals.result()

@@ -7,10 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sparseflow.engine.layers.geometry import CACHE, TILE, Frame, Window, check_reach, input_channels
+from sparseflow.engine.layers.geometry import TILE, Frame, Window, check_reach, input_channels
 from sparseflow.engine.layers.pattern import Indices, Pattern, Table, sorted_by, transposed
 
 Pair = tuple[int, int]
+#: Bytes of the output's gradient that an input should meet at a time: they share a second-level cache with the weights,
+#: their gradients, and the inputs and gradients that stream through.
+MET = 1 << 17
 
 
 class GradientLoops(NamedTuple):
@@ -70,7 +73,7 @@ def gradient_passes(
     tap = pattern.indices % kernel_size
     check_reach(pattern.outputs * g.height * g.width)
     if kernel_size == 1 and window.stride == (1, 1) and x.size == (1, 1):
-        block = max(TILE, CACHE // (min(TILE, x.batch) * itemsize))
+        block = max(TILE, MET // (min(TILE, x.batch) * itemsize))
         sizes = {"num_inputs": pattern.inputs, "num_rows": pattern.outputs, "block": block}
         table = transposed(pattern.rows, own, **sizes)
         pixel = ((0, 0), (1, 1))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sparseflow.engine.kernels.compiling import said_aloud
 from sparseflow.engine.layers.active import ActiveWeight
 from sparseflow.engine.layers.dense_gradient import gradient_rows
-from sparseflow.engine.layers.functions import SparseProduct
+from sparseflow.engine.layers.functions import apply
 from sparseflow.engine.layers.geometry import Window, convolution_window
 from sparseflow.engine.layers.pattern import Pattern
 from sparseflow.engine.layers.products import Product, warm_up
@@ -99,31 +99,34 @@ class SparseLayer(ActiveWeight):
         return self._apply_to(input, images, lead, floor, part or Part(0, self.pattern, self.values, self.bias))
 
     def _apply_to(self, x: Tensor, images: tuple[int, ...], lead: tuple[int, ...], floor: float, part: Part) -> Tensor:
-        if x.dtype != self.values.dtype or x.device.type != "cpu" or self.values.device.type != "cpu":
+        values = part.values
+        if x.dtype != values.dtype or x.device.type != "cpu" or values.device.type != "cpu":
             raise TypeError(
-                f"a sparse layer of {self.values.dtype} on {self.values.device} needs an input of the same type on the "
-                f"CPU, got {x.dtype} on {x.device}. Convert it with .to({self.values.dtype}); autocast "
-                "and other devices need the masked form."
+                f"a sparse layer of {values.dtype} on {values.device} needs an input of the same type on the CPU, got "
+                f"{x.dtype} on {x.device}. Convert it with .to({values.dtype}); autocast and other devices need the "
+                "masked form."
             )
-        size = (images[2], images[3]) if len(images) == 4 else (1, 1)
+        key = (part.pattern, (images[2], images[3]) if len(images) == 4 else (1, 1), images[0], x.element_size())
+        product = self._products.get(key)
+        if product is None:
+            product = self._product(*key)
+            with said_aloud():
+                warm_up(x.dtype)
+        out = (*lead, part.pattern.outputs, *product.y.size[2 - self.axes :])
+        record = None if self._passes is None else partial(self._record, part.first)
+        return apply(x, images, values, part.bias, product, floor, record, out)
+
+    def _product(self, pattern: Pattern, size: tuple[int, int], batch: int, itemsize: int) -> Product:
+        """The product of the pattern, or of a part of it, for a size of input that is not among the last ones."""
         if min(self.window.outputs(size)) < 1:
             raise ValueError(
                 f"an input of {size[0]} x {size[1]} pixels is smaller than the kernel {self.window.kernel}."
             )
-        key = (part.pattern, size, images[0], x.element_size())
-        product = self._products.get(key)
-        if product is None:
-            kept = [known for known in self._products if known[0] is part.pattern]
-            if len(kept) >= _KEPT:
-                self._products.pop(kept[0])
-            product = self._products[key] = Product(part.pattern, self.window, *key[1:])
-            with said_aloud():
-                warm_up(x.dtype)
-        record = None if self._passes is None else partial(self._record, part.first)
-        shape = (*lead, part.pattern.outputs, *product.y.size[2 - self.axes :])
-        arguments = (x, part.values, part.bias, product, floor, record, images, shape)
-        out: Tensor = SparseProduct.apply(*arguments)  # type: ignore[no-untyped-call]
-        return out
+        kept = [known for known in self._products if known[0] is pattern]
+        if len(kept) >= _KEPT:
+            self._products.pop(kept[0])
+        made = self._products[pattern, size, batch, itemsize] = Product(pattern, self.window, size, batch, itemsize)
+        return made
 
     def extra_repr(self) -> str:
         """Shape, sparsity and whether there is a bias."""
@@ -133,7 +136,8 @@ class SparseLayer(ActiveWeight):
 class SparseLinear(SparseLayer):
     r"""``y = x W^T + b`` over the active weights of W.
 
-    Input ``(..., in)``, output ``(..., out)`` with the batch innermost in memory.
+    Input ``(..., in)``, output ``(..., out)``: with the batch innermost in memory where the input has it there, else
+    contiguous.
 
     >>> import torch
     >>> layer = SparseLinear.of(nn.Linear(3, 1), torch.tensor([[True, False, True]]))

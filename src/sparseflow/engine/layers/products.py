@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sparseflow.engine.kernels.blocks import block_dots, block_gradients, block_sums, block_vector_product
+from sparseflow.engine.kernels.gradients import column_gradients, gated_sums
 from sparseflow.engine.kernels.sums import all_dots, all_sums, row_sums, vector_product
-from sparseflow.engine.layers.geometry import CACHE, TILE, Frame, Loops, Window, forward_loops, forward_table
-from sparseflow.engine.layers.gradient_geometry import GradientLoops, gradient_passes
-from sparseflow.engine.layers.pattern import Pattern, Table
-from sparseflow.engine.layers.threads import over_outputs
+from sparseflow.engine.layers.geometry import (
+    CACHE,
+    TILE,
+    Frame,
+    Loops,
+    Window,
+    block_table,
+    forward_loops,
+    forward_table,
+)
+from sparseflow.engine.layers.gradient_geometry import GradientLoops, block_gradient_loops, gradient_passes
+from sparseflow.engine.layers.pattern import BLOCK, Pattern, Table
+from sparseflow.engine.layers.threads import halves, over_outputs, over_parts
 
 Floats = NDArray[Any]
-_NO_FLOOR = float("-inf")
+#: The floor of a layer without a ReLU.
+NO_FLOOR = float("-inf")
 
 
 class Product:
     """The pattern of a layer at one input size: frames, tables and loops, made once and used at every step.
 
     Activations are flat tensors that hold ``(channels, height + border, width + border, batch)``: input and output in
-    the frames ``x`` and ``y``, their gradients in ``gx`` and ``g``.
+    the frames ``x`` and ``y``, their gradients in ``gx`` and ``g``. The forward pass gathers inputs, output by output.
+    The backward pass gathers gradients of outputs, input by input, which needs a border around those; a pattern in
+    blocks scatters into the gradient of the input instead, which needs one around that.
 
     Args:
         window: Of its convolution; a linear layer is a 1 x 1 convolution of one pixel.
@@ -41,29 +55,38 @@ class Product:
         self.pattern = pattern
         self.window = window
         self.itemsize = itemsize
+        self.dtype = torch.float32 if itemsize == 4 else torch.float64
+        self.in_blocks = pattern.block > 1
         self.x = Frame(size, batch, window.padding)
         self.y = Frame(window.outputs(size), batch)
-        self.g = Frame(self.y.size, batch, window.gradient_border(size))
-        self.gx = Frame(size, batch)
+        self.g = self.y if self.in_blocks else Frame(self.y.size, batch, window.gradient_border(size))
+        self.gx = self.x if self.in_blocks else Frame(size, batch)
         self.work = pattern.num_active * self.y.pitch
         """Multiply-adds of one product."""
-        # A stride beyond the kernel leaves inputs that nothing reads.
-        self._reads_all = all(s <= k for s, k in zip(window.stride, window.kernel, strict=True))
 
     @cached_property
-    def _forward(self) -> tuple[Table, Loops]:
-        return forward_table(self.pattern, self.window, self.x, self.itemsize), forward_loops(
-            self.window, self.x, self.y
-        )
+    def table(self) -> Table:
+        """The inputs of each output, or of each row of blocks."""
+        if self.in_blocks:
+            return block_table(self.pattern, self.window, self.x)
+        return forward_table(self.pattern, self.window, self.x, self.itemsize)
 
     @cached_property
-    def _backward(self) -> list[tuple[Table, Loops]]:
-        passes = gradient_passes(self.pattern, self.window, self.x, self.gx, self.g, self.itemsize)
-        return [(table, self._sums_of(loops)) for table, loops in passes]
+    def _forward(self) -> Loops:
+        return forward_loops(self.window, self.x, self.y)
 
-    def _sums_of(self, loops: GradientLoops) -> Loops:
-        rows, gi, _, yi, parts, gj, _, yj, length = loops.moves
-        return Loops(loops.g0, self.g.batch, loops.y0, self.gx.pitch, rows, gi, yi, parts, gj, yj, length)
+    @cached_property
+    def backward(self) -> list[tuple[Table, GradientLoops]]:
+        """The tables and loops of both gradients: one for blocks, else one for each phase of the stride."""
+        if self.in_blocks:
+            return [(self.table, block_gradient_loops(self.window, self.x, self.gx, self.g))]
+        return gradient_passes(self.pattern, self.window, self.x, self.gx, self.g, self.itemsize)
+
+    @cached_property
+    def _single(self) -> bool:
+        """One example of a linear layer: neighbours in memory are units, not examples."""
+        moves = self._forward
+        return moves.length == moves.rows == moves.parts == moves.pitch == moves.y_pitch == len(self.table.begins) == 1
 
     def _dots(self, g: Frame) -> tuple[tuple[Loops, ...], int]:
         """Loops of the weight gradient, and the rows to take at a time so that their input stays in the cache."""
@@ -85,73 +108,145 @@ class Product:
         """For a gradient with and without a border: loops of the weights' and of the biases' gradient."""
         return {g: (self._dots(g), forward_loops(Window(), g, g)) for g in (self.y, self.g)}
 
-    def forward(self, values: Tensor, bias: Tensor | None, x: Tensor, *, floor: float = _NO_FLOOR) -> Tensor:
+    def forward(self, values: Tensor, bias: Tensor | None, x: Tensor, *, floor: float = NO_FLOOR) -> Tensor:
         """``max(floor, W x + b)``, from frame ``x`` to frame ``y``; a ``floor`` of 0 is a ReLU."""
-        y = torch.empty(self.pattern.outputs * self.y.pitch, dtype=values.dtype)
-        numbers = values.detach().numpy()
-        start = numbers[:0] if bias is None else bias.detach().numpy()
-        table, loops = self._forward
-        self._sum(table, loops, numbers, start, x.numpy(), y.numpy(), floor)
+        y = torch.empty(self.pattern.outputs * self.y.pitch, dtype=self.dtype)
+        w, xs, ys = values.detach().numpy(), x.numpy(), y.numpy()
+        start = w[:0] if bias is None else bias.detach().numpy()
+        loops = self._forward
+
+        def run(first: int, last: int) -> None:
+            if self._single:
+                self._vector_product(w, start, xs, ys, first, last, floor)
+            else:
+                self.sums(loops, w, start, xs, ys, first, last, floor)
+
+        over_outputs(self.table, self.work, run)
         return y
 
-    def input_gradient(self, values: Tensor, g: Tensor) -> Tensor:
-        """``W^T g``, from frame ``g`` to frame ``gx``."""
-        make = torch.empty if self._reads_all else torch.zeros
-        gx = make(self.pattern.inputs * self.gx.pitch, dtype=values.dtype)
-        numbers = values.detach().numpy()
-        for table, loops in self._backward:
-            self._sum(table, loops, numbers, numbers[:0], g.numpy(), gx.numpy(), _NO_FLOOR)
-        return gx
+    def _vector_product(
+        self, w: Floats, start: Floats, x: Floats, y: Floats, first: int, last: int, floor: float
+    ) -> None:
+        table = self.table
+        if self.in_blocks:
+            block_vector_product(self.pattern.begins, table.short_columns, w, start, x, y, first, last, floor)
+        else:
+            vector_product(table.begins[0], table.ends[0], table.short_columns, w, start, x, y, first, last, floor)
+
+    def sums(
+        self, loops: Loops, w: Floats, start: Floats, x: Floats, y: Floats, first: int, last: int, floor: float
+    ) -> None:
+        """Rows [first, last) of the table of a forward pass."""
+        table = self.table
+        if self.in_blocks:
+            x0, pitch, y0, y_pitch, *moves = loops
+            block_sums(
+                self.pattern.begins, table.columns, w, start, x, x0, pitch, y, y0, y_pitch, first, last, *moves, floor
+            )
+        else:
+            all_sums(table.begins, table.ends, table.columns, w, start, x, y, loops, first, last, floor)
+
+    def gradients(self, values: Tensor, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """``W^T g`` in frame ``gx``, and the gradient of each active weight: both from one pass over ``g``."""
+        both = self._scatter if self.in_blocks else self._gather
+        return both(values.detach().numpy(), x.numpy(), g.numpy())
+
+    def _scatter(self, w: Floats, x: Floats, g: Floats) -> tuple[Tensor, Tensor]:
+        ((table, loops),) = self.backward
+        gx = torch.zeros(self.pattern.inputs * self.gx.pitch, dtype=self.dtype)
+        gxs, (*moves, length) = gx.numpy(), loops.moves
+        # Taps of larger kernels reach into the other half.
+        parts = halves(length, 2 * self.work) if self.window.kernel == (1, 1) else [(0, length)]
+        outs = [torch.empty(self.pattern.num_active, dtype=self.dtype) for _ in parts]
+
+        def run(part: int) -> None:
+            first, last = parts[part]
+            block_gradients(
+                self.pattern.begins, table.columns, table.columns, w, g, loops.g0 + first, self.g.pitch,
+                x, loops.x0 + first, gxs, loops.y0 + first, self.x.batch, outs[part].numpy(), 0, table.outputs,
+                *moves, last - first, False,
+            )  # fmt: skip
+
+        over_parts(len(parts), 2 * self.work, run)
+        return gx, sum_of(outs)
+
+    def _gather(self, w: Floats, x: Floats, g: Floats) -> tuple[Tensor, Tensor]:
+        gx = torch.empty(self.pattern.inputs * self.gx.pitch, dtype=self.dtype)
+        # What no input meets has no phase, and a gradient of zero.
+        all_meet = sum(len(table.columns) for table, _ in self.backward) == len(self.pattern.indices)
+        out = (torch.empty if all_meet else torch.zeros)(self.pattern.num_active, dtype=self.dtype)
+        gxs, outs = gx.numpy(), out.numpy()
+
+        def run(table: Table, loops: GradientLoops, first: int, last: int) -> None:
+            for block, (begins, ends) in enumerate(zip(table.begins, table.ends, strict=True)):
+                column_gradients(
+                    begins, ends, table.columns, table.order, w, g, loops.g0, self.g.batch, x, loops.x0, self.x.pitch,
+                    gxs, loops.y0, self.gx.pitch, outs, first, last, *loops.moves, block > 0, False,
+                )  # fmt: skip
+
+        for table, loops in self.backward:
+            over_outputs(table, 2 * self.work, partial(run, table, loops))
+        return gx, out
 
     def weight_gradient(self, x: Tensor, g: Tensor, frame: Frame) -> Tensor:
         """The gradient of each active weight, ``(nonzeros,)``; ``frame`` is that of ``g``: ``y`` or ``g``."""
-        out = torch.zeros(self.pattern.num_active, dtype=x.dtype)
-        (table, _), ((loops, rows), _) = self._forward, self._gradient_loops[frame]
+        out = torch.zeros(self.pattern.num_active, dtype=self.dtype)
         gs, xs, outs = g.numpy(), x.numpy(), out.numpy()
-
-        def run(first: int, last: int) -> None:
-            all_dots(table.begins, table.ends, table.columns, gs, xs, outs, loops, rows, first, last)
-
-        over_outputs(table, self.work, run)
+        loops, rows = self._gradient_loops[frame][0]
+        over_outputs(self.table, self.work, lambda first, last: self.dots(loops, rows, gs, xs, outs, first, last))
         return out
+
+    def dots(
+        self, loops: tuple[Loops, ...], rows: int, g: Floats, x: Floats, out: Floats, first: int, last: int
+    ) -> None:
+        """Add to ``out`` the weight gradients of rows [first, last) of the table, ``rows`` of pixels at a time."""
+        table = self.table
+        if not self.in_blocks:
+            all_dots(table.begins, table.ends, table.columns, g, x, out, loops, rows, first, last)
+            return
+        for x0, pitch, g0, g_pitch, ni, xi, gi, nj, xj, gj, length in loops:
+            block_dots(
+                self.pattern.begins, table.columns, g, g0, g_pitch, x, x0, pitch, out, first, last,
+                ni, gi, xi, nj, gj, xj, length, True,
+            )  # fmt: skip
 
     def bias_gradient(self, g: Tensor, frame: Frame) -> Tensor:
         """The sum of the gradient over pixels and examples, ``(outputs,)``; arguments as :meth:`weight_gradient`."""
         out = torch.zeros(self.pattern.outputs, dtype=g.dtype)
-        _, loops = self._gradient_loops[frame]
+        loops = self._gradient_loops[frame][1]
         row_sums(
             g.numpy(), loops.x0, frame.pitch, out.numpy(), 0, self.pattern.outputs,
             loops.rows, loops.xi, loops.parts, loops.xj, loops.length,
         )  # fmt: skip
         return out
 
-    def _sum(
-        self, table: Table, loops: Loops, values: Floats, start: Floats, x: Floats, y: Floats, floor: float
-    ) -> None:
-        # One example of a linear layer: neighbours in memory are units, not examples.
-        single = (
-            loops.length == 1 and loops.rows == loops.parts == len(table.begins) == loops.pitch == loops.y_pitch == 1
-        )
+    def gate_(self, g: Tensor, y: Tensor, frame: Frame) -> Tensor:
+        """Make ``g`` zero where the output ``y`` of a ReLU is, and return the :meth:`bias_gradient` of what remains."""
+        out = torch.zeros(self.pattern.outputs, dtype=g.dtype)
+        loops = forward_loops(Window(), self.y, frame)
+        gated_sums(
+            y.numpy(), loops.x0, self.y.pitch, loops.xi, g.numpy(), loops.y0, frame.pitch, loops.yi, out.numpy(),
+            0, self.pattern.outputs, loops.rows, loops.length,
+        )  # fmt: skip
+        return out
 
-        ordered = table.values(values)
 
-        def run(first: int, last: int) -> None:
-            if single:
-                columns, begins, ends = table.short_columns, table.begins[0], table.ends[0]
-                vector_product(begins, ends, columns, ordered, start, x, y, first, last, floor)
-            else:
-                all_sums(table.begins, table.ends, table.columns, ordered, start, x, y, loops, first, last, floor)
-
-        over_outputs(table, self.work, run)
+def sum_of(parts: list[Tensor]) -> Tensor:
+    """The sum of tensors in their order, in the first of them."""
+    for part in parts[1:]:
+        parts[0] += part
+    return parts[0]
 
 
 @cache
 def warm_up(dtype: torch.dtype) -> None:
     """Compile the kernels of a layer, or read them from disk: about four seconds for each dtype, the first time."""
-    one = torch.ones(1, dtype=dtype)
-    for batch in (1, 2):
-        product = Product(Pattern.of(torch.ones(1, 1, dtype=torch.bool)), Window(), (1, 1), batch, dtype.itemsize)
-        x = torch.ones(batch, dtype=dtype)
-        product.input_gradient(one, product.forward(one, one, x))
-        product.weight_gradient(x, x, product.y)
-        product.bias_gradient(x, product.y)
+    for outputs, batch in ((1, 1), (1, 2), (BLOCK, 1), (BLOCK, 2)):
+        pattern = Pattern.of(torch.ones(outputs, 1, dtype=torch.bool))
+        product = Product(pattern, Window(), (1, 1), batch, dtype.itemsize)
+        values, x, g = (torch.ones(size, dtype=dtype) for size in (outputs, batch, outputs * batch))
+        y = product.forward(values, values, x)
+        product.gradients(values, x, g)
+        product.weight_gradient(x, g, product.y)
+        product.bias_gradient(g, product.y)
+        product.gate_(g, y, product.y)

@@ -1,0 +1,123 @@
+"""The inner loop of a backward pass by inputs: what is read of the output's gradient serves both gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import types
+
+from sparseflow.engine.kernels.vectors import (
+    I32,
+    ZERO,
+    Sums,
+    Vectors,
+    data,
+    i64,
+    integer,
+    intrinsic,
+    ir,
+    loop,
+    whole_groups,
+)
+
+
+def both_gradients(count: int, *, masked: bool = False) -> Callable[..., None]:
+    """``gx[y0 + n] = sum_k v_k g_k[n]`` and ``out[order[k]] = sum_n x[x0 + n] g_k[n]``, n < WIDTH * count.
+
+    ``v_k = values[order[k]]`` and ``g_k`` begins at ``g[g0 + columns[k] * pitch]``, k in [begin, end). With
+    ``adds_inputs`` and ``adds_weights`` the sums are added to what is there. ``masked``: n < length <= WIDTH * count.
+
+    The vectors of ``x`` and ``gx`` stay in registers. Few of them would wait for each other, so then several nonzeros
+    go side by side; their dot products are reduced together.
+    """
+    beside = max(1, 4 // count)
+    together = 4 if count > 2 else 8
+
+    @intrinsic
+    def emit(
+        typingctx: Any, values: Any, order: Any, columns: Any, begin: Any, end: Any, g: Any, g0: Any, pitch: Any,
+        x: Any, x0: Any, gx: Any, y0: Any, out: Any, adds_inputs: Any, adds_weights: Any, length: Any,
+    ) -> Any:  # fmt: skip
+        signature = types.void(
+            values, order, columns, begin, end, g, g0, pitch, x, x0, gx, y0, out, adds_inputs, adds_weights, length
+        )
+
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            kinds = signature.args
+            begin, end, pitch, adds_inputs, adds_weights, length = (arguments[i] for i in (3, 4, 7, 13, 14, 15))
+            v = Vectors(builder, kinds[0])
+            vs, places, c, outs = (data(context, builder, kinds[i], arguments[i]) for i in (0, 1, 2, 12))
+            gs, xs, ys = (data(context, builder, kinds[i], arguments[i], arguments[i + 1]) for i in (5, 8, 10))
+            tiles = v.tiles(count, length if masked else None)
+            inputs = [v.load(v.at(xs, shift), mask) for shift, mask in tiles]
+            totals = [[v.local(v.zero) for _ in range(count)] for _ in range(beside)]
+            with builder.if_then(adds_inputs):
+                for total, (shift, mask) in zip(totals[0], tiles, strict=True):
+                    builder.store(v.load(v.at(ys, shift), mask), total)
+
+            def meet(k: Any, several: int) -> None:
+                wheres, products = [], Sums(builder)
+                for t in range(several):
+                    place = builder.add(k, i64(t))
+                    wheres.append(integer(builder, v.at(places, place)))
+                    value = v.splat(builder.load(v.at(vs, wheres[t])))
+                    met = v.at(gs, builder.mul(integer(builder, v.at(c, place)), pitch))
+                    halves = [v.zero, v.zero]
+                    for i, (total, (shift, mask)) in enumerate(zip(totals[t % beside], tiles, strict=True)):
+                        part = v.load(v.at(met, shift), mask)
+                        builder.store(v.fma(value, part, builder.load(total)), total)
+                        halves[i % 2] = v.fma(inputs[i], part, halves[i % 2])
+                    products.add(builder.fadd(*halves) if count > 1 else halves[0])
+                dots = products.result()
+                for t, where in enumerate(wheres):
+                    place = v.at(outs, where)
+                    dot = builder.extract_element(dots, ir.Constant(I32, t))
+                    before = builder.select(adds_weights, builder.load(place), ir.Constant(v.number, 0.0))
+                    builder.store(builder.fadd(dot, before), place)
+
+            several = together
+            while several:
+                whole = whole_groups(builder, begin, end, several)
+                with loop(builder, begin, whole, several) as k:
+                    meet(k, several)
+                begin, several = whole, several // 2 if count < 4 else several // 4
+            for i, (shift, mask) in enumerate(tiles):
+                total = builder.load(totals[0][i])
+                for others in totals[1:]:
+                    total = builder.fadd(total, builder.load(others[i]))
+                v.store(total, v.at(ys, shift), mask)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return emit  # type: ignore[no-any-return]
+
+
+@intrinsic
+def gated_sum(typingctx: Any, y: Any, y0: Any, g: Any, g0: Any, length: Any) -> Any:
+    """The sum of ``g[g0 + n]``, n < length, after those with ``y[y0 + n] <= 0`` became 0. NaN of either stays."""
+    signature = g.dtype(y, y0, g, g0, length)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds, length = signature.args, arguments[4]
+        v = Vectors(builder, kinds[0])
+        ys, gs = (data(context, builder, kinds[i], arguments[i], arguments[i + 1]) for i in (0, 2))
+        totals = [v.local(v.zero) for _ in range(4)]
+
+        def gate(n: Any, total: Any, mask: Any = None) -> None:
+            place = v.at(gs, n)
+            shut = builder.fcmp_ordered("<=", v.load(v.at(ys, n), mask), v.zero)
+            passed = builder.select(shut, v.zero, v.load(place, mask))
+            v.store(passed, place, mask)
+            builder.store(builder.fadd(passed, builder.load(total)), total)
+
+        whole = whole_groups(builder, ZERO, length, 4 * v.width)
+        with loop(builder, ZERO, whole, 4 * v.width) as n:
+            for u, total in enumerate(totals):
+                gate(builder.add(n, i64(u * v.width)), total)
+        with loop(builder, whole, length, v.width) as n:
+            gate(n, totals[0], v.first(builder.sub(length, n)))
+        return v.total([builder.load(total) for total in totals])
+
+    return signature, codegen
