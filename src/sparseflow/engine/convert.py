@@ -26,7 +26,7 @@ from sparseflow.engine.layers.chain import SparseSequential, is_joined
 from sparseflow.engine.layers.inner_forms import INNER_FORMS, PLAIN_FORMS, has_inner_form
 from sparseflow.engine.layers.modules import SparseConv2d
 from sparseflow.engine.layers.names import layers_by_path, weights_of_state
-from sparseflow.engine.layers.transformer import TransformerEncoder
+from sparseflow.engine.layers.transformer import AROUND_DENSE, AROUND_SPARSE
 from sparseflow.masks.make import apply_masks_
 from sparseflow.masks.select import maskable, unwrap
 from sparseflow.types import Masks
@@ -107,8 +107,8 @@ def replaced(model: nn.Module, masks: Masks, *, only: Collection[str] | None = N
     for module in inner:
         memo[id(module)].__class__ = INNER_FORMS[type(module)]
     for module in converted.modules():
-        if type(module) is nn.TransformerEncoder and any(isinstance(each, ActiveWeight) for each in module.modules()):
-            module.__class__ = TransformerEncoder
+        if type(module) in AROUND_SPARSE and any(isinstance(each, ActiveWeight) for each in module.modules()):
+            module.__class__ = AROUND_SPARSE[type(module)]
     for chain in [module for module in converted.modules() if type(module) is nn.Sequential]:
         if is_joined(chain):
             chain.__class__ = SparseSequential
@@ -194,8 +194,8 @@ def to_dense(model: nn.Module) -> nn.Module:
             del vars(module)["save_pretrained"]
         if type(module) is SparseSequential:
             module.__class__ = nn.Sequential  # type: ignore[assignment]
-        elif type(module) is TransformerEncoder:
-            module.__class__ = nn.TransformerEncoder  # type: ignore[assignment]
+        elif type(module) in AROUND_DENSE:
+            module.__class__ = AROUND_DENSE[type(module)]
         elif type(module) is MultiheadAttention:
             hold_dense_(module)
         elif type(module) in PLAIN_FORMS:

@@ -106,8 +106,7 @@ class SparseLayer(ActiveWeight):
                 f"{x.dtype} on {x.device}. Convert it with .to({values.dtype}); autocast and other devices need the "
                 "masked form."
             )
-        size = (images[2], images[3]) if len(images) == 4 else (1, 1)
-        key = (part.pattern, size, images[0], x.element_size())
+        key = (part.pattern, (images[2], images[3]) if len(images) == 4 else (1, 1), images[0], x.element_size())
         product = self._products.get(key)
         if product is None:
             product = self._product(*key)
@@ -118,7 +117,7 @@ class SparseLayer(ActiveWeight):
         return apply(x, images, values, part.bias, product, floor, record, out)
 
     def _product(self, pattern: Pattern, size: tuple[int, int], batch: int, itemsize: int) -> Product:
-        """The product for a size of input that is not among the last ones."""
+        """The product of the pattern, or of a part of it, for a size of input that is not among the last ones."""
         if min(self.window.outputs(size)) < 1:
             raise ValueError(
                 f"an input of {size[0]} x {size[1]} pixels is smaller than the kernel {self.window.kernel}."
@@ -126,8 +125,7 @@ class SparseLayer(ActiveWeight):
         kept = [known for known in self._products if known[0] is pattern]
         if len(kept) >= _KEPT:
             self._products.pop(kept[0])
-        made = Product(pattern, self.window, size, batch, itemsize)
-        self._products[pattern, size, batch, itemsize] = made
+        made = self._products[pattern, size, batch, itemsize] = Product(pattern, self.window, size, batch, itemsize)
         return made
 
     def extra_repr(self) -> str:
