@@ -175,7 +175,7 @@ def _layer(
     if leader is None:
         reason = subject.reasons[name] or "the example does not reach it"
     elif dense is None or sparse is None:
-        reason = f"timed with {leader}"
+        reason = f"timed with {leader.rpartition('.')[2]}"
     else:
         reason = _reason(dense, sparse, is_sparse=is_sparse, falls_back=not chosen)
     return LayerSpeed(
