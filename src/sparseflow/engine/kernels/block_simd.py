@@ -21,7 +21,7 @@ from sparseflow.engine.kernels.vectors import (
     loop,
     splat,
     whole_groups,
-)
+)  # fmt: skip
 
 #: Outputs of a block.
 HEIGHT = 4
@@ -160,7 +160,7 @@ def block_gradient(count: int, *, inputs: bool, masked: bool = False) -> Callabl
                     place = v.at(outs, builder.add(stream, k))
                     lanes = ir.Constant(ir.VectorType(I32, several), [HEIGHT * t + j for t in range(several)])
                     dot = builder.shuffle_vector(dots, dots, lanes)
-                    own.store(builder.fadd(dot, own.load(place, before)), place)
+                    own.store(own.then(own.load(place, before), dot), place)
 
             whole = whole_groups(builder, ZERO, blocks, together)
             with loop(builder, ZERO, whole, together) as k:
