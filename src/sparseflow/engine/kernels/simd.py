@@ -22,6 +22,7 @@ from sparseflow.engine.kernels.vectors import (
     Sums,
     Vectors,
     cgutils,
+    collected,
     data,
     i64,
     integer,
@@ -29,6 +30,7 @@ from sparseflow.engine.kernels.vectors import (
     loop,
     pick,
     sums,
+    unsigned,
     whole_groups,
 )  # fmt: skip
 
@@ -231,39 +233,37 @@ def span_sum(typingctx: Any, g: Any, g0: Any, length: Any, start: Any) -> Any:
     return signature, codegen
 
 
-#: Sums side by side in :func:`gathered_dot`; one alone would wait four cycles for each addition.
-_SIDE_BY_SIDE = 8
+#: Numbers that :func:`gathered_dot` collects into a vector, and such vectors side by side.
+_COLLECTED, _SIDE_BY_SIDE = 8, 2
 
 
 @intrinsic
-def gathered_dot(typingctx: Any, values: Any, columns: Any, begin: Any, end: Any, x: Any) -> Any:
-    """``sum_k values[k] * x[columns[k]]`` for k in [begin, end); columns are read as unsigned."""
-    signature = values.dtype(values, columns, begin, end, x)
+def gathered_dot(typingctx: Any, values: Any, columns: Any, begin: Any, end: Any, x: Any, start: Any) -> Any:
+    """``start + sum_k values[k] * x[columns[k]]`` for k in [begin, end); columns are read as unsigned."""
+    signature = values.dtype(values, columns, begin, end, x, start)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kinds = signature.args
-        scalar = Vectors(builder, kinds[0])
-        number = scalar.number
-        v, c, xs = (data(context, builder, kinds[i], arguments[i]) for i in (0, 1, 4))
+        v = Vectors(builder, kinds[0], _COLLECTED)
+        vs, c, xs = (data(context, builder, kinds[i], arguments[i]) for i in (0, 1, 4))
         first, last = arguments[2], arguments[3]
-        name = f"llvm.fma.f{8 * scalar.size}"
-        fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(number, [number] * 3), name)
-        totals = [cgutils.alloca_once_value(builder, ir.Constant(number, 0.0)) for _ in range(_SIDE_BY_SIDE)]
+        totals, rest = [v.local(v.zero) for _ in range(_SIDE_BY_SIDE)], v.local(arguments[5])
 
         def add(k: Any, total: Any) -> None:
-            column = builder.zext(builder.load(builder.gep(c, [k])), I64)
-            value, other = builder.load(builder.gep(v, [k])), builder.load(builder.gep(xs, [column]))
-            builder.store(builder.call(fma, [value, other, builder.load(total)]), total)
+            inputs = collected(builder, [v.at(xs, place) for place in unsigned(builder, v.at(c, k), _COLLECTED)], v)
+            builder.store(v.fma(v.load(v.at(vs, k)), inputs, builder.load(total)), total)
 
-        whole = whole_groups(builder, first, last, _SIDE_BY_SIDE)
-        with loop(builder, first, whole, _SIDE_BY_SIDE) as k:
+        whole = whole_groups(builder, first, last, _COLLECTED * _SIDE_BY_SIDE)
+        with loop(builder, first, whole, _COLLECTED * _SIDE_BY_SIDE) as k:
             for u, total in enumerate(totals):
-                add(builder.add(k, i64(u)), total)
-        with loop(builder, whole, last) as k:
+                add(builder.add(k, i64(u * _COLLECTED)), total)
+        nearly = whole_groups(builder, whole, last, _COLLECTED)
+        with loop(builder, whole, nearly, _COLLECTED) as k:
             add(k, totals[0])
-        found = [builder.load(total) for total in totals]
-        while len(found) > 1:
-            found = [builder.fadd(a, b) for a, b in zip(found[::2], found[1::2], strict=True)]
-        return found[0]
+        with loop(builder, nearly, last) as k:
+            place = builder.zext(builder.load(v.at(c, k)), I64)
+            product = builder.fmul(builder.load(v.at(vs, k)), builder.load(v.at(xs, place)))
+            builder.store(builder.fadd(product, builder.load(rest)), rest)
+        return builder.fadd(builder.load(rest), v.total(functools.reduce(builder.fadd, map(builder.load, totals))))
 
     return signature, codegen

@@ -222,11 +222,10 @@ def vector_product(
 
     Arguments as :func:`weighted_sums`; columns are int32 or uint16.
     """
-    least = values.dtype.type(floor)
+    least, started = values.dtype.type(floor), start.shape[0] > 0
     for row in range(first, last):
-        total = gathered_dot(values, columns, np.int64(begins[row]), np.int64(ends[row]), x)
-        if start.shape[0] > 0:
-            total += start[row]
+        bias = start[row] if started else values.dtype.type(0)
+        total = gathered_dot(values, columns, np.int64(begins[row]), np.int64(ends[row]), x, bias)
         y[row] = least if total < least else total
 
 

@@ -144,6 +144,26 @@ def splat(builder: Any, scalar: Any, width: int) -> Any:
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, width), [0] * width))
 
 
+def unsigned(builder: Any, pointer: Any, count: int) -> list[Any]:
+    """Neighbouring indices from a table, as int64; a word of 64 bits is read at once and taken apart."""
+    bits = pointer.type.pointee.width
+    each, found = 64 // bits, []
+    mask = ir.Constant(I64, 2**bits - 1)
+    for first in range(0, count, each):
+        word = builder.load(builder.bitcast(builder.gep(pointer, [i64(first)]), I64.as_pointer()))
+        word.align = bits // 8
+        found += [builder.and_(builder.lshr(word, i64(bits * t)), mask) for t in range(each)]
+    return found
+
+
+def collected(builder: Any, pointers: list[Any], v: Vectors) -> Any:
+    """The numbers at some places, as one vector: sooner than the instruction that gathers."""
+    numbers = v.zero
+    for lane, pointer in enumerate(pointers):
+        numbers = builder.insert_element(numbers, builder.load(pointer), ir.Constant(I32, lane))
+    return numbers
+
+
 def pick(builder: Any, vector: Any, lanes: list[int]) -> Any:
     """Some lanes of a vector, as a vector."""
     return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
