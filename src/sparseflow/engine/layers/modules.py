@@ -193,7 +193,7 @@ class SparseLayer(nn.Module):
         if product is None:
             product = self._product(*key)
             with said_aloud():
-                warm_up(x.dtype)
+                warm_up(x.dtype, self.pattern.block)
         out = (*lead, self.pattern.outputs, *product.y.size[2 - self.axes :])
         record = None if self._passes is None else self._record
         return apply(x, images, values, self.bias, product, floor, record, out)
