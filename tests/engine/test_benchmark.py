@@ -6,7 +6,10 @@ import copy
 import dataclasses
 import io
 import json
+import re
+import runpy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +27,8 @@ from sparseflow.engine.speed.progress import Progress
 from sparseflow.engine.speed.table import Conditions, LastComparison, LayerSpeed, SpeedTable
 from sparseflow.engine.speed.timing import Ratio
 from sparseflow.rng import stream
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 def network() -> nn.Sequential:
@@ -200,6 +205,23 @@ def test_the_example_is_made_to_each_size() -> None:
     assert resized(image, 5).is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(resized(image, 5)[2:4], image)
     assert resized(x, 3) is not x
+
+
+def test_the_example_of_the_readme_can_be_measured(tmp_path: Path) -> None:
+    """As a newcomer types it behind the loop: the model is held by a Sparsifier whose masks have moved."""
+    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    script = tmp_path / "loop.py"
+    script.write_text(block)
+    names = runpy.run_path(str(script))
+    found = sf.engine.benchmark(names["model"], names["x"], batches=(1, 8), seconds=0.0)
+    assert [(row.step, row.batch) for row in found.rows] == [
+        ("training", 1), ("training", 8), ("inference", 1), ("inference", 8),
+    ]  # fmt: skip
+    assert all({"float32", "sparse"} <= row.seconds.keys() for row in found.rows)
+    assert "95.0 % of 18944 masked weights are zero" in str(found)
+    fast, table = sf.compile_sparse(names["model"], names["x"], seconds=0.0)
+    torch.testing.assert_close(fast(names["x"]), names["model"](names["x"]), atol=1e-5, rtol=1e-4)
+    assert table.conditions.batch == 32
 
 
 # -- bad input -------------------------------------------------------------------------------------------------------
