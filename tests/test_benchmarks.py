@@ -169,7 +169,7 @@ def test_accuracy_of_blocks_is_compared_in_pairs() -> None:
     ]
     lone = {**rows[0], "seed": 2, "accuracy": 0.5}  # without a partner it does not count
     table = block_accuracy.markdown(pd.DataFrame([*rows, lone]))
-    assert table.splitlines()[2] == "| MLP 300-100 on MNIST, SET | - | 97.5; −1.50 ± 6.35 | - | - |"
+    assert table.splitlines()[4] == "| MLP 300-100 on MNIST, SET | - | 97.5; −1.50 ± 6.35 | - | - |"
 
 
 def test_a_layer_for_the_growth_has_equally_many_nonzeros_in_each_row() -> None:
