@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from sparseflow.engine.kernels.compiling import said_aloud
+from sparseflow.engine.kernels.vectors import PIECE
 from sparseflow.engine.kernels.workspace import workspace
 from sparseflow.engine.layers.functions import check_first_order, to_images, to_storage
 from sparseflow.engine.layers.geometry import Frame, pool_divisor, pool_window
@@ -29,8 +30,7 @@ from sparseflow.engine.plans.program import build_halves
 from sparseflow.engine.plans.stages import AveragePool, Flatten, MaxPool, Rectify, Stage, Weighted, fused, leaves
 
 Floats = NDArray[Any]
-#: Examples that are worked on at a time, or half of them: those of a tile of blocks, and where their activations would
-#: not fit in the cache.
+#: Examples that are worked on at a time, or half of them where their activations would not fit in the cache.
 _SLICE, _CACHE = 128, 1 << 21
 #: Input sizes whose programs are kept.
 _KEPT = 4
@@ -43,6 +43,8 @@ class _Slices(NamedTuple):
 
     programs: list[tuple[int, Program, Program]]
     """First example, forward and backward pass of each slice."""
+    shares: list[int]
+    """Which of the gradients that are summed at the end each slice adds to."""
     output: Image
     size: tuple[int, int]
     rows: NDArray[np.int64]
@@ -114,19 +116,25 @@ class Chain:
             edges = [*range(0, shape[0], size), shape[0]]
             made = {batch: halves(batch) for batch in {b - a for a, b in pairwise(edges)}}
             programs = [(a, *made[b - a][:2]) for a, b in pairwise(edges)]
+            # Where one thread has slices of a single sum each, they add to one gradient: the bits are the same.
+            alone = torch.get_num_threads() == 1 and itemsize == 4 and size == PIECE and math.prod(shape[2:]) == 1
+            last = len(programs) - 1 if shape[0] % size else len(programs)
+            shares = [int(number >= last > 0) if alone else number for number in range(len(programs))]
             output = made[edges[1]][2]
             pixels = (*(1,) * (4 - len(shape)), *shape[2:])[-2:]
             work = sum(program.work for _, program, _ in programs)
-            self._slices[key] = _Slices(programs, output, (pixels[0], pixels[1]), np.arange(shape[0]), work, [])
+            self._slices[key] = _Slices(programs, shares, output, (pixels[0], pixels[1]), np.arange(shape[0]), work, [])
         return self._slices[key]
 
     def _slice_size(self, shape: tuple[int, ...], nbytes: int) -> int:
         """Examples of a slice, of which 128 have a workspace of ``nbytes``."""
         if math.prod(shape[2:]) > 1:
             return _SLICE if nbytes <= _CACHE else _SLICE // 2
-        # Two threads take half of a single slice each: kernels sum over 64 examples at a time, so the bits stay.
-        shared = torch.get_num_threads() > 1 and shape[0] <= _SLICE
-        return _SLICE // 2 if shared or all(pattern.block > 1 for pattern in self.patterns) else _SLICE
+        if all(pattern.block > 1 for pattern in self.patterns):
+            return PIECE
+        # Kernels sum over pieces, so two threads that take half of a slice each give the bits of one.
+        shared = shape[0] < _SLICE or (shape[0] == _SLICE and torch.get_num_threads() > 1)
+        return PIECE if shared else _SLICE
 
 
 class _ChainFunction(torch.autograd.Function):
@@ -165,7 +173,7 @@ class _ChainFunction(torch.autograd.Function):
         gradient, batch, shape = gradients[0], len(slices.rows), ctx.x_shape
         given_inner = not gradient.is_contiguous()
         given = (to_storage(gradient, ctx.frame) if given_inner else gradient.reshape(-1)).numpy()
-        shares = [np.zeros_like(values) for _ in slices.programs]
+        shares = [np.zeros_like(values) for _ in range(max(slices.shares) + 1)]
         frame, inner = Frame(slices.size, batch), ctx.inner
         gx = torch.empty(shape[1] * frame.pitch if ctx.needs_input_grad[0] else 0, dtype=gradient.dtype)
         out = gx.numpy()
@@ -173,13 +181,14 @@ class _ChainFunction(torch.autograd.Function):
         def work(number: int) -> None:
             first, _, program = slices.programs[number]
             room, positions = held.workspaces[number]
+            share = shares[slices.shares[number]]
             run(
-                program.operations, room, positions, program.tables, values, shares[number], given, _NO_LABELS,
-                slices.rows, first, 1, 1.0, out, batch, given_inner, inner,
+                program.operations, room, positions, program.tables, values, share, given, _NO_LABELS, slices.rows,
+                first, 1, 1.0, out, batch, given_inner, inner,
             )  # fmt: skip
 
         over_parts(len(slices.programs), slices.work, work)
-        # Slice by slice in order, whatever the threads did.
+        # Share by share in order, whatever the threads did.
         total = shares[0]
         for share in shares[1:]:
             total += share
