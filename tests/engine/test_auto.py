@@ -142,7 +142,7 @@ def test_layers_are_watched_with_the_strides_that_they_meet() -> None:
     calls = watch(timing.model_step(sparse, (torch.zeros(5, 4),), backward=True), layers)
     assert list(calls) == ["0.weight", "2.weight"]
     assert calls["0.weight"].x.stride() == (4, 1)
-    assert calls["2.weight"].x.stride() == (1, 5)  # batch innermost, from the sparse layer through tanh
+    assert calls["2.weight"].x.stride() == (6, 1)  # rows, as the layer before was given them
     assert [calls[name].needs_gradient for name in calls] == [False, True]
     last = calls["2.weight"].gradient
     assert last is not None
