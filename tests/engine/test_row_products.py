@@ -59,17 +59,21 @@ def test_products_by_rows_are_the_dense_ones(
     assert gradients_by_rows(product, values, source, t["g"], inputs=True, bias=False)[2] is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("block", [1, 4])
 @pytest.mark.parametrize("inputs", [True, False])
-def test_threads_change_no_bit(block: int, inputs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("batch", [64, 100, 128, 300])
+def test_threads_change_no_bit(
+    batch: int, inputs: bool, block: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sparseflow.engine.layers.threads._WORTH_IT", 1)
     monkeypatch.setattr("sparseflow.engine.layers.threads._WORTH_ADDING", 1)
-    t = drawn(200, 700, 0.1, 300, block=block, dtype=torch.float32)
-    product = Product(Pattern.of(t["mask"]), Window(), (1, 1), 300, 4)
+    t = drawn(200, 700, 0.1, batch, block=block, dtype=dtype)
+    product = Product(Pattern.of(t["mask"]), Window(), (1, 1), batch, dtype.itemsize)
     values, source = product.pattern.gather(t["weight"]), in_strips(t["x"])
 
     def everything() -> list[Tensor]:
-        y = forward_by_rows(product, values, t["bias"], source, (300, 700))
+        y = forward_by_rows(product, values, t["bias"], source, (batch, 700))
         gx, gv, gb = gradients_by_rows(product, values, source, t["g"], inputs=inputs, bias=True)
         x, g = turned(t["x"]), turned(t["g"])
         storages = [product.forward(values, t["bias"], x), *product.gradients(values, x, g)]

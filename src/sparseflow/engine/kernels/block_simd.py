@@ -10,18 +10,22 @@ from numba import types
 
 from sparseflow.engine.kernels.vectors import (
     I32,
+    I64,
     WIDTH,
     ZERO,
     Sums,
     Vectors,
+    collected,
     data,
     i64,
     integer,
     intrinsic,
     loop,
     splat,
+    sums,
+    unsigned,
     whole_groups,
-)
+)  # fmt: skip
 
 #: Outputs of a block.
 HEIGHT = 4
@@ -160,7 +164,7 @@ def block_gradient(count: int, *, inputs: bool, masked: bool = False) -> Callabl
                     place = v.at(outs, builder.add(stream, k))
                     lanes = ir.Constant(ir.VectorType(I32, several), [HEIGHT * t + j for t in range(several)])
                     dot = builder.shuffle_vector(dots, dots, lanes)
-                    own.store(builder.fadd(dot, own.load(place, before)), place)
+                    own.store(own.then(own.load(place, before), dot), place)
 
             whole = whole_groups(builder, ZERO, blocks, together)
             with loop(builder, ZERO, whole, together) as k:
@@ -172,3 +176,47 @@ def block_gradient(count: int, *, inputs: bool, masked: bool = False) -> Callabl
         return signature, codegen
 
     return emit  # type: ignore[no-any-return]
+
+
+#: Blocks whose inputs make one vector in :func:`block_dot`.
+_GATHERED = 8
+
+
+@intrinsic
+def block_dot(
+    typingctx: Any, values: Any, v0: Any, columns: Any, begin: Any, blocks: Any, x: Any,
+    y: Any, y0: Any, start: Any, s0: Any, started: Any, floor: Any,
+) -> Any:  # fmt: skip
+    """``y[y0 + j] = max(floor, start[s0 + j] + sum_k values[v0 + j * blocks + k] * x[columns[begin + k]])``, j < 4.
+
+    Inputs are collected into vectors, which serve the four outputs; columns are read as unsigned.
+    """
+    signature = types.void(values, v0, columns, begin, blocks, x, y, y0, start, s0, started, floor)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds, blocks, started, floor = signature.args, *(arguments[i] for i in (4, 10, 11))
+        wide, four = Vectors(builder, kinds[0], _GATHERED), Vectors(builder, kinds[0], HEIGHT)
+        vs, c, ys, biases = (data(context, builder, kinds[i], arguments[i], arguments[i + 1]) for i in (0, 2, 6, 8))
+        xs = data(context, builder, kinds[5], arguments[5])
+        streams = [wide.at(vs, builder.mul(blocks, i64(j))) for j in range(HEIGHT)]
+        totals = [wide.local(wide.zero) for _ in streams]
+        rest = four.local(four.zero)
+        with builder.if_then(started):
+            builder.store(four.load(biases), rest)
+
+        whole = whole_groups(builder, ZERO, blocks, _GATHERED)
+        with loop(builder, ZERO, whole, _GATHERED) as k:
+            places = unsigned(builder, wide.at(c, k), _GATHERED)
+            inputs = collected(builder, [wide.at(xs, place) for place in places], wide)
+            for stream, total in zip(streams, totals, strict=True):
+                builder.store(wide.fma(wide.load(wide.at(stream, k)), inputs, builder.load(total)), total)
+        with loop(builder, whole, blocks) as k:
+            each = collected(builder, [four.at(stream, k) for stream in streams], four)
+            shared = builder.load(four.at(xs, builder.zext(builder.load(four.at(c, k)), I64)))
+            builder.store(four.fma(each, four.splat(shared), builder.load(rest)), rest)
+        result = builder.fadd(builder.load(rest), sums(builder, [builder.load(total) for total in totals]))
+        least = four.splat(floor)
+        four.store(builder.select(builder.fcmp_ordered("<", result, least), least, result), ys)
+        return context.get_dummy_value()
+
+    return signature, codegen

@@ -6,6 +6,7 @@ their sums directly; a sum is loaded and stored once for all nonzeros of a row.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,17 +16,21 @@ from numba import types
 from sparseflow.engine.kernels.vectors import (
     I32,
     I64,
+    PIECE,
     WIDTH,
     ZERO,
     Sums,
     Vectors,
     cgutils,
+    collected,
     data,
     i64,
     integer,
     intrinsic,
     loop,
+    pick,
     sums,
+    unsigned,
     whole_groups,
 )  # fmt: skip
 
@@ -91,8 +96,11 @@ def weighted_sum(count: int, *, width: int = WIDTH, masked: bool = False) -> Cal
 def span_dots(count: int) -> Callable[..., None]:
     """``out[k] += sum_n g[g0 + n] * x[x0 + columns[k] * pitch + n]``, n < WIDTH * count, k in [begin, end).
 
-    The span of ``g`` stays in registers; the dot products of four nonzeros are reduced together.
+    The span of ``g`` stays in registers; the dot products of four nonzeros are reduced together, and added up in
+    pieces of PIECE numbers.
     """
+    piece = min(count, PIECE // WIDTH)
+    pieces = count // piece
 
     @intrinsic
     def emit(
@@ -112,13 +120,15 @@ def span_dots(count: int) -> Callable[..., None]:
                 found = Sums(builder)
                 for t in range(several):
                     row = v.at(xs, builder.mul(integer(builder, v.at(c, builder.add(k, i64(t)))), pitch))
-                    halves = [v.zero, v.zero]
-                    for i, part in enumerate(span):
-                        met = v.load(v.at(row, i * v.width))
-                        halves[i % 2] = builder.fmul(part, met) if i < 2 else v.fma(part, met, halves[i % 2])
-                    found.add(builder.fadd(*halves))
-                own, place = Vectors(builder, kinds[0], several), v.at(outs, k)
-                own.store(builder.fadd(found.result(), own.load(place)), place)
+                    pairs = [(part, v.load(v.at(row, i * v.width))) for i, part in enumerate(span)]
+                    for p in range(pieces):
+                        found.add(v.dot(pairs[p * piece : (p + 1) * piece]))
+                own, place, result = Vectors(builder, kinds[0], several), v.at(outs, k), found.result()
+                total = own.load(place)
+                for p in range(pieces):
+                    lanes = [pieces * t + p for t in range(several)]
+                    total = v.then(total, pick(builder, result, lanes))
+                own.store(total, place)
 
             whole = whole_groups(builder, begin, end, 4)
             with loop(builder, begin, whole, 4) as k:
@@ -196,61 +206,64 @@ def prefetch(typingctx: Any, array: Any, place: Any) -> Any:
 
 
 @intrinsic
-def span_sum(typingctx: Any, g: Any, g0: Any, length: Any) -> Any:
-    """``sum_n g[g0 + n]``, n < length."""
-    signature = g.dtype(g, g0, length)
+def span_sum(typingctx: Any, g: Any, g0: Any, length: Any, start: Any) -> Any:
+    """``start + sum_n g[g0 + n]``, n < length, in pieces of PIECE numbers."""
+    signature = g.dtype(g, g0, length, start)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        length = arguments[2]
-        v = Vectors(builder, signature.args[0])
+        v, length = Vectors(builder, signature.args[0]), arguments[2]
         gs = data(context, builder, signature.args[0], arguments[0], arguments[1])
-        totals = [v.local(v.zero) for _ in range(4)]
-        whole = whole_groups(builder, ZERO, length, 4 * v.width)
-        with loop(builder, ZERO, whole, 4 * v.width) as n:
-            for u, total in enumerate(totals):
-                part = v.load(v.at(gs, builder.add(n, i64(u * v.width))))
-                builder.store(builder.fadd(part, builder.load(total)), total)
-        with loop(builder, whole, length, v.width) as n:
-            part = v.load(v.at(gs, n), v.first(builder.sub(length, n)))
-            builder.store(builder.fadd(part, builder.load(totals[0])), totals[0])
-        return v.total([builder.load(total) for total in totals])
+        total = v.local(arguments[3])
+
+        def add(numbers: Any) -> None:
+            builder.store(v.then(builder.load(total), v.total(numbers)), total)
+
+        whole = whole_groups(builder, ZERO, length, PIECE)
+        with loop(builder, ZERO, whole, PIECE) as n:
+            parts = [v.load(v.at(gs, builder.add(n, shift))) for shift, _ in v.tiles(PIECE // v.width)]
+            add(functools.reduce(builder.fadd, parts))
+        with builder.if_then(builder.icmp_signed("<", whole, length)):
+            rest = v.local(v.zero)
+            with loop(builder, whole, length, v.width) as n:
+                part = v.load(v.at(gs, n), v.first(builder.sub(length, n)))
+                builder.store(builder.fadd(builder.load(rest), part), rest)
+            add(builder.load(rest))
+        return builder.load(total)
 
     return signature, codegen
 
 
-#: Sums side by side in :func:`gathered_dot`; one alone would wait four cycles for each addition.
-_SIDE_BY_SIDE = 8
+#: Numbers that :func:`gathered_dot` collects into a vector, and such vectors side by side.
+_COLLECTED, _SIDE_BY_SIDE = 8, 2
 
 
 @intrinsic
-def gathered_dot(typingctx: Any, values: Any, columns: Any, begin: Any, end: Any, x: Any) -> Any:
-    """``sum_k values[k] * x[columns[k]]`` for k in [begin, end); columns are read as unsigned."""
-    signature = values.dtype(values, columns, begin, end, x)
+def gathered_dot(typingctx: Any, values: Any, columns: Any, begin: Any, end: Any, x: Any, start: Any) -> Any:
+    """``start + sum_k values[k] * x[columns[k]]`` for k in [begin, end); columns are read as unsigned."""
+    signature = values.dtype(values, columns, begin, end, x, start)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kinds = signature.args
-        scalar = Vectors(builder, kinds[0])
-        number = scalar.number
-        v, c, xs = (data(context, builder, kinds[i], arguments[i]) for i in (0, 1, 4))
+        v = Vectors(builder, kinds[0], _COLLECTED)
+        vs, c, xs = (data(context, builder, kinds[i], arguments[i]) for i in (0, 1, 4))
         first, last = arguments[2], arguments[3]
-        name = f"llvm.fma.f{8 * scalar.size}"
-        fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(number, [number] * 3), name)
-        totals = [cgutils.alloca_once_value(builder, ir.Constant(number, 0.0)) for _ in range(_SIDE_BY_SIDE)]
+        totals, rest = [v.local(v.zero) for _ in range(_SIDE_BY_SIDE)], v.local(arguments[5])
 
         def add(k: Any, total: Any) -> None:
-            column = builder.zext(builder.load(builder.gep(c, [k])), I64)
-            value, other = builder.load(builder.gep(v, [k])), builder.load(builder.gep(xs, [column]))
-            builder.store(builder.call(fma, [value, other, builder.load(total)]), total)
+            inputs = collected(builder, [v.at(xs, place) for place in unsigned(builder, v.at(c, k), _COLLECTED)], v)
+            builder.store(v.fma(v.load(v.at(vs, k)), inputs, builder.load(total)), total)
 
-        whole = whole_groups(builder, first, last, _SIDE_BY_SIDE)
-        with loop(builder, first, whole, _SIDE_BY_SIDE) as k:
+        whole = whole_groups(builder, first, last, _COLLECTED * _SIDE_BY_SIDE)
+        with loop(builder, first, whole, _COLLECTED * _SIDE_BY_SIDE) as k:
             for u, total in enumerate(totals):
-                add(builder.add(k, i64(u)), total)
-        with loop(builder, whole, last) as k:
+                add(builder.add(k, i64(u * _COLLECTED)), total)
+        nearly = whole_groups(builder, whole, last, _COLLECTED)
+        with loop(builder, whole, nearly, _COLLECTED) as k:
             add(k, totals[0])
-        found = [builder.load(total) for total in totals]
-        while len(found) > 1:
-            found = [builder.fadd(a, b) for a, b in zip(found[::2], found[1::2], strict=True)]
-        return found[0]
+        with loop(builder, nearly, last) as k:
+            place = builder.zext(builder.load(v.at(c, k)), I64)
+            product = builder.fmul(builder.load(v.at(vs, k)), builder.load(v.at(xs, place)))
+            builder.store(builder.fadd(product, builder.load(rest)), rest)
+        return builder.fadd(builder.load(rest), v.total(functools.reduce(builder.fadd, map(builder.load, totals))))
 
     return signature, codegen

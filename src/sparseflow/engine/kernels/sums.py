@@ -30,12 +30,28 @@ Numbers = tuple[int, ...]
 _LINE = 16
 
 
-def _over_rows(emit: Callable[..., None]) -> Callable[..., None]:
+#: Numbers of a long row that are taken before the next output.
+_STRIP = 512
+
+
+@part
+def tiles_of_strip(length: int, pitch: int, tile: int) -> int:
+    """How many tiles of a row to take before the next output.
+
+    Rows of pixels come from memory, and memory gives neighbours sooner. The rows of a linear layer, a batch each, are
+    in the cache already if one tile at a time is taken of them.
+    """
+    return max(1, min(_STRIP, length) // tile) if length > pitch else 1
+
+
+def _over_rows(emit: Callable[..., None], tile: int) -> Callable[..., None]:
+    """The kernel over outputs, each with ``tiles`` neighbouring tiles."""
+
     @part
     def run(
         begins: Indices, ends: Indices, columns: Indices, values: Floats, start: Floats,
         x: Floats, x0: int, pitch: int, y: Floats, y0: int, y_pitch: int, first: int, last: int,
-        accumulate: bool, floor: float, length: int,
+        accumulate: bool, floor: float, length: int, tiles: int,
     ) -> None:  # fmt: skip
         started = start.shape[0] > 0
         for row in range(first, last):
@@ -44,19 +60,24 @@ def _over_rows(emit: Callable[..., None]) -> Callable[..., None]:
                 for k in range(begins[row + 1], ends[row + 1], _LINE):
                     prefetch(columns, np.int64(k))
                     prefetch(values, np.int64(k))
-            bias = start[row] if started else values.dtype.type(0)
-            emit(
-                values, columns, np.int64(begins[row]), np.int64(ends[row]), x, x0, pitch, y, y0 + row * y_pitch,
-                bias, accumulate, floor, length,
-            )  # fmt: skip
+            bias, begin, end = (
+                start[row] if started else values.dtype.type(0),
+                np.int64(begins[row]),
+                np.int64(ends[row]),
+            )
+            for n in range(0, tiles * tile, tile):
+                emit(
+                    values, columns, begin, end, x, x0 + n, pitch, y, y0 + n + row * y_pitch,
+                    bias, accumulate, floor, length,
+                )  # fmt: skip
 
     return run
 
 
-_EIGHT, _FOUR, _TWO, _ONE = (_over_rows(weighted_sum(count)) for count in (8, 4, 2, 1))
-_REST = _over_rows(weighted_sum(1, masked=True))
+_EIGHT, _FOUR, _TWO, _ONE = (_over_rows(weighted_sum(count), count * WIDTH) for count in (8, 4, 2, 1))
+_REST = _over_rows(weighted_sum(1, masked=True), WIDTH)
 #: A vector of 8 where that is enough: from a batch of 8 it never crosses a cache line, masked or not.
-_FEW = _over_rows(weighted_sum(1, width=8, masked=True))
+_FEW = _over_rows(weighted_sum(1, width=8, masked=True), 8)
 
 
 @kernel
@@ -87,27 +108,28 @@ def weighted_sums(
         for j in range(parts):
             a, b, n = x0 + i * xi + j * xj, y0 + i * yi + j * yj, 0
             while n + 8 * WIDTH <= length:
+                tiles = tiles_of_strip(length - n, pitch, 8 * WIDTH)
                 _EIGHT(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                       first, last, accumulate, least, length)  # fmt: skip
-                n += 8 * WIDTH
+                       first, last, accumulate, least, length, tiles)  # fmt: skip
+                n += 8 * WIDTH * tiles
             if n + 4 * WIDTH <= length:
                 _FOUR(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                      first, last, accumulate, least, length)  # fmt: skip
+                      first, last, accumulate, least, length, 1)  # fmt: skip
                 n += 4 * WIDTH
             if n + 2 * WIDTH <= length:
                 _TWO(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                     first, last, accumulate, least, length)  # fmt: skip
+                     first, last, accumulate, least, length, 1)  # fmt: skip
                 n += 2 * WIDTH
             if n + WIDTH <= length:
                 _ONE(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                     first, last, accumulate, least, length)  # fmt: skip
+                     first, last, accumulate, least, length, 1)  # fmt: skip
                 n += WIDTH
             if n + 8 < length:
                 _REST(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                      first, last, accumulate, least, length - n)  # fmt: skip
+                      first, last, accumulate, least, length - n, 1)  # fmt: skip
             elif n < length:
                 _FEW(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                     first, last, accumulate, least, length - n)  # fmt: skip
+                     first, last, accumulate, least, length - n, 1)  # fmt: skip
 
 
 #: Vectors of the gradient that stay in registers, at most and at least.
@@ -186,11 +208,9 @@ def row_sums(
 ) -> None:  # fmt: skip
     """The bias gradient: ``out[o] += sum_{i, j, n} g[o, i, j, n]``; arguments as :func:`sampled_dots`."""
     for row in range(first, last):
-        total = out.dtype.type(0)
         for i in range(rows):
             for j in range(parts):
-                total += span_sum(g, g0 + row * g_pitch + i * gi + j * gj, length)
-        out[row] += total
+                out[row] = span_sum(g, g0 + row * g_pitch + i * gi + j * gj, length, out[row])
 
 
 @kernel
@@ -202,11 +222,10 @@ def vector_product(
 
     Arguments as :func:`weighted_sums`; columns are int32 or uint16.
     """
-    least = values.dtype.type(floor)
+    least, started = values.dtype.type(floor), start.shape[0] > 0
     for row in range(first, last):
-        total = gathered_dot(values, columns, np.int64(begins[row]), np.int64(ends[row]), x)
-        if start.shape[0] > 0:
-            total += start[row]
+        bias = start[row] if started else values.dtype.type(0)
+        total = gathered_dot(values, columns, np.int64(begins[row]), np.int64(ends[row]), x, bias)
         y[row] = least if total < least else total
 
 
