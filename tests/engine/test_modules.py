@@ -163,13 +163,13 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
-        plain = functions.turned
+        plain = functions.in_strips
 
         def noted(rows: Tensor) -> Tensor:
             self.count += 1
             return plain(rows)
 
-        monkeypatch.setattr(functions, "turned", noted)
+        monkeypatch.setattr(functions, "in_strips", noted)
 
 
 def test_layers_that_share_an_activation_transpose_it_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from sparseflow.engine.layers import row_products
 from sparseflow.engine.layers.geometry import Window
 from sparseflow.engine.layers.pattern import Pattern
 from sparseflow.engine.layers.products import Product
-from sparseflow.engine.layers.row_products import forward_by_rows, gradients_by_rows, to_rows, turned
+from sparseflow.engine.layers.row_products import forward_by_rows, gradients_by_rows, in_strips, out_of_strips, turned
 from sparseflow.rng import stream
 
 #: Inputs, outputs and density; the last has several blocks of columns and of outputs in its tables.
@@ -37,7 +37,7 @@ def test_products_by_rows_are_the_dense_ones(
     monkeypatch.setattr(row_products, "_ROOM", room)
     t = drawn(inputs, outputs, density, batch, block=block, dtype=torch.float64)
     product = Product(Pattern.of(t["mask"]), Window(), (1, 1), batch, 8)
-    values, source = product.pattern.gather(t["weight"]), turned(t["x"])
+    values, source = product.pattern.gather(t["weight"]), in_strips(t["x"])
     y = forward_by_rows(product, values, t["bias"], source, (batch, outputs), floor=0.0)
     torch.testing.assert_close(y, (t["x"] @ t["weight"].T + t["bias"]).relu())
     torch.testing.assert_close(forward_by_rows(product, values, None, source, (batch, outputs)), t["x"] @ t["weight"].T)
@@ -49,7 +49,7 @@ def test_products_by_rows_are_the_dense_ones(
     ):
         gx, gv, gb = gradients_by_rows(product, values, source, g, inputs=True, bias=True)
         assert gx is not None
-        torch.testing.assert_close(to_rows(gx, (batch, inputs)), g @ t["weight"])
+        torch.testing.assert_close(gx, g @ t["weight"])
         torch.testing.assert_close(gv, wanted)
         torch.testing.assert_close(gb, g.sum(0))
         nothing, gv, gb = gradients_by_rows(product, values, source, g, inputs=False, bias=True)
@@ -59,19 +59,24 @@ def test_products_by_rows_are_the_dense_ones(
     assert gradients_by_rows(product, values, source, t["g"], inputs=True, bias=False)[2] is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("block", [1, 4])
 @pytest.mark.parametrize("inputs", [True, False])
-def test_threads_change_no_bit(block: int, inputs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("batch", [64, 100, 128, 300])
+def test_threads_change_no_bit(
+    batch: int, inputs: bool, block: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sparseflow.engine.layers.threads._WORTH_IT", 1)
     monkeypatch.setattr("sparseflow.engine.layers.threads._WORTH_ADDING", 1)
-    t = drawn(200, 700, 0.1, 300, block=block, dtype=torch.float32)
-    product = Product(Pattern.of(t["mask"]), Window(), (1, 1), 300, 4)
-    values, source = product.pattern.gather(t["weight"]), turned(t["x"])
+    t = drawn(200, 700, 0.1, batch, block=block, dtype=dtype)
+    product = Product(Pattern.of(t["mask"]), Window(), (1, 1), batch, dtype.itemsize)
+    values, source = product.pattern.gather(t["weight"]), in_strips(t["x"])
 
     def everything() -> list[Tensor]:
-        y = forward_by_rows(product, values, t["bias"], source, (300, 700))
+        y = forward_by_rows(product, values, t["bias"], source, (batch, 700))
         gx, gv, gb = gradients_by_rows(product, values, source, t["g"], inputs=inputs, bias=True)
-        storages = [product.forward(values, t["bias"], source), *product.gradients(values, source, turned(t["g"]))]
+        x, g = turned(t["x"]), turned(t["g"])
+        storages = [product.forward(values, t["bias"], x), *product.gradients(values, x, g)]
         return [y, gv, *storages, *(each for each in (gx, gb) if each is not None)]
 
     alone = everything()
@@ -80,8 +85,9 @@ def test_threads_change_no_bit(block: int, inputs: bool, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("rows", "columns"), [(1, 5), (5, 1), (16, 16), (19, 35)])
-def test_a_matrix_turned_and_turned_back_is_itself(rows: int, columns: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("rows", "columns"), [(1, 5), (5, 1), (16, 16), (19, 35), (300, 7)])
+def test_a_matrix_comes_out_of_strips_as_it_went_in(rows: int, columns: int, dtype: torch.dtype) -> None:
     x = torch.randn(rows, columns + 3, dtype=dtype, generator=stream(0, "x"))[:, 2:-1]
     assert torch.equal(turned(x).view(columns, rows), x.T)
-    assert torch.equal(to_rows(turned(x), (rows, columns)), x)
+    assert torch.equal(in_strips(x)[: min(rows, 128) * columns].view(columns, -1), x[:128].T)
+    assert torch.equal(out_of_strips(in_strips(x), rows), x)

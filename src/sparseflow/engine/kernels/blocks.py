@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparseflow.engine.kernels.block_simd import HEIGHT, block_gradient, block_sum
+from sparseflow.engine.kernels.block_simd import HEIGHT, block_dot, block_gradient, block_sum
 from sparseflow.engine.kernels.compiling import kernel, part
 from sparseflow.engine.kernels.sums import tiles_of_strip
 from sparseflow.engine.kernels.vectors import REGISTERS, WIDTH
@@ -187,11 +187,9 @@ def block_vector_product(
     first: int, last: int, floor: float,
 ) -> None:  # fmt: skip
     """One example; arguments as :func:`block_sums`. Columns are int32 or uint16."""
-    least = values.dtype.type(floor)
+    least, started = values.dtype.type(floor), start.shape[0] > 0
     for o in range(first, last):
-        m = begins[o + 1] - begins[o]
-        for j in range(HEIGHT):
-            total = start[HEIGHT * o + j] if start.shape[0] > 0 else values.dtype.type(0)
-            for k in range(m):
-                total += values[HEIGHT * begins[o] + j * m + k] * x[columns[begins[o] + k]]
-            y[HEIGHT * o + j] = least if total < least else total
+        begin, row = np.int64(begins[o]), HEIGHT * o
+        block_dot(
+            values, HEIGHT * begin, columns, begin, begins[o + 1] - begin, x, y, row, start, row, started, least
+        )  # fmt: skip

@@ -14,7 +14,7 @@ def gradient_rows(product: Product, x: Tensor, gradient: Tensor, first: int, las
     .. math:: G_{o c u v} = \sum_{n, i, j} g_{n, o, i, j}\, x_{c,\ i s_y + u d_y,\ j s_x + v d_x,\ n}
 
     Args:
-        x: Flat input, in frame ``product.x``.
+        x: Flat input, in frame ``product.x``; that of a linear layer is ``(batch, inputs)``.
         gradient: Of the output, ``(batch, out, height, width)`` or ``(batch, out)``.
 
     Returns: ``(last - first, in / groups, *kernel)``.
@@ -22,13 +22,13 @@ def gradient_rows(product: Product, x: Tensor, gradient: Tensor, first: int, las
     >>> from sparseflow.engine.layers.geometry import Window
     >>> from sparseflow.engine.layers.pattern import Pattern
     >>> product = Product(Pattern.of(torch.eye(2).bool()), Window(), (1, 1), batch=1, itemsize=4)
-    >>> gradient_rows(product, torch.tensor([3.0, 4.0]), torch.tensor([[1.0, 2.0]]), 1, 2)
+    >>> gradient_rows(product, torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 2.0]]), 1, 2)
     tensor([[6., 8.]])
     """
     pattern, window = product.pattern, product.window
     batch, inputs = product.x.batch, pattern.shape[1]
     if gradient.dim() == 2:
-        return gradient[:, first:last].t() @ x.view(pattern.inputs, batch).t()
+        return gradient[:, first:last].t() @ x
     image = x.view(pattern.inputs, product.x.height, product.x.width, batch)
     (height, width), outputs = product.y.size, pattern.outputs // pattern.groups
     rows = torch.empty(last - first, inputs, *window.kernel, dtype=x.dtype)

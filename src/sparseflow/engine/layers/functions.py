@@ -13,9 +13,10 @@ from sparseflow.engine.kernels.sums import put_in_frame
 from sparseflow.engine.layers.geometry import Frame
 from sparseflow.engine.layers.memory import shared_pool
 from sparseflow.engine.layers.products import Product
-from sparseflow.engine.layers.row_products import forward_by_rows, gradients_by_rows, to_rows, turned
+from sparseflow.engine.layers.row_products import forward_by_rows, gradients_by_rows, in_strips, out_of_strips, turned
 
-#: Called in the backward pass with the product, its input as a storage, and the gradient of its output as images.
+#: Called in the backward pass with the product, its input, and the gradient of its output as images. The input is a
+#: storage for a convolution, and ``(batch, inputs)`` for a linear layer.
 Recorder = Callable[[Product, Tensor, Tensor], None]
 
 
@@ -67,16 +68,17 @@ class _Turned:
     def __init__(self) -> None:
         self._last: tuple[Any, int, Any] | None = None
 
-    def __call__(self, x: Tensor, rows: Tensor, frame: Frame) -> Tensor:
-        """The storage of ``x``, which ``rows`` shows as ``(batch, channels)``."""
+    def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
+        """The strips of ``x``, which ``rows`` shows as ``(batch, channels)``."""
+        rows = rows if rows.stride(1) == 1 else rows.contiguous()
         if x.grad_fn is None or not torch.is_grad_enabled():
-            return to_storage(rows, frame)
+            return in_strips(rows)
         last = self._last
         if last is not None and last[0]() is x and last[1] == x._version and (kept := last[2]()) is not None:
             return kept  # type: ignore[no-any-return]
-        storage = to_storage(rows, frame)
-        self._last = ref(x), x._version, ref(storage)
-        return storage
+        strips = in_strips(rows)
+        self._last = ref(x), x._version, ref(strips)
+        return strips
 
 
 _turned_once = _Turned()
@@ -105,7 +107,7 @@ def apply(
     """``max(floor, W x + b)`` of shape ``out``, with ``x`` seen in the shape ``images`` of :func:`to_storage`."""
     seen = x if x.shape == images else x.reshape(images)
     by_rows = len(images) == 2 and images[0] > 1 and seen.stride() != (1, images[0])
-    source = _turned_once(x, seen, product.x) if by_rows else to_storage(seen, product.x)
+    source = _turned_once(x, seen) if by_rows else to_storage(seen, product.x)
     call = Call(product, floor, record, out, len(images), by_rows)
     if torch.is_grad_enabled() and (
         x.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad)
@@ -129,7 +131,7 @@ class SparseProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, source: Tensor, call: Call) -> Tensor:
-        """The output; ``source`` is the storage of ``x``."""
+        """The output; ``source`` is ``x`` as a storage, or in strips for a layer by rows."""
         y = _output(source, values, bias, call)
         ctx.call, ctx.x_shape = call, tuple(x.shape)
         ctx.save_for_backward(source, values, y if call.floor == 0 else None)
@@ -170,10 +172,9 @@ def _from_rows(
     if gradient.stride(1) != 1:
         gradient = gradient.contiguous()
     if call.record is not None:
-        call.record(call.product, source, gradient)
+        call.record(call.product, out_of_strips(source, gradient.shape[0]), gradient)
     gx, gv, gb = gradients_by_rows(call.product, values, source, gradient, inputs=wanted[0], bias=wanted[2])
-    rows = None if gx is None else to_rows(gx, (gradient.shape[0], call.product.pattern.inputs))
-    return rows, gv if wanted[1] else None, gb
+    return gx, gv if wanted[1] else None, gb
 
 
 def _from_images(
@@ -190,7 +191,8 @@ def _from_images(
         else:
             gb = product.gate_(g, y, frame)
     if call.record is not None:
-        call.record(product, source, to_images(g, pattern.outputs, frame, dims=call.dims))
+        x = to_images(source, pattern.inputs, product.x, dims=2) if call.dims == 2 else source
+        call.record(product, x, to_images(g, pattern.outputs, frame, dims=call.dims))
     if wanted[0]:
         storage, gv = product.gradients(values, source, g)
         gx = to_images(storage, pattern.inputs, product.gx, dims=call.dims)
