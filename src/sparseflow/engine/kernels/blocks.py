@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sparseflow.engine.kernels.block_simd import HEIGHT, block_gradient, block_sum
 from sparseflow.engine.kernels.compiling import kernel, part
+from sparseflow.engine.kernels.simd import gathered_dot
 from sparseflow.engine.kernels.vectors import REGISTERS, WIDTH
 
 Floats = NDArray[Any]
@@ -183,9 +184,11 @@ def block_vector_product(
     """One example; arguments as :func:`block_sums`. Columns are int32 or uint16."""
     least = values.dtype.type(floor)
     for o in range(first, last):
-        m = begins[o + 1] - begins[o]
+        begin, end = np.int64(begins[o]), np.int64(begins[o + 1])
         for j in range(HEIGHT):
-            total = start[HEIGHT * o + j] if start.shape[0] > 0 else values.dtype.type(0)
-            for k in range(m):
-                total += values[HEIGHT * begins[o] + j * m + k] * x[columns[begins[o] + k]]
-            y[HEIGHT * o + j] = least if total < least else total
+            row = HEIGHT * o + j
+            # Shifted so that block k has its value at k.
+            total = gathered_dot(values[(HEIGHT - 1) * begin + j * (end - begin) :], columns, begin, end, x)
+            if start.shape[0] > 0:
+                total += start[row]
+            y[row] = least if total < least else total

@@ -111,7 +111,7 @@ class SparseLayer(ActiveWeight):
         if product is None:
             product = self._product(*key)
             with said_aloud():
-                warm_up(x.dtype)
+                warm_up(x.dtype, part.pattern.block)
         out = (*lead, part.pattern.outputs, *product.y.size[2 - self.axes :])
         record = None if self._passes is None else partial(self._record, part.first)
         return apply(x, images, values, part.bias, product, floor, record, out)

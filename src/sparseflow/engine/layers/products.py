@@ -23,7 +23,7 @@ from sparseflow.engine.layers.geometry import (
     forward_table,
 )
 from sparseflow.engine.layers.gradient_geometry import GradientLoops, block_gradient_loops, gradient_passes
-from sparseflow.engine.layers.pattern import BLOCK, Pattern, Table
+from sparseflow.engine.layers.pattern import Pattern, Table
 from sparseflow.engine.layers.threads import halves, over_outputs, over_parts
 
 Floats = NDArray[Any]
@@ -239,12 +239,12 @@ def sum_of(parts: list[Tensor]) -> Tensor:
 
 
 @cache
-def warm_up(dtype: torch.dtype) -> None:
-    """Compile the kernels of a layer, or read them from disk: about four seconds for each dtype, the first time."""
-    for outputs, batch in ((1, 1), (1, 2), (BLOCK, 1), (BLOCK, 2)):
-        pattern = Pattern.of(torch.ones(outputs, 1, dtype=torch.bool))
+def warm_up(dtype: torch.dtype, block: int) -> None:
+    """Compile the kernels of a layer whose pattern has this ``block``, or read them from disk."""
+    pattern = Pattern.of(torch.ones(block, 1, dtype=torch.bool))
+    for batch in (1, 2):
         product = Product(pattern, Window(), (1, 1), batch, dtype.itemsize)
-        values, x, g = (torch.ones(size, dtype=dtype) for size in (outputs, batch, outputs * batch))
+        values, x, g = (torch.ones(size, dtype=dtype) for size in (block, batch, block * batch))
         y = product.forward(values, values, x)
         product.gradients(values, x, g)
         product.weight_gradient(x, g, product.y)
