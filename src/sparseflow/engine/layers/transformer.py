@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -71,22 +72,30 @@ class TransformerEncoder(nn.TransformerEncoder):
     ) -> Tensor:  # fmt: skip
         """As :class:`torch.nn.TransformerEncoder`."""
         out: Tensor = super().forward(src, mask, src_key_padding_mask, is_causal)
-        if src_key_padding_mask is None or mask is not None or not self._would_nest(src, src_key_padding_mask):
+        if mask is not None or src_key_padding_mask is None:
             return out
-        zero = src.new_zeros(src.shape[-1])
+        padding = src_key_padding_mask
+        if padding.dtype != torch.bool:
+            padding = padding == -math.inf
+            if bool((src_key_padding_mask != 0).ne(padding).any()):
+                return out  # numbers that are added to the scores
+        if not self._would_nest(src, padding):
+            return out
+        zero = src.new_zeros(1, 1, src.shape[-1])
         empty: Tensor = zero if self.norm is None else self.norm(zero)
-        return torch.where(src_key_padding_mask.bool().unsqueeze(-1), empty, out)
+        return torch.where(padding.unsqueeze(-1), empty, out)
 
     def _would_nest(self, src: Tensor, padding: Tensor) -> bool:
-        """Whether torch's encoder would compute with nested tensors."""
+        """Whether torch's encoder would compute with nested tensors; it looks at its first layer."""
+        first = self.layers[0]
         return (
             vars(self)["use_nested_tensor"]
             and torch.backends.mha.get_fastpath_enabled()
-            and not self.layers[0].training
+            and not first.training
             and src.dim() == 3
             and not torch.is_autocast_enabled()
-            and not (torch.is_grad_enabled() and (src.requires_grad or any(p.requires_grad for p in self.parameters())))
-            and not (self.mask_check and bool((padding.bool().int().diff(dim=1) < 0).any()))
+            and not (torch.is_grad_enabled() and any(each.requires_grad for each in (src, *first.parameters())))
+            and not (self.mask_check and bool((padding.int().diff(dim=1) < 0).any()))
         )
 
 
