@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparseflow.engine.kernels.blocks import block_dots, block_gradients, block_sums, block_vector_product
+from sparseflow.engine.kernels.by_rows import (
+    Band,
+    block_gradients_by_rows,
+    block_sums_by_rows,
+    column_gradients_by_rows,
+)
 from sparseflow.engine.kernels.gradients import column_gradients, gated_sums
 from sparseflow.engine.kernels.sums import all_dots, all_sums, row_sums, vector_product
 from sparseflow.engine.layers.geometry import (
@@ -29,6 +35,8 @@ from sparseflow.engine.layers.threads import over_outputs
 
 Floats = NDArray[Any]
 _NO_FLOOR = float("-inf")
+#: Bytes of an input that leave the second-level cache before a window comes back to them.
+_LARGE = 1 << 22
 
 
 class Product:
@@ -63,19 +71,38 @@ class Product:
         self.memory = shared_pool()
         self.work = pattern.num_active * self.y.pitch
         """Multiply-adds of one product."""
+        large = pattern.inputs * self.x.pitch * itemsize > _LARGE
+        self.by_rows = large and self.y.size[0] > 1 and window.kernel[0] > 1
+        """Whether kernels read a row of pixels of all channels before they compute with it."""
 
     @cached_property
     def _forward(self) -> tuple[Table, Loops]:
         loops = forward_loops(self.window, self.x, self.y)
         if self.in_blocks:
-            return block_table(self.pattern, self.window, self.x), loops
+            table = block_table(self.pattern, self.window, self.x)
+            return table, loops.by_rows(self.y.size[0]) if self.by_rows else loops
         return forward_table(self.pattern, self.window, self.x, self.itemsize), loops
 
     @cached_property
     def _backward(self) -> list[tuple[Table, GradientLoops]]:
         if self.in_blocks:
-            return [(self._forward[0], block_gradient_loops(self.window, self.x, self.gx, self.g))]
-        return gradient_passes(self.pattern, self.window, self.x, self.gx, self.g, self.itemsize)
+            passes = [(self._forward[0], block_gradient_loops(self.window, self.x, self.gx, self.g))]
+        else:
+            passes = gradient_passes(self.pattern, self.window, self.x, self.gx, self.g, self.itemsize)
+        if not self.by_rows or not (self.in_blocks or self.window.stride == (1, 1)):
+            return passes
+        rows = self.y.size[0] if self.in_blocks else self.gx.size[0]
+        return [(table, loops.by_rows(rows)) for table, loops in passes]
+
+    @cached_property
+    def _x_band(self) -> Band:
+        reach = self.window.dilation[0] * (self.window.kernel[0] - 1)
+        return self.pattern.inputs, self.x.pitch, self.x.width * self.x.batch, reach + 1, self.window.stride[0]
+
+    @cached_property
+    def _g_band(self) -> Band:
+        reach = self.window.dilation[0] * (self.window.kernel[0] - 1) // self.window.stride[0]
+        return self.pattern.outputs, self.g.pitch, self.g.width * self.g.batch, reach + 1, 1
 
     @cached_property
     def _single(self) -> bool:
@@ -117,10 +144,14 @@ class Product:
                 multiply(*places, table.short_columns, w, start, xs, ys, first, last, floor)
             elif self.in_blocks:
                 x0, pitch, y0, y_pitch, *moves = loops
-                block_sums(
+                arguments = (
                     self.pattern.begins, table.columns, w, start, xs, x0, pitch, ys, y0, y_pitch, first, last, *moves,
                     floor,
                 )  # fmt: skip
+                if self.by_rows:
+                    block_sums_by_rows(*arguments, self._x_band)
+                else:
+                    block_sums(*arguments)
             else:
                 all_sums(table.begins, table.ends, table.columns, w, start, xs, ys, loops, first, last, floor)
 
@@ -130,7 +161,7 @@ class Product:
     def gradients(self, values: Tensor, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """``W^T g`` in frame ``gx``, and the gradient of each active weight: both from one pass over ``g``."""
         gx = self.memory.empty(self.pattern.inputs * self.gx.pitch, values.dtype)
-        if self.in_blocks:
+        if self.in_blocks and not self.by_rows:
             gx.zero_()  # which blocks add to
         # What no input meets has no phase, and a gradient of zero.
         met = sum(len(table.columns) for table, _ in self._backward) == len(self.pattern.indices)
@@ -146,20 +177,29 @@ class Product:
     def _scatter(
         self, table: Table, loops: GradientLoops, w: Floats, g: Floats, x: Floats, gx: Floats, out: Floats
     ) -> None:
-        block_gradients(
-            self.pattern.begins, table.columns, table.columns, w, g, loops.g0, self.g.pitch, x, loops.x0,
-            gx, loops.y0, self.x.batch, out, 0, table.outputs, *loops.moves, False,
-        )  # fmt: skip
+        places = (w, g, loops.g0, self.g.pitch, x, loops.x0, gx, loops.y0, self.x.batch, out)
+        if self.by_rows:
+            block_gradients_by_rows(
+                self.pattern.begins, table.columns, *places, table.outputs, *loops.moves, self._x_band
+            )
+        else:
+            block_gradients(
+                self.pattern.begins, table.columns, table.columns, *places, 0, table.outputs, *loops.moves, False
+            )
 
     def _gather(
         self, table: Table, loops: GradientLoops, w: Floats, g: Floats, x: Floats, gx: Floats, out: Floats
     ) -> None:
         def run(first: int, last: int) -> None:
             for block, (begins, ends) in enumerate(zip(table.begins, table.ends, strict=True)):
-                column_gradients(
+                arguments = (
                     begins, ends, table.columns, table.order, w, g, loops.g0, self.g.batch, x, loops.x0, self.x.pitch,
-                    gx, loops.y0, self.gx.pitch, out, first, last, *loops.moves, block > 0, False,
+                    gx, loops.y0, self.gx.pitch, out, first, last, *loops.moves,
                 )  # fmt: skip
+                if self.by_rows:
+                    column_gradients_by_rows(*arguments, self._g_band)
+                else:
+                    column_gradients(*arguments, block > 0, False)
 
         over_outputs(table, 2 * self.work, run)
 
