@@ -75,7 +75,7 @@ def small_convnet() -> nn.Sequential:
 SETTINGS = {
     "mlp": Setting("MLP 300-100 on MNIST", mlp, "mnist", ("fc3.weight",), 1000, 128, 0.05, 5),
     "lenet5": Setting("LeNet5 on MNIST", lenet5, "mnist", ("conv1.weight", "fc3.weight"), 800, 128, 0.05, 5),
-    "convnet": Setting("small network on CIFAR-10", small_convnet, "cifar10", ("fc2.weight",), 2000, 64, 0.02, 3),
+    "convnet": Setting("small network on CIFAR-10", small_convnet, "cifar10", ("fc2.weight",), 1000, 64, 0.02, 3),
 }
 
 

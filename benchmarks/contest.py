@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 import sparseflow as sf
 from benchmarks.engine_timing import gflops, on_threads, torch_threads
 from benchmarks.result import Benchmark, Case
-from benchmarks.timing import Step, Timings, stopwatch, take_turns
+from benchmarks.timing import Step, Timings, shortest, take_turns
 from sparseflow.types import Masks
 
 #: Name of a memory layout -> a copy of the tensor in it.
@@ -195,4 +194,4 @@ def fastest_of(steps: Mapping[str, Step], *, smoke: bool) -> tuple[str, Step]:
     """The fastest of several ways to compute the same, and its name."""
     if smoke or len(steps) == 1:
         return next(iter(steps.items()))
-    return min(steps.items(), key=lambda way: statistics.median(stopwatch(way[1]) for _ in range(4)))
+    return min(steps.items(), key=lambda way: shortest(way[1]))

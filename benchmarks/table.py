@@ -1,4 +1,4 @@
-"""``python -m benchmarks.table``: write the tables of README and docs/performance.md from the committed results."""
+"""``python -m benchmarks.table``: write the tables of README, performance.md and blocks.md from committed results."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import performance
+import pandas as pd
+
+from benchmarks import block_accuracy, performance
 from benchmarks.result import bound, load, machines, shown, verdict
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PERFORMANCE = ROOT / "docs" / "performance.md"
+PERFORMANCE, BLOCKS = (ROOT / "docs" / name for name in ("performance.md", "blocks.md"))
 #: What masking costs, in the order of the table.
 ORDER = ("masked_step", "masked_adamw", "mask_update", "initialise", "import_time")
 
@@ -50,12 +52,18 @@ def with_tables(text: str, results: list[dict[str, Any]]) -> str:
     return text
 
 
+def with_accuracy(text: str) -> str:
+    """The page docs/blocks.md with its table filled in."""
+    return filled(text, "block_accuracy", block_accuracy.markdown(pd.read_csv(block_accuracy.RESULT)))
+
+
 def main() -> None:
     results = load()
     if not results:
         sys.exit("no results yet: run python -m benchmarks first.")
     README.write_text(filled(README.read_text(), "benchmarks", markdown(results)))
     PERFORMANCE.write_text(with_tables(PERFORMANCE.read_text(), results))
+    BLOCKS.write_text(with_accuracy(BLOCKS.read_text()))
 
 
 if __name__ == "__main__":

@@ -155,8 +155,8 @@ def synflow_masks(
     check_sparsity(sparsity)
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}.")
-    rules = {"include": include, "exclude": exclude}
-    return in_widest_dtype(model, partial(_synflow_masks, model, sparsity, example_inputs, rounds, block, **rules))
+    flow = partial(_synflow_masks, model, sparsity, example_inputs, rounds, block, include=include, exclude=exclude)
+    return in_widest_dtype(model, flow)
 
 
 def _synflow_masks(

@@ -103,13 +103,14 @@ class BlockGrid:
     def _tiles(self, tensor: Tensor) -> Tensor:
         """View as (matrices, block rows, R, block columns, C)."""
         outputs, inputs = self.block
-        return matrices(tensor, self.layout).unflatten(2, (-1, inputs)).unflatten(1, (-1, outputs))
+        tiles: Tensor = matrices(tensor, self.layout).unflatten(2, (-1, inputs)).unflatten(1, (-1, outputs))
+        return tiles
 
 
 def _fold(tensor: Tensor, *, axis: int, magnitude: bool = False) -> Tensor:
     """Add up a short axis from its first entry to its last, without a copy of all absolute values."""
     first, *others = tensor.unbind(axis)
-    total = first.abs() if magnitude else first.clone()
+    total: Tensor = first.abs() if magnitude else first.clone()
     part = torch.empty_like(total)
     for other in others:
         total += torch.abs(other, out=part) if magnitude else other

@@ -110,7 +110,7 @@ def random_masks(
         block: Outputs and inputs of the blocks whose weights are active together, such as ``(4, 1)``, or name pattern
             -> block, of which the first that matches counts: ``{"fc.weight": (1, 1), "*": (4, 1)}``. Each layer keeps
             the number of whole blocks that is nearest to its share (halves: the even one), and one at least. Default:
-            single weights. See :doc:`blocks <../blocks>`.
+            single weights.
         include, exclude, first_layer_dense: Which weights are prunable.
 
     Raises:

@@ -180,7 +180,7 @@ def sparsity_report(
     grids = grids_of(model, _held_blocks(masks, parameters) if block is None else block, masks)
     check_made_of(grids, {name: full(masks[name]) for name in grids})
     found = weights(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
-    blocks = {name: tuple(grid.block) for name, grid in grids.items()}
+    blocks = {name: (grid.block.outputs, grid.block.inputs) for name, grid in grids.items()}
     rows = tuple(_row(w, masks.get(w.name), targets.get(w.name), blocks.get(w.name)) for w in found)
     return SparsityReport(rows, _totals(rows), left_out(found, masked=masks))
 
@@ -191,7 +191,7 @@ def _held_blocks(masks: Masks, parameters: Mapping[str, Tensor]) -> dict[str, tu
     for name in masks:
         holder = holder_of(parameters[name])
         held = None if holder is None else holder.name_of(parameters[name])
-        if holder is not None and held in holder.block:
+        if holder is not None and held is not None and held in holder.block:
             found[name] = holder.block[held]
     return found
 

@@ -167,14 +167,14 @@ class Sparsifier:
         self._listener.step_count = count
 
     @property
+    def block(self) -> dict[str, tuple[int, int]]:
+        """Parameter name -> outputs and inputs of its blocks, of the weights whose connections move in blocks."""
+        return {name: (grid.block.outputs, grid.block.inputs) for name, grid in self._weights.grids.items()}
+
+    @property
     def masks(self) -> Mapping[str, Tensor]:
         """Parameter name -> bool tensor, now."""
         return self._weights.masks
-
-    @property
-    def block(self) -> dict[str, tuple[int, int]]:
-        """Parameter name -> outputs and inputs of its blocks, of the weights whose connections move in blocks."""
-        return {name: tuple(grid.block) for name, grid in self._weights.grids.items()}
 
     @masks.setter
     def masks(self, given: Masks) -> None:
