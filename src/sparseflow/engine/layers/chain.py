@@ -290,7 +290,7 @@ def _groups(chain: Iterable[nn.Module]) -> Iterator[list[nn.Module]]:
         yield group
 
 
-def rectified(model: nn.Module) -> Iterator[nn.Module]:
+def rectified(model: nn.Module) -> Iterator[SparseLayer]:
     """The sparse layers that compute the ReLU behind them."""
     chains = [module for module in model.modules() if isinstance(module, SparseSequential)]
     pairs = (group for chain in chains for group in _groups(chain) if len(group) == 2)

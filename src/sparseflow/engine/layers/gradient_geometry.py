@@ -28,6 +28,14 @@ class GradientLoops(NamedTuple):
     moves: tuple[int, int, int, int, int, int, int, int, int]
     """rows, gi, xi, yi, parts, gj, xj, yj, length"""
 
+    def by_rows(self, rows: int) -> GradientLoops:
+        """The same loops with this many rows of pixels, where neighbouring ones were joined."""
+        joined, *_, whole = self.moves
+        if joined > 1:
+            return self
+        length = whole // rows
+        return self._replace(moves=(rows, length, length, length, *self.moves[4:8], length))
+
 
 def _loops(counts: Pair, *walks: tuple[Frame, Pair, Pair]) -> GradientLoops:
     """Loops over ``counts`` pixels of three frames, each with its first pixel and the pixels from one to the next.
