@@ -21,6 +21,7 @@ from sparseflow.engine.speed import auto, layers
 from sparseflow.engine.speed.auto import compile_sparse
 from sparseflow.engine.speed.layers import layer_step, watch
 from sparseflow.engine.speed.steps import in_mode_, model_step
+from sparseflow.engine.speed.subject import Subject
 from sparseflow.engine.speed.table import Conditions, LastComparison, LayerSpeed, SpeedTable
 from sparseflow.engine.speed.timing import Ratio
 from sparseflow.rng import stream
@@ -116,6 +117,15 @@ def test_layers_of_several_inputs_are_watched_and_run_again() -> None:
     )
     layer_step(model.layer, call, call.gradients, training=True)()
     assert seen[0][0].tolist() == torch.ones(2, 3, 4).tolist()
+
+
+def test_attention_is_one_unit_with_its_last_layer() -> None:
+    for model, path in ((nn.TransformerEncoderLayer(8, 2, 16), "self_attn"), (nn.MultiheadAttention(8, 2), "")):
+        names = list(sf.prunable(model))
+        own = [name for name in names if name.startswith(path) and "linear" not in name]
+        others = {name.removesuffix(".weight"): [name] for name in names if name not in own}
+        assert Subject(model, {}, dict.fromkeys(names)).units() == {path: own, **others}
+        assert len(own) == 2
 
 
 def test_a_layer_called_twice_counts_twice(clock: Clock) -> None:
