@@ -254,6 +254,32 @@ def test_a_whole_transformer_with_its_decoder(norm_first: bool, batch_first: boo
         check_gradients(dense, sparse, masks)
 
 
+ACTIVATIONS: dict[str, Any] = {"relu": "relu", "gelu": "gelu", "ReLU": nn.ReLU(), "silu": F.silu}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
+@pytest.mark.parametrize("kind", [nn.TransformerEncoderLayer, nn.TransformerDecoderLayer])
+def test_more_tokens_than_are_computed_at_a_time(kind: type[nn.Module], activation: Any) -> None:
+    dense, sparse, _ = pair(kind(WIDTH, 2, 20, 0.1, activation, batch_first=True).eval())
+    tokens = [noise(3, 190, WIDTH)] * (2 if kind is nn.TransformerDecoderLayer else 1)
+    with torch.no_grad():
+        torch.testing.assert_close(sparse(*tokens), dense(*tokens))
+    torch.testing.assert_close(sparse(*tokens), dense(*tokens))
+
+
+def test_an_activation_with_a_hook_is_called() -> None:
+    seen: list[Tensor] = []
+    model = filled(nn.TransformerEncoderLayer(WIDTH, 2, 20, 0.0, nn.ReLU(), batch_first=True)).eval()
+    model.activation.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0]))  # type: ignore[union-attr]
+    masks = sf.random_masks(model, 0.5, seed=0)
+    sparse = sf.engine.convert(model, masks)
+    with torch.no_grad():
+        sparse(noise(3, 190, WIDTH))
+    (before,) = seen
+    assert before.shape == (3, 190, 20)
+    assert (before < 0).any()
+
+
 def test_the_states_go_both_ways() -> None:
     dense, sparse, masks = pair(TRANSFORMERS["encoder"]().eval())
     x = noise(2, 6, WIDTH)

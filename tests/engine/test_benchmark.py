@@ -6,7 +6,10 @@ import copy
 import dataclasses
 import io
 import json
+import re
+import runpy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +27,8 @@ from sparseflow.engine.speed.progress import Progress
 from sparseflow.engine.speed.table import Conditions, LastComparison, LayerSpeed, SpeedTable
 from sparseflow.engine.speed.timing import Ratio
 from sparseflow.rng import stream
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 def network() -> nn.Sequential:
@@ -136,7 +141,7 @@ def test_masked_converted_and_held_models_are_the_same(clock: Callable[..., None
     model = masked()
     masks = sf.masks_of(model)
     want = benchmark(model, example(), (2,), seconds=0.0).to_dict()
-    assert (want["num_active"], want["num_weights"], want["num_layers"]) == (64, 256, 2)
+    assert (want["num_active"], want["num_weights"], want["num_convertible"]) == (64, 256, 2)
     assert benchmark(sf.engine.convert(model, masks), example(), (2,), seconds=0.0).to_dict() == want
     assert benchmark(network(), example(), (2,), masks=masks, seconds=0.0).to_dict() == want
     held_model, sparsifier = held()
@@ -200,6 +205,23 @@ def test_the_example_is_made_to_each_size() -> None:
     assert resized(image, 5).is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(resized(image, 5)[2:4], image)
     assert resized(x, 3) is not x
+
+
+def test_the_example_of_the_readme_can_be_measured(tmp_path: Path) -> None:
+    """As a newcomer types it behind the loop: the model is held by a Sparsifier whose masks have moved."""
+    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    script = tmp_path / "loop.py"
+    script.write_text(block)
+    names = runpy.run_path(str(script))
+    found = sf.engine.benchmark(names["model"], names["x"], batches=(1, 8), seconds=0.0)
+    assert [(row.step, row.batch) for row in found.rows] == [
+        ("training", 1), ("training", 8), ("inference", 1), ("inference", 8),
+    ]  # fmt: skip
+    assert all({"float32", "sparse"} <= row.seconds.keys() for row in found.rows)
+    assert "95.0 % of 18944 masked weights are zero" in str(found)
+    fast, table = sf.compile_sparse(names["model"], names["x"], seconds=0.0)
+    torch.testing.assert_close(fast(names["x"]), names["model"](names["x"]), atol=1e-5, rtol=1e-4)
+    assert table.conditions.batch == 32
 
 
 # -- bad input -------------------------------------------------------------------------------------------------------
@@ -313,7 +335,7 @@ TABLE = Comparison(
             choice=choice(False, False),
         ),
     ),
-    num_layers=2,
+    num_convertible=2,
     num_active=400,
     num_weights=8000,
     threads=1,
@@ -338,7 +360,7 @@ def test_the_table_as_people_read_it() -> None:
         *ROWS.splitlines(),
         "",
         "95.0 % of 8000 masked weights are zero; 1 thread, float32",
-        "sparse: engine.convert, all 2 layers that can be; chosen: those of compile_sparse.",
+        "sparse: all 2 weights that can be, by engine.convert; chosen: by compile_sparse.",
         "No times (too few): training at batch 1.",
         "No bfloat16 (its outputs are 12 % off): inference at batch 64.",
     ]
@@ -372,22 +394,35 @@ class Terminal(io.StringIO):
 
 
 def test_the_time_left_is_told_after_two_seconds() -> None:
-    out, now = Terminal(), iter([0.0, 1.0, 3.0, 3.0])
+    out, now = Terminal(), iter([0.0, 0.0, 1.0, 3.0])
     progress = Progress(6, out=out, clock=lambda: next(now))
-    progress.done("training at batch 1 is done")
+    progress.next("choosing layers for training at batch 1")
+    progress.next("timing training at batch 1")
     assert out.getvalue() == ""
-    progress.done("training at batch 8 is done")
-    assert out.getvalue().strip() == "sparseflow measures: 2 of 6, training at batch 8 is done; about 6 s left"
+    progress.next("choosing layers for training at batch 8")
+    line = "sparseflow measures: choosing layers for training at batch 8, 2 of 6 done, about 6 s left"
+    assert out.getvalue().strip() == line
     progress.close()
-    assert out.getvalue().endswith(f"\r{78 * ' '}\r")
+    assert out.getvalue() == f"\r{line:100}\r{'':100}\r"
 
 
-def test_nothing_is_told_where_nobody_looks() -> None:
-    out, now = io.StringIO(), iter([0.0, 100.0])
+@pytest.mark.parametrize("out", [io.StringIO(), Terminal()])
+def test_nothing_is_told_where_nobody_looks_or_waits(out: io.StringIO) -> None:
+    seconds = 1.0 if out.isatty() else 100.0
+    now = iter([0.0, 0.0, seconds])
     progress = Progress(2, out=out, clock=lambda: next(now))
-    progress.done("a row")
+    progress.next("a part")
+    progress.next("another")
     progress.close()
     assert out.getvalue() == ""
+
+
+def test_each_part_of_a_row_is_told(clock: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock((2.0, 1.0), (8.0, 4.0, 2.0, 1.0))
+    told: list[str] = []
+    monkeypatch.setattr(Progress, "next", lambda self, what: told.append(what))
+    benchmark(masked(), example(), (1, 2), training=False, seconds=0.0)
+    assert told == [f"{part} inference at batch {n}" for n in (1, 2) for part in ("choosing layers for", "timing")]
 
 
 def test_both_are_public() -> None:

@@ -92,16 +92,12 @@ def test_a_model_may_write_into_what_a_sparse_layer_returned(before: str, write:
 
 
 def test_writing_into_what_backward_needs_is_noticed_as_by_torch() -> None:
-    """A ReLU that a sparse layer computes keeps its output, as torch's own does, unless it gave a copy away."""
+    """A ReLU that a sparse layer computes keeps its output, as torch's own does."""
     chain = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Dropout()).eval()
     sparse = sf.engine.convert(chain, sf.random_masks(chain, 0.5, seed=0))
-    x = torch.ones(2, 4, requires_grad=True)
-    for model, seen in ((chain, x), (sparse, torch.ones(4, 2).t())):
+    for model, x in ((chain, torch.ones(2, 4)), (sparse, torch.ones(2, 4)), (sparse, torch.ones(4, 2).t())):
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-            model(seen).mul_(2).sum().backward()
-    sparse(x).mul_(2).sum().backward()
-    (want,) = torch.autograd.grad(2 * sf.engine.to_dense(sparse)(x).sum(), x)
-    torch.testing.assert_close(x.grad, want)
+            model(x).mul_(2).sum().backward()
 
 
 class Parts(nn.Module):
@@ -146,7 +142,7 @@ def test_hooks_see_the_same_in_a_chain(place: int) -> None:
 @pytest.mark.parametrize("chosen", [[], ["before"]])
 def test_compiled_models_write_in_place_whatever_was_chosen(chosen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sparseflow.engine.speed.auto.best_mix", lambda *_: (chosen, (2.0, 1.0)))
-    monkeypatch.setattr("sparseflow.engine.speed.auto.turns", lambda steps, **_: [[1.0] * 6, *[[2.0] * 6] * 2])
+    monkeypatch.setattr("sparseflow.engine.speed.auto.turns", lambda steps, **_: [[1.0] * 6, [2.0] * 6])
     model = Net(nn.Conv2d(3, 8, 1), nn.SiLU(inplace=True)).double()
     masks = sf.random_masks(model, 0.8, seed=0)
     sf.apply_masks_(model, masks)

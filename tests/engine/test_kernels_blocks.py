@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -84,7 +84,7 @@ def sums_of(case: Case, *, biased: bool, floor: float, cuts: tuple[int, ...] = (
     """The output, in the frame of ``g``."""
     (yi, yj), (xi, xj), _ = case.strides
     y, start = case.g.copy(), case.start if biased else case.start[:0]
-    for first, last in itertools.pairwise(cuts):
+    for first, last in pairwise(cuts):
         block_sums(
             case.begins, case.x_columns, case.values, start, case.x, OFFSET, case.pitch, y, OFFSET, case.g_pitch,
             first, last, case.loops.rows, xi, yi, case.loops.parts, xj, yj, case.loops.length, floor,
@@ -95,7 +95,7 @@ def sums_of(case: Case, *, biased: bool, floor: float, cuts: tuple[int, ...] = (
 def gradients_of(case: Case, out: Any, *, adds: bool, cuts: tuple[int, ...] = (0, ROWS)) -> tuple[Any, Any]:
     (gi, gj), (xi, xj), (yi, yj) = case.strides
     gx, out = case.gx.copy(), out.copy()
-    for first, last in itertools.pairwise(cuts):
+    for first, last in pairwise(cuts):
         block_gradients(
             case.begins, case.x_columns, case.gx_columns, case.values, case.g, OFFSET, case.g_pitch, case.x, OFFSET,
             gx, OFFSET, case.pitch, out, first, last, case.loops.rows, gi, xi, yi, case.loops.parts, gj, xj, yj,
@@ -107,7 +107,7 @@ def gradients_of(case: Case, out: Any, *, adds: bool, cuts: tuple[int, ...] = (0
 def dots_of(case: Case, out: Any, *, adds: bool, cuts: tuple[int, ...] = (0, ROWS)) -> Any:
     (gi, gj), (xi, xj), _ = case.strides
     out = out.copy()
-    for first, last in itertools.pairwise(cuts):
+    for first, last in pairwise(cuts):
         block_dots(
             case.begins, case.x_columns, case.g, OFFSET, case.g_pitch, case.x, OFFSET, case.pitch, out, first, last,
             case.loops.rows, gi, xi, case.loops.parts, gj, xj, case.loops.length, adds,
@@ -173,6 +173,26 @@ def test_blocks_give_the_same_bits_however_the_rows_are_divided(length: int) -> 
         for found, want in zip(gradients_of(case, out, adds=True, cuts=cuts), whole, strict=True):
             np.testing.assert_array_equal(found, want)
         np.testing.assert_array_equal(dots_of(case, out, adds=True, cuts=cuts), dots_of(case, out, adds=True))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cuts", [(0, 64, 192), (0, 128, 192), (0, 64, 128, 192)])
+def test_sums_over_the_batch_are_the_same_bits_in_pieces_of_64_examples(cuts: tuple[int, ...], dtype: Any) -> None:
+    draw = np.random.default_rng(4)
+    begins, columns = random_begins(draw, draw.random((ROWS, INPUTS)) < 0.5)
+    g, x = (draw.standard_normal(channels * 192).astype(dtype) for channels in (HEIGHT * ROWS, INPUTS))
+    values = draw.standard_normal(HEIGHT * len(columns)).astype(dtype)
+
+    def gradients(spans: tuple[int, ...]) -> tuple[Any, Any, Any]:
+        gx, out, dots = np.zeros_like(x), np.zeros_like(values), np.zeros_like(values)
+        for a, b in pairwise(spans):
+            block_gradients(begins, columns, columns, values, g, a, 192, x, a, gx, a, 192, out, 0, ROWS,
+                            1, 0, 0, 0, 1, 0, 0, 0, b - a, True)  # fmt: skip
+            block_dots(begins, columns, g, a, 192, x, a, 192, dots, 0, ROWS, 1, 0, 0, 1, 0, 0, b - a, True)
+        return gx, out, dots
+
+    for found, want in zip(gradients(cuts), gradients((0, 192)), strict=True):
+        np.testing.assert_array_equal(found, want)
 
 
 @pytest.mark.parametrize("length", [1, 3, 16, 64])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 
 from kernel_cases import JUNK, LENGTHS, TOLERANCES, Loops, random_begins, random_loops
 from sparseflow.engine.kernels.gradients import column_gradients, gated_sums
+from sparseflow.engine.kernels.sums import row_sums, sampled_dots
 
 INPUTS, OUTPUTS, OFFSET = 9, 13, 5
 
@@ -31,7 +32,7 @@ class Columns:
         """``gx`` and ``out`` as the kernel leaves them, called for the inputs between each two cuts."""
         (g, g0, pitch), (x, x0, x_pitch), (gx, y0, y_pitch) = self.arrays
         gx, out = gx.copy(), self.out.copy()
-        for first, last in itertools.pairwise(cuts):
+        for first, last in pairwise(cuts):
             column_gradients(
                 *self.tables, self.values, g, g0, pitch, x, x0, x_pitch, gx, y0, y_pitch, out, first, last,
                 *self.loops, *self.adds,
@@ -88,6 +89,36 @@ def test_column_gradients_are_the_same_bits_however_the_inputs_are_divided(lengt
     for cuts in ((0, 1, 5, INPUTS), tuple(range(INPUTS + 1)), (0, 0, 8, INPUTS)):
         for found, want in zip(case.run(cuts), whole, strict=True):
             np.testing.assert_array_equal(found, want)
+
+
+def sums_over(spans: list[tuple[int, int]], dtype: Any) -> tuple[Any, ...]:
+    """Gradients of 9 inputs, 13 outputs and 192 examples, from calls for the examples [first, last) of each span."""
+    draw = np.random.default_rng(5)
+    g, x, y = (draw.standard_normal(channels * 192).astype(dtype) for channels in (OUTPUTS, INPUTS, OUTPUTS))
+    mask = draw.random((INPUTS, OUTPUTS)) < 0.6
+    begins, columns = random_begins(draw, mask)
+    order = np.argsort(draw.random(len(columns))).astype(np.int32)
+    values = draw.standard_normal(len(columns)).astype(dtype)
+    by_output, inputs = random_begins(draw, mask.T)
+    gx, fused, dots, biases, gated = (
+        np.zeros(size, dtype) for size in (len(x), len(values), len(values), OUTPUTS, OUTPUTS)
+    )
+    for a, b in spans:
+        row_sums(g, a, 192, biases, 0, OUTPUTS, 1, 0, 1, 0, b - a)
+        sampled_dots(by_output[:-1], by_output[1:], inputs, g, a, 192, x, a, 192, dots, 0, OUTPUTS,
+                     1, 0, 0, 1, 0, 0, b - a, 1)  # fmt: skip
+        column_gradients(begins[:-1], begins[1:], columns, order, values, g, a, 192, x, a, 192, gx, a, 192, fused,
+                         0, INPUTS, 1, 0, 0, 0, 1, 0, 0, 0, b - a, False, True)  # fmt: skip
+    for a, b in spans:
+        gated_sums(y, a, 192, 0, g, a, 192, 0, gated, 0, OUTPUTS, 1, b - a)
+    return gx, fused, dots, biases, gated
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cuts", [[0, 64, 192], [0, 128, 192], [0, 64, 128, 192]])
+def test_sums_over_the_batch_are_the_same_bits_in_pieces_of_64_examples(cuts: list[int], dtype: Any) -> None:
+    for found, want in zip(sums_over(list(pairwise(cuts)), dtype), sums_over([(0, 192)], dtype), strict=True):
+        np.testing.assert_array_equal(found, want)
 
 
 @pytest.mark.parametrize("length", [3, 16, 128])

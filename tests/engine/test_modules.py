@@ -6,13 +6,16 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparseflow as sf
+from sparseflow.engine.layers import functions
 from sparseflow.engine.layers.modules import SparseConv1d, SparseConv2d, SparseLayer, SparseLinear
 from sparseflow.rng import stream
 
@@ -34,14 +37,30 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
+#: Layers whose outputs four divides in each group.
+IN_BLOCKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: nn.Linear(12, 8), (5, 12)),
+    "linear over tokens": (lambda: nn.Linear(12, 8, bias=False), (2, 3, 12)),
+    "linear of one vector": (lambda: nn.Linear(12, 8), (12,)),
+    "conv2d": (lambda: nn.Conv2d(4, 8, 3, padding=1), (3, 4, 7, 6)),
+    "conv2d, stride 2": (lambda: nn.Conv2d(4, 8, 3, stride=2, padding=1), (3, 4, 7, 6)),
+    "conv2d, dilated": (lambda: nn.Conv2d(4, 8, (3, 2), dilation=2, padding=(2, 0)), (3, 4, 7, 6)),
+    "conv2d, grouped": (lambda: nn.Conv2d(4, 8, 3, groups=2, bias=False), (3, 4, 7, 6)),
+    "conv2d, depthwise": (lambda: nn.Conv2d(4, 16, 3, groups=4), (3, 4, 7, 6)),
+    "conv2d without a batch": (lambda: nn.Conv2d(4, 8, 3), (4, 7, 6)),
+    "conv1d": (lambda: nn.Conv1d(4, 8, 3, stride=2, padding=2), (3, 4, 9)),
+}
+
+
 def pair(
-    make: Callable[[], nn.Module], density: float, *, dtype: torch.dtype = torch.float64
+    make: Callable[[], nn.Module], density: float, *, dtype: torch.dtype = torch.float64, block: int = 1
 ) -> tuple[nn.Module, SparseLayer]:
     layer = make().to(dtype)
     for name, parameter in layer.named_parameters():
         nn.init.normal_(parameter, generator=stream(0, name))
     weight = layer.get_parameter("weight")
-    mask = torch.rand(weight.shape, generator=stream(0, "mask")) < density
+    drawn = torch.rand(weight.shape[0] // block, *weight.shape[1:], generator=stream(0, "mask"))
+    mask = (drawn < density).repeat_interleave(block, dim=0)
     weight.data *= mask
     forms = {nn.Linear: SparseLinear, nn.Conv1d: SparseConv1d, nn.Conv2d: SparseConv2d}
     return layer, forms[type(layer)].of(layer, mask)  # type: ignore[index, attr-defined]
@@ -79,18 +98,170 @@ def test_a_sparse_layer_is_the_dense_one_with_zeros(name: str, density: float) -
     assert_same(*pair(make, density), torch.randn(shape, generator=stream(0, "x"), dtype=torch.float64))
 
 
+@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("name", IN_BLOCKS)
+def test_a_sparse_layer_in_blocks_is_the_dense_one_with_zeros(name: str, density: float) -> None:
+    make, shape = IN_BLOCKS[name]
+    layer, sparse = pair(make, density, block=4)
+    assert sparse.pattern.block == 4
+    assert_same(layer, sparse, torch.randn(shape, generator=stream(0, "x"), dtype=torch.float64))
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_single_weight_is_enough(name: str) -> None:
     make, shape = LAYERS[name]
     assert_same(*one_nonzero(make), torch.randn(shape, generator=stream(0, "x"), dtype=torch.float64))
 
 
+@pytest.mark.parametrize("block", [1, 4])
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 31, 129])
 @pytest.mark.parametrize("name", ["linear", "conv2d", "conv1d"])
-def test_any_batch_is_right(name: str, batch: int) -> None:
-    make, shape = LAYERS[name]
+def test_any_batch_is_right(name: str, batch: int, block: int) -> None:
+    make, shape = (IN_BLOCKS if block == 4 else LAYERS)[name]
     x = torch.randn(batch, *shape[1:], generator=stream(0, "x"), dtype=torch.float64)
-    assert_same(*pair(make, 0.3), x)
+    assert_same(*pair(make, 0.3, block=block), x)
+
+
+@pytest.mark.parametrize("shape", [(5, 12), (2, 3, 12), (1, 3, 12)])
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("inner", [True, False], ids=["batch innermost", "rows"])
+def test_a_linear_layer_keeps_the_layout_of_its_input(shape: tuple[int, ...], relu: bool, inner: bool) -> None:
+    layer, sparse = pair(LAYERS["linear"][0], 0.3)
+    x = torch.randn(shape, dtype=torch.float64, generator=stream(0, "x"))
+    if inner:
+        x = x.flatten(0, -2).t().contiguous().t().view(shape)
+    a, b = x.detach().requires_grad_(), x.detach().requires_grad_()
+    want, found = layer(a), sparse.forward(b, floor=0.0 if relu else -math.inf)
+    want = want.relu() if relu else want
+    torch.testing.assert_close(found, want)
+    assert found.flatten(0, -2).t().is_contiguous() == inner
+    assert found.is_contiguous() == (not inner)
+    g = torch.randn(want.shape, dtype=torch.float64, generator=stream(0, "g"))
+    for gradient in (
+        g,
+        g.flatten(0, -2).t().contiguous().t().view(want.shape),
+        torch.ones(()).double().expand(want.shape),
+    ):
+        (wanted,) = torch.autograd.grad(want, a, gradient, retain_graph=True)
+        before = gradient.clone()
+        (given,) = torch.autograd.grad(found, b, gradient, retain_graph=True)
+        torch.testing.assert_close(given, wanted)
+        assert torch.equal(gradient, before)
+        assert given.stride() == b.stride()
+
+
+def test_rows_of_a_larger_tensor_are_rows() -> None:
+    layer, sparse = pair(LAYERS["linear"][0], 0.3)
+    x = torch.randn(6, 4, 24, dtype=torch.float64, generator=stream(0, "x"))
+    for rows in (x[:, 1, 5:17], x[::2, :, :12], x.transpose(0, 1)[..., 3:15]):
+        torch.testing.assert_close(sparse(rows), layer(rows))
+        assert sparse(rows).is_contiguous()
+
+
+class Counted:
+    """Counts transposes of activations on the way in."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        plain = functions.turned
+
+        def noted(rows: Tensor) -> Tensor:
+            self.count += 1
+            return plain(rows)
+
+        monkeypatch.setattr(functions, "turned", noted)
+
+
+def test_layers_that_share_an_activation_transpose_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [pair(LAYERS["linear"][0], density)[1] for density in (0.3, 0.5, 0.7)]
+    counted = Counted(monkeypatch)
+    x = torch.ones(5, 12, dtype=torch.float64) * torch.ones(12, dtype=torch.float64, requires_grad=True)
+    outputs = [layer(x) for layer in layers]
+    assert counted.count == 1
+    sum(outputs).sum().backward()  # type: ignore[union-attr]
+
+
+def test_an_activation_that_was_written_into_is_transposed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, sparse = pair(LAYERS["linear"][0], 0.3)
+    factor = torch.ones(12, dtype=torch.float64, requires_grad=True)
+    x = torch.ones(5, 12, dtype=torch.float64) * factor
+    sparse(x)
+    kept = sparse(x)  # the graph of a call keeps its copy
+    counted = Counted(monkeypatch)
+    x.mul_(2)
+    torch.testing.assert_close(sparse(x), F.linear(x, sparse.dense_weight(), sparse.bias))
+    assert counted.count == 1
+    del kept
+
+
+def test_what_autograd_does_not_watch_is_transposed_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A buffer may be filled anew through NumPy, which no counter sees."""
+    _, sparse = pair(LAYERS["linear"][0], 0.3)
+    x = torch.ones(5, 12, dtype=torch.float64)
+    first = sparse(x)
+    x.numpy()[:] = 2
+    torch.testing.assert_close(sparse(x), F.linear(x, sparse.dense_weight(), sparse.bias))
+    assert not torch.equal(first, sparse(x))
+
+
+def test_a_transposed_activation_lives_no_longer_than_its_graph() -> None:
+    _, sparse = pair(LAYERS["linear"][0], 0.3)
+    x = torch.ones(5, 12, dtype=torch.float64) * torch.ones(12, dtype=torch.float64, requires_grad=True)
+    y = sparse(x)
+    kept = functions._turned_once._last
+    assert kept is not None
+    assert kept[2]() is not None
+    y.sum().backward()
+    assert kept[2]() is None
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_without_gradients_the_same_numbers_come_out(block: int) -> None:
+    for name, (make, shape) in (IN_BLOCKS if block == 4 else LAYERS).items():
+        _, sparse = pair(make, 0.3, block=block)
+        x = torch.randn(shape, dtype=torch.float64, generator=stream(0, name))
+        with torch.no_grad():
+            found = sparse(x)
+        assert found.grad_fn is None
+        assert torch.equal(found, sparse(x).detach())
+        with torch.inference_mode():
+            assert torch.equal(sparse(x), found)
+
+
+def test_a_layer_that_moves_finds_its_blocks_again() -> None:
+    _, sparse = pair(IN_BLOCKS["linear"][0], 0.3, block=4)
+    x = torch.randn(5, 12, dtype=torch.float64, generator=stream(0, "x"))
+    for mask in (torch.rand(8, 12, generator=stream(1, "mask")) < 0.5, sparse.mask().roll(1, dims=1)):
+        values = torch.randn(int(mask.sum()), dtype=torch.float64, generator=stream(2, "values"))
+        sparse.move_(mask.flatten().nonzero().flatten())
+        sparse.values.data = values
+        assert sparse.pattern.block == (4 if torch.equal(mask[::4].repeat_interleave(4, dim=0), mask) else 1)
+        weight = torch.zeros(8, 12, dtype=torch.float64).masked_scatter_(mask, values)
+        torch.testing.assert_close(sparse(x), F.linear(x, weight, sparse.bias))
+
+
+def held_bytes(sparse: SparseLayer) -> int:
+    """Bytes of values, pattern and tables that a layer holds, each array once."""
+    arrays: list[Any] = [sparse.values.detach().numpy(), sparse.pattern.begins, sparse.pattern.indices]
+    for product in sparse._products.values():
+        tables = [product.table, *(table for table, _ in product.backward)]
+        arrays += [each for table in tables for each in (table.begins, table.ends, table.columns, table.order)]
+    owners = {}
+    for each in arrays:
+        while each is not None and isinstance(each.base, np.ndarray):
+            each = each.base
+        if each is not None:
+            owners[each.__array_interface__["data"][0]] = each.nbytes
+    return sum(owners.values())
+
+
+@pytest.mark.parametrize(("shape", "density"), [((1024, 1024), 0.05), ((1024, 4096), 0.1)])
+@pytest.mark.parametrize(("block", "most"), [(1, 16), (4, 5.5)])
+def test_bytes_of_a_weight(block: int, most: float, shape: tuple[int, int], density: float) -> None:
+    """A value, an index, and for single weights the transposed pattern: its outputs, and where its values are."""
+    _, sparse = pair(lambda: nn.Linear(*shape), density, dtype=torch.float32, block=block)
+    sparse(torch.ones(128, 1024, requires_grad=True)).sum().backward()
+    assert held_bytes(sparse) <= most * sparse.pattern.num_active
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -203,16 +374,31 @@ def test_circular_padding_is_refused() -> None:
         SparseConv2d.of(nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"), torch.ones(1, 1, 3, 3).bool())
 
 
+@pytest.mark.parametrize("block", [1, 4])
 @pytest.mark.parametrize("name", ["linear", "conv2d", "conv1d"])
-def test_a_state_takes_its_pattern_along(name: str) -> None:
-    make, shape = LAYERS[name]
-    _, sparse = pair(make, 0.3)
+def test_a_state_takes_its_pattern_along(name: str, block: int) -> None:
+    make, shape = (IN_BLOCKS if block == 4 else LAYERS)[name]
+    _, sparse = pair(make, 0.3, block=block)
     _, other = pair(make, 0.7)
     x = torch.randn(shape, dtype=torch.float64, generator=stream(0, "x"))
     other(x)  # tables of the old pattern are not used again
     other.load_state_dict(copy.deepcopy(sparse.state_dict()))
     assert torch.equal(other(x), sparse(x))
     assert other.values.shape == sparse.values.shape
+
+
+def test_a_state_with_an_index_for_each_weight_of_a_block_is_taken() -> None:
+    """As states were before there were blocks."""
+    _, sparse = pair(IN_BLOCKS["linear"][0], 0.3, block=4)
+    _, other = pair(IN_BLOCKS["linear"][0], 0.7)
+    assert len(sparse.state_dict()["begins"]) == 8 // 4 + 1
+    plain = sparse.pattern.one_by_one()
+    old = sparse.state_dict() | {"begins": torch.from_numpy(plain.begins), "indices": torch.from_numpy(plain.indices)}
+    other.load_state_dict(old)
+    assert other.pattern.block == 4
+    assert torch.equal(other.dense_weight(), sparse.dense_weight())
+    with pytest.raises(ValueError, match=r"begins and indices are of another layer than one of shape \(7, 12\)"):
+        pair(LAYERS["linear"][0], 0.3)[1].load_state_dict(sparse.state_dict())
 
 
 def test_a_dense_state_is_taken_where_it_fits_the_pattern() -> None:

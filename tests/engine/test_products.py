@@ -256,4 +256,4 @@ def test_an_image_with_the_batch_innermost_is_not_copied() -> None:
 def test_an_image_too_large_for_the_columns_is_refused() -> None:
     pattern = Pattern.of(torch.ones(1, 1, 3, 3).bool())
     with pytest.raises(ValueError, match=r"more than the engine's int32 columns can reach; use masks"):
-        Product(pattern, Window((3, 3)), (60_000, 60_000), 1, 4)._forward  # noqa: B018
+        Product(pattern, Window((3, 3)), (60_000, 60_000), 1, 4).table  # noqa: B018

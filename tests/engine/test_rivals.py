@@ -140,3 +140,16 @@ def test_int8_computes_about_the_same() -> None:
             layer.weight.copy_((layer.weight / step).round() * step)
         distance = (coarse(inputs()) - model(inputs())).norm() / model(inputs()).norm()
     assert float(distance) < CLOSE / 2
+
+
+def test_a_quantised_transformer_runs_without_the_fused_path() -> None:
+    """Which reads weights that its quantised layers do not have; the dense model keeps it."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+    rival = int8(lambda: copy.deepcopy(model), torch.randn(2, 3, 16, generator=stream(0, "tokens")))
+    assert rival.reason is None
+    assert rival.step is not None
+    rival.step()
+    rival.step()  # the switch is there for every call
+    assert torch.backends.mha.get_fastpath_enabled()

@@ -59,6 +59,14 @@ def test_gradual_pruning_cuts_the_smallest_sums() -> None:
     assert pull(layer, sparsifier, GRADIENT) == [(0, 1)]
 
 
+def test_pruning_says_at_once_what_blocks_cannot_reach() -> None:
+    with pytest.raises(ValueError, match=r"leaves 1\.6 of 16 weights for 1 layers, .* one block, 2 weights together"):
+        two_by_four(sf.OneShot(sparsity=0.9, at=1, block=(2, 1)))
+    message = r"leaves 0\.8 of 16 weights of 'weight', which needs at least one block of 2\. .* there is 0\.875\."
+    with pytest.raises(ValueError, match=message):
+        two_by_four(sf.OneShot(sparsity={"weight": 0.95}, at=1, block=(2, 1)))
+
+
 def test_set_draws_blocks_uniformly() -> None:
     """Of 8 blocks 4 are active and one goes: the five others are drawn alike, 1000 draws, chi-square 4 degrees."""
     counts = dict.fromkeys([(0, 2), (0, 3), (1, 0), (1, 1), (1, 3)], 0)
@@ -141,3 +149,47 @@ def test_blocks_are_checked_where_the_method_is_made(kind, block: object, error:
 def test_a_layer_with_too_few_blocks_for_a_swap_is_warned_of() -> None:
     with pytest.warns(UnfinishedWarning, match="of the 8 active weights of the largest layer is less than one block"):
         two_by_four(sf.RigL(drop_fraction=0.2, update_every=1, total_steps=9, block=(2, 1)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("made", [sf.SET, sf.RigL])
+def test_any_dtype_moves_whole_blocks(made, dtype: torch.dtype) -> None:  # type: ignore[no-untyped-def]
+    model = nn.Linear(40, 16, bias=False).to(dtype)
+    masks = sf.random_masks(model, 0.75, seed=0, block=(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    method = made(update_every=1, total_steps=100, block=(4, 2))
+    sparsifier = sf.Sparsifier(model, optimizer, masks, method, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        model.weight.grad = torch.randn(16, 40, generator=generator).to(dtype)
+        optimizer.step()
+    sparsifier.check()
+    blocks = sparsifier.masks["weight"].view(4, 4, 20, 2).sum((1, 3))
+    assert set(blocks.flatten().tolist()) == {0, 8}
+    assert int(blocks.sum()) == 160
+    assert not torch.equal(sparsifier.masks["weight"], masks["weight"])
+
+
+def test_grouped_convolutions_stored_alone_move_the_blocks_of_their_groups() -> None:
+    """Oracle: the masked form, float64; groups of eight outputs, which blocks of four divide."""
+    ends = []
+    for stored in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(4, 16, 3, groups=2), nn.Flatten(), nn.Linear(64, 8)).double()
+        masks = sf.random_masks(model, 0.6, seed=0, block=(4, 1))
+        sf.apply_masks_(model, masks)
+        model = sf.engine.convert(model, masks) if stored else model
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        method = sf.RigL(update_every=2, total_steps=100, block=(4, 1))
+        sparsifier = sf.Sparsifier(model, optimizer, masks, method, seed=0)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(9):
+            optimizer.zero_grad()
+            model(torch.randn(8, 4, 4, 4, generator=generator, dtype=torch.float64)).square().mean().backward()
+            optimizer.step()
+        sparsifier.check()
+        ends.append({name: mask.clone() for name, mask in sparsifier.masks.items()})
+    for name, mask in ends[0].items():
+        assert torch.equal(ends[1][name], mask)
+        assert not torch.equal(masks[name], mask)
+        assert torch.equal(mask, mask[::4].repeat_interleave(4, 0))

@@ -15,6 +15,7 @@ from sparseflow.boundary import checked
 from sparseflow.engine.files.pretrained import SavePretrained, give_save_pretrained_
 from sparseflow.engine.forms import SPARSE_FORMS
 from sparseflow.engine.forms import convertible as convertible
+from sparseflow.engine.layers.active import ActiveWeight, take_over_
 from sparseflow.engine.layers.attention import (
     MultiheadAttention,
     Projection,
@@ -23,9 +24,9 @@ from sparseflow.engine.layers.attention import (
 )
 from sparseflow.engine.layers.chain import SparseSequential, is_joined
 from sparseflow.engine.layers.inner_forms import INNER_FORMS, PLAIN_FORMS, has_inner_form
-from sparseflow.engine.layers.modules import SparseConv2d, SparseLayer, take_over_
+from sparseflow.engine.layers.modules import SparseConv2d
 from sparseflow.engine.layers.names import layers_by_path, weights_of_state
-from sparseflow.engine.layers.transformer import TransformerEncoder
+from sparseflow.engine.layers.transformer import AROUND_DENSE, AROUND_SPARSE
 from sparseflow.masks.make import apply_masks_
 from sparseflow.masks.select import maskable, unwrap
 from sparseflow.types import Masks
@@ -33,7 +34,7 @@ from sparseflow.types import Masks
 
 @checked()
 def convert(model: nn.Module, masks: Masks, *, only: Collection[str] | None = None) -> nn.Module:
-    """A copy of the model whose masked linear, convolution and attention layers hold and compute active weights only.
+    """A copy of the model whose masked linear, convolution, attention and embedding layers hold active weights only.
 
     Layers without a sparse form (3-d and transposed convolutions, recurrent, tied weights) stay dense with zeros;
     :func:`convertible` lists them with the reasons. torch's transformer layers compute with what is converted in them,
@@ -53,6 +54,7 @@ def convert(model: nn.Module, masks: Masks, *, only: Collection[str] | None = No
         TypeError, ValueError: if a mask does not fit or is of an earlier time, see
             :func:`sparseflow.attached.check_current`, or ``only`` names a weight that has no mask or no sparse form.
 
+    >>> import torch
     >>> import sparseflow as sf
     >>> model = nn.Sequential(nn.Linear(100, 10), nn.ReLU())
     >>> sparse = convert(model, sf.random_masks(model, 0.9, seed=0))
@@ -95,7 +97,7 @@ def replaced(model: nn.Module, masks: Masks, *, only: Collection[str] | None = N
         inner = []
     memo |= _computed(model)
     for module in model.modules():  # when all forms are known: a hook may belong to another module
-        if isinstance(made := memo.get(id(module)), SparseLayer):
+        if isinstance(made := memo.get(id(module)), ActiveWeight):
             take_over_(made, module, memo)
     converted = memo[id(model)] if id(model) in memo else copy.deepcopy(model, memo)
     for module, projections in attentions.items():
@@ -105,8 +107,8 @@ def replaced(model: nn.Module, masks: Masks, *, only: Collection[str] | None = N
     for module in inner:
         memo[id(module)].__class__ = INNER_FORMS[type(module)]
     for module in converted.modules():
-        if type(module) is nn.TransformerEncoder and any(isinstance(each, SparseLayer) for each in module.modules()):
-            module.__class__ = TransformerEncoder
+        if type(module) in AROUND_SPARSE and any(isinstance(each, ActiveWeight) for each in module.modules()):
+            module.__class__ = AROUND_SPARSE[type(module)]
     for chain in [module for module in converted.modules() if type(module) is nn.Sequential]:
         if is_joined(chain):
             chain.__class__ = SparseSequential
@@ -128,9 +130,10 @@ def _computed(model: nn.Module) -> dict[int, Tensor]:
 
 
 @checked()
-def sparse_layers(model: nn.Module) -> dict[str, SparseLayer]:
+def sparse_layers(model: nn.Module) -> dict[str, ActiveWeight]:
     """Name of the dense weight -> the layer that holds its active values.
 
+    >>> import torch
     >>> sparse_layers(convert(nn.Linear(2, 1), {"weight": torch.ones(1, 2).bool()}))
     {'weight': SparseLinear([1, 2], 2 of 2 weights, bias=True)}
     """
@@ -147,6 +150,7 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
 def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state of the dense model with its own plain names: zeros where there are no weights.
 
+    >>> import torch
     >>> model = nn.Linear(2, 1)
     >>> sparse = convert(model, {"weight": torch.tensor([[True, False]])})
     >>> {name: tensor.shape for name, tensor in dense_state_dict(sparse).items()}
@@ -171,6 +175,7 @@ def _dense_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def to_dense(model: nn.Module) -> nn.Module:
     """A copy of the model with dense layers and zeros, as it was before :func:`convert`.
 
+    >>> import torch
     >>> model = nn.Sequential(nn.Linear(2, 1), nn.ReLU())
     >>> to_dense(convert(model, {"0.weight": torch.tensor([[True, False]])}))
     Sequential(
@@ -179,7 +184,7 @@ def to_dense(model: nn.Module) -> nn.Module:
     )
     """
     model = unwrap(model)
-    layers = [module for module in model.modules() if isinstance(module, SparseLayer)]
+    layers = [module for module in model.modules() if isinstance(module, ActiveWeight)]
     memo: dict[int, Any] = _computed(model) | {id(layer): layer.bare_dense() for layer in layers}
     for layer in layers:
         take_over_(memo[id(layer)], layer, memo)
@@ -189,8 +194,8 @@ def to_dense(model: nn.Module) -> nn.Module:
             del vars(module)["save_pretrained"]
         if type(module) is SparseSequential:
             module.__class__ = nn.Sequential  # type: ignore[assignment]
-        elif type(module) is TransformerEncoder:
-            module.__class__ = nn.TransformerEncoder  # type: ignore[assignment]
+        elif type(module) in AROUND_DENSE:
+            module.__class__ = AROUND_DENSE[type(module)]
         elif type(module) is MultiheadAttention:
             hold_dense_(module)
         elif type(module) in PLAIN_FORMS:

@@ -13,6 +13,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from sparseflow._checks import check_masks
 from sparseflow.boundary import checked
 from sparseflow.engine.layers.attention import PROJECTIONS, OutputProjection
+from sparseflow.engine.layers.embedding import SparseEmbedding
 from sparseflow.engine.layers.modules import SparseConv1d, SparseConv2d, SparseLinear
 from sparseflow.masks.select import maskable, unwrap
 from sparseflow.types import Masks
@@ -23,6 +24,7 @@ SPARSE_FORMS: dict[type[nn.Module], Any] = {
     nn.Conv1d: SparseConv1d,
     nn.Conv2d: SparseConv2d,
     NonDynamicallyQuantizableLinear: OutputProjection,
+    nn.Embedding: SparseEmbedding,
 }
 #: Parameters that a layer has beside its weight.
 _OTHERS = frozenset(["bias"])
@@ -64,6 +66,10 @@ def why_not(
         return "its weight is shared with another layer"
     if getattr(module, "padding_mode", "zeros") != "zeros":
         return f"padding_mode={module.padding_mode!r}"
+    if getattr(module, "max_norm", None) is not None:
+        return f"max_norm={module.max_norm!r} writes to the weight at each call"
+    if getattr(module, "sparse", False):
+        return "sparse=True: it has gradients of a kind that active values cannot have"
     if type(weight) is not nn.Parameter or type(weight.data) is not Tensor:
         return f"its weight is a {type(weight.data).__name__}"
     if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):

@@ -241,6 +241,25 @@ def grids_for(block: BlockLike, model: nn.Module | None, names: Iterable[str]) -
     return grids_of(model, block, names)
 
 
+def check_one_each(sizes: Mapping[str, int], sparsities: Mapping[str, float], block_sizes: Mapping[str, int]) -> None:
+    """Check that sparsities leave one block for each layer.
+
+    Args:
+        sizes: Layer name -> number of weights.
+        sparsities: Layer name -> its fraction of zeros.
+        block_sizes: Layer name -> weights of a block.
+
+    Raises:
+        ValueError: if they leave less.
+    """
+    left, least = sum(size * (1 - sparsities[name]) for name, size in sizes.items()), sum(block_sizes.values())
+    if least > len(sizes) and round(left, 6) < least:
+        raise ValueError(
+            f"the sparsity leaves {left:.3g} of {sum(sizes.values())} weights for {len(sizes)} layers, and each needs "
+            f"at least one block, {least} weights together. Lower it, or take smaller blocks."
+        )
+
+
 class LostBlocksWarning(UserWarning):
     """A method is about to move single weights of masks that are made of blocks."""
 

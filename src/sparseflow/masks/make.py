@@ -11,7 +11,7 @@ from sparseflow._checks import check_choice, check_masks, check_names, check_spa
 from sparseflow._fast import zero_inactive_
 from sparseflow.boundary import checked
 from sparseflow.masks.allocation import ALLOCATIONS
-from sparseflow.masks.blocks import SINGLE, BlockGrid, BlockLike, grids_for, grids_of
+from sparseflow.masks.blocks import SINGLE, BlockGrid, BlockLike, check_one_each, grids_for, grids_of
 from sparseflow.masks.ranking import best_of, best_of_all
 from sparseflow.masks.select import Rule, Weight, left_out, maskable, prunable, weights
 from sparseflow.masks.topk import active_count
@@ -62,12 +62,7 @@ def _counts(
         ValueError: if the layers' least, one block each, are more than their sparsities leave.
     """
     block_sizes = {name: grids[name].size if name in grids else 1 for name in sizes}
-    left = sum(size * (1 - sparsities[name]) for name, size in sizes.items())
-    if grids and round(left, 6) < sum(block_sizes.values()):
-        raise ValueError(
-            f"the sparsity leaves {left:.3g} of {sum(sizes.values())} weights for {len(sizes)} layers, and each needs "
-            f"at least one block, {sum(block_sizes.values())} weights together. Lower it, or take smaller blocks."
-        )
+    check_one_each(sizes, sparsities, block_sizes)
     return {name: active_count(size, sparsities[name], block_size=block_sizes[name]) for name, size in sizes.items()}
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from sparseflow._checks import check_choice, check_names, check_sparsity, check_steps
 from sparseflow.boundary import checked
 from sparseflow.masks.allocation import uniform
-from sparseflow.masks.blocks import SINGLE, BlockGrid, BlockLike, block_of, checked_block
+from sparseflow.masks.blocks import SINGLE, BlockGrid, BlockLike, block_of, check_one_each, checked_block
 from sparseflow.masks.ranking import best_of, best_of_all
 from sparseflow.masks.topk import active_count
 from sparseflow.methods.base import Layer
@@ -118,12 +118,14 @@ class GMP:
         Raises:
             ValueError: if a name is missing or unknown, a layer would have less than one weight, or more than it has.
         """
+        sizes, blocks = {name: math.prod(shape) for name, shape in shapes.items()}, self._block_sizes(shapes)
         if isinstance(self.sparsity, Mapping):
             check_names(self.sparsity, shapes, name="sparsity")
             for name, target in self.sparsity.items():
-                _check_one_stays(name, math.prod(shapes[name]), target)
+                _check_one_stays(name, sizes[name], target, blocks[name])
         else:
             uniform(shapes, self.sparsity)
+            check_one_each(sizes, dict.fromkeys(sizes, self.sparsity), blocks)
         targets = self._final_counts(shapes)
         for name, count in _counts(active, self.scope).items():
             if count < targets[name]:
@@ -148,10 +150,13 @@ class GMP:
         """Active weights at the end, by layer; under a global ranking of all together."""
         sizes = _counts({name: math.prod(shape) for name, shape in shapes.items()}, self.scope)
         by_name = self.sparsity if isinstance(self.sparsity, Mapping) else dict.fromkeys(sizes, self.sparsity)
-        blocks = {name: math.prod(block_of(self.block, name)) for name in shapes}
-        if self.scope == "global":
-            blocks = dict.fromkeys(sizes, blocks.popitem()[1] if len(set(blocks.values())) == 1 else 1)
+        blocks = self._block_sizes(shapes)
+        if self.scope == "global":  # of all layers' blocks, where they have one size
+            blocks = dict.fromkeys(sizes, max(blocks.values()) if len(set(blocks.values())) == 1 else 1)
         return {name: active_count(size, by_name[name], block_size=blocks[name]) for name, size in sizes.items()}
+
+    def _block_sizes(self, names: Iterable[str]) -> dict[str, int]:
+        return {name: math.prod(block_of(self.block, name)) for name in names}
 
     def _sparsity_at(self, step: int, target: float) -> float:
         return cubic_sparsity(step, initial=self.initial_sparsity, final=target, begin=self.begin, end=self.end)
@@ -196,12 +201,13 @@ def _counts(by_layer: Mapping[str, int], scope: str) -> dict[str, int]:
     return dict(by_layer) if scope == "layer" else {"the network": sum(by_layer.values())}
 
 
-def _check_one_stays(name: str, size: int, sparsity: float) -> None:
-    """Check that rounding leaves a weight; the one that :func:`active_count` keeps in any case would be too many."""
-    if round(size * (1 - sparsity), 6) < 0.5:
+def _check_one_stays(name: str, size: int, sparsity: float, block: int) -> None:
+    """Check that rounding leaves one; that which :func:`active_count` keeps in any case would be too many."""
+    if round(size // block * (1 - sparsity), 6) < 0.5:
+        one = "one" if block == 1 else f"one block of {block}"
         raise ValueError(
             f"sparsity {sparsity} leaves {size * (1 - sparsity):.3g} of {size} weights of {name!r}, which needs at "
-            f"least one. The largest feasible sparsity there is {1 - 1 / size:.6g}."
+            f"least {one}. The largest feasible sparsity there is {1 - block / size:.6g}."
         )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_choice, check_sparsity
 from sparseflow.masks.allocation import uniform
-from sparseflow.masks.blocks import SINGLE, BlockGrid, BlockLike, grids_of
+from sparseflow.masks.blocks import SINGLE, BlockGrid, BlockLike, check_one_each, grids_of
 from sparseflow.masks.make import apply_masks_, dense_masks, masks_by_score, sparsity_of
 from sparseflow.masks.select import Rule, unwrap
 from sparseflow.sparsifier.check import check
@@ -89,6 +89,8 @@ def iterative_pruning(
     check_choice(scope, ("global", "layer"), name="scope")
     uniform({name: mask.shape for name, mask in masks.items()}, sparsity)  # infeasible is better known before training
     grids = grids_of(model, block, masks)
+    block_sizes = {name: grids[name].size if name in grids else 1 for name in masks}
+    check_one_each({name: m.numel() for name, m in masks.items()}, dict.fromkeys(masks, sparsity), block_sizes)
     targets = [1 - (1 - sparsity) ** (r / rounds) for r in range(1, rounds + 1)]
     return _rounds(model, train, masks, grids, targets, rewind_to=rewind_to, scope=scope)
 

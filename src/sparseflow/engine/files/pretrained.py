@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparseflow.engine.layers.modules import SparseLayer
+from sparseflow.engine.layers.active import ActiveWeight
 from sparseflow.engine.layers.names import layers_by_path
 
 
@@ -71,5 +71,5 @@ class SavePretrained:
 def give_save_pretrained_(model: nn.Module) -> None:
     """Give each module that has a ``save_pretrained`` and sparse layers one that writes dense weights."""
     for module in model.modules():
-        if hasattr(type(module), "save_pretrained") and any(isinstance(m, SparseLayer) for m in module.modules()):
+        if hasattr(type(module), "save_pretrained") and any(isinstance(m, ActiveWeight) for m in module.modules()):
             vars(module)["save_pretrained"] = SavePretrained(module)

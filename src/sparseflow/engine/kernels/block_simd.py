@@ -8,17 +8,34 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from sparseflow.engine.kernels.vectors import I32, WIDTH, Sums, Vectors, data, i64, integer, intrinsic, loop, splat
+from sparseflow.engine.kernels.vectors import (
+    I32,
+    I64,
+    WIDTH,
+    ZERO,
+    Sums,
+    Vectors,
+    collected,
+    data,
+    i64,
+    integer,
+    intrinsic,
+    loop,
+    splat,
+    sums,
+    unsigned,
+    whole_groups,
+)  # fmt: skip
 
 #: Outputs of a block.
 HEIGHT = 4
 
 
-def block_sum(count: int, *, masked: bool = False) -> Callable[..., None]:
+def block_sum(count: int, *, width: int = WIDTH, masked: bool = False) -> Callable[..., None]:
     """``y[y0 + j * y_pitch + n] = max(floor, start[s0 + j] + sum_k values[v0 + j * blocks + k] * x_k[n])``.
 
-    ``x_k`` begins at ``x[x0 + columns[begin + k] * pitch]``; j < 4, k < blocks, n < WIDTH * count; without ``started``
-    the sums start from 0. ``masked``: n < length <= WIDTH * count.
+    ``x_k`` begins at ``x[x0 + columns[begin + k] * pitch]``; j < 4, k < blocks, n < width * count; without ``started``
+    the sums start from 0. ``masked``: n < length <= width * count.
     """
     beside = 1 if count > 1 else 2
 
@@ -34,12 +51,11 @@ def block_sum(count: int, *, masked: bool = False) -> Callable[..., None]:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             kinds = signature.args
             blocks, pitch, y_pitch, started, floor, length = (arguments[i] for i in (4, 7, 10, 13, 14, 15))
-            v = Vectors(builder, kinds[0])
+            v = Vectors(builder, kinds[0], width)
             vs, c, xs, ys, biases = (
                 data(context, builder, kinds[i], arguments[i], arguments[i + 1]) for i in (0, 2, 5, 8, 11)
             )
-            shifts = [i64(v.width * i) for i in range(count)]
-            masks = [v.first(builder.sub(length, shift)) if masked else None for shift in shifts]
+            tiles = v.tiles(count, length if masked else None)
             streams = [v.at(vs, builder.mul(blocks, i64(j))) for j in range(HEIGHT)]
             totals = [[[v.local(v.zero) for _ in range(count)] for _ in range(HEIGHT)] for _ in range(beside)]
             with builder.if_then(started):
@@ -50,14 +66,14 @@ def block_sum(count: int, *, masked: bool = False) -> Callable[..., None]:
 
             def add(k: Any, sums: list[list[Any]]) -> None:
                 row = v.at(xs, builder.mul(integer(builder, v.at(c, k)), pitch))
-                parts = [v.load(v.at(row, shift), mask) for shift, mask in zip(shifts, masks, strict=True)]
+                parts = [v.load(v.at(row, shift), mask) for shift, mask in tiles]
                 for stream, several in zip(streams, sums, strict=True):
                     value = v.splat(builder.load(v.at(stream, k)))
                     for part, total in zip(parts, several, strict=True):
                         builder.store(v.fma(value, part, builder.load(total)), total)
 
-            whole = builder.sub(blocks, builder.srem(blocks, i64(beside)))
-            with loop(builder, i64(0), whole, beside) as k:
+            whole = whole_groups(builder, ZERO, blocks, beside)
+            with loop(builder, ZERO, whole, beside) as k:
                 for u, sums in enumerate(totals):
                     add(builder.add(k, i64(u)), sums)
             if beside > 1:
@@ -66,7 +82,7 @@ def block_sum(count: int, *, masked: bool = False) -> Callable[..., None]:
             least = v.splat(floor)
             for j in range(HEIGHT):
                 place = v.at(ys, builder.mul(y_pitch, i64(j)))
-                for i, (shift, mask) in enumerate(zip(shifts, masks, strict=True)):
+                for i, (shift, mask) in enumerate(tiles):
                     total = builder.load(totals[0][j][i])
                     for others in totals[1:]:
                         total = builder.fadd(total, builder.load(others[j][i]))
@@ -109,9 +125,7 @@ def block_gradient(count: int, *, inputs: bool, masked: bool = False) -> Callabl
 
             vs, c, yc, outs = pointer(0, v0), pointer(2, begin), pointer(3, begin), pointer(14, v0)
             gs, xs, ys = (pointer(i, arguments[i + 1]) for i in (6, 9, 11))
-            shifts = [i64(v.width * i) for i in range(count)]
-            masks = [v.first(builder.sub(length, shift)) if masked else None for shift in shifts]
-            tiles = list(zip(shifts, masks, strict=True))
+            tiles = v.tiles(count, length if masked else None)
             rows = [v.at(gs, builder.mul(g_pitch, i64(j))) for j in range(HEIGHT)]
             met = [[v.load(v.at(row, shift), mask) for shift, mask in tiles] for row in rows]
             streams = [builder.mul(blocks, i64(j)) for j in range(HEIGHT)]
@@ -150,10 +164,10 @@ def block_gradient(count: int, *, inputs: bool, masked: bool = False) -> Callabl
                     place = v.at(outs, builder.add(stream, k))
                     lanes = ir.Constant(ir.VectorType(I32, several), [HEIGHT * t + j for t in range(several)])
                     dot = builder.shuffle_vector(dots, dots, lanes)
-                    own.store(builder.fadd(dot, own.load(place, before)), place)
+                    own.store(own.then(own.load(place, before), dot), place)
 
-            whole = builder.sub(blocks, builder.srem(blocks, i64(together)))
-            with loop(builder, i64(0), whole, together) as k:
+            whole = whole_groups(builder, ZERO, blocks, together)
+            with loop(builder, ZERO, whole, together) as k:
                 keep(products(k, together), k, together)
             with loop(builder, whole, blocks) as k:
                 keep(products(k, 1), k, 1)
@@ -162,3 +176,47 @@ def block_gradient(count: int, *, inputs: bool, masked: bool = False) -> Callabl
         return signature, codegen
 
     return emit  # type: ignore[no-any-return]
+
+
+#: Blocks whose inputs make one vector in :func:`block_dot`.
+_GATHERED = 8
+
+
+@intrinsic
+def block_dot(
+    typingctx: Any, values: Any, v0: Any, columns: Any, begin: Any, blocks: Any, x: Any,
+    y: Any, y0: Any, start: Any, s0: Any, started: Any, floor: Any,
+) -> Any:  # fmt: skip
+    """``y[y0 + j] = max(floor, start[s0 + j] + sum_k values[v0 + j * blocks + k] * x[columns[begin + k]])``, j < 4.
+
+    Inputs are collected into vectors, which serve the four outputs; columns are read as unsigned.
+    """
+    signature = types.void(values, v0, columns, begin, blocks, x, y, y0, start, s0, started, floor)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds, blocks, started, floor = signature.args, *(arguments[i] for i in (4, 10, 11))
+        wide, four = Vectors(builder, kinds[0], _GATHERED), Vectors(builder, kinds[0], HEIGHT)
+        vs, c, ys, biases = (data(context, builder, kinds[i], arguments[i], arguments[i + 1]) for i in (0, 2, 6, 8))
+        xs = data(context, builder, kinds[5], arguments[5])
+        streams = [wide.at(vs, builder.mul(blocks, i64(j))) for j in range(HEIGHT)]
+        totals = [wide.local(wide.zero) for _ in streams]
+        rest = four.local(four.zero)
+        with builder.if_then(started):
+            builder.store(four.load(biases), rest)
+
+        whole = whole_groups(builder, ZERO, blocks, _GATHERED)
+        with loop(builder, ZERO, whole, _GATHERED) as k:
+            places = unsigned(builder, wide.at(c, k), _GATHERED)
+            inputs = collected(builder, [wide.at(xs, place) for place in places], wide)
+            for stream, total in zip(streams, totals, strict=True):
+                builder.store(wide.fma(wide.load(wide.at(stream, k)), inputs, builder.load(total)), total)
+        with loop(builder, whole, blocks) as k:
+            each = collected(builder, [four.at(stream, k) for stream in streams], four)
+            shared = builder.load(four.at(xs, builder.zext(builder.load(four.at(c, k)), I64)))
+            builder.store(four.fma(each, four.splat(shared), builder.load(rest)), rest)
+        result = builder.fadd(builder.load(rest), sums(builder, [builder.load(total) for total in totals]))
+        least = four.splat(floor)
+        four.store(builder.select(builder.fcmp_ordered("<", result, least), least, result), ys)
+        return context.get_dummy_value()
+
+    return signature, codegen

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sparseflow.engine.kernels.block_simd import HEIGHT, block_gradient, block_sum
 from sparseflow.engine.kernels.compiling import kernel, part
+from sparseflow.engine.kernels.sums import tiles_of_strip
 from sparseflow.engine.kernels.vectors import REGISTERS, WIDTH
 
 Floats = NDArray[Any]
@@ -24,50 +25,52 @@ Indices = NDArray[np.int32]
 _WIDEST = REGISTERS // (2 * HEIGHT)
 
 
-def _sums_over_rows(emit: Callable[..., None]) -> Callable[..., None]:
+def _sums_over_rows(emit: Callable[..., None], tile: int) -> Callable[..., None]:
     @part
     def run(
         begins: Indices, columns: Indices, values: Floats, start: Floats, x: Floats, x0: int, pitch: int,
-        y: Floats, y0: int, y_pitch: int, first: int, last: int, floor: float, length: int,
+        y: Floats, y0: int, y_pitch: int, first: int, last: int, floor: float, length: int, tiles: int,
     ) -> None:  # fmt: skip
         started = start.shape[0] > 0
         for o in range(first, last):
             begin, row = np.int64(begins[o]), HEIGHT * o
-            emit(
-                values, HEIGHT * begin, columns, begin, begins[o + 1] - begin, x, x0, pitch, y, y0 + row * y_pitch,
-                y_pitch, start, row, started, floor, length,
-            )  # fmt: skip
+            for n in range(0, tiles * tile, tile):
+                emit(
+                    values, HEIGHT * begin, columns, begin, begins[o + 1] - begin, x, x0 + n, pitch,
+                    y, y0 + n + row * y_pitch, y_pitch, start, row, started, floor, length,
+                )  # fmt: skip
 
     return run
 
 
-def _gradients_over_rows(emit: Callable[..., None]) -> Callable[..., None]:
+def _gradients_over_rows(emit: Callable[..., None], tile: int) -> Callable[..., None]:
     @part
     def run(
         begins: Indices, columns: Indices, y_columns: Indices, values: Floats, g: Floats, g0: int, g_pitch: int,
         x: Floats, x0: int, gx: Floats, y0: int, pitch: int, out: Floats, first: int, last: int,
-        adds: bool, length: int,
+        adds: bool, length: int, tiles: int,
     ) -> None:  # fmt: skip
         for o in range(first, last):
             begin = np.int64(begins[o])
-            emit(
-                values, HEIGHT * begin, columns, y_columns, begin, begins[o + 1] - begin, g, g0 + HEIGHT * o * g_pitch,
-                g_pitch, x, x0, gx, y0, pitch, out, adds, length,
-            )  # fmt: skip
+            for n in range(0, tiles * tile, tile):
+                emit(
+                    values, HEIGHT * begin, columns, y_columns, begin, begins[o + 1] - begin,
+                    g, g0 + n + HEIGHT * o * g_pitch, g_pitch, x, x0 + n, gx, y0 + n, pitch, out, adds or n > 0, length,
+                )  # fmt: skip
 
     return run
 
 
-_WIDE, _TWO, _ONE = (_sums_over_rows(block_sum(count)) for count in (_WIDEST, 2, 1))
-_REST = _sums_over_rows(block_sum(1, masked=True))
-_WIDE_GRADIENTS, _TWO_GRADIENTS, _ONE_GRADIENT = (
-    _gradients_over_rows(block_gradient(count, inputs=True)) for count in (_WIDEST, 2, 1)
+_WIDE, _TWO, _ONE = (_sums_over_rows(block_sum(count), count * WIDTH) for count in (_WIDEST, 2, 1))
+_REST, _FEW = (_sums_over_rows(block_sum(1, width=width, masked=True), width) for width in (WIDTH, 8))
+_WIDE_GRADIENTS, _TWO_GRADIENTS, _ONE_GRADIENT, _REST_GRADIENT = (
+    _gradients_over_rows(block_gradient(count, inputs=True, masked=masked), count * WIDTH)
+    for count, masked in ((_WIDEST, False), (2, False), (1, False), (1, True))
 )
-_REST_GRADIENT = _gradients_over_rows(block_gradient(1, inputs=True, masked=True))
-_WIDE_DOTS, _TWO_DOTS, _ONE_DOT = (
-    _gradients_over_rows(block_gradient(count, inputs=False)) for count in (_WIDEST, 2, 1)
+_WIDE_DOTS, _TWO_DOTS, _ONE_DOT, _REST_DOT = (
+    _gradients_over_rows(block_gradient(count, inputs=False, masked=masked), count * WIDTH)
+    for count, masked in ((_WIDEST, False), (2, False), (1, False), (1, True))
 )
-_REST_DOT = _gradients_over_rows(block_gradient(1, inputs=False, masked=True))
 
 
 @kernel
@@ -90,20 +93,24 @@ def block_sums(
             a, b, n = x0 + i * xi + j * xj, y0 + i * yi + j * yj, 0
             if x.itemsize == 4:
                 while n + _WIDEST * WIDTH <= length:
-                    _WIDE(
-                        begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch, first, last, least, length
-                    )
-                    n += _WIDEST * WIDTH
+                    tiles = tiles_of_strip(length - n, pitch, _WIDEST * WIDTH)
+                    _WIDE(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
+                          first, last, least, length, tiles)  # fmt: skip
+                    n += _WIDEST * WIDTH * tiles
             while n + 2 * WIDTH <= length:
-                _TWO(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch, first, last, least, length)
+                _TWO(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
+                     first, last, least, length, 1)  # fmt: skip
                 n += 2 * WIDTH
             if n + WIDTH <= length:
-                _ONE(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch, first, last, least, length)
+                _ONE(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
+                     first, last, least, length, 1)  # fmt: skip
                 n += WIDTH
-            if n < length:
-                _REST(
-                    begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch, first, last, least, length - n
-                )
+            if n + 8 < length:
+                _REST(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
+                      first, last, least, length - n, 1)  # fmt: skip
+            elif n < length:
+                _FEW(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
+                     first, last, least, length - n, 1)  # fmt: skip
 
 
 @kernel
@@ -126,88 +133,21 @@ def block_gradients(
             d, a, b, n = g0 + i * gi + j * gj, x0 + i * xi + j * xj, y0 + i * yi + j * yj, 0
             if x.itemsize == 4:
                 while n + _WIDEST * WIDTH <= length:
-                    _WIDE_GRADIENTS(
-                        begins,
-                        columns,
-                        y_columns,
-                        values,
-                        g,
-                        d + n,
-                        g_pitch,
-                        x,
-                        a + n,
-                        gx,
-                        b + n,
-                        pitch,
-                        out,
-                        first,
-                        last,
-                        adds_weights,
-                        length,
-                    )
-                    n, adds_weights = n + _WIDEST * WIDTH, True
+                    tiles = tiles_of_strip(length - n, pitch, _WIDEST * WIDTH)
+                    _WIDE_GRADIENTS(begins, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
+                                    pitch, out, first, last, adds_weights, length, tiles)  # fmt: skip
+                    n, adds_weights = n + _WIDEST * WIDTH * tiles, True
             while n + 2 * WIDTH <= length:
-                _TWO_GRADIENTS(
-                    begins,
-                    columns,
-                    y_columns,
-                    values,
-                    g,
-                    d + n,
-                    g_pitch,
-                    x,
-                    a + n,
-                    gx,
-                    b + n,
-                    pitch,
-                    out,
-                    first,
-                    last,
-                    adds_weights,
-                    length,
-                )
+                _TWO_GRADIENTS(begins, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
+                               pitch, out, first, last, adds_weights, length, 1)  # fmt: skip
                 n, adds_weights = n + 2 * WIDTH, True
             if n + WIDTH <= length:
-                _ONE_GRADIENT(
-                    begins,
-                    columns,
-                    y_columns,
-                    values,
-                    g,
-                    d + n,
-                    g_pitch,
-                    x,
-                    a + n,
-                    gx,
-                    b + n,
-                    pitch,
-                    out,
-                    first,
-                    last,
-                    adds_weights,
-                    length,
-                )
+                _ONE_GRADIENT(begins, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
+                              pitch, out, first, last, adds_weights, length, 1)  # fmt: skip
                 n, adds_weights = n + WIDTH, True
             if n < length:
-                _REST_GRADIENT(
-                    begins,
-                    columns,
-                    y_columns,
-                    values,
-                    g,
-                    d + n,
-                    g_pitch,
-                    x,
-                    a + n,
-                    gx,
-                    b + n,
-                    pitch,
-                    out,
-                    first,
-                    last,
-                    adds_weights,
-                    length - n,
-                )
+                _REST_GRADIENT(begins, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
+                               pitch, out, first, last, adds_weights, length - n, 1)  # fmt: skip
                 adds_weights = True
 
 
@@ -223,88 +163,21 @@ def block_dots(
             d, a, n = g0 + i * gi + j * gj, x0 + i * xi + j * xj, 0
             if x.itemsize == 4:
                 while n + _WIDEST * WIDTH <= length:
-                    _WIDE_DOTS(
-                        begins,
-                        columns,
-                        columns,
-                        x,
-                        g,
-                        d + n,
-                        g_pitch,
-                        x,
-                        a + n,
-                        x,
-                        a + n,
-                        pitch,
-                        out,
-                        first,
-                        last,
-                        adds_weights,
-                        length,
-                    )
-                    n, adds_weights = n + _WIDEST * WIDTH, True
+                    tiles = tiles_of_strip(length - n, pitch, _WIDEST * WIDTH)
+                    _WIDE_DOTS(begins, columns, columns, x, g, d + n, g_pitch, x, a + n, x, a + n,
+                               pitch, out, first, last, adds_weights, length, tiles)  # fmt: skip
+                    n, adds_weights = n + _WIDEST * WIDTH * tiles, True
             while n + 2 * WIDTH <= length:
-                _TWO_DOTS(
-                    begins,
-                    columns,
-                    columns,
-                    x,
-                    g,
-                    d + n,
-                    g_pitch,
-                    x,
-                    a + n,
-                    x,
-                    a + n,
-                    pitch,
-                    out,
-                    first,
-                    last,
-                    adds_weights,
-                    length,
-                )
+                _TWO_DOTS(begins, columns, columns, x, g, d + n, g_pitch, x, a + n, x, a + n,
+                          pitch, out, first, last, adds_weights, length, 1)  # fmt: skip
                 n, adds_weights = n + 2 * WIDTH, True
             if n + WIDTH <= length:
-                _ONE_DOT(
-                    begins,
-                    columns,
-                    columns,
-                    x,
-                    g,
-                    d + n,
-                    g_pitch,
-                    x,
-                    a + n,
-                    x,
-                    a + n,
-                    pitch,
-                    out,
-                    first,
-                    last,
-                    adds_weights,
-                    length,
-                )
+                _ONE_DOT(begins, columns, columns, x, g, d + n, g_pitch, x, a + n, x, a + n,
+                         pitch, out, first, last, adds_weights, length, 1)  # fmt: skip
                 n, adds_weights = n + WIDTH, True
             if n < length:
-                _REST_DOT(
-                    begins,
-                    columns,
-                    columns,
-                    x,
-                    g,
-                    d + n,
-                    g_pitch,
-                    x,
-                    a + n,
-                    x,
-                    a + n,
-                    pitch,
-                    out,
-                    first,
-                    last,
-                    adds_weights,
-                    length - n,
-                )
+                _REST_DOT(begins, columns, columns, x, g, d + n, g_pitch, x, a + n, x, a + n,
+                          pitch, out, first, last, adds_weights, length - n, 1)  # fmt: skip
                 adds_weights = True
 
 

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+from llvmlite import ir
 from numba import types
 
-from sparseflow.engine.kernels.vectors import I32, ZERO, Sums, Vectors, data, i64, integer, intrinsic, ir, loop, sums
+from sparseflow.engine.kernels.vectors import (
+    I32,
+    PIECE,
+    WIDTH,
+    ZERO,
+    Sums,
+    Vectors,
+    data,
+    i64,
+    integer,
+    intrinsic,
+    loop,
+    whole_groups,
+)  # fmt: skip
 
 
 def both_gradients(count: int, *, masked: bool = False) -> Callable[..., None]:
@@ -17,10 +32,13 @@ def both_gradients(count: int, *, masked: bool = False) -> Callable[..., None]:
     ``adds_inputs`` and ``adds_weights`` the sums are added to what is there. ``masked``: n < length <= WIDTH * count.
 
     The vectors of ``x`` and ``gx`` stay in registers. Few of them would wait for each other, so then several nonzeros
-    go side by side; their dot products are reduced together.
+    go side by side; their dot products are
+    reduced together, and added up in pieces of PIECE numbers.
     """
     beside = max(1, 4 // count)
     together = 4 if count > 2 else 8
+    piece = min(count, PIECE // WIDTH)
+    pieces = count // piece
 
     @intrinsic
     def emit(
@@ -37,12 +55,11 @@ def both_gradients(count: int, *, masked: bool = False) -> Callable[..., None]:
             v = Vectors(builder, kinds[0])
             vs, places, c, outs = (data(context, builder, kinds[i], arguments[i]) for i in (0, 1, 2, 12))
             gs, xs, ys = (data(context, builder, kinds[i], arguments[i], arguments[i + 1]) for i in (5, 8, 10))
-            shifts = [i64(v.width * i) for i in range(count)]
-            masks = [v.first(builder.sub(length, shift)) if masked else None for shift in shifts]
-            inputs = [v.load(v.at(xs, shift), mask) for shift, mask in zip(shifts, masks, strict=True)]
+            tiles = v.tiles(count, length if masked else None)
+            inputs = [v.load(v.at(xs, shift), mask) for shift, mask in tiles]
             totals = [[v.local(v.zero) for _ in range(count)] for _ in range(beside)]
             with builder.if_then(adds_inputs):
-                for total, shift, mask in zip(totals[0], shifts, masks, strict=True):
+                for total, (shift, mask) in zip(totals[0], tiles, strict=True):
                     builder.store(v.load(v.at(ys, shift), mask), total)
 
             def meet(k: Any, several: int) -> None:
@@ -51,29 +68,29 @@ def both_gradients(count: int, *, masked: bool = False) -> Callable[..., None]:
                     place = builder.add(k, i64(t))
                     wheres.append(integer(builder, v.at(places, place)))
                     value = v.splat(builder.load(v.at(vs, wheres[t])))
-                    met = v.at(gs, builder.mul(integer(builder, v.at(c, place)), pitch))
-                    halves = [v.zero, v.zero]
-                    for i, (total, shift, mask) in enumerate(zip(totals[t % beside], shifts, masks, strict=True)):
-                        part = v.load(v.at(met, shift), mask)
+                    row = v.at(gs, builder.mul(integer(builder, v.at(c, place)), pitch))
+                    dot = v.zero
+                    for i, ((shift, mask), total) in enumerate(zip(tiles, totals[t % beside], strict=True)):
+                        part = v.load(v.at(row, shift), mask)
                         builder.store(v.fma(value, part, builder.load(total)), total)
-                        halves[i % 2] = v.fma(inputs[i], part, halves[i % 2])
-                    products.add(builder.fadd(*halves) if count > 1 else halves[0])
+                        dot = v.fma(inputs[i], part, dot) if i % piece else builder.fmul(inputs[i], part)
+                        if i % piece == piece - 1:
+                            products.add(dot)
                 dots = products.result()
                 for t, where in enumerate(wheres):
                     place = v.at(outs, where)
-                    dot = builder.extract_element(dots, ir.Constant(I32, t))
-                    before = builder.select(adds_weights, builder.load(place), ir.Constant(v.number, 0.0))
-                    builder.store(builder.fadd(dot, before), place)
+                    total = builder.select(adds_weights, builder.load(place), ir.Constant(v.number, 0.0))
+                    for p in range(pieces):
+                        total = v.then(total, builder.extract_element(dots, ir.Constant(I32, pieces * t + p)))
+                    builder.store(total, place)
 
             several = together
             while several:
-                whole = builder.add(
-                    begin, builder.sub(builder.sub(end, begin), builder.srem(builder.sub(end, begin), i64(several)))
-                )
+                whole = whole_groups(builder, begin, end, several)
                 with loop(builder, begin, whole, several) as k:
                     meet(k, several)
                 begin, several = whole, several // 2 if count < 4 else several // 4
-            for i, (shift, mask) in enumerate(zip(shifts, masks, strict=True)):
+            for i, (shift, mask) in enumerate(tiles):
                 total = builder.load(totals[0][i])
                 for others in totals[1:]:
                     total = builder.fadd(total, builder.load(others[i]))
@@ -86,33 +103,36 @@ def both_gradients(count: int, *, masked: bool = False) -> Callable[..., None]:
 
 
 @intrinsic
-def gated_sum(typingctx: Any, y: Any, y0: Any, g: Any, g0: Any, length: Any) -> Any:
-    """The sum of ``g[g0 + n]``, n < length, after those with ``y[y0 + n] <= 0`` became 0. NaN of either stays."""
-    signature = g.dtype(y, y0, g, g0, length)
+def gated_sum(typingctx: Any, y: Any, y0: Any, g: Any, g0: Any, length: Any, start: Any) -> Any:
+    """``start`` and the sum of ``g[g0 + n]``, n < length, after those with ``y[y0 + n] <= 0`` became 0.
+
+    NaN of either stays. In pieces of PIECE numbers.
+    """
+    signature = g.dtype(y, y0, g, g0, length, start)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kinds, length = signature.args, arguments[4]
         v = Vectors(builder, kinds[0])
         ys, gs = (data(context, builder, kinds[i], arguments[i], arguments[i + 1]) for i in (0, 2))
-        totals = [v.local(v.zero) for _ in range(4)]
+        total = v.local(arguments[5])
 
-        def gate(n: Any, total: Any, mask: Any = None) -> None:
-            place = v.at(gs, n)
-            shut = builder.fcmp_ordered("<=", v.load(v.at(ys, n), mask), v.zero)
-            passed = builder.select(shut, v.zero, v.load(place, mask))
-            v.store(passed, place, mask)
-            builder.store(builder.fadd(passed, builder.load(total)), total)
+        def gate(place: Any, mask: Any = None) -> Any:
+            shut = builder.fcmp_ordered("<=", v.load(v.at(ys, place), mask), v.zero)
+            passed = builder.select(shut, v.zero, v.load(v.at(gs, place), mask))
+            v.store(passed, v.at(gs, place), mask)
+            return passed
 
-        whole = builder.sub(length, builder.srem(length, i64(4 * v.width)))
-        with loop(builder, ZERO, whole, 4 * v.width) as n:
-            for u, total in enumerate(totals):
-                gate(builder.add(n, i64(u * v.width)), total)
-        with loop(builder, whole, length, v.width) as n:
-            gate(n, totals[0], v.first(builder.sub(length, n)))
-        four = sums(builder, [builder.load(total) for total in totals])
-        result = builder.extract_element(four, ir.Constant(I32, 0))
-        for lane in range(1, 4):
-            result = builder.fadd(result, builder.extract_element(four, ir.Constant(I32, lane)))
-        return result
+        def add(numbers: Any) -> None:
+            builder.store(v.then(builder.load(total), v.total(numbers)), total)
+
+        whole = whole_groups(builder, ZERO, length, PIECE)
+        with loop(builder, ZERO, whole, PIECE) as n:
+            add(functools.reduce(builder.fadd, [gate(builder.add(n, shift)) for shift, _ in v.tiles(PIECE // v.width)]))
+        with builder.if_then(builder.icmp_signed("<", whole, length)):
+            rest = v.local(v.zero)
+            with loop(builder, whole, length, v.width) as n:
+                builder.store(builder.fadd(builder.load(rest), gate(n, v.first(builder.sub(length, n)))), rest)
+            add(builder.load(rest))
+        return builder.load(total)
 
     return signature, codegen

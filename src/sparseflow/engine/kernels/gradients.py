@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sparseflow.engine.kernels.compiling import kernel, part
 from sparseflow.engine.kernels.gradient_simd import both_gradients, gated_sum
+from sparseflow.engine.kernels.sums import tiles_of_strip
 from sparseflow.engine.kernels.vectors import REGISTERS, WIDTH
 
 Floats = NDArray[Any]
@@ -22,24 +23,29 @@ Indices = NDArray[np.int32]
 _WIDEST = REGISTERS // 4
 
 
-def _over_inputs(emit: Callable[..., None]) -> Callable[..., None]:
+def _over_inputs(emit: Callable[..., None], tile: int) -> Callable[..., None]:
     @part
     def run(
         begins: Indices, ends: Indices, columns: Indices, order: Indices, values: Floats,
         g: Floats, g0: int, pitch: int, x: Floats, x0: int, x_pitch: int, gx: Floats, y0: int, y_pitch: int,
         out: Floats, first: int, last: int, adds_inputs: bool, adds_weights: bool, length: int,
+        tiles: int,
     ) -> None:  # fmt: skip
         for c in range(first, last):
-            emit(
-                values, order, columns, np.int64(begins[c]), np.int64(ends[c]), g, g0, pitch, x, x0 + c * x_pitch,
-                gx, y0 + c * y_pitch, out, adds_inputs, adds_weights, length,
-            )  # fmt: skip
+            begin, end = np.int64(begins[c]), np.int64(ends[c])
+            for n in range(0, tiles * tile, tile):
+                emit(
+                    values, order, columns, begin, end, g, g0 + n, pitch, x, x0 + n + c * x_pitch,
+                    gx, y0 + n + c * y_pitch, out, adds_inputs, adds_weights or n > 0, length,
+                )  # fmt: skip
 
     return run
 
 
-_WIDE, _HALF, _TWO, _ONE = (_over_inputs(both_gradients(count)) for count in (_WIDEST, _WIDEST // 2, 2, 1))
-_REST = _over_inputs(both_gradients(1, masked=True))
+_WIDE, _HALF, _TWO, _ONE = (
+    _over_inputs(both_gradients(count), count * WIDTH) for count in (_WIDEST, _WIDEST // 2, 2, 1)
+)
+_REST = _over_inputs(both_gradients(1, masked=True), WIDTH)
 
 
 @kernel
@@ -73,24 +79,25 @@ def column_gradients(
             d, b, a, n = g0 + i * gi + j * gj, x0 + i * xi + j * xj, y0 + i * yi + j * yj, 0
             if x.itemsize == 4:
                 while n + _WIDEST * WIDTH <= length:
+                    tiles = tiles_of_strip(length - n, pitch, _WIDEST * WIDTH)
                     _WIDE(begins, ends, columns, order, values, g, d + n, pitch, x, b + n, x_pitch, gx, a + n, y_pitch,
-                          out, first, last, adds_inputs, adds_weights, length)  # fmt: skip
-                    n, adds_weights = n + _WIDEST * WIDTH, True
+                          out, first, last, adds_inputs, adds_weights, length, tiles)  # fmt: skip
+                    n, adds_weights = n + _WIDEST * WIDTH * tiles, True
             while n + _WIDEST // 2 * WIDTH <= length:
                 _HALF(begins, ends, columns, order, values, g, d + n, pitch, x, b + n, x_pitch, gx, a + n, y_pitch,
-                      out, first, last, adds_inputs, adds_weights, length)  # fmt: skip
+                      out, first, last, adds_inputs, adds_weights, length, 1)  # fmt: skip
                 n, adds_weights = n + _WIDEST // 2 * WIDTH, True
             while n + 2 * WIDTH <= length:
                 _TWO(begins, ends, columns, order, values, g, d + n, pitch, x, b + n, x_pitch, gx, a + n, y_pitch,
-                     out, first, last, adds_inputs, adds_weights, length)  # fmt: skip
+                     out, first, last, adds_inputs, adds_weights, length, 1)  # fmt: skip
                 n, adds_weights = n + 2 * WIDTH, True
             if n + WIDTH <= length:
                 _ONE(begins, ends, columns, order, values, g, d + n, pitch, x, b + n, x_pitch, gx, a + n, y_pitch,
-                     out, first, last, adds_inputs, adds_weights, length)  # fmt: skip
+                     out, first, last, adds_inputs, adds_weights, length, 1)  # fmt: skip
                 n, adds_weights = n + WIDTH, True
             if n < length:
                 _REST(begins, ends, columns, order, values, g, d + n, pitch, x, b + n, x_pitch, gx, a + n, y_pitch,
-                      out, first, last, adds_inputs, adds_weights, length - n)  # fmt: skip
+                      out, first, last, adds_inputs, adds_weights, length - n, 1)  # fmt: skip
                 adds_weights = True
 
 
@@ -105,4 +112,5 @@ def gated_sums(
     """
     for row in range(first, last):
         for i in range(rows):
-            out[row] += gated_sum(y, y0 + row * y_pitch + i * y_row, g, g0 + row * pitch + i * g_row, length)
+            a, b = y0 + row * y_pitch + i * y_row, g0 + row * pitch + i * g_row
+            out[row] = gated_sum(y, a, g, b, length, out[row])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sparseflow.engine.kernels.compiling import kernel, part
 from sparseflow.engine.kernels.pooling_simd import window_max, window_spread
-from sparseflow.engine.kernels.simd import WIDTH
+from sparseflow.engine.kernels.vectors import WIDTH
 
 Floats = NDArray[Any]
 Places = NDArray[Any]

@@ -1,4 +1,4 @@
-"""The two inner loops of the engine as vector code: weighted sums of rows, and several dot products at once.
+"""The inner loops of the engine as vector code: weighted sums of rows, and several dot products at once.
 
 LLVM vectorises plain loops, but keeps no sums in registers across a loop over nonzeros. These emit the vectors and
 their sums directly; a sum is loaded and stored once for all nonzeros of a row.
@@ -6,118 +6,135 @@ their sums directly; a sum is loaded and stored once for all nonzeros of a row.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import binding, ir
-from numba import extending, types
-from numba.core import cgutils as _cgutils
+from llvmlite import ir
+from numba import types
 
-#: Numba's own types speak of calls from Python; these are called from kernels.
-_intrinsic: Any = extending.intrinsic
-cgutils: Any = _cgutils
-
-_FEATURES = binding.get_host_cpu_features()
-#: Numbers in one vector: of float32, a 512-bit register where there are any, else 256 bits.
-WIDTH = 16 if _FEATURES.get("avx512f") else 8
-
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
-_ZERO, _ONE = ir.Constant(_I64, 0), ir.Constant(_I64, 1)
-
-
-def _i64(value: int) -> Any:
-    return ir.Constant(_I64, value)
-
-
-def _float(kind: Any) -> tuple[Any, int]:
-    return (ir.FloatType(), 4) if kind.dtype == types.float32 else (ir.DoubleType(), 8)
-
-
-def _pointer(context: Any, builder: Any, kind: Any, value: Any, offset: Any = None) -> Any:
-    data = context.make_array(kind)(context, builder, value).data
-    return data if offset is None else builder.gep(data, [offset])
+from sparseflow.engine.kernels.vectors import (
+    I32,
+    I64,
+    PIECE,
+    WIDTH,
+    ZERO,
+    Sums,
+    Vectors,
+    cgutils,
+    collected,
+    data,
+    i64,
+    integer,
+    intrinsic,
+    loop,
+    pick,
+    sums,
+    unsigned,
+    whole_groups,
+)  # fmt: skip
 
 
-def _splat(builder: Any, scalar: Any, width: int) -> Any:
-    undefined = ir.Constant(ir.VectorType(scalar.type, width), ir.Undefined)
-    first = builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, width), [0] * width))
-
-
-def _load(builder: Any, pointer: Any, vector: Any, align: int) -> Any:
-    loaded = builder.load(builder.bitcast(pointer, vector.as_pointer()))
-    loaded.align = align
-    return loaded
-
-
-def _integer(builder: Any, pointer: Any) -> Any:
-    return builder.sext(builder.load(pointer), _I64)
-
-
-def _fma(builder: Any, vector: Any, width: int, size: int) -> Any:
-    signature = ir.FunctionType(vector, [vector] * 3)
-    return cgutils.get_or_insert_function(builder.module, signature, f"llvm.fma.v{width}f{size * 8}")
-
-
-def weighted_sum(width: int, count: int) -> Callable[..., None]:
+def weighted_sum(count: int, *, width: int = WIDTH, masked: bool = False) -> Callable[..., None]:
     """``y[y0 + n] = max(floor, start + sum_k values[k] * x[x0 + columns[k] * pitch + n])``, n < width * count.
 
-    k runs over [begin, end); ``start`` is a number, or with ``accumulate`` what ``y`` holds. Few sums would wait for
-    each other, so then several nonzeros go side by side.
+    k runs over [begin, end); ``start`` is a number, or with ``accumulate`` what ``y`` holds. ``masked``: n < length <=
+    width * count. Few sums would wait for each other, so then several nonzeros go side by side.
     """
-    unroll = max(1, 4 // count)
+    beside = max(1, 4 // count)
 
-    @_intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def emit(
         typingctx: Any, values: Any, columns: Any, begin: Any, end: Any, x: Any, x0: Any, pitch: Any,
-        y: Any, y0: Any, start: Any, accumulate: Any, floor: Any,
+        y: Any, y0: Any, start: Any, accumulate: Any, floor: Any, length: Any,
     ) -> Any:  # fmt: skip
-        signature = types.void(values, columns, begin, end, x, x0, pitch, y, y0, start, accumulate, floor)
+        signature = types.void(values, columns, begin, end, x, x0, pitch, y, y0, start, accumulate, floor, length)
 
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             kinds = signature.args
-            v, c, first, last, xs, x_offset, step, ys, y_offset, begin_with, adds, least = arguments
-            number, size = _float(kinds[0])
-            vector = ir.VectorType(number, width)
-            v, c = _pointer(context, builder, kinds[0], v), _pointer(context, builder, kinds[1], c)
-            xs = _pointer(context, builder, kinds[4], xs, x_offset)
-            ys = _pointer(context, builder, kinds[7], ys, y_offset)
-            fma = _fma(builder, vector, width, size)
-            places = [builder.gep(ys, [_i64(i * width)]) for i in range(count)]
-            sums = [[cgutils.alloca_once(builder, vector) for _ in range(count)] for _ in range(unroll)]
-            with builder.if_else(adds) as (then, otherwise):
+            begin, end, pitch, start, accumulate, floor, length = (arguments[i] for i in (2, 3, 6, 9, 10, 11, 12))
+            v = Vectors(builder, kinds[0], width)
+            vs, c = (data(context, builder, kinds[i], arguments[i]) for i in (0, 1))
+            xs, ys = (data(context, builder, kinds[i], arguments[i], arguments[i + 1]) for i in (4, 7))
+            tiles = v.tiles(count, length if masked else None)
+            totals = [[v.local(v.zero) for _ in tiles] for _ in range(beside)]
+            with builder.if_else(accumulate) as (then, otherwise):
                 with then:
-                    for total, place in zip(sums[0], places, strict=True):
-                        builder.store(_load(builder, place, vector, size), total)
+                    for total, (shift, mask) in zip(totals[0], tiles, strict=True):
+                        builder.store(v.load(v.at(ys, shift), mask), total)
                 with otherwise:
-                    for total in sums[0]:
-                        builder.store(_splat(builder, begin_with, width), total)
-            for totals in sums[1:]:
-                for total in totals:
-                    builder.store(ir.Constant(vector, [0.0] * width), total)
+                    for total in totals[0]:
+                        builder.store(v.splat(start), total)
 
-            def add(k: Any, totals: list[Any]) -> None:
-                value = _splat(builder, builder.load(builder.gep(v, [k])), width)
-                row = builder.gep(xs, [builder.mul(_integer(builder, builder.gep(c, [k])), step)])
-                for i, total in enumerate(totals):
-                    part = _load(builder, builder.gep(row, [_i64(i * width)]), vector, size)
-                    builder.store(builder.call(fma, [value, part, builder.load(total)]), total)
+            def add(k: Any, several: list[Any]) -> None:
+                value = v.splat(builder.load(v.at(vs, k)))
+                row = v.at(xs, builder.mul(integer(builder, v.at(c, k)), pitch))
+                for total, (shift, mask) in zip(several, tiles, strict=True):
+                    builder.store(v.fma(value, v.load(v.at(row, shift), mask), builder.load(total)), total)
 
-            length = builder.sub(last, first)
-            whole = builder.add(first, builder.sub(length, builder.srem(length, _i64(unroll))))
-            with cgutils.for_range_slice(builder, first, whole, _i64(unroll), _I64) as (k, _):
-                for u, totals in enumerate(sums):
-                    add(builder.add(k, _i64(u)), totals)
-            if unroll > 1:
-                with cgutils.for_range_slice(builder, whole, last, _ONE, _I64) as (k, _):
-                    add(k, sums[0])
-            least = _splat(builder, least, width)
-            for i, place in enumerate(places):
-                total = builder.load(sums[0][i])
-                for totals in sums[1:]:
-                    total = builder.fadd(total, builder.load(totals[i]))
+            whole = whole_groups(builder, begin, end, beside)
+            with loop(builder, begin, whole, beside) as k:
+                for u, several in enumerate(totals):
+                    add(builder.add(k, i64(u)), several)
+            if beside > 1:
+                with loop(builder, whole, end) as k:
+                    add(k, totals[0])
+            least = v.splat(floor)
+            for i, (shift, mask) in enumerate(tiles):
+                total = builder.load(totals[0][i])
+                for others in totals[1:]:
+                    total = builder.fadd(total, builder.load(others[i]))
                 total = builder.select(builder.fcmp_ordered("<", total, least), least, total)
-                builder.store(total, builder.bitcast(place, vector.as_pointer())).align = size
+                v.store(total, v.at(ys, shift), mask)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return emit  # type: ignore[no-any-return]
+
+
+def span_dots(count: int) -> Callable[..., None]:
+    """``out[k] += sum_n g[g0 + n] * x[x0 + columns[k] * pitch + n]``, n < WIDTH * count, k in [begin, end).
+
+    The span of ``g`` stays in registers; the dot products of four nonzeros are reduced together, and added up in
+    pieces of PIECE numbers.
+    """
+    piece = min(count, PIECE // WIDTH)
+    pieces = count // piece
+
+    @intrinsic
+    def emit(
+        typingctx: Any, g: Any, g0: Any, columns: Any, begin: Any, end: Any, x: Any, x0: Any, pitch: Any, out: Any
+    ) -> Any:
+        signature = types.void(g, g0, columns, begin, end, x, x0, pitch, out)
+
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            kinds = signature.args
+            begin, end, pitch = (arguments[i] for i in (3, 4, 7))
+            v = Vectors(builder, kinds[0])
+            c, outs = (data(context, builder, kinds[i], arguments[i]) for i in (2, 8))
+            gs, xs = (data(context, builder, kinds[i], arguments[i], arguments[i + 1]) for i in (0, 5))
+            span = [v.load(v.at(gs, shift)) for shift, _ in v.tiles(count)]
+
+            def dots(k: Any, several: int) -> None:
+                found = Sums(builder)
+                for t in range(several):
+                    row = v.at(xs, builder.mul(integer(builder, v.at(c, builder.add(k, i64(t)))), pitch))
+                    pairs = [(part, v.load(v.at(row, i * v.width))) for i, part in enumerate(span)]
+                    for p in range(pieces):
+                        found.add(v.dot(pairs[p * piece : (p + 1) * piece]))
+                own, place, result = Vectors(builder, kinds[0], several), v.at(outs, k), found.result()
+                total = own.load(place)
+                for p in range(pieces):
+                    lanes = [pieces * t + p for t in range(several)]
+                    total = v.then(total, pick(builder, result, lanes))
+                own.store(total, place)
+
+            whole = whole_groups(builder, begin, end, 4)
+            with loop(builder, begin, whole, 4) as k:
+                dots(k, 4)
+            with loop(builder, whole, end) as k:
+                dots(k, 1)
             return context.get_dummy_value()
 
         return signature, codegen
@@ -128,10 +145,11 @@ def weighted_sum(width: int, count: int) -> Callable[..., None]:
 def dots(count: int) -> Callable[..., None]:
     """``out[k + t] += sum_{i,j,n} g[g0 + i gi + j gj + n] * x[x0 + i xi + j xj + n + columns[k + t] * pitch]``.
 
-    t < count, i < rows, j < parts, n < length. A vector of ``g`` is loaded once for all ``count`` sums.
+    t < count, i < rows, j < parts, n < length. A vector of ``g`` is loaded once for all ``count`` sums, which stay in
+    registers through the loops: for spans so short that reducing each would take longer than they do.
     """
 
-    @_intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def emit(
         typingctx: Any, g: Any, g0: Any, columns: Any, k: Any, x: Any, x0: Any, pitch: Any,
         rows: Any, gi: Any, xi: Any, parts: Any, gj: Any, xj: Any, length: Any, out: Any,
@@ -140,49 +158,30 @@ def dots(count: int) -> Callable[..., None]:
 
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             kinds = signature.args
-            gs, g_offset, c, first, xs, x_offset, step, ni, gi, xi, nj, gj, xj, nn, outs = arguments
-            number, size = _float(kinds[0])
-            vector = ir.VectorType(number, WIDTH)
-            gs = _pointer(context, builder, kinds[0], gs, g_offset)
-            xs = _pointer(context, builder, kinds[4], xs, x_offset)
-            c = _pointer(context, builder, kinds[2], c, first)
-            outs = _pointer(context, builder, kinds[14], outs, first)
-            vector_fma = _fma(builder, vector, WIDTH, size)
-            scalar_fma = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(number, [number] * 3), f"llvm.fma.f{size * 8}"
-            )
-            sums, tails, shifts = [], [], []
-            for t in range(count):
-                sums.append(cgutils.alloca_once(builder, vector))
-                tails.append(cgutils.alloca_once(builder, number))
-                builder.store(ir.Constant(vector, [0.0] * WIDTH), sums[t])
-                builder.store(ir.Constant(number, 0.0), tails[t])
-                shifts.append(builder.mul(_integer(builder, builder.gep(c, [_i64(t)])), step))
-            whole = builder.sub(nn, builder.srem(nn, _i64(WIDTH)))
-            with (
-                cgutils.for_range_slice(builder, _ZERO, ni, _ONE, _I64) as (i, _),
-                cgutils.for_range_slice(builder, _ZERO, nj, _ONE, _I64) as (j, _),
-            ):
-                g_row = builder.gep(gs, [builder.add(builder.mul(i, gi), builder.mul(j, gj))])
-                x_row = builder.gep(xs, [builder.add(builder.mul(i, xi), builder.mul(j, xj))])
-                with cgutils.for_range_slice(builder, _ZERO, whole, _i64(WIDTH), _I64) as (n, _):
-                    shared = _load(builder, builder.gep(g_row, [n]), vector, size)
-                    for total, shift in zip(sums, shifts, strict=True):
-                        part = _load(builder, builder.gep(x_row, [builder.add(n, shift)]), vector, size)
-                        builder.store(builder.call(vector_fma, [shared, part, builder.load(total)]), total)
-                with cgutils.for_range_slice(builder, whole, nn, _ONE, _I64) as (n, _):
-                    single = builder.load(builder.gep(g_row, [n]))
-                    for total, shift in zip(tails, shifts, strict=True):
-                        other = builder.load(builder.gep(x_row, [builder.add(n, shift)]))
-                        builder.store(builder.call(scalar_fma, [single, other, builder.load(total)]), total)
-            several = ir.VectorType(number, count)
-            place = builder.bitcast(outs, several.as_pointer())
-            before = _load(builder, outs, several, size)
-            builder.store(builder.fadd(before, _sums(builder, [builder.load(s) for s in sums])), place).align = size
-            with builder.if_then(builder.icmp_signed("<", whole, nn)):
-                for t, tail in enumerate(tails):
-                    single = builder.gep(outs, [_i64(t)])
-                    builder.store(builder.fadd(builder.load(single), builder.load(tail)), single)
+            first, pitch, rows, gi, xi, parts, gj, xj, length = (arguments[i] for i in (3, *range(6, 14)))
+            v = Vectors(builder, kinds[0])
+            gs, xs = (data(context, builder, kinds[i], arguments[i], arguments[i + 1]) for i in (0, 4))
+            c, outs = (data(context, builder, kinds[i], arguments[i], first) for i in (2, 14))
+            totals = [v.local(v.zero) for _ in range(count)]
+            shifts = [builder.mul(integer(builder, v.at(c, t)), pitch) for t in range(count)]
+            whole = whole_groups(builder, ZERO, length, v.width)
+            rest = v.first(builder.sub(length, whole))
+
+            def meet(g_row: Any, x_row: Any, n: Any, mask: Any = None) -> None:
+                shared = v.load(v.at(g_row, n), mask)
+                for total, shift in zip(totals, shifts, strict=True):
+                    part = v.load(v.at(x_row, builder.add(n, shift)), mask)
+                    builder.store(v.fma(shared, part, builder.load(total)), total)
+
+            with loop(builder, ZERO, rows) as i, loop(builder, ZERO, parts) as j:
+                g_row = v.at(gs, builder.add(builder.mul(i, gi), builder.mul(j, gj)))
+                x_row = v.at(xs, builder.add(builder.mul(i, xi), builder.mul(j, xj)))
+                with loop(builder, ZERO, whole, v.width) as n:
+                    meet(g_row, x_row, n)
+                with builder.if_then(builder.icmp_signed("<", whole, length)):
+                    meet(g_row, x_row, whole, rest)
+            own = Vectors(builder, kinds[0], count)
+            own.store(builder.fadd(own.load(outs), sums(builder, [builder.load(total) for total in totals])), outs)
             return context.get_dummy_value()
 
         return signature, codegen
@@ -190,107 +189,81 @@ def dots(count: int) -> Callable[..., None]:
     return emit  # type: ignore[no-any-return]
 
 
-@_intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def prefetch(typingctx: Any, array: Any, place: Any) -> Any:
     """Ask for the cache line of ``array[place]``; nothing is read, so any place will do."""
     signature = types.void(array, place)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], *arguments)
+        pointer = data(context, builder, signature.args[0], *arguments)
         byte = builder.bitcast(pointer, ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [byte.type, _I32, _I32, _I32])
+        kind = ir.FunctionType(ir.VoidType(), [byte.type, I32, I32, I32])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [byte, ir.Constant(_I32, 0), ir.Constant(_I32, 3), ir.Constant(_I32, 1)])
+        builder.call(function, [byte, ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)])
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-@_intrinsic  # type: ignore[untyped-decorator]
-def span_sum(typingctx: Any, g: Any, g0: Any, length: Any) -> Any:
-    """``sum_n g[g0 + n]``, n < length."""
-    signature = g.dtype(g, g0, length)
+@intrinsic
+def span_sum(typingctx: Any, g: Any, g0: Any, length: Any, start: Any) -> Any:
+    """``start + sum_n g[g0 + n]``, n < length, in pieces of PIECE numbers."""
+    signature = g.dtype(g, g0, length, start)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kinds = signature.args
-        number, size = _float(kinds[0])
-        vector = ir.VectorType(number, WIDTH)
-        gs = _pointer(context, builder, kinds[0], arguments[0], arguments[1])
-        length = arguments[2]
-        sums = [cgutils.alloca_once(builder, vector) for _ in range(4)]
-        for total in sums:
-            builder.store(ir.Constant(vector, [0.0] * WIDTH), total)
-        rest = cgutils.alloca_once_value(builder, ir.Constant(number, 0.0))
-        whole = builder.sub(length, builder.srem(length, _i64(4 * WIDTH)))
-        with cgutils.for_range_slice(builder, _ZERO, whole, _i64(4 * WIDTH), _I64) as (n, _):
-            for u, total in enumerate(sums):
-                part = _load(builder, builder.gep(gs, [builder.add(n, _i64(u * WIDTH))]), vector, size)
-                builder.store(builder.fadd(part, builder.load(total)), total)
-        with cgutils.for_range_slice(builder, whole, length, _ONE, _I64) as (n, _):
-            builder.store(builder.fadd(builder.load(rest), builder.load(builder.gep(gs, [n]))), rest)
-        four = _sums(builder, [builder.load(total) for total in sums])
-        for lane in range(4):
-            total = builder.fadd(builder.load(rest), builder.extract_element(four, ir.Constant(_I32, lane)))
-            builder.store(total, rest)
-        return builder.load(rest)
+        v, length = Vectors(builder, signature.args[0]), arguments[2]
+        gs = data(context, builder, signature.args[0], arguments[0], arguments[1])
+        total = v.local(arguments[3])
+
+        def add(numbers: Any) -> None:
+            builder.store(v.then(builder.load(total), v.total(numbers)), total)
+
+        whole = whole_groups(builder, ZERO, length, PIECE)
+        with loop(builder, ZERO, whole, PIECE) as n:
+            parts = [v.load(v.at(gs, builder.add(n, shift))) for shift, _ in v.tiles(PIECE // v.width)]
+            add(functools.reduce(builder.fadd, parts))
+        with builder.if_then(builder.icmp_signed("<", whole, length)):
+            rest = v.local(v.zero)
+            with loop(builder, whole, length, v.width) as n:
+                part = v.load(v.at(gs, n), v.first(builder.sub(length, n)))
+                builder.store(builder.fadd(builder.load(rest), part), rest)
+            add(builder.load(rest))
+        return builder.load(total)
 
     return signature, codegen
 
 
-#: Sums side by side in :func:`gathered_dot`; one alone would wait four cycles for each addition.
-_SIDE_BY_SIDE = 8
+#: Numbers that :func:`gathered_dot` collects into a vector, and such vectors side by side.
+_COLLECTED, _SIDE_BY_SIDE = 8, 2
 
 
-@_intrinsic  # type: ignore[untyped-decorator]
-def gathered_dot(typingctx: Any, values: Any, columns: Any, begin: Any, end: Any, x: Any) -> Any:
-    """``sum_k values[k] * x[columns[k]]`` for k in [begin, end); columns are read as unsigned."""
-    signature = values.dtype(values, columns, begin, end, x)
+@intrinsic
+def gathered_dot(typingctx: Any, values: Any, columns: Any, begin: Any, end: Any, x: Any, start: Any) -> Any:
+    """``start + sum_k values[k] * x[columns[k]]`` for k in [begin, end); columns are read as unsigned."""
+    signature = values.dtype(values, columns, begin, end, x, start)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kinds = signature.args
-        number, size = _float(kinds[0])
-        v, c, xs = (_pointer(context, builder, kinds[i], arguments[i]) for i in (0, 1, 4))
+        v = Vectors(builder, kinds[0], _COLLECTED)
+        vs, c, xs = (data(context, builder, kinds[i], arguments[i]) for i in (0, 1, 4))
         first, last = arguments[2], arguments[3]
-        fma = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(number, [number] * 3), f"llvm.fma.f{size * 8}"
-        )
-        sums = [cgutils.alloca_once(builder, number) for _ in range(_SIDE_BY_SIDE)]
-        for total in sums:
-            builder.store(ir.Constant(number, 0.0), total)
+        totals, rest = [v.local(v.zero) for _ in range(_SIDE_BY_SIDE)], v.local(arguments[5])
 
         def add(k: Any, total: Any) -> None:
-            column = builder.zext(builder.load(builder.gep(c, [k])), _I64)
-            value, other = builder.load(builder.gep(v, [k])), builder.load(builder.gep(xs, [column]))
-            builder.store(builder.call(fma, [value, other, builder.load(total)]), total)
+            inputs = collected(builder, [v.at(xs, place) for place in unsigned(builder, v.at(c, k), _COLLECTED)], v)
+            builder.store(v.fma(v.load(v.at(vs, k)), inputs, builder.load(total)), total)
 
-        length = builder.sub(last, first)
-        whole = builder.add(first, builder.sub(length, builder.srem(length, _i64(_SIDE_BY_SIDE))))
-        with cgutils.for_range_slice(builder, first, whole, _i64(_SIDE_BY_SIDE), _I64) as (k, _):
-            for u, total in enumerate(sums):
-                add(builder.add(k, _i64(u)), total)
-        with cgutils.for_range_slice(builder, whole, last, _ONE, _I64) as (k, _):
-            add(k, sums[0])
-        totals = [builder.load(total) for total in sums]
-        while len(totals) > 1:
-            totals = [builder.fadd(a, b) for a, b in zip(totals[::2], totals[1::2], strict=True)]
-        return totals[0]
+        whole = whole_groups(builder, first, last, _COLLECTED * _SIDE_BY_SIDE)
+        with loop(builder, first, whole, _COLLECTED * _SIDE_BY_SIDE) as k:
+            for u, total in enumerate(totals):
+                add(builder.add(k, i64(u * _COLLECTED)), total)
+        nearly = whole_groups(builder, whole, last, _COLLECTED)
+        with loop(builder, whole, nearly, _COLLECTED) as k:
+            add(k, totals[0])
+        with loop(builder, nearly, last) as k:
+            place = builder.zext(builder.load(v.at(c, k)), I64)
+            product = builder.fmul(builder.load(v.at(vs, k)), builder.load(v.at(xs, place)))
+            builder.store(builder.fadd(product, builder.load(rest)), rest)
+        return builder.fadd(builder.load(rest), v.total(functools.reduce(builder.fadd, map(builder.load, totals))))
 
     return signature, codegen
-
-
-def _sums(builder: Any, vectors: list[Any]) -> Any:
-    """The sum over each of 2^m vectors, as one vector: two vectors share an addition of their halves."""
-    width, blocks = WIDTH, 1  # a vector holds parts of ``blocks`` sums, each in neighbouring lanes
-    while blocks < width or len(vectors) > 1:
-        size = width // blocks // 2
-        low = [2 * size * block + lane for block in range(blocks) for lane in range(size)]
-        if len(vectors) > 1:
-            pairs = list(zip(vectors[::2], vectors[1::2], strict=True))
-            low += [width + lane for lane in low]
-            blocks *= 2
-        else:
-            pairs = [(vectors[0], vectors[0])]
-            width //= 2
-        halves = [ir.Constant(ir.VectorType(_I32, len(low)), [lane + shift for lane in low]) for shift in (0, size)]
-        vectors = [builder.fadd(*(builder.shuffle_vector(a, b, half) for half in halves)) for a, b in pairs]
-    return vectors[0]

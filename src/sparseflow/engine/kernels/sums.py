@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparseflow.engine.kernels.compiling import kernel, part
-from sparseflow.engine.kernels.simd import WIDTH, dots, gathered_dot, prefetch, span_sum, weighted_sum
+from sparseflow.engine.kernels.simd import dots, gathered_dot, prefetch, span_dots, span_sum, weighted_sum
+from sparseflow.engine.kernels.vectors import WIDTH
 
 Floats = NDArray[Any]
 Indices = NDArray[np.int32]
@@ -29,14 +30,28 @@ Numbers = tuple[int, ...]
 _LINE = 16
 
 
-def _over_rows(width: int, count: int) -> Callable[..., None]:
-    sum_of = weighted_sum(width, count)
+#: Numbers of a long row that are taken before the next output.
+_STRIP = 512
+
+
+@part
+def tiles_of_strip(length: int, pitch: int, tile: int) -> int:
+    """How many tiles of a row to take before the next output.
+
+    Rows of pixels come from memory, and memory gives neighbours sooner. The rows of a linear layer, a batch each, are
+    in the cache already if one tile at a time is taken of them.
+    """
+    return max(1, min(_STRIP, length) // tile) if length > pitch else 1
+
+
+def _over_rows(emit: Callable[..., None], tile: int) -> Callable[..., None]:
+    """The kernel over outputs, each with ``tiles`` neighbouring tiles."""
 
     @part
     def run(
         begins: Indices, ends: Indices, columns: Indices, values: Floats, start: Floats,
         x: Floats, x0: int, pitch: int, y: Floats, y0: int, y_pitch: int, first: int, last: int,
-        accumulate: bool, floor: float,
+        accumulate: bool, floor: float, length: int, tiles: int,
     ) -> None:  # fmt: skip
         started = start.shape[0] > 0
         for row in range(first, last):
@@ -45,17 +60,24 @@ def _over_rows(width: int, count: int) -> Callable[..., None]:
                 for k in range(begins[row + 1], ends[row + 1], _LINE):
                     prefetch(columns, np.int64(k))
                     prefetch(values, np.int64(k))
-            bias = start[row] if started else values.dtype.type(0)
-            sum_of(
-                values, columns, np.int64(begins[row]), np.int64(ends[row]), x, x0, pitch, y, y0 + row * y_pitch,
-                bias, accumulate, floor,
-            )  # fmt: skip
+            bias, begin, end = (
+                start[row] if started else values.dtype.type(0),
+                np.int64(begins[row]),
+                np.int64(ends[row]),
+            )
+            for n in range(0, tiles * tile, tile):
+                emit(
+                    values, columns, begin, end, x, x0 + n, pitch, y, y0 + n + row * y_pitch,
+                    bias, accumulate, floor, length,
+                )  # fmt: skip
 
     return run
 
 
-_EIGHT, _FOUR, _TWO, _ONE = (_over_rows(WIDTH, count) for count in (8, 4, 2, 1))
-_HALF, _QUARTER, _PAIR, _SINGLE = (_over_rows(width, 1) for width in (8, 4, 2, 1))
+_EIGHT, _FOUR, _TWO, _ONE = (_over_rows(weighted_sum(count), count * WIDTH) for count in (8, 4, 2, 1))
+_REST = _over_rows(weighted_sum(1, masked=True), WIDTH)
+#: A vector of 8 where that is enough: from a batch of 8 it never crosses a cache line, masked or not.
+_FEW = _over_rows(weighted_sum(1, width=8, masked=True), 8)
 
 
 @kernel
@@ -86,38 +108,33 @@ def weighted_sums(
         for j in range(parts):
             a, b, n = x0 + i * xi + j * xj, y0 + i * yi + j * yj, 0
             while n + 8 * WIDTH <= length:
+                tiles = tiles_of_strip(length - n, pitch, 8 * WIDTH)
                 _EIGHT(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                       first, last, accumulate, least)  # fmt: skip
-                n += 8 * WIDTH
+                       first, last, accumulate, least, length, tiles)  # fmt: skip
+                n += 8 * WIDTH * tiles
             if n + 4 * WIDTH <= length:
                 _FOUR(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                      first, last, accumulate, least)  # fmt: skip
+                      first, last, accumulate, least, length, 1)  # fmt: skip
                 n += 4 * WIDTH
             if n + 2 * WIDTH <= length:
                 _TWO(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                     first, last, accumulate, least)  # fmt: skip
+                     first, last, accumulate, least, length, 1)  # fmt: skip
                 n += 2 * WIDTH
             if n + WIDTH <= length:
                 _ONE(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                     first, last, accumulate, least)  # fmt: skip
+                     first, last, accumulate, least, length, 1)  # fmt: skip
                 n += WIDTH
-            if WIDTH > 8 and n + 8 <= length:
-                _HALF(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                      first, last, accumulate, least)  # fmt: skip
-                n += 8
-            if n + 4 <= length:
-                _QUARTER(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                         first, last, accumulate, least)  # fmt: skip
-                n += 4
-            if n + 2 <= length:
-                _PAIR(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                      first, last, accumulate, least)  # fmt: skip
-                n += 2
-            if n < length:
-                _SINGLE(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                        first, last, accumulate, least)  # fmt: skip
+            if n + 8 < length:
+                _REST(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
+                      first, last, accumulate, least, length - n, 1)  # fmt: skip
+            elif n < length:
+                _FEW(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
+                     first, last, accumulate, least, length - n, 1)  # fmt: skip
 
 
+#: Vectors of the gradient that stay in registers, at most and at least.
+_SPAN, _HALF_SPAN = 8, 4
+_SPAN_DOTS, _HALF_SPAN_DOTS = span_dots(_SPAN), span_dots(_HALF_SPAN)
 _EIGHT_DOTS, _FOUR_DOTS, _TWO_DOTS, _ONE_DOT = (dots(count) for count in (8, 4, 2, 1))
 
 
@@ -133,6 +150,32 @@ def sampled_dots(
 
     Arguments as :func:`weighted_sums`; ``block`` rows at a time, so that what they touch of ``x`` stays in the cache.
     """
+    spans = length - length % (_HALF_SPAN * WIDTH)
+    for i in range(rows if spans > 0 else 0):
+        for j in range(parts):
+            a, b, n = x0 + i * xi + j * xj, g0 + i * gi + j * gj, 0
+            while n + _SPAN * WIDTH <= spans:
+                for row in range(first, last):
+                    begin, end = np.int64(begins[row]), np.int64(ends[row])
+                    _SPAN_DOTS(g, b + n + row * g_pitch, columns, begin, end, x, a + n, pitch, out)
+                n += _SPAN * WIDTH
+            if n < spans:
+                for row in range(first, last):
+                    begin, end = np.int64(begins[row]), np.int64(ends[row])
+                    _HALF_SPAN_DOTS(g, b + n + row * g_pitch, columns, begin, end, x, a + n, pitch, out)
+    if spans < length:
+        _short_dots(
+            begins, ends, columns, g, g0 + spans, g_pitch, x, x0 + spans, pitch, out, first, last,
+            rows, xi, gi, parts, xj, gj, length - spans, block,
+        )  # fmt: skip
+
+
+@part
+def _short_dots(
+    begins: Indices, ends: Indices, columns: Indices, g: Floats, g0: int, g_pitch: int, x: Floats, x0: int, pitch: int,
+    out: Floats, first: int, last: int,
+    rows: int, xi: int, gi: int, parts: int, xj: int, gj: int, length: int, block: int,
+) -> None:  # fmt: skip
     for i in range(0, rows, block):
         count = min(block, rows - i)
         a = x0 + i * xi
@@ -165,11 +208,9 @@ def row_sums(
 ) -> None:  # fmt: skip
     """The bias gradient: ``out[o] += sum_{i, j, n} g[o, i, j, n]``; arguments as :func:`sampled_dots`."""
     for row in range(first, last):
-        total = out.dtype.type(0)
         for i in range(rows):
             for j in range(parts):
-                total += span_sum(g, g0 + row * g_pitch + i * gi + j * gj, length)
-        out[row] += total
+                out[row] = span_sum(g, g0 + row * g_pitch + i * gi + j * gj, length, out[row])
 
 
 @kernel
@@ -181,11 +222,10 @@ def vector_product(
 
     Arguments as :func:`weighted_sums`; columns are int32 or uint16.
     """
-    least = values.dtype.type(floor)
+    least, started = values.dtype.type(floor), start.shape[0] > 0
     for row in range(first, last):
-        total = gathered_dot(values, columns, np.int64(begins[row]), np.int64(ends[row]), x)
-        if start.shape[0] > 0:
-            total += start[row]
+        bias = start[row] if started else values.dtype.type(0)
+        total = gathered_dot(values, columns, np.int64(begins[row]), np.int64(ends[row]), x, bias)
         y[row] = least if total < least else total
 
 

@@ -7,18 +7,28 @@ from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import binding, ir
-from numba import extending, types
+from numba import config, extending, types
 from numba.core import cgutils as _cgutils
 
 #: Numba's own types speak of calls from Python; these are called from kernels.
 intrinsic: Any = extending.intrinsic
 cgutils: Any = _cgutils
 
-_FEATURES = binding.get_host_cpu_features()
+
+def _has_wide_registers() -> bool:
+    """Of the machine that Numba compiles for: what NUMBA_CPU_FEATURES says, else this one."""
+    asked = config.CPU_FEATURES
+    return bool(binding.get_host_cpu_features().get("avx512f")) if asked is None else "+avx512f" in asked.split(",")
+
+
+_WIDE = _has_wide_registers()
 #: Numbers in one vector: of float32, a 512-bit register where there are any, else 256 bits.
-WIDTH = 16 if _FEATURES.get("avx512f") else 8
+WIDTH = 16 if _WIDE else 8
+#: Numbers whose sum is made on its own, then added to those before: so two threads that take half of the examples each
+#: get the bits of one that takes all, if the halves are multiples of it.
+PIECE = 64
 #: Vectors of float32 that fit in the registers.
-REGISTERS = 32 if _FEATURES.get("avx512f") else 16
+REGISTERS = 32 if _WIDE else 16
 
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 ZERO, ONE = ir.Constant(I64, 0), ir.Constant(I64, 1)
@@ -78,12 +88,35 @@ class Vectors:
         lanes = ir.Constant(ir.VectorType(I64, self.width), list(range(self.width)))
         return self.builder.icmp_signed("<", lanes, splat(self.builder, count, self.width))
 
+    def tiles(self, count: int, length: Any = None) -> list[tuple[Any, Any]]:
+        """The offset of each of ``count`` vectors, and the mask of what it has of ``length`` numbers, if given."""
+        shifts = [i64(self.width * i) for i in range(count)]
+        return [(s, None if length is None else self.first(self.builder.sub(length, s))) for s in shifts]
+
+    def total(self, vector: Any) -> Any:
+        """The sum over the numbers of a vector."""
+        return self.builder.extract_element(sums(self.builder, [vector]), ir.Constant(I32, 0))
+
+    def dot(self, pairs: list[tuple[Any, Any]]) -> Any:
+        """The lanes' sums over the products of pairs of vectors."""
+        total = self.builder.fmul(*pairs[0])
+        for a, b in pairs[1:]:
+            total = self.fma(a, b, total)
+        return total
+
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         """``a * b + c``, rounded once."""
         function = self._function(
             ir.FunctionType(self.vector, [self.vector] * 3), f"llvm.fma.v{self.width}f{self.size * 8}"
         )
         return self.builder.call(function, [a, b, c])
+
+    def then(self, total: Any, piece: Any) -> Any:
+        """``total + piece``, of numbers or vectors, each as it is: kernels let LLVM add in any order otherwise."""
+        kind = total.type
+        name = f"llvm.arithmetic.fence.{f'v{kind.count}' if isinstance(kind, ir.VectorType) else ''}f{8 * self.size}"
+        fence = self._function(ir.FunctionType(kind, [kind]), name)
+        return self.builder.call(fence, [self.builder.fadd(total, self.builder.call(fence, [piece]))])
 
     def local(self, value: Any) -> Any:
         """A variable, which the compiler keeps in a register."""
@@ -109,6 +142,37 @@ def splat(builder: Any, scalar: Any, width: int) -> Any:
     undefined = ir.Constant(ir.VectorType(scalar.type, width), ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, width), [0] * width))
+
+
+def unsigned(builder: Any, pointer: Any, count: int) -> list[Any]:
+    """Neighbouring indices from a table, as int64; a word of 64 bits is read at once and taken apart."""
+    bits = pointer.type.pointee.width
+    each, found = 64 // bits, []
+    mask = ir.Constant(I64, 2**bits - 1)
+    for first in range(0, count, each):
+        word = builder.load(builder.bitcast(builder.gep(pointer, [i64(first)]), I64.as_pointer()))
+        word.align = bits // 8
+        found += [builder.and_(builder.lshr(word, i64(bits * t)), mask) for t in range(each)]
+    return found
+
+
+def collected(builder: Any, pointers: list[Any], v: Vectors) -> Any:
+    """The numbers at some places, as one vector: sooner than the instruction that gathers."""
+    numbers = v.zero
+    for lane, pointer in enumerate(pointers):
+        numbers = builder.insert_element(numbers, builder.load(pointer), ir.Constant(I32, lane))
+    return numbers
+
+
+def pick(builder: Any, vector: Any, lanes: list[int]) -> Any:
+    """Some lanes of a vector, as a vector."""
+    return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+
+
+def whole_groups(builder: Any, first: Any, last: Any, size: int) -> Any:
+    """Where the last whole group of ``size`` of [first, last) ends."""
+    count = builder.sub(last, first)
+    return builder.add(first, builder.sub(count, builder.srem(count, i64(size))))
 
 
 @contextmanager

@@ -23,8 +23,9 @@ from sparseflow.engine.layers.modules import SparseLayer
 from sparseflow.engine.layers.norms import BatchNorm2d
 from sparseflow.engine.layers.pools import AvgPool2d, MaxPool2d
 from sparseflow.engine.layers.threads import over_parts
+from sparseflow.engine.plans.builder import Image, Program
 from sparseflow.engine.plans.interpreter import run
-from sparseflow.engine.plans.program import Image, Program, build_halves
+from sparseflow.engine.plans.program import build_halves
 from sparseflow.engine.plans.stages import AveragePool, Flatten, MaxPool, Rectify, Stage, Weighted, fused, leaves
 
 Floats = NDArray[Any]

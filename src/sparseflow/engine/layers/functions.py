@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from sparseflow.engine.kernels.sums import put_in_frame
-from sparseflow.engine.kernels.transpose import transpose
 from sparseflow.engine.layers.geometry import Frame
 from sparseflow.engine.layers.memory import shared_pool
 from sparseflow.engine.layers.products import Product
+from sparseflow.engine.layers.row_products import forward_by_rows, gradients_by_rows, to_rows, turned
 
 #: Called in the backward pass with the product, its input as a storage, and the gradient of its output as images.
 Recorder = Callable[[Product, Tensor, Tensor], None]
@@ -28,10 +28,11 @@ def to_storage(images: Tensor, frame: Frame) -> Tensor:
     """
     images = images.detach()
     inner = images.permute(*range(1, images.dim()), 0)
-    if not inner.is_contiguous() and (images.is_contiguous() or (images.dim() == 2 and images.stride(1) == 1)):
-        inner = _turned(images.view(frame.batch, -1)).view(inner.shape)
-    # The gradient of a sum is one number with strides of 0, for which all kernels would be compiled once more.
-    flat = inner.reshape(-1).contiguous()
+    if not inner.is_contiguous() and _has_rows(images):
+        flat = turned(images.view(frame.batch, -1))
+    else:
+        # The gradient of a sum is one number with strides of 0, for which all kernels would be compiled once more.
+        flat = inner.reshape(-1).contiguous()
     if (frame.height, frame.width) == frame.size:
         return flat
     storage = shared_pool().empty(images.shape[1] * frame.pitch, images.dtype)
@@ -51,21 +52,9 @@ def to_images(storage: Tensor, channels: int, frame: Frame, *, dims: int = 4) ->
     return storage.as_strided(shape[:dims], strides[:dims], frame.place(0, 0)).data
 
 
-def to_rows(storage: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A flat ``(channels, batch)`` as a contiguous tensor of this ``(..., channels)``."""
-    rows = torch.empty(shape, dtype=storage.dtype)
-    channels, batch = shape[-1], storage.numel() // max(1, shape[-1])
-    transpose(storage.numpy(), 0, batch, channels, batch, rows.view(-1).numpy(), 0, channels)
-    return rows
-
-
-def _turned(rows: Tensor) -> Tensor:
-    """A matrix whose rows are neighbours in memory, as its transpose."""
-    (count, size), stride = rows.shape, rows.stride(0)
-    turned = torch.empty(size, count, dtype=rows.dtype)
-    numbers = rows.as_strided(((count - 1) * stride + size,), (1,)).numpy()
-    transpose(numbers, 0, stride, count, size, turned.view(-1).numpy(), 0, count)
-    return turned
+def _has_rows(images: Tensor) -> bool:
+    """Whether the numbers of each example are neighbours in memory."""
+    return images.is_contiguous() or (images.dim() == 2 and images.stride(1) == 1)
 
 
 class _Turned:
@@ -105,33 +94,34 @@ class Call(NamedTuple):
     """Shape of the output."""
     dims: int
     """2 for a linear layer, whose image is one pixel, else 4."""
-    by_rows: bool = False
-    """Whether the output is contiguous, like the input, instead of having the batch innermost."""
+    by_rows: bool
+    """Whether the output is contiguous, as a linear layer's is unless its input has the batch innermost."""
 
 
-def apply(x: Tensor, images: tuple[int, ...], values: Tensor, bias: Tensor | None, call: Call) -> Tensor:
-    """``max(floor, W x + b)`` with ``x`` seen in the shape ``images``, as :func:`to_storage` takes it."""
+def apply(
+    x: Tensor, images: tuple[int, ...], values: Tensor, bias: Tensor | None, product: Product, floor: float,
+    record: Recorder | None, out: tuple[int, ...],
+) -> Tensor:  # fmt: skip
+    """``max(floor, W x + b)`` of shape ``out``, with ``x`` seen in the shape ``images`` of :func:`to_storage`."""
     seen = x if x.shape == images else x.reshape(images)
-    is_watched = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, values, bias))
-    if call.dims == 2 and images[0] > 1 and seen.stride() != (1, images[0]):
-        call = call._replace(by_rows=True)
-        source = _turned_once(x, seen, call.product.x)
-    else:
-        source = to_storage(seen, call.product.x)
-    if not is_watched:
-        return _output(source, values, bias, call)[1]
-    out: Tensor = SparseProduct.apply(x, values, bias, source, call)  # type: ignore[no-untyped-call]
-    return out
+    by_rows = len(images) == 2 and images[0] > 1 and seen.stride() != (1, images[0])
+    source = _turned_once(x, seen, product.x) if by_rows else to_storage(seen, product.x)
+    call = Call(product, floor, record, out, len(images), by_rows)
+    if torch.is_grad_enabled() and (
+        x.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad)
+    ):
+        y: Tensor = SparseProduct.apply(x, values, bias, source, call)  # type: ignore[no-untyped-call]
+        return y
+    return _output(source, values, bias, call)
 
 
-def _output(source: Tensor, values: Tensor, bias: Tensor | None, call: Call) -> tuple[Tensor, Tensor]:
-    """The output as storage and in its shape."""
+def _output(source: Tensor, values: Tensor, bias: Tensor | None, call: Call) -> Tensor:
     product = call.product
-    storage = product.forward(values, bias, source, floor=call.floor)
     if call.by_rows:
-        return storage, to_rows(storage, call.out)
+        return forward_by_rows(product, values, bias, source, call.out, floor=call.floor)
+    storage = product.forward(values, bias, source, floor=call.floor)
     y = to_images(storage, product.pattern.outputs, product.y, dims=call.dims)
-    return storage, y if y.shape == call.out else y.view(call.out).data
+    return y if y.shape == call.out else y.view(call.out).data
 
 
 class SparseProduct(torch.autograd.Function):
@@ -140,10 +130,9 @@ class SparseProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, source: Tensor, call: Call) -> Tensor:
         """The output; ``source`` is the storage of ``x``."""
-        storage, y = _output(source, values, bias, call)
+        y = _output(source, values, bias, call)
         ctx.call, ctx.x_shape = call, tuple(x.shape)
-        # An output that others may write into is saved itself, so that autograd sees it.
-        ctx.save_for_backward(source, values, (storage if call.by_rows else y) if call.floor == 0 else None)
+        ctx.save_for_backward(source, values, y if call.floor == 0 else None)
         return y
 
     @staticmethod
@@ -155,34 +144,61 @@ class SparseProduct(torch.autograd.Function):
         """
         check_first_order()
         call: Call = ctx.call
-        product, pattern = call.product, call.product.pattern
         source, values, y = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
+        product, wanted = call.product, ctx.needs_input_grad
         # Only the input's gradient needs the border.
         frame = product.g if wanted[0] else product.y
-        shape = (frame.batch, pattern.outputs, *frame.size)[: call.dims]
-        gradient = gradients[0] if gradients[0].shape == shape else gradients[0].reshape(shape)
-        g, gx, gv, gb = to_storage(gradient, frame), None, None, None
-        if y is not None:
-            y = y if call.by_rows else to_storage(y.view(shape), product.y)
-            if g.data_ptr() == gradient.data_ptr():
-                g = torch.ops.aten.threshold_backward(g, y, 0)  # others have the gradient too
-            else:
-                gb = product.gate_(g, y, frame)
-        if call.record is not None:
-            call.record(product, source, to_images(g, pattern.outputs, frame, dims=call.dims))
-        if wanted[0]:
-            storage, gv = product.gradients(values, source, g)
-            if call.by_rows:
-                gx = to_rows(storage, ctx.x_shape)
-            else:
-                gx = to_images(storage, pattern.inputs, product.gx, dims=call.dims)
-                gx = gx if gx.shape == ctx.x_shape else gx.view(ctx.x_shape)
-        elif wanted[1]:
-            gv = product.weight_gradient(source, g, frame)
-        if wanted[2] and gb is None:
-            gb = product.bias_gradient(g, frame)
-        return gx, gv if wanted[1] else None, gb if wanted[2] else None, None, None
+        shape = (frame.batch, product.pattern.outputs, *frame.size)[: call.dims]
+        gradient = gradients[0].reshape(shape)
+        y = None if y is None else y.view(shape)
+        found = (_from_rows if call.by_rows else _from_images)(call, wanted, source, values, y, gradient, frame)
+        gx, gv, gb = found
+        if gx is not None and gx.shape != ctx.x_shape:
+            gx = gx.view(ctx.x_shape)
+        return gx, gv, gb, None, None
+
+
+#: The gradients of the input, the active weights and the biases; ``None`` where they are not wanted.
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def _from_rows(
+    call: Call, wanted: tuple[bool, ...], source: Tensor, values: Tensor, y: Tensor | None, gradient: Tensor, _: Frame
+) -> Gradients:
+    if y is not None:
+        gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
+    if gradient.stride(1) != 1:
+        gradient = gradient.contiguous()
+    if call.record is not None:
+        call.record(call.product, source, gradient)
+    gx, gv, gb = gradients_by_rows(call.product, values, source, gradient, inputs=wanted[0], bias=wanted[2])
+    rows = None if gx is None else to_rows(gx, (gradient.shape[0], call.product.pattern.inputs))
+    return rows, gv if wanted[1] else None, gb
+
+
+def _from_images(
+    call: Call, wanted: tuple[bool, ...], source: Tensor, values: Tensor, y: Tensor | None, gradient: Tensor,
+    frame: Frame,
+) -> Gradients:  # fmt: skip
+    product, pattern = call.product, call.product.pattern
+    g = to_storage(gradient, frame)
+    gx, gv, gb = None, None, None
+    if y is not None:
+        y = to_storage(y, product.y)
+        if g.data_ptr() == gradient.data_ptr():
+            g = torch.ops.aten.threshold_backward(g, y, 0)  # others have the gradient too
+        else:
+            gb = product.gate_(g, y, frame)
+    if call.record is not None:
+        call.record(product, source, to_images(g, pattern.outputs, frame, dims=call.dims))
+    if wanted[0]:
+        storage, gv = product.gradients(values, source, g)
+        gx = to_images(storage, pattern.inputs, product.gx, dims=call.dims)
+    elif wanted[1]:
+        gv = product.weight_gradient(source, g, frame)
+    if wanted[2] and gb is None:
+        gb = product.bias_gradient(g, frame)
+    return gx, gv if wanted[1] else None, gb if wanted[2] else None
 
 
 def check_first_order() -> None:

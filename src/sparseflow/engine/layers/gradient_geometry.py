@@ -41,8 +41,8 @@ def _loops(counts: Pair, *walks: tuple[Frame, Pair, Pair]) -> GradientLoops:
         parts, length = 1, length * parts
     if parts == 1 and (rows == 1 or all(down == length for down in downs)):
         rows, length = 1, length * rows
-    places = [frame.place(*first) for frame, first, _ in walks]
-    return GradientLoops(*places, (rows, *downs, parts, *rights, length))  # type: ignore[arg-type]
+    g0, x0, y0 = (frame.place(*first) for frame, first, _ in walks)
+    return GradientLoops(g0, x0, y0, (rows, *downs, parts, *rights, length))  # type: ignore[arg-type]
 
 
 def block_gradient_loops(window: Window, x: Frame, gx: Frame, g: Frame) -> GradientLoops:
@@ -106,7 +106,7 @@ def _phase(
     begins, order = sorted_by((own if which is None else own[which]).astype(np.int32), pattern.inputs)
     columns = ((rows * g.height + shifts[0]) * g.width + shifts[1]).astype(np.int32)[order]
     table = Table(begins[None, :-1], begins[None, 1:], columns, order if which is None else which[order])
-    begin, stride = (first[0], first[1]), window.stride
+    begin, step = (first[0], first[1]), window.stride
     # The shifts hold where the gradient begins.
     corner = (-g.border[0][0], -g.border[1][0])
-    return table, _loops((counts[0], counts[1]), (g, corner, (1, 1)), (x, begin, stride), (gx, begin, stride))
+    return table, _loops((counts[0], counts[1]), (g, corner, (1, 1)), (x, begin, step), (gx, begin, step))

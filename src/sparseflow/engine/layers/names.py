@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from sparseflow.engine.layers.modules import PATTERN_NAMES, SparseLayer
+from sparseflow.engine.layers.active import PATTERN_NAMES, ActiveWeight
 
 
-def layers_by_path(model: nn.Module) -> Iterator[tuple[str, str, SparseLayer]]:
+def layers_by_path(model: nn.Module) -> Iterator[tuple[str, str, ActiveWeight]]:
     """The prefix of its names in a state, the name of the dense weight, and each sparse layer.
 
     >>> import torch
@@ -19,7 +19,7 @@ def layers_by_path(model: nn.Module) -> Iterator[tuple[str, str, SparseLayer]]:
     ([('0.', '0.weight')], [('', 'weight')])
     """
     for path, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, SparseLayer):
+        if isinstance(module, ActiveWeight):
             yield f"{path}." if path else "", f"{path}{module.weight_suffix}".removeprefix("."), module
 
 

@@ -171,16 +171,18 @@ class Table:
 
     Args:
         begins, ends: int32 ``(blocks, outputs)``; views of one array where they can be.
-        columns: int32 per nonzero: where its row of the input begins, over the pitch.
+        columns: Per nonzero: where its row of the input begins, over the pitch; int32, or int16 where that is enough.
         order: int32 per nonzero: which of the layer's values it multiplies; ``None`` for their own order.
+        height: Columns of a block, if it has several blocks.
 
     In the table of a pattern in blocks, an output stands for a row of blocks, and a nonzero for a block.
     """
 
     begins: Indices
     ends: Indices
-    columns: Indices
+    columns: NDArray[Any]
     order: Indices | None = None
+    height: int = 0
 
     @property
     def outputs(self) -> int:
@@ -253,7 +255,8 @@ def transposed(rows: Indices, inputs: Indices, *, num_inputs: int, num_rows: int
     key = inputs if blocks == 1 else (rows // block).astype(np.int64) * num_inputs + inputs
     begins, order = sorted_by(key, blocks * num_inputs)
     starts, stops = begins[:-1].reshape(blocks, num_inputs), begins[1:].reshape(blocks, num_inputs)
-    return Table(starts, stops, rows[order], order)
+    columns = rows[order].astype(np.int16 if num_rows < 2**15 else np.int32)
+    return Table(starts, stops, columns, order, block if blocks > 1 else 0)
 
 
 def in_blocks(begins: Indices, columns: Indices, order: Indices | None, *, num_columns: int, block: int) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
@@ -24,11 +24,12 @@ from sparseflow.engine.layers.geometry import (
 )
 from sparseflow.engine.layers.gradient_geometry import GradientLoops, block_gradient_loops, gradient_passes
 from sparseflow.engine.layers.memory import shared_pool
-from sparseflow.engine.layers.pattern import BLOCK, Pattern, Table
-from sparseflow.engine.layers.threads import over_outputs
+from sparseflow.engine.layers.pattern import Pattern, Table
+from sparseflow.engine.layers.threads import halves, over_outputs, over_parts
 
 Floats = NDArray[Any]
-_NO_FLOOR = float("-inf")
+#: The floor of a layer without a ReLU.
+NO_FLOOR = float("-inf")
 
 
 class Product:
@@ -55,6 +56,7 @@ class Product:
         self.pattern = pattern
         self.window = window
         self.itemsize = itemsize
+        self.dtype = torch.float32 if itemsize == 4 else torch.float64
         self.in_blocks = pattern.block > 1
         self.x = Frame(size, batch, window.padding)
         self.y = Frame(window.outputs(size), batch)
@@ -65,23 +67,28 @@ class Product:
         """Multiply-adds of one product."""
 
     @cached_property
-    def _forward(self) -> tuple[Table, Loops]:
-        loops = forward_loops(self.window, self.x, self.y)
+    def table(self) -> Table:
+        """The inputs of each output, or of each row of blocks."""
         if self.in_blocks:
-            return block_table(self.pattern, self.window, self.x), loops
-        return forward_table(self.pattern, self.window, self.x, self.itemsize), loops
+            return block_table(self.pattern, self.window, self.x)
+        return forward_table(self.pattern, self.window, self.x, self.itemsize)
 
     @cached_property
-    def _backward(self) -> list[tuple[Table, GradientLoops]]:
+    def _forward(self) -> Loops:
+        return forward_loops(self.window, self.x, self.y)
+
+    @cached_property
+    def backward(self) -> list[tuple[Table, GradientLoops]]:
+        """The tables and loops of both gradients: one for blocks, else one for each phase of the stride."""
         if self.in_blocks:
-            return [(self._forward[0], block_gradient_loops(self.window, self.x, self.gx, self.g))]
+            return [(self.table, block_gradient_loops(self.window, self.x, self.gx, self.g))]
         return gradient_passes(self.pattern, self.window, self.x, self.gx, self.g, self.itemsize)
 
     @cached_property
     def _single(self) -> bool:
         """One example of a linear layer: neighbours in memory are units, not examples."""
-        table, loops = self._forward
-        return loops.length == 1 and loops.rows == loops.parts == len(table.begins) == loops.pitch == loops.y_pitch == 1
+        moves = self._forward
+        return moves.length == moves.rows == moves.parts == moves.pitch == moves.y_pitch == len(self.table.begins) == 1
 
     def _dots(self, g: Frame) -> tuple[tuple[Loops, ...], int]:
         """Loops of the weight gradient, and the rows to take at a time so that their input stays in the cache."""
@@ -103,86 +110,107 @@ class Product:
         """For a gradient with and without a border: loops of the weights' and of the biases' gradient."""
         return {g: (self._dots(g), forward_loops(Window(), g, g)) for g in (self.y, self.g)}
 
-    def forward(self, values: Tensor, bias: Tensor | None, x: Tensor, *, floor: float = _NO_FLOOR) -> Tensor:
+    def forward(self, values: Tensor, bias: Tensor | None, x: Tensor, *, floor: float = NO_FLOOR) -> Tensor:
         """``max(floor, W x + b)``, from frame ``x`` to frame ``y``; a ``floor`` of 0 is a ReLU."""
-        y = self.memory.empty(self.pattern.outputs * self.y.pitch, values.dtype)
+        y = self.memory.empty(self.pattern.outputs * self.y.pitch, self.dtype)
         w, xs, ys = values.detach().numpy(), x.numpy(), y.numpy()
         start = w[:0] if bias is None else bias.detach().numpy()
-        table, loops = self._forward
+        loops = self._forward
 
         def run(first: int, last: int) -> None:
             if self._single:
-                multiply = block_vector_product if self.in_blocks else vector_product
-                places = (self.pattern.begins,) if self.in_blocks else (table.begins[0], table.ends[0])
-                multiply(*places, table.short_columns, w, start, xs, ys, first, last, floor)
-            elif self.in_blocks:
-                x0, pitch, y0, y_pitch, *moves = loops
-                block_sums(
-                    self.pattern.begins, table.columns, w, start, xs, x0, pitch, ys, y0, y_pitch, first, last, *moves,
-                    floor,
-                )  # fmt: skip
+                self._vector_product(w, start, xs, ys, first, last, floor)
             else:
-                all_sums(table.begins, table.ends, table.columns, w, start, xs, ys, loops, first, last, floor)
+                self.sums(loops, w, start, xs, ys, first, last, floor)
 
-        over_outputs(table, self.work, run)
+        over_outputs(self.table, self.work, run)
         return y
+
+    def _vector_product(
+        self, w: Floats, start: Floats, x: Floats, y: Floats, first: int, last: int, floor: float
+    ) -> None:
+        table = self.table
+        if self.in_blocks:
+            block_vector_product(self.pattern.begins, table.short_columns, w, start, x, y, first, last, floor)
+        else:
+            vector_product(table.begins[0], table.ends[0], table.short_columns, w, start, x, y, first, last, floor)
+
+    def sums(
+        self, loops: Loops, w: Floats, start: Floats, x: Floats, y: Floats, first: int, last: int, floor: float
+    ) -> None:
+        """Rows [first, last) of the table of a forward pass."""
+        table = self.table
+        if self.in_blocks:
+            x0, pitch, y0, y_pitch, *moves = loops
+            block_sums(
+                self.pattern.begins, table.columns, w, start, x, x0, pitch, y, y0, y_pitch, first, last, *moves, floor
+            )
+        else:
+            all_sums(table.begins, table.ends, table.columns, w, start, x, y, loops, first, last, floor)
 
     def gradients(self, values: Tensor, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """``W^T g`` in frame ``gx``, and the gradient of each active weight: both from one pass over ``g``."""
-        gx = self.memory.empty(self.pattern.inputs * self.gx.pitch, values.dtype)
-        if self.in_blocks:
-            gx.zero_()  # which blocks add to
+        both = self._scatter if self.in_blocks else self._gather
+        return both(values.detach().numpy(), x.numpy(), g.numpy())
+
+    def _scatter(self, w: Floats, x: Floats, g: Floats) -> tuple[Tensor, Tensor]:
+        ((table, loops),) = self.backward
+        gx = self.memory.empty(self.pattern.inputs * self.gx.pitch, self.dtype).zero_()
+        gxs, (*moves, length) = gx.numpy(), loops.moves
+        # Taps of larger kernels reach into the other half.
+        parts = halves(length, 2 * self.work) if self.window.kernel == (1, 1) else [(0, length)]
+        outs = [torch.empty(self.pattern.num_active, dtype=self.dtype) for _ in parts]
+
+        def run(part: int) -> None:
+            first, last = parts[part]
+            block_gradients(
+                self.pattern.begins, table.columns, table.columns, w, g, loops.g0 + first, self.g.pitch,
+                x, loops.x0 + first, gxs, loops.y0 + first, self.x.batch, outs[part].numpy(), 0, table.outputs,
+                *moves, last - first, False,
+            )  # fmt: skip
+
+        over_parts(len(parts), 2 * self.work, run)
+        return gx, sum_of(outs)
+
+    def _gather(self, w: Floats, x: Floats, g: Floats) -> tuple[Tensor, Tensor]:
+        gx = self.memory.empty(self.pattern.inputs * self.gx.pitch, self.dtype)
         # What no input meets has no phase, and a gradient of zero.
-        met = sum(len(table.columns) for table, _ in self._backward) == len(self.pattern.indices)
-        out = (torch.empty if met else torch.zeros)(self.pattern.num_active, dtype=values.dtype)
-        w, xs, gs, gxs, outs = values.detach().numpy(), x.numpy(), g.numpy(), gx.numpy(), out.numpy()
-        for table, loops in self._backward:
-            if self.in_blocks:
-                self._scatter(table, loops, w, gs, xs, gxs, outs)
-            else:
-                self._gather(table, loops, w, gs, xs, gxs, outs)
-        return gx, out
+        all_meet = sum(len(table.columns) for table, _ in self.backward) == len(self.pattern.indices)
+        out = (torch.empty if all_meet else torch.zeros)(self.pattern.num_active, dtype=self.dtype)
+        gxs, outs = gx.numpy(), out.numpy()
 
-    def _scatter(
-        self, table: Table, loops: GradientLoops, w: Floats, g: Floats, x: Floats, gx: Floats, out: Floats
-    ) -> None:
-        block_gradients(
-            self.pattern.begins, table.columns, table.columns, w, g, loops.g0, self.g.pitch, x, loops.x0,
-            gx, loops.y0, self.x.batch, out, 0, table.outputs, *loops.moves, False,
-        )  # fmt: skip
-
-    def _gather(
-        self, table: Table, loops: GradientLoops, w: Floats, g: Floats, x: Floats, gx: Floats, out: Floats
-    ) -> None:
-        def run(first: int, last: int) -> None:
+        def run(table: Table, loops: GradientLoops, first: int, last: int) -> None:
             for block, (begins, ends) in enumerate(zip(table.begins, table.ends, strict=True)):
                 column_gradients(
                     begins, ends, table.columns, table.order, w, g, loops.g0, self.g.batch, x, loops.x0, self.x.pitch,
-                    gx, loops.y0, self.gx.pitch, out, first, last, *loops.moves, block > 0, False,
+                    gxs, loops.y0, self.gx.pitch, outs, first, last, *loops.moves, block > 0, False,
                 )  # fmt: skip
 
-        over_outputs(table, 2 * self.work, run)
+        for table, loops in self.backward:
+            over_outputs(table, 2 * self.work, partial(run, table, loops))
+        return gx, out
 
     def weight_gradient(self, x: Tensor, g: Tensor, frame: Frame) -> Tensor:
         """The gradient of each active weight, ``(nonzeros,)``; ``frame`` is that of ``g``: ``y`` or ``g``."""
-        table, forward = self._forward
-        gs, xs = g.numpy(), x.numpy()
-        out = (torch.empty if self.in_blocks else torch.zeros)(self.pattern.num_active, dtype=x.dtype)
-        outs = out.numpy()
-
-        def run(first: int, last: int) -> None:
-            if self.in_blocks:
-                x0, pitch, g0, g_pitch, rows, xi, gi, parts, xj, gj, length = forward
-                block_dots(
-                    self.pattern.begins, table.columns, gs, g0, g_pitch, xs, x0, pitch, outs, first, last,
-                    rows, gi, xi, parts, gj, xj, length, False,
-                )  # fmt: skip
-            else:
-                loops, rows = self._gradient_loops[frame][0]
-                all_dots(table.begins, table.ends, table.columns, gs, xs, outs, loops, rows, first, last)
-
-        over_outputs(table, self.work, run)
+        out = torch.zeros(self.pattern.num_active, dtype=self.dtype)
+        gs, xs, outs = g.numpy(), x.numpy(), out.numpy()
+        loops, rows = self._gradient_loops[frame][0]
+        over_outputs(self.table, self.work, lambda first, last: self.dots(loops, rows, gs, xs, outs, first, last))
         return out
+
+    def dots(
+        self, loops: tuple[Loops, ...], rows: int, g: Floats, x: Floats, out: Floats, first: int, last: int
+    ) -> None:
+        """Add to ``out`` the weight gradients of rows [first, last) of the table, ``rows`` of pixels at a time."""
+        table = self.table
+        if not self.in_blocks:
+            all_dots(table.begins, table.ends, table.columns, g, x, out, loops, rows, first, last)
+            return
+        for x0, pitch, g0, g_pitch, ni, xi, gi, nj, xj, gj, length in loops:
+            block_dots(
+                self.pattern.begins, table.columns, g, g0, g_pitch, x, x0, pitch, out, first, last,
+                ni, gi, xi, nj, gj, xj, length, True,
+            )  # fmt: skip
 
     def bias_gradient(self, g: Tensor, frame: Frame) -> Tensor:
         """The sum of the gradient over pixels and examples, ``(outputs,)``; arguments as :meth:`weight_gradient`."""
@@ -205,13 +233,20 @@ class Product:
         return out
 
 
+def sum_of(parts: list[Tensor]) -> Tensor:
+    """The sum of tensors in their order, in the first of them."""
+    for part in parts[1:]:
+        parts[0] += part
+    return parts[0]
+
+
 @cache
-def warm_up(dtype: torch.dtype) -> None:
-    """Compile the kernels of a layer, or read them from disk: about four seconds for each dtype, the first time."""
-    for outputs, batch in ((1, 1), (1, 2), (BLOCK, 1), (BLOCK, 2)):
-        pattern = Pattern.of(torch.ones(outputs, 1, dtype=torch.bool))
+def warm_up(dtype: torch.dtype, block: int) -> None:
+    """Compile the kernels of a layer whose pattern has this ``block``, or read them from disk."""
+    pattern = Pattern.of(torch.ones(block, 1, dtype=torch.bool))
+    for batch in (1, 2):
         product = Product(pattern, Window(), (1, 1), batch, dtype.itemsize)
-        values, x, g = (torch.ones(size, dtype=dtype) for size in (outputs, batch, outputs * batch))
+        values, x, g = (torch.ones(size, dtype=dtype) for size in (block, batch, block * batch))
         y = product.forward(values, values, x)
         product.gradients(values, x, g)
         product.weight_gradient(x, g, product.y)

@@ -26,6 +26,13 @@ def over_parts(parts: int, work: int, run: Callable[[int], None]) -> None:
     on_threads(threads, share)
 
 
+def halves(length: int, work: int) -> list[tuple[int, int]]:
+    """A batch in two ranges if each is worth a thread: not by the number of threads, so that no sum depends on it."""
+    tile = 64 if length >= 128 else 16
+    half = length // 2 // tile * tile
+    return [(0, half), (half, length)] if half and work >= 2 * _WORTH_ADDING else [(0, length)]
+
+
 def over_outputs(table: Table, work: int, run: Callable[[int, int], None]) -> None:
     """Call ``run(first, last)`` on ranges of a table's outputs with about the same number of nonzeros each.
 

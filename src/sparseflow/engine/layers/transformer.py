@@ -1,9 +1,60 @@
-"""Transformer encoders around sparse layers."""
+"""torch's transformer layers around sparse ones: feed-forward in pieces that fit the cache, padding as torch has it."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sparseflow.engine.layers.chain import is_watched
+from sparseflow.engine.layers.modules import SparseLayer
+
+#: Tokens at a time in inference: what lies between the two layers then stays in the second-level cache.
+_TOKENS = 256
+
+
+class _FeedForward(nn.Module):
+    """The two linear layers of a transformer layer; the first computes a ReLU behind it."""
+
+    def _ff_block(self, x: Tensor) -> Tensor:
+        layer: Any = self
+        first, second, last = layer.linear1, layer.linear2, layer.dropout2
+        if isinstance(self, nn.TransformerDecoderLayer):
+            last = layer.dropout3
+        if not isinstance(first, SparseLayer) or not isinstance(second, SparseLayer) or self._is_watched():
+            block: Tensor = super()._ff_block(x)  # type: ignore[misc]
+            return block
+        if self.training or torch.is_grad_enabled() or x.numel() <= _TOKENS * x.shape[-1]:
+            whole: Tensor = last(second(layer.dropout(self._hidden(x))))
+            return whole
+        rows = x.reshape(-1, x.shape[-1])
+        out = torch.empty(len(rows), second.pattern.outputs, dtype=rows.dtype)
+        for tokens, place in zip(rows.split(_TOKENS), out.split(_TOKENS), strict=True):
+            place.copy_(second(self._hidden(tokens)))
+        return out.view(*x.shape[:-1], -1)
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        layer: Any = self
+        if layer.activation in (F.relu, torch.relu) or type(layer.activation) is nn.ReLU:
+            hidden: Tensor = layer.linear1.forward(x, floor=0.0)
+        else:
+            hidden = layer.activation(layer.linear1(x))
+        return hidden
+
+    def _is_watched(self) -> bool:
+        layer: Any = self
+        parts = (layer.linear1, layer.linear2, layer.dropout, layer.activation)
+        return any(isinstance(part, nn.Module) and is_watched(part) for part in parts)
+
+
+class TransformerEncoderLayer(_FeedForward, nn.TransformerEncoderLayer):
+    """torch's layer with a :class:`_FeedForward`."""
+
+
+class TransformerDecoderLayer(_FeedForward, nn.TransformerDecoderLayer):
+    """torch's layer with a :class:`_FeedForward`."""
 
 
 class TransformerEncoder(nn.TransformerEncoder):
@@ -37,3 +88,12 @@ class TransformerEncoder(nn.TransformerEncoder):
             and not (torch.is_grad_enabled() and (src.requires_grad or any(p.requires_grad for p in self.parameters())))
             and not (self.mask_check and bool((padding.bool().int().diff(dim=1) < 0).any()))
         )
+
+
+#: torch's module -> the one that takes its place around sparse layers.
+AROUND_SPARSE: dict[type[nn.Module], type[nn.Module]] = {
+    nn.TransformerEncoderLayer: TransformerEncoderLayer,
+    nn.TransformerDecoderLayer: TransformerDecoderLayer,
+    nn.TransformerEncoder: TransformerEncoder,
+}
+AROUND_DENSE = {form: plain for plain, form in AROUND_SPARSE.items()}

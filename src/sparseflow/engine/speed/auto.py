@@ -171,10 +171,11 @@ def _layer(
     """One row; ``leader`` is the weight that has the times of the module, ``None`` if that was not timed."""
     mask, is_sparse = subject.masks[name], name in chosen
     dense, sparse = timed.get(name, (None, None))
+    reason: str | None
     if leader is None:
         reason = subject.reasons[name] or "the example does not reach it"
     elif dense is None or sparse is None:
-        reason = f"timed with {leader}"
+        reason = f"timed with {leader.rpartition('.')[2]}"
     else:
         reason = _reason(dense, sparse, is_sparse=is_sparse, falls_back=not chosen)
     return LayerSpeed(

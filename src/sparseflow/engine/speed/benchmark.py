@@ -70,18 +70,18 @@ def benchmark(
     _check_that_it_runs(subject, example, sizes)
     modes = [True, False] if training is None else [training]
     rows = []
-    progress = Progress(len(modes) * len(sizes))
+    progress = Progress(2 * len(modes) * len(sizes))
     try:
         with torch.random.fork_rng(devices=[]):
             for mode in modes:
                 for size in sizes:
-                    rows.append(_row(subject, resized(example, size), size, training=mode, seconds=seconds))
-                    progress.done(f"{'training' if mode else 'inference'} at batch {size} is done")
+                    inputs = resized(example, size)
+                    rows.append(_row(subject, inputs, size, training=mode, seconds=seconds, progress=progress))
     finally:
         progress.close()
     return Comparison(
         rows=tuple(rows),
-        num_layers=len(subject.candidates),
+        num_convertible=len(subject.candidates),
         num_active=sum(int(mask.sum()) for mask in subject.masks.values()),
         num_weights=sum(mask.numel() for mask in subject.masks.values()),
         threads=torch.get_num_threads(),
@@ -89,12 +89,15 @@ def benchmark(
     )
 
 
-def _row(subject: Subject, inputs: Any, size: int, *, training: bool, seconds: float) -> BatchSpeed:
+def _row(subject: Subject, inputs: Any, size: int, *, training: bool, seconds: float, progress: Progress) -> BatchSpeed:
+    where = f"{'training' if training else 'inference'} at batch {size}"
+    progress.next(f"choosing layers for {where}")
     dense = subject.form((), training=training)
     steps: dict[str, Step] = {subject.dtype: model_step(dense, inputs, training=training)}
     try:
         steps[subject.dtype]()
     except (RuntimeError, ValueError) as error:  # such as batch norm of a single example
+        progress.next(where)
         reasons = {"times": str(error).splitlines()[0]}
         return BatchSpeed(batch=size, training=training, seconds={}, speedups={}, reasons=reasons, choice=None)
     others = {"bfloat16": rivals.bfloat16(lambda: subject.form((), training=training), inputs, training=training)}
@@ -104,6 +107,7 @@ def _row(subject: Subject, inputs: Any, size: int, *, training: bool, seconds: f
     dense_names = list(steps)
     share = seconds / (len(subject.candidates) + 2)  # of each layer, of the whole and of the last comparison
     table = choose(subject, inputs, batch=size, training=training, bfloat16=False, seconds=share)
+    progress.next(f"timing {where}")
     mixes = {"sparse": subject.candidates, "chosen": table.chosen}
     if set(table.chosen) in (set(), set(subject.candidates)):
         del mixes["chosen"]

@@ -57,8 +57,8 @@ class Comparison:
     """
 
     rows: tuple[BatchSpeed, ...]
-    num_layers: int
-    """Number of layers that can be sparse."""
+    num_convertible: int
+    """Number of weights that can be sparse."""
     num_active: int
     """Active weights in all masks."""
     num_weights: int
@@ -91,7 +91,7 @@ class Comparison:
 
     def _has_mixes(self) -> bool:
         """Whether a choice is another than to make all layers sparse."""
-        return any(row.choice is not None and len(row.choice.chosen) < self.num_layers for row in self.rows)
+        return any(row.choice is not None and len(row.choice.chosen) < self.num_convertible for row in self.rows)
 
     def notes(self) -> list[str]:
         """Lines below the table: the conditions, and why cells are empty."""
@@ -99,7 +99,7 @@ class Comparison:
         lines = [f"{zeros:.1f} % of {self.num_weights} masked weights are zero; {threads(self.threads)}, {self.dtype}"]
         if self._has_mixes():
             lines.append(
-                f"sparse: engine.convert, all {self.num_layers} layers that can be; chosen: those of compile_sparse."
+                f"sparse: all {self.num_convertible} weights that can be, by engine.convert; chosen: by compile_sparse."
             )
         said: dict[str, list[str]] = {}
         for row in self.rows:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.batches import map_tensors
-from sparseflow.engine.layers.modules import SparseLayer
 from sparseflow.engine.speed.mix import Costs
 from sparseflow.engine.speed.steps import tensors_of
 from sparseflow.engine.speed.timing import medians
@@ -137,9 +136,10 @@ def _detached(value: Any) -> Any:
 class _Rectified(nn.Module):
     """A sparse layer that computes the ReLU behind it."""
 
-    def __init__(self, layer: SparseLayer) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer.forward(x, floor=0.0)
+        y: Tensor = self.layer.forward(x, floor=0.0)
+        return y

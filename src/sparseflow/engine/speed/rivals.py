@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +69,24 @@ def int8(make: Callable[[], nn.Module], inputs: Any) -> Rival:
             return Rival(reason=_said(error))
         if not any(type(module).__module__.startswith("torch.ao.nn.quantized") for module in made.modules()):
             return Rival(reason="no layer that torch quantizes dynamically")
-        return _tried(model, made, inputs, training=False)
+        found = _tried(model, made, inputs, training=False)
+        if found.step is None and any(isinstance(module, nn.TransformerEncoderLayer) for module in made.modules()):
+            # torch's fused path reads the weights of linear layers, and a quantised one has a function of that name.
+            with _unfused():
+                found = _tried(model, made, inputs, training=False)
+            found = Rival(None if found.step is None else _unfused()(found.step), found.reason)
+        return found
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Run torch's transformer layers module by module."""
+    was_on = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_on)
 
 
 def _tried(

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 Step = Callable[[], object]
 
-_WARMUP = 2
 #: Six pairs are the fewest of which all can lie on one side in less than 2.5 of 100 cases by chance.
-_LEAST, _MOST = 6, 1000
+_PAIRS, _MOST = 6, 1000
+#: Turns of which a median is taken, at least.
+_FEW = 3
 #: Seconds that a turn of one step takes at least, by repeats of the step: the clock and its call cost microseconds.
 _TURN = 1e-3
 #: Seconds of a step from which the caches that it finds filled by others no longer matter.
@@ -47,7 +48,7 @@ def short(ratio: float) -> str:
 
 
 def turns(
-    steps: Sequence[Step], *, seconds: float, clock: Callable[[], float] = time.perf_counter
+    steps: Sequence[Step], *, seconds: float, least: int = _PAIRS, clock: Callable[[], float] = time.perf_counter
 ) -> list[list[float]]:
     """Seconds of each step in each turn; the i-th of all were taken next to each other.
 
@@ -56,15 +57,16 @@ def turns(
     collector is off.
 
     Args:
-        steps: Called 3 times uncounted, then for at least 6 and at most 1000 turns.
-        seconds: To spend on all of them, beyond that minimum.
+        steps: Called twice uncounted, then for at most 1000 turns.
+        seconds: To spend on all of them, beyond the least turns.
+        least: Number of turns at least.
         clock: Seconds, now.
 
     >>> quick, slow = turns([lambda: None, lambda: time.sleep(1e-3)], seconds=0.01)
     >>> max(quick) < 1e-3 <= min(slow)
     True
     """
-    for step in [*steps] * _WARMUP:
+    for step in steps:
         step()
     once = [max(_seconds_of(step, 1, clock), 1e-6) for step in steps]
     times: list[list[float]] = [[] for _ in steps]
@@ -79,7 +81,7 @@ def turns(
                 if once[index] < _LONG:
                     steps[index]()
                 times[index].append(_seconds_of(steps[index], math.ceil(_TURN / once[index]), clock))
-            if turn + 1 >= _LEAST and clock() >= end:
+            if turn + 1 >= least and clock() >= end:
                 break
     finally:
         if was_on:
@@ -88,8 +90,8 @@ def turns(
 
 
 def medians(steps: Sequence[Step], *, seconds: float) -> list[float]:
-    """Median seconds of each step, see :func:`turns`."""
-    return [statistics.median(each) for each in turns(steps, seconds=seconds)]
+    """Median seconds of each step, of 3 turns at least, see :func:`turns`."""
+    return [statistics.median(each) for each in turns(steps, seconds=seconds, least=_FEW)]
 
 
 def times_as_fast(subject: Sequence[float], baseline: Sequence[float]) -> Ratio:
