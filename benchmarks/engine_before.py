@@ -1,21 +1,19 @@
 """The user-level MLP at 95 % in this checkout against the library at 6984ab7, in fresh processes that take turns.
 
-Both processes run this file, each with the library of its own checkout, through nothing but the public API. The earlier
-library has no blocks: theirs are compared with its unstructured layers.
+The earlier library has no blocks: ours are compared with its unstructured layers.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from benchmarks.contest import BLOCKS, UNSTRUCTURED
+from benchmarks.contest import BLOCK, BLOCKS, UNSTRUCTURED
 from benchmarks.result import Benchmark, Case
 from benchmarks.timing import Timings
 
@@ -24,20 +22,23 @@ COMMIT = "6984ab7"
 #: The earlier checkout, kept so that its kernels are compiled once.
 BEFORE = Path(__file__).parent / f".before-{COMMIT}"
 SPARSITY, ROUNDS = 0.95, 5
+#: Pattern -> options of ``random_masks``.
+OURS: dict[str, dict[str, Any]] = {UNSTRUCTURED: {}, BLOCKS: {"block": BLOCK}}
+THEIRS: dict[str, dict[str, Any]] = {UNSTRUCTURED: {}}
 
 
 def _run(smoke: bool) -> Iterator[Case]:
-    before = ROOT if smoke else _checkout()
+    before = ROOT if smoke else checkout()
     if not smoke:  # compile the kernels of both
-        _measured(before, [UNSTRUCTURED], smoke=True)
-        _measured(ROOT, [UNSTRUCTURED, BLOCKS], smoke=True)
+        measured(before, THEIRS, smoke=True)
+        measured(ROOT, OURS, smoke=True)
     old, new = [], []
     for turn in range(1 if smoke else ROUNDS):
         for is_new in (False, True) if turn % 2 else (True, False):
             if is_new:
-                new.append(_measured(ROOT, [UNSTRUCTURED, BLOCKS], smoke=smoke))
+                new.append(measured(ROOT, OURS, smoke=smoke))
             else:
-                old.append(_measured(before, [UNSTRUCTURED], smoke=smoke))
+                old.append(measured(before, THEIRS, smoke=smoke))
     for pattern, reach in ((UNSTRUCTURED, 2), (BLOCKS, 3)):
         yield Case(
             label=f"{pattern} {SPARSITY:.0%}",
@@ -50,7 +51,7 @@ def _run(smoke: bool) -> Iterator[Case]:
         )  # fmt: skip
 
 
-def _checkout() -> Path:
+def checkout() -> Path:
     """The earlier commit in a folder beside this file; made once.
 
     Raises:
@@ -62,38 +63,22 @@ def _checkout() -> Path:
     return BEFORE.resolve()
 
 
-def _measured(checkout: Path, patterns: list[str], *, smoke: bool) -> dict[str, float]:
+def measured(folder: Path, patterns: dict[str, dict[str, Any]], *, smoke: bool) -> dict[str, float]:
     """Seconds of a step for each pattern, by the library of a checkout in a fresh process."""
+    asked = {"patterns": patterns, "size": 32 if smoke else 1024, "sparsity": SPARSITY, "smoke": smoke}
+    child = Path(__file__).with_name("engine_before_child.py")
     done = subprocess.run(
-        [sys.executable, "-P", "-W", "ignore", __file__, "smoke" if smoke else "full", *patterns],
+        [sys.executable, "-P", "-W", "ignore", str(child), json.dumps(asked)],
         env={
             **os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join([str(checkout / "src"), str(ROOT)]),
+            "PYTHONPATH": os.pathsep.join([str(folder / "src"), str(ROOT)]),
         },
-        cwd=checkout, stdout=subprocess.PIPE, text=True, check=True,
+        cwd=folder, stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
     answer = json.loads(done.stdout)
-    if not Path(answer["package"]).is_relative_to(checkout):
-        raise RuntimeError(f"sparseflow of {answer['package']} was measured and not that of {checkout}.")
+    if not Path(answer["package"]).is_relative_to(folder):
+        raise RuntimeError(f"sparseflow of {answer['package']} was measured and not that of {folder}.")
     return dict(answer["seconds"])
-
-
-def _child(patterns: list[str], *, smoke: bool) -> None:
-    import torch
-
-    import sparseflow as sf
-    from benchmarks.contest import Entry, masks_of, sparse
-    from benchmarks.engine_problems import user_mlp
-    from benchmarks.timing import take_turns
-
-    torch.set_num_threads(1)
-    problem, steps = user_mlp(smoke), {}
-    for pattern in patterns:
-        model = copy.deepcopy(problem.model)
-        steps[pattern] = sparse(problem, model, masks_of(model, Entry(pattern, SPARSITY, {})))
-    seconds = take_turns(steps, smoke=smoke, least=15, most=15)
-    medians = {pattern: statistics.median(times) for pattern, times in seconds.items()}
-    print(json.dumps({"package": sf.__file__, "seconds": medians}))
 
 
 BENCHMARKS = (
@@ -105,7 +90,3 @@ BENCHMARKS = (
         speedup=True,
     ),
 )
-
-
-if __name__ == "__main__":
-    _child(sys.argv[2:], smoke=sys.argv[1] == "smoke")
