@@ -237,8 +237,6 @@ def test_a_model_of_ones_own_is_timed(tmp_path: Path, capsys: pytest.CaptureFixt
         ("lenet5 --batches 8,,1", "batches must be whole numbers of at least 1, such as 1,8,64, got '8,,1'."),
         ("lenet5 --batches=-1", "batches must be whole numbers of at least 1, such as 1,8,64, got '-1'."),
         ("lenet5 --batches 1.5", "batches must be whole numbers of at least 1, such as 1,8,64, got '1.5'."),
-        ("lenet5 --block 4", "block must be outputs x inputs, such as 4x1, got '4'."),
-        ("lenet5 --block 0x1", "block must be outputs x inputs, such as 4x1, got '0x1'."),
         ("lenet5 --threads 0", "threads must be in [1, 1024], got 0."),
         ("lenet5 --json no/x.json", "there is no folder no for x.json. Make it first."),
         ("own_model_b:dense", "say what one example of your model looks like, such as --input-shape 3 32 32."),
@@ -254,9 +252,8 @@ def test_bad_input_of_bench(arguments: str, message: str, capsys: pytest.Capture
 
 
 def test_a_run_keeps_its_masks(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for option in ("--sparsity 0.5", "--block 4x1"):
-        line = fails(f"bench {run_folder} {option}", capsys)
-        assert line == "a run has masks of its own; leave --sparsity and --block out."
+    line = fails(f"bench {run_folder} --sparsity 0.5", capsys)
+    assert line == "a run has masks of its own; leave --sparsity out."
 
 
 def test_threads_are_given_back(capsys: pytest.CaptureFixture[str]) -> None:
