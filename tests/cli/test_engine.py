@@ -190,6 +190,25 @@ def test_a_lab_model_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert set(values["training_step"]) == {"dense_seconds", "plan_seconds"}
 
 
+def test_blocks_are_made_where_they_divide(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from sparseflow.engine.speed import benchmark as benchmarks
+
+    taken: list[sf.Masks] = []
+    subject_of = benchmarks.subject_of
+    monkeypatch.setattr(
+        benchmarks, "subject_of", lambda model, masks, x: (taken.append(masks), subject_of(model, masks, x))[1]
+    )
+    told("lenet5 --batches 1 --inference --block 4x1 --sparsity 0.9", capsys)
+    in_fours = {
+        name: bool((mask.flatten(1).unflatten(0, (-1, 4)).float().std(1) == 0).all()) for name, mask in taken[0].items()
+        if len(mask) % 4 == 0
+    }  # fmt: skip
+    assert in_fours == {"conv2.weight": True, "fc1.weight": True, "fc2.weight": True}
+    assert {name: float(mask.float().mean()) for name, mask in taken[0].items()} == pytest.approx(
+        dict.fromkeys(taken[0], 0.1), abs=0.01
+    )
+
+
 def test_a_run_is_timed_with_its_own_masks(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, masks = trained(run_folder)
     lines = told(f"{run_folder} --batches 2 --inference", capsys)
@@ -237,6 +256,8 @@ def test_a_model_of_ones_own_is_timed(tmp_path: Path, capsys: pytest.CaptureFixt
         ("lenet5 --batches 8,,1", "batches must be whole numbers of at least 1, such as 1,8,64, got '8,,1'."),
         ("lenet5 --batches=-1", "batches must be whole numbers of at least 1, such as 1,8,64, got '-1'."),
         ("lenet5 --batches 1.5", "batches must be whole numbers of at least 1, such as 1,8,64, got '1.5'."),
+        ("lenet5 --block 4", "block must be outputs x inputs, such as 4x1, got '4'."),
+        ("lenet5 --block 0x1", "block must be outputs x inputs, such as 4x1, got '0x1'."),
         ("lenet5 --threads 0", "threads must be in [1, 1024], got 0."),
         ("lenet5 --json no/x.json", "there is no folder no for x.json. Make it first."),
         ("own_model_b:dense", "say what one example of your model looks like, such as --input-shape 3 32 32."),
@@ -252,8 +273,9 @@ def test_bad_input_of_bench(arguments: str, message: str, capsys: pytest.Capture
 
 
 def test_a_run_keeps_its_masks(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = fails(f"bench {run_folder} --sparsity 0.5", capsys)
-    assert line == "a run has masks of its own; leave --sparsity out."
+    for option in ("--sparsity 0.5", "--block 4x1"):
+        line = fails(f"bench {run_folder} {option}", capsys)
+        assert line == "a run has masks of its own; leave --sparsity and --block out."
 
 
 def test_threads_are_given_back(capsys: pytest.CaptureFixture[str]) -> None:

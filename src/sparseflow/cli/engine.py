@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow.atomic import write_atomically
+from sparseflow.masks.blocks import grids_of
 from sparseflow.networks import build_network, networks_for
 from sparseflow.ranges import Count, Range, Sparsity
 from sparseflow.rng import stream
@@ -98,6 +100,8 @@ class Bench:
     """Folder of a run, lenet5[-small], mlp[-small], or package.module:function."""
     sparsity: Annotated[Sparsity | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Zero fraction, at random places; None: the zeros that are there, else 0.95."""
+    block: Annotated[str, tyro.conf.arg(metavar="RxC")] = "1x1"
+    """Outputs x inputs of a block, in layers that it divides."""
     batches: Annotated[str, tyro.conf.arg(metavar="INT,INT...")] = "1,8,64"
     """Examples in a step."""
     inference: bool = False
@@ -114,11 +118,11 @@ class Bench:
     def run(self) -> None:
         """Measure, and print the result, the table, and the layers at the largest batch."""
         _check_folders(self.json)
-        sizes = batch_sizes(self.batches)
+        sizes, block = batch_sizes(self.batches), block_sizes(self.block)
         with _one_line_if_missing(), _threads(self.threads):
             from sparseflow.engine.speed.benchmark import benchmark
 
-            model, masks, shape = self._model()
+            model, masks, shape = self._model(block)
             x = torch.randn(max(sizes), *shape, generator=stream(0, "bench"))
             x = x.to(next(model.parameters()).dtype)
             training = not self.inference
@@ -144,11 +148,11 @@ class Bench:
             values = {"model": self.model, **found.to_dict(), "layout": layout, "training_step": step}
             write_atomically(self.json, to_json({**values, "environment": describe_environment()}, indent=2))
 
-    def _model(self) -> tuple[nn.Module, sf.types.Masks, tuple[int, ...]]:
+    def _model(self, block: tuple[int, int]) -> tuple[nn.Module, sf.types.Masks, tuple[int, ...]]:
         """The network, its masks and the shape of one example."""
         if Path(self.model).is_dir():
-            if self.sparsity is not None:
-                raise ValueError("a run has masks of its own; leave --sparsity out.")
+            if self.sparsity is not None or math.prod(block) > 1:
+                raise ValueError("a run has masks of its own; leave --sparsity and --block out.")
             return *trained(Path(self.model)), self.input_shape or load_run(Path(self.model)).config.image_shape
         if self.model in networks_for(1):
             model: nn.Module = build_network(self.model, generator=stream(0, "model"))
@@ -164,7 +168,7 @@ class Bench:
         masks: Mapping[str, Tensor] = {name: w.parameter.detach() != 0 for name, w in sf.prunable(model).items()}
         if self.sparsity is not None or sf.sparsity_of(masks) < _BY_CHANCE:
             sparsity = 0.95 if self.sparsity is None else self.sparsity
-            masks = sf.random_masks(model, sparsity, allocation="uniform", seed=0)
+            masks = sf.random_masks(model, sparsity, allocation="uniform", seed=0, block=fitting(block, model))
         return sf.apply_masks_(model, masks), masks, self.input_shape or DigitRun().image_shape
 
 
@@ -246,6 +250,37 @@ def batch_sizes(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) for part in parts):
         raise ValueError(f"batches must be whole numbers of at least 1, such as 1,8,64, got {text!r}.")
     return tuple(map(int, parts))
+
+
+def block_sizes(text: str) -> tuple[int, int]:
+    """Outputs and inputs of a block.
+
+    Raises:
+        ValueError: if they are no two positive whole numbers.
+
+    >>> block_sizes("4x1")
+    (4, 1)
+    """
+    parts = text.split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise ValueError(f"block must be outputs x inputs, such as 4x1, got {text!r}.")
+    return int(parts[0]), int(parts[1])
+
+
+def fitting(block: tuple[int, int], model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Name of each weight -> the block where it divides the weight, else single weights.
+
+    >>> fitting((4, 1), nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 10)))
+    {'0.weight': (4, 1), '1.weight': (1, 1)}
+    """
+    found = {}
+    for name in sf.prunable(model):
+        try:
+            grids_of(model, block, [name])
+            found[name] = block
+        except ValueError:
+            found[name] = (1, 1)
+    return found
 
 
 def faster_layout(model: nn.Module, x: Tensor, *, training: bool, seconds: float) -> tuple[nn.Module, Tensor, str]:
