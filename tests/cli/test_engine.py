@@ -190,6 +190,25 @@ def test_a_lab_model_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert set(values["training_step"]) == {"dense_seconds", "plan_seconds"}
 
 
+def test_blocks_are_made_where_they_divide(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from sparseflow.engine.speed import benchmark as benchmarks
+
+    taken: list[sf.Masks] = []
+    subject_of = benchmarks.subject_of
+    monkeypatch.setattr(
+        benchmarks, "subject_of", lambda model, masks, x: (taken.append(masks), subject_of(model, masks, x))[1]
+    )
+    told("lenet5 --batches 1 --inference --block 4x1 --sparsity 0.9", capsys)
+    in_fours = {
+        name: bool((mask.flatten(1).unflatten(0, (-1, 4)).float().std(1) == 0).all()) for name, mask in taken[0].items()
+        if len(mask) % 4 == 0
+    }  # fmt: skip
+    assert in_fours == {"conv2.weight": True, "fc1.weight": True, "fc2.weight": True}
+    assert {name: float(mask.float().mean()) for name, mask in taken[0].items()} == pytest.approx(
+        dict.fromkeys(taken[0], 0.1), abs=0.01
+    )
+
+
 def test_a_run_is_timed_with_its_own_masks(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, masks = trained(run_folder)
     lines = told(f"{run_folder} --batches 2 --inference", capsys)

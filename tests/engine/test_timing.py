@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 import statistics
 from collections.abc import Callable
 
@@ -45,12 +46,32 @@ def test_each_turn_has_the_seconds_of_each_step() -> None:
     assert clock.order == [*"abab", *"abba" * 3]
 
 
-def test_short_steps_are_repeated_and_find_their_own_data_in_the_caches() -> None:
+@pytest.mark.parametrize(
+    ("short", "long", "runs"),
+    [
+        (1 / 4096, 1 / 8, 82),  # 20 milliseconds, which are 81.92 runs
+        (1 / 1024, 1 / 128, 8),  # as long as the other step
+        (1 / 8192, 1 / 4096, 9),  # one millisecond, 8.192 runs
+    ],
+)
+def test_short_steps_are_repeated_and_find_their_own_data_in_the_caches(short: float, long: float, runs: int) -> None:
     clock = Clock()
-    a, b = turns([clock.step("a", 0.0005), clock.step("b", 0.1)], seconds=0.0, clock=clock)
-    assert a == pytest.approx([0.0005] * 6)
-    assert b == pytest.approx([0.1] * 6)
-    assert "".join(clock.order[4:]) == "aaabbaaa" * 3  # one run uncounted and two that fill a millisecond
+    a, b = turns([clock.step("a", short), clock.step("b", long)], seconds=0.0, clock=clock)
+    assert (a, b) == ([short] * 6, [long] * 6)
+    turn = "".join(clock.order).rpartition("b")[2]  # the last one ends there and back: a is last
+    assert turn == "a" * (1 + runs)  # one run is not counted
+
+
+def test_steps_of_all_lengths_meet_other_work_alike() -> None:
+    """Every 10 milliseconds other work takes 90: ten times as long for all, not for those that last longer."""
+
+    class Busy(Clock):
+        def __call__(self) -> float:
+            return self.now + 0.09 * math.floor(self.now / 0.01)
+
+    clock = Busy()
+    a, b = turns([clock.step("a", 1e-3), clock.step("b", 16e-3)], seconds=0.0, clock=clock)
+    assert times_as_fast(a, b).median == pytest.approx(16, rel=0.2)
 
 
 def test_turns_go_on_until_the_time_is_spent() -> None:
@@ -64,7 +85,7 @@ def test_no_garbage_is_collected_in_a_turn() -> None:
     is_on: list[bool] = []
     turns([lambda: is_on.append(gc.isenabled()), clock.step("a", 1.0)], seconds=0.0, clock=clock)
     assert gc.isenabled()
-    assert not any(is_on[2:])
+    assert not any(is_on[3:])
     with pytest.raises(ZeroDivisionError):
         turns([lambda: is_on.append(gc.isenabled()) if gc.isenabled() else 1 / 0], seconds=0.0, clock=clock)
     assert gc.isenabled()

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow.atomic import write_atomically
+from sparseflow.masks.blocks import grids_of
 from sparseflow.networks import build_network, networks_for
 from sparseflow.ranges import Count, Range, Sparsity
 from sparseflow.rng import stream
@@ -100,7 +101,7 @@ class Bench:
     sparsity: Annotated[Sparsity | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Zero fraction, at random places; None: the zeros that are there, else 0.95."""
     block: Annotated[str, tyro.conf.arg(metavar="RxC")] = "1x1"
-    """Outputs x inputs of a block of zeros: 4x1 or 1x1."""
+    """Outputs x inputs of a block, in layers that it divides."""
     batches: Annotated[str, tyro.conf.arg(metavar="INT,INT...")] = "1,8,64"
     """Examples in a step."""
     inference: bool = False
@@ -167,7 +168,7 @@ class Bench:
         masks: Mapping[str, Tensor] = {name: w.parameter.detach() != 0 for name, w in sf.prunable(model).items()}
         if self.sparsity is not None or sf.sparsity_of(masks) < _BY_CHANCE:
             sparsity = 0.95 if self.sparsity is None else self.sparsity
-            masks = sf.random_masks(model, sparsity, allocation="uniform", seed=0)
+            masks = sf.random_masks(model, sparsity, allocation="uniform", seed=0, block=fitting(block, model))
         return sf.apply_masks_(model, masks), masks, self.input_shape or DigitRun().image_shape
 
 
@@ -264,6 +265,22 @@ def block_sizes(text: str) -> tuple[int, int]:
     if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
         raise ValueError(f"block must be outputs x inputs, such as 4x1, got {text!r}.")
     return int(parts[0]), int(parts[1])
+
+
+def fitting(block: tuple[int, int], model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Name of each weight -> the block where it divides the weight, else single weights.
+
+    >>> fitting((4, 1), nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 10)))
+    {'0.weight': (4, 1), '1.weight': (1, 1)}
+    """
+    found = {}
+    for name in sf.prunable(model):
+        try:
+            grids_of(model, block, [name])
+            found[name] = block
+        except ValueError:
+            found[name] = (1, 1)
+    return found
 
 
 def faster_layout(model: nn.Module, x: Tensor, *, training: bool, seconds: float) -> tuple[nn.Module, Tensor, str]:

@@ -15,8 +15,10 @@ Step = Callable[[], object]
 _PAIRS, _MOST = 6, 1000
 #: Turns of which a median is taken, at least.
 _FEW = 3
-#: Seconds that a turn of one step takes at least, by repeats of the step: the clock and its call cost microseconds.
-_TURN = 1e-3
+#: Seconds of a turn of one step: at least as long as the clock wants, at most as long as a busy scheduler needs to be
+#: met by every turn. Between the two all steps repeat for as long as the longest takes: else only long ones would be
+#: interrupted by other work, and short ones seem faster than they are.
+_SHORTEST, _LONGEST = 1e-3, 0.02
 #: Seconds of a step from which the caches that it finds filled by others no longer matter.
 _LONG = 0.05
 
@@ -54,10 +56,10 @@ def turns(
 
     A load on the machine that comes and goes slows neighbours alike. The order is reversed at every second turn; each
     step runs once uncounted in its turn, so that it finds its own data in the caches as in a loop; the garbage
-    collector is off.
+    collector is off. Short steps are repeated until their turns are as long as those of others.
 
     Args:
-        steps: Called twice uncounted, then for at most 1000 turns.
+        steps: Called a few times uncounted, then for at most 1000 turns.
         seconds: To spend on all of them, beyond the least turns.
         least: Number of turns at least.
         clock: Seconds, now.
@@ -68,7 +70,8 @@ def turns(
     """
     for step in steps:
         step()
-    once = [max(_seconds_of(step, 1, clock), 1e-6) for step in steps]
+    once = [max(_quickest(step, clock), 1e-6) for step in steps]
+    length = min(max(_SHORTEST, *once), _LONGEST)
     times: list[list[float]] = [[] for _ in steps]
     order = list(range(len(steps)))
     was_on = gc.isenabled()
@@ -80,7 +83,7 @@ def turns(
             for index in reversed(order) if turn % 2 else order:
                 if once[index] < _LONG:
                     steps[index]()
-                times[index].append(_seconds_of(steps[index], math.ceil(_TURN / once[index]), clock))
+                times[index].append(_seconds_of(steps[index], math.ceil(length / once[index]), clock))
             if turn + 1 >= least and clock() >= end:
                 break
     finally:
@@ -120,6 +123,11 @@ def _cut(number: int) -> int:
         cut += 1
         below += math.comb(number, cut)
     return cut
+
+
+def _quickest(step: Step, clock: Callable[[], float]) -> float:
+    first = _seconds_of(step, 1, clock)
+    return first if first >= _LONG else min(first, _seconds_of(step, 1, clock))
 
 
 def _seconds_of(step: Step, repeats: int, clock: Callable[[], float]) -> float:
