@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import binding, ir
-from numba import config, extending, types
+from numba import config as _config
+from numba import extending, types
 from numba.core import cgutils as _cgutils
 
 #: Numba's own types speak of calls from Python; these are called from kernels.
-intrinsic: Any = extending.intrinsic
+intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = extending.intrinsic
 cgutils: Any = _cgutils
+config: Any = _config
 
 
 def _has_wide_registers() -> bool:
