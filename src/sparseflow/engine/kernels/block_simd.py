@@ -92,7 +92,7 @@ def block_sum(count: int, *, width: int = WIDTH, masked: bool = False) -> Callab
 
         return signature, codegen
 
-    return emit  # type: ignore[no-any-return]
+    return emit
 
 
 def block_gradient(count: int, *, inputs: bool, masked: bool = False) -> Callable[..., None]:
@@ -175,7 +175,7 @@ def block_gradient(count: int, *, inputs: bool, masked: bool = False) -> Callabl
 
         return signature, codegen
 
-    return emit  # type: ignore[no-any-return]
+    return emit
 
 
 #: Blocks whose inputs make one vector in :func:`block_dot`.

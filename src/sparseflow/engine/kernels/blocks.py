@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparseflow.engine.kernels.block_simd import HEIGHT, block_dot, block_gradient, block_sum
+from sparseflow.engine.kernels.block_simd import HEIGHT as HEIGHT
+from sparseflow.engine.kernels.block_simd import block_dot, block_gradient, block_sum
 from sparseflow.engine.kernels.compiling import kernel, part
 from sparseflow.engine.kernels.sums import tiles_of_strip
 from sparseflow.engine.kernels.vectors import REGISTERS, WIDTH
@@ -61,15 +62,15 @@ def _gradients_over_rows(emit: Callable[..., None], tile: int) -> Callable[..., 
     return run
 
 
-_WIDE, _TWO, _ONE = (_sums_over_rows(block_sum(count), count * WIDTH) for count in (_WIDEST, 2, 1))
+_WIDE, _TWO = (_sums_over_rows(block_sum(count), count * WIDTH) for count in (_WIDEST, 2))
 _REST, _FEW = (_sums_over_rows(block_sum(1, width=width, masked=True), width) for width in (WIDTH, 8))
-_WIDE_GRADIENTS, _TWO_GRADIENTS, _ONE_GRADIENT, _REST_GRADIENT = (
+_WIDE_GRADIENTS, _TWO_GRADIENTS, _REST_GRADIENT = (
     _gradients_over_rows(block_gradient(count, inputs=True, masked=masked), count * WIDTH)
-    for count, masked in ((_WIDEST, False), (2, False), (1, False), (1, True))
+    for count, masked in ((_WIDEST, False), (2, False), (1, True))
 )
-_WIDE_DOTS, _TWO_DOTS, _ONE_DOT, _REST_DOT = (
+_WIDE_DOTS, _TWO_DOTS, _REST_DOT = (
     _gradients_over_rows(block_gradient(count, inputs=False, masked=masked), count * WIDTH)
-    for count, masked in ((_WIDEST, False), (2, False), (1, False), (1, True))
+    for count, masked in ((_WIDEST, False), (2, False), (1, True))
 )
 
 
@@ -101,14 +102,11 @@ def block_sums(
                 _TWO(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
                      first, last, least, length, 1)  # fmt: skip
                 n += 2 * WIDTH
-            if n + WIDTH <= length:
-                _ONE(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                     first, last, least, length, 1)  # fmt: skip
-                n += WIDTH
-            if n + 8 < length:
+            while n + 8 < length:
                 _REST(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
                       first, last, least, length - n, 1)  # fmt: skip
-            elif n < length:
+                n += WIDTH
+            if n < length:
                 _FEW(begins, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
                      first, last, least, length - n, 1)  # fmt: skip
 
@@ -141,14 +139,10 @@ def block_gradients(
                 _TWO_GRADIENTS(begins, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
                                pitch, out, first, last, adds_weights, length, 1)  # fmt: skip
                 n, adds_weights = n + 2 * WIDTH, True
-            if n + WIDTH <= length:
-                _ONE_GRADIENT(begins, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
-                              pitch, out, first, last, adds_weights, length, 1)  # fmt: skip
-                n, adds_weights = n + WIDTH, True
-            if n < length:
+            while n < length:
                 _REST_GRADIENT(begins, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
                                pitch, out, first, last, adds_weights, length - n, 1)  # fmt: skip
-                adds_weights = True
+                n, adds_weights = n + WIDTH, True
 
 
 @kernel
@@ -171,14 +165,10 @@ def block_dots(
                 _TWO_DOTS(begins, columns, columns, x, g, d + n, g_pitch, x, a + n, x, a + n,
                           pitch, out, first, last, adds_weights, length, 1)  # fmt: skip
                 n, adds_weights = n + 2 * WIDTH, True
-            if n + WIDTH <= length:
-                _ONE_DOT(begins, columns, columns, x, g, d + n, g_pitch, x, a + n, x, a + n,
-                         pitch, out, first, last, adds_weights, length, 1)  # fmt: skip
-                n, adds_weights = n + WIDTH, True
-            if n < length:
+            while n < length:
                 _REST_DOT(begins, columns, columns, x, g, d + n, g_pitch, x, a + n, x, a + n,
                           pitch, out, first, last, adds_weights, length - n, 1)  # fmt: skip
-                adds_weights = True
+                n, adds_weights = n + WIDTH, True
 
 
 @kernel

@@ -36,7 +36,7 @@ def both_gradients(count: int, *, masked: bool = False) -> Callable[..., None]:
     reduced together, and added up in pieces of PIECE numbers.
     """
     beside = max(1, 4 // count)
-    together = 4 if count > 2 else 8
+    together = 4
     piece = min(count, PIECE // WIDTH)
     pieces = count // piece
 
@@ -84,12 +84,11 @@ def both_gradients(count: int, *, masked: bool = False) -> Callable[..., None]:
                         total = v.then(total, builder.extract_element(dots, ir.Constant(I32, pieces * t + p)))
                     builder.store(total, place)
 
-            several = together
-            while several:
-                whole = whole_groups(builder, begin, end, several)
-                with loop(builder, begin, whole, several) as k:
-                    meet(k, several)
-                begin, several = whole, several // 2 if count < 4 else several // 4
+            whole = whole_groups(builder, begin, end, together)
+            with loop(builder, begin, whole, together) as k:
+                meet(k, together)
+            with loop(builder, whole, end) as k:
+                meet(k, 1)
             for i, (shift, mask) in enumerate(tiles):
                 total = builder.load(totals[0][i])
                 for others in totals[1:]:
@@ -99,7 +98,7 @@ def both_gradients(count: int, *, masked: bool = False) -> Callable[..., None]:
 
         return signature, codegen
 
-    return emit  # type: ignore[no-any-return]
+    return emit
 
 
 @intrinsic

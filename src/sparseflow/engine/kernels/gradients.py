@@ -42,9 +42,7 @@ def _over_inputs(emit: Callable[..., None], tile: int) -> Callable[..., None]:
     return run
 
 
-_WIDE, _HALF, _TWO, _ONE = (
-    _over_inputs(both_gradients(count), count * WIDTH) for count in (_WIDEST, _WIDEST // 2, 2, 1)
-)
+_WIDE, _HALF, _TWO = (_over_inputs(both_gradients(count), count * WIDTH) for count in (_WIDEST, _WIDEST // 2, 2))
 _REST = _over_inputs(both_gradients(1, masked=True), WIDTH)
 
 
@@ -91,14 +89,10 @@ def column_gradients(
                 _TWO(begins, ends, columns, order, values, g, d + n, pitch, x, b + n, x_pitch, gx, a + n, y_pitch,
                      out, first, last, adds_inputs, adds_weights, length, 1)  # fmt: skip
                 n, adds_weights = n + 2 * WIDTH, True
-            if n + WIDTH <= length:
-                _ONE(begins, ends, columns, order, values, g, d + n, pitch, x, b + n, x_pitch, gx, a + n, y_pitch,
-                     out, first, last, adds_inputs, adds_weights, length, 1)  # fmt: skip
-                n, adds_weights = n + WIDTH, True
-            if n < length:
+            while n < length:
                 _REST(begins, ends, columns, order, values, g, d + n, pitch, x, b + n, x_pitch, gx, a + n, y_pitch,
                       out, first, last, adds_inputs, adds_weights, length - n, 1)  # fmt: skip
-                adds_weights = True
+                n, adds_weights = n + WIDTH, True
 
 
 @kernel

@@ -90,7 +90,7 @@ def weighted_sum(count: int, *, width: int = WIDTH, masked: bool = False) -> Cal
 
         return signature, codegen
 
-    return emit  # type: ignore[no-any-return]
+    return emit
 
 
 def span_dots(count: int) -> Callable[..., None]:
@@ -139,7 +139,7 @@ def span_dots(count: int) -> Callable[..., None]:
 
         return signature, codegen
 
-    return emit  # type: ignore[no-any-return]
+    return emit
 
 
 def dots(count: int) -> Callable[..., None]:
@@ -186,7 +186,7 @@ def dots(count: int) -> Callable[..., None]:
 
         return signature, codegen
 
-    return emit  # type: ignore[no-any-return]
+    return emit
 
 
 @intrinsic

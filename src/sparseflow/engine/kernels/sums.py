@@ -74,7 +74,7 @@ def _over_rows(emit: Callable[..., None], tile: int) -> Callable[..., None]:
     return run
 
 
-_EIGHT, _FOUR, _TWO, _ONE = (_over_rows(weighted_sum(count), count * WIDTH) for count in (8, 4, 2, 1))
+_EIGHT, _FOUR, _TWO = (_over_rows(weighted_sum(count), count * WIDTH) for count in (8, 4, 2))
 _REST = _over_rows(weighted_sum(1, masked=True), WIDTH)
 #: A vector of 8 where that is enough: from a batch of 8 it never crosses a cache line, masked or not.
 _FEW = _over_rows(weighted_sum(1, width=8, masked=True), 8)
@@ -120,14 +120,11 @@ def weighted_sums(
                 _TWO(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
                      first, last, accumulate, least, length, 1)  # fmt: skip
                 n += 2 * WIDTH
-            if n + WIDTH <= length:
-                _ONE(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
-                     first, last, accumulate, least, length, 1)  # fmt: skip
-                n += WIDTH
-            if n + 8 < length:
+            while n + 8 < length:
                 _REST(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
                       first, last, accumulate, least, length - n, 1)  # fmt: skip
-            elif n < length:
+                n += WIDTH
+            if n < length:
                 _FEW(begins, ends, columns, values, start, x, a + n, pitch, y, b + n, y_pitch,
                      first, last, accumulate, least, length - n, 1)  # fmt: skip
 

@@ -7,21 +7,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import binding, ir
-from numba import config, extending, types
+from numba import config as _config
+from numba import extending, types
 from numba.core import cgutils as _cgutils
 
-#: Numba's own types speak of calls from Python; this is called from kernels.
+#: Numba's own types speak of calls from Python; these are called from kernels.
+intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = extending.intrinsic
 cgutils: Any = _cgutils
-
-
-def intrinsic(emit: Callable[..., Any]) -> Any:
-    """Numba's decorator, without its types: they speak of calls from Python, and these are called from kernels."""
-    return extending.intrinsic(emit)
+config: Any = _config
 
 
 def _has_wide_registers() -> bool:
     """Of the machine that Numba compiles for: what NUMBA_CPU_FEATURES says, else this one."""
-    asked: str | None = config.CPU_FEATURES  # type: ignore[attr-defined]
+    asked = config.CPU_FEATURES
     return bool(binding.get_host_cpu_features().get("avx512f")) if asked is None else "+avx512f" in asked.split(",")
 
 
