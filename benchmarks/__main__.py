@@ -17,24 +17,24 @@ def main() -> None:
     import torch
 
     from benchmarks import (
-        engine_conv,
+        engine_before,
+        engine_bytes,
         engine_growth,
-        engine_linear,
         engine_memory,
-        engine_steps,
-        engine_transformer,
+        engine_rows,
         hessian,
         import_time,
         initialise,
         mask_update,
         masked_adamw,
         masked_step,
+        peers,
     )
     from benchmarks.command import measure
 
     torch.set_num_threads(THREADS)
     modules = (masked_step, masked_adamw, mask_update, initialise, import_time)
-    several = (engine_steps, engine_linear, engine_conv, engine_transformer, engine_memory, engine_growth, hessian)
+    several = (engine_rows, engine_before, peers, engine_bytes, engine_memory, engine_growth, hessian)
     every = [*(module.BENCHMARK for module in modules), *(found for module in several for found in module.BENCHMARKS)]
     benchmarks = {benchmark.name: benchmark for benchmark in every}
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)

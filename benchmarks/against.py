@@ -41,7 +41,7 @@ ROWS = {
     "mask_update": Row("mask_update", cases=1, repeats=7),
     "masked_step": Row("masked_step", cases=1, repeats=9),
     "vision_memory": Row("vision_memory", cases=1, repeats=1),
-    "engine_lenet5_plan": Row("engine_steps", cases=2, repeats=9),
+    "engine_lenet5_plan": Row("engine_rows", cases=1, repeats=9),
     "import_time": Row("import_time", cases=1, repeats=3),
 }
 

@@ -11,6 +11,7 @@ import json
 import math
 import statistics
 import sys
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 def benchmark_of(module_name: str, name: str) -> Any:
     """The benchmark called ``name`` in a module of ``benchmarks``.
 
-    >>> benchmark_of("engine_steps", "engine_lenet5_plan").name
+    >>> benchmark_of("engine_rows", "engine_lenet5_plan").name
     'engine_lenet5_plan'
     """
     module = importlib.import_module(f"benchmarks.{module_name}")
@@ -31,14 +32,16 @@ def benchmark_of(module_name: str, name: str) -> Any:
 
 def limit_repeats(at_most: int) -> None:
     """Stop every benchmark after ``at_most`` repeats of a case, stable or not: more rounds follow."""
-    from benchmarks.timing import Timings, alternate
+    from benchmarks.timing import Timings, alternate, take_turns
 
     def briefly(*runs: Any, **options: Any) -> Timings:
         return alternate(*runs, **options | {"repeats": min(at_most, options["repeats"]), "tolerance": math.inf})
 
+    brief = {"alternate": briefly, "take_turns": partial(take_turns, least=at_most, most=at_most)}
     for name, module in list(sys.modules.items()):
-        if name.startswith("benchmarks.") and name != "benchmarks.timing" and hasattr(module, "alternate"):
-            module.alternate = briefly  # type: ignore[attr-defined]
+        if name.startswith("benchmarks.") and name != "benchmarks.timing":
+            for function in brief.keys() & vars(module).keys():
+                setattr(module, function, brief[function])
 
 
 def main(module_name: str, name: str, cases: int, repeats: int, smoke: bool) -> None:

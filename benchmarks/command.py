@@ -35,10 +35,11 @@ def measure(benchmarks: Iterable[Benchmark], *, smoke: bool, out: Path | None, c
             ratio = shown(case.timings.ratio, speedup=benchmark.speedup)
             console.print(f"{name}, {case.label}: {ratio}", highlight=False)
             cases.append(case)
-        if not any(case.counts for case in cases):
+        if not cases:
             continue
         result = report(benchmark, cases, failures, command=command)
-        for case in cases:
+        for case, told in zip(cases, result["cases"], strict=True):
+            reach = told["reach"]
             low, high = (
                 shown(ratio, speedup=benchmark.speedup)
                 for ratio in sorted(case.timings.quartiles, reverse=benchmark.speedup)
@@ -46,11 +47,11 @@ def measure(benchmarks: Iterable[Benchmark], *, smoke: bool, out: Path | None, c
             table.add_row(
                 benchmark.what if case is cases[0] else "",
                 case.label,
-                bound(benchmark.reach, speedup=benchmark.speedup) if case.counts else "",
+                "" if reach is None else bound(reach, speedup=benchmark.speedup),
                 shown(case.timings.ratio, speedup=benchmark.speedup),
                 f"{low} - {high}",
                 str(len(case.timings.subject)),
-                "" if smoke or not case.counts else _verdict(case.timings.ratio <= benchmark.reach),
+                "" if smoke or reach is None else _verdict(case.timings.ratio <= reach),
             )
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 
 import sparseflow as sf
-from benchmarks.engine_linear import batch_innermost, forward_backward, traffic
+from benchmarks.contest import LAYOUTS
+from benchmarks.engine_problems import forward_backward
 from benchmarks.engine_timing import THREAD_COUNTS, gflops, on_threads, torch_threads
 from benchmarks.result import Benchmark, Case, Failure
 from benchmarks.timing import alternate, stopwatch
@@ -67,7 +69,7 @@ def _run(smoke: bool) -> Iterator[Case | Failure]:
                 "batch": BATCH, "layout": "batch innermost", "baseline": f"{smallest} nonzeros",
                 "gflops": gflops(multiply_adds, timings.subject),
                 "gflops_smallest": gflops(multiply_adds, timings.baseline),
-                "gflops_ceilings": ceilings[threads], **traffic(BATCH),
+                "gflops_ceilings": ceilings[threads]
             }  # fmt: skip
             label = f"{nonzeros:.0e} nonzeros, {on_threads(threads)}"
             yield Case(label=label, configuration=configuration, timings=timings, unit="seconds_per_nonzero")
@@ -76,12 +78,12 @@ def _run(smoke: bool) -> Iterator[Case | Failure]:
 def _timer(nonzeros: int) -> tuple[Callable[[], float], int]:
     layer = square(nonzeros, seed=0)
     side, actual = layer.pattern.inputs, layer.pattern.num_active
-    x = batch_innermost(torch.randn(BATCH, side)).requires_grad_()
-    gradient = batch_innermost(torch.randn(BATCH, side))
+    x, gradient = (LAYOUTS["batch innermost"](torch.randn(BATCH, side)) for _ in range(2))
+    step = forward_backward(x, gradient, of_input=True)(layer, torch.Tensor.contiguous, nullcontext)
     calls = max(1, 2_000_000 // nonzeros)
 
     def seconds_per_nonzero() -> float:
-        return stopwatch(lambda: [forward_backward(layer, x, gradient) for _ in range(calls)]) / (calls * actual)
+        return stopwatch(lambda: [step() for _ in range(calls)]) / (calls * actual)
 
     return seconds_per_nonzero, actual
 

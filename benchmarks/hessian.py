@@ -85,6 +85,7 @@ def run_hessian(dtype: torch.dtype, smoke: bool) -> Iterator[Case]:
                     lambda: stopwatch(lambda: [row(i) for i in range(ROWS)]) * layout.size / ROWS,  # noqa: B023
                     repeats=1 if smoke else 5,
                     warmup=0 if smoke else 1,
+                    tolerance=0.1,  # the ratio is in the thousands
                 )
             yield Case(
                 label=f"after {steps} steps, {on_threads(threads)}",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import sparseflow as sf
-from benchmarks.engine_transformer import Block
+from benchmarks.engine_problems import Block
 from benchmarks.resnet50 import resnet50
 from benchmarks.result import Benchmark, Case
 from benchmarks.timing import alternate, stopwatch

@@ -1,58 +1,188 @@
-"""The tables of docs/performance.md, from the engine's results."""
+"""The tables of docs/performance.md and the README's rows of the engine, from the results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from benchmarks.contest import BF16, FLOAT32, INT8
 from benchmarks.result import bound, machines, shown, verdict
 
 Result = dict[str, Any]
+Case = dict[str, Any]
 
-STEPS = ("engine_lenet5_plan", "engine_lenet5_modules", "engine_mlp_plan", "engine_mlp_modules")
-LINEAR = ("engine_linear_90", "engine_linear_95", "engine_linear_98")
-CONV = ("engine_conv_90", "engine_conv_95")
-#: All of the engine's results, in the order of the table.
-ORDER = (
-    *STEPS, *LINEAR, *CONV, "engine_transformer", "engine_batch_1", "engine_memory", "engine_growth",
+#: Sparse forms against dense rivals: what is shown of them in the README, and all in the order of the page.
+USER_LEVEL = ("engine_user_mlp", "engine_transformer")
+CONTESTS = (
+    "engine_user_mlp", "engine_mlp_inference", "engine_linear", "engine_two_threads", "engine_lenet5_modules",
+    "engine_lenet5_plan", "engine_mlp_modules", "engine_mlp_plan", "engine_transformer", "engine_encoder",
+    "engine_conv", "engine_vgg16", "engine_resnet14", "engine_batch_1",
 )  # fmt: skip
-#: Results on curvature, likewise.
+#: The engine against other libraries, against itself, and what it needs.
+OTHERS = ("engine_sparselab", "engine_before", "engine_bytes", "engine_memory", "engine_growth", "mask_update")
+#: Reported beside them, without a number to reach.
+PEERS = "engine_peers"
+#: Results on curvature, in the order of the table.
 CURVATURE = ("hessian", "hessian_float32", "spectrum", "hessian_product")
 #: Results on training with images, likewise; ``python -m benchmarks.vision`` measures them.
-IMAGES = ("vision_ranks", "vision_compiled", "vision_input", "vision_memory", "vision_engine")
+IMAGES = ("vision_ranks", "vision_compiled", "vision_input", "vision_memory")
 #: What masking costs under AdamW; the README has its row too.
 ADAMW = "masked_adamw"
-_NOTHING = "Not measured yet: `make bench`, then `python -m benchmarks.table`."
+RIVALS = (FLOAT32, BF16, INT8)
+NOTHING = "Not measured yet: `make bench`, then `python -m benchmarks.table`."
 
 
 def blocks(results: Iterable[Result]) -> dict[str, str]:
     """Name of each block of docs/performance.md -> its table."""
-    found = {result["name"]: result for result in results if result["name"] in (*ORDER, *CURVATURE, *IMAGES, ADAMW)}
-    every = [found[name] for name in ORDER if name in found]
+    known = (*CONTESTS, *OTHERS, PEERS, *CURVATURE, *IMAGES, ADAMW)
+    found = {result["name"]: result for result in results if result["name"] in known}
 
-    def table(make: Any, names: Sequence[str]) -> str:
+    def table(make: Any, *names: str) -> str:
         chosen = [found[name] for name in names if name in found]
-        return str(make(chosen)) if chosen else _NOTHING
+        return str(make(chosen)) if chosen else NOTHING
 
+    every = (*CONTESTS, *OTHERS, PEERS)
     return {
-        "summary": "\n\n".join([summary(every), "\n".join(machines(every))]) if every else _NOTHING,
-        "linear": table(speedups, LINEAR),
-        "conv": table(speedups, CONV),
-        "batch": table(speedups, ("engine_batch_1",)),
-        "limits": table(limits, (*LINEAR, *CONV, "engine_transformer", "engine_batch_1")),
-        "memory": table(memory, ("engine_memory",)),
-        "growth": table(growth, ("engine_growth",)),
-        "adamw": table(adamw, (ADAMW,)),
-        "curvature": table(summary, CURVATURE),
-        "images": table(images, IMAGES),
-        "images-engine": table(images_engine, ("vision_engine",)),
-        "failures": failures(every) if every else _NOTHING,
+        "summary": table(summary, *CONTESTS, *OTHERS),
+        "mlp": table(details, "engine_user_mlp"),
+        "sparselab": table(others, "engine_sparselab", "engine_before"),
+        "inference": table(details, "engine_mlp_inference", "engine_encoder"),
+        "linear": table(details, "engine_linear", "engine_two_threads"),
+        "peers": table(peers, PEERS),
+        "networks": table(
+            details, "engine_lenet5_modules", "engine_lenet5_plan", "engine_mlp_modules", "engine_mlp_plan"
+        ),
+        "transformer": table(details, "engine_transformer"),
+        "conv": table(details, "engine_conv", "engine_vgg16", "engine_resnet14"),
+        "batch": table(details, "engine_batch_1"),
+        "bytes": table(others, "engine_bytes"),
+        "memory": table(memory, "engine_memory"),
+        "growth": table(growth, "engine_growth"),
+        "adamw": table(adamw, ADAMW),
+        "curvature": table(curvature, *CURVATURE),
+        "images": table(images, *IMAGES),
+        "failures": table(failures, *every),
     }
 
 
-def summary(results: Iterable[Result]) -> str:
+def summary(results: Sequence[Result]) -> str:
+    """All numbers to reach: sparse forms over their rivals, then the others, then where they were measured."""
+    groups = [[r for r in results if (r["name"] in CONTESTS) is among] for among in (True, False)]
+    parts = [make(chosen) for make, chosen in zip((judged, others), groups, strict=True) if chosen]
+    return "\n\n".join([*parts, "\n".join(machines(results))])
+
+
+def judged(results: Iterable[Result]) -> str:
+    """A line for each sparse form with a number to reach; its sparsities side by side."""
+    heads = [head for rival in RIVALS for head in (f"over {rival}", "reach")]
+    lines = [f"| what | sparsity | {' | '.join(heads)} | verdict |", "|---|---|" + "---|" * (len(heads) + 1)]
+    for result in results:
+        for (row, pattern, threads), cases in _forms(result).items():
+            if not any(case["counts"] for case in cases):
+                continue
+            sparsities = sorted({case["configuration"]["sparsity"] for case in cases})
+            cells = []
+            for rival in RIVALS:
+                each = [_case(cases, sparsity, rival) for sparsity in sparsities]
+                cells += [_side_by_side(each, "ratio"), _side_by_side(each, "reach")]
+            held = all(case["ratio"] <= case["reach"] for case in cases if case["counts"])
+            what = f"{result['what']}; {row}: {pattern}" + (", 2 threads" if threads == 2 else "")
+            shares = " / ".join(f"{100 * sparsity:.0f}" for sparsity in sparsities)
+            lines.append(f"| {what} | {shares} % | {' | '.join(cells)} | {'held' if held else '**missed**'} |")
+    return "\n".join(lines)
+
+
+def _forms(result: Result) -> dict[tuple[str, str, int], list[Case]]:
+    """Row, pattern and threads -> the cases of a contest."""
+    found: dict[tuple[str, str, int], list[Case]] = {}
+    for case in result["cases"]:
+        its = case["configuration"]
+        found.setdefault((its["row"], its["pattern"], its["threads"]), []).append(case)
+    return found
+
+
+def _case(cases: Iterable[Case], sparsity: float, rival: str) -> Case | None:
+    for case in cases:
+        its = case["configuration"]
+        if its["sparsity"] == sparsity and its["rival"] == rival:
+            return case
+    return None
+
+
+def _side_by_side(cases: Sequence[Case | None], key: str) -> str:
+    """Speedups as ``4.5 / 8 / 14x``; nothing where no case has one."""
+    numbers = ["-" if case is None or case[key] is None else f"{1 / case[key]:.3g}" for case in cases]
+    return " / ".join(numbers) + "x" if set(numbers) != {"-"} else ""
+
+
+def user_level(results: Iterable[Result]) -> str:
+    """The README's rows: what a user gets through the public API."""
+    lines = ["| one thread | sparsity | times as fast as dense float32 | as bf16 autocast |", "|---|---|---|---|"]
+    for result in results:
+        for (_, pattern, _), cases in _forms(result).items():
+            sparsities = sorted({case["configuration"]["sparsity"] for case in cases})
+            over = [_side_by_side([_case(cases, s, rival) for s in sparsities], "ratio") for rival in (FLOAT32, BF16)]
+            shares = " / ".join(f"{100 * sparsity:.0f}" for sparsity in sparsities)
+            lines.append(f"| {result['what']}: {pattern} | {shares} % | {' | '.join(over)} |")
+    return "\n".join(lines)
+
+
+def details(results: Sequence[Result]) -> str:
+    """Every sparse form: milliseconds, how many times faster than each rival, GF/s of its products."""
+    met = {case["configuration"]["rival"] for result in results for case in result["cases"]}
+    rivals, several = [rival for rival in RIVALS if rival in met], len(results) > 1
+    over_rivals = [f"over {rival}" for rival in rivals]
+    heads = ["what", "pattern", "sparsity", "threads", "ms", *over_rivals, "GF/s", "GF/s float32"]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for result in results:
+        for (row, pattern, threads), cases in _forms(result).items():
+            for sparsity in sorted({case["configuration"]["sparsity"] for case in cases}):
+                its = [_case(cases, sparsity, rival) for rival in rivals]
+                first = next(case for case in its if case is not None)
+                over = ["" if case is None else shown(case["ratio"], speedup=True) for case in its]
+                speeds = [_number(first["configuration"].get(key)) for key in ("gflops", "gflops_rival")]
+                name = f"{result['what']}; {row}" if several else row
+                cells = [name, pattern, f"{100 * sparsity:.0f} %", str(threads), _milliseconds(first), *over, *speeds]
+                lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _milliseconds(case: Case) -> str:
+    return f"{1e3 * case['median_seconds']['subject']:.3g}"
+
+
+def others(results: Iterable[Result]) -> str:
+    """Each judged case of the other results."""
+    lines = ["| what | case | reach | measured | verdict |", "|---|---|---|---|---|"]
+    for result in results:
+        speedup = result["speedup"]
+        for case in result["cases"]:
+            if case["counts"]:
+                held = "held" if case["ratio"] <= case["reach"] else "**missed**"
+                cells = [bound(case["reach"], speedup=speedup), shown(case["ratio"], speedup=speedup), held]
+                lines.append(f"| {result['what']} | {case['label']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def peers(results: Sequence[Result]) -> str:
+    """Other libraries over dense float32, with libraries as columns."""
+    (result,) = results
+    cases = result["cases"]
+    names = list(dict.fromkeys(case["configuration"]["pattern"] for case in cases))
+    lines = [f"| | sparsity | threads | {' | '.join(names)} |", "|---|---|---|" + "---|" * len(names)]
+    rows: dict[tuple[str, float, int], dict[str, str]] = {}
+    for case in cases:
+        its = case["configuration"]
+        cells = rows.setdefault((its["row"], its["sparsity"], its["threads"]), {})
+        cells[its["pattern"]] = shown(case["ratio"], speedup=True)
+    for (row, sparsity, threads), cells in rows.items():
+        found = " | ".join(cells.get(name, "") for name in names)
+        lines.append(f"| {row} | {100 * sparsity:.0f} % | {threads} | {found} |")
+    return "\n".join(lines)
+
+
+def curvature(results: Iterable[Result]) -> str:
     """One row per number to reach: the worst judged case for each number of threads."""
-    results = sorted(results, key=lambda result: (*ORDER, *CURVATURE).index(result["name"]))
     lines = ["| what | reach | 1 thread | 2 threads | verdict |", "|---|---|---|---|---|"]
     for result in results:
         worst = [_worst(result, threads) for threads in (1, 2)]
@@ -64,34 +194,6 @@ def summary(results: Iterable[Result]) -> str:
 def _worst(result: Result, threads: int) -> str:
     ratios = [c["ratio"] for c in result["cases"] if c["counts"] and c["configuration"]["threads"] == threads]
     return shown(max(ratios), speedup=result["speedup"]) if ratios else "-"
-
-
-def speedups(results: Sequence[Result]) -> str:
-    """Speedups, with cases (other libraries among them) as rows, and sparsity and threads as columns."""
-    columns = [(result, threads) for result in results for threads in (1, 2)]
-    heads = [f"{_sparsity(result)}, {threads} thread{'s' * (threads > 1)}" for result, threads in columns]
-    lines = [f"| | {' | '.join(heads)} |", "|---|" + "---|" * len(columns)]
-    rows = dict.fromkeys(case["configuration"]["row"] for result in results for case in result["cases"])
-    for row in rows:
-        cells = [_cell(_case(result, row, threads), speedup=result["speedup"]) for result, threads in columns]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def limits(results: Sequence[Result]) -> str:
-    """GF/s of the judged cases and of their dense baselines, and the bytes that a nonzero moves."""
-    lines = [
-        "| | GF/s sparse, 1 thread | 2 threads | GF/s dense, 1 thread | 2 threads | bytes a nonzero, memory | cache |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for result in results:
-        for row in dict.fromkeys(case["configuration"]["row"] for case in result["cases"] if case["counts"]):
-            cases = [_case(result, row, threads) for threads in (1, 2)]
-            found = [case["configuration"] if case else {} for case in cases]
-            numbers = [_number(c.get(key)) for key in ("gflops", "gflops_dense") for c in found]
-            moved = [str(found[0].get(f"bytes_per_nonzero_{where}", "-")) for where in ("memory", "cache")]
-            lines.append(f"| {_sparsity(result)}: {row} | {' | '.join([*numbers, *moved])} |")
-    return "\n".join(lines)
 
 
 def memory(results: Sequence[Result]) -> str:
@@ -138,8 +240,6 @@ def images(results: Sequence[Result]) -> str:
     lines = ["| what | reach | measured | verdict |", "|---|---|---|---|"]
     for result in results:
         cases = result["cases"]
-        if result["name"] == "vision_engine":
-            cases = [max(cases, key=lambda case: float(case["ratio"]))]
         found = [f"{shown(case['ratio'], speedup=result['speedup'])} ({case['label']})" for case in cases]
         found += [failure["error"] for failure in result["failures"]]
         reach = bound(result["reach"], speedup=result["speedup"])
@@ -147,40 +247,10 @@ def images(results: Sequence[Result]) -> str:
     return "\n\n".join(["\n".join(lines), "\n".join(machines(results))])
 
 
-def images_engine(results: Sequence[Result]) -> str:
-    """Speedup of the engine for each sparsity and width, and the largest difference in loss over some steps."""
-    (result,) = results
-    lines = [
-        "| sparsity, width | 1 thread | 2 threads | losses differ at most by, float64 | float32 |",
-        "|---|---|---|---|---|",
-    ]
-    for row in dict.fromkeys(case["configuration"]["row"] for case in result["cases"]):
-        cases = [case for threads in (1, 2) if (case := _case(result, row, threads))]
-        cells = [_cell(case, speedup=True) for case in cases]
-        apart = cases[0]["configuration"]["largest_relative_difference"]
-        lines.append(f"| {row} | {' | '.join(cells)} | {apart['float64']:.0e} of themselves | {apart['float32']:.0e} |")
-    return "\n".join(lines)
-
-
 def failures(results: Iterable[Result]) -> str:
     """Configurations that could not be measured, each with the last line of its error."""
     found = [f"* {r['what']}: {f['label']}: `{f['error']}`" for r in results for f in r["failures"]]
     return "\n".join(found) or "Everything ran."
-
-
-def _sparsity(result: Result) -> str:
-    return f"{result['cases'][0]['configuration']['sparsity']:.0%}"
-
-
-def _case(result: Result, row: str, threads: int) -> Result | None:
-    for case in result["cases"]:
-        if case["configuration"]["row"] == row and case["configuration"]["threads"] == threads:
-            return dict(case)
-    return None
-
-
-def _cell(case: Result | None, *, speedup: bool) -> str:
-    return "-" if case is None else shown(case["ratio"], speedup=speedup)
 
 
 def _number(value: float | None) -> str:

@@ -28,6 +28,8 @@ class Case:
     timings: Timings
     counts: bool = True
     """Whether the case is judged against the number to reach; other cases are reported beside it."""
+    reach: float | None = None
+    """Its own number to reach, where the benchmark has none for all."""
     unit: str = "seconds"
     """Unit of the timings."""
 
@@ -48,8 +50,8 @@ class Benchmark:
 
     name: str
     what: str
-    reach: float
-    """The largest ratio of subject over baseline that counts as held."""
+    reach: float | None
+    """The largest ratio of subject over baseline that counts as held; ``None`` where every case has its own."""
     run: Callable[[bool], Iterable[Case | Failure]]
     speedup: bool = False
     """Shown as how many times faster the subject is than the baseline, ``1 / ratio``."""
@@ -77,14 +79,13 @@ def bound(reach: float, *, speedup: bool) -> str:
 
 
 def report(benchmark: Benchmark, cases: list[Case], failures: list[Failure], *, command: str) -> dict[str, Any]:
-    """The result file's content, as JSON types; the ratio is that of the worst judged case."""
+    """The result file's content, as JSON types."""
     return {
         "name": benchmark.name,
         "what": benchmark.what,
         "speedup": benchmark.speedup,
         "reach": benchmark.reach,
-        "ratio": max(case.timings.ratio for case in cases if case.counts),
-        "cases": [_case(case) for case in cases],
+        "cases": [_case(case, benchmark.reach) for case in cases],
         "failures": [asdict(failure) for failure in failures],
         "hardware": {"cpu": processor(), "cores": os.cpu_count(), "threads": THREADS, "load": os.getloadavg()[0]},
         "versions": _versions(),
@@ -95,7 +96,8 @@ def report(benchmark: Benchmark, cases: list[Case], failures: list[Failure], *, 
 
 def is_held(result: dict[str, Any]) -> bool:
     """Whether every judged case reached the number, and none failed."""
-    return bool(result["ratio"] <= result["reach"]) and not any(f.get("counts") for f in result["failures"])
+    judged = [case for case in result["cases"] if case["counts"]]
+    return all(case["ratio"] <= case["reach"] for case in judged) and not any(f["counts"] for f in result["failures"])
 
 
 def verdict(result: dict[str, Any]) -> str:
@@ -119,11 +121,13 @@ def load(folder: Path = RESULTS) -> list[dict[str, Any]]:
     return [result for result in found if "name" in result]
 
 
-def _case(case: Case) -> dict[str, Any]:
+def _case(case: Case, reach: float | None) -> dict[str, Any]:
     low, high = case.timings.quartiles
+    own = reach if case.reach is None else case.reach
     return {
         "label": case.label,
         "counts": case.counts,
+        "reach": own if case.counts else None,
         "configuration": case.configuration,
         "ratio": case.timings.ratio,
         "quartiles": [low, high],

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.table``: write the tables of the README and docs/performance.md from the committed results."""
+"""``python -m benchmarks.table``: write the tables of README, performance.md and blocks.md from committed results."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import performance
+import pandas as pd
+
+from benchmarks import block_accuracy, performance
 from benchmarks.result import bound, load, machines, shown, verdict
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PERFORMANCE = ROOT / "docs" / "performance.md"
+PERFORMANCE, BLOCKS = (ROOT / "docs" / name for name in ("performance.md", "blocks.md"))
 #: What masking costs, in the order of the table.
 ORDER = ("masked_step", "masked_adamw", "mask_update", "initialise", "import_time")
 
 
 def markdown(results: list[dict[str, Any]]) -> str:
-    """The README's tables of masking, engine and curvature, and a line for each machine that was measured."""
+    """The README's tables: what a user gains from the engine, what masking costs, and where they were measured."""
+    gains = [found for name in performance.USER_LEVEL for found in results if found["name"] == name]
     costs = sorted((r for r in results if r["name"] in ORDER), key=lambda r: ORDER.index(r["name"]))
     lines = ["| what | reach | measured | verdict |", "|---|---|---|---|"]
     for result in costs:
         measured = "; ".join(f"{shown(case['ratio'], speedup=False)} ({case['label']})" for case in result["cases"])
         lines.append(f"| {result['what']} | {bound(result['reach'], speedup=False)} | {measured} | {verdict(result)} |")
-    gains = [result for result in results if result["name"] in performance.ORDER]
-    curvature = [result for result in results if result["name"] in performance.CURVATURE]
-    tables = ["\n".join(lines), *(performance.summary(found) for found in (gains, curvature) if found)]
-    return "\n\n".join([*tables, "\n".join(machines([*costs, *gains, *curvature]))])
+    user_level = performance.user_level(gains) if gains else performance.NOTHING
+    return "\n\n".join([user_level, "\n".join(lines), "\n".join(machines([*gains, *costs]))])
 
 
 def filled(text: str, name: str, block: str) -> str:
@@ -51,12 +52,18 @@ def with_tables(text: str, results: list[dict[str, Any]]) -> str:
     return text
 
 
+def with_accuracy(text: str) -> str:
+    """The page docs/blocks.md with its table filled in."""
+    return filled(text, "block_accuracy", block_accuracy.markdown(pd.read_csv(block_accuracy.RESULT)))
+
+
 def main() -> None:
     results = load()
     if not results:
         sys.exit("no results yet: run python -m benchmarks first.")
     README.write_text(filled(README.read_text(), "benchmarks", markdown(results)))
     PERFORMANCE.write_text(with_tables(PERFORMANCE.read_text(), results))
+    BLOCKS.write_text(with_accuracy(BLOCKS.read_text()))
 
 
 if __name__ == "__main__":

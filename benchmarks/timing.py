@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
+
+Step = Callable[[], object]
+Name = TypeVar("Name", bound=Hashable)
+#: Seconds that one turn should last, so that caches and thread pools are warm, as in a training loop.
+_TURN = 0.02
 
 
 def nothing() -> None:
@@ -88,3 +94,46 @@ def alternate(
         if count == repeats == 1 or (count >= max(2, repeats) and timings.is_stable(tolerance)):
             break
     return timings
+
+
+def shortest(step: Step) -> float:
+    """Seconds of the shortest of a few calls, of two at least: one that other work held up says nothing."""
+    found = [stopwatch(step), stopwatch(step)]
+    while len(found) < 5 and sum(found) < 5 * _TURN:
+        found.append(stopwatch(step))
+    return min(found)
+
+
+def take_turns(
+    steps: Mapping[Name, Step], *, smoke: bool = False, least: int = 9, most: int = 27, seconds: float = 12.0
+) -> dict[Name, list[float]]:
+    """Seconds per call of several computations that take turns (A B C C B A A B C ...).
+
+    Turns last until every ratio of two is stable to 2 %, or the time is up; the i-th of all were taken next to each
+    other.
+
+    Args:
+        steps: Called as often in one turn as 20 ms allow.
+        smoke: Call each once.
+        least, most: Turns of each.
+        seconds: After this time no more turns than ``least`` are taken; after three times as much, no more than three.
+    """
+    if smoke:
+        return {name: [stopwatch(step)] for name, step in steps.items()}
+    calls = {name: max(1, round(_TURN / shortest(step))) for name, step in steps.items()}
+    found: dict[Name, list[float]] = {name: [] for name in steps}
+    names, start = list(steps), time.perf_counter()
+    for turn in range(most):
+        for name in reversed(names) if turn % 2 else names:
+            step = steps[name]
+            found[name].append(stopwatch(lambda: [step() for _ in range(calls[name])]) / calls[name])  # noqa: B023
+        passed = time.perf_counter() - start
+        if turn + 1 >= least and (passed > seconds or _are_stable(list(found.values()))):
+            break
+        if turn + 1 >= 3 and passed > 3 * seconds:
+            break
+    return found
+
+
+def _are_stable(found: list[list[float]]) -> bool:
+    return all(Timings(found[0], other).is_stable(0.02) for other in found[1:])

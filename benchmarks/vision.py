@@ -18,7 +18,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(THREADS)
 def main() -> None:
     import torch
 
-    from benchmarks import vision_compiled, vision_engine, vision_input, vision_memory, vision_ranks
+    from benchmarks import vision_compiled, vision_input, vision_memory, vision_ranks
     from benchmarks.command import measure
 
     torch.set_num_threads(THREADS)
@@ -27,7 +27,6 @@ def main() -> None:
         "vision_compiled": vision_compiled.benchmark,
         "vision_input": vision_input.benchmark,
         "vision_memory": vision_memory.benchmark,
-        "vision_engine": vision_engine.benchmark,
     }
     parser = argparse.ArgumentParser(prog="python -m benchmarks.vision", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="images")

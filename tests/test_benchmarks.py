@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
+from torch import nn
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks/ is beside the package, not in it
 
-from benchmarks import peers, performance  # noqa: E402
+from benchmarks import block_accuracy, peers, performance  # noqa: E402
+from benchmarks.contest import BF16, BLOCKS, FLOAT32, Entry, masks_of  # noqa: E402
 from benchmarks.result import Benchmark, Case, Failure, load, report  # noqa: E402
-from benchmarks.table import ORDER, PERFORMANCE, README, filled, markdown, with_tables  # noqa: E402
-from benchmarks.timing import Timings, alternate  # noqa: E402
+from benchmarks.table import BLOCKS as BLOCKS_PAGE  # noqa: E402
+from benchmarks.table import ORDER, PERFORMANCE, README, filled, markdown, with_accuracy, with_tables  # noqa: E402
+from benchmarks.timing import Timings, alternate, take_turns  # noqa: E402
+
+
+def every_benchmark() -> list[str]:
+    return [*performance.CONTESTS, *performance.OTHERS, performance.PEERS, *performance.CURVATURE]
 
 
 def test_every_benchmark_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "--smoke", "--out", str(tmp_path / "results")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for name in [*ORDER, *performance.ORDER, *performance.CURVATURE]:
+    for name in [*ORDER, *every_benchmark()]:
         assert f"{name}, " in done.stdout
     assert not (tmp_path / "results").exists()
 
@@ -34,7 +45,7 @@ def test_resnet50_has_the_known_size() -> None:
 
 def test_readme_says_what_the_results_say() -> None:
     results = load()
-    known = {*ORDER, *performance.ORDER, *performance.CURVATURE, *performance.IMAGES}
+    known = {*ORDER, *every_benchmark(), *performance.IMAGES}
     assert set(ORDER) <= {result["name"] for result in results} <= known
     text = README.read_text()
     assert filled(text, "benchmarks", markdown(results)) == text, "run python -m benchmarks.table"
@@ -45,33 +56,66 @@ def test_performance_page_says_what_the_results_say() -> None:
     assert with_tables(text, load()) == text, "run python -m benchmarks.table"
 
 
-def engine_result(*, failures: list[Failure]) -> dict[str, object]:
-    """By hand: 8 times faster at one thread, 4 times at two, and a peer that is twice as fast as dense."""
+def test_page_of_blocks_says_what_the_results_say() -> None:
+    text = BLOCKS_PAGE.read_text()
+    assert with_accuracy(text) == text, "run python -m benchmarks.table"
 
-    def case(row: str, threads: int, seconds: float, *, counts: bool) -> Case:
-        configuration = {"row": row, "threads": threads, "sparsity": 0.9, "gflops": 40.0, "gflops_dense": 80.0}
-        timings = Timings([seconds], [8.0])
-        return Case(label=f"{row}, {threads}", configuration=configuration, timings=timings, counts=counts)
 
-    cases = [case("ours", 1, 1.0, counts=True), case("ours", 2, 2.0, counts=True), case("peer", 1, 4.0, counts=False)]
-    benchmark = Benchmark(
-        name="engine_linear_90", what="linear layer", reach=1 / 5, run=lambda smoke: cases, speedup=True
+def contest_case(sparsity: float, rival: str, seconds: float, reach: float | None, *, threads: int = 1) -> Case:
+    """By hand: a rival takes eight seconds; ``reach`` is in times faster."""
+    configuration = {
+        "row": "batch 128", "pattern": "4x1 blocks", "sparsity": sparsity, "threads": threads, "rival": rival,
+        "gflops": 40.0, "gflops_rival": 80.0,
+    }  # fmt: skip
+    return Case(
+        label=f"{sparsity}, {rival}",
+        configuration=configuration,
+        timings=Timings([seconds], [8.0]),
+        counts=reach is not None,
+        reach=None if reach is None else 1 / reach,
     )
-    return report(benchmark, cases, failures, command="by hand")
 
 
-def test_a_row_of_the_summary_is_the_worst_case_of_each_number_of_threads() -> None:
-    summary = performance.summary([engine_result(failures=[])])
-    assert summary.splitlines()[-1] == "| linear layer | >= 5x | 8x | 4x | **missed** |"
+def contest_result(*cases: Case, failures: Sequence[Failure] = ()) -> dict[str, Any]:
+    benchmark = Benchmark(name="engine_user_mlp", what="MLP", reach=None, run=lambda smoke: cases, speedup=True)
+    return report(benchmark, list(cases), list(failures), command="by hand")
 
 
-def test_peers_stand_beside_and_what_failed_is_told() -> None:
+def test_a_form_is_a_line_with_its_sparsities_side_by_side() -> None:
+    result = contest_result(
+        contest_case(0.95, FLOAT32, 1.0, 6), contest_case(0.9, FLOAT32, 2.0, 5), contest_case(0.9, BF16, 4.0, None),
+        contest_case(0.95, BF16, 2.0, 4), contest_case(0.95, FLOAT32, 0.5, None, threads=2),
+    )  # fmt: skip
+    (line,) = performance.judged([result]).splitlines()[2:]
+    assert line == ("| MLP; batch 128: 4x1 blocks | 90 / 95 % | 4 / 8x | 5 / 6x | 2 / 4x | - / 4x |  |  | **missed** |")
+    *_, unjudged = performance.details([result]).splitlines()
+    assert unjudged == "| batch 128 | 4x1 blocks | 95 % | 2 | 500 | 16x |  | 40 | 80 |"
+    assert performance.user_level([contest_result(contest_case(0.9, FLOAT32, 2.0, 4))]).splitlines()[2:] == [
+        "| MLP: 4x1 blocks | 90 % | 4x |  |"
+    ]
+
+
+def test_other_numbers_are_a_line_each_and_failures_are_told() -> None:
+    case = Case(label="blocks", configuration={}, timings=Timings([11.0], [2.0]), reach=5.5, unit="bytes")
+    benchmark = Benchmark(name="engine_bytes", what="bytes", reach=None, run=lambda smoke: [case])
     error = "does not install: error: no compiler"
-    blocks = performance.blocks([engine_result(failures=[Failure(label="sparseprop==0.1.14", error=error)])])
-    assert blocks["linear"].splitlines()[-2:] == ["| ours | 8x | 4x |", "| peer | 2x | - |"]
-    assert blocks["limits"].splitlines()[-1] == "| 90%: ours | 40 | 40 | 80 | 80 | - | - |"
-    assert blocks["failures"] == f"* linear layer: sparseprop==0.1.14: `{error}`"
+    result = report(benchmark, [case], [Failure(label="sparseprop==0.1.14", error=error)], command="by hand")
+    blocks = performance.blocks([result])
+    assert blocks["bytes"].splitlines()[2:] == ["| bytes | blocks | <= 5.5 | 5.50 | held |"]
+    assert blocks["failures"] == f"* bytes: sparseprop==0.1.14: `{error}`"
     assert blocks["memory"] == "Not measured yet: `make bench`, then `python -m benchmarks.table`."
+
+
+def test_libraries_are_columns() -> None:
+    cases = []
+    for peer, seconds in (("torch CSR", 4.0), ("sparselab", 2.0)):
+        its = {"row": "8x8", "pattern": peer, "sparsity": 0.9, "threads": 1, "rival": FLOAT32}
+        timings = Timings([seconds], [8.0])
+        cases.append(Case(label=peer, configuration=its, timings=timings, counts=False))
+    benchmark = Benchmark(name=performance.PEERS, what="peers", reach=None, run=lambda smoke: cases, speedup=True)
+    table = performance.peers([report(benchmark, cases, [], command="by hand")])
+    assert table.splitlines()[0] == "| | sparsity | threads | torch CSR | sparselab |"
+    assert table.splitlines()[-1] == "| 8x8 | 90 % | 1 | 2x | 4x |"
 
 
 def test_a_failure_that_counts_misses_a_number_that_was_reached() -> None:
@@ -88,11 +132,44 @@ def test_a_failure_that_counts_misses_a_number_that_was_reached() -> None:
 
 def test_a_peer_that_fails_is_a_result() -> None:
     """In this environment the peers are not installed: their import fails in the child, and the child says so."""
-    request = {"shape": (8, 16), "sparsity": 0.5, "batch": 2}
-    (found,) = peers.measured(sys.executable, ["sparseprop"], "linear", [request], smoke=True)
-    assert found == Failure(
-        label="8x16, sparseprop, 1 thread", error="ModuleNotFoundError: No module named 'sparseprop'"
-    )
+    request = {"kind": "linear", "peers": ["sparseprop"], "shape": (8, 16), "sparsity": 0.5, "batch": 2}
+    (found,) = peers.measured(sys.executable, [request], threads=1, smoke=True)
+    assert isinstance(found, dict)
+    assert found["errors"] == {"sparseprop": "ModuleNotFoundError: No module named 'sparseprop'"}
+    assert list(found["seconds"]) == [FLOAT32]
+
+
+def test_masks_of_blocks_leave_single_weights_where_blocks_do_not_divide() -> None:
+    model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 10))
+    masks = masks_of(model, Entry(BLOCKS, 0.5, {}))
+    blocks = masks["0.weight"].view(2, 4, 16)
+    assert (blocks == blocks[:, :1]).all()
+    assert {name: int(mask.sum()) for name, mask in masks.items()} == {"0.weight": 64, "2.weight": 40}
+
+
+def test_computations_take_turns() -> None:
+    """By hand: two calls of each, to see how long they take, then three turns; in the second the order is reversed."""
+    calls: list[str] = []
+
+    def takes(name: str) -> Callable[[], None]:
+        return lambda: (calls.append(name), time.sleep(0.06))[1]
+
+    seconds = take_turns({"a": takes("a"), "b": takes("b")}, least=3, most=3)
+    assert "".join(calls) == "aabb" + "ab" + "ba" + "ab"
+    assert {name: len(found) for name, found in seconds.items()} == {"a": 3, "b": 3}
+    assert min(min(found) for found in seconds.values()) >= 0.06
+
+
+def test_accuracy_of_blocks_is_compared_in_pairs() -> None:
+    """By hand: differences -1 and -2 percent, mean -1.5, s = 1 / sqrt(2), t(0.975, 1) = 12.706: 12.706 / 2 = 6.35."""
+    rows = [
+        {"network": "mlp", "method": "SET", "pattern": pattern, "sparsity": 0.9, "seed": seed, "accuracy": accuracy}
+        for seed, pair in enumerate([(0.97, 0.96), (0.98, 0.96)])
+        for pattern, accuracy in zip(block_accuracy.PATTERNS, pair, strict=True)
+    ]
+    lone = {**rows[0], "seed": 2, "accuracy": 0.5}  # without a partner it does not count
+    table = block_accuracy.markdown(pd.DataFrame([*rows, lone]))
+    assert table.splitlines()[4] == "| MLP 300-100 on MNIST, SET | - | 97.5; −1.50 ± 6.35 | - | - |"
 
 
 def test_a_layer_for_the_growth_has_equally_many_nonzeros_in_each_row() -> None:

@@ -31,9 +31,18 @@ MODELS_OWN = {"example_inputs", "inputs"}
 ANY_NAMES = {"sf.sparsity_of", "tickets.shuffle_masks"}
 #: Public functions that read or write files, run for seconds, or take no plain arguments: tested where they are.
 ELSEWHERE = {
-    "sf": {"check", "compile_sparse", "load_masks", "remove_pruning", "remove_pruning_", "save_masks", "Sparsifier"},
+    "sf": {
+        "check",
+        "compile_sparse",
+        "load_block",
+        "load_masks",
+        "remove_pruning",
+        "remove_pruning_",
+        "save_masks",
+        "Sparsifier",
+    },
     "analysis": {"js_divergence", "lanczos_spectrum", "plane_losses", "record_update_flow"},
-    "engine": {"compile_sparse", "load", "load_state", "plan", "save", "to_onnx"},
+    "engine": {"benchmark", "compile_sparse", "load", "load_state", "plan", "save", "to_onnx"},
     "init": set(),
     "tickets": {"iterative_pruning"},
 }

@@ -52,6 +52,17 @@ def test_the_page_on_layers(tmp_path: Path) -> None:
     assert [key for key in map(row_name, LAYERS) if f"`{key}`" not in page] == []
 
 
+def test_the_page_on_blocks(tmp_path: Path) -> None:
+    (block,) = python_blocks("docs/blocks.md")
+    script = tmp_path / "blocks.py"
+    script.write_text(block)
+    names = runpy.run_path(str(script))
+    mask = names["sparsifier"].masks["0.weight"]
+    assert int(mask.sum()) == 820  # 204.8 of 2048 blocks
+    assert (mask[::4].repeat_interleave(4, 0) == mask).all()
+    assert names["sparsifier"].block == {"0.weight": (4, 1)}
+
+
 def test_links_in_the_documents_lead_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
         text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)

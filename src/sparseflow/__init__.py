@@ -8,7 +8,7 @@ from sparseflow import methods as updaters
 from sparseflow.init.live import live_inputs
 from sparseflow.init.model import initialize_
 from sparseflow.init.prune import grasp, snip, synflow_masks
-from sparseflow.masks.files import load_masks, save_masks
+from sparseflow.masks.files import load_block, load_masks, save_masks
 from sparseflow.masks.imported import masks_of, remove_pruning, remove_pruning_
 from sparseflow.masks.make import (
     apply_masks_,
@@ -57,6 +57,7 @@ __all__ = [
     "init",
     "initialize_",
     "live_inputs",
+    "load_block",
     "load_masks",
     "magnitude_masks",
     "mask_statistics",

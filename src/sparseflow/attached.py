@@ -23,6 +23,11 @@ class Holder(Protocol):
         """Parameter name -> mask, now."""
         ...
 
+    @property
+    def block(self) -> Mapping[str, tuple[int, int]]:
+        """Parameter name -> block, of those whose connections move in blocks."""
+        ...
+
     def name_of(self, parameter: Tensor) -> str | None:
         """The name under which it holds this very tensor; ``None`` if it does not."""
         ...

@@ -161,33 +161,42 @@ def told(arguments: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def test_a_lab_model_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = told("lenet5 --batch 4 --sparsity 0.9 --json speed.json", capsys)
-    assert max(map(len, lines[:9])) <= 80
-    assert lines[0].split() == ["layer", "weight", "active", "density", "dense", "ms", "sparse", "ms", "speed-up"]
-    assert [line.split()[:4] for line in lines[2:7]] == [
-        ["conv1", "6x1x5x5", "15", "0.100"],
-        ["conv2", "16x6x5x5", "240", "0.100"],
-        ["fc1", "120x256", "3072", "0.100"],
-        ["fc2", "84x120", "1008", "0.100"],
-        ["fc3", "10x84", "84", "0.100"],
+    lines = told("lenet5 --batches 2,4 --sparsity 0.9 --json speed.json", capsys)
+    assert lines[0].startswith("At batch 4 the sparse model trains ")
+    assert " At batch 4 the sparse model infers " in lines[0]
+    assert [line.split()[:2] for line in lines[3:7]] == [
+        [step, batch] for step in ("training", "inference") for batch in ("2", "4")
     ]
-    assert lines[8].startswith("whole model")
-    assert any(line.startswith("forward + backward, batch 4, 1 thread, float32; dense in its faster") for line in lines)
+    head = next(number for number, line in enumerate(lines) if line.startswith("layer"))
+    assert lines[head].split() == ["layer", "weight", "density", "dense", "ms", "sparse", "ms", "speed-up"]
+    assert max(map(len, lines[head : head + 9])) <= 80
+    assert [line.split()[:3] for line in lines[head:] if line.startswith(("conv", "fc"))] == [
+        ["conv1", "6x1x5x5", "0.100"],
+        ["conv2", "16x6x5x5", "0.100"],
+        ["fc1", "120x256", "0.100"],
+        ["fc2", "84x120", "0.100"],
+        ["fc3", "10x84", "0.100"],
+    ]
+    assert "training, batch 4, 1 thread, float32" in lines
+    assert any(line.startswith("Dense in its faster layout, c") for line in lines)
     assert lines[-1].startswith("Training it as a plan (the lab does): ")
     values = json.loads((tmp_path / "speed.json").read_text())
     assert values["model"] == "lenet5"
-    assert [layer["num_active"] for layer in values["layers"]] == [15, 240, 3072, 1008, 84]
-    assert values["speedup"] == pytest.approx(values["dense_seconds"] / values["sparse_seconds"])
+    assert [(row["training"], row["batch"]) for row in values["rows"]] == [
+        (True, 2), (True, 4), (False, 2), (False, 4),
+    ]  # fmt: skip
+    assert [layer["num_active"] for layer in values["rows"][1]["choice"]["layers"]] == [15, 240, 3072, 1008, 84]
     assert values["environment"]["torch"] == torch.__version__
     assert set(values["training_step"]) == {"dense_seconds", "plan_seconds"}
 
 
 def test_a_run_is_timed_with_its_own_masks(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, masks = trained(run_folder)
-    lines = told(f"{run_folder} --batch 2 --forward-only", capsys)
-    active = [line.split()[2] for line in lines if line.startswith(("conv", "fc"))]
-    assert active == [str(int(mask.sum())) for mask in masks.values()]
-    assert any(line.startswith("forward, batch 2") for line in lines)
+    lines = told(f"{run_folder} --batches 2 --inference", capsys)
+    density = [line.split()[2] for line in lines if line.startswith(("conv", "fc"))]
+    assert density == [f"{mask.double().mean():.3f}" for mask in masks.values()]
+    assert any(line.startswith("inference, batch 2") for line in lines)
+    assert not any(line.startswith("training") for line in lines)
 
 
 OWN = """
@@ -210,11 +219,12 @@ def three():
 
 def test_a_model_of_ones_own_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "own_model_a.py").write_text(OWN)
-    lines = told("own_model_a:dense --input-shape 8 64 --batch 2", capsys)
-    assert any("0.050" in line for line in lines)  # 95 % of it are made zero
-    assert any(line.startswith("Not timed, dense: self_attn.in_proj_weight (") for line in lines)
-    lines = told("own_model_a:sparse --input-shape 20 --batch 2", capsys)
-    assert lines[2].split()[:4] == ["weight", "10x20", "20", "0.100"]
+    lines = told("own_model_a:dense --input-shape 8 64 --batches 2 --inference", capsys)
+    assert any("95.0 % of" in line for line in lines)  # it is made sparse
+    assert any("192x64" in line for line in lines)
+    lines = told("own_model_a:sparse --input-shape 20 --batches 2 --inference", capsys)
+    row = next(line for line in lines if line.startswith("weight"))
+    assert row.split()[:3] == ["weight", "10x20", "0.100"]
     assert any("float64" in line for line in lines)
 
 
@@ -223,7 +233,12 @@ def test_a_model_of_ones_own_is_timed(tmp_path: Path, capsys: pytest.CaptureFixt
     [
         ("lenet6", "there is no folder and no model 'lenet6'. Models: lenet5, lenet5-small, mlp, mlp-small; one of"),
         ("lenet5 --sparsity 95", "sparsity must be in [0, 1), got 95.0. For 95% zeros write 0.95, not 95."),
-        ("lenet5 --batch 0", "batch must be at least 1, got 0."),
+        ("lenet5 --batches 0", "batches must be whole numbers of at least 1, such as 1,8,64, got '0'."),
+        ("lenet5 --batches 8,,1", "batches must be whole numbers of at least 1, such as 1,8,64, got '8,,1'."),
+        ("lenet5 --batches=-1", "batches must be whole numbers of at least 1, such as 1,8,64, got '-1'."),
+        ("lenet5 --batches 1.5", "batches must be whole numbers of at least 1, such as 1,8,64, got '1.5'."),
+        ("lenet5 --block 4", "block must be outputs x inputs, such as 4x1, got '4'."),
+        ("lenet5 --block 0x1", "block must be outputs x inputs, such as 4x1, got '0x1'."),
         ("lenet5 --threads 0", "threads must be in [1, 1024], got 0."),
         ("lenet5 --json no/x.json", "there is no folder no for x.json. Make it first."),
         ("own_model_b:dense", "say what one example of your model looks like, such as --input-shape 3 32 32."),
@@ -239,13 +254,14 @@ def test_bad_input_of_bench(arguments: str, message: str, capsys: pytest.Capture
 
 
 def test_a_run_keeps_its_masks(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = fails(f"bench {run_folder} --sparsity 0.5", capsys)
-    assert line == "a run has masks of its own; leave --sparsity out."
+    for option in ("--sparsity 0.5", "--block 4x1"):
+        line = fails(f"bench {run_folder} {option}", capsys)
+        assert line == "a run has masks of its own; leave --sparsity and --block out."
 
 
 def test_threads_are_given_back(capsys: pytest.CaptureFixture[str]) -> None:
     torch.set_num_threads(2)
-    told("mlp-small --batch 2 --forward-only", capsys)
+    told("mlp-small --batches 2 --inference", capsys)
     assert torch.get_num_threads() == 2
 
 
@@ -263,7 +279,7 @@ def test_without_numba_one_line_says_what_to_install(
 def test_the_faster_layout_computes_the_same() -> None:
     model = dense_lenet()
     x = torch.randn(2, 1, 28, 28)
-    best, batch, name = engine_commands.faster_layout(model, x, backward=False, seconds=0.0)
+    best, batch, name = engine_commands.faster_layout(model, x, training=False, seconds=0.0)
     assert name in ("contiguous", "channels_last")
     torch.testing.assert_close(best(batch), model(x))
     assert model.conv2.weight.is_contiguous()  # the given one stays as it is

@@ -15,7 +15,7 @@ import torch.nn.utils.prune
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.engine.convert import why_not
+from sparseflow.engine.forms import why_not
 from sparseflow.engine.layers.dense_view import DenseView
 from sparseflow.rng import stream
 
@@ -231,7 +231,7 @@ def test_examples_are_whatever_a_model_takes(form: Callable[[Any], Any]) -> None
     sf.apply_masks_(model, masks)
     pair = (torch.randn(3, 6, generator=stream(0, "u")), torch.randn(3, 6, generator=stream(0, "v")))
     fast, table = sf.compile_sparse(model, form(pair), masks=masks, seconds=0.0)
-    assert table.batch == 3
-    assert table.speedup is not None
+    assert table.conditions.batch == 3
+    assert table.last.speedup is not None
     torch.testing.assert_close(fast(*pair), model(*pair))
     torch.testing.assert_close(sf.engine.convert(model, masks)(*pair), model(*pair))

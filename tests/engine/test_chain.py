@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import sparseflow as sf
+from sparseflow import engine
 from sparseflow.engine.layers import chain as chain_module
 from sparseflow.engine.layers.chain import SparseSequential, read_stages
 from sparseflow.rng import stream
@@ -176,6 +177,27 @@ def test_the_number_of_threads_changes_no_bit(threads: int) -> None:
         y = sparse(x)
         y.square().sum().backward()
         found.append([y, *(parameter.grad for parameter in sparse.parameters())])
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("batch", [40, 100, 128, 200])
+@pytest.mark.parametrize("block", [1, 4])
+def test_threads_change_no_bit_of_linear_layers(batch: int, block: int) -> None:
+    """Two threads take half of a batch each, where one takes it whole."""
+    model = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU())
+    mask = {
+        name: (torch.rand(len(model.get_parameter(name)) // block, model.get_parameter(name).shape[1]) < 0.3)
+        .repeat_interleave(block, 0)
+        for name in ("0.weight", "2.weight")
+    }  # fmt: skip
+    found = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        sparse = engine.convert(sf.apply_masks_(copy.deepcopy(model), mask), mask)
+        x = torch.randn(batch, 256, generator=stream(0, "x"), requires_grad=True)
+        y = sparse(x)
+        y.square().sum().backward()
+        found.append([y, x.grad, *(parameter.grad for parameter in sparse.parameters())])
     assert all(map(torch.equal, *found))
 
 

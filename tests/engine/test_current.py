@@ -21,7 +21,7 @@ CALLS: dict[str, Call] = {
     "convert": lambda model, masks, path: sf.engine.convert(model, masks),
     "plan": lambda model, masks, path: sf.engine.plan(model, masks),
     "compile_sparse": lambda model, masks, path: sf.compile_sparse(
-        model, torch.ones(2, 20), masks=masks, backward=False, seconds=0.0
+        model, torch.ones(2, 20), masks=masks, training=False, seconds=0.0
     ),
     "save": lambda model, masks, path: sf.engine.save(model, path, masks=masks),
     "save of a state": lambda model, masks, path: sf.engine.save(model.state_dict(), path, masks=masks),
@@ -105,5 +105,5 @@ def test_compile_sparse_knows_the_masks_of_the_sparsifier(held: Any) -> None:
     model, now, _ = held
     with torch.no_grad():
         model[0].weight.zero_()
-    _, table = sf.compile_sparse(model, torch.ones(2, 20), backward=False, seconds=0.0)
+    _, table = sf.compile_sparse(model, torch.ones(2, 20), training=False, seconds=0.0)
     assert {layer.name: layer.num_active for layer in table.layers} == {name: int(m.sum()) for name, m in now.items()}

@@ -139,13 +139,14 @@ def test_hooks_see_the_same_in_a_chain(place: int) -> None:
     torch.testing.assert_close(sparse(x), model(x))
 
 
-@pytest.mark.parametrize("chosen", [[], ["before.weight"]])
+@pytest.mark.parametrize("chosen", [[], ["before"]])
 def test_compiled_models_write_in_place_whatever_was_chosen(chosen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sparseflow.engine.speed.auto.best_mix", lambda *_: (chosen, (2.0, 1.0)))
+    monkeypatch.setattr("sparseflow.engine.speed.auto.turns", lambda steps, **_: [[1.0] * 6, [2.0] * 6])
     model = Net(nn.Conv2d(3, 8, 1), nn.SiLU(inplace=True)).double()
     masks = sf.random_masks(model, 0.8, seed=0)
     sf.apply_masks_(model, masks)
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=stream(0, "x"))
     fast, table = sf.compile_sparse(model, x, masks=masks, seconds=0.0)
-    assert [layer.name for layer in table.layers if layer.is_sparse] == chosen
+    assert table.chosen == [f"{path}.weight" for path in chosen]
     torch.testing.assert_close(fast(x), model(x))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from allocations import Allocations
-from makers import DROP_GROW, MAKERS, PRUNING, SETTINGS
+from makers import CASES, DROP_GROW, PRUNING, block_of, method_of
 from sparseflow.engine.layers.geometry import Window
 from sparseflow.engine.layers.modules import SparseLinear
 from sparseflow.methods import Swap
@@ -28,7 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "in place of the step": {"replaces_step": True, "first_update": 0},
     "large": {"drop_fraction": 1.0},
 }
-every_method = pytest.mark.parametrize("method", SETTINGS)
+every_method = pytest.mark.parametrize("method", CASES)
 every_optimizer = pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
 
 
@@ -37,11 +37,11 @@ class Run:
 
     def __init__(self, method: str, optimizer_name: str, *, sparse: bool, seed: int = 0, **changed: Any) -> None:
         model = tiny_model(dtype=torch.float64)
-        masks = sf.dense_masks(model) if method in PRUNING else masked(model)
+        masks = sf.dense_masks(model) if method in PRUNING else masked(model, block=block_of(method))
         sf.apply_masks_(model, masks)
         self.model = sf.engine.convert(model, masks) if sparse else model
         self.optimizer = OPTIMIZERS[optimizer_name](self.model.parameters())
-        updater = MAKERS[method](**{**SETTINGS[method], **changed})
+        updater = method_of(method, **changed)
         self.sparsifier = sf.Sparsifier(self.model, self.optimizer, masks, updater, seed=seed)
 
     def step(self, number: int, *, parts: int = 1) -> None:
@@ -85,7 +85,7 @@ def test_sparse_storage_trains_like_masks(method: str, optimizer_name: str) -> N
         sparse.sparsifier.check()
         assert_alike(sparse, dense)
     moved = any(not torch.equal(start[name], sparse.sparsifier.masks[name]) for name in SIZES)
-    assert moved == (method != "static")
+    assert moved == (not method.startswith("static"))
     assert sparse.sparsifier.step_count == dense.sparsifier.step_count == STEPS
 
 
@@ -93,9 +93,9 @@ def test_sparse_storage_trains_like_masks(method: str, optimizer_name: str) -> N
     ("method", "options"),
     [
         (method, options)
-        for method in ("set", "rigl", "rigl_inverted")
+        for method in ("set", "rigl", "rigl_inverted", "set in blocks", "rigl in blocks")
         for options in OPTIONS.values()
-        if method != "set" or "replaces_step" not in options
+        if not method.startswith("set") or "replaces_step" not in options
     ],
 )
 def test_options_of_an_update(method: str, options: dict[str, Any]) -> None:
@@ -106,7 +106,7 @@ def test_options_of_an_update(method: str, options: dict[str, Any]) -> None:
         assert_alike(sparse, dense)
 
 
-@pytest.mark.parametrize("method", ["rigl", "snfs"])
+@pytest.mark.parametrize("method", ["rigl", "snfs", "rigl in blocks"])
 def test_the_gradient_of_growth_is_accumulated(method: str) -> None:
     sparse, dense = (Run(method, "momentum", sparse=kind) for kind in (True, False))
     for step in range(1, STEPS + 1):

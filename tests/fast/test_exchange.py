@@ -227,9 +227,10 @@ def trained(method: str, seed: int = 0) -> list[Tensor]:
     """Masks and weights after three updates of layers of which some are large enough to be compiled."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(320, 256), nn.Linear(256, 300), nn.Linear(300, 10), nn.Linear(10, 7000))
-    masks = sf.random_masks(model, 0.8, seed=seed)
+    block = {"2.weight": (2, 5), "*": (4, 1)} if method.endswith("in blocks") else (1, 1)
+    masks = sf.random_masks(model, 0.8, seed=seed, block=block)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    updater = MAKERS[method](drop_fraction=0.3, update_every=1)
+    updater = MAKERS[method.removesuffix(" in blocks")](drop_fraction=0.3, update_every=1, block=block)
     sparsifier = sf.Sparsifier(model, optimizer, masks, updater, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(3):
@@ -243,7 +244,7 @@ def trained(method: str, seed: int = 0) -> list[Tensor]:
 ON_ONE_THREAD: dict[str, list[Tensor]] = {}
 
 
-@pytest.mark.parametrize("method", ["rigl", "rigl_inverted", "set", "snfs"])
+@pytest.mark.parametrize("method", ["rigl", "rigl_inverted", "set", "snfs", "rigl in blocks", "set in blocks"])
 def test_any_number_of_threads_gives_the_same_bits(method: str, threads: int) -> None:
     found = trained(method)
     for tensor, expected in zip(found, ON_ONE_THREAD.setdefault(method, found), strict=True):

@@ -27,10 +27,11 @@ def digest(method: str) -> str:
     scores = torch.randn(LARGE, generator=torch.Generator().manual_seed(0))
     mask = topk_mask(scores, LARGE // 5)
     model = nn.Sequential(nn.Linear(320, 256), nn.Linear(256, 10))
-    masks = sf.random_masks(model, 0.8, seed=0)
+    block = {"1.weight": (2, 1), "*": (4, 1)} if method.endswith("in blocks") else (1, 1)
+    masks = sf.random_masks(model, 0.8, seed=0, block=block)
     sf.initialize_(model, masks, seed=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    updater = MAKERS[method](update_every=1, update_until=2)
+    updater = MAKERS[method.removesuffix(" in blocks")](update_every=1, update_until=2, block=block)
     sparsifier = sf.Sparsifier(model, optimizer, masks, updater, seed=0)
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
@@ -39,7 +40,7 @@ def digest(method: str) -> str:
         optimizer.step()
     sparsifier.check()
     weights = [sparsifier.model.get_parameter(name).detach() for name in masks]
-    pruned = sf.magnitude_masks(model, 0.95, scope="global")
+    pruned = sf.magnitude_masks(model, 0.95, scope="global", block=block)
     tensors = [
         *(mask, *sf.updaters.drop_and_grow(mask, scores.roll(7), scores.roll(9), 1000, 1000)),
         *(*sparsifier.masks.values(), *weights, *pruned.values()),
@@ -47,7 +48,7 @@ def digest(method: str) -> str:
     return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()
 
 
-@pytest.mark.parametrize("method", ["rigl", "set"])
+@pytest.mark.parametrize("method", ["rigl", "set", "rigl in blocks"])
 def test_results_do_not_need_numba(method: str) -> None:
     assert is_compiled(torch.ones(LARGE))
     code = f"""
@@ -56,7 +57,7 @@ sys.modules["numba"] = None  # importing it fails, as if it were not installed
 sys.path[:0] = {[str(HERE), str(HERE.parent / "helpers")]!r}
 import test_without_numba
 print(test_without_numba.digest({method!r}))
-assert not any(name in sys.modules for name in ("sparseflow._fast.choose", "sparseflow._fast.clear"))
+assert not any(name in sys.modules for name in ("sparseflow._fast.choose", "sparseflow._fast.blocks"))
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import sparseflow as sf
 from machine_runs import (
     AHEAD,
+    BLOCKS,
     ELSEWHERE,
     METHODS,
     OPTIMIZERS,
@@ -87,6 +88,10 @@ class Machine(RuleBasedStateMachine):
             self.run.sparsifier.check()
         for name, mask in self.run.sparsifier.masks.items():
             assert torch.count_nonzero(self.run.model.get_parameter(name)[~mask]) == 0
+            if self.kind.method == "rigl_blocks":
+                high, wide = BLOCKS[name]
+                tiles = mask.view(len(mask) // high, high, -1, wide).sum((1, 3))
+                assert ((tiles == 0) | (tiles == high * wide)).all(), f"{name} is not made of blocks any more"
             count = int(mask.sum())
             assert count <= self.active[name] if self.kind.method == "gmp" else count == self.active[name]
             self.active[name] = count

@@ -15,10 +15,13 @@ from torch import Tensor, nn
 import sparseflow as sf
 from sparseflow.rng import stream
 
+#: Blocks that the runs of one method have, and others have not.
+BLOCKS = {"first.weight": (4, 1), "second.weight": (2, 2)}
 METHODS: dict[str, Callable[[], Any]] = {
     "static": sf.Static,
     "set": lambda: sf.SET(drop_fraction=0.3, update_every=3, schedule="constant"),
     "rigl": lambda: sf.RigL(drop_fraction=0.3, update_every=2, schedule="constant"),
+    "rigl_blocks": lambda: sf.RigL(drop_fraction=0.4, update_every=2, schedule="constant", block=BLOCKS),
     "snfs": lambda: sf.SNFS(drop_fraction=0.3, update_every=3, schedule="constant"),
     "gmp": lambda: sf.GMP(sparsity=0.8, begin=2, end=20, update_every=2),
 }
@@ -75,7 +78,8 @@ class Net(nn.Module):
 def first_masks(model: nn.Module, kind: Kind, *, seed: int = 0) -> dict[str, Tensor]:
     if kind.method == "gmp":
         return sf.dense_masks(model, exclude=["late*"])
-    return sf.random_masks(model, 0.6, seed=seed, exclude=["late*"])
+    block = BLOCKS if kind.method == "rigl_blocks" else (1, 1)
+    return sf.random_masks(model, 0.6, seed=seed, block=block, exclude=["late*"])
 
 
 def make(kind: Kind, *, seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:

@@ -22,6 +22,30 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "prune": {"sparsity": 0.7, "begin": 2, "end": 10, "update_every": 3},
     "one_shot": {"sparsity": 0.7, "at": 4},
 }
-#: Methods with a constant active count, and those that start from dense masks.
-MOVING = [name for name, row in METHODS.items() if row.moves == "swap"]
-PRUNING = ["prune", "one_shot"]
+#: Blocks that divide the layers of ``tiny_model``: of whole units, of several inputs, of one input.
+BLOCKS = {"0.weight": (3, 1), "3.weight": (2, 4), "5.weight": (4, 1)}
+_SUFFIX = " in blocks"
+#: The settings of every method, and of every method on masks made of blocks.
+CASES: dict[str, dict[str, Any]] = {
+    **SETTINGS,
+    **{name + _SUFFIX: {**given, "block": BLOCKS} if given else {} for name, given in SETTINGS.items()},
+}
+
+
+def method_of(case: str, **changed: Any) -> sf.updaters.Method:
+    return MAKERS[case.removesuffix(_SUFFIX)](**{**CASES[case], **changed})
+
+
+def block_of(case: str) -> Any:
+    """``block=`` for the masks of a case."""
+    return BLOCKS if case.endswith(_SUFFIX) else (1, 1)
+
+
+def block_size(case: str, name: str) -> int:
+    outputs, inputs = BLOCKS[name] if case.endswith(_SUFFIX) else (1, 1)
+    return outputs * inputs
+
+
+#: Methods with a constant active count, and those that start from dense masks; with blocks and without.
+MOVING = [case for case in CASES if (row := METHODS.get(case.removesuffix(_SUFFIX))) and row.moves == "swap"]
+PRUNING = [case for case in CASES if case.startswith(("prune", "one_shot"))]

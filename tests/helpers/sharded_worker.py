@@ -27,6 +27,8 @@ from sparseflow.training.ranks import ranks_of_torchrun
 from sparseflow.training.setup import set_up
 
 STEPS, BATCH = 20, 8
+#: Blocks of all outputs of a layer, whose rows two processes share, so that each holds a part of every block.
+BLOCKS = {"0.weight": (5, 1), "4.weight": (7, 2)}
 _moving: dict[str, Any] = {"drop_fraction": 0.4, "update_every": 4}
 METHODS: dict[str, sf.updaters.Method] = {
     "static": sf.Static(),
@@ -38,6 +40,10 @@ METHODS: dict[str, sf.updaters.Method] = {
     "gmp": sf.GMP(sparsity=0.8, begin=4, end=16, update_every=4),
     "gmp_global": sf.GMP(sparsity=0.8, begin=4, end=16, update_every=4, scope="global"),
     "own": OneByOne(every=4, turned="4.weight"),
+    "set_blocks": sf.SET(**_moving, block=BLOCKS),
+    "rigl_blocks": sf.RigL(**_moving, block=BLOCKS),
+    "gmp_blocks": sf.GMP(sparsity=0.8, begin=4, end=16, update_every=4, block=BLOCKS),
+    "gmp_global_blocks": sf.GMP(sparsity=0.8, begin=4, end=16, update_every=4, scope="global", block=BLOCKS),
 }
 OPTIMIZERS: dict[str, Any] = {
     "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
@@ -80,7 +86,8 @@ def made(
     ranks: Any, method: str, optimizer_name: str, **options: Any
 ) -> tuple[nn.Sequential, torch.optim.Optimizer, sf.Sparsifier]:
     model = network()
-    masks = sf.dense_masks(model) if method.startswith("gmp") else sf.random_masks(model, 0.5, seed=0)
+    block = getattr(METHODS[method], "block", (1, 1))
+    masks = sf.dense_masks(model) if method.startswith("gmp") else sf.random_masks(model, 0.5, seed=0, block=block)
     if ranks.world > 1:
         cut(model)
     optimizer = OPTIMIZERS[optimizer_name](model.parameters())
@@ -232,9 +239,19 @@ def resumed(ranks: Any) -> dict[str, Any]:
 def mask_makers(ranks: Any) -> dict[str, Any]:
     """Make masks from sharded weights, to compare with those from whole weights."""
     model = network()
-    expected = {"random": sf.random_masks(model, 0.7, seed=1), "magnitude": sf.magnitude_masks(model, 0.7)}
+
+    def make() -> dict[str, dict[str, Tensor]]:
+        return {
+            "random": sf.random_masks(model, 0.7, seed=1),
+            "magnitude": sf.magnitude_masks(model, 0.7),
+            "random blocks": sf.random_masks(model, 0.7, seed=1, block=BLOCKS),
+            "magnitude blocks": sf.magnitude_masks(model, 0.7, block=BLOCKS),
+            "global blocks": sf.magnitude_masks(model, 0.7, scope="global", block=BLOCKS),
+        }
+
+    expected = make()
     cut(model)
-    found = {"random": sf.random_masks(model, 0.7, seed=1), "magnitude": sf.magnitude_masks(model, 0.7)}
+    found = make()
     sf.apply_masks_(model, expected["random"])
     left = {name: full(dict(model.named_parameters())[name].detach()) != 0 for name in expected["random"]}
     return {"expected": expected, "found": {key: whole(masks) for key, masks in found.items()} | {"applied": left}}

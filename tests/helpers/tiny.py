@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,8 +60,8 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) ->
     optimizer.step()
 
 
-def masked(model: nn.Module, *, sparsity: float = 0.7, seed: int = 0) -> dict[str, Tensor]:
-    return sf.random_masks(model, sparsity, seed=seed)
+def masked(model: nn.Module, *, sparsity: float = 0.7, seed: int = 0, block: Any = (1, 1)) -> dict[str, Tensor]:
+    return sf.random_masks(model, sparsity, seed=seed, block=block)
 
 
 def states(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Iterator[Tensor]:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 import sparseflow as sf
-from makers import MAKERS, MOVING, PRUNING, SETTINGS
+from makers import BLOCKS, CASES, MAKERS, MOVING, PRUNING, SETTINGS, block_of, block_size, method_of
+from sparseflow.masks.blocks import grids_of
 from sparseflow.methods import DropGrow, Swap
 from sparseflow.rng import stream
 from sparseflow.sparsifier.update import WholeLayer
@@ -34,8 +35,10 @@ from tiny import (
 STEPS = 13
 #: Active weights at sparsity 0.7: 27 * 0.3 = 8.1, 480 * 0.3 and 40 * 0.3.
 ACTIVE = {"0.weight": 8, "3.weight": 144, "5.weight": 12}
+#: The same in blocks of 3, 8 and 4 weights: 9 * 0.3 = 2.7, 60 * 0.3 and 10 * 0.3 of them.
+ACTIVE_IN_BLOCKS = {"0.weight": 9, "3.weight": 144, "5.weight": 12}
 
-every_method = pytest.mark.parametrize("method", SETTINGS)
+every_method = pytest.mark.parametrize("method", CASES)
 every_optimizer = pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
 
 
@@ -45,9 +48,8 @@ class Run:
     def __init__(self, method: str, optimizer_name: str, *, seed: int = 0, **changed: Any) -> None:
         self.model = tiny_model()
         self.optimizer = OPTIMIZERS[optimizer_name](self.model.parameters())
-        masks = sf.dense_masks(self.model) if method in PRUNING else masked(self.model)
-        made = MAKERS[method](**{**SETTINGS[method], **changed})
-        self.sparsifier = sf.Sparsifier(self.model, self.optimizer, masks, made, seed=seed)
+        masks = sf.dense_masks(self.model) if method in PRUNING else masked(self.model, block=block_of(method))
+        self.sparsifier = sf.Sparsifier(self.model, self.optimizer, masks, method_of(method, **changed), seed=seed)
         self.weights = {name: self.model.get_parameter(name) for name in masks}
 
     def step(self, number: int) -> None:
@@ -67,13 +69,22 @@ def test_every_method_has_settings() -> None:
 def expected_active(method: str, size: int, name: str, step: int) -> int:
     """Constant, or in exact rational arithmetic the count at the last update of the pruning schedule."""
     if method not in PRUNING:
-        return ACTIVE[name]
-    updates = [4] if method == "one_shot" else [2, 5, 8, 10]
+        return (ACTIVE if block_of(method) == (1, 1) else ACTIVE_IN_BLOCKS)[name]
+    updates = [4] if method.startswith("one_shot") else [2, 5, 8, 10]
     if step < updates[0]:
         return size
     last = max(update for update in updates if update <= step)
-    remaining = Fraction(10 - last, 8) if method == "prune" else Fraction(0)
-    return max(1, round(size * (1 - Fraction(7, 10) * (1 - remaining**3))))
+    remaining = Fraction(10 - last, 8) if method.startswith("prune") else Fraction(0)
+    together = block_size(method, name)
+    return together * max(1, round(size // together * (1 - Fraction(7, 10) * (1 - remaining**3))))
+
+
+def is_made_of_blocks(name: str, mask: Tensor) -> bool:
+    """Rows are equal in groups, and columns: by slices, without the library."""
+    outputs, inputs = BLOCKS[name]
+    rows = mask.flatten(1)
+    down = rows[::outputs].repeat_interleave(outputs, 0)
+    return torch.equal(down, rows) and torch.equal(rows[:, ::inputs].repeat_interleave(inputs, 1), rows)
 
 
 @every_method
@@ -85,6 +96,7 @@ def test_active_counts_are_exact_and_everything_else_is_zero_at_every_step(metho
         run.sparsifier.check()
         for name, mask in run.sparsifier.masks.items():
             assert int(mask.sum()) == expected_active(method, SIZES[name], name, step)
+            assert block_of(method) == (1, 1) or is_made_of_blocks(name, mask)
             weight, fresh = run.weights[name], FRESH.get(optimizer_name, 0)
             for tensor, value in ((weight, 0), *((state, fresh) for state in states(run.optimizer, weight))):
                 assert (tensor[~mask] == value).all()
@@ -119,18 +131,20 @@ def test_an_update_is_its_grown_and_dropped_weights_and_growth_starts_at_zero(me
     run.sparsifier.after_update.append(after)
     for step in range(1, STEPS + 1):
         run.step(step)
-    assert (moved > 0) == (method != "static")
+    assert (moved > 0) == (not method.startswith("static"))
 
 
 @every_method
 def test_update_leaves_its_inputs_unchanged(method: str) -> None:
-    made = MAKERS[method](**SETTINGS[method])
+    made = method_of(method)
     model = tiny_model()
     layers = []
-    for name, mask in masked(model).items():
+    block = block_of(method)
+    for name, mask in masked(model, block=block).items():
         gradient = torch.randn(mask.shape, generator=stream(0, "gradient", name))
         weight = model.get_parameter(name).detach() * mask
-        layers.append(WholeLayer(name, weight, mask, gradient, 1.0, int(mask.sum())))
+        grid = grids_of(model, block, SIZES).get(name)
+        layers.append(WholeLayer(name, weight, mask, gradient, 1.0, int(mask.sum()), grid))
     copies = [(layer.weight.clone(), layer.mask.clone(), layer.gradient.clone()) for layer in layers]
     generator = stream(0, "grow")
     requests = list(made.update(layers, step=10, generator=generator))
@@ -138,7 +152,12 @@ def test_update_leaves_its_inputs_unchanged(method: str) -> None:
         assert name == layer.name
         if isinstance(request, Swap):
             scores = [score(layer.weight, layer.gradient, generator=generator) for score in request[2:4]]
-            request = sf.drop_and_grow(layer.mask, *scores, *request[:2], regrow=request.regrow).mask
+            of, counts = layer.mask, request[:2]
+            if layer.grid is not None:
+                of, scores = layer.grid.of(of), [layer.grid.sums(score) for score in scores]
+                counts = [count // layer.grid.size for count in counts]
+            request = sf.drop_and_grow(of, *scores, *counts, regrow=request.regrow).mask
+            request = request if layer.grid is None else layer.grid.spread(request)
         assert_same_bits([layer.weight, layer.mask, layer.gradient], list(copy))
         request.logical_not_()  # the answer is the caller's: no alias of the input
         assert torch.equal(layer.mask, copy[1])
@@ -157,8 +176,8 @@ def test_same_seed_same_masks(method: str) -> None:
     assert_same_bits(one, same)
     draws = not torch.equal(ends[0].sparsifier.state_dict()["generator"], stream(0, "grow").get_state())
     assert all(map(torch.equal, one, other)) == (not draws)
-    if method in ("set", "rigl"):
-        assert draws == (method == "set")
+    if method.startswith(("set", "rigl")):
+        assert draws == method.startswith("set")
 
 
 @every_method
@@ -188,7 +207,8 @@ def test_save_load_and_go_on_is_never_having_stopped(method: str, optimizer_name
 
 @pytest.mark.parametrize("method", MOVING)
 def test_drop_fraction_zero_moves_nothing(method: str) -> None:
-    run, static = Run(method, "momentum", drop_fraction=0.0), Run("static", "momentum")
+    still = "static" if block_of(method) == (1, 1) else "static in blocks"
+    run, static = Run(method, "momentum", drop_fraction=0.0), Run(still, "momentum")
     updates = []
     run.sparsifier.after_update.append(lambda step, changes: updates.append(step))
     for step in range(1, STEPS + 1):
@@ -242,7 +262,7 @@ def test_a_masked_step_is_mask_gradient_step_mask_weight_and_state(method: str, 
 def test_settings_are_read_as_the_rows_say() -> None:
     """Guard of this file: drop-and-grow rows are ``DropGrow`` with a learning-rate schedule, constant here."""
     for method in MOVING:
-        made = MAKERS[method](**SETTINGS[method])
+        made = method_of(method)
         assert isinstance(made, DropGrow)
         assert [step for step in range(STEPS) if made.due(step)] == [3, 6, 9, 12]
         assert made.num_drop(144, step=3, learning_rate_ratio=1.0) == 43

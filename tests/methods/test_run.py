@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import sparseflow as sf
-from makers import MAKERS, SETTINGS
+from makers import CASES, MOVING, method_of
 from sparseflow.methods.run import OpenEndWarning, UnfinishedWarning, check_start, unfinished
 from sparseflow.sparsifier.update import warn_open_end
 
@@ -22,10 +22,10 @@ def gmp(sparsity: float | Mapping[str, float] = 0.9, **changes: Any) -> sf.GMP:
     return sf.GMP(**{"sparsity": sparsity, "begin": 20, "end": 100, **changes})
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", CASES)
 def test_every_method_fits_a_network_of_usual_size(name: str) -> None:
-    active = {"w": 300} if name in ("set", "rigl", "rigl_inverted", "snfs") else {"w": 1000}
-    check_start(MAKERS[name](**SETTINGS[name]), {"w": (50, 20)}, active)
+    active = {"w": 300} if name in MOVING else {"w": 1000}
+    check_start(method_of(name), {"w": (50, 20)}, active)
 
 
 @pytest.mark.parametrize(

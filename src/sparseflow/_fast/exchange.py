@@ -59,6 +59,26 @@ def topk(flat: Tensor, k: int, among: Tensor | None, *, magnitude: bool) -> Tens
     return mask if made else None
 
 
+def row_sums(matrix: Tensor, together: int, *, magnitude: bool) -> Tensor | None:
+    """Sums of neighbouring rows, as :meth:`sparseflow.masks.blocks.BlockGrid.sums` adds them up.
+
+    Args:
+        matrix: ``(matrices, rows, columns)``.
+        together: Rows of one sum; it divides their number.
+        magnitude: Add absolute values.
+
+    Returns: ``(matrices, rows / together, columns)``; ``None`` where the plain way must add up.
+    """
+    if matrix.dtype != torch.float32 or not is_compiled(matrix):
+        return None
+    from sparseflow._fast.blocks import sum_rows
+
+    count, rows, columns = matrix.shape
+    sums = torch.empty(count, rows // together, columns)
+    sum_rows(matrix.detach().view(-1, columns).numpy(), together, magnitude, sums.flatten(0, 1).numpy())
+    return sums
+
+
 def exchange(
     layers: Iterable[tuple[_Key, Exchange | _Other]],
 ) -> Iterator[tuple[_Key, Exchange | _Other, StagedMask | None]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -92,42 +93,49 @@ class Export:
 
 @dataclass(frozen=True)
 class Bench:
-    """Time dense against sparse on this machine, for each layer and the whole model."""
+    """Time dense against sparse on this machine, at several batch sizes and for each layer."""
 
     model: tyro.conf.Positional[str]
     """Folder of a run, lenet5[-small], mlp[-small], or package.module:function."""
     sparsity: Annotated[Sparsity | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Zero fraction, at random places; None: the zeros that are there, else 0.95."""
-    batch: Count = 128
+    block: Annotated[str, tyro.conf.arg(metavar="RxC")] = "1x1"
+    """Outputs x inputs of a block of zeros: 4x1 or 1x1."""
+    batches: Annotated[str, tyro.conf.arg(metavar="INT,INT...")] = "1,8,64"
     """Examples in a step."""
+    inference: bool = False
+    """Inference only; else training too."""
     threads: Annotated[Threads | None, tyro.conf.arg(metavar="INT")] = None
     """None: as many as torch takes."""
     input_shape: Annotated[tuple[Count, ...] | None, tyro.conf.arg(metavar="INT...")] = None
     """Of one example, such as 3 32 32; for a model of your own."""
-    forward_only: bool = False
-    """Inference; else forward and backward."""
     seconds: Annotated[float, Range(0)] = 0.5
-    """To spend on each layer and on the whole."""
+    """To spend on each row of the table."""
     json: _OptionalPath = None
     """Also write the numbers there."""
 
     def run(self) -> None:
-        """Measure, and print the table and the winner."""
+        """Measure, and print the result, the table, and the layers at the largest batch."""
         _check_folders(self.json)
+        sizes, block = batch_sizes(self.batches), block_sizes(self.block)
         with _one_line_if_missing(), _threads(self.threads):
-            from sparseflow.engine.speed.auto import compile_sparse
+            from sparseflow.engine.speed.benchmark import benchmark
 
-            model, masks, shape = self._model()
-            x = torch.randn(self.batch, *shape, generator=stream(0, "bench"))
+            model, masks, shape = self._model(block)
+            x = torch.randn(max(sizes), *shape, generator=stream(0, "bench"))
             x = x.to(next(model.parameters()).dtype)
-            backward = not self.forward_only
-            with _err.status("timing dense and sparse, in turns"):
-                best, batch, layout = faster_layout(model, x, backward=backward, seconds=self.seconds)
-                _, table = compile_sparse(best, batch, masks=masks, backward=backward, seconds=self.seconds)
-                plan = time_plan(best, masks, x, batch, seconds=self.seconds) if backward else None
-        _out.print(terminal_table(table))
-        conditions, *notes = table.notes()
-        print(f"\n{conditions}; dense in its faster layout, {layout}", *notes, sep="\n")
+            training = not self.inference
+            best, batch, layout = faster_layout(model, x, training=training, seconds=self.seconds)
+            found = benchmark(
+                best, batch, sizes, masks=masks, training=None if training else False, seconds=self.seconds
+            )
+            plan = time_plan(best, masks, x, batch, seconds=self.seconds) if training else None
+        print(found, f"Dense in its faster layout, {layout}.", sep="\n")
+        rows = [row for row in found.rows if row.training == training and row.choice is not None]
+        if rows and (choice := max(rows, key=lambda row: row.batch).choice) is not None:
+            print()
+            _out.print(terminal_table(choice))
+            print("", *choice.notes(), sep="\n")
         if plan is not None:
             dense, sparse = plan
             print(
@@ -136,14 +144,14 @@ class Bench:
             )
         if self.json is not None:
             step = None if plan is None else {"dense_seconds": plan[0], "plan_seconds": plan[1]}
-            values = {"model": self.model, **table.to_dict(), "layout": layout, "training_step": step}
+            values = {"model": self.model, **found.to_dict(), "layout": layout, "training_step": step}
             write_atomically(self.json, to_json({**values, "environment": describe_environment()}, indent=2))
 
-    def _model(self) -> tuple[nn.Module, sf.types.Masks, tuple[int, ...]]:
+    def _model(self, block: tuple[int, int]) -> tuple[nn.Module, sf.types.Masks, tuple[int, ...]]:
         """The network, its masks and the shape of one example."""
         if Path(self.model).is_dir():
-            if self.sparsity is not None:
-                raise ValueError("a run has masks of its own; leave --sparsity out.")
+            if self.sparsity is not None or math.prod(block) > 1:
+                raise ValueError("a run has masks of its own; leave --sparsity and --block out.")
             return *trained(Path(self.model)), self.input_shape or load_run(Path(self.model)).config.image_shape
         if self.model in networks_for(1):
             model: nn.Module = build_network(self.model, generator=stream(0, "model"))
@@ -158,9 +166,8 @@ class Bench:
             )
         masks: Mapping[str, Tensor] = {name: w.parameter.detach() != 0 for name, w in sf.prunable(model).items()}
         if self.sparsity is not None or sf.sparsity_of(masks) < _BY_CHANCE:
-            masks = sf.random_masks(
-                model, 0.95 if self.sparsity is None else self.sparsity, allocation="uniform", seed=0
-            )
+            sparsity = 0.95 if self.sparsity is None else self.sparsity
+            masks = sf.random_masks(model, sparsity, allocation="uniform", seed=0)
         return sf.apply_masks_(model, masks), masks, self.input_shape or DigitRun().image_shape
 
 
@@ -229,23 +236,57 @@ def imported(name: str) -> nn.Module:
     return model
 
 
-def faster_layout(model: nn.Module, x: Tensor, *, backward: bool, seconds: float) -> tuple[nn.Module, Tensor, str]:
+def batch_sizes(text: str) -> tuple[int, ...]:
+    """Numbers of examples.
+
+    Raises:
+        ValueError: if they are no positive whole numbers between commas.
+
+    >>> batch_sizes("1,8,64")
+    (1, 8, 64)
+    """
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise ValueError(f"batches must be whole numbers of at least 1, such as 1,8,64, got {text!r}.")
+    return tuple(map(int, parts))
+
+
+def block_sizes(text: str) -> tuple[int, int]:
+    """Outputs and inputs of a block.
+
+    Raises:
+        ValueError: if they are no two positive whole numbers.
+
+    >>> block_sizes("4x1")
+    (4, 1)
+    """
+    parts = text.split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise ValueError(f"block must be outputs x inputs, such as 4x1, got {text!r}.")
+    return int(parts[0]), int(parts[1])
+
+
+def faster_layout(model: nn.Module, x: Tensor, *, training: bool, seconds: float) -> tuple[nn.Module, Tensor, str]:
     """The dense model and its input in the memory format in which it is faster, and the format's name.
 
     Args:
         model: Dense.
         x: A batch.
-        backward: Whether to time the backward pass too.
+        training: Whether to time training steps, or inference.
         seconds: To spend.
     """
     if x.dim() != 4 or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
         return model, x, "contiguous"
-    from sparseflow.engine.speed.timing import medians, model_step
+    from sparseflow.engine.speed.steps import in_mode_, model_step
+    from sparseflow.engine.speed.timing import medians
 
     last = copy.deepcopy(model)
     last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     image = x.to(memory_format=torch.channels_last)
-    steps = [model_step(copy.deepcopy(model), (x,), backward=backward), model_step(last, (image,), backward=backward)]
+    steps = [
+        model_step(in_mode_(copy.deepcopy(form), training=training), (batch,), training=training)
+        for form, batch in ((model, x), (last, image))
+    ]
     first_seconds, last_seconds = medians(steps, seconds=seconds)
     return (model, x, "contiguous") if first_seconds <= last_seconds else (last, image, "channels_last")
 
@@ -288,9 +329,12 @@ def terminal_table(table: SpeedTable) -> Table:
     """The table for a terminal: layers that are computed sparse in green."""
     head, *rows, whole = table.cells()
     rendered = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_footer=False)
-    for index, name in enumerate(head):
-        is_text = index in (0, 1, len(head) - 1)
-        rendered.add_column(name, justify="left" if is_text else "right", no_wrap=index > 0, overflow="fold")
+    for index, texts in enumerate(zip(*table.cells(), strict=True)):
+        is_text, is_free = index in (0, 1, len(head) - 1), index in (0, len(head) - 1)
+        width = None if is_free else max(map(len, texts))
+        rendered.add_column(
+            head[index], justify="left" if is_text else "right", no_wrap=not is_free, overflow="fold", min_width=width
+        )
     for layer, row in zip(table.layers, rows, strict=True):
         rendered.add_row(*row, style="green" if layer.is_sparse else None)
     rendered.add_section()

@@ -20,9 +20,13 @@ from sparseflow.engine.layers.modules import SparseConv1d, SparseConv2d, SparseL
 from sparseflow.engine.layers.pattern import Pattern
 from sparseflow.engine.plans.plan import Plan, plan
 from sparseflow.engine.speed.auto import compile_sparse
+from sparseflow.engine.speed.benchmark import benchmark
+from sparseflow.engine.speed.comparison import BatchSpeed, Comparison
 from sparseflow.engine.speed.table import LayerSpeed, SpeedTable
 
 __all__ = [
+    "BatchSpeed",
+    "Comparison",
     "LayerSpeed",
     "Pattern",
     "Plan",
@@ -31,6 +35,7 @@ __all__ = [
     "SparseLayer",
     "SparseLinear",
     "SpeedTable",
+    "benchmark",
     "compile_sparse",
     "convert",
     "convertible",

@@ -14,7 +14,8 @@ from sparseflow._checks import check_sparsity
 from sparseflow.batches import each, forward, loss_of, map_tensors, output_of
 from sparseflow.boundary import checked
 from sparseflow.gradients import loss_gradient, trainable, twice_differentiable, undisturbed
-from sparseflow.masks.make import apply_masks_, dense_masks, score_masks
+from sparseflow.masks.blocks import SINGLE, BlockLike, grids_of
+from sparseflow.masks.make import apply_masks_, dense_masks, masks_by_score
 from sparseflow.masks.select import Rule, prunable, unwrap
 from sparseflow.precision import in_widest_dtype
 from sparseflow.types import Batches, LossFn
@@ -118,6 +119,7 @@ def synflow_masks(
     example_inputs: Any,
     *,
     rounds: int = 100,
+    block: BlockLike = SINGLE,
     include: Iterable[Rule] = (),
     exclude: Iterable[Rule] = (),
 ) -> dict[str, Tensor]:
@@ -134,11 +136,12 @@ def synflow_masks(
         example_inputs: What the model takes, see :mod:`sparseflow.batches`; of floating-point tensors only the shape
             matters.
         rounds: ``n`` (the authors: 100).
+        block: As :func:`sparseflow.score_masks`; a block's score is the sum of its weights' scores.
         include: Which weights get masks.
         exclude: Which do not.
 
     Raises:
-        ValueError: if the sparsity is out of range or ``rounds`` below 1.
+        ValueError: if the sparsity is out of range, ``rounds`` below 1, or a block does not divide its layer.
 
     Warns:
         PrecisionWarning: if the model does not run in float64.
@@ -152,9 +155,8 @@ def synflow_masks(
     check_sparsity(sparsity)
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}.")
-    return in_widest_dtype(
-        model, partial(_synflow_masks, model, sparsity, example_inputs, rounds, include=include, exclude=exclude)
-    )
+    flow = partial(_synflow_masks, model, sparsity, example_inputs, rounds, block, include=include, exclude=exclude)
+    return in_widest_dtype(model, flow)
 
 
 def _synflow_masks(
@@ -162,6 +164,7 @@ def _synflow_masks(
     sparsity: float,
     example_inputs: Any,
     rounds: int,
+    block: BlockLike,
     dtype: torch.dtype,
     *,
     include: Iterable[Rule],
@@ -174,15 +177,13 @@ def _synflow_masks(
             # Flow through a bias bypasses the layers before it, which could then lose everything.
             parameter.zero_() if name.endswith("bias") else parameter.abs_()
     masks = dense_masks(probe, include=include, exclude=exclude)
+    grids = grids_of(probe, block, masks)
     parameters = {name: probe.get_parameter(name) for name in masks}
     for round_ in range(1, rounds + 1):
         apply_masks_(probe, masks)
         flow = output_of(forward(probe, ones)).sum()
         gradients = torch.autograd.grad(flow, list(parameters.values()), materialize_grads=True)
-        # Weights that are cut score below every other, so that none comes back.
-        scores = {
-            name: (p.detach() * g).masked_fill(~masks[name], -1.0)
-            for (name, p), g in zip(parameters.items(), gradients, strict=True)
-        }
-        masks = score_masks(scores, 1 - (1 - sparsity) ** (round_ / rounds))
+        scores = {name: p.detach() * g for (name, p), g in zip(parameters.items(), gradients, strict=True)}
+        # Among those that are left, so that none comes back.
+        masks = masks_by_score(scores, 1 - (1 - sparsity) ** (round_ / rounds), grids, scope="global", among=masks)
     return masks

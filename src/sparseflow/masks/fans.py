@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +66,36 @@ def _merge(tensor: Tensor, layout: Layout) -> Tensor:
     if layout.transposed or layout.lookup:
         tensor = tensor.transpose(1, 2)
     return tensor if layout.stacked else tensor.flatten(0, 1)
+
+
+def matrices(tensor: Tensor, layout: Layout = PLAIN) -> Tensor:
+    """View as ``(matrices, outputs, columns)``, where a column is an input at a kernel position; else a copy.
+
+    >>> matrices(torch.ones(6, 4, 3, 3), Layout(transposed=True, blocks=2)).shape
+    torch.Size([2, 4, 27])
+    """
+    return _split(tensor, layout).flatten(2)
+
+
+def matrices_shape(shape: tuple[int, ...], layout: Layout = PLAIN) -> tuple[int, int, int]:
+    """Shape of :func:`matrices` for a weight of this shape.
+
+    Raises:
+        ValueError: as :func:`dense_fans`.
+
+    >>> matrices_shape((6, 4, 3, 3), Layout(transposed=True, blocks=2))
+    (2, 4, 27)
+    """
+    _check_shape(shape, layout)
+    count, first, second, *kernel = shape if layout.stacked else (layout.blocks, shape[0] // layout.blocks, *shape[1:])
+    outputs, inputs = (second, first) if layout.transposed or layout.lookup else (first, second)
+    return count, outputs, inputs * math.prod(kernel)
+
+
+def weight_of(matrix: Tensor, shape: tuple[int, ...], layout: Layout = PLAIN) -> Tensor:
+    """Inverse of :func:`matrices`: contiguous, of the weight's shape."""
+    kernel = shape[3:] if layout.stacked else shape[2:]
+    return _merge(matrix.unflatten(2, (-1, *kernel)), layout).contiguous()
 
 
 def _count(split: Tensor, axes: tuple[int, ...]) -> Tensor:

@@ -11,8 +11,10 @@ from sparseflow._checks import check_choice, check_masks, check_names, check_spa
 from sparseflow._fast import zero_inactive_
 from sparseflow.boundary import checked
 from sparseflow.masks.allocation import ALLOCATIONS
+from sparseflow.masks.blocks import SINGLE, BlockGrid, BlockLike, check_one_each, grids_for, grids_of
+from sparseflow.masks.ranking import best_of, best_of_all
 from sparseflow.masks.select import Rule, Weight, left_out, maskable, prunable, weights
-from sparseflow.masks.topk import active_count, topk_mask, topk_masks
+from sparseflow.masks.topk import active_count
 from sparseflow.rng import stream
 from sparseflow.sharded import full, local, num_true, shard_like
 from sparseflow.types import Masks
@@ -51,6 +53,19 @@ def _allocate(
     return {name: shares[parts[name][0]] for name in chosen}
 
 
+def _counts(
+    sizes: Mapping[str, int], sparsities: Mapping[str, float], grids: Mapping[str, BlockGrid]
+) -> dict[str, int]:
+    """Active weights of each layer, of whole blocks.
+
+    Raises:
+        ValueError: if the layers' least, one block each, are more than their sparsities leave.
+    """
+    block_sizes = {name: grids[name].size if name in grids else 1 for name in sizes}
+    check_one_each(sizes, sparsities, block_sizes)
+    return {name: active_count(size, sparsities[name], block_size=block_sizes[name]) for name, size in sizes.items()}
+
+
 @checked()
 def dense_masks(
     model: nn.Module, *, include: Iterable[Rule] = (), exclude: Iterable[Rule] = (), first_layer_dense: bool = False
@@ -74,6 +89,7 @@ def random_masks(
     allocation: AllocationLike = "uniform",
     seed: int,
     overrides: Mapping[str, float] | None = None,
+    block: BlockLike = SINGLE,
     include: Iterable[Rule] = (),
     exclude: Iterable[Rule] = (),
     first_layer_dense: bool = False,
@@ -86,24 +102,33 @@ def random_masks(
         allocation: How the layers share it: ``"uniform"``, ``"er"``, ``"erk"`` or a function.
         seed: Each layer draws from ``stream(seed, "mask", name)``, so no layer shifts another.
         overrides: Parameter name -> its own sparsity.
+        block: Outputs and inputs of the blocks whose weights are active together, such as ``(4, 1)``, or name pattern
+            -> block, of which the first that matches counts: ``{"fc.weight": (1, 1), "*": (4, 1)}``. Each layer keeps
+            the number of whole blocks that is nearest to its share (halves: the even one), and one at least. Default:
+            single weights.
         include, exclude, first_layer_dense: Which weights are prunable.
 
     Raises:
-        ValueError: if the sparsity is outside [0, 1) or infeasible.
+        ValueError: if the sparsity is outside [0, 1) or infeasible, or a block does not divide its layer.
 
     >>> masks = random_masks(nn.Linear(100, 10), 0.95, seed=0)
     >>> int(masks["weight"].sum())
     50
+    >>> masks = random_masks(nn.Linear(100, 8), 0.95, seed=0, block=(4, 1))
+    >>> masks["weight"].view(2, 4, 100).all(1).sum().item()  # of 200 blocks
+    10
     """
     chosen = prunable(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
-    sparsities = _allocate(chosen, sparsity, allocation, overrides)
+    grids = grids_of(model, block, chosen)
+    sizes = {name: weight.parameter.numel() for name, weight in chosen.items()}
+    counts = _counts(sizes, _allocate(chosen, sparsity, allocation, overrides), grids)
     masks = {}
     for name, weight in chosen.items():
-        count = active_count(weight.parameter.numel(), sparsities[name])
-        order = torch.randperm(weight.parameter.numel(), generator=stream(seed, "mask", name))
-        mask = torch.zeros(weight.parameter.numel(), dtype=torch.bool)
-        mask[order[:count]] = True
-        masks[name] = _like(mask.view(weight.parameter.shape), weight.parameter)
+        grid, shape = grids.get(name), weight.parameter.shape
+        mask = torch.zeros(shape if grid is None else grid.grid_shape, dtype=torch.bool)
+        order = torch.randperm(mask.numel(), generator=stream(seed, "mask", name))
+        mask.view(-1)[order[: counts[name] * mask.numel() // max(1, sizes[name])]] = True
+        masks[name] = _like(mask if grid is None else grid.spread(mask), weight.parameter)
     return masks
 
 
@@ -116,6 +141,7 @@ def magnitude_masks(
     allocation: AllocationLike = "uniform",
     seed: int = 0,
     overrides: Mapping[str, float] | None = None,
+    block: BlockLike = SINGLE,
     include: Iterable[Rule] = (),
     exclude: Iterable[Rule] = (),
     first_layer_dense: bool = False,
@@ -126,6 +152,7 @@ def magnitude_masks(
         sparsity: Fraction of zeros over all masks, in [0, 1).
         scope: ``"layer"`` or ``"global"``, see :func:`score_masks`.
         seed: Decides between equal magnitudes, see :func:`score_masks`.
+        block: As :func:`random_masks`; a block's magnitude is the sum of its weights' magnitudes.
 
     The others as :func:`random_masks`.
 
@@ -140,10 +167,11 @@ def magnitude_masks(
     chosen = prunable(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
     check_values({name: weight.parameter for name, weight in chosen.items()})
     scores = {name: full(weight.parameter.detach()).abs() for name, weight in chosen.items()}
+    grids = grids_of(model, block, chosen)
     if scope == "layer":
         shares = _allocate(chosen, sparsity, allocation, overrides)
-        return score_masks(scores, sparsity, scope=scope, allocation=lambda *_, **__: shares, seed=seed)
-    return score_masks(scores, sparsity, scope=scope, allocation=allocation, seed=seed, overrides=overrides)
+        return masks_by_score(scores, sparsity, grids, scope=scope, allocation=lambda *_, **__: shares, seed=seed)
+    return masks_by_score(scores, sparsity, grids, scope=scope, allocation=allocation, seed=seed, overrides=overrides)
 
 
 @checked()
@@ -155,6 +183,8 @@ def score_masks(
     allocation: AllocationLike = "uniform",
     seed: int = 0,
     overrides: Mapping[str, float] | None = None,
+    block: BlockLike = SINGLE,
+    model: nn.Module | None = None,
 ) -> dict[str, Tensor]:
     """Masks that keep the entries of largest score; where equal scores compete, a seeded draw decides.
 
@@ -168,26 +198,52 @@ def score_masks(
             gives each its share.
         allocation, overrides: The shares, for ``scope="layer"``.
         seed: Ties draw from ``stream(seed, "ties")``, per layer from ``stream(seed, "ties", name)``.
+        block: As :func:`random_masks`; a block's score is the sum of its weights' scores. Where a global ranking meets
+            blocks of different sizes, it compares means, and keeps as many weights as fit.
+        model: What the scores are of; needed for blocks, whose layers say which axis holds the outputs.
 
     Raises:
-        ValueError: if a score is NaN or infinite, or the sparsity infeasible.
+        ValueError: if a score is NaN or infinite, the sparsity infeasible, or a block does not divide its layer.
 
     >>> score_masks({"a": torch.tensor([1.0, 5.0]), "b": torch.tensor([4.0, 3.0])}, 0.5)
     {'a': tensor([False,  True]), 'b': tensor([ True, False])}
+    """
+    grids = grids_for(block, model, scores)
+    return masks_by_score(scores, sparsity, grids, scope=scope, allocation=allocation, seed=seed, overrides=overrides)
+
+
+def masks_by_score(
+    scores: Mapping[str, Tensor],
+    sparsity: float,
+    grids: Mapping[str, BlockGrid],
+    *,
+    scope: str,
+    allocation: AllocationLike = "uniform",
+    seed: int = 0,
+    overrides: Mapping[str, float] | None = None,
+    among: Masks | None = None,
+) -> dict[str, Tensor]:
+    """As :func:`score_masks`, with the blocks of each layer that has some.
+
+    ``among`` are the weights that may be kept, more than the sparsity leaves; by default all.
     """
     check_choice(scope, ("global", "layer"), name="scope")
     if odd := [name for name, score in scores.items() if not isinstance(score, Tensor) or score.dtype == torch.bool]:
         raise TypeError(f"scores must be tensors of numbers, {odd[0]!r} is not.")
     if scope == "layer":
         sparsities = _sparsities({n: s.shape for n, s in scores.items()}, sparsity, allocation, overrides)
-        counts = {name: active_count(score.numel(), sparsities[name]) for name, score in scores.items()}
-        return {n: topk_mask(s, counts[n], ties=stream(seed, "ties", n)) for n, s in scores.items()}
+        counts = _counts({name: score.numel() for name, score in scores.items()}, sparsities, grids)
+        ties = {name: stream(seed, "ties", name) for name in scores}
+        candidates = among or {}
+        return {
+            name: best_of(score, counts[name], grid=grids.get(name), among=candidates.get(name), ties=ties[name])
+            for name, score in scores.items()
+        }
     if overrides or allocation != "uniform":
         raise ValueError(
             "overrides= and allocation= need scope='layer': a global ranking gives no layer a share of its own."
         )
-    count = active_count(sum(score.numel() for score in scores.values()), sparsity)
-    return topk_masks(scores, count, ties=stream(seed, "ties"))
+    return best_of_all(scores, sparsity, grids=grids, among=among, ties=stream(seed, "ties"))
 
 
 @checked()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from sparseflow._checks import check_mask, check_masks, check_sparsity
-from sparseflow.attached import check_current
+from sparseflow.attached import check_current, holder_of
 from sparseflow.boundary import checked
+from sparseflow.masks.blocks import BlockLike, check_made_of, grids_of
 from sparseflow.masks.fans import PLAIN, Layout, fan_in, unit_counts
 from sparseflow.masks.select import Rule, Weight, left_out, maskable, weights
 from sparseflow.sharded import full, num_true
@@ -71,6 +72,8 @@ class ReportRow:
     """``None`` without a mask."""
     zeros: int | None = None
     """Weights that are exactly zero now; ``None`` without a mask, or where the weight has no values (meta device)."""
+    block: tuple[int, int] | None = None
+    """Outputs and inputs of the blocks that its mask is made of; ``None`` for single weights."""
 
 
 @dataclass(frozen=True)
@@ -98,20 +101,23 @@ class SparsityReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, for ``json.dumps``."""
-        rows = [asdict(row) | {"shape": list(row.shape)} for row in self.rows]
+        rows = [asdict(row) | {"shape": list(row.shape), "block": row.block and list(row.block)} for row in self.rows]
         return {"rows": rows, "totals": asdict(self.totals), "left_out": self.left_out}
 
     def __str__(self) -> str:
         """A table of at most 100 columns, the totals last."""
-        has_target = any(row.target is not None for row in self.rows)
-        target = ["target"] if has_target else []
-        head = ["weight", "shape", "weights", "active", *target, "sparsity", "no in", "no out", "why"]
-        rows = [_cells(row, has_target=has_target) for row in self.rows]
-        lines = _table([head, *rows, *_total_cells(self.totals, has_target=has_target)])
+        has = {
+            "target": any(row.target is not None for row in self.rows),
+            "block": any(row.block is not None for row in self.rows),
+        }
+        more = [name for name, there in has.items() if there]
+        head = ["weight", "shape", "weights", "active", *more, "sparsity", "no in", "no out", "why"]
+        rows = [_cells(row, more) for row in self.rows]
+        lines = _table([head, *rows, *_total_cells(self.totals, more)])
         rule = "-" * max(map(len, lines))
         note = "no in: units without active inputs; no out: inputs without active outputs"
-        more = textwrap.wrap(self.left_out, _TABLE_WIDTH) + self._more_zeros()
-        return "\n".join([lines[0], rule, *lines[1:-2], rule, *lines[-2:], note, *more])
+        notes = [note, *textwrap.wrap(self.left_out, _TABLE_WIDTH), *self._more_zeros()]
+        return "\n".join([lines[0], rule, *lines[1:-2], rule, *lines[-2:], *notes])
 
     def _more_zeros(self) -> list[str]:
         """A line where the weights have clearly more zeros than their masks."""
@@ -131,6 +137,7 @@ def sparsity_report(
     masks: Masks,
     *,
     target: Mapping[str, float] | float | None = None,
+    block: BlockLike | None = None,
     include: Iterable[Rule] = (),
     exclude: Iterable[Rule] = (),
     first_layer_dense: bool = False,
@@ -141,12 +148,14 @@ def sparsity_report(
         model: The model.
         masks: Parameter name -> mask.
         target: The sparsity asked for: one for every masked weight, or one each by name, as an allocation returns it.
+        block: What the masks are made of, as :func:`sparseflow.random_masks` takes it; default: the blocks of the
+            Sparsifier that holds the weights, else single weights. It is checked, and named in a column.
         include, exclude, first_layer_dense: The rules by which the masks were made, see
             :func:`~sparseflow.masks.select.weights`; they explain what is not masked.
 
     Raises:
-        TypeError, ValueError: if a mask does not fit or is old (not the one that its Sparsifier holds now), there are
-            none, or a target is no sparsity or names no mask.
+        TypeError, ValueError: if a mask does not fit, is old (not the one that its Sparsifier holds now) or is not
+            made of the blocks, there are none, or a target is no sparsity or names no mask.
 
     >>> import sparseflow as sf
     >>> model = nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 2))
@@ -168,9 +177,23 @@ def sparsity_report(
         raise ValueError("there are no masks to report; make some, for instance with sparseflow.random_masks().")
     check_current(masks, parameters)
     targets = _targets(target, masks)
+    grids = grids_of(model, _held_blocks(masks, parameters) if block is None else block, masks)
+    check_made_of(grids, {name: full(masks[name]) for name in grids})
     found = weights(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
-    rows = tuple(_row(weight, masks.get(weight.name), targets.get(weight.name)) for weight in found)
+    blocks = {name: (grid.block.outputs, grid.block.inputs) for name, grid in grids.items()}
+    rows = tuple(_row(w, masks.get(w.name), targets.get(w.name), blocks.get(w.name)) for w in found)
     return SparsityReport(rows, _totals(rows), left_out(found, masked=masks))
+
+
+def _held_blocks(masks: Masks, parameters: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+    """The blocks of the weights that a Sparsifier holds."""
+    found = {}
+    for name in masks:
+        holder = holder_of(parameters[name])
+        held = None if holder is None else holder.name_of(parameters[name])
+        if holder is not None and held is not None and held in holder.block:
+            found[name] = holder.block[held]
+    return found
 
 
 def _targets(target: Mapping[str, float] | float | None, masks: Masks) -> Mapping[str, float]:
@@ -184,7 +207,7 @@ def _targets(target: Mapping[str, float] | float | None, masks: Masks) -> Mappin
     return targets
 
 
-def _row(weight: Weight, mask: Tensor | None, target: float | None) -> ReportRow:
+def _row(weight: Weight, mask: Tensor | None, target: float | None, block: tuple[int, int] | None) -> ReportRow:
     shape, numel = tuple(weight.parameter.shape), weight.parameter.numel()
     if mask is None:
         reason = f"no mask was given for it: {weight.reason}" if weight.prunable else weight.reason
@@ -196,7 +219,7 @@ def _row(weight: Weight, mask: Tensor | None, target: float | None) -> ReportRow
     sparsity = 1 - active / numel if numel else 0.0
     statistics = mask_statistics(full(mask), weight.layout or PLAIN)
     zeros = None if weight.parameter.is_meta else num_true(weight.parameter.detach() == 0)
-    return ReportRow(weight.name, shape, True, reason, numel, active, target, sparsity, statistics, zeros)
+    return ReportRow(weight.name, shape, True, reason, numel, active, target, sparsity, statistics, zeros, block)
 
 
 def _totals(rows: tuple[ReportRow, ...]) -> ReportTotals:
@@ -215,19 +238,21 @@ def _totals(rows: tuple[ReportRow, ...]) -> ReportTotals:
     )
 
 
-def _cells(row: ReportRow, *, has_target: bool) -> list[str]:
+def _cells(row: ReportRow, more: Container[str]) -> list[str]:
     head = [row.name, "x".join(map(str, row.shape)), f"{row.num_weights:,}"]
     if row.statistics is None:
         return [*head, row.reason]
-    fractions = [row.target, row.sparsity] if has_target else [row.sparsity]
+    target = [_fraction(row.target)] if "target" in more else []
+    block = ["x".join(map(str, row.block or (1, 1)))] if "block" in more else []
     cut = [str(row.statistics.units_without_inputs), str(row.statistics.inputs_without_outputs)]
-    return [*head, f"{row.active:,}", *map(_fraction, fractions), *cut, row.reason]
+    return [*head, f"{row.active:,}", *target, *block, _fraction(row.sparsity), *cut, row.reason]
 
 
-def _total_cells(totals: ReportTotals, *, has_target: bool) -> list[list[str]]:
-    fractions = [totals.target, totals.sparsity] if has_target else [totals.sparsity]
+def _total_cells(totals: ReportTotals, more: Container[str]) -> list[list[str]]:
+    target = [_fraction(totals.target)] if "target" in more else []
+    block = [""] if "block" in more else []
     cut = [str(totals.units_without_inputs), str(totals.inputs_without_outputs)]
-    masked = [f"{totals.num_masked:,}", f"{totals.active:,}", *map(_fraction, fractions), *cut, ""]
+    masked = [f"{totals.num_masked:,}", f"{totals.active:,}", *target, *block, _fraction(totals.sparsity), *cut, ""]
     every = [f"{totals.num_parameters:,}", f"{totals.active_parameters:,}", *[""] * (len(masked) - 2)]
     return [["masked", "", *masked], ["all parameters", "", *every]]
 

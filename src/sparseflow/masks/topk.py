@@ -12,17 +12,18 @@ from sparseflow._fast import topk
 from sparseflow.warn import warn
 
 
-def active_count(numel: int, sparsity: float) -> int:
+def active_count(numel: int, sparsity: float, *, block_size: int = 1) -> int:
     r"""Number of active weights of a tensor: the one place where a fraction becomes a count.
 
-    .. math:: k = \max(1,\ \mathrm{round}((1 - S)\, n))
+    .. math:: k = b \max(1,\ \mathrm{round}((1 - S)\, n / b))
 
     Halves round to the even neighbour, after removing float noise (``10 * (1 - 0.9)`` is 1, not 0.99...). At least one
-    weight stays: a layer without weights would cut the network.
+    weight or block stays: a layer without weights would cut the network.
 
     Args:
         numel: Number of weights ``n``; 0 gives 0.
         sparsity: Fraction ``S`` of zeros, in [0, 1).
+        block_size: Weights ``b`` that are active together; it divides ``n``.
 
     Raises:
         ValueError: if ``sparsity`` is outside [0, 1).
@@ -31,11 +32,13 @@ def active_count(numel: int, sparsity: float) -> int:
 
     >>> [active_count(n, 0.95) for n in (150, 2400, 30720, 10080, 840)]  # LeNet5
     [8, 120, 1536, 504, 42]
+    >>> active_count(2400, 0.95, block_size=16)  # 7.5 blocks
+    128
     """
     check_sparsity(sparsity)
     if numel == 0:
         return 0
-    return max(1, round(round(numel * (1 - sparsity), 6)))
+    return block_size * max(1, round(round(numel // block_size * (1 - sparsity), 6)))
 
 
 def topk_mask(
@@ -82,6 +85,7 @@ def topk_masks(
     among: Mapping[str, Tensor] | None = None,
     magnitude: bool = False,
     ties: torch.Generator | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> dict[str, Tensor]:
     """Mark the ``k`` largest scores of all layers together; a layer that loses everything is named in a warning.
 
@@ -90,6 +94,8 @@ def topk_masks(
         k: How many to mark over all layers.
         among: Layer name -> bool, the candidates; a layer without candidates is not warned of. Default: all entries.
         magnitude, ties: As :func:`topk_mask`.
+        sizes: Layer name -> number of weights that each of its scores is the sum of. ``k`` then counts weights, and
+            scores are compared by their means; as many weights are marked as fit.
 
     Raises:
         ValueError: as :func:`topk_mask`.
@@ -99,13 +105,21 @@ def topk_masks(
     """
     flat = torch.cat([score.reshape(-1) for score in scores.values()])
     candidates = None if among is None else torch.cat([among[name].reshape(-1) for name in scores])
-    chosen = topk_mask(flat, k, among=candidates, magnitude=magnitude, ties=ties)
+    sizes = sizes or dict.fromkeys(scores, 1)
+    if len(set(sizes.values())) == 1:
+        size = next(iter(sizes.values()))
+        chosen = topk_mask(flat, k // size, among=candidates, magnitude=magnitude, ties=ties)
+    else:
+        counts = [scores[name].numel() for name in scores]
+        each = torch.tensor([sizes[name] for name in scores]).repeat_interleave(torch.tensor(counts)).to(flat.device)
+        chosen = _fill(flat.abs() / each if magnitude else flat / each, each, k, candidates, ties)
     parts = torch.split(chosen, [score.numel() for score in scores.values()])
     masks = {name: part.view(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)}
     had = {name: score.numel() > 0 if among is None else bool(among[name].any()) for name, score in scores.items()}
     if emptied := [name for name, mask in masks.items() if had[name] and not mask.any()]:
         warn(
-            f"the global ranking keeps {k} of {flat.numel()} weights and none of {', '.join(map(repr, emptied))}: "
+            f"the global ranking keeps {k} of {sum(sizes[name] * score.numel() for name, score in scores.items())} "
+            f"weights and none of {', '.join(map(repr, emptied))}: "
             "nothing passes a layer without weights. Give each layer its share with scope='layer', lower the sparsity, "
             "or leave such layers dense with exclude=.",
             EmptiedLayerWarning,
@@ -115,6 +129,26 @@ def topk_masks(
 
 class EmptiedLayerWarning(UserWarning):
     """A global ranking took every weight of a layer."""
+
+
+def _fill(means: Tensor, sizes: Tensor, k: int, among: Tensor | None, ties: torch.Generator | None) -> Tensor:
+    """Mark the entries of largest mean until the next does not fit into ``k`` weights, then smaller ones that do."""
+    check_finite(means, name="scores")
+    start = torch.arange(means.numel()) if ties is None else torch.randperm(means.numel(), generator=ties)
+    start = start.to(means.device)
+    order = start[means[start].sort(descending=True, stable=True).indices]
+    order = order if among is None else order[among[order]]
+    filled = sizes[order].cumsum(0)
+    fitting = int((filled <= k).sum())
+    mask = torch.zeros(means.numel(), dtype=torch.bool, device=means.device)
+    mask[order[:fitting]] = True
+    left = k - (int(filled[fitting - 1]) if fitting else 0)
+    rest = order[fitting:]
+    for size in sizes.unique().flip(0).tolist():
+        more = rest[sizes[rest] == size][: left // size]
+        mask[more] = True
+        left -= size * more.numel()
+    return mask
 
 
 def _draw_ties_(mask: Tensor, flat: Tensor, among: Tensor | None, generator: torch.Generator) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from sparseflow.masks.blocks import BlockGrid
 from sparseflow.methods.scores import ScoreFn
 
 
@@ -52,11 +53,17 @@ class Layer(Protocol):
         """The dense gradient, if the method asked for it."""
         ...
 
+    @property
+    def grid(self) -> BlockGrid | None:
+        """The blocks that the method's ``block`` asks for; ``None`` where single weights move."""
+        ...
+
 
 class Swap(NamedTuple):
     """A request to exchange connections of a layer by :func:`sparseflow.drop_and_grow`.
 
-    The Sparsifier carries it out, whether the layer is stored whole, in parts or as its active weights alone.
+    The Sparsifier carries it out, whether the layer is stored whole, in parts or as its active weights alone. Where the
+    method has blocks, whole ones move: scores are summed over each, and counts rounded down.
     """
 
     num_drop: int
@@ -74,7 +81,8 @@ class Swap(NamedTuple):
 class Method(Protocol):
     """A rule by which masks change: the steps of its updates, the gradients it needs, and a request for each layer.
 
-    It may also say what it knows of the run around it, see :mod:`sparseflow.methods.run`.
+    It may also say what it knows of the run around it, see :mod:`sparseflow.methods.run`, and have a ``block``, as
+    :func:`sparseflow.random_masks` takes it: its masks are then made of such blocks.
     """
 
     @property

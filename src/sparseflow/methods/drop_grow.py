@@ -14,6 +14,7 @@ from torch import Tensor
 from sparseflow._checks import check_choice, check_fraction, check_like, check_mask, check_steps
 from sparseflow._fast import count_true
 from sparseflow.boundary import checked
+from sparseflow.masks.blocks import SINGLE, BlockLike, block_of, checked_block
 from sparseflow.masks.topk import topk_mask
 from sparseflow.methods.base import Layer, Swap
 from sparseflow.methods.run import UnfinishedWarning
@@ -152,6 +153,7 @@ class Options(TypedDict, total=False):
     first_update: int | None
     schedule: str | Callable[..., float]
     regrow: bool
+    block: BlockLike
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +171,8 @@ class DropGrow:
         first_update: First step of an update; ``None`` means ``update_every`` (protocol C.3; TF1's RigL: 0).
         schedule: Key of ``DROP_SCHEDULES`` or a function: how the drop fraction falls.
         regrow: Whether just-dropped weights may come back at once.
+        block: Blocks that move as a whole, as :func:`sparseflow.random_masks` made them: their weights' scores are
+            summed. Default: single weights.
         replaces_step: Whether the optimizer step is skipped when masks change (TF1's RigL).
         needs_gradient: Whether scores look at the dense gradient.
         gradient_decay: Decay of a running mean of the gradient, see :func:`sparseflow.SNFS`.
@@ -190,11 +194,13 @@ class DropGrow:
     first_update: int | None = None
     schedule: str | Callable[..., float] = "learning_rate"
     regrow: bool = True
+    block: BlockLike = SINGLE
     replaces_step: bool = False
     needs_gradient: bool = False
     gradient_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        checked_block(self.block)
         check_fraction(self.drop_fraction, name="drop_fraction")
         check_fraction(self.gradient_decay, name="gradient_decay")
         if self.gradient_decay == 1 or (self.gradient_decay and not self.needs_gradient):
@@ -252,11 +258,15 @@ class DropGrow:
 
     def check_start(self, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> None:
         """Warn if no update can change anything; see :func:`sparseflow.methods.run.check_start`."""
-        sparse = [count for name, count in active.items() if 0 < count < math.prod(shapes[name])]
-        if self.drop_fraction and sparse and not any(int(round(n * self.drop_fraction, 6)) for n in sparse):
+        sparse = {name: count for name, count in active.items() if 0 < count < math.prod(shapes[name])}
+        sizes = {name: math.prod(block_of(self.block, name)) for name in sparse}
+        drops = (int(round(n * self.drop_fraction, 6)) // sizes[name] for name, n in sparse.items())
+        if self.drop_fraction and sparse and not any(drops):
+            one = "one" if max(sizes.values()) == 1 else "one block"
             warn(
-                f"masks will never change: drop_fraction={self.drop_fraction} of the {max(sparse)} active weights of "
-                "the largest layer is less than one. Raise drop_fraction=, or write Static() to keep the masks.",
+                f"masks will never change: drop_fraction={self.drop_fraction} of the {max(sparse.values())} active "
+                f"weights of the largest layer is less than {one}. Raise drop_fraction=, or write Static() to keep the "
+                "masks.",
                 UnfinishedWarning,
             )
 
@@ -293,6 +303,8 @@ class DropGrow:
 
     def _ask(self, layer: Layer, *, step: int, counts: list[int]) -> tuple[str, Swap]:
         count = self.num_drop(layer.num_active, step=step, learning_rate_ratio=layer.learning_rate_ratio)
+        if layer.grid is not None:
+            count -= count % layer.grid.size
         counts.append(count)
         if not self.regrow:
             count = min(count, math.prod(layer.shape) - layer.num_active)

@@ -12,7 +12,9 @@ from torch import Tensor
 from sparseflow._checks import check_choice, check_names, check_sparsity, check_steps
 from sparseflow.boundary import checked
 from sparseflow.masks.allocation import uniform
-from sparseflow.masks.topk import active_count, topk_mask, topk_masks
+from sparseflow.masks.blocks import SINGLE, BlockGrid, BlockLike, block_of, check_one_each, checked_block
+from sparseflow.masks.ranking import best_of, best_of_all
+from sparseflow.masks.topk import active_count
 from sparseflow.methods.base import Layer
 from sparseflow.methods.drop_grow import periodic
 
@@ -57,6 +59,8 @@ class GMP:
         update_every: Optimizer steps between updates (paper's MNIST: 100).
         initial_sparsity: At ``begin``.
         scope: ``"layer"`` gives each layer its target, ``"global"`` ranks all weights together.
+        block: Blocks that leave as a whole, such as ``(4, 1)``, those of the smallest sums of magnitudes first, as
+            :func:`sparseflow.magnitude_masks` takes it. Default: single weights.
 
     Raises:
         ValueError: if a sparsity is outside [0, 1), the steps are out of order, or the scope is unknown; when the
@@ -77,11 +81,13 @@ class GMP:
     update_every: int = 100
     initial_sparsity: float = 0.0
     scope: str = "layer"
+    block: BlockLike = SINGLE
     needs_gradient: bool = False
     gradient_decay: float = 0.0
     replaces_step: bool = False
 
     def __post_init__(self) -> None:
+        checked_block(self.block)
         targets = self.sparsity.values() if isinstance(self.sparsity, Mapping) else [self.sparsity]
         for target in targets:
             check_sparsity(target)
@@ -112,12 +118,14 @@ class GMP:
         Raises:
             ValueError: if a name is missing or unknown, a layer would have less than one weight, or more than it has.
         """
+        sizes, blocks = {name: math.prod(shape) for name, shape in shapes.items()}, self._block_sizes(shapes)
         if isinstance(self.sparsity, Mapping):
             check_names(self.sparsity, shapes, name="sparsity")
             for name, target in self.sparsity.items():
-                _check_one_stays(name, math.prod(shapes[name]), target)
+                _check_one_stays(name, sizes[name], target, blocks[name])
         else:
             uniform(shapes, self.sparsity)
+            check_one_each(sizes, dict.fromkeys(sizes, self.sparsity), blocks)
         targets = self._final_counts(shapes)
         for name, count in _counts(active, self.scope).items():
             if count < targets[name]:
@@ -142,7 +150,13 @@ class GMP:
         """Active weights at the end, by layer; under a global ranking of all together."""
         sizes = _counts({name: math.prod(shape) for name, shape in shapes.items()}, self.scope)
         by_name = self.sparsity if isinstance(self.sparsity, Mapping) else dict.fromkeys(sizes, self.sparsity)
-        return {name: active_count(size, by_name[name]) for name, size in sizes.items()}
+        blocks = self._block_sizes(shapes)
+        if self.scope == "global":  # of all layers' blocks, where they have one size
+            blocks = dict.fromkeys(sizes, max(blocks.values()) if len(set(blocks.values())) == 1 else 1)
+        return {name: active_count(size, by_name[name], block_size=blocks[name]) for name, size in sizes.items()}
+
+    def _block_sizes(self, names: Iterable[str]) -> dict[str, int]:
+        return {name: math.prod(block_of(self.block, name)) for name in names}
 
     def _sparsity_at(self, step: int, target: float) -> float:
         return cubic_sparsity(step, initial=self.initial_sparsity, final=target, begin=self.begin, end=self.end)
@@ -163,42 +177,51 @@ class GMP:
                 if layer.name not in target:
                     raise ValueError(f"sparsity has no entry for {layer.name}; it needs one per masked weight.")
                 target = target[layer.name]
-            count = active_count(math.prod(layer.shape), self._sparsity_at(step, target))
-            yield layer.name, _keep(layer.mask, layer.weight, min(count, layer.num_active))
+            size = 1 if layer.grid is None else layer.grid.size
+            count = active_count(math.prod(layer.shape), self._sparsity_at(step, target), block_size=size)
+            yield layer.name, _keep(layer.mask, layer.weight, min(count, layer.num_active), layer.grid)
 
 
-def _keep(mask: Tensor, weight: Tensor, count: int) -> Tensor:
-    return topk_mask(weight, count, among=mask, magnitude=True)
+def _keep(mask: Tensor, weight: Tensor, count: int, grid: BlockGrid | None) -> Tensor:
+    return best_of(weight, count, grid=grid, among=mask, magnitude=True)
 
 
 def _prune_globally(layers: list[Layer], sparsity: float) -> Iterable[tuple[str, Tensor]]:
-    count = active_count(sum(math.prod(layer.shape) for layer in layers), sparsity)
-    count = min(count, sum(layer.num_active for layer in layers))
-    masks = {layer.name: layer.mask for layer in layers}
-    return topk_masks({layer.name: layer.weight for layer in layers}, count, among=masks, magnitude=True).items()
+    return best_of_all(
+        {layer.name: layer.weight for layer in layers},
+        sparsity,
+        grids={layer.name: layer.grid for layer in layers if layer.grid is not None},
+        among={layer.name: layer.mask for layer in layers},
+        at_most=sum(layer.num_active for layer in layers),
+        magnitude=True,
+    ).items()
 
 
 def _counts(by_layer: Mapping[str, int], scope: str) -> dict[str, int]:
     return dict(by_layer) if scope == "layer" else {"the network": sum(by_layer.values())}
 
 
-def _check_one_stays(name: str, size: int, sparsity: float) -> None:
-    """Check that rounding leaves a weight; the one that :func:`active_count` keeps in any case would be too many."""
-    if round(size * (1 - sparsity), 6) < 0.5:
+def _check_one_stays(name: str, size: int, sparsity: float, block: int) -> None:
+    """Check that rounding leaves one; that which :func:`active_count` keeps in any case would be too many."""
+    if round(size // block * (1 - sparsity), 6) < 0.5:
+        one = "one" if block == 1 else f"one block of {block}"
         raise ValueError(
             f"sparsity {sparsity} leaves {size * (1 - sparsity):.3g} of {size} weights of {name!r}, which needs at "
-            f"least one. The largest feasible sparsity there is {1 - 1 / size:.6g}."
+            f"least {one}. The largest feasible sparsity there is {1 - block / size:.6g}."
         )
 
 
 @checked()
-def OneShot(*, sparsity: float | Mapping[str, float], at: int, scope: str = "layer") -> GMP:  # noqa: N802 - beside GMP
+def OneShot(  # noqa: N802 - beside GMP
+    *, sparsity: float | Mapping[str, float], at: int, scope: str = "layer", block: BlockLike = SINGLE
+) -> GMP:
     """One-shot magnitude pruning: everything at once after ``at`` optimizer steps.
 
     Args:
         sparsity: Fraction of zeros, for every layer or by parameter name.
         at: Optimizer steps done at the only update.
         scope: ``"layer"`` gives each layer its target, ``"global"`` ranks all weights together.
+        block: As :class:`GMP`.
 
     Raises:
         ValueError: if a sparsity is outside [0, 1), or ``at`` is before the first step.
@@ -208,4 +231,4 @@ def OneShot(*, sparsity: float | Mapping[str, float], at: int, scope: str = "lay
     >>> [t for t in range(5) if OneShot(sparsity=0.5, at=3).due(t)]
     [3]
     """
-    return GMP(sparsity=sparsity, begin=at, end=at, update_every=1, scope=scope)
+    return GMP(sparsity=sparsity, begin=at, end=at, update_every=1, scope=scope, block=block)

@@ -27,6 +27,8 @@ def RigL(*, replaces_step: bool = False, **options: Unpack[Options]) -> DropGrow
         first_update: Default ``update_every``; 0 as in the authors' ImageNet code, which needs ``replaces_step``.
         schedule: ``"learning_rate"``, the default (the paper's MNIST runs), ``"cosine"`` (ImageNet) or ``"constant"``.
         regrow: Whether just-dropped weights compete on equal terms; default ``True``.
+        block: Blocks that move as a whole, such as ``(4, 1)``, as :func:`sparseflow.random_masks` made them; the
+            smallest sums of magnitudes go, the largest sums of gradient magnitudes come. Default: single weights.
         replaces_step: Change masks instead of taking the optimizer step (the authors' ImageNet code).
 
     Raises:

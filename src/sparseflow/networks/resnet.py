@@ -61,7 +61,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, inputs, H, W)`` in, ``(N, 4 filters, H / stride, W / stride)`` out."""
-        return self.relu(self.shortcut(x) + self.residual(x))  # type: ignore[no-any-return]
+        shortcut = self.shortcut(x)
+        if (one_pass := getattr(self.residual, "rectified_sum", None)) is not None:  # converted by the sparse engine
+            return one_pass(x, shortcut, self.relu)  # type: ignore[no-any-return]
+        return self.relu(shortcut + self.residual(x))  # type: ignore[no-any-return]
 
 
 def resnet50(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow import attached
+from sparseflow.masks.blocks import SINGLE, LostBlocksWarning
 from sparseflow.masks.select import unwrap
 from sparseflow.methods.base import Method
 from sparseflow.methods.run import UnfinishedWarning, check_start, unfinished
@@ -19,7 +20,7 @@ from sparseflow.sparsifier.check import Checked
 from sparseflow.sparsifier.guard import allow_copies, copy_of, process_group
 from sparseflow.sparsifier.last_update import take_back_, untrained
 from sparseflow.sparsifier.listener import Listener
-from sparseflow.sparsifier.state import check_arguments, check_state
+from sparseflow.sparsifier.state import check_arguments, check_state, check_state_blocks
 from sparseflow.sparsifier.stored import check_can_move
 from sparseflow.sparsifier.weights import MaskedWeights
 from sparseflow.sparsifier.wrappers import stepping
@@ -59,6 +60,7 @@ class Sparsifier:
         model: Also inside ``torch.compile`` or ``DistributedDataParallel``, or after ``fully_shard``.
         optimizer: Any ``torch.optim.Optimizer``, or several, that hold every masked parameter with a gradient.
         masks: Parameter name -> bool tensor; copied. Of a sharded model whole, the same on all ranks, or as its parts.
+            Made of the method's blocks, if it has ``block``.
         method: The rule by which masks change, such as ``sparseflow.RigL(...)``; ``sparseflow.Static()`` keeps them.
         seed: Growth draws from ``stream(seed, "grow")``, saved with the state.
         gradient_fn: Called at an update, after the step; returns name -> dense gradient for growth. Default: the
@@ -69,7 +71,10 @@ class Sparsifier:
         TypeError, ValueError: if a mask does not fit, an optimizer does not hold a masked parameter, another
             Sparsifier holds one, or the method cannot do there what it promises.
 
-    Warns: :class:`~sparseflow.methods.run.OpenEndWarning` at the first update, if nothing will end updates.
+    Warns:
+        :class:`~sparseflow.methods.run.OpenEndWarning` at the first update, if nothing will end updates;
+        :class:`~sparseflow.masks.blocks.LostBlocksWarning` if the masks are made of blocks and the method moves single
+        weights.
 
     >>> import sparseflow as sf
     >>> model = nn.Linear(100, 10)
@@ -106,8 +111,15 @@ class Sparsifier:
         if state is not None:
             check_state(state, shapes={name: mask.shape for name, mask in masks.items()})
             masks = state["masks"]
-        self._weights = weights = MaskedWeights(model, self.optimizers, masks)
+        self._weights = weights = MaskedWeights(model, self.optimizers, masks, getattr(method, "block", SINGLE))
+        check_state_blocks(state or {}, weights.grids)
         check_start(method, weights.shapes, weights.counts)
+        if not isinstance(method, Static) and (lost := weights.in_lost_blocks()):
+            warn(
+                f"the mask of {lost[0]!r} is made of blocks of 4 outputs x 1 inputs, and the method moves single "
+                "weights, so that no blocks will be left. Make the method with the masks' own block=(4, 1).",
+                LostBlocksWarning,
+            )
         group = process_group(model, is_sharded=bool(weights.sharded))
         self._listener = listener = Listener(
             self.model,
@@ -153,6 +165,11 @@ class Sparsifier:
     @step_count.setter
     def step_count(self, count: int) -> None:
         self._listener.step_count = count
+
+    @property
+    def block(self) -> dict[str, tuple[int, int]]:
+        """Parameter name -> outputs and inputs of its blocks, of the weights whose connections move in blocks."""
+        return {name: (grid.block.outputs, grid.block.inputs) for name, grid in self._weights.grids.items()}
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
@@ -248,6 +265,7 @@ class Sparsifier:
             "learning_rates": self._listener.rates.state(),
             "states_left_alone": self._weights.states_left_alone(),
             **({"stepped": stepped} if stepped else {}),
+            **({"block": self.block} if self.block else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -259,6 +277,7 @@ class Sparsifier:
             TypeError, ValueError: if the state is of other masks, or damaged; nothing is changed then.
         """
         check_state(state, shapes={name: mask.shape for name, mask in self.masks.items()})
+        check_state_blocks(state, self._weights.grids)
         self._weights.check_fit(state["masks"])
         self._listener.guard.restore_()
         self._take_(state)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow.boundary import checked
+from sparseflow.masks.blocks import SINGLE, BlockGrid
 from sparseflow.methods.base import Method
 
 _KEYS = {"masks", "step_count", "last_update", "generator", "gradient_mean", "learning_rates"}
@@ -79,6 +80,28 @@ def check_state(state: Mapping[str, Any], *, shapes: Mapping[str, torch.Size]) -
     left = state.get("states_left_alone", {})
     if not isinstance(left, Mapping) or not all(name in shapes and _are_names(keys) for name, keys in left.items()):
         raise ValueError(f"the state's states_left_alone must be lists of names for each weight, got {left!r}.")
+
+
+def check_state_blocks(state: Mapping[str, Any], grids: Mapping[str, BlockGrid]) -> None:
+    """Check that a state was saved with the blocks that the method moves; states of earlier versions do not say.
+
+    Raises:
+        ValueError: naming the first weight with other blocks.
+    """
+    saved = state.get("block", {})
+    if not isinstance(saved, Mapping) or not all(map(_is_pair, saved.values())):
+        raise ValueError(f"the state's block must be two whole numbers for each weight, got {saved!r}.")
+    for name in {**saved, **(grids if saved else {})}:
+        there, here = tuple(saved.get(name, SINGLE)), grids[name].block if name in grids else SINGLE
+        if there != here:
+            raise ValueError(
+                f"the state was saved with block {there} of {name!r}, and the method has {tuple(here)}. Make the "
+                f"method with block={ {name: tuple(block) for name, block in saved.items()} }."
+            )
+
+
+def _is_pair(block: Any) -> bool:
+    return isinstance(block, list | tuple) and len(block) == 2 and all(isinstance(size, int) for size in block)
 
 
 def _are_names(keys: Any) -> bool:

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_finite
+from sparseflow.masks.blocks import SINGLE, BlockGrid
 from sparseflow.masks.topk import topk_mask
 from sparseflow.methods.base import Swap
 from sparseflow.sharded import is_sharded
 from sparseflow.sparsifier.optimizer_state import findings
 from sparseflow.sparsifier.optimizers import switches_of, weight_states
+from sparseflow.sparsifier.stored_blocks import StoredBlocks, positions_of, row_and_column_count
 from sparseflow.sparsifier.tensors import name_of
 from sparseflow.types import Masks
 
@@ -28,6 +30,8 @@ class StoredWeight(Protocol):
 
     values: nn.Parameter
     """``(active,)``, in the order of the flattened dense weight."""
+    weight_suffix: str
+    """What follows the module's path in the name of the dense weight, such as ``.weight``."""
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -67,7 +71,7 @@ def stored_weights(model: nn.Module) -> dict[str, StoredWeight]:
     ['0.weight']
     """
     found = {
-        f"{path}.weight" if path else "weight": module
+        f"{path}{module.weight_suffix}".removeprefix("."): module
         for path, module in model.named_modules()
         if isinstance(module, StoredWeight)
     }
@@ -95,14 +99,21 @@ class MasksOnDemand(Mapping[str, Tensor]):
         return len(self._names)
 
 
-def row_parts(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+def row_parts(shape: tuple[int, ...], *, together: int = 1) -> Iterator[tuple[int, int]]:
     """Ranges of outputs that together are all, each small enough to be looked at densely.
+
+    Args:
+        shape: Of the weight.
+        together: Outputs that must not be parted: those of a block.
 
     >>> list(row_parts((10, 1000)))
     [(0, 5), (5, 10)]
+    >>> list(row_parts((12, 1000), together=4))
+    [(0, 8), (8, 12)]
     """
     rows, row_size = shape[0], math.prod(shape[1:])
     step = max(1, -(-max(_FEWEST, rows * row_size // _PARTS) // row_size))
+    step += -step % together
     return ((first, min(first + step, rows)) for first in range(0, rows, step))
 
 
@@ -122,6 +133,8 @@ class StoredLayer(NamedTuple):
     """Dense gradient of the outputs [first, last), if the method asked for it."""
     learning_rate_ratio: float
     """Learning rate of this weight's group over its initial one."""
+    grid: BlockGrid | None = None
+    """The blocks that move as a whole, if any do."""
 
     @property
     def num_active(self) -> int:
@@ -168,28 +181,38 @@ class StoredLayer(NamedTuple):
         """
         if self.gradient_rows is not None and self.values_gradient is not None:
             check_finite(self.values_gradient, name=gradient_name)
-        values_score = swap.drop_score(self.values, self.values_gradient, generator=generator)
-        survivors = self.positions[topk_mask(values_score, self.num_active - swap.num_drop)]
-        excluded = survivors if swap.regrow else self.positions
-        row_size = math.prod(self.shape[1:])
-        best, best_scores = self.positions[:0], None
-        for first, last in row_parts(self.shape):
+        grid = self.grid or BlockGrid(SINGLE, self.shape)
+        held, values_score = self.positions, swap.drop_score(self.values, self.values_gradient, generator=generator)
+        if self.grid is not None:
+            blocks = StoredBlocks(grid, self.positions)
+            held, values_score = blocks.numbers, blocks.sums(values_score)
+        num_drop, num_grow = swap.num_drop // grid.size, swap.num_grow // grid.size
+        survivors = held[topk_mask(values_score, len(held) - num_drop)]
+        excluded = survivors if swap.regrow else held
+        outputs, (_, columns) = grid.block.outputs, row_and_column_count(grid)
+        best, best_scores = held[:0], None
+        for first, last in row_parts(self.shape, together=outputs):
             gradient = None
             if self.gradient_rows is not None:
                 gradient = self.gradient_rows(first, last)
                 check_finite(gradient, name=gradient_name)
-            scores = swap.grow_score(self._dense_rows(first, last), gradient, generator=generator).reshape(-1)
-            taken = excluded[_span(excluded, first * row_size, last * row_size)]
-            candidates = torch.ones(len(scores), dtype=torch.bool).index_fill_(0, taken - first * row_size, False)
-            found = topk_mask(scores, min(swap.num_grow, len(scores) - len(taken)), among=candidates)
+            scores = swap.grow_score(self._dense_rows(first, last), gradient, generator=generator)
+            if self.grid is not None:
+                scores = BlockGrid(grid.block, (last - first, *self.shape[1:])).sums(scores)
+            scores = scores.reshape(-1)
+            begin = first // outputs * columns
+            taken = excluded[_span(excluded, begin, begin + len(scores))]
+            candidates = torch.ones(len(scores), dtype=torch.bool).index_fill_(0, taken - begin, False)
+            found = topk_mask(scores, min(num_grow, len(scores) - len(taken)), among=candidates)
             found = found.nonzero().squeeze(1)
-            best = torch.cat([best, found + first * row_size])
+            best = torch.cat([best, found + begin])
             best_scores = scores[found] if best_scores is None else torch.cat([best_scores, scores[found]])
-            if len(best) > swap.num_grow:
+            if len(best) > num_grow:
                 # Positions ascend, so ties still go to the lowest.
-                winners = topk_mask(best_scores, swap.num_grow)
+                winners = topk_mask(best_scores, num_grow)
                 best, best_scores = best[winners], best_scores[winners]
-        return torch.cat([survivors, best]).sort().values
+        new = torch.cat([survivors, best]).sort().values
+        return new if self.grid is None else positions_of(grid, new)
 
     def _dense_rows(self, first: int, last: int) -> Tensor:
         row_size = math.prod(self.shape[1:])

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sparseflow._checks import check_finite
-from sparseflow._fast import Exchange, Magnitude, StagedMask, exchange
+from sparseflow._fast import Exchange, Magnitude, StagedMask, exchange, unstaged
+from sparseflow.masks.blocks import BlockGrid, check_made_of
 from sparseflow.methods.base import Layer, Method, Swap
 from sparseflow.methods.drop_grow import drop_and_grow
 from sparseflow.methods.run import OpenEndWarning
@@ -32,6 +33,8 @@ class WholeLayer(NamedTuple):
     """Learning rate of this weight's group over its initial one."""
     num_active: int
     """Number of active weights."""
+    grid: BlockGrid | None = None
+    """The blocks that move as a whole, if any do."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -39,24 +42,34 @@ class WholeLayer(NamedTuple):
         return tuple(self.mask.shape)
 
     def replace(self, mask: Tensor) -> Tensor:
-        """The new mask, as it is given."""
+        """The new mask, as it is given.
+
+        Raises:
+            ValueError: if it is not made of the layer's blocks.
+        """
+        if self.grid is not None:
+            check_made_of({self.name: self.grid}, {self.name: mask})
         return mask
 
     def begin(self, swap: Swap, *, generator: torch.Generator, gradient_name: str) -> Exchange:
-        """Draw the scores of a request; the exchange itself is left to do, on any thread.
+        """Draw the scores of a request; the exchange itself, of weights or of blocks, is left to do, on any thread.
 
         ``gradient_name`` stands in the errors of the exchange.
         """
         drop, grow = (self._scores(score, generator) for score in (swap.drop_score, swap.grow_score))
-        return Exchange(self.mask, self.num_active, drop, grow, swap.num_drop, swap.num_grow, swap.regrow)
+        mask, size = (self.mask, 1) if self.grid is None else (self.grid.of(self.mask), self.grid.size)
+        active, num_drop, num_grow = (count // size for count in (self.num_active, swap.num_drop, swap.num_grow))
+        return Exchange(mask, active, drop, grow, num_drop, num_grow, swap.regrow)
 
     def _scores(self, score: ScoreFn, generator: torch.Generator) -> Tensor | Magnitude:
+        """The scores of weights, or their sums over blocks."""
         # The two most common scores are absolute values, and need not be computed to be compared.
         if score is magnitude:
-            return Magnitude(self.weight)
+            return Magnitude(self.weight) if self.grid is None else self.grid.sums(self.weight, magnitude=True)
         if score is gradient_magnitude and self.gradient is not None:
-            return Magnitude(self.gradient)
-        return score(self.weight, self.gradient, generator=generator)
+            return Magnitude(self.gradient) if self.grid is None else self.grid.sums(self.gradient, magnitude=True)
+        scores = score(self.weight, self.gradient, generator=generator)
+        return scores if self.grid is None else self.grid.sums(scores)
 
 
 def warn_open_end(method: Method, *, rate_is_scheduled: bool) -> None:
@@ -117,11 +130,12 @@ def new_masks(
                 shown[name] = _look(method, weights, name, gradient, learning_rate_ratios)
                 yield shown[name]
 
-    def begin(name: str, request: Swap | Tensor) -> tuple[WholeLayer | StoredLayer, Exchange | Tensor]:
+    def begin(name: str, request: Swap | Tensor) -> tuple[_Begun, Exchange | Tensor]:
         layer = shown.pop(name)
         if not isinstance(request, Swap):
-            return layer, layer.replace(request)
-        return layer, layer.begin(request, generator=generator, gradient_name=_gradient_name(layer, step))
+            return _Begun(layer), layer.replace(request)
+        work = layer.begin(request, generator=generator, gradient_name=_gradient_name(layer, step))
+        return _Begun(layer, request.grow_score is gradient_magnitude), work
 
     requests = method.update(layers(), step=step, generator=generator)
     if weights.stored or weights.sharded:
@@ -149,31 +163,38 @@ def _look(
         if method.needs_gradient:
             rows = stored.gradient_rows() if gradient is None else (lambda first, last: gradient[first:last])
         positions, ratio = stored.positions(), ratios.get(id(values), 1.0)
-        return StoredLayer(name, stored.weight_shape, positions, values.detach(), values.grad, rows, ratio)
+        held = stored.weight_shape, positions, values.detach(), values.grad
+        return StoredLayer(name, *held, rows, ratio, weights.grids.get(name))
     parameter, mask = weights.parameters[name], weights.dense[name]
     weight, ratio = parameter.detach(), ratios.get(id(parameter), 1.0)
     if name in weights.sharded:
         weight, mask, gradient = full(weight), full(mask), None if gradient is None else full(gradient)
-    return WholeLayer(name, weight, mask, gradient, ratio, weights.counts[name])
+    return WholeLayer(name, weight, mask, gradient, ratio, weights.counts[name], weights.grids.get(name))
+
+
+class _Begun(NamedTuple):
+    """A layer whose request is being carried out."""
+
+    layer: WholeLayer | StoredLayer
+    by_gradient: bool = False
+    """Whether the exchange looks at all of the gradient itself."""
 
 
 def _carry_out(
-    begun: Iterable[tuple[WholeLayer | StoredLayer, Exchange | Tensor]], *, step: int
+    begun: Iterable[tuple[_Begun, Exchange | Tensor]], *, step: int
 ) -> Iterator[tuple[str, Tensor | StagedMask]]:
     """Finish the exchanges, many layers at once."""
     new: Tensor | StagedMask | None
-    for layer, work, new in exchange(begun):
+    for (layer, by_gradient), work, new in exchange(begun):
         if not isinstance(work, Exchange):
             yield layer.name, work
             continue
-        # An exchange by the gradient's own magnitude has looked at all of it.
-        seen = new is not None and isinstance(work.grow_score, Magnitude) and work.grow_score.of is layer.gradient
-        if layer.gradient is not None and not seen:
+        if layer.gradient is not None and (new is None or not by_gradient):
             check_finite(layer.gradient, name=_gradient_name(layer, step))
         if new is None:
             drop, grow = work.scores()
             new = drop_and_grow(work.mask, drop, grow, work.num_drop, work.num_grow, regrow=work.regrow).mask
-        yield layer.name, new
+        yield layer.name, new if layer.grid is None else layer.grid.spread(unstaged(new))
 
 
 def _gradient_name(layer: Layer, step: int) -> str:

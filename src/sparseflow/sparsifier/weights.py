@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from sparseflow._checks import check_masks
 from sparseflow._fast import StagedMask, Write, clear_, stage, unstaged, write_
 from sparseflow.attached import elsewhere
+from sparseflow.masks.blocks import SINGLE, BlockLike, check_made_of, grids, lost_blocks
+from sparseflow.masks.fans import PLAIN, Layout
 from sparseflow.masks.select import maskable, unwrap
 from sparseflow.methods.drop_grow import changed
-from sparseflow.sharded import cut, is_sharded, local, num_true
+from sparseflow.sharded import cut, full, is_sharded, local, num_true
 from sparseflow.sparsifier.check import Checked, check
 from sparseflow.sparsifier.held_masks import HeldMasks
 from sparseflow.sparsifier.optimizers import drop_mistaken, leave_alone, left_alone, optimizers_of, weight_states
@@ -45,7 +47,7 @@ class Changes(Mapping[str, MaskUpdate]):
 class MaskedWeights:
     """Masks beside the weights, gradients and optimizer states that must be zero off them.
 
-    Arguments as :class:`sparseflow.Sparsifier`.
+    Arguments as :class:`sparseflow.Sparsifier`; ``block`` is the method's.
 
     Raises:
         TypeError, ValueError: if a mask does not fit, or the optimizer does not hold a masked parameter.
@@ -60,8 +62,15 @@ class MaskedWeights:
     (tensor([[False,  True]]), {'weight': 1}, [[0.0, 0.0]])
     """
 
-    def __init__(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], masks: Masks) -> None:
-        known = {name: weight.parameter for name, weight in maskable(model).items()}
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        masks: Masks,
+        block: BlockLike = SINGLE,
+    ) -> None:
+        found = maskable(model)
+        known = {name: weight.parameter for name, weight in found.items()}
         stored = stored_weights(unwrap(model))
         check_masks(masks, known | {name: torch.empty(w.weight_shape, device="meta") for name, w in stored.items()})
         masks = _in_model_order(masks, unwrap(model), known)
@@ -76,6 +85,12 @@ class MaskedWeights:
         """The others: weights with zeros."""
         self.sharded = {name for name, parameter in self.parameters.items() if is_sharded(parameter)}
         """Names of those of which this process holds a part."""
+        layouts = {name: weight.layout or PLAIN for name, weight in found.items()}
+        layouts |= {name: Layout(blocks=int(getattr(weight, "groups", 1))) for name, weight in self.stored.items()}
+        self.grids = grids(block, self._shapes(masks), layouts)
+        """Name -> blocks, of those whose connections move in blocks."""
+        self._check_blocks(masks)
+        self._layouts = layouts
         self.dense = HeldMasks(
             (name, torch.empty_like(parameter, dtype=torch.bool, requires_grad=False))
             for name, parameter in self.parameters.items()
@@ -93,8 +108,7 @@ class MaskedWeights:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of the dense weight."""
-        stored = {name: tuple(weight.weight_shape) for name, weight in self.stored.items()}
-        return {name: stored[name] if name in stored else tuple(self.parameters[name].shape) for name in self.masks}
+        return self._shapes(self.masks)
 
     def check_fit(self, masks: Masks) -> None:
         """Check that masks are of these weights; nothing is written.
@@ -104,6 +118,7 @@ class MaskedWeights:
         """
         check_masks({name: mask for name, mask in masks.items() if name not in self.stored}, self.parameters)
         check_positions(self.stored, masks)
+        self._check_blocks(masks)
 
     def load_(self, masks: Masks) -> None:
         """Copy masks of the same weights; see :meth:`check_fit`."""
@@ -242,6 +257,18 @@ class MaskedWeights:
         """Copies of all masks as :meth:`change_` takes them, those of whole weights at an eighth of their size."""
         found: dict[str, Tensor | StagedMask] = {n: weight.positions().clone() for n, weight in self.stored.items()}
         return found | {n: mask.clone() if n in self.sharded else stage(mask) for n, mask in self.dense.items()}
+
+    def in_lost_blocks(self) -> list[str]:
+        """Names of weights whose masks are made of blocks of four outputs, and whose connections move one by one."""
+        others = {name: full(mask) for name, mask in self.masks.items() if name not in self.grids}
+        return lost_blocks(others, self._layouts)
+
+    def _shapes(self, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        stored = {name: tuple(weight.weight_shape) for name, weight in self.stored.items()}
+        return {name: stored[name] if name in stored else tuple(self.parameters[name].shape) for name in names}
+
+    def _check_blocks(self, masks: Masks) -> None:
+        check_made_of(self.grids, {name: full(masks[name]) for name in self.grids})
 
     def _take_(self, masks: Masks) -> None:
         self.counts = {name: num_true(mask) for name, mask in masks.items()}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_masks
 from sparseflow.boundary import checked
+from sparseflow.masks.blocks import SINGLE, BlockLike, check_made_of, grids_for
 from sparseflow.masks.select import maskable
 from sparseflow.ranges import Range
 from sparseflow.rng import stream
@@ -16,7 +17,9 @@ from sparseflow.types import Masks
 
 
 @checked()
-def shuffle_masks(masks: Masks, *, seed: int) -> dict[str, Tensor]:
+def shuffle_masks(
+    masks: Masks, *, seed: int, block: BlockLike = SINGLE, model: nn.Module | None = None
+) -> dict[str, Tensor]:
     """Masks with the same counts in each layer and other positions, drawn uniformly.
 
     Tells what the positions are worth beyond the layers' densities.
@@ -24,9 +27,12 @@ def shuffle_masks(masks: Masks, *, seed: int) -> dict[str, Tensor]:
     Args:
         masks: Parameter name -> mask; left as they are.
         seed: Each layer draws from ``stream(seed, "shuffle_mask", name)``.
+        block: Blocks that stay whole, as :func:`sparseflow.random_masks` made them.
+        model: What the masks are of; needed for blocks, whose layers say which axis holds the outputs.
 
     Raises:
         TypeError: if a mask is not a bool tensor.
+        ValueError: if one is not made of blocks.
 
     Reference: Frankle et al. (2021), *Pruning Neural Networks at Initialization: Why Are We Missing the Mark?*
 
@@ -36,10 +42,15 @@ def shuffle_masks(masks: Masks, *, seed: int) -> dict[str, Tensor]:
     (50, True)
     """
     check_masks(masks, masks)
+    grids = grids_for(block, model, masks)
+    check_made_of(grids, masks)
     shuffled = {}
     for name, mask in masks.items():
-        order = torch.randperm(mask.numel(), generator=stream(seed, "shuffle_mask", name))
-        moved = mask.reshape(-1)[order.to(mask.device)].view(mask.shape)
+        grid = grids.get(name)
+        entries = mask if grid is None else grid.of(mask)
+        order = torch.randperm(entries.numel(), generator=stream(seed, "shuffle_mask", name))
+        moved = entries.reshape(-1)[order.to(mask.device)].view(entries.shape)
+        moved = moved if grid is None else grid.spread(moved)
         shuffled[name] = torch.empty_like(mask).copy_(moved)  # in the mask's memory format
     return shuffled
 

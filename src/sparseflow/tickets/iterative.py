@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_choice, check_sparsity
 from sparseflow.masks.allocation import uniform
-from sparseflow.masks.make import apply_masks_, dense_masks, score_masks, sparsity_of
+from sparseflow.masks.blocks import SINGLE, BlockGrid, BlockLike, check_one_each, grids_of
+from sparseflow.masks.make import apply_masks_, dense_masks, masks_by_score, sparsity_of
 from sparseflow.masks.select import Rule, unwrap
 from sparseflow.sparsifier.check import check
 from sparseflow.tickets.rewind import State, rewind_, snapshot
@@ -36,6 +36,7 @@ def iterative_pruning(
     rounds: int,
     rewind_to: State | None,
     scope: str = "global",
+    block: BlockLike = SINGLE,
     include: Iterable[Rule] = (),
     exclude: Iterable[Rule] = (),
     first_layer_dense: bool = False,
@@ -61,13 +62,14 @@ def iterative_pruning(
             ``None`` keeps the weights, and what restarts is the schedule alone: learning-rate rewinding.
         scope: ``"global"`` ranks the weights of all layers together, as the references do for networks deeper than
             LeNet, and warns of a layer that loses everything; ``"layer"`` prunes each layer by the same share.
+        block: Blocks that are pruned as a whole, as :func:`sparseflow.magnitude_masks` takes it.
         include, exclude, first_layer_dense: Which weights are pruned, see :func:`sparseflow.masks.select.weights`.
 
     Yields: a :class:`Round` for each training.
 
     Raises:
-        TypeError, ValueError: before any training, if the rules match nothing or the sparsity is infeasible; after the
-            first, if ``rewind_to`` is of another model.
+        TypeError, ValueError: before any training, if the rules match nothing, the sparsity is infeasible or a block
+            does not divide its layer; after the first, if ``rewind_to`` is of another model.
         BrokenPromiseError: if ``train`` left inactive weights that are not zero.
 
     Reference: Frankle and Carbin (2019), *The Lottery Ticket Hypothesis*; Renda et al. (2020), *Comparing Rewinding and
@@ -86,14 +88,18 @@ def iterative_pruning(
     masks = dense_masks(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
     check_choice(scope, ("global", "layer"), name="scope")
     uniform({name: mask.shape for name, mask in masks.items()}, sparsity)  # infeasible is better known before training
+    grids = grids_of(model, block, masks)
+    block_sizes = {name: grids[name].size if name in grids else 1 for name in masks}
+    check_one_each({name: m.numel() for name, m in masks.items()}, dict.fromkeys(masks, sparsity), block_sizes)
     targets = [1 - (1 - sparsity) ** (r / rounds) for r in range(1, rounds + 1)]
-    return _rounds(model, train, masks, targets, rewind_to=rewind_to, scope=scope)
+    return _rounds(model, train, masks, grids, targets, rewind_to=rewind_to, scope=scope)
 
 
 def _rounds(
     model: nn.Module,
     train: Callable[[nn.Module, dict[str, Tensor]], Any],
     masks: dict[str, Tensor],
+    grids: Mapping[str, BlockGrid],
     targets: Iterable[float],
     *,
     rewind_to: State | None,
@@ -101,7 +107,7 @@ def _rounds(
 ) -> Iterator[Round]:
     yield _trained(model, train, masks)
     for target in targets:
-        masks = _prune(model, masks, sparsity=target, scope=scope)
+        masks = _prune(model, masks, grids, sparsity=target, scope=scope)
         if rewind_to is None:
             apply_masks_(model, masks)
         else:
@@ -115,9 +121,10 @@ def _trained(model: nn.Module, train: Callable[[nn.Module, dict[str, Tensor]], A
     return Round(sparsity_of(masks), masks, snapshot(model))
 
 
-def _prune(model: nn.Module, masks: Masks, *, sparsity: float, scope: str) -> dict[str, Tensor]:
-    """Keep the largest active weights; a score of -1 puts inactive ones behind active zeros."""
+def _prune(
+    model: nn.Module, masks: Masks, grids: Mapping[str, BlockGrid], *, sparsity: float, scope: str
+) -> dict[str, Tensor]:
+    """Keep the largest active weights."""
     inner = unwrap(model)
-    with torch.no_grad():
-        scores = {name: inner.get_parameter(name).abs().masked_fill_(~mask, -1) for name, mask in masks.items()}
-    return score_masks(scores, sparsity, scope=scope)
+    scores = {name: inner.get_parameter(name).detach().abs() for name in masks}
+    return masks_by_score(scores, sparsity, grids, scope=scope, among=masks)

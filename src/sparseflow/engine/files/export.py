@@ -15,7 +15,7 @@ from sparseflow.atomic import write_atomically
 from sparseflow.attached import check_current
 from sparseflow.engine.convert import replaced, sparse_layers
 from sparseflow.engine.files.packing import Content, Entry, dense_bytes, dense_tensor, read, to_bytes
-from sparseflow.engine.layers.modules import PATTERN_NAMES
+from sparseflow.engine.layers.names import layers_by_path, weights_of_state
 from sparseflow.engine.layers.pattern import Pattern
 from sparseflow.masks.select import maskable, unwrap
 from sparseflow.types import Masks
@@ -92,11 +92,11 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, only: Collection[str
     entries, weights = content.entries, maskable(model)
     masks = {name: entry[0].mask() for name, entry in entries.items() if isinstance(entry, tuple) and name in weights}
     sparse = replaced(model, masks, only=only)
-    layers = sparse_layers(sparse)
+    prefixes = {weight: prefix for prefix, weight, _ in layers_by_path(sparse)}
     state: dict[str, Tensor] = {}
     for name, entry in entries.items():
-        if isinstance(entry, tuple) and name in layers:
-            pattern, prefix = entry[0], name.removesuffix("weight")
+        if isinstance(entry, tuple) and name in prefixes:
+            pattern, prefix = entry[0], prefixes[name]
             places = torch.from_numpy(pattern.begins), torch.from_numpy(pattern.indices)
             state |= {f"{prefix}values": entry[1], f"{prefix}begins": places[0], f"{prefix}indices": places[1]}
         else:
@@ -119,16 +119,15 @@ def _content(model: nn.Module | Mapping[str, Tensor], masks: Masks) -> Content:
     if not isinstance(model, nn.Module):
         return Content(_compacted(model, masks, {}, {}), {})
     model = unwrap(model)
-    layers = {name.removesuffix("weight"): layer for name, layer in sparse_layers(model).items()}
+    layers, weights = sparse_layers(model), weights_of_state(model)
     groups = {name: int(getattr(weight.module, "groups", 1)) for name, weight in maskable(model).items()}
-    groups |= {f"{prefix}weight": layer.pattern.groups for prefix, layer in layers.items()}
+    groups |= {name: layer.pattern.groups for name, layer in layers.items()}
     state: dict[str, Entry] = {}
     for name, tensor in model.state_dict().items():
-        prefix, attribute = name[: name.rfind(".") + 1], name[name.rfind(".") + 1 :]
-        if prefix in layers and attribute == "values":
-            state[f"{prefix}weight"] = layers[prefix].pattern, tensor
-        elif prefix not in layers or attribute not in PATTERN_NAMES:
+        if name not in weights:
             state[name] = tensor
+        elif name.endswith("values"):
+            state[weights[name]] = layers[weights[name]].pattern, tensor
     return Content(_compacted(state, masks, groups, dict(model.named_parameters())), groups)
 
 

@@ -8,33 +8,35 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparseflow.engine.layers.modules import SparseLayer
+from sparseflow.engine.layers.active import ActiveWeight
+from sparseflow.engine.layers.names import layers_by_path
 
 
-def dense_checkpoint(state: Mapping[str, Tensor], layers: Mapping[str, SparseLayer]) -> dict[str, Tensor]:
+def dense_checkpoint(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """A state with the dense weight of each sparse layer in place of its values.
 
     ``begins`` and ``indices`` stay, so that a converted model that loads it has each active weight again, also those
     that are zero at the moment.
 
     Args:
-        state: Of a model with sparse layers.
-        layers: Name of the dense weight -> its layer.
+        state: Of the model.
+        model: With sparse layers.
 
     >>> import torch
     >>> from sparseflow.engine.layers.modules import SparseLinear
     >>> layer = SparseLinear.of(nn.Linear(2, 1), torch.tensor([[True, False]]))
-    >>> list(dense_checkpoint(layer.state_dict(), {"weight": layer}))
+    >>> list(dense_checkpoint(layer.state_dict(), layer))
     ['weight', 'bias', 'begins', 'indices']
     """
+    layers = [each for each in layers_by_path(model) if f"{each[0]}values" in state]
+    values = {f"{prefix}values": (weight, layer) for prefix, weight, layer in layers}
+    markers = {weight for _, weight, _ in layers}
     found: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        weight = f"{name.rpartition('.')[0]}.weight".removeprefix(".")
-        if weight not in layers:
-            found[name] = tensor
-        elif name.endswith("values"):
-            found[weight] = layers[weight].pattern.scatter(tensor)
-        elif name != weight:
+        if name in values:
+            weight, layer = values[name]
+            found[weight] = layer.pattern.scatter(tensor)
+        elif name not in markers:
             found[name] = tensor
     return found
 
@@ -62,17 +64,12 @@ class SavePretrained:
                 "sparseflow.engine.to_dense(model).save_pretrained(...), or sparseflow.engine.save(model, path)."
             )
         state = kwargs.pop("state_dict", None)
-        layers = {
-            f"{path}.weight".removeprefix("."): module
-            for path, module in self.model.named_modules(remove_duplicate=False)
-            if isinstance(module, SparseLayer)
-        }
-        dense = dense_checkpoint(self.model.state_dict() if state is None else state, layers)
+        dense = dense_checkpoint(self.model.state_dict() if state is None else state, self.model)
         return save(self.model, *args, state_dict=dense, **kwargs)
 
 
 def give_save_pretrained_(model: nn.Module) -> None:
     """Give each module that has a ``save_pretrained`` and sparse layers one that writes dense weights."""
     for module in model.modules():
-        if hasattr(type(module), "save_pretrained") and any(isinstance(m, SparseLayer) for m in module.modules()):
+        if hasattr(type(module), "save_pretrained") and any(isinstance(m, ActiveWeight) for m in module.modules()):
             vars(module)["save_pretrained"] = SavePretrained(module)

@@ -61,8 +61,8 @@ def _square(*, edge: bool) -> Callable[..., None]:
             v = Vectors(builder, kinds[0], side)
             xs, ys = data(context, builder, kinds[0], xs, x0), data(context, builder, kinds[7], ys, y0)
             places = None if kinds[3] == types.none else data(context, builder, kinds[3], chosen, begin)
-            across = [v.first(width)] * side if edge else [None] * side
-            down = [v.first(height)] * side if edge else [None] * side
+            across: list[Any] = [v.first(width) if edge else None] * side
+            down: list[Any] = [v.first(height) if edge else None] * side
             rows = []
             for i in range(side):
                 if edge:

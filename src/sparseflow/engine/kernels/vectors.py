@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,14 +10,18 @@ from llvmlite import binding, ir
 from numba import config, extending, types
 from numba.core import cgutils as _cgutils
 
-#: Numba's own types speak of calls from Python; these are called from kernels.
-intrinsic: Any = extending.intrinsic
+#: Numba's own types speak of calls from Python; this is called from kernels.
 cgutils: Any = _cgutils
+
+
+def intrinsic(emit: Callable[..., Any]) -> Any:
+    """Numba's decorator, without its types: they speak of calls from Python, and these are called from kernels."""
+    return extending.intrinsic(emit)
 
 
 def _has_wide_registers() -> bool:
     """Of the machine that Numba compiles for: what NUMBA_CPU_FEATURES says, else this one."""
-    asked = config.CPU_FEATURES
+    asked: str | None = config.CPU_FEATURES  # type: ignore[attr-defined]
     return bool(binding.get_host_cpu_features().get("avx512f")) if asked is None else "+avx512f" in asked.split(",")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -16,14 +16,17 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from sparseflow.engine.kernels.compiling import said_aloud
+from sparseflow.engine.kernels.vectors import PIECE
 from sparseflow.engine.kernels.workspace import workspace
 from sparseflow.engine.layers.functions import check_first_order, to_images, to_storage
 from sparseflow.engine.layers.geometry import Frame, pool_divisor, pool_window
 from sparseflow.engine.layers.modules import SparseLayer
+from sparseflow.engine.layers.norms import BatchNorm2d
 from sparseflow.engine.layers.pools import AvgPool2d, MaxPool2d
 from sparseflow.engine.layers.threads import over_parts
+from sparseflow.engine.plans.builder import Image, Program
 from sparseflow.engine.plans.interpreter import run
-from sparseflow.engine.plans.program import Image, Program, build_halves
+from sparseflow.engine.plans.program import build_halves
 from sparseflow.engine.plans.stages import AveragePool, Flatten, MaxPool, Rectify, Stage, Weighted, fused, leaves
 
 Floats = NDArray[Any]
@@ -36,10 +39,12 @@ _NO_LABELS = np.zeros(0, np.int64)
 
 
 class _Slices(NamedTuple):
-    """The parts of a batch of one size: equal slices, and one with the rest; one slice if there are no images."""
+    """The slices of a batch of one size: equal ones, and one with the rest."""
 
     programs: list[tuple[int, Program, Program]]
     """First example, forward and backward pass of each slice."""
+    shares: list[int]
+    """Which of the gradients that are summed at the end each slice adds to."""
     output: Image
     size: tuple[int, int]
     rows: NDArray[np.int64]
@@ -97,7 +102,7 @@ class Chain:
         Raises:
             ValueError: if the shape does not fit the chain.
         """
-        key = (shape, itemsize, input_gradient)
+        key = (shape, itemsize, input_gradient, torch.get_num_threads() > 1)
         if key not in self._slices:
             if len(self._slices) >= _KEPT:
                 self._slices.pop(next(iter(self._slices)))
@@ -107,17 +112,29 @@ class Chain:
                     self.stages, self.begins, shape[1:], batch=batch, itemsize=itemsize, input_gradient=input_gradient
                 )
 
-            size = shape[0]
-            if math.prod(shape[2:]) > 1:
-                size = _SLICE if halves(_SLICE)[0].workspace * itemsize <= _CACHE else _SLICE // 2
+            size = self._slice_size(shape, halves(_SLICE)[0].workspace * itemsize)
             edges = [*range(0, shape[0], size), shape[0]]
             made = {batch: halves(batch) for batch in {b - a for a, b in pairwise(edges)}}
             programs = [(a, *made[b - a][:2]) for a, b in pairwise(edges)]
+            # Where one thread has slices of a single sum each, they add to one gradient: the bits are the same.
+            alone = torch.get_num_threads() == 1 and itemsize == 4 and size == PIECE and math.prod(shape[2:]) == 1
+            last = len(programs) - 1 if shape[0] % size else len(programs)
+            shares = [int(number >= last > 0) if alone else number for number in range(len(programs))]
             output = made[edges[1]][2]
             pixels = (*(1,) * (4 - len(shape)), *shape[2:])[-2:]
             work = sum(program.work for _, program, _ in programs)
-            self._slices[key] = _Slices(programs, output, (pixels[0], pixels[1]), np.arange(shape[0]), work, [])
+            self._slices[key] = _Slices(programs, shares, output, (pixels[0], pixels[1]), np.arange(shape[0]), work, [])
         return self._slices[key]
+
+    def _slice_size(self, shape: tuple[int, ...], nbytes: int) -> int:
+        """Examples of a slice, of which 128 have a workspace of ``nbytes``."""
+        if math.prod(shape[2:]) > 1:
+            return _SLICE if nbytes <= _CACHE else _SLICE // 2
+        if all(pattern.block > 1 for pattern in self.patterns):
+            return PIECE
+        # Kernels sum over pieces, so two threads that take half of a slice each give the bits of one.
+        shared = shape[0] < _SLICE or (shape[0] == _SLICE and torch.get_num_threads() > 1)
+        return PIECE if shared else _SLICE
 
 
 class _ChainFunction(torch.autograd.Function):
@@ -156,7 +173,7 @@ class _ChainFunction(torch.autograd.Function):
         gradient, batch, shape = gradients[0], len(slices.rows), ctx.x_shape
         given_inner = not gradient.is_contiguous()
         given = (to_storage(gradient, ctx.frame) if given_inner else gradient.reshape(-1)).numpy()
-        shares = [np.zeros_like(values) for _ in slices.programs]
+        shares = [np.zeros_like(values) for _ in range(max(slices.shares) + 1)]
         frame, inner = Frame(slices.size, batch), ctx.inner
         gx = torch.empty(shape[1] * frame.pitch if ctx.needs_input_grad[0] else 0, dtype=gradient.dtype)
         out = gx.numpy()
@@ -164,13 +181,14 @@ class _ChainFunction(torch.autograd.Function):
         def work(number: int) -> None:
             first, _, program = slices.programs[number]
             room, positions = held.workspaces[number]
+            share = shares[slices.shares[number]]
             run(
-                program.operations, room, positions, program.tables, values, shares[number], given, _NO_LABELS,
-                slices.rows, first, 1, 1.0, out, batch, given_inner, inner,
+                program.operations, room, positions, program.tables, values, share, given, _NO_LABELS, slices.rows,
+                first, 1, 1.0, out, batch, given_inner, inner,
             )  # fmt: skip
 
         over_parts(len(slices.programs), slices.work, work)
-        # Slice by slice in order, whatever the threads did.
+        # Share by share in order, whatever the threads did.
         total = shares[0]
         for share in shares[1:]:
             total += share
@@ -211,30 +229,39 @@ class SparseSequential(nn.Sequential):
         """The last layer's output."""
         chain = _chain_of(self)
         if chain is None:
-            return self._layer_by_layer(x)
+            return _one_by_one(self, x)
         fits = x.dim() in (2, 3, 4) and x.dtype in _DTYPES and x.device.type == "cpu" and x.shape[0] > 0
         if not (fits and chain.is_free() and all(p.dtype == x.dtype for p in chain.parameters)):
-            return self._layer_by_layer(x)
+            return _one_by_one(self, x)
         wanted = x.requires_grad and torch.is_grad_enabled()
         try:
             slices = chain.slices(tuple(x.shape), x.element_size(), input_gradient=wanted)
         except ValueError:
-            return self._layer_by_layer(x)  # whose errors name the layer
+            return _one_by_one(self, x)  # whose errors name the layer
         arguments = (x, chain, slices, *chain.parameters)
         with nullcontext() if chain.has_run else said_aloud():
             out: Tensor = _ChainFunction.apply(*arguments)  # type: ignore[no-untyped-call]
         chain.has_run = True
         return out
 
-    def _layer_by_layer(self, x: Tensor) -> Tensor:
-        for layer, *after in _groups(self):
-            if after and isinstance(after[-1], MaxPool2d):
-                x = after[-1].forward(layer(x), floor=0.0)  # its backward pass is the cheapest
-            elif after and isinstance(layer, SparseLayer):
-                x = layer.forward(x, floor=0.0)
-            else:
-                x = layer(x)
-        return x
+    def rectified_sum(self, x: Tensor, other: Tensor, relu: nn.Module) -> Tensor:
+        """``relu(other + self(x))``, in one pass if the last layer is a norm and no hook wants to see the parts."""
+        last = self[-1] if len(self) else None
+        if not isinstance(last, BatchNorm2d) or type(relu) is not nn.ReLU or any(map(is_watched, (self, last, relu))):
+            out: Tensor = relu(other + self(x))
+            return out
+        return last.forward(_one_by_one(list(self)[:-1], x), plus=other, floor=0.0)
+
+
+def _one_by_one(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    for layer, *after in _groups(layers):
+        if after and isinstance(after[-1], MaxPool2d):
+            x = after[-1].forward(layer(x), floor=0.0)  # its backward pass is the cheapest
+        elif after and isinstance(layer, SparseLayer | BatchNorm2d):
+            x = layer.forward(x, floor=0.0)
+        else:
+            x = layer(x)
+    return x
 
 
 def is_joined(chain: nn.Sequential) -> bool:
@@ -242,15 +269,20 @@ def is_joined(chain: nn.Sequential) -> bool:
     return read_stages(chain) is not None or any(len(group) > 1 for group in _groups(chain))
 
 
-def _groups(chain: nn.Sequential) -> Iterator[list[nn.Module]]:
-    """The layers of a chain in order: a sparse layer with the ReLU behind it and a pool behind that, others alone.
+def _groups(chain: Iterable[nn.Module]) -> Iterator[list[nn.Module]]:
+    """The layers of a chain in order: a sparse layer or norm, the ReLU behind it and a pool behind that; others alone.
 
     The last of a group computes the ReLU, unless that is the ReLU itself; none that does so has hooks.
     """
     rest = list(chain)
     while rest:
         group = [rest.pop(0)]
-        if isinstance(group[0], SparseLayer) and rest and type(rest[0]) is nn.ReLU and not is_watched(rest[0]):
+        if (
+            isinstance(group[0], SparseLayer | BatchNorm2d)
+            and rest
+            and type(rest[0]) is nn.ReLU
+            and not is_watched(rest[0])
+        ):
             if len(rest) > 1 and isinstance(rest[1], MaxPool2d) and not is_watched(rest[1]):
                 group += [rest.pop(0), rest.pop(0)]
             elif not is_watched(group[0]):
@@ -258,10 +290,11 @@ def _groups(chain: nn.Sequential) -> Iterator[list[nn.Module]]:
         yield group
 
 
-def rectified(model: nn.Module) -> Iterator[nn.Module]:
+def rectified(model: nn.Module) -> Iterator[SparseLayer]:
     """The sparse layers that compute the ReLU behind them."""
     chains = [module for module in model.modules() if isinstance(module, SparseSequential)]
-    yield from (group[0] for chain in chains for group in _groups(chain) if len(group) == 2)
+    pairs = (group for chain in chains for group in _groups(chain) if len(group) == 2)
+    yield from (layer for layer, _ in pairs if isinstance(layer, SparseLayer))
 
 
 def is_watched(module: nn.Module) -> bool:

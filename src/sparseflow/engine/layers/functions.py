@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sparseflow.engine.kernels.sums import put_in_frame
 from sparseflow.engine.layers.geometry import Frame
+from sparseflow.engine.layers.memory import shared_pool
 from sparseflow.engine.layers.products import Product
 from sparseflow.engine.layers.row_products import forward_by_rows, gradients_by_rows, in_strips, out_of_strips, turned
 
@@ -35,7 +36,7 @@ def to_storage(images: Tensor, frame: Frame) -> Tensor:
         flat = inner.reshape(-1).contiguous()
     if (frame.height, frame.width) == frame.size:
         return flat
-    storage = torch.empty(images.shape[1] * frame.pitch, dtype=images.dtype)
+    storage = shared_pool().empty(images.shape[1] * frame.pitch, images.dtype)
     put_in_frame(
         flat.numpy(), images.shape[1], *frame.size, frame.batch, *frame.border[0], *frame.border[1], storage.numpy()
     )

@@ -38,6 +38,13 @@ class Loops(NamedTuple):
     yj: int
     length: int
 
+    def by_rows(self, rows: int) -> Loops:
+        """The same loops with this many rows of pixels, where neighbouring ones were joined."""
+        if self.rows > 1:
+            return self
+        length = self.length // rows
+        return self._replace(rows=rows, xi=length, yi=length, length=length)
+
 
 @dataclass(frozen=True)
 class Window:

@@ -28,6 +28,14 @@ class GradientLoops(NamedTuple):
     moves: tuple[int, int, int, int, int, int, int, int, int]
     """rows, gi, xi, yi, parts, gj, xj, yj, length"""
 
+    def by_rows(self, rows: int) -> GradientLoops:
+        """The same loops with this many rows of pixels, where neighbouring ones were joined."""
+        joined, *_, whole = self.moves
+        if joined > 1:
+            return self
+        length = whole // rows
+        return self._replace(moves=(rows, length, length, length, *self.moves[4:8], length))
+
 
 def _loops(counts: Pair, *walks: tuple[Frame, Pair, Pair]) -> GradientLoops:
     """Loops over ``counts`` pixels of three frames, each with its first pixel and the pixels from one to the next.
@@ -41,8 +49,8 @@ def _loops(counts: Pair, *walks: tuple[Frame, Pair, Pair]) -> GradientLoops:
         parts, length = 1, length * parts
     if parts == 1 and (rows == 1 or all(down == length for down in downs)):
         rows, length = 1, length * rows
-    places = [frame.place(*first) for frame, first, _ in walks]
-    return GradientLoops(*places, (rows, *downs, parts, *rights, length))  # type: ignore[arg-type]
+    g0, x0, y0 = (frame.place(*first) for frame, first, _ in walks)
+    return GradientLoops(g0, x0, y0, (rows, *downs, parts, *rights, length))  # type: ignore[arg-type]
 
 
 def block_gradient_loops(window: Window, x: Frame, gx: Frame, g: Frame) -> GradientLoops:
@@ -106,7 +114,7 @@ def _phase(
     begins, order = sorted_by((own if which is None else own[which]).astype(np.int32), pattern.inputs)
     columns = ((rows * g.height + shifts[0]) * g.width + shifts[1]).astype(np.int32)[order]
     table = Table(begins[None, :-1], begins[None, 1:], columns, order if which is None else which[order])
-    begin, stride = (first[0], first[1]), window.stride
+    begin, step = (first[0], first[1]), window.stride
     # The shifts hold where the gradient begins.
     corner = (-g.border[0][0], -g.border[1][0])
-    return table, _loops((counts[0], counts[1]), (g, corner, (1, 1)), (x, begin, stride), (gx, begin, stride))
+    return table, _loops((counts[0], counts[1]), (g, corner, (1, 1)), (x, begin, step), (gx, begin, step))

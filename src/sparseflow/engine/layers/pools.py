@@ -1,4 +1,4 @@
-"""Pools and batch normalisation that stay in the engine's layout, and are torch's own in any other."""
+"""Pools that stay in the engine's layout, and are torch's own in any other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch.autograd.function import once_differentiable
 
 from sparseflow.engine.kernels.pooling import average_pool, average_pool_backward, max_pool, max_pool_backward
 from sparseflow.engine.layers.functions import to_images, to_storage
-from sparseflow.engine.layers.geometry import MOST_TAPS, Frame, Window, pair, pool_divisor, pool_window
+from sparseflow.engine.layers.geometry import Frame, Window, pool_divisor, pool_window
+from sparseflow.engine.layers.memory import shared_pool
 
 _FLOATS = (torch.float32, torch.float64)
 
@@ -26,7 +27,12 @@ def is_batch_innermost(images: Tensor) -> bool:
     return images.dim() == 4 and images.permute(1, 2, 3, 0).is_contiguous()
 
 
-def _is_ours(images: Tensor) -> bool:
+def is_ours(images: Tensor) -> bool:
+    """Whether the engine's kernels take images as they are.
+
+    >>> is_ours(torch.zeros(3, 4, 4, 2).permute(3, 0, 1, 2)), is_ours(torch.zeros(2, 3, 4, 4))
+    (True, False)
+    """
     return is_batch_innermost(images) and images.dtype in _FLOATS and images.device.type == "cpu"
 
 
@@ -44,7 +50,7 @@ class _MaxPool(torch.autograd.Function):
     def forward(ctx: Any, images: Tensor, window: Window, floor: float) -> Tensor:
         x, y = _frames(images, window)
         channels = images.shape[1]
-        out = torch.empty(channels * y.pitch, dtype=images.dtype)
+        out = shared_pool().empty(channels * y.pitch, images.dtype)
         where = torch.empty(out.numel(), dtype=torch.int8)
         max_pool(
             to_storage(images, x).numpy(), 0, *_size(x), out.numpy(), 0, y.pitch,
@@ -61,7 +67,7 @@ class _MaxPool(torch.autograd.Function):
         (where,) = ctx.saved_tensors
         window, (x, y) = ctx.window, ctx.frames
         g = to_storage(gradient, y)
-        out = torch.empty(ctx.channels * x.pitch, dtype=g.dtype)
+        out = shared_pool().empty(ctx.channels * x.pitch, g.dtype)
         max_pool_backward(
             g.numpy(), 0, y.pitch, y.width * y.batch, where.numpy(), 0, out.numpy(), 0, *_size(x),
             0, ctx.channels, *y.size, *window.kernel, *window.stride, *window.dilation,
@@ -75,7 +81,7 @@ class _AveragePool(torch.autograd.Function):
     def forward(ctx: Any, images: Tensor, window: Window, divisor: int) -> Tensor:
         x, y = _frames(images, window)
         channels = images.shape[1]
-        out = torch.empty(channels * y.pitch, dtype=images.dtype)
+        out = shared_pool().empty(channels * y.pitch, images.dtype)
         average_pool(
             to_storage(images, x).numpy(), 0, *_size(x), out.numpy(), 0, y.pitch,
             y.width * y.batch, 0, channels, *y.size, *window.kernel, *window.stride,
@@ -89,7 +95,7 @@ class _AveragePool(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         window, (x, y) = ctx.window, ctx.frames
         g = to_storage(gradient, y)
-        out = torch.empty(ctx.channels * x.pitch, dtype=g.dtype)
+        out = shared_pool().empty(ctx.channels * x.pitch, g.dtype)
         average_pool_backward(
             g.numpy(), 0, y.pitch, y.width * y.batch, out.numpy(), 0, *_size(x), 0, ctx.channels,
             *y.size, *window.kernel, *window.stride, window.padding[0][0], window.padding[1][0], x.batch, ctx.divisor,
@@ -107,7 +113,7 @@ class MaxPool2d(nn.MaxPool2d):
 
     def forward(self, x: Tensor, *, floor: float = -math.inf) -> Tensor:
         """``(batch, channels, height, width)``; with a ``floor`` of 0, a ReLU and then the pool."""
-        if _is_ours(x):
+        if is_ours(x):
             out: Tensor = _MaxPool.apply(x, pool_window(self), floor)  # type: ignore[no-untyped-call]
             return out
         plain: Tensor = super().forward(x if floor else F.relu(x))
@@ -123,60 +129,7 @@ class AvgPool2d(nn.AvgPool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, channels, height, width)``."""
-        if _is_ours(x):
+        if is_ours(x):
             out: Tensor = _AveragePool.apply(x, pool_window(self), pool_divisor(self))  # type: ignore[no-untyped-call]
             return out
         return super().forward(x)
-
-
-class BatchNorm2d(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` in the engine's layout: to torch it is one example, whose pixels are all pixels of the batch.
-
-    >>> images = torch.randn(4, 5, 5, 2).permute(3, 0, 1, 2)
-    >>> torch.allclose(BatchNorm2d(4)(images), nn.BatchNorm2d(4)(images), atol=1e-6)
-    True
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(batch, channels, height, width)``."""
-        if not _is_ours(x):
-            plain: Tensor = super().forward(x)
-            return plain
-        pixels = x.permute(1, 2, 3, 0).reshape(1, x.shape[1], -1, 1)
-        out: Tensor = _FromPixels.apply(super().forward(pixels), x.shape)  # type: ignore[no-untyped-call]
-        return out
-
-
-class _FromPixels(torch.autograd.Function):
-    """``(1, channels, all pixels, 1)`` as images that are no view: writing into them then copies no gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, pixels: Tensor, shape: torch.Size) -> Tensor:
-        batch, channels, height, width = shape
-        return pixels.view(channels, height, width, batch).permute(3, 0, 1, 2).data
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0].permute(1, 2, 3, 0).reshape(1, gradients[0].shape[1], -1, 1), None
-
-
-#: Layer of torch -> its form in the engine's layout. Exact types: a subclass may compute something else.
-INNER_FORMS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.MaxPool2d: MaxPool2d,
-    nn.AvgPool2d: AvgPool2d,
-    nn.BatchNorm2d: BatchNorm2d,
-}
-PLAIN_FORMS = {inner: plain for plain, inner in INNER_FORMS.items()}
-
-
-def has_inner_form(module: nn.Module) -> bool:
-    """Whether a layer can stay in the engine's layout, with these options.
-
-    >>> has_inner_form(nn.MaxPool2d(2)), has_inner_form(nn.MaxPool2d(2, ceil_mode=True))
-    (True, False)
-    """
-    if type(module) not in INNER_FORMS or "forward" in vars(module):
-        return False
-    if isinstance(module, nn.MaxPool2d):
-        return not (module.ceil_mode or module.return_indices) and math.prod(pair(module.kernel_size)) <= MOST_TAPS
-    return not (isinstance(module, nn.AvgPool2d) and module.ceil_mode)

@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparseflow.engine.kernels.blocks import block_dots, block_gradients, block_sums, block_vector_product
+from sparseflow.engine.kernels.by_rows import (
+    Band,
+    block_gradients_by_rows,
+    block_sums_by_rows,
+    column_gradients_by_rows,
+)
 from sparseflow.engine.kernels.gradients import column_gradients, gated_sums
 from sparseflow.engine.kernels.sums import all_dots, all_sums, row_sums, vector_product
 from sparseflow.engine.layers.geometry import (
@@ -23,10 +29,13 @@ from sparseflow.engine.layers.geometry import (
     forward_table,
 )
 from sparseflow.engine.layers.gradient_geometry import GradientLoops, block_gradient_loops, gradient_passes
+from sparseflow.engine.layers.memory import shared_pool
 from sparseflow.engine.layers.pattern import Pattern, Table
 from sparseflow.engine.layers.threads import halves, over_outputs, over_parts
 
 Floats = NDArray[Any]
+#: Bytes of an input that leave the second-level cache before a window comes back to them.
+_LARGE = 1 << 22
 #: The floor of a layer without a ReLU.
 NO_FLOOR = float("-inf")
 
@@ -61,8 +70,12 @@ class Product:
         self.y = Frame(window.outputs(size), batch)
         self.g = self.y if self.in_blocks else Frame(self.y.size, batch, window.gradient_border(size))
         self.gx = self.x if self.in_blocks else Frame(size, batch)
+        self.memory = shared_pool()
         self.work = pattern.num_active * self.y.pitch
         """Multiply-adds of one product."""
+        large = pattern.inputs * self.x.pitch * itemsize > _LARGE
+        self.by_rows = large and self.y.size[0] > 1 and window.kernel[0] > 1
+        """Whether kernels read a row of pixels of all channels before they compute with it."""
 
     @cached_property
     def table(self) -> Table:
@@ -73,14 +86,30 @@ class Product:
 
     @cached_property
     def _forward(self) -> Loops:
-        return forward_loops(self.window, self.x, self.y)
+        loops = forward_loops(self.window, self.x, self.y)
+        return loops.by_rows(self.y.size[0]) if self.by_rows else loops
 
     @cached_property
     def backward(self) -> list[tuple[Table, GradientLoops]]:
         """The tables and loops of both gradients: one for blocks, else one for each phase of the stride."""
         if self.in_blocks:
-            return [(self.table, block_gradient_loops(self.window, self.x, self.gx, self.g))]
-        return gradient_passes(self.pattern, self.window, self.x, self.gx, self.g, self.itemsize)
+            passes = [(self.table, block_gradient_loops(self.window, self.x, self.gx, self.g))]
+        else:
+            passes = gradient_passes(self.pattern, self.window, self.x, self.gx, self.g, self.itemsize)
+        if not self.by_rows or not (self.in_blocks or self.window.stride == (1, 1)):
+            return passes
+        rows = self.y.size[0] if self.in_blocks else self.gx.size[0]
+        return [(table, loops.by_rows(rows)) for table, loops in passes]
+
+    @cached_property
+    def _x_band(self) -> Band:
+        reach = self.window.dilation[0] * (self.window.kernel[0] - 1)
+        return self.pattern.inputs, self.x.pitch, self.x.width * self.x.batch, reach + 1, self.window.stride[0]
+
+    @cached_property
+    def _g_band(self) -> Band:
+        reach = self.window.dilation[0] * (self.window.kernel[0] - 1) // self.window.stride[0]
+        return self.pattern.outputs, self.g.pitch, self.g.width * self.g.batch, reach + 1, 1
 
     @cached_property
     def _single(self) -> bool:
@@ -110,7 +139,7 @@ class Product:
 
     def forward(self, values: Tensor, bias: Tensor | None, x: Tensor, *, floor: float = NO_FLOOR) -> Tensor:
         """``max(floor, W x + b)``, from frame ``x`` to frame ``y``; a ``floor`` of 0 is a ReLU."""
-        y = torch.empty(self.pattern.outputs * self.y.pitch, dtype=self.dtype)
+        y = self.memory.empty(self.pattern.outputs * self.y.pitch, self.dtype)
         w, xs, ys = values.detach().numpy(), x.numpy(), y.numpy()
         start = w[:0] if bias is None else bias.detach().numpy()
         loops = self._forward
@@ -140,9 +169,13 @@ class Product:
         table = self.table
         if self.in_blocks:
             x0, pitch, y0, y_pitch, *moves = loops
-            block_sums(
+            arguments = (
                 self.pattern.begins, table.columns, w, start, x, x0, pitch, y, y0, y_pitch, first, last, *moves, floor
-            )
+            )  # fmt: skip
+            if self.by_rows:
+                block_sums_by_rows(*arguments, self._x_band)
+            else:
+                block_sums(*arguments)
         else:
             all_sums(table.begins, table.ends, table.columns, w, start, x, y, loops, first, last, floor)
 
@@ -153,8 +186,15 @@ class Product:
 
     def _scatter(self, w: Floats, x: Floats, g: Floats) -> tuple[Tensor, Tensor]:
         ((table, loops),) = self.backward
-        gx = torch.zeros(self.pattern.inputs * self.gx.pitch, dtype=self.dtype)
-        gxs, (*moves, length) = gx.numpy(), loops.moves
+        gx = self.memory.empty(self.pattern.inputs * self.gx.pitch, self.dtype)
+        if self.by_rows:
+            out = torch.empty(self.pattern.num_active, dtype=self.dtype)
+            block_gradients_by_rows(
+                self.pattern.begins, table.columns, w, g, loops.g0, self.g.pitch, x, loops.x0, gx.numpy(), loops.y0,
+                self.x.batch, out.numpy(), table.outputs, *loops.moves, self._x_band,
+            )  # fmt: skip
+            return gx, out
+        gxs, (*moves, length) = gx.zero_().numpy(), loops.moves
         # Taps of larger kernels reach into the other half.
         parts = halves(length, 2 * self.work) if self.window.kernel == (1, 1) else [(0, length)]
         outs = [torch.empty(self.pattern.num_active, dtype=self.dtype) for _ in parts]
@@ -171,7 +211,7 @@ class Product:
         return gx, sum_of(outs)
 
     def _gather(self, w: Floats, x: Floats, g: Floats) -> tuple[Tensor, Tensor]:
-        gx = torch.empty(self.pattern.inputs * self.gx.pitch, dtype=self.dtype)
+        gx = self.memory.empty(self.pattern.inputs * self.gx.pitch, self.dtype)
         # What no input meets has no phase, and a gradient of zero.
         all_meet = sum(len(table.columns) for table, _ in self.backward) == len(self.pattern.indices)
         out = (torch.empty if all_meet else torch.zeros)(self.pattern.num_active, dtype=self.dtype)
@@ -179,10 +219,14 @@ class Product:
 
         def run(table: Table, loops: GradientLoops, first: int, last: int) -> None:
             for block, (begins, ends) in enumerate(zip(table.begins, table.ends, strict=True)):
-                column_gradients(
+                arguments = (
                     begins, ends, table.columns, table.order, w, g, loops.g0, self.g.batch, x, loops.x0, self.x.pitch,
-                    gxs, loops.y0, self.gx.pitch, outs, first, last, *loops.moves, block > 0, False,
+                    gxs, loops.y0, self.gx.pitch, outs, first, last, *loops.moves,
                 )  # fmt: skip
+                if self.by_rows:
+                    column_gradients_by_rows(*arguments, self._g_band)
+                else:
+                    column_gradients(*arguments, block > 0, False)
 
         for table, loops in self.backward:
             over_outputs(table, 2 * self.work, partial(run, table, loops))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparseflow.engine.kernels.blocks import HEIGHT
+from sparseflow.engine.kernels.block_simd import HEIGHT
 from sparseflow.engine.layers.geometry import Frame, Loops, Window, block_table, forward_table
 from sparseflow.engine.layers.pattern import Indices, Pattern, Table
 from sparseflow.engine.plans import interpreter as op

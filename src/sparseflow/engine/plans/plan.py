@@ -17,8 +17,9 @@ from sparseflow.attached import check_current
 from sparseflow.boundary import checked
 from sparseflow.engine.kernels.compiling import said_aloud
 from sparseflow.engine.kernels.workspace import workspace
+from sparseflow.engine.plans.builder import Program
 from sparseflow.engine.plans.interpreter import run
-from sparseflow.engine.plans.program import Program, build_program
+from sparseflow.engine.plans.program import build_program
 from sparseflow.engine.plans.stages import Weighted, read_chain
 from sparseflow.engine.plans.state import Part, State
 

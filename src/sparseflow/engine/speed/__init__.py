@@ -1,1 +1,1 @@
-"""Measured choices: which layers are faster sparse on this machine."""
+"""Measured choices between dense and sparse on this machine, and the table of both at several batch sizes."""

@@ -2,51 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sparseflow.attached import holder_of
 from sparseflow.batches import map_tensors
-from sparseflow.engine.convert import convert, convertible, masks_of, sparse_layers, to_dense
+from sparseflow.boundary import checked
+from sparseflow.engine.convert import convert
 from sparseflow.engine.layers.chain import rectified
-from sparseflow.engine.speed.table import LayerSpeed, SpeedTable
-from sparseflow.engine.speed.timing import Costs, cheapest, layer_costs, medians, model_step, settled, watch
-from sparseflow.masks.select import prunable, unwrap
+from sparseflow.engine.speed import rivals
+from sparseflow.engine.speed.example import checked_size
+from sparseflow.engine.speed.layers import layer_costs, watch
+from sparseflow.engine.speed.mix import Costs, best_mix, settled
+from sparseflow.engine.speed.steps import model_step
+from sparseflow.engine.speed.subject import Subject, subject_of
+from sparseflow.engine.speed.table import Conditions, LastComparison, LayerSpeed, SpeedTable
+from sparseflow.engine.speed.timing import Step, medians, times_as_fast, turns
+from sparseflow.ranges import Range
 from sparseflow.types import Masks
 
+#: How often the last comparison is gone on with while it is open: a mix that is no faster than dense is then taken in
+#: at most 3 x 2.5 of 100 cases.
+_ROUNDS = 3
 
+
+@checked(seconds=Range(0))
 def compile_sparse(
     model: nn.Module,
     example: Any,
     *,
     masks: Masks | None = None,
-    backward: bool = True,
+    training: bool = True,
+    bfloat16: bool = False,
     seconds: float = 0.2,
 ) -> tuple[nn.Module, SpeedTable]:
     """Convert the layers that are faster sparse, at this input, on this machine, with this many threads.
 
-    Each masked layer is timed dense and sparse, on inputs in the layout that it meets behind dense and behind sparse
-    layers. The mix with the least sum is timed as a whole against the dense model, see :func:`best_mix`; if none is
-    faster, the model stays dense. The model's hooks, if it has any, see these steps. Expect a second or two for a small
-    model, and once the time to compile the kernels.
+    What will be run is timed: training steps in train mode, or inference in eval mode under ``no_grad``. Each masked
+    layer is timed dense and sparse, on inputs in the layout that it meets behind dense and behind sparse layers. The
+    mix with the least sum is timed as a whole, see :func:`sparseflow.engine.speed.mix.best_mix`.
+
+    It never makes a model slower: the best mix is timed once more against the dense model, in turns, and taken only if
+    it is faster by more than the noise, so that the 95 % interval of the median ratio lies above 1, see
+    :func:`sparseflow.engine.speed.timing.times_as_fast`. Else the model stays dense. That is in the precision of its
+    weights; bfloat16 gives other results, so the table tells its time, and ``bfloat16=True`` makes it a rival.
+
+    Expect a second or two for a small model, and once the time to compile the kernels. The model's hooks, if it has
+    any, see these steps.
 
     Args:
-        model: On the CPU. Not changed: not its weights, gradients, statistics, or the random state.
+        model: On the CPU, masked or converted. Not changed: not its weights, gradients, statistics, modes, or the
+            random state.
         example: An input such as the model will meet: a tensor, a tuple of several, or a mapping, see
             :mod:`sparseflow.batches`; the batch is its first axis.
         masks: Parameter name -> bool tensor. Default: those of the Sparsifier that holds the weights, else the nonzero
             pattern of every prunable weight. Weights off the mask are dropped.
-        backward: Time training steps; ``False`` for inference.
-        seconds: To spend on each layer and on the whole.
+        training: Time training steps; ``False`` for inference.
+        bfloat16: You would compute the dense model in bfloat16 where that is faster: the mix must beat it too.
+        seconds: To spend on each layer, on the whole, and on the last comparison.
 
     Returns:
-        A copy of the model, converted as :func:`sparseflow.engine.convert` does it, and the table.
+        A copy of the model, converted as :func:`sparseflow.engine.convert` does it, in the mode that the model is in,
+        and the table.
 
     Raises:
-        TypeError, ValueError: if a mask does not fit, or the example holds no tensor.
+        TypeError, ValueError: if a mask does not fit, the example holds no batch, or model or example are on another
+            device or in half precision.
 
     >>> import sparseflow as sf
     >>> model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
@@ -56,121 +80,119 @@ def compile_sparse(
     >>> torch.allclose(fast(x), model(x), atol=1e-6), [layer.num_active for layer in table.layers]
     (True, [205, 32])
     """
-    sizes: list[int] = []
-
-    def copied(tensor: Tensor) -> Tensor:
-        sizes.extend(tensor.shape[:1])
-        return tensor.detach().clone()
-
-    inputs = map_tensors(copied, example)  # a model may write into its input
-    if not sizes:
-        raise ValueError(f"the example must be a batch of inputs or a tuple with one, got {type(example).__name__}.")
-    model = unwrap(model)
-    if sparse_layers(model):
-        masks = masks_of(model) if masks is None else masks
-        model = to_dense(model)
-    if masks is None:
-        masks = {name: _present_mask(weight.parameter) for name, weight in prunable(model).items()}
-    reasons = {name: reason or _no_zeros(masks[name]) for name, reason in convertible(model, masks).items()}
+    batch = checked_size(example)
+    inputs = map_tensors(lambda tensor: tensor.detach().clone(), example)  # a model may write into its input
+    subject = subject_of(model, masks, inputs)
     with torch.random.fork_rng(devices=[]):
-        costs = _layer_costs(model, inputs, masks, reasons, backward=backward, seconds=seconds)
-        mix, whole = best_mix(
-            costs,
-            lambda names: _whole_seconds(model, inputs, masks, names, backward=backward, seconds=seconds),
-        )
-    times = dict(zip(costs, settled(list(costs.values()), [name in mix for name in costs]), strict=True))
-    chosen = mix if whole is not None and whole[1] < whole[0] else []
-    layers = tuple(
-        LayerSpeed(
-            name=name,
-            shape=tuple(mask.shape),
-            num_active=int(mask.sum()),
-            dense_seconds=times[name][0] if name in times else None,
-            sparse_seconds=times[name][1] if name in times else None,
-            is_sparse=name in chosen,
-            reason=None if name in times else reasons[name] or "the example does not reach it",
-        )
-        for name, mask in masks.items()
+        table = choose(subject, inputs, batch=batch, training=training, bfloat16=bfloat16, seconds=seconds)
+    return convert(subject.model, subject.masks, only=table.chosen), table
+
+
+def choose(subject: Subject, inputs: Any, *, batch: int, training: bool, bfloat16: bool, seconds: float) -> SpeedTable:
+    """The table of :func:`compile_sparse`, with the choice in it; draws random numbers."""
+    units = subject.units()
+    costs = _layer_costs(subject, units, inputs, training=training, seconds=seconds)
+
+    def weights(paths: Collection[str]) -> list[str]:
+        return [name for path in paths for name in units[path]]
+
+    def whole(paths: Collection[str]) -> tuple[float, float]:
+        forms = [subject.form(names, training=training) for names in ((), weights(paths))]
+        dense, sparse = medians([model_step(form, inputs, training=training) for form in forms], seconds=seconds)
+        return dense, sparse
+
+    mix, _ = best_mix(costs, whole)
+    last = LastComparison()
+    if mix:
+        last = _last_comparison(subject, inputs, weights(mix), training=training, seconds=seconds)
+    chosen = weights(mix) if last.is_faster(bfloat16=bfloat16) else []
+    times = dict(zip(costs, settled(list(costs.values()), [path in mix for path in costs]), strict=True))
+    timed = {units[path][0]: each for path, each in times.items()}
+    leaders = {name: units[path][0] for path in times for name in units[path]}
+    return SpeedTable(
+        layers=tuple(_layer(subject, name, timed, leaders.get(name), chosen) for name in subject.masks),
+        last=last,
+        bfloat16_counts=bfloat16,
+        conditions=Conditions(batch=batch, threads=torch.get_num_threads(), training=training, dtype=subject.dtype),
     )
-    table = SpeedTable(
-        layers=layers,
-        dense_seconds=whole[0] if whole else None,
-        sparse_seconds=whole[1] if whole else None,
-        batch=sizes[0],
-        threads=torch.get_num_threads(),
-        backward=backward,
-        dtype=str(model.get_parameter(next(iter(masks))).dtype).removeprefix("torch."),
-    )
-    return convert(model, masks, only=chosen), table
-
-
-def best_mix(
-    costs: Mapping[str, Costs], measure: Callable[[list[str]], tuple[float, float]]
-) -> tuple[list[str], tuple[float, float] | None]:
-    """Choose the layers to make sparse by their own times and by those of the whole model.
-
-    The rest of the model may be slower in the layout of sparse layers. Where a mix saves less than its layers promise,
-    the difference is their toll, to equal parts; layers that do not save that much leave, and the whole is measured
-    again. All layers together are tried too: a chain of sparse layers only is computed in one piece, see
-    :mod:`sparseflow.engine.layers.chain`, which its layers do not show.
-
-    Args:
-        costs: Of each layer, in the order of execution.
-        measure: Names of sparse layers -> seconds of the whole model, dense and with these.
-
-    Returns: the mix with the best ratio, and its measurement.
-
-    >>> costs = {"a": ((9.0, 1.0), (9.0, 1.0)), "b": ((3.0, 2.0), (3.0, 2.0))}
-    >>> best_mix(costs, lambda names: (20.0, 19.0 if len(names) == 2 else 16.0))
-    (['a'], (20.0, 16.0))
-    """
-    chain = list(costs.values())
-    mix = [name for name, wins in zip(costs, cheapest(chain), strict=True) if wins] or list(costs)
-    tried: list[tuple[list[str], tuple[float, float]]] = []
-    while mix:
-        dense, sparse = measure(mix)
-        tried.append((mix, (dense, sparse)))
-        times = dict(zip(costs, settled(chain, [name in mix for name in costs]), strict=True))
-        saved = {name: times[name][0] - times[name][1] for name in mix}
-        toll = (sum(saved.values()) - (dense - sparse)) / len(mix)
-        remaining = [name for name in mix if saved[name] > toll]
-        mix = remaining if len(remaining) < len(mix) else []
-    if costs and list(costs) not in [mix for mix, _ in tried]:
-        tried.append((list(costs), measure(list(costs))))
-    return min(tried, key=lambda each: each[1][1] / each[1][0], default=([], None))
 
 
 def _layer_costs(
-    model: nn.Module, inputs: Any, masks: Masks, reasons: dict[str, str | None],
-    *, backward: bool, seconds: float,
-) -> dict[str, Costs]:  # fmt: skip
-    """Costs of each layer that can be sparse and is reached, in the order of execution."""
-    candidates = [name for name, reason in reasons.items() if reason is None]
-    if not candidates:
+    subject: Subject, paths: Collection[str], inputs: Any, *, training: bool, seconds: float
+) -> dict[str, Costs]:
+    """Costs of each module that can be sparse and is reached, in the order of execution."""
+    if not paths:
         return {}
-    dense, sparse = convert(model, masks, only=()), convert(model, masks, only=candidates)
-    dense_layers = {name: dense.get_submodule(name.rpartition(".")[0]) for name in candidates}
+    forms = subject.form((), training=training), subject.form(subject.candidates, training=training)
+    dense, sparse = ({path: form.get_submodule(path) for path in paths} for form in forms)
     met = (
-        watch(model_step(dense, inputs, backward=backward), dense_layers),
-        watch(model_step(sparse, inputs, backward=backward), sparse_layers(sparse)),
+        watch(model_step(forms[0], inputs, training=training), dense),
+        watch(model_step(forms[1], inputs, training=training), sparse),
     )
-    relus = set(rectified(sparse))
-    return layer_costs(dense_layers, sparse_layers(sparse), met, rectified=relus, backward=backward, seconds=seconds)
+    relus = set(rectified(forms[1]))
+    return layer_costs(dense, sparse, met, rectified=relus, training=training, seconds=seconds)
 
 
-def _whole_seconds(
-    model: nn.Module, inputs: Any, masks: Masks, names: list[str], *, backward: bool, seconds: float
-) -> tuple[float, float]:
-    forms = convert(model, masks, only=()), convert(model, masks, only=names)
-    dense, sparse = medians([model_step(form, inputs, backward=backward) for form in forms], seconds=seconds)
-    return dense, sparse
+def _last_comparison(
+    subject: Subject, inputs: Any, mix: Collection[str], *, training: bool, seconds: float
+) -> LastComparison:
+    """The mix against the dense model and its bfloat16 form, in turns, after the choice and apart from it."""
+    dense, mixed = (subject.form(names, training=training) for names in ((), mix))
+    rival = rivals.bfloat16(lambda: subject.form((), training=training), inputs, training=training)
+    steps: list[Step] = [model_step(form, inputs, training=training) for form in (mixed, dense)]
+    steps += [] if rival.step is None else [rival.step]
+    times: list[list[float]] = [[] for _ in steps]
+    for _ in range(_ROUNDS):
+        for known, new in zip(times, turns(steps, seconds=seconds), strict=True):
+            known.extend(new)
+        ratio = times_as_fast(times[0], times[1])
+        if not ratio.low <= 1 <= ratio.high:
+            break
+    sparse, *others = times
+    seconds_of = [statistics.median(each) for each in others]
+    ratios = [times_as_fast(sparse, each) for each in others]
+    return LastComparison(
+        sparse_seconds=statistics.median(sparse),
+        dense_seconds=seconds_of[0],
+        speedup=ratios[0],
+        bfloat16_seconds=seconds_of[1] if others[1:] else None,
+        bfloat16_speedup=ratios[1] if others[1:] else None,
+        bfloat16_reason=rival.reason,
+    )
 
 
-def _present_mask(weight: Tensor) -> Tensor:
-    holder = holder_of(weight)
-    name = None if holder is None else holder.name_of(weight)
-    return weight.detach() != 0 if holder is None or name is None else holder.masks[name]
+def _layer(
+    subject: Subject,
+    name: str,
+    timed: Mapping[str, tuple[float, float]],
+    leader: str | None,
+    chosen: Collection[str],
+) -> LayerSpeed:
+    """One row; ``leader`` is the weight that has the times of the module, ``None`` if that was not timed."""
+    mask, is_sparse = subject.masks[name], name in chosen
+    dense, sparse = timed.get(name, (None, None))
+    reason: str | None
+    if leader is None:
+        reason = subject.reasons[name] or "the example does not reach it"
+    elif dense is None or sparse is None:
+        reason = f"timed with {leader.rpartition('.')[2]}"
+    else:
+        reason = _reason(dense, sparse, is_sparse=is_sparse, falls_back=not chosen)
+    return LayerSpeed(
+        name=name,
+        shape=tuple(mask.shape),
+        num_active=int(mask.sum()),
+        dense_seconds=dense,
+        sparse_seconds=sparse,
+        is_sparse=is_sparse,
+        reason=reason,
+    )
 
 
-def _no_zeros(mask: Tensor) -> str | None:
-    return "it has no zeros" if bool(mask.all()) else None
+def _reason(dense: float, sparse: float, *, is_sparse: bool, falls_back: bool) -> str | None:
+    """Why a layer that was timed has its form, where its own times do not say it."""
+    if is_sparse:
+        return None if sparse < dense else "its neighbours gain"
+    if sparse >= dense:
+        return "slower sparse here"
+    return "the whole gains nothing" if falls_back else "its neighbours lose more"

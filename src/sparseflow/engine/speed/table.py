@@ -1,11 +1,13 @@
-"""The table of dense against sparse times, for people and for programs."""
+"""The table of :func:`sparseflow.engine.compile_sparse`, for people and for programs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from sparseflow.engine.speed.text import aligned, milliseconds, threads
+from sparseflow.engine.speed.timing import Ratio, short
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,13 +19,13 @@ class LayerSpeed:
     shape: tuple[int, ...]
     num_active: int
     dense_seconds: float | None = None
-    """Seconds of one step; ``None`` where the layer has no sparse form here."""
+    """Seconds of one step; ``None`` where it was not timed."""
     sparse_seconds: float | None = None
     """Seconds of one step, with the changes of layout that its neighbours in the returned model make necessary."""
     is_sparse: bool = False
     """Whether the returned model computes it sparse."""
     reason: str | None = None
-    """The reason why it was not timed."""
+    """Why it has this form; ``None`` where it is sparse because it is faster so."""
 
     @property
     def is_faster(self) -> bool:
@@ -36,121 +38,123 @@ class LayerSpeed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LastComparison:
+    """The best mix of dense and sparse layers against the dense model, timed in turns after it was chosen.
+
+    All ``None`` where no layer can be sparse.
+    """
+
+    sparse_seconds: float | None = None
+    """Median seconds of a step with the mix."""
+    dense_seconds: float | None = None
+    """Of the dense model in the precision of its weights."""
+    speedup: Ratio | None = None
+    """How many times as fast the mix is as the dense model."""
+    bfloat16_seconds: float | None = None
+    """Of the dense model in bfloat16; ``None`` where it does not run in it."""
+    bfloat16_speedup: Ratio | None = None
+    """How many times as fast the mix is as that."""
+    bfloat16_reason: str | None = None
+    """Why there is no time in bfloat16."""
+
+    def is_faster(self, *, bfloat16: bool) -> bool:
+        """Whether the mix is faster by more than the noise, with ``bfloat16`` than both dense forms."""
+        ratios = [self.speedup, *([self.bfloat16_speedup] if bfloat16 and self.bfloat16_speedup else [])]
+        return all(ratio is not None and ratio.low > 1 for ratio in ratios)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """The conditions of a measurement."""
+
+    batch: int
+    threads: int
+    training: bool
+    dtype: str
+
+    def __str__(self) -> str:
+        """One line."""
+        what = "training" if self.training else "inference"
+        return f"{what}, batch {self.batch}, {threads(self.threads)}, {self.dtype}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class SpeedTable:
     """Dense against sparse, measured: ``print(table)`` for people, :meth:`to_dict` for programs.
 
-    Times are medians of steps in turns; a step is a forward pass, and with ``backward`` the gradients of all
-    parameters, without loss and optimizer.
+    A step is a forward pass in eval mode, or with ``training`` forward and the gradients of all parameters in train
+    mode, without loss and optimizer.
     """
 
     layers: tuple[LayerSpeed, ...]
-    dense_seconds: float | None
-    """Seconds of a step of the whole dense model; ``None`` where no layer can be sparse."""
-    sparse_seconds: float | None
-    """Seconds of the best mix of dense and sparse layers that was tried."""
-    batch: int
-    threads: int
-    backward: bool
-    dtype: str
+    last: LastComparison
+    bfloat16_counts: bool
+    """Whether the mix had to beat the dense model in bfloat16 too."""
+    conditions: Conditions
 
     @property
-    def speedup(self) -> float | None:
-        """Dense over sparse seconds of the whole model."""
-        if self.dense_seconds is None or self.sparse_seconds is None:
-            return None
-        return self.dense_seconds / self.sparse_seconds
-
-    @property
-    def _fell_back(self) -> bool:
-        return self.speedup is not None and self.speedup <= 1
+    def chosen(self) -> list[str]:
+        """The weights that the returned model computes sparse; none where it stays dense."""
+        return [layer.name for layer in self.layers if layer.is_sparse]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return asdict(self) | {"speedup": self.speedup}
+        return asdict(self)
 
     def cells(self) -> list[tuple[str, ...]]:
         """The cells of the table as text: a head, a row for each layer, and the whole model last."""
-        head = ("layer", "weight", "active", "density", "dense ms", "sparse ms", "speed-up", "")
+        head = ("layer", "weight", "density", "dense ms", "sparse ms", "speed-up", "")
         rows = [
             (
                 layer.name.removesuffix(".weight"),
                 "x".join(map(str, layer.shape)),
                 *_numbers(layer.num_active, math.prod(layer.shape), layer.dense_seconds, layer.sparse_seconds),
-                self._form(layer),
+                ("sparse" if layer.is_sparse else "dense") + (f": {layer.reason}" if layer.reason else ""),
             )
             for layer in self.layers
         ]
         active, size = sum(layer.num_active for layer in self.layers), sum(math.prod(x.shape) for x in self.layers)
-        whole = ("whole model", "", *_numbers(active, size, self.dense_seconds, self.sparse_seconds), "")
+        whole = ("whole model", "", *_numbers(active, size, self.last.dense_seconds, self.last.sparse_seconds), "")
         return [head, *rows, whole]
-
-    def _form(self, layer: LayerSpeed) -> str:
-        return ("sparse" if layer.is_sparse else "dense") + ("*" if self._is_led(layer) else "")
-
-    def _is_led(self, layer: LayerSpeed) -> bool:
-        """Whether the layers around it decided against its own times."""
-        return layer.reason is None and not self._fell_back and layer.is_sparse != layer.is_faster
-
-    def conditions(self) -> str:
-        """The conditions of the measurement, in one line."""
-        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return f"{'forward + backward' if self.backward else 'forward'}, batch {self.batch}, {threads}, {self.dtype}"
 
     def verdict(self) -> str:
         """The result, in sentences."""
-        if self.speedup is None:
+        over, over_bfloat16 = self.last.speedup, self.last.bfloat16_speedup
+        if over is None:
             return "No layer can be sparse here; the model stays dense."
-        timed = [layer for layer in self.layers if layer.dense_seconds is not None]
-        if self._fell_back and not any(layer.is_faster for layer in timed):
+        if self.chosen:
+            return f"Sparse is {over} times as fast as dense, over the whole model."
+        if over.low > 1 and over_bfloat16 is not None:
+            return (
+                f"Sparse is {over} times as fast as dense {self.conditions.dtype}, but only {over_bfloat16} times as "
+                "fast as dense bfloat16; the model stays dense."
+            )
+        if not any(layer.is_faster for layer in self.layers):
             return "Dense is faster in every layer; the model stays dense."
-        if self._fell_back:
-            return "Some layers are faster sparse, but not the model with them as a whole; it stays dense."
-        lost = [layer.name.removesuffix(".weight") for layer in timed if not (layer.is_sparse or layer.is_faster)]
-        whole = f"Sparse is {_ratio(self.speedup)} times as fast as dense, over the whole model."
-        return f"{whole} Faster dense, and left so: {', '.join(lost)}." if lost else whole
+        return (
+            f"Sparse is {over} times as fast as dense over the whole model, no gain beyond the noise; it stays dense."
+        )
 
     def notes(self) -> list[str]:
-        """Lines below the table: the conditions, the result, and remarks on single layers."""
-        lines = [self.conditions(), self.verdict()]
-        if any(self._is_led(layer) for layer in self.layers):
-            lines.append("* Against its own times: in the other form, the layers around it would lose more.")
-        if untimed := [f"{x.name.removesuffix('.weight')} ({x.reason})" for x in self.layers if x.reason is not None]:
-            lines.append(f"Not timed, dense: {', '.join(untimed)}.")
+        """Lines below the table: the conditions, the result, and bfloat16."""
+        lines = [str(self.conditions), self.verdict()]
+        if self.last.bfloat16_seconds is not None:
+            lines.append(
+                f"Dense in bfloat16: {milliseconds(self.last.bfloat16_seconds)} ms; the best mix is "
+                f"{self.last.bfloat16_speedup} times as fast."
+            )
+        elif self.last.bfloat16_reason is not None:
+            lines.append(f"Dense in bfloat16: not timed ({self.last.bfloat16_reason}).")
         return lines
 
     def __str__(self) -> str:
         """The table and the notes."""
-        return "\n".join([_aligned(self.cells()), "", *self.notes()])
+        cells = self.cells()
+        return "\n".join([aligned(cells, left={0, 1, len(cells[0]) - 1}), "", *self.notes()])
 
 
 def _numbers(active: int, size: int, dense: float | None, sparse: float | None) -> tuple[str, ...]:
-    shared = f"{active}", f"{active / max(1, size):.3f}"
+    density = f"{active / max(1, size):.3f}"
     if dense is None or sparse is None:
-        return *shared, "-", "-", "-"
-    return *shared, _milliseconds(dense), _milliseconds(sparse), f"{_ratio(dense / sparse)}x"
-
-
-def _milliseconds(seconds: float) -> str:
-    """Milliseconds to three digits.
-
-    >>> [_milliseconds(seconds) for seconds in (0.0, 12.3456e-6, 1.23456e-3, 1.23456)]
-    ['0.000', '0.0123', '1.23', '1235']
-    """
-    decimals = 3 if seconds <= 0 else min(4, max(0, 2 - math.floor(math.log10(seconds * 1e3))))
-    return f"{seconds * 1e3:.{decimals}f}"
-
-
-def _ratio(number: float) -> str:
-    return f"{number:.2f}" if number < 10 else f"{number:.1f}"
-
-
-def _aligned(rows: Iterable[tuple[str, ...]]) -> str:
-    """Align columns: the first two and the last to the left, numbers to the right."""
-    columns = list(zip(*rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    left = {0, 1, len(columns) - 1}
-    padded = [
-        [text.ljust(width) if index in left else text.rjust(width) for text in column]
-        for index, (column, width) in enumerate(zip(columns, widths, strict=True))
-    ]
-    return "\n".join("  ".join(row).rstrip() for row in zip(*padded, strict=True))
+        return density, "-", "-", "-"
+    return density, milliseconds(dense), milliseconds(sparse), f"{short(dense / sparse)}x"
