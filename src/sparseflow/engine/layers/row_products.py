@@ -20,7 +20,7 @@ from sparseflow.engine.kernels.sums import row_sums
 from sparseflow.engine.kernels.transpose import transpose
 from sparseflow.engine.layers.geometry import TILE, Loops
 from sparseflow.engine.layers.products import NO_FLOOR, Product, sum_of
-from sparseflow.engine.layers.threads import PIECE, halves, over_outputs, over_parts
+from sparseflow.engine.layers.threads import halves, over_outputs, over_parts
 
 Floats = NDArray[Any]
 #: Bytes of the buffer: a quarter of a second-level cache.
@@ -126,10 +126,7 @@ def _turner(rows: Tensor, sums: Floats) -> Callable[[int, int, int, int, Floats,
     def turn(n0: int, n: int, first: int, last: int, buffer: Floats, adds: bool) -> None:
         transpose(g, n0 * stride + first, stride, n, last - first, buffer, 0, n)
         if adds and len(sums):
-            whole, rest = divmod(n, PIECE)
-            row_sums(buffer, 0, n, sums[first:], 0, last - first, 1, 0, whole, PIECE, PIECE)
-            if rest:
-                row_sums(buffer, n - rest, n, sums[first:], 0, last - first, 1, 0, 1, 0, rest)
+            row_sums(buffer, 0, n, sums[first:], 0, last - first, 1, 0, 1, 0, n)
 
     return turn
 

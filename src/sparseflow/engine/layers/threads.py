@@ -26,19 +26,14 @@ def over_parts(parts: int, work: int, run: Callable[[int], None]) -> None:
     on_threads(threads, share)
 
 
-#: Examples that kernels add up at a time, one such sum after the other.
-PIECE = 64
+#: Halves of a batch begin at a multiple of these many examples.
+_PIECE = 64
 
 
 def halves(length: int, work: int) -> list[tuple[int, int]]:
-    """A batch in two ranges if each is worth a thread, by work alone, so that no sum depends on the number of threads.
-
-    Two pieces are added up as two halves are, so one thread takes them together.
-    """
-    half = max(1, length // (2 * PIECE)) * PIECE
-    if half >= length or work < 2 * _WORTH_ADDING or (length <= 2 * PIECE and torch.get_num_threads() == 1):
-        return [(0, length)]
-    return [(0, half), (half, length)]
+    """A batch in two ranges if each is worth a thread: by work alone, so that sums do not depend on threads."""
+    half = max(1, length // (2 * _PIECE)) * _PIECE
+    return [(0, half), (half, length)] if half < length and work >= 2 * _WORTH_ADDING else [(0, length)]
 
 
 def over_outputs(table: Table, work: int, run: Callable[[int, int], None]) -> None:
