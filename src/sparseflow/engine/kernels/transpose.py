@@ -61,8 +61,8 @@ def _square(*, edge: bool) -> Callable[..., None]:
             v = Vectors(builder, kinds[0], side)
             xs, ys = data(context, builder, kinds[0], xs, x0), data(context, builder, kinds[7], ys, y0)
             places = None if kinds[3] == types.none else data(context, builder, kinds[3], chosen, begin)
-            across: list[Any] = [v.first(width)] * side if edge else [None] * side
-            down: list[Any] = [v.first(height)] * side if edge else [None] * side
+            across: list[Any] = [v.first(width) if edge else None] * side
+            down: list[Any] = [v.first(height) if edge else None] * side
             rows = []
             for i in range(side):
                 if edge:
@@ -84,7 +84,7 @@ def _square(*, edge: bool) -> Callable[..., None]:
 
         return signature, codegen
 
-    return emit
+    return emit  # type: ignore[no-any-return]
 
 
 _WHOLE, _EDGE = _square(edge=False), _square(edge=True)
@@ -95,8 +95,12 @@ def _in_squares(
     x: Floats, x0: int, x_row: int, chosen: Any, begin: int, rows: int, columns: int, y: Floats, y0: int, y_row: int
 ) -> None:
     side = _SIDE // x.itemsize
-    for j in range(0, columns, side):
-        for i in range(0, rows, side):
+    # Long rows are read as they lie, which memory foresees; short ones are written so.
+    along = columns > rows
+    outer, inner = (rows, columns) if along else (columns, rows)
+    for p in range(0, outer, side):
+        for q in range(0, inner, side):
+            i, j = (p, q) if along else (q, p)
             height, width, b = rows - i, columns - j, y0 + j * y_row + i
             a = x0 + j + (i * x_row if chosen is None else 0)
             if height >= side and width >= side:
