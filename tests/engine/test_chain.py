@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -141,6 +142,16 @@ def test_workspaces_are_used_again() -> None:
     _, chain = chain_module._chains[sparse]
     (slices,) = chain._slices.values()
     assert len(slices.free) == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_workspaces_begin_at_cache_lines(dtype: type) -> None:
+    _, sparse, x = lenet()
+    sparse(x)
+    _, chain = chain_module._chains[sparse]
+    (slices,) = chain._slices.values()
+    held = [chain_module._Held(slices, dtype) for _ in range(5)]
+    assert all(room.ctypes.data % 64 == 0 for each in held for room, _ in each.workspaces)
 
 
 def test_an_input_with_the_batch_innermost() -> None:

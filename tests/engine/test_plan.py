@@ -28,6 +28,15 @@ def test_chosen_rows_are_the_batch() -> None:
     assert all(torch.equal(one[1][name], two[1][name]) for name in one[1])
 
 
+def test_workspaces_begin_at_cache_lines() -> None:
+    model = lenet5()
+    fast = plan(model, masked(model, 0.1))
+    for batch in (3, 16, 200):
+        fast.loss_and_gradients(*examples((1, 28, 28), batch, 10))
+    assert len(fast._workers) >= 3
+    assert all(worker.workspace.ctypes.data % 64 == 0 for worker in fast._workers.values())
+
+
 def test_images_that_are_not_contiguous_are_read_right() -> None:
     model = lenet5()
     masks = masked(model, 0.1)
