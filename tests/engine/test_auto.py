@@ -330,6 +330,12 @@ def test_an_example_without_a_batch_is_refused(example: Any) -> None:
         compile_sparse(masked(network()), example)
 
 
+def test_an_example_that_the_model_does_not_take_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(8, 8))
+    with pytest.raises(ValueError, match="the model does not take the example with 4 rows in its first axis"):
+        compile_sparse(model, torch.randn(4, 7), masks=sf.random_masks(model, 0.5, seed=0), seconds=0.0)
+
+
 def test_other_devices_and_half_precision_are_refused() -> None:
     x = torch.randn(4, 1, 8, 8)
     with pytest.raises(

@@ -212,6 +212,30 @@ def test_threads_change_no_bit_of_linear_layers(batch: int, block: int) -> None:
     assert all(map(torch.equal, *found))
 
 
+def test_threads_change_no_bit_where_one_of_two_layers_is_in_blocks() -> None:
+    model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256)).double()
+    masks = {"0.weight": torch.rand(256, 256) < 0.3, "2.weight": (torch.rand(64, 256) < 0.3).repeat_interleave(4, 0)}
+    found = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        sparse = engine.convert(sf.apply_masks_(copy.deepcopy(model), masks), masks)
+        y = sparse(torch.randn(128, 256, generator=stream(0, "x"), dtype=torch.float64))
+        y.square().sum().backward()
+        found.append([y, *(parameter.grad for parameter in sparse.parameters())])
+    assert all(map(torch.equal, *found))
+
+
+def test_what_a_chain_returns_may_be_written_into() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8))
+    sparse = converted(model, sparsity=0.5)
+    x = torch.randn(5, 8, generator=stream(0, "x"))
+    for network in (sparse, model):
+        out = network(x)
+        out += x
+        out.relu_().sum().backward()
+    assert_same_gradients(sparse, model)
+
+
 def test_frozen_layers_get_no_gradient() -> None:
     _, sparse, x = lenet()
     layer = sf.engine.sparse_layers(sparse)["4.weight"]

@@ -458,3 +458,8 @@ def test_a_report_names_blocks_and_what_was_reached() -> None:
     assert sf.sparsity_report(model, masks, block={"1.weight": (2, 1)}).rows[2].block == (2, 1)
     with pytest.raises(ValueError, match=r"the mask of '0\.weight' is not made of blocks of 8 outputs x 1 inputs"):
         sf.sparsity_report(model, masks, block={"0.weight": (8, 1)})
+
+
+def test_keys_of_block_are_names() -> None:
+    with pytest.raises(TypeError, match="keys of block must be names of weights or patterns of them, got 0"):
+        sf.random_masks(nn.Linear(8, 8), 0.5, block={0: (4, 1)}, seed=0)  # type: ignore[dict-item]

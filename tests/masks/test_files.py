@@ -151,3 +151,11 @@ def test_a_file_of_an_earlier_version_is_told_apart(tmp_path: Path) -> None:
     safetensors.save_file({"w": mask}, path, metadata={"format": "sparseflow masks"})
     with pytest.raises(ValueError, match=r"it carries no SHA-256, as files of earlier versions do.*Save the masks aga"):
         load_masks(path)
+
+
+def test_masks_that_are_not_made_of_the_block_are_not_written(tmp_path: Path) -> None:
+    mask = torch.zeros(32, 16, dtype=torch.bool)
+    mask[:4, :3] = True
+    with pytest.raises(ValueError, match="'weight' is not made of blocks of 8 x 1: it has 12 active weights"):
+        save_masks(tmp_path / "masks.safetensors", {"weight": mask}, block=(8, 1))
+    assert not list(tmp_path.iterdir())

@@ -131,6 +131,8 @@ def checked_block(block: BlockLike) -> Block | dict[str, Block]:
     TypeError: block must be two whole numbers, outputs and inputs, such as (4, 1), got 4.
     """
     if isinstance(block, Mapping):
+        if odd := [pattern for pattern in block if not isinstance(pattern, str)]:
+            raise TypeError(f"the keys of block must be names of weights or patterns of them, got {odd[0]!r}.")
         return {pattern: _pair(each, name=f"block[{pattern!r}]") for pattern, each in block.items()}
     return _pair(block, name="block")
 

@@ -49,8 +49,8 @@ def save_masks(path: str | os.PathLike[str], masks: Masks | HasMasks, *, block: 
 
     Raises:
         TypeError: if one is no bool tensor, or ``block`` no block.
-        ValueError: if a byte is neither 0 nor 1, or the masks are those that a Sparsifier was made from and has moved
-            since.
+        ValueError: if a byte is neither 0 nor 1, a count is no multiple of its block, or the masks are those that a
+            Sparsifier was made from and has moved since.
         ModuleNotFoundError: if safetensors is not installed.
 
     >>> from tempfile import TemporaryDirectory
@@ -71,6 +71,12 @@ def save_masks(path: str | os.PathLike[str], masks: Masks | HasMasks, *, block: 
         block = {} if isinstance(masks, Mapping) else masks.block
     blocks = {name: own for name in held if (own := block_of(block, name)) != SINGLE}
     tensors = {name: full(mask.detach()).cpu() for name, mask in held.items()}
+    for name, (outputs, inputs) in blocks.items():
+        if (count := int(tensors[name].sum())) % (outputs * inputs):
+            raise ValueError(
+                f"the mask of {name!r} is not made of blocks of {outputs} x {inputs}: it has {count} active weights. "
+                "Give the block= that it was made with."
+            )
     header = json.dumps({"order": list(tensors), "block": blocks} if blocks else list(tensors))
     write_atomically(Path(path), tensor_bytes(tensors, format=_FORMAT, version=_VERSION, header=header))
 

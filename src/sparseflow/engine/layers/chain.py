@@ -112,7 +112,7 @@ class Chain:
                     self.stages, self.begins, shape[1:], batch=batch, itemsize=itemsize, input_gradient=input_gradient
                 )
 
-            size = self._slice_size(shape, halves(_SLICE)[0].workspace * itemsize)
+            size = self._slice_size(shape, itemsize, halves(_SLICE)[0].workspace * itemsize)
             edges = [*range(0, shape[0], size), shape[0]]
             made = {batch: halves(batch) for batch in {b - a for a, b in pairwise(edges)}}
             programs = [(a, *made[b - a][:2]) for a, b in pairwise(edges)]
@@ -126,11 +126,13 @@ class Chain:
             self._slices[key] = _Slices(programs, shares, output, (pixels[0], pixels[1]), np.arange(shape[0]), work, [])
         return self._slices[key]
 
-    def _slice_size(self, shape: tuple[int, ...], nbytes: int) -> int:
+    def _slice_size(self, shape: tuple[int, ...], itemsize: int, nbytes: int) -> int:
         """Examples of a slice, of which 128 have a workspace of ``nbytes``."""
         if math.prod(shape[2:]) > 1:
             return _SLICE if nbytes <= _CACHE else _SLICE // 2
-        if all(pattern.block > 1 for pattern in self.patterns):
+        in_blocks = [pattern.block > 1 for pattern in self.patterns]
+        # In float64 the tiles of blocks are smaller than a piece.
+        if all(in_blocks) or (any(in_blocks) and itemsize > 4):
             return PIECE
         # Kernels sum over pieces, so two threads that take half of a slice each give the bits of one.
         shared = shape[0] < _SLICE or (shape[0] == _SLICE and torch.get_num_threads() > 1)
@@ -163,7 +165,7 @@ class _ChainFunction(torch.autograd.Function):
         ctx.chain, ctx.slices, ctx.values, ctx.held, ctx.frame = chain, slices, values, held, frame
         ctx.x_shape, ctx.inner = tuple(x.shape), inner
         if not out_inner:
-            return y.view(batch, output.channels)
+            return y.view(batch, output.channels).data  # no view, so that activations may write into it
         return to_images(y, output.channels, frame, dims=2 if flat else x.dim())
 
     @staticmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
-from weakref import ref
 
 import torch
 from torch import Tensor
@@ -58,32 +57,6 @@ def _has_rows(images: Tensor) -> bool:
     return images.is_contiguous() or (images.dim() == 2 and images.stride(1) == 1)
 
 
-class _Turned:
-    """The last activation that was transposed, for layers that share it as queries, keys and values do.
-
-    Both are held weakly: the copy lives as long as the graph that needs it. Only activations that autograd watches are
-    remembered: nobody writes into those unseen.
-    """
-
-    def __init__(self) -> None:
-        self._last: tuple[Any, int, Any] | None = None
-
-    def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
-        """The strips of ``x``, which ``rows`` shows as ``(batch, channels)``."""
-        rows = rows if rows.stride(1) == 1 else rows.contiguous()
-        if x.grad_fn is None or not torch.is_grad_enabled():
-            return in_strips(rows)
-        last = self._last
-        if last is not None and last[0]() is x and last[1] == x._version and (kept := last[2]()) is not None:
-            return kept  # type: ignore[no-any-return]
-        strips = in_strips(rows)
-        self._last = ref(x), x._version, ref(strips)
-        return strips
-
-
-_turned_once = _Turned()
-
-
 class Call(NamedTuple):
     """What a layer computes from an input, beside the numbers."""
 
@@ -107,7 +80,7 @@ def apply(
     """``max(floor, W x + b)`` of shape ``out``, with ``x`` seen in the shape ``images`` of :func:`to_storage`."""
     seen = x if x.shape == images else x.reshape(images)
     by_rows = len(images) == 2 and images[0] > 1 and seen.stride() != (1, images[0])
-    source = _turned_once(x, seen) if by_rows else to_storage(seen, product.x)
+    source = in_strips(seen if seen.stride(1) == 1 else seen.contiguous()) if by_rows else to_storage(seen, product.x)
     call = Call(product, floor, record, out, len(images), by_rows)
     if torch.is_grad_enabled() and (
         x.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad)

@@ -119,8 +119,10 @@ class SparseLayer(ActiveWeight):
     def _product(self, pattern: Pattern, size: tuple[int, int], batch: int, itemsize: int) -> Product:
         """The product of the pattern, or of a part of it, for a size of input that is not among the last ones."""
         if min(self.window.outputs(size)) < 1:
+            reach = [d * (k - 1) + 1 for d, k in zip(self.window.dilation, self.window.kernel, strict=True)]
             raise ValueError(
-                f"an input of {size[0]} x {size[1]} pixels is smaller than the kernel {self.window.kernel}."
+                f"an input of {size[0]} x {size[1]} pixels is smaller than the kernel, which reaches over {reach[0]} x "
+                f"{reach[1]} with its dilation. Give larger images, or padding."
             )
         kept = [known for known in self._products if known[0] is pattern]
         if len(kept) >= _KEPT:

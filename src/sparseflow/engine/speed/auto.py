@@ -18,7 +18,7 @@ from sparseflow.engine.speed.example import checked_size
 from sparseflow.engine.speed.layers import layer_costs, watch
 from sparseflow.engine.speed.mix import Costs, best_mix, settled
 from sparseflow.engine.speed.steps import model_step
-from sparseflow.engine.speed.subject import Subject, subject_of
+from sparseflow.engine.speed.subject import Subject, check_that_it_runs, subject_of
 from sparseflow.engine.speed.table import Conditions, LastComparison, LayerSpeed, SpeedTable
 from sparseflow.engine.speed.timing import Step, medians, times_as_fast, turns
 from sparseflow.ranges import Range
@@ -84,6 +84,7 @@ def compile_sparse(
     inputs = map_tensors(lambda tensor: tensor.detach().clone(), example)  # a model may write into its input
     subject = subject_of(model, masks, inputs)
     with torch.random.fork_rng(devices=[]):
+        check_that_it_runs(subject, inputs, (batch,))
         table = choose(subject, inputs, batch=batch, training=training, bfloat16=bfloat16, seconds=seconds)
     return convert(subject.model, subject.masks, only=table.chosen), table
 

@@ -15,10 +15,9 @@ from sparseflow.engine.speed.auto import choose
 from sparseflow.engine.speed.comparison import BatchSpeed, Comparison
 from sparseflow.engine.speed.example import checked_size, resized
 from sparseflow.engine.speed.progress import Progress
-from sparseflow.engine.speed.steps import model_step, outputs_of
-from sparseflow.engine.speed.subject import Subject, subject_of
+from sparseflow.engine.speed.steps import model_step
+from sparseflow.engine.speed.subject import Subject, check_that_it_runs, subject_of
 from sparseflow.engine.speed.timing import Step, times_as_fast, turns
-from sparseflow.gradients import undisturbed
 from sparseflow.ranges import Range
 from sparseflow.types import Masks
 
@@ -67,7 +66,7 @@ def benchmark(
     subject = subject_of(model, masks, example)
     if not subject.candidates:
         raise ValueError(_nothing_sparse(subject))
-    _check_that_it_runs(subject, example, sizes)
+    check_that_it_runs(subject, example, (min(sizes), min(sizes) + 1))
     modes = [True, False] if training is None else [training]
     rows = []
     progress = Progress(2 * len(modes) * len(sizes))
@@ -140,24 +139,6 @@ def _checked_sizes(batches: Any) -> list[int]:
             raise TypeError(f"batches must be whole numbers, such as (1, 8, 64), got {size!r}.")
         Range(1).check(size, name="each of batches", whole=True)
     return list(dict.fromkeys(batches))
-
-
-def _check_that_it_runs(subject: Subject, example: Any, sizes: list[int]) -> None:
-    """Check that the model takes batches of any size, by the smallest and one more.
-
-    Raises:
-        ValueError: if it does not.
-    """
-    model = subject.form((), training=False)
-    for size in (min(sizes), min(sizes) + 1):
-        try:
-            with undisturbed(model):
-                outputs_of(model, resized(example, size))
-        except (IndexError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"the model does not take the example with {size} rows in its first axis, which must run over "
-                f"examples ({str(error).splitlines()[0]}). For a single example write x[None]."
-            ) from error
 
 
 def _nothing_sparse(subject: Subject) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from sparseflow.attached import holder_of
 from sparseflow.engine.convert import convert, convertible, masks_of, sparse_layers, to_dense
-from sparseflow.engine.speed.example import check_place
-from sparseflow.engine.speed.steps import in_mode_
+from sparseflow.engine.speed.example import check_place, resized
+from sparseflow.engine.speed.steps import in_mode_, outputs_of
+from sparseflow.gradients import undisturbed
 from sparseflow.masks.select import prunable, unwrap
 from sparseflow.types import Masks
 
@@ -84,3 +85,21 @@ def _present_mask(weight: Tensor) -> Tensor:
 
 def _no_zeros(mask: Tensor) -> str | None:
     return "no zeros" if bool(mask.all()) else None
+
+
+def check_that_it_runs(subject: Subject, example: Any, sizes: Iterable[int]) -> None:
+    """Check that the model takes batches of these sizes.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    model = subject.form((), training=False)
+    for size in sizes:
+        try:
+            with undisturbed(model):
+                outputs_of(model, resized(example, size))
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"the model does not take the example with {size} rows in its first axis, which must run over "
+                f"examples ({str(error).splitlines()[0]}). For a single example write x[None]."
+            ) from error
