@@ -18,7 +18,7 @@ from sparseflow.masks.fans import PLAIN
 from sparseflow.masks.layers import layouts
 from sparseflow.masks.select import Weight, maskable, unwrap
 from sparseflow.rng import stream
-from sparseflow.sharded import full
+from sparseflow.sharded import full, is_sharded
 from sparseflow.types import Masks
 from sparseflow.warn import warn
 
@@ -146,7 +146,10 @@ def _meaning(weight: Weight) -> str:
     """What would be lost by drawing over a weight; ``""`` for ordinary ones."""
     if weight.layout is not None and weight.layout.lookup and weight.others:
         return f"an embedding that is also {', '.join(weight.others)}"
-    return "" if bool(full((weight.parameter.detach() != 0).any())) else "all zeros"
+    numbers = weight.parameter.detach()
+    if not is_sharded(numbers) and bool(numbers[:1].any()):
+        return ""  # the rest of an ordinary weight need not be read
+    return "" if bool(full((numbers != 0).any())) else "all zeros"
 
 
 def _biases(weight: Weight) -> dict[str, Tensor]:
