@@ -112,7 +112,10 @@ class Chain:
                     self.stages, self.begins, shape[1:], batch=batch, itemsize=itemsize, input_gradient=input_gradient
                 )
 
-            size = self._slice_size(shape, itemsize, halves(_SLICE)[0].workspace * itemsize)
+            if math.prod(shape[2:]) > 1:  # images
+                size = _SLICE if halves(_SLICE)[0].workspace * itemsize <= _CACHE else _SLICE // 2
+            else:
+                size = self._slice_size(shape[0], itemsize)
             edges = [*range(0, shape[0], size), shape[0]]
             made = {batch: halves(batch) for batch in {b - a for a, b in pairwise(edges)}}
             programs = [(a, *made[b - a][:2]) for a, b in pairwise(edges)]
@@ -126,16 +129,14 @@ class Chain:
             self._slices[key] = _Slices(programs, shares, output, (pixels[0], pixels[1]), np.arange(shape[0]), work, [])
         return self._slices[key]
 
-    def _slice_size(self, shape: tuple[int, ...], itemsize: int, nbytes: int) -> int:
-        """Examples of a slice, of which 128 have a workspace of ``nbytes``."""
-        if math.prod(shape[2:]) > 1:
-            return _SLICE if nbytes <= _CACHE else _SLICE // 2
+    def _slice_size(self, batch: int, itemsize: int) -> int:
+        """Examples of a slice where there are no images."""
         in_blocks = [pattern.block > 1 for pattern in self.patterns]
         # In float64 the tiles of blocks are smaller than a piece.
         if all(in_blocks) or (any(in_blocks) and itemsize > 4):
             return PIECE
         # Kernels sum over pieces, so two threads that take half of a slice each give the bits of one.
-        shared = shape[0] < _SLICE or (shape[0] == _SLICE and torch.get_num_threads() > 1)
+        shared = batch < _SLICE or (batch == _SLICE and torch.get_num_threads() > 1)
         return PIECE if shared else _SLICE
 
 

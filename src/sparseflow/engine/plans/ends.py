@@ -19,6 +19,12 @@ Integers = NDArray[np.int64]
 
 
 @part
+def _is_gapless(pitch: int, x_row: int, rows: int, length: int, batch: int) -> bool:
+    # Then all numbers of an example are one long row.
+    return pitch == rows * length * batch and (rows == 1 or x_row == length * batch)
+
+
+@part
 def take(
     given: Floats, begin: int, total: int, chosen: Integers, inner: bool,
     x: Floats, x0: int, pitch: int, x_row: int, channels: int, rows: int, length: int, batch: int,
@@ -36,7 +42,7 @@ def take(
                     x[b : b + batch] = given[a : a + batch]
         return
     size = channels * rows * length
-    if pitch == rows * length * batch and (rows == 1 or x_row == length * batch):
+    if _is_gapless(pitch, x_row, rows, length, batch):
         channels, rows, length = 1, 1, size
     for c in range(channels):
         for i in range(rows):
@@ -59,7 +65,7 @@ def give(
                     out[b : b + batch] = x[a : a + batch]
         return
     size = channels * rows * length
-    if pitch == rows * length * batch and (rows == 1 or x_row == length * batch):
+    if _is_gapless(pitch, x_row, rows, length, batch):
         channels, rows, length = 1, 1, size
     for c in range(channels):
         for i in range(rows):
