@@ -1,4 +1,4 @@
-"""``python -m benchmarks.demo RUNS``: copy a demo's page to results/demo/ and its table to the README."""
+"""``python -m benchmarks.demo RUNS``: copy a demo's page to results/demo/, digests too, and its table to the README."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pandas as pd
 
 from benchmarks.table import README, filled
 from sparseflow.atomic import write_atomically
+from sparseflow.sealed import SUMS
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "results" / "demo"
@@ -36,7 +37,7 @@ def main() -> None:
         sys.exit("usage: python -m benchmarks.demo RUNS, the folder given to sparseflow demo --out")
     report = Path(sys.argv[1]) / "report"
     (KEPT / "figures").mkdir(parents=True, exist_ok=True)
-    for path in [report / "index.html", *sorted((report / "figures").iterdir())]:
+    for path in [report / "index.html", report / SUMS, *sorted((report / "figures").iterdir())]:
         write_atomically(KEPT / path.relative_to(report), path.read_bytes())
     README.write_text(filled(README.read_text(), "demo", markdown(pd.read_csv(KEPT / "figures" / "summary.csv"))))
 

@@ -74,21 +74,26 @@ def summary(results: Sequence[Result]) -> str:
 
 def judged(results: Iterable[Result]) -> str:
     """A line for each sparse form with a number to reach; its sparsities side by side."""
-    heads = [head for rival in RIVALS for head in (f"over {rival}", "reach")]
-    lines = [f"| what | sparsity | {' | '.join(heads)} | verdict |", "|---|---|" + "---|" * (len(heads) + 1)]
+    heads = [f"over {rival}" for rival in RIVALS]
+    lines = [f"| what | sparsity | verdict | {' | '.join(heads)} |", "|---|---|---|" + "---|" * len(heads)]
     for result in results:
-        for (row, pattern, threads), cases in _forms(result).items():
+        forms = _forms(result)
+        several = len({row for row, _, _ in forms}) > 1
+        for (row, pattern, threads), cases in forms.items():
             if not any(case["counts"] for case in cases):
                 continue
             sparsities = sorted({case["configuration"]["sparsity"] for case in cases})
             cells = []
             for rival in RIVALS:
                 each = [_case(cases, sparsity, rival) for sparsity in sparsities]
-                cells += [_side_by_side(each, "ratio"), _side_by_side(each, "reach")]
+                reach = _side_by_side(each, "reach")
+                cells.append(_side_by_side(each, "ratio") + (f"; reach {reach}" if reach else ""))
             held = all(case["ratio"] <= case["reach"] for case in cases if case["counts"])
-            what = f"{result['what']}; {row}: {pattern}" + (", 2 threads" if threads == 2 else "")
+            what = f"{result['what']}{f'; {row}' if several else ''}: {pattern}" + (
+                ", 2 threads" if threads == 2 else ""
+            )
             shares = " / ".join(f"{100 * sparsity:.0f}" for sparsity in sparsities)
-            lines.append(f"| {what} | {shares} % | {' | '.join(cells)} | {'held' if held else '**missed**'} |")
+            lines.append(f"| {what} | {shares} % | {'held' if held else '**missed**'} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -110,9 +115,9 @@ def _case(cases: Iterable[Case], sparsity: float, rival: str) -> Case | None:
 
 
 def _side_by_side(cases: Sequence[Case | None], key: str) -> str:
-    """Speedups as ``4.5 / 8 / 14x``; nothing where no case has one."""
-    numbers = ["-" if case is None or case[key] is None else f"{1 / case[key]:.3g}" for case in cases]
-    return " / ".join(numbers) + "x" if set(numbers) != {"-"} else ""
+    """Speedups as ``4.5x / 8x / -``; nothing where no case has one."""
+    numbers = ["-" if case is None or case[key] is None else f"{1 / case[key]:.3g}x" for case in cases]
+    return " / ".join(numbers) if set(numbers) != {"-"} else ""
 
 
 def user_level(results: Iterable[Result]) -> str:

@@ -87,7 +87,7 @@ def test_a_form_is_a_line_with_its_sparsities_side_by_side() -> None:
         contest_case(0.95, BF16, 2.0, 4), contest_case(0.95, FLOAT32, 0.5, None, threads=2),
     )  # fmt: skip
     (line,) = performance.judged([result]).splitlines()[2:]
-    assert line == ("| MLP; batch 128: 4x1 blocks | 90 / 95 % | 4 / 8x | 5 / 6x | 2 / 4x | - / 4x |  |  | **missed** |")
+    assert line == ("| MLP: 4x1 blocks | 90 / 95 % | **missed** | 4x / 8x; reach 5x / 6x | 2x / 4x; reach - / 4x |  |")
     *_, unjudged = performance.details([result]).splitlines()
     assert unjudged == "| batch 128 | 4x1 blocks | 95 % | 2 | 500 | 16x |  | 40 | 80 |"
     assert performance.user_level([contest_result(contest_case(0.9, FLOAT32, 2.0, 4))]).splitlines()[2:] == [
