@@ -36,6 +36,7 @@ ELSEWHERE = {
         "compile_sparse",
         "load_block",
         "load_masks",
+        "record",
         "remove_pruning",
         "remove_pruning_",
         "save_masks",

@@ -22,6 +22,7 @@ from sparseflow.masks.make import (
 from sparseflow.masks.report import mask_statistics, sparsity_report
 from sparseflow.masks.select import prunable
 from sparseflow.methods import GMP, SET, SNFS, OneShot, RigL, RigLInverted, Static, drop_and_grow
+from sparseflow.record import record
 from sparseflow.sparsifier.check import check
 from sparseflow.sparsifier.sparsifier import Sparsifier
 from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
@@ -65,6 +66,7 @@ __all__ = [
     "overlap",
     "prunable",
     "random_masks",
+    "record",
     "remove_pruning",
     "remove_pruning_",
     "save_masks",

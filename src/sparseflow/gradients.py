@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sparseflow.batches import each, forward, loss_of
 from sparseflow.masks.select import unwrap
-from sparseflow.sharded import is_sharded, reshard_
+from sparseflow.sharded import full, is_sharded, reshard_
 from sparseflow.types import Batches, LossFn
 
 
@@ -76,6 +76,17 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """
     reshard_(model)
     return {name: p for name, p in unwrap(model).named_parameters() if p.requires_grad}
+
+
+def norm_of(gradient: Tensor) -> float:
+    r""":math:`\|g\|_2` of a gradient, of all its parts if it is sharded.
+
+    In float64: squares of small float32 gradients underflow from 1e-23 on.
+
+    >>> norm_of(torch.tensor([3e-30, 4e-30]))
+    5...e-30
+    """
+    return float(full(gradient.double().norm()))
 
 
 def loss_gradient(

@@ -14,7 +14,7 @@ from sparseflow._fast import zero_inactive_
 from sparseflow.analysis.layout import check_masked
 from sparseflow.batches import each, forward, loss_of
 from sparseflow.boundary import checked
-from sparseflow.gradients import loss_gradient, trainable, undisturbed
+from sparseflow.gradients import loss_gradient, norm_of, trainable, undisturbed
 from sparseflow.ranges import Range
 from sparseflow.sharded import full, local, shard_like
 from sparseflow.types import Batches, LossFn, Masks, MaskUpdate
@@ -80,8 +80,7 @@ def gradient_flow(
     9.0
     """
     loss, gradient = masked_gradient(model, loss_fn, batches, masks, training=training)
-    # In float64: squares of small float32 gradients underflow from 1e-23 on.
-    return GradientFlow(loss, {name: float(full(g.double().norm())) for name, g in gradient.items()})
+    return GradientFlow(loss, {name: norm_of(g) for name, g in gradient.items()})
 
 
 def masked_gradient(

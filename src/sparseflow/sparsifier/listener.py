@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,22 @@ from sparseflow.sparsifier.update import new_masks, warn_open_end
 from sparseflow.sparsifier.weights import MaskedWeights
 from sparseflow.sparsifier.wrappers import listen
 from sparseflow.types import MaskUpdate
+
+
+class Observer(Protocol):
+    """One that looks on, such as :class:`sparseflow.record.Record`; it writes to nothing."""
+
+    def part_stepped(self, part: Part) -> None:
+        """An optimizer has stepped; its gradients are still there, and masks are those of the step."""
+        ...
+
+    def masks_changed(self, changes: Mapping[str, MaskUpdate]) -> None:
+        """Masks have changed."""
+        ...
+
+    def step_done(self, step: int) -> None:
+        """All optimizers have stepped, ``step`` times by now, and masks have changed if it was time."""
+        ...
 
 
 class Listener:
@@ -65,6 +81,7 @@ class Listener:
         self.step_count, self.last_update = 0, -1
         self.before_update: list[Callable[[int], None]] = []
         self.after_update: list[Callable[[int, Mapping[str, MaskUpdate]], None]] = []
+        self.observers: list[Observer] = []
         self.gradient_mean: dict[str, Tensor] = {}
         self.rates = PeakRates(optimizers)
         self.guard = Guard(model, optimizers, weights)
@@ -207,6 +224,8 @@ class Listener:
             self._weights.clear_(part.weights, steady=part.ran_dense or updates)
         part.ran_dense = False
         self.guard.see()
+        for each in self.observers:
+            each.part_stepped(part)
         self.stepped.add(id(optimizer))
         if len(self.stepped) == len(self._parts):
             self._finish_step()
@@ -225,6 +244,8 @@ class Listener:
             self._update()
         self._dense_gradients.clear()
         self.keep_stored_gradients()
+        for each in self.observers:
+            each.step_done(self.step_count)
 
     def _look_again(self) -> None:
         """Put right, or refuse, what something else wrote since the last step."""
@@ -278,7 +299,7 @@ class Listener:
             step=self.step_count,
             generator=self.generator,
         )
-        changes = self._weights.change_(new, want_changes=bool(self.after_update))
+        changes = self._weights.change_(new, want_changes=bool(self.after_update or self.observers))
         self.guard.see()
         self.last_update, self.is_updating = self.step_count, False
         self.is_untrained = True
@@ -286,6 +307,8 @@ class Listener:
         self.compare_ranks(f"at the mask update of step {self.step_count}")
         for notify in self.after_update:
             notify(self.step_count, changes)
+        for each in self.observers:
+            each.masks_changed(changes)
 
     def keep_stored_gradients(self) -> None:
         """Let stored weights keep the parts of the next step's dense gradient, if growth will look at it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, Self
 
@@ -20,6 +21,7 @@ from sparseflow.sparsifier.check import Checked
 from sparseflow.sparsifier.guard import allow_copies, copy_of, process_group
 from sparseflow.sparsifier.last_update import take_back_, untrained
 from sparseflow.sparsifier.listener import Listener
+from sparseflow.sparsifier.run_words import describe_run
 from sparseflow.sparsifier.state import check_arguments, check_state, check_state_blocks
 from sparseflow.sparsifier.stored import check_can_move
 from sparseflow.sparsifier.weights import MaskedWeights
@@ -87,8 +89,10 @@ class Sparsifier:
     ...     optimizer.step()
     >>> print(sparsifier.check())
     1 weights, 1 optimizer state tensors, 1 rank(s): all hold
-    >>> sparsifier.step_count, int((model.weight != 0).sum())
-    (4, 100)
+    >>> sparsifier
+    Sparsifier: RigL(update_every=1, total_steps=4) after step 4
+      sparsity 0.9: 100 of 1,000 weights are active, in 1 tensor
+      masks stay as they are: the last update is behind
     """
 
     def __init__(
@@ -134,6 +138,8 @@ class Sparsifier:
         """Called with the step count just before masks change."""
         self.after_update = listener.after_update
         """Called with the step count and every layer's change just after."""
+        self.observers = listener.observers
+        """Those that look on at each step, see :func:`sparseflow.record`."""
         if weights.stored and not isinstance(method, Static):
             for each in self.optimizers:
                 check_can_move(model, each)
@@ -170,6 +176,12 @@ class Sparsifier:
     def block(self) -> dict[str, tuple[int, int]]:
         """Parameter name -> outputs and inputs of its blocks, of the weights whose connections move in blocks."""
         return {name: (grid.block.outputs, grid.block.inputs) for name, grid in self._weights.grids.items()}
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of zeros over all masks together, now; 0 without masks."""
+        total = sum(map(math.prod, self._weights.shapes.values()))
+        return 1 - sum(self._weights.counts.values()) / total if total else 0.0
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
@@ -284,6 +296,17 @@ class Sparsifier:
         self._listener.compare_ranks("where the Sparsifier's state is loaded")
         self._listener.guard.settle_()
         self._listener.begin()
+
+    def __repr__(self) -> str:
+        """The method with its options, the sparsity, the step and the next update."""
+        return describe_run(
+            self.method,
+            step=self.step_count,
+            last_update=self._listener.last_update,
+            shapes=self._weights.shapes,
+            counts=self._weights.counts,
+            is_removed=not self._handles,
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Sparsifier:
         """A Sparsifier of the copied model and optimizers, at the same point of the run."""
