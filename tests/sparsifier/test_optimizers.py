@@ -62,6 +62,45 @@ def test_a_closure_equals_a_plain_loop(method: Callable[..., DropGrow], clip: bo
     assert all(map(torch.equal, *ends))
 
 
+@pytest.mark.parametrize("clip", ["", "inside", "before"])
+@pytest.mark.parametrize("backward_inside", [False, True])
+@pytest.mark.parametrize("method", [sf.SET, sf.RigL, sf.SNFS])
+def test_a_closure_that_adds_to_gradients_or_only_looks_at_them(
+    method: Callable[..., DropGrow], backward_inside: bool, clip: str
+) -> None:
+    """As Lightning accumulates, and as it steps in manual optimization, where the closure runs no backward pass."""
+    ends = []
+    for closures in (False, True):
+        model = tiny_model()
+        optimizer = OPTIMIZERS["momentum"](model.parameters())
+        updater = method(drop_fraction=0.3, update_every=2)
+        sparsifier = sf.Sparsifier(model, optimizer, masked(model), updater, seed=0)
+        for step in range(6):
+            optimizer.zero_grad()
+            loss_of(model, step).backward()
+            if clip == "before":
+                sparsifier.mask_gradients_()
+                nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+
+            def closure(model: nn.Module = model, step: int = step, sparsifier: Any = sparsifier) -> Tensor:
+                loss = loss_of(model, step + 100)
+                if backward_inside:
+                    loss.backward()
+                if clip == "inside":
+                    sparsifier.mask_gradients_()
+                    nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+                return loss
+
+            if closures:
+                optimizer.step(closure)
+            else:
+                closure()
+                optimizer.step()
+            sparsifier.check()
+        ends.append(snapshot(model, optimizer) + list(sparsifier.masks.values()))
+    assert all(map(torch.equal, *ends))
+
+
 @pytest.mark.parametrize("line_search", [None, "strong_wolfe"])
 @pytest.mark.parametrize("method", [sf.SET, sf.RigL, sf.SNFS])
 def test_lbfgs_sees_the_sparse_network_only(method: Callable[..., DropGrow], line_search: str | None) -> None:

@@ -120,7 +120,7 @@ class Listener:
         """Zero the gradients of inactive weights, see :meth:`sparseflow.Sparsifier.mask_gradients_`."""
         self._look_again()
         for part in self._parts.values():
-            if self._grows_by_step_gradients() and (self.method.gradient_decay or self._update_follows()):
+            if self._reads_next_gradients():
                 self._keep_dense_gradients(part)
             self._weights.clear_gradients_(part.weights)
 
@@ -157,7 +157,6 @@ class Listener:
         if closure is not None:
             if self.method.replaces_step:
                 raise ValueError("replaces_step=True cannot skip a step that runs a closure; use replaces_step=False.")
-            self._weights.clear_gradients_(part.weights)  # some optimizers move by these before they call it
             return self._with_masked_closure(part, closure, args, kwargs)
         masked_before = any(name in self._dense_gradients for name in part.weights)
         self._observe_gradients(part)
@@ -179,13 +178,33 @@ class Listener:
         self, part: Part, closure: Callable[[], Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         evaluations = 0
+        # Some optimizers move by what is there before they call it. But a closure may add to that (Lightning, where it
+        # accumulates), or run no backward pass at all (its manual optimization): growth reads all of it then.
+        dense = (
+            []
+            if not self._reads_next_gradients()
+            else [
+                (weight, weight.grad, weight.grad.clone())
+                for name, weight in part.weights.items()
+                if weight.grad is not None and self._dense_gradients.get(name, (None, None))[0] is not weight.grad
+            ]
+        )
+        self._weights.clear_gradients_(part.weights)
+        versions = [gradient._version for _, gradient, _ in dense]
 
         def masked() -> Any:
             nonlocal evaluations
+            if evaluations == 0:
+                with torch.no_grad():
+                    for (parameter, gradient, copy), version in zip(dense, versions, strict=True):
+                        if parameter.grad is gradient and gradient._version == version:
+                            gradient.copy_(copy)
+                dense.clear()
             if not part.elementwise:
                 # LBFGS's directions remember weights that were dropped since.
                 self._weights.clear_(part.weights, steady=False)
-            self._forget_dense_gradients(part)
+            if evaluations:
+                self._forget_dense_gradients(part)
             with torch.enable_grad():
                 loss = closure()
             with torch.no_grad():
@@ -312,9 +331,8 @@ class Listener:
 
     def keep_stored_gradients(self) -> None:
         """Let stored weights keep the parts of the next step's dense gradient, if growth will look at it."""
-        keep = self._grows_by_step_gradients() and (bool(self.method.gradient_decay) or self._update_follows())
         for weight in self._weights.stored.values():
-            weight.keep_gradients(keep)
+            weight.keep_gradients(self._reads_next_gradients())
 
     def _growth_gradients(self) -> Mapping[str, Tensor]:
         if not self.method.needs_gradient:
@@ -338,6 +356,10 @@ class Listener:
 
     def _grows_by_step_gradients(self) -> bool:
         return self.method.needs_gradient and self.gradient_fn is None
+
+    def _reads_next_gradients(self) -> bool:
+        """Whether growth looks at the dense gradients of the next step, at once or through their mean."""
+        return self._grows_by_step_gradients() and (bool(self.method.gradient_decay) or self._update_follows())
 
     def _update_reads_step(self) -> bool:
         """Whether the next step's own dense gradient decides what grows right after it."""

@@ -55,7 +55,7 @@ def describe_run(
     )
 
 
-def method_words(method: Method) -> str:
+def method_words(method: Any) -> str:
     """A method as it is made, with the options that differ from their defaults.
 
     >>> from sparseflow.methods import GMP, RigL
