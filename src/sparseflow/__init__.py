@@ -28,7 +28,7 @@ from sparseflow.sparsifier.sparsifier import Sparsifier
 from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
 
 if TYPE_CHECKING:
-    from sparseflow import analysis, engine
+    from sparseflow import analysis, engine, formats
     from sparseflow.analysis import gradient_flow
     from sparseflow.engine import compile_sparse
 
@@ -53,6 +53,7 @@ __all__ = [
     "dense_masks",
     "drop_and_grow",
     "engine",
+    "formats",
     "gradient_flow",
     "grasp",
     "init",
@@ -85,6 +86,7 @@ _LAZY = {
     "analysis": "sparseflow.analysis",
     "gradient_flow": "sparseflow.analysis",
     "engine": "sparseflow.engine",
+    "formats": "sparseflow.formats",
     "compile_sparse": "sparseflow.engine",
 }
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow.atomic import write_atomically
+from sparseflow.formats.checkpoint import read_saved
 from sparseflow.masks.blocks import grids_of
 from sparseflow.networks import build_network, networks_for
 from sparseflow.ranges import Count, Range, Sparsity
@@ -32,7 +33,6 @@ from sparseflow.training.digits import DigitRun
 from sparseflow.training.environment import describe_environment
 from sparseflow.training.runs import end_of, load_run
 from sparseflow.training.setup import dense_network
-from sparseflow.training.state_file import read_saved
 
 if TYPE_CHECKING:
     from sparseflow.engine.speed.table import SpeedTable

@@ -18,6 +18,7 @@ from rich.table import Column, Table
 
 from sparseflow._fast import has_numba
 from sparseflow.cli.engine import Bench, Export
+from sparseflow.cli.importing import Import
 from sparseflow.cli.reproduce import Reproduce
 from sparseflow.ranges import Count, checked_fields
 from sparseflow.training.config import pruning_parent
@@ -169,6 +170,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "reproduce": Reproduce,
     "report": Report,
     "export": Export,
+    "import": Import,
     "bench": Bench,
     "data": Data,
     "info": Info,

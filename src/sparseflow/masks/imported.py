@@ -56,7 +56,7 @@ def masks_of(
     if isinstance(source, nn.Module):
         found = _of_model(source, include=include, exclude=exclude, at_least=at_least)
     elif isinstance(source, Mapping):
-        found = _of_state(source, include=include, exclude=exclude, at_least=at_least)
+        found = masks_of_state(source, include=include, exclude=exclude, at_least=at_least)
     else:
         raise TypeError(f"masks_of takes a model or its state_dict, got {type(source).__name__}.")
     if not found:
@@ -96,7 +96,7 @@ def remove_pruning(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     >>> remove_pruning(state)
     {'weight': tensor([[1., 0.]]), 'bias': tensor([1.])}
     """
-    masks = _stored_masks(state)
+    masks = stored_masks(state)
     plain = {name if (short := name.removesuffix("_orig")) not in masks else short: t for name, t in state.items()}
     return {
         name: value * masks[name].to(value.dtype) if name in masks else value
@@ -130,9 +130,15 @@ def _of_model(
     return masks
 
 
-def _of_state(
-    state: Mapping[str, Tensor], *, include: Iterable[Rule], exclude: Iterable[Rule], at_least: float
+def masks_of_state(
+    state: Mapping[str, Tensor], *, include: Iterable[Rule] = (), exclude: Iterable[Rule] = (), at_least: float = 0.01
 ) -> dict[str, Tensor]:
+    """The masks of a ``state_dict`` as :func:`masks_of` reads them; none if nothing in it is sparse.
+
+    >>> import torch
+    >>> masks_of_state({"weight": torch.ones(2, 2)})
+    {}
+    """
     if wrong := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise TypeError(
             f"masks_of takes the state_dict of a model, whose values are tensors; {wrong[0]!r} is "
@@ -144,18 +150,18 @@ def _of_state(
             "a state_dict has names and no layers: exclude= takes name patterns, and include= needs the model. "
             "Load the checkpoint into its model and call masks_of(model)."
         )
-    stored = _stored_masks(state)
+    stored = stored_masks(state)
     masks: dict[str, Tensor] = {}
     seen: set[int] = set()  # a tied weight is in it twice
     for key, value in state.items():
         name = key.removesuffix("_orig")
         place = value.data_ptr()
         if name in stored:
-            masks[_plain(name)] = stored[name] != 0
+            masks[plain_name(name)] = stored[name] != 0
         elif _is_weight(key, value) and not (name.removesuffix("_mask") in stored or place in seen):
             seen.add(place)
             if (mask := _zeros(value, at_least)) is not None:
-                masks[_plain(key)] = mask
+                masks[plain_name(key)] = mask
     for pattern in patterns:
         if not (matched := fnmatch.filter(masks, str(pattern))):
             raise ValueError(f"exclude has {pattern!r}, which matches no sparse weight. Sparse: {', '.join(masks)}.")
@@ -168,13 +174,23 @@ def _is_weight(key: str, value: Tensor) -> bool:
     return matrix and "bias" not in key.rpartition(".")[2]
 
 
-def _stored_masks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The masks of ``torch.nn.utils.prune`` in a ``state_dict``, by the names of the plain weights."""
+def stored_masks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks of ``torch.nn.utils.prune`` in a ``state_dict``, by the names of the plain weights.
+
+    >>> import torch
+    >>> stored_masks({"weight_orig": torch.ones(1), "weight_mask": torch.zeros(1)})
+    {'weight': tensor([0.])}
+    """
     names = (name.removesuffix("_orig") for name in state if name.endswith("_orig"))
     return {name: state[f"{name}_mask"] for name in names if f"{name}_mask" in state}
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name without what wrappers put before it.
+
+    >>> plain_name("module._orig_mod.fc.weight")
+    'fc.weight'
+    """
     while prefix := next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None):
         name = name.removeprefix(prefix)
     return name

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
-import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +12,6 @@ import torch
 from torch import Tensor
 
 from sparseflow.atomic import write_atomically
-from sparseflow.disk import read_bytes
 from sparseflow.sealed import DamagedError, read_archive, seal_archive_
 
 _PLAIN = (bool, int, float, str, bytes, type(None))
@@ -75,26 +72,6 @@ def read_checkpoint(
         said = ", ".join(f"{name} {held.get(name)!r}, not {value!r}" for name, value in other.items())
         raise ValueError(f"checkpoint {path} is under a name that is not its own: it is of {said}. {cure}")
     return state
-
-
-def read_saved(path: Path) -> Any:
-    """What any program wrote with ``torch.save``, tensors and plain values alone, on the CPU.
-
-    Raises:
-        OSError: If it cannot be read.
-        ValueError: If it is damaged, or holds other things.
-    """
-    data = io.BytesIO(read_bytes(path))
-    try:
-        # torch.load does not compare the checksums that torch.save wrote: a flipped bit would pass as a weight.
-        with zipfile.ZipFile(data) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"wrong checksum in {damaged}")
-        data.seek(0)
-        return torch.load(data, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, RuntimeError, EOFError, LookupError, pickle.UnpicklingError) as error:
-        raise DamagedError(path, str(error).splitlines()[0], cure="Save it again.") from error
 
 
 def _require_plain(value: object, where: str) -> None:
