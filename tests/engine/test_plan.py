@@ -14,6 +14,7 @@ from sparseflow.engine.plans.plan import Plan, plan
 
 #: ``sparseflow.engine.plan`` is the function.
 plan_module = sys.modules["sparseflow.engine.plans.plan"]
+program_module = sys.modules["sparseflow.engine.plans.program"]
 
 
 def test_chosen_rows_are_the_batch() -> None:
@@ -110,7 +111,7 @@ def test_slices_that_fit_the_cache_give_the_same(monkeypatch: pytest.MonkeyPatch
     x, y = examples((1, 28, 28), 100, 10)
     found = []
     for cache in (1 << 30, 1):
-        monkeypatch.setattr(plan_module, "_CACHE", cache)
+        monkeypatch.setattr(program_module, "_CACHE", cache)
         found.append(plan(model, masks).loss_and_gradients(x, y))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-13)
     for name, gradient in found[0][1].items():

@@ -26,12 +26,12 @@ from sparseflow.engine.layers.pools import AvgPool2d, MaxPool2d
 from sparseflow.engine.layers.threads import over_parts
 from sparseflow.engine.plans.builder import Image, Program
 from sparseflow.engine.plans.interpreter import run
-from sparseflow.engine.plans.program import build_halves
+from sparseflow.engine.plans.program import build_halves, examples_that_fit
 from sparseflow.engine.plans.stages import AveragePool, Flatten, MaxPool, Rectify, Stage, Weighted, fused, leaves
 
 Floats = NDArray[Any]
-#: Examples that are worked on at a time, or half of them where their activations would not fit in the cache.
-_SLICE, _CACHE = 128, 1 << 21
+#: Examples that are worked on at a time, at most, and images at least: each slice has a gradient of its own.
+_SLICE, _FEWEST = 128, 32
 #: Input sizes whose programs are kept.
 _KEPT = 4
 _DTYPES = (torch.float32, torch.float64)
@@ -113,7 +113,8 @@ class Chain:
                 )
 
             if math.prod(shape[2:]) > 1:  # images
-                size = _SLICE if halves(_SLICE)[0].workspace * itemsize <= _CACHE else _SLICE // 2
+                room = halves(_FEWEST)[0].workspace // _FEWEST * itemsize
+                size = examples_that_fit(room, least=_FEWEST, most=_SLICE)
             else:
                 size = self._slice_size(shape[0], itemsize)
             edges = [*range(0, shape[0], size), shape[0]]

@@ -19,17 +19,15 @@ from sparseflow.engine.kernels.compiling import said_aloud
 from sparseflow.engine.kernels.workspace import workspace
 from sparseflow.engine.plans.builder import Program
 from sparseflow.engine.plans.interpreter import run
-from sparseflow.engine.plans.program import build_program
+from sparseflow.engine.plans.program import build_program, examples_that_fit
 from sparseflow.engine.plans.stages import Weighted, read_chain
 from sparseflow.engine.plans.state import Part, State
 
 Floats = NDArray[Any]
 Integers = NDArray[np.int64]
 
-#: Bytes of workspace that a slice of the batch should need at most: then it stays in the second-level cache.
-_CACHE = 1 << 20
-#: Examples in a slice, at least and at most, unless the batch is smaller.
-_FEWEST, _MOST = 64, 128
+#: Examples in a slice, at least and at most, unless the batch is smaller: fewer would make vectors and rows too short.
+_FEWEST, _MOST = 16, 128
 #: Multiply-adds of a forward pass below which another thread costs more than it saves.
 _WORTH_IT = 900_000
 
@@ -217,8 +215,8 @@ class Plan:
         if key not in self._shares:
             if (shape, training) not in self._slice_sizes:
                 trial = self._program(shape, _MOST, training)
-                fitting = _CACHE // (trial.workspace // _MOST * self._itemsize)
-                self._slice_sizes[shape, training] = min(_MOST, max(_FEWEST, fitting // 16 * 16))
+                room = trial.workspace // _MOST * self._itemsize
+                self._slice_sizes[shape, training] = examples_that_fit(room, least=_FEWEST, most=_MOST)
             size = self._slice_sizes[shape, training]
             whole, rest = divmod(last - first, size)
             pieces = [(first, size, whole), (last - rest, rest, min(rest, 1))]

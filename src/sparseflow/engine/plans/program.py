@@ -10,6 +10,18 @@ from sparseflow.engine.plans.builder import Builder, Image, Program
 from sparseflow.engine.plans.forward import forward
 from sparseflow.engine.plans.stages import Stage, Weighted
 
+#: Bytes of workspace that a slice of the batch should need at most: its core's share of the third-level cache.
+_CACHE = 1 << 22
+
+
+def examples_that_fit(room: int, *, least: int, most: int) -> int:
+    """Examples of a slice, a multiple of 16 in ``[least, most]``, each of which needs ``room`` bytes of workspace.
+
+    >>> [examples_that_fit(room, least=16, most=128) for room in (1000, 60_000, 1_000_000)]
+    [128, 64, 16]
+    """
+    return min(most, max(least, _CACHE // room // 16 * 16))
+
 
 def build_program(
     stages: Sequence[Stage], begins: Sequence[int], shape: tuple[int, ...], *, batch: int, itemsize: int, training: bool
