@@ -42,8 +42,8 @@ battery: $(VENV)-battery/.installed  ## try every optimizer of seven libraries, 
 soak: $(VENV)/.installed  ## 100,000 steps of the state machine of what users do to a sparse run
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak
 
-docs: $(VENV)/.installed  ## build the documentation into site/
-	$(BIN)/mkdocs build --strict
+docs: $(VENV)/.installed  ## build the manual into site/, open site/index.html; search works without a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## remove the environment and all caches
 	rm -rf $(VENV) $(VENV)-battery site .mypy_cache .pytest_cache .ruff_cache
