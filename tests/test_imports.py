@@ -19,7 +19,8 @@ from sparseflow.masks.allocation import ALLOCATIONS
 SOURCE = Path(sparseflow.__file__).parent
 #: A room imports from its own floor and those above; a new room takes its place here. A name covers what is inside it.
 FLOORS = [
-    {"types", "_checks", "rng", "ranges", "boundary", "disk", "atomic", "sealed", "sharded", "attached", "warn"},
+    {"types", "_checks", "rng", "ranges", "boundary", "sharded", "attached", "warn"}
+    | {"disk", "atomic", "sealed", "state_file"},
     {"_fast"},
     {"masks"},
     {"batches", "precision"},

@@ -30,7 +30,7 @@ from sparseflow.training.ranks import Ranks
 from sparseflow.training.run import train
 from sparseflow.training.runs import load_run, read_snapshot, require_config
 from sparseflow.training.setup import set_up
-from sparseflow.training.state_file import read_checkpoint, write_checkpoint
+from sparseflow.state_file import read_checkpoint, write_checkpoint
 from sparseflow.training.store import RunStore
 
 MODEL = nn.Sequential(nn.Linear(30, 20), nn.Linear(20, 4))

@@ -16,7 +16,7 @@ from sparseflow.training.config import RunConfig
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.images import ImageRun
 from sparseflow.training.naming import defaults_of
-from sparseflow.training.state_file import read_checkpoint
+from sparseflow.state_file import read_checkpoint
 
 CONFIG = "config.json"
 ENVIRONMENT = "env.json"

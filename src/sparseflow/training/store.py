@@ -27,7 +27,7 @@ from sparseflow.training.runs import (
     snapshot_name,
     stamp,
 )
-from sparseflow.training.state_file import read_checkpoint, write_checkpoint
+from sparseflow.state_file import read_checkpoint, write_checkpoint
 
 LOCK = ".lock"
 #: The mark of a run that has logged nothing.
@@ -108,7 +108,7 @@ class RunStore:
 
         Args:
             step: Number of optimizer steps taken.
-            state: Tensors and plain Python values, see :func:`~sparseflow.training.state_file.write_checkpoint`.
+            state: Tensors and plain Python values, see :func:`~sparseflow.state_file.write_checkpoint`.
             keep: At least 1.
         """
         if keep < 1:
