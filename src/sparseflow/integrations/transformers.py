@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ from sparseflow.disk import make_folder
 from sparseflow.integrations import missing
 from sparseflow.integrations.given import MasksLike, MethodLike, check_given, masks_for, method_for
 from sparseflow.integrations.pretrained import save_pretrained as save_pretrained
-from sparseflow.masks.make import sparsity_of
 from sparseflow.masks.select import unwrap
 from sparseflow.methods import Static
+from sparseflow.record import Record, record
 from sparseflow.sharded import full
 from sparseflow.sparsifier.sparsifier import Sparsifier
 from sparseflow.state_file import read_checkpoint, write_checkpoint
-from sparseflow.types import Masks, MaskUpdate
+from sparseflow.types import Masks
 from sparseflow.warn import warn
 
 try:
@@ -32,6 +31,8 @@ except ImportError as error:
 #: File of the Sparsifier's state, in the folder of each checkpoint.
 STATE = "sparsifier.pt"
 _PREFIX = "sparseflow/"
+#: Of the record; its rows stay in step with the logs up to this.
+_MOST_ROWS = 1_000_000
 
 
 class SparsifierCallback(TrainerCallback):
@@ -71,12 +72,12 @@ class SparsifierCallback(TrainerCallback):
         self._masks, self._method, self._seed = masks, method, seed
         self.sparsifier: Sparsifier | None = None
         """Of the training under way, or of the last one."""
+        self.record: Record | None = None
+        """Its gradient flow, swaps and sparsity at each logged step: ``record.table()``, ``record.plot()``."""
         self.checkpoint: Path | None = None
         """Folder from which training is about to resume; the mixin says it."""
         self._state: Any = None
-        self._swapped = 0.0
-        self._gradient_norm: float | None = None
-        self._is_masked = self._is_measured = self._is_warned = self._is_saved = False
+        self._is_masked = self._is_warned = self._is_saved = False
 
     @property
     def masks(self) -> Masks:
@@ -109,12 +110,9 @@ class SparsifierCallback(TrainerCallback):
         method = method_for(self._method, state.max_steps)
         seed = args.seed if self._seed is None else self._seed
         self.sparsifier = Sparsifier(model, kwargs["optimizer"], masks, method, seed=seed, state=saved)
-        self.sparsifier.after_update.append(self._after_update)
-        self._state, self._swapped, self._gradient_norm = state, 0.0, None
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Look ahead whether the step will be logged."""
-        self._is_masked, self._is_measured = False, _logs_next(args, state)
+        every = max(1, int(state.logging_steps)) if args.logging_strategy == "steps" else 1
+        self.record = record(self.sparsifier, every=every, most_rows=_MOST_ROWS)
+        self._state = state
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Warn where gradients were clipped before those of inactive weights were masked."""
@@ -125,13 +123,12 @@ class SparsifierCallback(TrainerCallback):
                 "those of inactive weights count in the norm and active ones are cut by too much. Write class "
                 "SparseTrainer(SparseTrainerMixin, Trainer): pass, and use it; or give max_grad_norm=0."
             )
-        if not self._is_masked:
-            self._measure()
+        self._is_masked = False
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Add what the mixin has not added."""
-        if logs is not None and "loss" in logs and f"{_PREFIX}sparsity" not in logs:
-            found = self.measurements()
+        found = self.measurements()
+        if logs is not None and "loss" in logs and not found.keys() & logs.keys():
             logs.update(found)
             state.log_history[-1].update(found)
 
@@ -155,16 +152,12 @@ class SparsifierCallback(TrainerCallback):
     def mask_gradients_(self) -> None:
         """Zero the gradients of inactive weights, see :meth:`sparseflow.Sparsifier.mask_gradients_`."""
         self._held().mask_gradients_()
-        if not self._is_masked:
-            self._is_masked = True
-            self._measure()
+        self._is_masked = True
 
     def measurements(self) -> dict[str, float]:
-        """What is logged: sparsity, the share of connections that the last update moved, and the gradient's norm."""
-        found = {"sparsity": sparsity_of(self.masks), "swapped": self._swapped}
-        if self._gradient_norm is not None:
-            found["gradient_norm"] = self._gradient_norm
-        return {f"{_PREFIX}{name}": value for name, value in found.items()}
+        """What is logged: the last row of the record, under names that begin with ``sparseflow/``."""
+        latest = {} if self.record is None else self.record.latest
+        return {f"{_PREFIX}{name}": value for name, value in latest.items()}
 
     def save(self, folder: Path | None) -> None:
         """Write the Sparsifier's state into a folder, whole or not at all.
@@ -187,14 +180,6 @@ class SparsifierCallback(TrainerCallback):
         if self.sparsifier is None:
             raise RuntimeError("no training has begun, so there are no masks yet. Call trainer.train() first.")
         return self.sparsifier
-
-    def _measure(self) -> None:
-        if self._is_measured:
-            self._gradient_norm = _gradient_norm(self._held())
-
-    def _after_update(self, step: int, changes: Mapping[str, MaskUpdate]) -> None:
-        moved = sum(int(full(change.grown.sum())) for change in changes.values())
-        self._swapped = moved / max(1, sum(int(full(change.mask.sum())) for change in changes.values()))
 
 
 class SparseTrainerMixin:
@@ -279,27 +264,6 @@ def _read(checkpoint: Path) -> dict[str, Any]:
             "and call trainer.train(), which begins with new masks."
         )
     return read_checkpoint(checkpoint / STATE, cure="Resume from an earlier checkpoint.")
-
-
-# -- what is measured ----------------------------------------------------------------------------------------------
-
-
-def _logs_next(args: Any, state: Any) -> bool:
-    """Whether the Trainer will log after the step that begins; where it logs by epochs, it may be any."""
-    step = state.global_step + 1
-    if args.logging_strategy == "epoch" or (step == 1 and args.logging_first_step):
-        return True
-    return bool(step % state.logging_steps == 0)
-
-
-def _gradient_norm(sparsifier: Sparsifier) -> float:
-    """Norm of the gradient at active weights, before the step."""
-    total = 0.0
-    for name, mask in sparsifier.masks.items():
-        gradient = sparsifier.model.get_parameter(name).grad
-        if gradient is not None:
-            total += float(full((gradient.detach() * mask).double().square().sum()))
-    return math.sqrt(total)
 
 
 def _check_free(model: nn.Module, masks: Masks) -> None:
