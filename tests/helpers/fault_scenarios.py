@@ -22,6 +22,7 @@ from sparseflow.lab.page import page
 from sparseflow.paper.measures import MEASURES
 from sparseflow.paper.measures.measurement import FOLDER, Measurement
 from sparseflow.sealed import read_with_digest, write_with_digest
+from sparseflow.state_file import read_checkpoint, write_checkpoint
 from sparseflow.training.checkpoint import load_checkpoint, save_checkpoint
 from sparseflow.training.checkpoint_folder import latest_checkpoint, remove_others, verified
 from sparseflow.training.digits import DigitRun
@@ -30,7 +31,6 @@ from sparseflow.training.ranks import Ranks
 from sparseflow.training.run import train
 from sparseflow.training.runs import load_run, read_snapshot, require_config
 from sparseflow.training.setup import set_up
-from sparseflow.state_file import read_checkpoint, write_checkpoint
 from sparseflow.training.store import RunStore
 
 MODEL = nn.Sequential(nn.Linear(30, 20), nn.Linear(20, 4))

@@ -12,11 +12,11 @@ import pandas as pd
 
 from sparseflow.disk import read_bytes
 from sparseflow.sealed import DamagedError, read_json
+from sparseflow.state_file import read_checkpoint
 from sparseflow.training.config import RunConfig
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.images import ImageRun
 from sparseflow.training.naming import defaults_of
-from sparseflow.state_file import read_checkpoint
 
 CONFIG = "config.json"
 ENVIRONMENT = "env.json"

@@ -14,6 +14,7 @@ from typing import Any, Self
 from sparseflow.atomic import remove_leftovers, write_atomically
 from sparseflow.disk import File, listed, make_folder, remove, remove_folder, rename, sync_folder, undoing
 from sparseflow.sealed import DamagedError, to_json
+from sparseflow.state_file import read_checkpoint, write_checkpoint
 from sparseflow.training.config import RunConfig
 from sparseflow.training.environment import describe_environment
 from sparseflow.training.runs import (
@@ -27,7 +28,6 @@ from sparseflow.training.runs import (
     snapshot_name,
     stamp,
 )
-from sparseflow.state_file import read_checkpoint, write_checkpoint
 
 LOCK = ".lock"
 #: The mark of a run that has logged nothing.
