@@ -24,7 +24,8 @@ pytest.importorskip("accelerate", reason="accelerate is not installed")
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback
 
 import trainer_runs as runs
-from sparseflow.integrations.transformers import STATE, SparsifierCallback
+from equal import same
+from sparseflow.integrations.transformers import STATE, SparsifierCallback, save_pretrained
 from sparseflow.state_file import read_checkpoint
 
 
@@ -37,19 +38,6 @@ def _quiet_and_alone() -> Iterator[None]:
         warnings.filterwarnings("ignore", module=r"(transformers|accelerate|torch)\.")
         yield
     torch.set_num_threads(threads)
-
-
-def same(a: Any, b: Any, where: str = "") -> None:
-    """Fail at the first value of two nested states that is not equal to the last bit."""
-    assert type(a) is type(b), where
-    if isinstance(a, Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            same(a[key], b[key], f"{where}[{key!r}]")
-    else:
-        assert a == b, where
 
 
 def make(folder: Path, callback: Any, *others: Any, cls: type[Trainer] = runs.SparseTrainer, **changes: Any) -> Trainer:
@@ -314,6 +302,47 @@ def test_what_is_logged(tmp_path: Path, cls: type[Trainer]) -> None:
             assert 0 < row["sparseflow/gradient_norm"] < row["grad_norm"]
     assert callback.record is not None
     assert [row["step"] for row in callback.record.rows] == [5, 10, 15, 20]
+
+
+# -- export ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_converted", [False, True], ids=["masked", "engine"])
+def test_an_exported_model_is_read_by_the_dense_class(tmp_path: Path, is_converted: bool) -> None:
+    """Zeros and all: the same tensors as those of the masked model, under the same names, and nothing else."""
+    model = runs.network()
+    masks = sf.magnitude_masks(model, 0.9)
+    sf.apply_masks_(model, masks)
+    save_pretrained(sf.engine.convert(model, masks) if is_converted else model, tmp_path / "out")
+    found, report = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(report.values())
+    same(dict(found.state_dict()), dict(model.state_dict()))
+    assert sf.masks_of(found).keys() == masks.keys()
+    assert all(torch.equal(mask, masks[name]) for name, mask in sf.masks_of(found).items())
+
+
+def test_a_second_export_replaces_the_first_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = runs.network(1), runs.network(2)
+    save_pretrained(first, tmp_path / "out")
+    (tmp_path / "out" / "of the first").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(second.config), "save_pretrained", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            save_pretrained(second, tmp_path / "out")
+    assert (tmp_path / "out" / "of the first").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    save_pretrained(second, tmp_path / "out")
+    assert not (tmp_path / "out" / "of the first").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    same(dict(found.state_dict()), dict(second.state_dict()))
+
+
+def test_a_model_that_cannot_be_exported(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"Linear has no save_pretrained, as models of transformers have\. Write torch"):
+        save_pretrained(nn.Linear(2, 1), tmp_path / "out")
 
 
 # -- what goes wrong -------------------------------------------------------------------------------------------------
