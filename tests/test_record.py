@@ -5,7 +5,9 @@ from __future__ import annotations
 import builtins
 import copy
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 from torch import nn
 
 import sparseflow as sf
+from pages import ROOT, run_page
 from sparseflow.record import LABELS
 from tiny import OPTIMIZERS, assert_same_bits, eight, loss_of, masked, pull, snapshot, tiny_model, train_step
 
@@ -370,3 +373,12 @@ def test_each_method_in_words(method: Any, words: str, update: str) -> None:
     first, _, last = repr(sparsifier).splitlines()
     assert first == f"Sparsifier: {words} after step 0"
     assert last.strip() == update
+
+
+def test_the_page_on_recording(tmp_path: Path) -> None:
+    printed = run_page("recording.md", tmp_path)
+    page = (ROOT / "docs" / "recording.md").read_text()
+    (shown,) = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
+    assert shown in printed
+    assert (tmp_path / "record.svg").exists()
+    assert (tmp_path / "record.csv").read_text().startswith("step,gradient_norm,swapped,sparsity\n5,")

@@ -32,6 +32,7 @@ from lightning.pytorch.callbacks import (  # noqa: E402
 
 import lightning_digits  # noqa: E402
 from lightning_digits import Lit, loader, masks_of, trainer  # noqa: E402
+from pages import run_page  # noqa: E402
 from sparseflow.integrations.lightning import SparsifierCallback  # noqa: E402
 from tiny import batch  # noqa: E402
 
@@ -474,3 +475,9 @@ def test_without_lightning_one_sentence() -> None:
         "sparseflow.integrations.lightning needs Lightning, which is not installed: "
         'pip install "sparseflow[integrations]".'
     )
+
+
+def test_the_page_on_lightning(tmp_path: Path) -> None:
+    printed = run_page("lightning.md", tmp_path, after="assert float(trainer.callback_metrics['accuracy']) > 0.5")
+    assert "Sparsifier: RigL(update_every=20, total_steps=160, schedule='cosine') after step 160" in printed
+    assert "1 rank(s): all hold" in printed
