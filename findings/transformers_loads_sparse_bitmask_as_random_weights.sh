@@ -9,7 +9,8 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
 pip() { "$folder/venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
-pip torch==2.13.0 numpy==2.4.6 transformers==5.24.0 compressed-tensors==0.14.0
+pip torch==2.13.0 numpy==2.4.6 transformers==5.24.0 compressed-tensors==0.20.1
+pip --no-deps compressed-tensors==0.14.0  # to write; it asks for an older transformers, and writes with this one too
 cat > "$folder/write.py" <<'PYTHON'
 import sys
 
@@ -33,7 +34,7 @@ model.save_pretrained(f"{sys.argv[1]}/model", state_dict=compressor.compress(mod
 compressor.update_config(f"{sys.argv[1]}/model")
 PYTHON
 "$folder/venv/bin/python" "$folder/write.py" "$folder" > "$folder/log" 2>&1 || { cat "$folder/log"; exit 1; }
-pip compressed-tensors==0.20.1
+pip --no-deps compressed-tensors==0.20.1
 cat > "$folder/read.py" <<'PYTHON'
 import sys
 

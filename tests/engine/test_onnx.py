@@ -111,3 +111,77 @@ def test_without_onnx_the_error_names_it(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ModuleNotFoundError, match=rf'needs {package}: pip install "sparseflow\[onnx\]"'):
         to_onnx(nn.Linear(3, 2), torch.randn(2, 3), tmp_path / "model.onnx")
+
+
+# -- sparse initializers -----------------------------------------------------------------------------------------------
+
+
+def ran(path: Path, x: Tensor) -> Tensor:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    return torch.from_numpy(found)
+
+
+@pytest.mark.usefixtures("_exporter")
+def test_sparse_initializers_compute_what_the_model_does_in_a_smaller_file(tmp_path: Path) -> None:
+    """Read by onnxruntime; the number of bytes is 12 for an active weight, within what the graph itself takes."""
+    onnx = pytest.importorskip("onnx")
+    model = network()
+    masks = sf.random_masks(model, 0.9, allocation="uniform", seed=0)
+    sf.apply_masks_(model, masks)
+    sparse = to_onnx(convert(model, masks), torch.randn(1, 2, 8, 8), tmp_path / "sparse.onnx", sparse=True)
+    dense = to_onnx(model, torch.randn(1, 2, 8, 8), tmp_path / "dense.onnx")
+    held = {s.values.name: list(s.dims) for s in onnx.load(tmp_path / "sparse.onnx").graph.sparse_initializer}
+    assert held == {name: list(mask.shape) for name, mask in masks.items()}
+    saved = sum(4 * mask.numel() - 12 * int(mask.sum()) for mask in masks.values())
+    assert abs(dense - sparse - saved) < 100 * len(masks)
+    for batch in (1, 5):
+        x = torch.randn(batch, 2, 8, 8)
+        found = ran(tmp_path / "sparse.onnx", x)
+        assert torch.equal(found, ran(tmp_path / "dense.onnx", x))
+        torch.testing.assert_close(found, model.eval()(x).detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("_exporter")
+def test_what_is_not_smaller_stays_dense(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    model = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 8))
+    masks = {"0.weight": torch.rand(32, 64) < 0.3, "1.weight": torch.rand(8, 32) < 0.4}
+    for name, mask in masks.items():
+        model.state_dict()[name].mul_(mask)  # leaves negative zeros
+    to_onnx(model, torch.randn(2, 64), tmp_path / "m.onnx", sparse=True)
+    graph = pytest.importorskip("onnx").load(tmp_path / "m.onnx").graph
+    assert [s.values.name for s in graph.sparse_initializer] == ["0.weight"]
+    with pytest.raises(ValueError, match="no weight is smaller as a sparse initializer"):
+        to_onnx(nn.Linear(9, 9), torch.randn(2, 9), tmp_path / "dense.onnx", sparse=True)
+    assert not (tmp_path / "dense.onnx").exists()
+
+
+@pytest.mark.usefixtures("_exporter")
+@pytest.mark.parametrize("fault", ["dropped", "other"])
+def test_a_weight_that_is_lost_or_changed_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    pytest.importorskip("onnxruntime")
+    from sparseflow.engine.files import onnx_sparse
+
+    whole = onnx_sparse.make_sparse_
+
+    def broken(graph: object) -> object:
+        moved = whole(graph)
+        (weight,) = graph.sparse_initializer  # type: ignore[attr-defined]
+        if fault == "dropped":
+            del graph.sparse_initializer[:]  # type: ignore[attr-defined]
+        else:
+            weight.values.raw_data = bytes(len(weight.values.raw_data))
+        return moved
+
+    monkeypatch.setattr(onnx_sparse, "make_sparse_", broken)
+    message = (
+        "has the sparse weights \\[\\], not" if fault == "dropped" else "computes other outputs from sparse weights"
+    )
+    layer = sf.apply_masks_(nn.Linear(64, 8), {"weight": torch.rand(8, 64) < 0.1})
+    with pytest.raises(RuntimeError, match=message):
+        to_onnx(layer, torch.randn(2, 64), tmp_path / "m.onnx", sparse=True)
+    assert list(tmp_path.iterdir()) == []

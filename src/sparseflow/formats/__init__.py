@@ -5,5 +5,6 @@
 """
 
 from sparseflow.formats.read import READERS, Imported, imported, read
+from sparseflow.formats.write import FORMATS, write
 
-__all__ = ["READERS", "Imported", "imported", "read"]
+__all__ = ["FORMATS", "READERS", "Imported", "imported", "read", "write"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,6 +144,7 @@ def _shape(tensor: Tensor) -> str:
     return " x ".join(map(str, tensor.shape))
 
 
-def _sparsity(masks: object) -> float:
-    held = list(masks)  # type: ignore[call-overload]
-    return 1 - sum(int(mask.sum()) for mask in held) / max(1, sum(mask.numel() for mask in held))
+def _sparsity(masks: Iterable[Tensor]) -> float:
+    held = list(masks)
+    active, total = sum(int(mask.sum()) for mask in held), sum(mask.numel() for mask in held)
+    return 1 - active / max(1, total)

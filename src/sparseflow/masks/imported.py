@@ -54,7 +54,7 @@ def masks_of(
     """
     check_fraction(at_least, name="at_least")
     if isinstance(source, nn.Module):
-        found = _of_model(source, include=include, exclude=exclude, at_least=at_least)
+        found = masks_of_model(source, include=include, exclude=exclude, at_least=at_least)
     elif isinstance(source, Mapping):
         found = masks_of_state(source, include=include, exclude=exclude, at_least=at_least)
     else:
@@ -111,9 +111,14 @@ def _pruned(module: nn.Module) -> list[str]:
     return [hook._tensor_name for hook in hooks if isinstance(hook, prune.BasePruningMethod)]
 
 
-def _of_model(
-    model: nn.Module, *, include: Iterable[Rule], exclude: Iterable[Rule], at_least: float
+def masks_of_model(
+    model: nn.Module, *, include: Iterable[Rule] = (), exclude: Iterable[Rule] = (), at_least: float = 0.01
 ) -> dict[str, Tensor]:
+    """The masks of a model as :func:`masks_of` reads them; none if nothing in it is sparse.
+
+    >>> masks_of_model(nn.Linear(2, 2))
+    {}
+    """
     masks = {}
     for weight in weights(model, include=include, exclude=exclude):
         local = weight.name.rpartition(".")[2].removesuffix("_orig")
