@@ -66,6 +66,7 @@ def main() -> None:
     if not arguments.check:
         write_atomically(page.RESULTS, page.dumped(results).encode())
         write_atomically(page.PAGE, text.encode())
+        write_atomically(page.CAVEATS, page.caveats(results).encode())
         return
     committed = page.PAGE.read_text()
     if committed != text:

@@ -16,6 +16,8 @@ from battery.growth import LONG_WAY, PATIENCE, SHORT
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "optimizers.md"
 RESULTS = Path(__file__).parent / "results.json"
+#: The optimizers that ``sf.diagnose`` warns of.
+CAVEATS = ROOT / "src" / "sparseflow" / "doctor" / "optimizers.json"
 TEMPLATE = Path(__file__).parent / "page.md.jinja"
 #: Verdict -> what it means, in the order of the page.
 VERDICTS = {
@@ -81,6 +83,38 @@ def dumped(results: Mapping[str, Any]) -> str:
     head = json.dumps({**results, "rows": []}, ensure_ascii=False).removesuffix("]}")
     rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in results["rows"])
     return f"{head}\n{rows}\n]}}\n"
+
+
+#: Heading of the table -> the package that the classes are in.
+_PACKAGES = {"torch.optim": "torch", "timm.optim": "timm", "pytorch-optimizer": "pytorch_optimizer"}
+
+
+def caveats(results: Mapping[str, Any]) -> str:
+    """The optimizers that are not plain, as JSON with a line for each: package, class, and what is to know.
+
+    timm makes variants of its classes by options; one that is called as another with a ``c`` in front is cautious.
+
+    Args:
+        results: The content of ``battery/results.json``.
+
+    Raises:
+        KeyError: if one is of a library whose package is not known here.
+    """
+    rows = results["rows"]
+    timm = {row["name"] for row in rows if row["library"] == "timm.optim"}
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        if row["verdict"] not in ("caveat", "refused"):
+            continue
+        library, name = row["library"], row["name"]
+        package, _, kind = name.rpartition(".") if library == "wrappers" else (_PACKAGES[library], "", name)
+        # The note on state names the class, which timm's names do not.
+        kind = next((note.partition(":")[0] for note in row["notes"]), kind)
+        is_cautious = library == "timm.optim" and name[0] == "c" and name[1:] in timm
+        values = {"package": package, "name": kind, "cautious": is_cautious, "step": row["diluted"], "why": []}
+        kept = found.setdefault((package, kind, is_cautious), values)
+        kept["why"] += [why for why in row["why"] if why not in kept["why"]]
+    return "[\n" + ",\n".join(json.dumps(values, ensure_ascii=False) for values in found.values()) + "\n]\n"
 
 
 def load(path: Path = RESULTS) -> dict[str, Any]:

@@ -28,8 +28,9 @@ from sparseflow.sparsifier.sparsifier import Sparsifier
 from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
 
 if TYPE_CHECKING:
-    from sparseflow import analysis, engine, formats
+    from sparseflow import analysis, doctor, engine, formats
     from sparseflow.analysis import gradient_flow
+    from sparseflow.doctor import diagnose
     from sparseflow.engine import compile_sparse
 
 __version__ = "0.1.0"
@@ -51,6 +52,8 @@ __all__ = [
     "check",
     "compile_sparse",
     "dense_masks",
+    "diagnose",
+    "doctor",
     "drop_and_grow",
     "engine",
     "formats",
@@ -84,6 +87,8 @@ __all__ = [
 #: Loaded when first asked for: Numba is needed by the engine alone, and a training loop measures nothing at its start.
 _LAZY = {
     "analysis": "sparseflow.analysis",
+    "diagnose": "sparseflow.doctor",
+    "doctor": "sparseflow.doctor",
     "gradient_flow": "sparseflow.analysis",
     "engine": "sparseflow.engine",
     "formats": "sparseflow.formats",

@@ -77,6 +77,12 @@ def holder_of(parameter: Tensor) -> Holder | None:
     return _HOLDERS.get(id(parameter))
 
 
+def is_start_of(holder: Holder, masks: Masks) -> bool:
+    """Whether a holder was made from these very masks, so that they are where it began."""
+    made = [_MADE_FROM.get(mask) for mask in masks.values()]
+    return bool(made) and all(found is not None and found[0]() is holder for found in made)
+
+
 def check_not_outdated(masks: Masks) -> None:
     """Check that no mask is one that a Sparsifier was made from and has moved since; no model is needed.
 

@@ -55,6 +55,8 @@ def logits() -> Tensor:
 CALLS: Mapping[str, tuple[Callable[..., Any], Arguments]] = {
     "sf.apply_masks_": (sf.apply_masks_, lambda: {"model": model(), "masks": masks()}),
     "sf.dense_masks": (sf.dense_masks, lambda: {"model": model()}),
+    "sf.diagnose": (sf.diagnose, lambda: {
+        "model": masked(), "masks": masks(), "batches": batches(), "total_steps": 100}),
     "sf.drop_and_grow": (sf.drop_and_grow, lambda: {
         "mask": torch.eye(4, dtype=torch.bool), "drop_score": torch.rand(4, 4), "grow_score": torch.rand(4, 4),
         "num_drop": 1, "num_grow": 1}),
@@ -79,6 +81,8 @@ CALLS: Mapping[str, tuple[Callable[..., Any], Arguments]] = {
     "sf.sparsity_report": (sf.sparsity_report, lambda: {"model": masked(), "masks": masks(), "target": 0.5}),
     "sf.synflow_masks": (sf.synflow_masks, lambda: {
         "model": model(), "sparsity": 0.5, "example_inputs": torch.ones(1, 6), "rounds": 2}),
+    "analysis.dead_units": (analysis.dead_units, lambda: {
+        "model": masked(), "batches": batches(), "masks": masks()}),
     "analysis.area_under_log_loss": (analysis.area_under_log_loss, lambda: {
         "alphas": [0.0, 0.5, 1.0], "losses": [1.0, 2.0, 1.0]}),
     "analysis.barrier": (analysis.barrier, lambda: {"alphas": [0.0, 0.5, 1.0], "losses": [1.0, 2.0, 1.0]}),

@@ -1,5 +1,6 @@
 """Why a sparse network learns or does not; nothing here changes the model it looks at."""
 
+from sparseflow.analysis.dead_units import DeadUnits, dead_units
 from sparseflow.analysis.distances import (
     NormMatched,
     cosine_similarity,
@@ -50,6 +51,7 @@ __all__ = [
     "ALPHAS",
     "ENSEMBLES",
     "ActiveLayout",
+    "DeadUnits",
     "Density",
     "Descent",
     "Eigenpairs",
@@ -76,6 +78,7 @@ __all__ = [
     "collect_logits",
     "compare_functions",
     "cosine_similarity",
+    "dead_units",
     "descent",
     "disagreement",
     "disagreement_with_reference",

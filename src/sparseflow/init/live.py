@@ -64,18 +64,37 @@ def live_inputs(model: nn.Module, masks: Masks, *, example_inputs: Any = None) -
     return in_widest_dtype(model, partial(_live_inputs, model, masks, example_inputs))
 
 
-def _live_inputs(model: nn.Module, masks: Masks, example_inputs: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+def positive_copy(model: nn.Module, masks: Masks, dtype: torch.dtype) -> nn.Module:
+    """A copy on the CPU in which an activation is zero if and only if no path of active weights reaches it.
+
+    Its weights are positive on the masks, and it has no biases; norms hand on what they are given, and those that
+    centre hand on ones.
+
+    Raises:
+        TypeError, ValueError: if a mask does not fit.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> probe = positive_copy(layer, {"weight": torch.tensor([[True, False], [False, False]])}, torch.float64)
+    >>> probe(torch.ones(1, 2, dtype=torch.float64)) > 0
+    tensor([[ True, False]])
+    """
     probe = copy.deepcopy(unwrap(model)).cpu().to(dtype).requires_grad_(False)
-    weights = maskable(probe)
-    check_masks(masks, {name: weight.parameter for name, weight in weights.items()})
+    check_masks(masks, {name: weight.parameter for name, weight in maskable(probe).items()})
     _make_positive_(probe, {name: mask.cpu() for name, mask in masks.items()})
-    live: dict[str, Tensor] = {}
     for module in probe.modules():
         if isinstance(module, _CENTRING):
-            module.register_forward_hook(lambda _module, _inputs, output: torch.ones_like(output))
+            module.register_forward_hook(_ones)
         elif isinstance(module, nn.modules.batchnorm._NormBase):
             module.forward = _first_argument
-        elif isinstance(module, (nn.Linear, *_CONVOLUTIONS)) or row(module) == "transformers.*.Conv1D":
+    return probe
+
+
+def _live_inputs(model: nn.Module, masks: Masks, example_inputs: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+    probe = positive_copy(model, masks, dtype)
+    weights = maskable(probe)
+    live: dict[str, Tensor] = {}
+    for module in probe.modules():
+        if isinstance(module, (nn.Linear, *_CONVOLUTIONS)) or row(module) == "transformers.*.Conv1D":
             # A weight that several layers share is fed by all of them.
             for name, weight in ((name, weights[name]) for name in masks):
                 if weight.parameter is module.weight:
@@ -88,20 +107,35 @@ def _live_inputs(model: nn.Module, masks: Masks, example_inputs: Any, dtype: tor
         if example_inputs is None:
             _run_on_a_guess(probe, next(iter(weights.values())).module, dtype, forget=live.clear)
         else:
-            forward(probe, map_tensors(partial(_positive, dtype=dtype), example_inputs))
+            forward(probe, positive_inputs(example_inputs, dtype))
     for name, mask in live.items():
         if _layout(weights[name]).stacked:  # experts that nothing was sent to
             mask |= ~mask.flatten(1).any(1).view(-1, 1, 1)
     return {name: mask.to(masks[name].device) for name, mask in live.items()}
 
 
+def _ones(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    """Ones that depend on every unit that is normalised, for those who follow paths back by a gradient."""
+    axes = tuple(range(-len(module.normalized_shape), 0)) if isinstance(module, nn.LayerNorm) else (1,)
+    mean = inputs[0].mean(axes, keepdim=True)
+    return torch.ones_like(output) + (mean - mean.detach())
+
+
 def _first_argument(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _positive(tensor: Tensor, *, dtype: torch.dtype) -> Tensor:
-    """Values as positive numbers, such as pixels; tokens, labels and attention masks as they are."""
-    return tensor.detach().cpu().to(dtype).abs() if tensor.is_floating_point() else tensor.cpu()
+def positive_inputs(inputs: Any, dtype: torch.dtype) -> Any:
+    """Inputs with values as positive numbers, such as pixels; tokens, labels and attention masks as they are.
+
+    >>> positive_inputs((torch.tensor([-1.5]), torch.tensor([3])), torch.float64)
+    (tensor([1.5000], dtype=torch.float64), tensor([3]))
+    """
+
+    def positive(tensor: Tensor) -> Tensor:
+        return tensor.detach().cpu().to(dtype).abs() if tensor.is_floating_point() else tensor.cpu()
+
+    return map_tensors(positive, inputs)
 
 
 def _make_positive_(model: nn.Module, masks: Masks) -> None:
