@@ -119,12 +119,12 @@ def test_slices_that_fit_the_cache_give_the_same(monkeypatch: pytest.MonkeyPatch
 
 
 BAD_LAYERS: list[tuple[nn.Module, str]] = [
-    (nn.BatchNorm1d(4), r"cannot compute layer '1', BatchNorm1d; it takes chains of Linear, .*engine\.convert"),
+    (nn.Tanh(), r"cannot compute layer '1', Tanh; it takes Linear, .*engine\.convert"),
     (
         nn.Conv1d(1, 1, 3, padding=1, padding_mode="circular"),
         r"layer '1', .* needs padding_mode='zeros'.*engine\.convert",
     ),
-    (nn.MaxPool2d(2, ceil_mode=True), "layer '1', .* needs return_indices=False and ceil_mode=False"),
+    (nn.MaxPool2d(2, return_indices=True), "layer '1', .* needs return_indices=False"),
     (nn.AvgPool2d(2, ceil_mode=True), "layer '1', .* needs ceil_mode=False"),
     (nn.Flatten(2), "layer '1', .* needs start_dim=1 and end_dim=-1"),
     (nn.Linear(4, 4).requires_grad_(False), "layer '1', .* needs parameters that all require gradients"),
@@ -148,9 +148,9 @@ def test_a_subclass_may_compute_something_else() -> None:
 
 def test_networks_and_masks_that_do_not_fit() -> None:
     layer = nn.Linear(4, 4)
-    with pytest.raises(ValueError, match="two layers of the chain share a weight"):
+    with pytest.raises(ValueError, match="two layers share a weight, or one is called twice"):
         plan(nn.Sequential(layer, nn.ReLU(), layer), {})
-    with pytest.raises(ValueError, match=r"masks has 1\.weight, which is no weight of the chain\. Weights: 0\.weight"):
+    with pytest.raises(ValueError, match=r"masks has 1\.weight, which is no weight of the net.*: 0\.weight"):
         plan(nn.Sequential(layer), {"1.weight": torch.ones(4, 4, dtype=torch.bool)})
     with pytest.raises(
         ValueError, match=r"the mask of '0' must be a bool tensor of shape \(4, 4\), got torch\.float32"

@@ -116,8 +116,8 @@ class Stepper:
 
     def logits(self, images: Tensor) -> Tensor:
         """``(batch, classes)`` in eval mode."""
-        if (plan := self._plan) is not None:
-            return plan.logits(images)
         with torch.no_grad(), undisturbed(self._model, training=False):
+            if (plan := self._plan) is not None:
+                return plan.logits(images)
             logits: Tensor = self._model(images)
             return logits

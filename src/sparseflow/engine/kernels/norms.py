@@ -1,7 +1,9 @@
 """Batch normalisation with the batch innermost, alone or with what follows it: an addition and a ReLU.
 
-A channel is ``length`` neighbouring numbers: its pixels times the batch. Each is read from memory once a pass, and
-again from the cache. Channels [first, last) are computed, each by one thread, so threads change no bit.
+An image is where :mod:`sparseflow.engine.kernels.pooling` has it: the place of its first pixel, the numbers from one
+channel to the next and from one row of pixels to the next. A channel is ``rows`` rows of ``length`` neighbouring
+numbers: pixels times the batch. Each is read from memory once a pass, and again from the cache. Channels [first, last)
+are computed, each by one thread, so threads change no bit.
 """
 
 from __future__ import annotations
@@ -18,17 +20,20 @@ Doubles = NDArray[np.float64]
 
 
 @part
-def _moments(channel: Floats) -> tuple[float, float]:
+def _moments(x: Floats, begin: int, x_row: int, rows: int, length: int) -> tuple[float, float]:
     # Distances to the first number: its square is at most n times the variance, so the variance's relative error is
     # below n times float64's rounding, whatever the mean.
-    origin = np.float64(channel[0])
+    origin = np.float64(x[begin])
     total, squares = 0.0, 0.0
-    for n in range(channel.shape[0]):
-        distance = np.float64(channel[n]) - origin
-        total += distance
-        squares += distance * distance
-    shift = total / channel.shape[0]
-    variance = squares / channel.shape[0] - shift * shift
+    for i in range(rows):
+        row = x[begin + i * x_row : begin + i * x_row + length]
+        for n in range(length):
+            distance = np.float64(row[n]) - origin
+            total += distance
+            squares += distance * distance
+    count = rows * length
+    shift = total / count
+    variance = squares / count - shift * shift
     return origin + shift, 0.0 if variance < 0.0 else variance
 
 
@@ -39,16 +44,17 @@ def _normalised(x: Any, mean: Any, scale: Any, bias: Any) -> Any:
 
 @kernel
 def batch_norm(
-    x: Floats, other: Floats, y: Floats, length: int, weight: Floats, bias: Floats, epsilon: float,
+    x: Floats, x0: int, x_pitch: int, x_row: int, other: Floats, o0: int, o_pitch: int, o_row: int, adds: bool,
+    y: Floats, y0: int, y_pitch: int, y_row: int, rows: int, length: int, weight: Floats, bias: Floats, epsilon: float,
     mean: Doubles, variance: Doubles, measures: bool, rectifies: bool, first: int, last: int,
 ) -> None:  # fmt: skip
-    r"""Normalised channels, plus another tensor, through a ReLU.
+    r"""Normalised channels, plus another image, through a ReLU.
 
     .. math:: y_{c,n} = \max(0,\ (x_{c,n} - m_c)\, w_c / \sqrt{v_c + \epsilon} + b_c + o_{c,n})
 
     Args:
-        x, y: ``(channels, length)``, flat; input and output.
-        other: As ``x``, or empty for none.
+        x, y: Input and output.
+        other: What is added, where ``adds``.
         weight, bias: ``(channels,)``, or empty for 1 and 0.
         mean, variance: ``(channels,)``: m and v. With ``measures`` they are written: those of each channel, the
             variance biased.
@@ -57,29 +63,31 @@ def batch_norm(
     number = y.dtype.type
     zero = number(0)
     for c in range(first, last):
-        a, b = c * length, (c + 1) * length
-        given, out = x[a:b], y[a:b]
         if measures:
-            mean[c], variance[c] = _moments(given)
+            mean[c], variance[c] = _moments(x, x0 + c * x_pitch, x_row, rows, length)
         deviation = 1.0 / np.sqrt(variance[c] + epsilon)
         scale = (np.float64(weight[c]) if weight.shape[0] else 1.0) * deviation
         m, s, t = number(mean[c]), number(scale), bias[c] if bias.shape[0] else zero
-        if other.shape[0]:
-            more = other[a:b]
-            if rectifies:
+        for i in range(rows):
+            a, b = x0 + c * x_pitch + i * x_row, y0 + c * y_pitch + i * y_row
+            given, out = x[a : a + length], y[b : b + length]
+            if adds:
+                d = o0 + c * o_pitch + i * o_row
+                more = other[d : d + length]
+                if rectifies:
+                    for n in range(length):
+                        value = _normalised(given[n], m, s, t) + more[n]
+                        out[n] = zero if value <= zero else value
+                else:
+                    for n in range(length):
+                        out[n] = _normalised(given[n], m, s, t) + more[n]
+            elif rectifies:
                 for n in range(length):
-                    value = _normalised(given[n], m, s, t) + more[n]
+                    value = _normalised(given[n], m, s, t)
                     out[n] = zero if value <= zero else value
             else:
                 for n in range(length):
-                    out[n] = _normalised(given[n], m, s, t) + more[n]
-        elif rectifies:
-            for n in range(length):
-                value = _normalised(given[n], m, s, t)
-                out[n] = zero if value <= zero else value
-        else:
-            for n in range(length):
-                out[n] = _normalised(given[n], m, s, t)
+                    out[n] = _normalised(given[n], m, s, t)
 
 
 @part
@@ -94,8 +102,11 @@ def _products(g: Floats, x: Floats, mean: float) -> tuple[float, float]:
 
 @kernel
 def batch_norm_backward(
-    g: Floats, x: Floats, y: Floats, gx: Floats, gated: Floats, length: int, weight: Floats, bias: Floats,
-    epsilon: float, mean: Doubles, variance: Doubles, measured: bool, rectified: bool,
+    g: Floats, g0: int, g_pitch: int, g_row: int, x: Floats, x0: int, x_pitch: int, x_row: int,
+    y: Floats, y0: int, y_pitch: int, y_row: int, added: bool,
+    gx: Floats, gx0: int, gx_pitch: int, gx_row: int, wants_x: bool,
+    gated: Floats, h0: int, h_pitch: int, h_row: int, wants_gated: bool, rows: int, length: int,
+    weight: Floats, bias: Floats, epsilon: float, mean: Doubles, variance: Doubles, measured: bool, rectified: bool,
     weight_gradient: Floats, bias_gradient: Floats, first: int, last: int,
 ) -> None:  # fmt: skip
     r"""Gradients of :func:`batch_norm`, where :math:`h = g` where y > 0, or everywhere without a ReLU.
@@ -110,39 +121,61 @@ def batch_norm_backward(
     The last two terms are those of measured moments.
 
     Args:
-        g, x, gx: ``(channels, length)``, flat: the output's gradient, the input, and its gradient, which may be empty.
-        y: The output, behind a ReLU and an addition; else empty, and its sign is computed anew.
-        gated: The same: h is written here, or empty if nobody wants it.
+        g, x, gx: The output's gradient, the input, and its gradient, which is written where ``wants_x``.
+        y: The output, read behind a ReLU where something was ``added``; else its sign is computed anew.
+        gated: h, written where ``wants_gated``, behind a ReLU.
         measured: Whether mean and variance were those of ``x``.
         rectified: Whether there was a ReLU.
+        weight_gradient, bias_gradient: ``(channels,)``, added to; empty where there is no such parameter.
     """
     number = x.dtype.type
     zero = number(0)
-    own = np.empty(length if rectified and not gated.shape[0] else 0, x.dtype)
+    keeps = wants_gated and rectified
+    own = np.empty(rows * length if rectified and not keeps else 0, x.dtype)
     for c in range(first, last):
-        a, b = c * length, (c + 1) * length
-        given, gradient = x[a:b], g[a:b]
         deviation = 1.0 / np.sqrt(variance[c] + epsilon)
         scale = (np.float64(weight[c]) if weight.shape[0] else 1.0) * deviation
-        m, s = number(mean[c]), number(scale)
-        if rectified:
-            cut = gated[a:b] if gated.shape[0] else own
-            if y.shape[0]:
-                result = y[a:b]
-                for n in range(length):
-                    cut[n] = zero if result[n] <= zero else gradient[n]
+        m, s, t = number(mean[c]), number(scale), bias[c] if bias.shape[0] else zero
+        total, product = 0.0, 0.0
+        for i in range(rows):
+            a, b = x0 + c * x_pitch + i * x_row, g0 + c * g_pitch + i * g_row
+            given, gradient = x[a : a + length], g[b : b + length]
+            if rectified:
+                d = h0 + c * h_pitch + i * h_row
+                cut = gated[d : d + length] if keeps else own[i * length : (i + 1) * length]
+                if added:
+                    e = y0 + c * y_pitch + i * y_row
+                    result = y[e : e + length]
+                    for n in range(length):
+                        cut[n] = zero if result[n] <= zero else gradient[n]
+                else:
+                    for n in range(length):
+                        cut[n] = zero if _normalised(given[n], m, s, t) <= zero else gradient[n]
+                gradient = cut
+            sums = _products(gradient, given, mean[c])
+            total += sums[0]
+            product += sums[1]
+        if weight_gradient.shape[0]:
+            weight_gradient[c] += number(product * deviation)
+        if bias_gradient.shape[0]:
+            bias_gradient[c] += number(total)
+        if not wants_x:
+            continue
+        count = rows * length
+        shift = number(scale * total / count) if measured else zero
+        slope = number(scale * deviation * deviation * product / count) if measured else zero
+        for i in range(rows):
+            a, b = x0 + c * x_pitch + i * x_row, gx0 + c * gx_pitch + i * gx_row
+            given, out = x[a : a + length], gx[b : b + length]
+            if keeps:
+                d = h0 + c * h_pitch + i * h_row
+                gradient = gated[d : d + length]
+            elif rectified:
+                gradient = own[i * length : (i + 1) * length]
             else:
-                t = bias[c] if bias.shape[0] else zero
-                for n in range(length):
-                    cut[n] = zero if _normalised(given[n], m, s, t) <= zero else gradient[n]
-            gradient = cut
-        total, product = _products(gradient, given, mean[c])
-        weight_gradient[c], bias_gradient[c] = number(product * deviation), number(total)
-        if gx.shape[0]:
-            out = gx[a:b]
+                d = g0 + c * g_pitch + i * g_row
+                gradient = g[d : d + length]
             if measured:
-                shift = number(scale * total / length)
-                slope = number(scale * deviation * deviation * product / length)
                 for n in range(length):
                     out[n] = s * gradient[n] - (given[n] - m) * slope - shift
             else:

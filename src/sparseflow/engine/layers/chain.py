@@ -25,9 +25,10 @@ from sparseflow.engine.layers.norms import BatchNorm2d
 from sparseflow.engine.layers.pools import AvgPool2d, MaxPool2d
 from sparseflow.engine.layers.threads import over_parts
 from sparseflow.engine.plans.builder import Image, Program
+from sparseflow.engine.plans.fusing import fused
 from sparseflow.engine.plans.interpreter import run
 from sparseflow.engine.plans.program import build_halves, examples_that_fit
-from sparseflow.engine.plans.stages import AveragePool, Flatten, MaxPool, Rectify, Stage, Weighted, fused, leaves
+from sparseflow.engine.plans.stages import AveragePool, Flatten, MaxPool, Rectify, Stage, Tape, Weighted, in_line
 
 Floats = NDArray[Any]
 #: Examples that are worked on at a time, at most, and images at least: each slice has a gradient of its own.
@@ -35,7 +36,7 @@ _SLICE, _FEWEST = 128, 32
 #: Input sizes whose programs are kept.
 _KEPT = 4
 _DTYPES = (torch.float32, torch.float64)
-_NO_LABELS = np.zeros(0, np.int64)
+_NO_LABELS, _NO_NUMBERS = np.zeros(0, np.int64), np.zeros(0)
 
 
 class _Slices(NamedTuple):
@@ -73,9 +74,9 @@ class _Held:
 class Chain:
     """The programs of a chain of sparse layers for the input sizes met so far."""
 
-    def __init__(self, members: list[nn.Module | None], stages: list[Stage], layers: list[SparseLayer]) -> None:
+    def __init__(self, members: list[nn.Module | None], tape: Tape, layers: list[SparseLayer]) -> None:
         self.members = [member for member in members if member is not None]
-        self.stages = stages
+        self.tape = tape
         self.layers = layers
         self.patterns = [layer.pattern for layer in layers]
         self.parameters = [p for layer in layers for p in (layer.values, layer.bias) if p is not None]
@@ -109,7 +110,7 @@ class Chain:
 
             def halves(batch: int) -> tuple[Program, Program, Image]:
                 return build_halves(
-                    self.stages, self.begins, shape[1:], batch=batch, itemsize=itemsize, input_gradient=input_gradient
+                    self.tape, self.begins, shape[1:], batch=batch, itemsize=itemsize, input_gradient=input_gradient
                 )
 
             if math.prod(shape[2:]) > 1:  # images
@@ -149,7 +150,7 @@ class _ChainFunction(torch.autograd.Function):
         values = torch.cat([parameter.detach() for parameter in parameters]).numpy()
         batch, output = len(slices.rows), slices.output
         frame = Frame(output.frame.size, batch)
-        inner, flat = not x.is_contiguous(), _ends_flat(chain.stages, x.dim())
+        inner, flat = not x.is_contiguous(), _ends_flat(chain.tape, x.dim())
         source = to_storage(x, Frame(slices.size, batch)) if inner else x.detach().view(-1)
         y = torch.empty(output.channels * frame.pitch, dtype=x.dtype)
         held = _Held(slices, values.dtype)
@@ -159,7 +160,7 @@ class _ChainFunction(torch.autograd.Function):
             first, program, _ = slices.programs[number]
             room, positions = held.workspaces[number]
             run(
-                program.operations, room, positions, program.tables, values, values[:0], given, _NO_LABELS,
+                program.operations, room, positions, program.tables, values, values[:0], _NO_NUMBERS, given, _NO_LABELS,
                 slices.rows, first, 1, 1.0, out, batch, inner, out_inner,
             )  # fmt: skip
 
@@ -187,8 +188,8 @@ class _ChainFunction(torch.autograd.Function):
             room, positions = held.workspaces[number]
             share = shares[slices.shares[number]]
             run(
-                program.operations, room, positions, program.tables, values, share, given, _NO_LABELS, slices.rows,
-                first, 1, 1.0, out, batch, given_inner, inner,
+                program.operations, room, positions, program.tables, values, share, _NO_NUMBERS, given, _NO_LABELS,
+                slices.rows, first, 1, 1.0, out, batch, given_inner, inner,
             )  # fmt: skip
 
         over_parts(len(slices.programs), slices.work, work)
@@ -203,8 +204,8 @@ class _ChainFunction(torch.autograd.Function):
         return of_x, None, None, *found
 
 
-def _ends_flat(stages: list[Stage], dims: int) -> bool:
-    return dims == 2 or any(isinstance(stage, Flatten) for stage in stages)
+def _ends_flat(tape: Tape, dims: int) -> bool:
+    return dims == 2 or any(isinstance(node.stage, Flatten) for node in tape)
 
 
 #: ``nn.Sequential`` -> the layers in it when it was read, and the chain of them, if they are one.
@@ -313,8 +314,11 @@ def _members(chain: nn.Module) -> list[nn.Module | None]:
     return own + [each for inner in own if isinstance(inner, nn.Sequential) for each in _members(inner)]
 
 
-def read_stages(chain: nn.Sequential) -> tuple[list[Stage], list[SparseLayer]] | None:
-    """The stages and sparse layers of a chain; ``None`` if it has another kind of layer, no sparse one or one twice."""
+def read_stages(chain: nn.Sequential) -> tuple[Tape, list[SparseLayer]] | None:
+    """The stages of a chain as a tape, and its sparse layers.
+
+    ``None`` if it has another kind of layer, no sparse one or one twice.
+    """
     stages: list[Stage] = []
     layers: list[SparseLayer] = []
     for name, module in leaves(chain, chains=(nn.Sequential, SparseSequential)):
@@ -326,7 +330,22 @@ def read_stages(chain: nn.Sequential) -> tuple[list[Stage], list[SparseLayer]] |
         stages.append(stage)
         if isinstance(module, SparseLayer):
             layers.append(module)
-    return (list(fused(stages)), layers) if layers and len(set(map(id, layers))) == len(layers) else None
+    return (fused(in_line(stages)), layers) if layers and len(set(map(id, layers))) == len(layers) else None
+
+
+def leaves(
+    module: nn.Module, name: str = "", *, chains: tuple[type[nn.Module], ...] = (nn.Sequential,)
+) -> Iterator[tuple[str, nn.Module]]:
+    """Name and layer of each layer of a chain, in order.
+
+    ``chains`` are the types that are chains in turn; a subclass may compute something else.
+    """
+    if type(module) in chains:
+        for key, child in module._modules.items():
+            if child is not None:
+                yield from leaves(child, f"{name}.{key}" if name else key, chains=chains)
+    else:
+        yield name, module
 
 
 def _stage(name: str, module: nn.Module) -> Stage | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,11 +40,12 @@ class _BatchNorm(torch.autograd.Function):
         more = nothing if other is None else to_storage(other, frame).numpy()
         scale, start = (nothing if p is None else p.detach().numpy() for p in (weight, bias))
         mean, variance = moments.numpy()
+        place = 0, frame.pitch, 0
 
         def run(first: int, last: int) -> None:
             batch_norm(
-                given, more, numbers, frame.pitch, scale, start, epsilon, mean, variance, measures, rectifies,
-                first, last,
+                given, *place, more, *place, other is not None, numbers, *place, 1, frame.pitch, scale, start,
+                epsilon, mean, variance, measures, rectifies, first, last,
             )  # fmt: skip
 
         _over_channels(channels, source.numel(), run)
@@ -65,17 +66,19 @@ class _BatchNorm(torch.autograd.Function):
         nothing = given[:0]
         gx = pool.empty(len(source) if wants_x else 0, source.dtype)
         gated = pool.empty(len(source) if wants_other and rectified else 0, source.dtype)
-        gradients = torch.empty(2, channels, dtype=source.dtype)
+        gradients = torch.zeros(2, channels, dtype=source.dtype)
         scale, start = (nothing if p is None else p.detach().numpy() for p in (weight, bias))
         result = nothing if y is None else to_storage(y, frame).numpy()
         mean, variance = ctx.moments.numpy()
-        arrays = g, given, result, gx.numpy(), gated.numpy()
+        place, gxs, cut = (0, frame.pitch, 0), gx.numpy(), gated.numpy()
         found = gradients.numpy()
 
         def run(first: int, last: int) -> None:
             batch_norm_backward(
-                *arrays, frame.pitch, scale, start, epsilon, mean, variance, measured, rectified, *found, first, last
-            )
+                g, *place, given, *place, result, *place, y is not None, gxs, *place, wants_x, cut, *place,
+                len(cut) > 0, 1, frame.pitch, scale, start, epsilon, mean, variance, measured, rectified, *found,
+                first, last,
+            )  # fmt: skip
 
         _over_channels(channels, 2 * source.numel(), run)
         parameters = [
@@ -111,7 +114,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         with said_aloud():
             out: Tensor = _BatchNorm.apply(*arguments)  # type: ignore[no-untyped-call]
         if self.training and self.track_running_stats:
-            self._track(moments, x.numel() // x.shape[1])
+            track_(dict(self.named_buffers()), moments, momentum=self.momentum, count=x.numel() // x.shape[1])
         return out
 
     def _takes(self, x: Tensor, plus: Tensor | None) -> bool:
@@ -125,16 +128,30 @@ class BatchNorm2d(nn.BatchNorm2d):
             and x.numel() > x.shape[1]
         )
 
-    @torch.no_grad()
-    def _track(self, moments: Tensor, count: int) -> None:
-        if self.running_mean is None or self.running_var is None:
-            return
-        share = self.momentum
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if share is None:
-                share = 1.0 / float(self.num_batches_tracked)
-        share = 0.0 if share is None else share
-        mean, variance = moments.to(self.running_mean.dtype)
-        self.running_mean.mul_(1 - share).add_(mean, alpha=share)
-        self.running_var.mul_(1 - share).add_(variance, alpha=share * count / (count - 1))
+
+@torch.no_grad()
+def track_(buffers: Mapping[str, Tensor | None], moments: Tensor, *, momentum: float | None, count: int) -> None:
+    """Move running statistics towards those of a batch, as ``nn.BatchNorm2d`` does.
+
+    Args:
+        buffers: ``running_mean``, ``running_var`` and ``num_batches_tracked``, or nothing.
+        moments: ``(2, channels)``: mean and biased variance.
+        momentum: Share of the batch; ``None`` for the mean over all batches.
+        count: Numbers of a channel.
+
+    >>> norm = nn.BatchNorm2d(1)
+    >>> track_(dict(norm.named_buffers()), torch.tensor([[1.0], [3.0]]), momentum=0.5, count=4)
+    >>> norm.running_mean.item(), norm.running_var.item(), norm.num_batches_tracked.item()
+    (0.5, 2.5, 1)
+    """
+    running_mean, running_var = buffers.get("running_mean"), buffers.get("running_var")
+    if running_mean is None or running_var is None:
+        return
+    if (tracked := buffers.get("num_batches_tracked")) is not None:
+        tracked.add_(1)
+        if momentum is None:
+            momentum = 1.0 / float(tracked)
+    share = 0.0 if momentum is None else momentum
+    mean, variance = moments.to(running_mean.dtype)
+    running_mean.mul_(1 - share).add_(mean, alpha=share)
+    running_var.mul_(1 - share).add_(variance, alpha=share * count / (count - 1))

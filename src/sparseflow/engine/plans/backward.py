@@ -1,83 +1,211 @@
-"""The backward pass of a chain as operations."""
+"""The backward pass of a tape as operations."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from sparseflow.engine.layers.geometry import CACHE, Frame, Window, block_table, forward_loops
 from sparseflow.engine.layers.gradient_geometry import block_gradient_loops, gradient_passes
 from sparseflow.engine.plans import interpreter as op
-from sparseflow.engine.plans.builder import NO_BORDER, Border, Builder, Image, Step, copy, moves_of, rows_of
-from sparseflow.engine.plans.stages import AveragePool, Flatten, MaxPool, Rectify, Weighted
+from sparseflow.engine.plans.builder import (
+    NO_BORDER,
+    Border,
+    Builder,
+    Image,
+    Step,
+    copy,
+    moves_of,
+    rows_of,
+    rows_of_channel,
+    widest,
+)
+from sparseflow.engine.plans.forward import parameters_of
+from sparseflow.engine.plans.stages import AveragePool, Flatten, MaxPool, Norm, Rectify, Sum, Weighted, has_parameters
+
+
+@dataclass
+class _Gradients:
+    """The gradients of the outputs of steps, added up over the steps that read them; -1 is the network's input."""
+
+    builder: Builder
+    steps: list[Step]
+    x: Image
+    input_gradient: bool
+    images: dict[int, Image] = field(default_factory=dict)
+    """Those that have been begun."""
+
+    def __post_init__(self) -> None:
+        self.wanted: list[bool] = []
+        """Whether a step or one before it has parameters, so that its output's gradient is of use."""
+        for step in self.steps:
+            self.wanted.append(has_parameters(step.stage) or any(self.wants(j) for j in step.inputs))
+        self._readers: list[list[Step]] = [[] for _ in range(len(self.steps) + 1)]
+        for step in self.steps:
+            for j in step.inputs:
+                self._readers[j].append(step)
+
+    def wants(self, i: int) -> bool:
+        """Whether anybody needs the gradient of an output."""
+        return self.wanted[i] if i >= 0 else self.input_gradient
+
+    def output(self, i: int) -> Image:
+        """The finished gradient of an output, in the border of zeros that its own step looks for outputs in."""
+        own, image = self._own(i), self.images[i]
+        if own != NO_BORDER and self._room(i) != NO_BORDER:  # readers have written into the border
+            clean = self.builder.image(image.channels, image.frame.size, own)
+            copy(self.builder, image, clean)
+            return clean
+        return image
+
+    def begin(self, i: int) -> Image:
+        """Room for the first part of the gradient of an output."""
+        y = self.steps[i].y if i >= 0 else self.x
+        border = self._border(i)
+        self.images[i] = self.builder.image(y.channels, y.frame.size, border)
+        return self.images[i]
+
+    def put(self, i: int, write: Callable[[Image], None]) -> None:
+        """Let an operation write a part of the gradient of an output, which is added to what is there."""
+        if i not in self.images:
+            write(self.begin(i))
+            return
+        image = self.images[i]
+        part = self.builder.image(image.channels, image.frame.size)
+        write(part)
+        self._add(part, image)
+
+    def pass_on(self, i: int, part: Image, *, keep: bool = False) -> None:
+        """Add an image that nobody needs any more, unless it is to be kept, to the gradient of an output."""
+        if i in self.images:
+            self._add(part, self.images[i])
+        elif not keep and part.frame.border == self._border(i) and not self._reads_border(i):
+            self.images[i] = part
+        else:
+            copy(self.builder, part, self.begin(i))
+
+    def _add(self, part: Image, image: Image) -> None:
+        self.builder.add(op.ADD, *part.place, *image.place, *rows_of(part, image))
+
+    def _own(self, i: int) -> Border:
+        step = self.steps[i] if i >= 0 else None
+        if step is None or not isinstance(step.stage, Weighted) or step.stage.pattern.block > 1:
+            return NO_BORDER
+        return step.stage.window.gradient_border(step.x.frame.size) if self.wants(step.inputs[0]) else NO_BORDER
+
+    def _room(self, i: int) -> Border:
+        """Into which the steps that read an output add for their padding."""
+        stages = [step.stage for step in self._readers[i]]
+        return widest(*(s.window.padding for s in stages if isinstance(s, Weighted) and s.pattern.block > 1))
+
+    def _border(self, i: int) -> Border:
+        room = self._room(i)
+        return self._own(i) if room == NO_BORDER else room
+
+    def _reads_border(self, i: int) -> bool:
+        return self._own(i) != NO_BORDER and self._room(i) == NO_BORDER
 
 
 def backward(
-    builder: Builder, steps: list[Step], values: dict[int, int], last: Image, *,
+    builder: Builder, steps: list[Step], values: dict[int, int], x: Image, *,
     halves: bool = False, input_gradient: bool = False,
 ) -> None:  # fmt: skip
-    """Add the operations of a backward pass; arguments as :func:`forward` and :func:`build_halves`."""
-    # Before the first weights nothing needs a gradient, unless the input does.
-    first = -1 if input_gradient else min(values, default=len(steps))
-    g = _gradient(builder, steps, len(steps) - 1, first)
+    """Add the operations of a backward pass.
+
+    Args:
+        x: The network's input.
+
+    The others as :func:`forward` and :func:`build_halves`.
+    """
+    gradients = _Gradients(builder, steps, x, input_gradient)
+    last = len(steps) - 1
     if halves:
+        g = gradients.begin(last)
         builder.add(op.TAKE, *g.place, g.channels, *g.frame.size, builder.batch)
     else:
-        logits = g if g.frame.border == NO_BORDER else builder.image(g.channels, g.frame.size)
-        builder.add(op.CROSS_ENTROPY, last.corner, last.channels, logits.corner)
-        if logits is not g:
-            copy(builder, logits, g)
-    for i in range(len(steps) - 1, max(first, 0) - 1, -1):
-        step = steps[i]
-        stage, x, y = step.stage, step.x, step.y
-        if isinstance(stage, Weighted):
-            _bias_gradient(builder, step, g, values[i])
-            if i == first:
-                _weight_gradients(builder, step, g, values[i])
-        if i == first:
-            return
-        if isinstance(stage, Flatten) and _gradient_border(steps, i - 1, first) == NO_BORDER:
-            g = Image(x.channels, Frame(x.frame.size, builder.batch), g.begin)
-            continue
-        gx = _gradient(builder, steps, i - 1, first)
-        window = Window() if isinstance(stage, Rectify | Flatten) else stage.window
-        pads = (window.padding[0][0], window.padding[1][0])
-        match stage:
-            case Weighted():
-                _gradients(builder, step, g, gx, values[i])
-            case MaxPool():
-                builder.add(
-                    op.MAX_POOL_BACKWARD, *g.place, step.where, *gx.place, *x.frame.size, 0, x.channels, *y.frame.size,
-                    *window.kernel, *window.stride, *window.dilation, *pads, builder.batch,
-                )  # fmt: skip
-            case AveragePool():
-                builder.add(
-                    op.AVERAGE_POOL_BACKWARD, *g.place, *gx.place, *x.frame.size, 0, x.channels, *y.frame.size,
-                    *window.kernel, *window.stride, *pads, builder.batch, stage.divisor,
-                )  # fmt: skip
-            case Rectify():
-                builder.add(op.RELU_BACKWARD, *g.place, *y.place, *gx.place, *rows_of(g, y, gx))
-            case Flatten():
-                copy(builder, Image(x.channels, Frame(x.frame.size, builder.batch), g.begin), gx)
-        g = gx
+        logits = builder.image(steps[-1].y.channels, steps[-1].y.frame.size)
+        builder.add(op.CROSS_ENTROPY, steps[-1].y.corner, logits.channels, logits.corner)
+        gradients.pass_on(last, logits)
+    for i in range(last, -1, -1):
+        if gradients.wants(i):
+            _step_back(gradients, steps[i], gradients.output(i), values.get(i, 0))
     if input_gradient:
+        g = gradients.images[-1]
         builder.add(op.GIVE, *g.place, g.channels, *g.frame.size)
 
 
-def _gradient(builder: Builder, steps: list[Step], i: int, first: int) -> Image:
-    """The gradient of a stage's output, in the border that the stage's own backward pass needs; -1 is the input."""
-    y = steps[i].y if i >= 0 else steps[0].x
-    return builder.image(y.channels, y.frame.size, _gradient_border(steps, i, first))
+def _step_back(gradients: _Gradients, step: Step, g: Image, values: int) -> None:
+    """The gradients of a step's parameters and inputs, from that of its output."""
+    builder, stage, x, y = gradients.builder, step.stage, step.x, step.y
+    source = step.inputs[0]
+    match stage:
+        case Weighted():
+            _bias_gradient(builder, step, g, values)
+            if not gradients.wants(source):
+                _weight_gradients(builder, step, g, values)
+                return
+            adds = source in gradients.images
+            gx = gradients.images[source] if adds else gradients.begin(source)
+            _gradients(builder, step, g, gx, values, adds=adds)
+        case Norm():
+            _norm_back(gradients, step, g, values)
+        case Sum():
+            if stage.relu:
+                builder.add(op.RELU_GATE, *y.place, *g.place, *rows_of(y, g))
+            wanted = [j for j in step.inputs if gradients.wants(j)]
+            for k, j in enumerate(wanted):
+                gradients.pass_on(j, g, keep=k < len(wanted) - 1)
+        case Flatten():
+            gradients.pass_on(source, Image(x.channels, Frame(x.frame.size, builder.batch), g.begin))
+        case Rectify():
+            gradients.put(
+                source, lambda gx: builder.add(op.RELU_BACKWARD, *g.place, *y.place, *gx.place, *rows_of(g, y, gx))
+            )
+        case MaxPool() | AveragePool():
+            gradients.put(source, lambda gx: _pool_back(builder, step, g, gx))
 
 
-def _gradient_border(steps: list[Step], i: int, first: int) -> Border:
-    """Zeros that the stage's inputs look for outputs in, and room into which the next stage adds for its padding."""
-    own, room = NO_BORDER, NO_BORDER
-    stage = steps[i].stage if i >= 0 else None
-    if isinstance(stage, Weighted) and i > first and stage.pattern.block == 1:
-        own = stage.window.gradient_border(steps[i].x.frame.size)
-    after = steps[i + 1].stage if i + 1 < len(steps) else None
-    if isinstance(after, Weighted) and after.pattern.block > 1:
-        room = after.window.padding
-    (a, b), (c, d) = (tuple(map(max, x, y)) for x, y in zip(own, room, strict=True))
-    return (a, b), (c, d)
+def _pool_back(builder: Builder, step: Step, g: Image, gx: Image) -> None:
+    stage, x, y = step.stage, step.x, step.y
+    assert isinstance(stage, MaxPool | AveragePool)
+    window, pads = stage.window, (stage.window.padding[0][0], stage.window.padding[1][0])
+    if isinstance(stage, MaxPool):
+        builder.add(
+            op.MAX_POOL_BACKWARD, *g.place, step.where, *gx.place, *x.frame.size, 0, x.channels, *y.frame.size,
+            *window.kernel, *window.stride, *window.dilation, *pads, builder.batch,
+        )  # fmt: skip
+    else:
+        builder.add(
+            op.AVERAGE_POOL_BACKWARD, *g.place, *gx.place, *x.frame.size, 0, x.channels, *y.frame.size,
+            *window.kernel, *window.stride, *pads, builder.batch, stage.divisor,
+        )  # fmt: skip
+
+
+def _norm_back(gradients: _Gradients, step: Step, g: Image, values: int) -> None:
+    builder, stage, x, y = gradients.builder, step.stage, step.x, step.y
+    assert isinstance(stage, Norm)
+    source, *others = step.inputs
+    wants_x, wants_other = gradients.wants(source), any(gradients.wants(j) for j in others)
+
+    def write(gx: Image, gated: Image, *, cuts: bool) -> None:
+        images = [g, x, y] + [gx] * wants_x + [gated] * cuts
+        builder.add(
+            op.NORM_BACKWARD, *g.place, *x.place, *y.place, len(others) > 0, *gx.place, wants_x, *gated.place, cuts,
+            *rows_of_channel(*images), *parameters_of(stage, values), stage.measures, stage.relu,
+        )  # fmt: skip
+
+    def write_x(gated: Image, *, cuts: bool) -> None:
+        if wants_x:
+            gradients.put(source, lambda gx: write(gx, gated, cuts=cuts))
+        else:
+            write(x, gated, cuts=cuts)
+
+    if wants_other and stage.relu:
+        gradients.put(others[0], lambda gated: write_x(gated, cuts=True))
+    else:
+        write_x(x, cuts=False)
+        if wants_other:
+            gradients.pass_on(others[0], g)
 
 
 def _bias_gradient(builder: Builder, step: Step, g: Image, first_value: int) -> None:
@@ -85,9 +213,7 @@ def _bias_gradient(builder: Builder, step: Step, g: Image, first_value: int) -> 
     assert isinstance(stage, Weighted)
     bias = first_value + stage.pattern.num_active
     if stage.relu and stage.bias:
-        whole = g.frame.border == y.frame.border == NO_BORDER
-        rows = (1, g.frame.pitch) if whole else (g.frame.size[0], g.frame.size[1] * builder.batch)
-        builder.add(op.GATED_BIAS_GRADIENT, *y.place, *g.place, bias, g.channels, *rows)
+        builder.add(op.GATED_BIAS_GRADIENT, *y.place, *g.place, bias, g.channels, *rows_of_channel(g, y))
     elif stage.relu:
         builder.add(op.RELU_GATE, *y.place, *g.place, *rows_of(g, y))
     elif stage.bias:
@@ -115,8 +241,12 @@ def _weight_gradients(builder: Builder, step: Step, g: Image, first_value: int) 
         builder.add(op.WEIGHT_GRADIENT, begins, ends, columns, *places, g.channels, *moves_of(loops), at_a_time)
 
 
-def _gradients(builder: Builder, step: Step, g: Image, gx: Image, first_value: int) -> None:
-    """Of the inputs and of the weights, in one pass over the gradient of the outputs."""
+def _gradients(builder: Builder, step: Step, g: Image, gx: Image, first_value: int, *, adds: bool) -> None:
+    """Of the inputs and of the weights, in one pass over the gradient of the outputs.
+
+    Args:
+        adds: Whether ``gx`` already holds a part of its gradient.
+    """
     stage, x = step.stage, step.x
     assert isinstance(stage, Weighted)
     pattern, window = stage.pattern, stage.window
@@ -125,7 +255,8 @@ def _gradients(builder: Builder, step: Step, g: Image, gx: Image, first_value: i
         ((begins, _),), columns = step.places
         same = x.frame == gx.frame
         y_columns = columns if same else builder.keep(block_table(pattern, window, gx.frame).columns)
-        builder.add(op.ZERO, gx.begin, gx.channels * gx.frame.pitch)
+        if not adds:
+            builder.add(op.ZERO, gx.begin, gx.channels * gx.frame.pitch)
         builder.add(
             op.BLOCK_GRADIENTS, begins, columns, y_columns, first_value, g.begin + loops.g0, g.frame.pitch,
             x.begin + loops.x0, gx.begin + loops.y0, builder.batch, g.channels // pattern.block, *loops.moves,
@@ -138,5 +269,6 @@ def _gradients(builder: Builder, step: Step, g: Image, gx: Image, first_value: i
         for k, (begins, ends) in enumerate(blocks):
             builder.add(
                 op.GRADIENTS, begins, ends, columns, order, first_value, g.begin + loops.g0, builder.batch,
-                x.begin + loops.x0, x.frame.pitch, gx.begin + loops.y0, gx.frame.pitch, x.channels, *loops.moves, k > 0,
+                x.begin + loops.x0, x.frame.pitch, gx.begin + loops.y0, gx.frame.pitch, x.channels, *loops.moves,
+                adds or k > 0,
             )  # fmt: skip

@@ -51,6 +51,12 @@ class Program:
     classes: int
 
     @cached_property
+    def counts(self) -> dict[int, int]:
+        """Where a norm's numbers begin -> the numbers of a channel."""
+        norms = self.operations[self.operations[:, 0] == op.NORM]
+        return {int(o[16]): int(o[11] * o[12]) for o in norms}
+
+    @cached_property
     def work(self) -> int:
         """Multiply-adds of the forward pass."""
         total = 0
@@ -64,14 +70,21 @@ class Program:
 
 @dataclass
 class Step:
-    """A stage with its input, its output and the tables that its backward pass uses again."""
+    """A stage with its inputs, its output and the tables that its backward pass uses again."""
 
     stage: Stage
-    x: Image
+    inputs: tuple[int, ...]
+    """The steps that they are outputs of; -1 is the network's input."""
+    xs: tuple[Image, ...]
     y: Image
     places: tuple[list[tuple[int, int]], int] = ((), 0)  # type: ignore[assignment]
     """Of its table in the program's: begins and ends of each block of columns, and the columns."""
     where: int = 0
+
+    @property
+    def x(self) -> Image:
+        """The first input."""
+        return self.xs[0]
 
 
 @dataclass
@@ -136,6 +149,24 @@ def rows_of(*images: Image) -> tuple[int, int, int]:
     if all(image.frame.border == NO_BORDER for image in images):
         return 1, 1, channels * frame.pitch
     return channels, frame.size[0], frame.size[1] * frame.batch
+
+
+def rows_of_channel(*images: Image) -> tuple[int, int]:
+    """Rows and length of one channel for a kernel that goes over its numbers; one row where there are no borders."""
+    frame = images[0].frame
+    if all(image.frame.border == NO_BORDER for image in images):
+        return 1, frame.pitch
+    return frame.size[0], frame.size[1] * frame.batch
+
+
+def widest(*borders: Border) -> Border:
+    """The border that has room for all of these.
+
+    >>> widest(((0, 1), (2, 0)), NO_BORDER, ((1, 0), (0, 3)))
+    ((1, 1), (2, 3))
+    """
+    (a, b), (c, d) = (tuple(map(max, *sides)) for sides in zip(NO_BORDER, NO_BORDER, *borders, strict=True))
+    return (a, b), (c, d)
 
 
 def copy(builder: Builder, source: Image, target: Image) -> None:

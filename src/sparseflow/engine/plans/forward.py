@@ -1,86 +1,112 @@
-"""The forward pass of a chain as operations."""
+"""The forward pass of a tape as operations."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sparseflow.engine.layers.geometry import MOST_TAPS, Frame, forward_loops
+from sparseflow.engine.layers.geometry import Frame, forward_loops
 from sparseflow.engine.plans import interpreter as op
-from sparseflow.engine.plans.builder import NO_BORDER, Border, Builder, Image, Step, moves_of, rows_of
-from sparseflow.engine.plans.stages import AveragePool, Flatten, MaxPool, Rectify, Stage, Weighted
+from sparseflow.engine.plans.builder import (
+    NO_BORDER,
+    Border,
+    Builder,
+    Image,
+    Step,
+    copy,
+    moves_of,
+    rows_of,
+    rows_of_channel,
+    widest,
+)
+from sparseflow.engine.plans.fitting import check_inputs
+from sparseflow.engine.plans.stages import (
+    AveragePool,
+    Flatten,
+    MaxPool,
+    Norm,
+    Rectify,
+    Sum,
+    Tape,
+    Weighted,
+    of_fixed_window,
+    readers,
+)
 
 
-def forward(
-    builder: Builder, stages: Sequence[Stage], values: dict[int, int], shape: tuple[int, ...]
-) -> tuple[list[Step], Image]:
+def forward(builder: Builder, tape: Tape, values: dict[int, int], shape: tuple[int, ...]) -> tuple[list[Step], Image]:
     """Add the operations of a forward pass.
 
     Args:
-        values: Stage number -> where its values begin.
+        values: Node -> where its values begin.
         shape: Of one example.
 
-    Returns: the steps, and the output.
+    Returns: a step for each node, and the network's input.
     """
     if not 1 <= len(shape) <= 3:
         raise ValueError(f"one example must have 1 to 3 axes, got shape {shape}.")
     size = (*(1,) * (3 - len(shape)), *shape[1:])
-    x = builder.image(shape[0], (size[-2], size[-1]), _border(stages, 0))
+    borders = [_border(tape, found) for found in readers(tape)]
+    x = builder.image(shape[0], (size[-2], size[-1]), borders[-1])
     builder.add(op.TAKE, *x.place, x.channels, *x.frame.size, builder.batch)
-    axes = len(shape) - 1
-    steps = []
-    for i, stage in enumerate(stages):
-        axes = _check_shape(stage, x, axes)
-        step = Step(stage, x, x)
-        border = _border(stages, i + 1)
-        match stage:
-            case Weighted():
-                step.y = builder.image(stage.pattern.outputs, stage.window.outputs(x.frame.size), border)
-                step.places = builder.table(stage.pattern, stage.window, x.frame)
-                _sums(builder, stage, step, values[i])
-            case MaxPool() | AveragePool():
-                step.y = builder.image(x.channels, stage.window.outputs(x.frame.size), border)
-                step.where = builder.positions
-                _pool(builder, step)
-            case Rectify():
-                step.y = builder.image(x.channels, x.frame.size, border)
-                builder.add(op.RELU, *x.place, *step.y.place, *rows_of(x, step.y))
-            case Flatten():
-                step.y = _flat(x)
+    steps: list[Step] = []
+    axes: list[int] = []
+    for i, (given, inputs) in enumerate(tape):
+        xs = tuple(x if j < 0 else steps[j].y for j in inputs)
+        stage = of_fixed_window(given, xs[0].frame.size)
+        step = Step(stage, inputs, xs, xs[0])
+        axes.append(check_inputs(stage, xs, [len(shape) - 1 if j < 0 else axes[j] for j in inputs]))
+        _add(builder, step, borders[i], values.get(i, 0))
         steps.append(step)
-        x = step.y
     return steps, x
 
 
-def _border(stages: Sequence[Stage], consumer: int) -> Border:
-    stage = stages[consumer] if consumer < len(stages) else None
-    return stage.window.padding if isinstance(stage, Weighted) else NO_BORDER
+def _add(builder: Builder, step: Step, border: Border, values: int) -> None:
+    """Add the operations of a stage and set its output."""
+    stage, x = step.stage, step.x
+    match stage:
+        case Weighted():
+            step.y = builder.image(stage.pattern.outputs, stage.window.outputs(x.frame.size), border)
+            step.places = builder.table(stage.pattern, stage.window, x.frame)
+            _sums(builder, stage, step, values)
+        case MaxPool() | AveragePool():
+            step.y = builder.image(x.channels, stage.window.outputs(x.frame.size), border)
+            step.where = builder.positions
+            _pool(builder, step)
+        case Norm():
+            step.y = builder.image(x.channels, x.frame.size, border)
+            builder.add(
+                op.NORM, *x.place, *step.xs[-1].place, len(step.xs) > 1, *step.y.place,
+                *rows_of_channel(*step.xs, step.y), *parameters_of(stage, values), stage.measures, stage.relu,
+            )  # fmt: skip
+        case Sum():
+            step.y = builder.image(x.channels, x.frame.size, border)
+            a, b = step.xs
+            builder.add(op.SUM, *a.place, *b.place, *step.y.place, *rows_of(a, b, step.y), stage.relu)
+        case Rectify():
+            step.y = builder.image(x.channels, x.frame.size, border)
+            builder.add(op.RELU, *x.place, *step.y.place, *rows_of(x, step.y))
+        case Flatten():
+            step.y = _flat(builder, x)
 
 
-def _flat(image: Image) -> Image:
+def parameters_of(norm: Norm, values: int) -> tuple[int, ...]:
+    """Where a norm's values begin, how many weights and biases there are, where its numbers begin, and its channels."""
+    return values, norm.weight * norm.channels, norm.bias * norm.channels, norm.begin, norm.channels
+
+
+def _border(tape: Tape, reading: Sequence[int]) -> Border:
+    """Zeros around an output: the padding of the convolutions that read it."""
+    stages = [tape[i].stage for i in reading]
+    return widest(*(stage.window.padding for stage in stages if isinstance(stage, Weighted)))
+
+
+def _flat(builder: Builder, image: Image) -> Image:
+    if image.frame.border != NO_BORDER:  # others read it with their padding
+        plain = builder.image(image.channels, image.frame.size)
+        copy(builder, image, plain)
+        image = plain
     height, width = image.frame.size
     return Image(image.channels * height * width, Frame((1, 1), image.frame.batch), image.begin)
-
-
-def _check_shape(stage: Stage, x: Image, axes: int) -> int:
-    """Number of axes of the output besides batch and channels; raises ``ValueError`` if the input does not fit."""
-    if isinstance(stage, Flatten):
-        return 0
-    needed = stage.spatial if isinstance(stage, Weighted) else 2 if isinstance(stage, MaxPool | AveragePool) else axes
-    if axes != needed:
-        raise ValueError(
-            f"layer {stage.name!r} needs inputs with {needed} axes besides batch and channels, got {axes}. "
-            "Put nn.Flatten() before a linear layer, and give images as (batch, channels, height, width)."
-        )
-    if isinstance(stage, Weighted) and stage.pattern.inputs != x.channels:
-        raise ValueError(f"layer {stage.name!r} needs {stage.pattern.inputs} channels or features, got {x.channels}.")
-    if isinstance(stage, Weighted | MaxPool | AveragePool) and min(stage.window.outputs(x.frame.size)) < 1:
-        raise ValueError(f"layer {stage.name!r} is larger than its input of {x.frame.size}.")
-    if isinstance(stage, MaxPool) and stage.window.kernel[0] * stage.window.kernel[1] > MOST_TAPS:
-        raise ValueError(
-            f"layer {stage.name!r} has windows of more than {MOST_TAPS} pixels, too large for a plan. "
-            "Use the modules: sparseflow.engine.convert(model, masks)."
-        )
-    return axes
 
 
 def _sums(builder: Builder, stage: Weighted, step: Step, values: int) -> None:

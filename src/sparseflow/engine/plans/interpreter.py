@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparseflow.engine.kernels.additions import add_image, image_sum
 from sparseflow.engine.kernels.blocks import block_dots, block_gradients, block_sums
-from sparseflow.engine.kernels.compiling import kernel
+from sparseflow.engine.kernels.compiling import kernel, part
 from sparseflow.engine.kernels.gradients import column_gradients, gated_sums
+from sparseflow.engine.kernels.norms import batch_norm, batch_norm_backward
 from sparseflow.engine.kernels.pooling import (
     average_pool,
     average_pool_backward,
@@ -28,31 +30,153 @@ from sparseflow.engine.plans.ends import cross_entropy, give, take
 
 Floats = NDArray[Any]
 Integers = NDArray[np.int64]
+Positions = NDArray[np.int8]
+Tables = NDArray[np.int32]
 
 #: Length of a row.
 ROW = 28
 FORWARD, BLOCK_FORWARD, GRADIENTS, BLOCK_GRADIENTS, WEIGHT_GRADIENT, BLOCK_WEIGHT_GRADIENT = range(6)
-MAX_POOL, MAX_POOL_BACKWARD, AVERAGE_POOL, AVERAGE_POOL_BACKWARD, RELU, RELU_BACKWARD, RELU_GATE = range(6, 13)
-BIAS_GRADIENT, GATED_BIAS_GRADIENT, ZERO, TAKE, GIVE, CROSS_ENTROPY = range(13, 19)
+BIAS_GRADIENT, GATED_BIAS_GRADIENT = range(6, 8)
+MAX_POOL, MAX_POOL_BACKWARD, AVERAGE_POOL, AVERAGE_POOL_BACKWARD = range(8, 12)
+RELU, RELU_BACKWARD, RELU_GATE, SUM, ADD, ZERO = range(12, 18)
+NORM, NORM_BACKWARD = range(18, 20)
+TAKE, GIVE, CROSS_ENTROPY = range(20, 23)
 
 _MINUS_INFINITY = -np.inf
 
 
+@part
+def _product(o: Integers, x: Floats, tables: Tables, values: Floats, gradient: Floats) -> None:
+    """An operation with weights or biases."""
+    code = o[0]
+    zero = np.int64(0)  # a literal 0 would have all kernels compiled once more, for it alone
+    if code == FORWARD:
+        floor = 0.0 if o[20] == 1 else _MINUS_INFINITY
+        weighted_sums(
+            tables[o[1] :], tables[o[2] :], tables[o[3] :], values[o[4] :], values[o[5] : o[5] + o[6]],
+            x, o[7], o[8], x, o[9], o[10], zero, o[11],
+            o[12], o[13], o[14], o[15], o[16], o[17], o[18], o[19] == 1, floor,
+        )  # fmt: skip
+    elif code == BLOCK_FORWARD:
+        floor = 0.0 if o[18] == 1 else _MINUS_INFINITY
+        block_sums(
+            tables[o[1] :], tables[o[2] :], values[o[3] :], values[o[4] : o[4] + o[5]],
+            x, o[6], o[7], x, o[8], o[9], zero, o[10], o[11], o[12], o[13], o[14], o[15], o[16], o[17], floor,
+        )  # fmt: skip
+    elif code == GRADIENTS:
+        column_gradients(
+            tables[o[1] :], tables[o[2] :], tables[o[3] :], tables[o[4] :], values[o[5] :],
+            x, o[6], o[7], x, o[8], o[9], x, o[10], o[11], gradient[o[5] :], zero, o[12],
+            o[13], o[14], o[15], o[16], o[17], o[18], o[19], o[20], o[21], o[22] == 1, True,
+        )  # fmt: skip
+    elif code == BLOCK_GRADIENTS:
+        block_gradients(
+            tables[o[1] :], tables[o[2] :], tables[o[3] :], values[o[4] :],
+            x, o[5], o[6], x, o[7], x, o[8], o[9], gradient[o[4] :], zero, o[10],
+            o[11], o[12], o[13], o[14], o[15], o[16], o[17], o[18], o[19], True,
+        )  # fmt: skip
+    elif code == WEIGHT_GRADIENT:
+        sampled_dots(
+            tables[o[1] :], tables[o[2] :], tables[o[3] :], x, o[4], o[5], x, o[6], o[7], gradient[o[8] :],
+            zero, o[9], o[10], o[11], o[12], o[13], o[14], o[15], o[16], o[17],
+        )  # fmt: skip
+    elif code == BLOCK_WEIGHT_GRADIENT:
+        block_dots(
+            tables[o[1] :], tables[o[2] :], x, o[3], o[4], x, o[5], o[6], gradient[o[7] :],
+            zero, o[8], o[9], o[10], o[11], o[12], o[13], o[14], o[15], True,
+        )  # fmt: skip
+    elif code == BIAS_GRADIENT:
+        row_sums(x, o[1], o[2], gradient[o[3] :], zero, o[4], o[5], o[6], o[7], o[8], o[9])
+    else:
+        gated_sums(x, o[1], o[2], o[3], x, o[4], o[5], o[6], gradient[o[7] :], zero, o[8], o[9], o[10])
+
+
+@part
+def _pool(o: Integers, x: Floats, where: Positions) -> None:
+    code = o[0]
+    if code == MAX_POOL:
+        floor = 0.0 if o[23] == 1 else _MINUS_INFINITY
+        max_pool(
+            x, o[1], o[2], o[3], o[4], o[5], x, o[6], o[7], o[8], where, o[9], o[10], o[11], o[12], o[13],
+            o[14], o[15], o[16], o[17], o[18], o[19], o[20], o[21], o[22], floor,
+        )  # fmt: skip
+    elif code == MAX_POOL_BACKWARD:
+        max_pool_backward(
+            x, o[1], o[2], o[3], where, o[4], x, o[5], o[6], o[7], o[8], o[9], o[10], o[11], o[12], o[13],
+            o[14], o[15], o[16], o[17], o[18], o[19], o[20], o[21], o[22],
+        )  # fmt: skip
+    elif code == AVERAGE_POOL:
+        average_pool(
+            x, o[1], o[2], o[3], o[4], o[5], x, o[6], o[7], o[8], o[9], o[10], o[11], o[12],
+            o[13], o[14], o[15], o[16], o[17], o[18], o[19], o[20],
+        )  # fmt: skip
+    else:
+        average_pool_backward(
+            x, o[1], o[2], o[3], x, o[4], o[5], o[6], o[7], o[8], o[9], o[10], o[11], o[12],
+            o[13], o[14], o[15], o[16], o[17], o[18], o[19], o[20],
+        )  # fmt: skip
+
+
+@part
+def _number_by_number(o: Integers, x: Floats) -> None:
+    """An operation that has nothing to do with neighbours."""
+    code = o[0]
+    zero = np.int64(0)
+    if code == RELU:
+        relu(x, o[1], o[2], o[3], x, o[4], o[5], o[6], zero, o[7], o[8], o[9])
+    elif code == RELU_BACKWARD:
+        relu_backward(x, o[1], o[2], o[3], x, o[4], o[5], o[6], x, o[7], o[8], o[9], zero, o[10], o[11], o[12])
+    elif code == RELU_GATE:
+        relu_gate(x, o[1], o[2], o[3], x, o[4], o[5], o[6], zero, o[7], o[8], o[9])
+    elif code == SUM:
+        image_sum(
+            x, o[1], o[2], o[3], x, o[4], o[5], o[6], x, o[7], o[8], o[9], zero, o[10], o[11], o[12], o[13] == 1
+        )  # fmt: skip
+    elif code == ADD:
+        add_image(x, o[1], o[2], o[3], x, o[4], o[5], o[6], zero, o[7], o[8], o[9])
+    else:
+        x[o[1] : o[1] + o[2]] = 0
+
+
+@part
+def _norm(o: Integers, x: Floats, values: Floats, gradient: Floats, numbers: NDArray[np.float64]) -> None:
+    zero = np.int64(0)
+    # Values, weights, biases, numbers, channels.
+    k = 13 if o[0] == NORM else 21
+    b, c = o[k] + o[k + 1], o[k + 4]
+    weight, bias = values[o[k] : b], values[b : b + o[k + 2]]
+    epsilon = numbers[o[k + 3]]
+    mean, variance = numbers[o[k + 3] + 1 :], numbers[o[k + 3] + 1 + c :]
+    if o[0] == NORM:
+        batch_norm(
+            x, o[1], o[2], o[3], x, o[4], o[5], o[6], o[7] == 1, x, o[8], o[9], o[10], o[11], o[12],
+            weight, bias, epsilon, mean, variance, o[18] == 1, o[19] == 1, zero, c,
+        )  # fmt: skip
+    else:
+        batch_norm_backward(
+            x, o[1], o[2], o[3], x, o[4], o[5], o[6], x, o[7], o[8], o[9], o[10] == 1,
+            x, o[11], o[12], o[13], o[14] == 1, x, o[15], o[16], o[17], o[18] == 1, o[19], o[20],
+            weight, bias, epsilon, mean, variance, o[26] == 1, o[27] == 1,
+            gradient[o[k] : b], gradient[b : b + o[k + 2]], zero, c,
+        )  # fmt: skip
+
+
 @kernel
 def run(
-    operations: NDArray[np.int64], x: Floats, where: NDArray[np.int8], tables: NDArray[np.int32], values: Floats,
-    gradient: Floats, given: Floats, labels: Integers, chosen: Integers, first: int, slices: int, scale: float,
-    out: Floats, total: int, given_inner: bool, out_inner: bool,
+    operations: NDArray[np.int64], x: Floats, where: Positions, tables: Tables, values: Floats, gradient: Floats,
+    numbers: NDArray[np.float64], given: Floats, labels: Integers, chosen: Integers, first: int, slices: int,
+    scale: float, out: Floats, total: int, given_inner: bool, out_inner: bool,
 ) -> float:  # fmt: skip
     """Run the table on ``slices`` slices of a batch, one after the other.
 
     Args:
         operations: ``(operations, ROW)``.
-        x: The workspace: activations and their gradients; its borders are zero.
+        x: The workspace: activations and their gradients; the borders of activations are zero.
         where: Room for the positions of maxima.
         tables: All begins, ends, columns and orders.
         values: Active weights and biases.
         gradient: As ``values``; added to.
+        numbers: Of norms, see :class:`sparseflow.engine.plans.statistics.Statistics`; written by those that measure.
         given: What ``TAKE`` reads, flat: ``(examples, numbers)``, or ``(numbers, total)`` where ``given_inner``.
         labels: ``(examples,)``.
         chosen: The examples of the batch, checked.
@@ -65,84 +189,19 @@ def run(
     """
     loss = 0.0
     begin = first
-    zero = np.int64(0)  # a literal 0 would have all kernels compiled once more, for it alone
     for _ in range(slices):
         batch = 0
         for k in range(operations.shape[0]):
             o = operations[k]
             code = o[0]
-            if code == FORWARD:
-                floor = 0.0 if o[20] == 1 else _MINUS_INFINITY
-                weighted_sums(
-                    tables[o[1] :], tables[o[2] :], tables[o[3] :], values[o[4] :], values[o[5] : o[5] + o[6]],
-                    x, o[7], o[8], x, o[9], o[10], zero, o[11],
-                    o[12], o[13], o[14], o[15], o[16], o[17], o[18], o[19] == 1, floor,
-                )  # fmt: skip
-            elif code == BLOCK_FORWARD:
-                floor = 0.0 if o[18] == 1 else _MINUS_INFINITY
-                block_sums(
-                    tables[o[1] :], tables[o[2] :], values[o[3] :], values[o[4] : o[4] + o[5]],
-                    x, o[6], o[7], x, o[8], o[9], zero, o[10], o[11], o[12], o[13], o[14], o[15], o[16], o[17], floor,
-                )  # fmt: skip
-            elif code == GRADIENTS:
-                column_gradients(
-                    tables[o[1] :], tables[o[2] :], tables[o[3] :], tables[o[4] :], values[o[5] :],
-                    x, o[6], o[7], x, o[8], o[9], x, o[10], o[11], gradient[o[5] :], zero, o[12],
-                    o[13], o[14], o[15], o[16], o[17], o[18], o[19], o[20], o[21], o[22] == 1, True,
-                )  # fmt: skip
-            elif code == BLOCK_GRADIENTS:
-                block_gradients(
-                    tables[o[1] :], tables[o[2] :], tables[o[3] :], values[o[4] :],
-                    x, o[5], o[6], x, o[7], x, o[8], o[9], gradient[o[4] :], zero, o[10],
-                    o[11], o[12], o[13], o[14], o[15], o[16], o[17], o[18], o[19], True,
-                )  # fmt: skip
-            elif code == WEIGHT_GRADIENT:
-                sampled_dots(
-                    tables[o[1] :], tables[o[2] :], tables[o[3] :], x, o[4], o[5], x, o[6], o[7], gradient[o[8] :],
-                    zero, o[9], o[10], o[11], o[12], o[13], o[14], o[15], o[16], o[17],
-                )  # fmt: skip
-            elif code == BLOCK_WEIGHT_GRADIENT:
-                block_dots(
-                    tables[o[1] :], tables[o[2] :], x, o[3], o[4], x, o[5], o[6], gradient[o[7] :],
-                    zero, o[8], o[9], o[10], o[11], o[12], o[13], o[14], o[15], True,
-                )  # fmt: skip
-            elif code == BIAS_GRADIENT:
-                row_sums(x, o[1], o[2], gradient[o[3] :], zero, o[4], o[5], o[6], o[7], o[8], o[9])
-            elif code == GATED_BIAS_GRADIENT:
-                gated_sums(
-                    x, o[1], o[2], o[3], x, o[4], o[5], o[6], gradient[o[7] :], zero, o[8], o[9], o[10]
-                )  # fmt: skip
-            elif code == MAX_POOL:
-                floor = 0.0 if o[23] == 1 else _MINUS_INFINITY
-                max_pool(
-                    x, o[1], o[2], o[3], o[4], o[5], x, o[6], o[7], o[8], where, o[9], o[10], o[11], o[12], o[13],
-                    o[14], o[15], o[16], o[17], o[18], o[19], o[20], o[21], o[22], floor,
-                )  # fmt: skip
-            elif code == MAX_POOL_BACKWARD:
-                max_pool_backward(
-                    x, o[1], o[2], o[3], where, o[4], x, o[5], o[6], o[7], o[8], o[9], o[10], o[11], o[12], o[13],
-                    o[14], o[15], o[16], o[17], o[18], o[19], o[20], o[21], o[22],
-                )  # fmt: skip
-            elif code == AVERAGE_POOL:
-                average_pool(
-                    x, o[1], o[2], o[3], o[4], o[5], x, o[6], o[7], o[8], o[9], o[10], o[11], o[12],
-                    o[13], o[14], o[15], o[16], o[17], o[18], o[19], o[20],
-                )  # fmt: skip
-            elif code == AVERAGE_POOL_BACKWARD:
-                average_pool_backward(
-                    x, o[1], o[2], o[3], x, o[4], o[5], o[6], o[7], o[8], o[9], o[10], o[11], o[12],
-                    o[13], o[14], o[15], o[16], o[17], o[18], o[19], o[20],
-                )  # fmt: skip
-            elif code == RELU:
-                relu(x, o[1], o[2], o[3], x, o[4], o[5], o[6], zero, o[7], o[8], o[9])
-            elif code == RELU_BACKWARD:
-                relu_backward(
-                    x, o[1], o[2], o[3], x, o[4], o[5], o[6], x, o[7], o[8], o[9], zero, o[10], o[11], o[12]
-                )  # fmt: skip
-            elif code == RELU_GATE:
-                relu_gate(x, o[1], o[2], o[3], x, o[4], o[5], o[6], zero, o[7], o[8], o[9])
-            elif code == ZERO:
-                x[o[1] : o[1] + o[2]] = 0
+            if code <= GATED_BIAS_GRADIENT:
+                _product(o, x, tables, values, gradient)
+            elif code <= AVERAGE_POOL_BACKWARD:
+                _pool(o, x, where)
+            elif code <= ZERO:
+                _number_by_number(o, x)
+            elif code <= NORM_BACKWARD:
+                _norm(o, x, values, gradient, numbers)
             elif code == TAKE:
                 batch = o[7]
                 take(given, begin, total, chosen, given_inner, x, o[1], o[2], o[3], o[4], o[5], o[6], batch)

@@ -17,11 +17,14 @@ from sparseflow.attached import check_current
 from sparseflow.boundary import checked
 from sparseflow.engine.kernels.compiling import said_aloud
 from sparseflow.engine.kernels.workspace import workspace
+from sparseflow.engine.layers.pattern import Pattern
 from sparseflow.engine.plans.builder import Program
 from sparseflow.engine.plans.interpreter import run
 from sparseflow.engine.plans.program import build_program, examples_that_fit
-from sparseflow.engine.plans.stages import Weighted, read_chain
+from sparseflow.engine.plans.reading import read_tape
+from sparseflow.engine.plans.stages import Norm, Stage, Weighted, has_parameters
 from sparseflow.engine.plans.state import Part, State
+from sparseflow.engine.plans.statistics import Modes, Statistics
 
 Floats = NDArray[Any]
 Integers = NDArray[np.int64]
@@ -48,6 +51,20 @@ class _Piece(NamedTuple):
     worker: _Worker
 
 
+class _Kind(NamedTuple):
+    """What a program depends on besides the examples in a slice."""
+
+    shape: tuple[int, ...]
+    """Of one example."""
+    modes: Modes
+    training: bool
+
+    @property
+    def measures(self) -> bool:
+        """Whether a norm needs the whole batch at once."""
+        return any(self.modes)
+
+
 class Plan:
     """Trains and evaluates a sparse chain of layers on flat vectors; made by :func:`plan`.
 
@@ -65,7 +82,6 @@ class Plan:
         self._optimizer = optimizer
         self._dtype = _dtype_of(model)
         self._itemsize = self._dtype.itemsize
-        self._slice_sizes: dict[tuple[tuple[int, ...], bool], int] = {}
         self._has_run = False
         self._take(masks)
         self.read()
@@ -82,6 +98,7 @@ class Plan:
             self._take(masks)
         self._check_current()
         self._state.read()
+        self._statistics.read()
 
     def write(self) -> None:
         """Give values and optimizer state to the model and the optimizer; inactive entries become exactly zero.
@@ -91,6 +108,7 @@ class Plan:
         """
         self._check_current()
         self._state.write()
+        self._statistics.write()
 
     def step(self, images: Tensor, labels: Tensor, chosen: Tensor | None = None) -> float:
         """One training step with the optimizer's present settings; the loss before it.
@@ -103,8 +121,9 @@ class Plan:
         Raises:
             TypeError, ValueError: if shapes, dtypes or labels do not fit, or the plan has no optimizer.
         """
-        loss, gradient = self._loss(images, labels, chosen)
+        loss, gradient, counts = self._loss(images, labels, chosen)
         self._state.step(gradient)
+        self._statistics.track(counts)
         return loss
 
     def loss_and_gradients(
@@ -117,7 +136,7 @@ class Plan:
             dense: Gradients of the parameters' shapes with zeros, instead of those of the active weights, in the order
                 of the flattened weight.
         """
-        loss, gradient = self._loss(images, labels, chosen)
+        loss, gradient, _ = self._loss(images, labels, chosen)
         flat = torch.from_numpy(gradient)
         return loss, {
             part.name: part.scatter(flat[part.where]) if dense else flat[part.where] for part in self._state.parts
@@ -126,7 +145,8 @@ class Plan:
     def logits(self, images: Tensor, chosen: Tensor | None = None) -> Tensor:
         """The logits, ``(batch, classes)``; arguments as :meth:`step`."""
         numbers, rows = self._check_images(images, chosen)
-        share = self._share(tuple(images.shape[1:]), 0, len(rows), training=False)
+        kind = _Kind(tuple(images.shape[1:]), self._modes(), training=False)
+        share = self._share(kind, 0, len(rows))
         out = np.empty(len(rows) * share[0].program.classes, numbers.dtype)
         none = np.zeros(0, np.int64)
         with self._said_aloud():
@@ -142,41 +162,46 @@ class Plan:
 
     def _take(self, masks: Mapping[str, Tensor]) -> None:
         """Make tables for other masks; the vectors are empty until they are read."""
-        self._stages = read_chain(self._model, masks)
+        tape = read_tape(self._model, masks)
         parameters = dict(self._model.named_parameters())
         parts: list[Part] = []
         self._begins: list[int] = []
         end = 0
-        for stage in self._stages:
-            if isinstance(stage, Weighted):
+        for stage, _ in tape:
+            if has_parameters(stage):
                 self._begins.append(end)
-                for kind, pattern in (("weight", stage.pattern), ("bias", None))[: 1 + stage.bias]:
+                for kind, pattern in _parameters(stage):
                     name = f"{stage.name}.{kind}" if stage.name else kind
                     parts.append(Part(name, parameters[name], end, pattern))
                     end = parts[-1].where.stop
         if not parts:
-            raise ValueError("the chain has no layer with weights, so there is nothing to plan.")
+            raise ValueError("the network has no layer with weights, so there is nothing to plan.")
+        self._statistics = Statistics(self._model, tape)
         self._state = State(parts, self._optimizer, self._dtype)
-        self._programs: dict[tuple[tuple[int, ...], int, bool], Program] = {}
-        self._shares: dict[tuple[tuple[int, ...], int, int, bool, int], tuple[_Piece, ...]] = {}
-        self._workers: dict[tuple[tuple[int, ...], int, bool, int], _Worker] = {}
+        self._programs: dict[tuple[_Kind, int], Program] = {}
+        self._shares: dict[tuple[_Kind, int, int, int], tuple[_Piece, ...]] = {}
+        self._workers: dict[tuple[_Kind, int, int], _Worker] = {}
+        self._slice_sizes: dict[_Kind, int] = {}
         self._gradients: dict[int, Floats] = {}
         self._masks = {name: mask.clone() for name, mask in masks.items()}
 
-    def _loss(self, images: Tensor, labels: Tensor, chosen: Tensor | None) -> tuple[float, Floats]:
+    def _loss(self, images: Tensor, labels: Tensor, chosen: Tensor | None) -> tuple[float, Floats, dict[int, int]]:
+        """The loss, its gradient, and the numbers of a channel of each norm."""
         numbers, rows = self._check_images(images, chosen)
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             raise TypeError(
                 f"labels must be int64 of shape ({len(images)},), got {labels.dtype} {tuple(labels.shape)}."
             )
         targets = labels.detach().contiguous().numpy()
-        shape, size = tuple(images.shape[1:]), len(rows)
-        work = self._program(shape, _MOST, True).work * size // _MOST
-        threads = max(1, min(torch.get_num_threads(), size // _FEWEST, work // _WORTH_IT))
+        size = len(rows)
+        kind = _Kind(tuple(images.shape[1:]), self._modes(), training=True)
+        if kind.measures:
+            threads = 1
+        else:
+            work = self._program(kind, _MOST).work * size // _MOST
+            threads = max(1, min(torch.get_num_threads(), size // _FEWEST, work // _WORTH_IT))
         edges = [size * thread // threads for thread in range(threads + 1)]
-        shares = [
-            self._share(shape, *ends, training=True, thread=t) for t, ends in enumerate(itertools.pairwise(edges))
-        ]
+        shares = [self._share(kind, *ends, thread=t) for t, ends in enumerate(itertools.pairwise(edges))]
         classes, wanted = shares[0][0].program.classes, targets[rows]
         if wanted.min() < 0 or wanted.max() >= classes:
             raise ValueError(f"labels must be in [0, {classes}), got {wanted.min()} to {wanted.max()}.")
@@ -194,7 +219,7 @@ class Plan:
             on_threads(threads, run_share)
         for other in gradients[1:]:
             gradients[0] += other
-        return sum(losses) / size, gradients[0]
+        return sum(losses) / size, gradients[0], shares[0][0].program.counts
 
     def _run(
         self, piece: _Piece, images: Floats, labels: Integers, rows: Integers, scale: float, gradient: Floats,
@@ -203,42 +228,48 @@ class Plan:
         program, worker = piece.program, piece.worker
         total: float = run(
             program.operations, worker.workspace, worker.positions, program.tables, self._state.values.numpy(),
-            gradient, images, labels, rows, piece.first, piece.slices, scale, out, len(rows), False, False,
+            gradient, self._statistics.numbers, images, labels, rows, piece.first, piece.slices, scale, out,
+            len(rows), False, False,
         )  # fmt: skip
         return total
 
-    def _share(
-        self, shape: tuple[int, ...], first: int, last: int, *, training: bool, thread: int = 0
-    ) -> tuple[_Piece, ...]:
+    def _modes(self) -> Modes:
+        """Of the norms; those that do not measure get the numbers that they remember."""
+        modes = self._statistics.modes
+        self._statistics.prepare(modes)
+        return modes
+
+    def _share(self, kind: _Kind, first: int, last: int, *, thread: int = 0) -> tuple[_Piece, ...]:
         """A thread's part of the batch as slices that fit in the cache, and a rest."""
-        key = (shape, first, last, training, thread)
+        key = (kind, first, last, thread)
         if key not in self._shares:
-            if (shape, training) not in self._slice_sizes:
-                trial = self._program(shape, _MOST, training)
-                room = trial.workspace // _MOST * self._itemsize
-                self._slice_sizes[shape, training] = examples_that_fit(room, least=_FEWEST, most=_MOST)
-            size = self._slice_sizes[shape, training]
+            size = last - first if kind.measures else self._slice_size(kind)
             whole, rest = divmod(last - first, size)
             pieces = [(first, size, whole), (last - rest, rest, min(rest, 1))]
             self._shares[key] = tuple(
-                _Piece(
-                    start, slices, self._program(shape, batch, training), self._worker(shape, batch, training, thread)
-                )
+                _Piece(start, slices, self._program(kind, batch), self._worker(kind, batch, thread))
                 for start, batch, slices in pieces
                 if slices
             )
         return self._shares[key]
 
-    def _program(self, shape: tuple[int, ...], batch: int, training: bool) -> Program:
-        key = (shape, batch, training)
-        if key not in self._programs:
-            self._programs[key] = build_program(
-                self._stages, self._begins, shape, batch=batch, itemsize=self._itemsize, training=training
-            )
-        return self._programs[key]
+    def _slice_size(self, kind: _Kind) -> int:
+        if kind not in self._slice_sizes:
+            trial = self._program(kind, _MOST)
+            room = trial.workspace // _MOST * self._itemsize
+            self._slice_sizes[kind] = examples_that_fit(room, least=_FEWEST, most=_MOST)
+        return self._slice_sizes[kind]
 
-    def _worker(self, shape: tuple[int, ...], batch: int, training: bool, thread: int) -> _Worker:
-        program, key = self._program(shape, batch, training), (shape, batch, training, thread)
+    def _program(self, kind: _Kind, batch: int) -> Program:
+        if (kind, batch) not in self._programs:
+            self._programs[kind, batch] = build_program(
+                self._statistics.tape(kind.modes), self._begins, kind.shape, batch=batch, itemsize=self._itemsize,
+                training=kind.training,
+            )  # fmt: skip
+        return self._programs[kind, batch]
+
+    def _worker(self, kind: _Kind, batch: int, thread: int) -> _Worker:
+        program, key = self._program(kind, batch), (kind, batch, thread)
         if key not in self._workers:
             dtype = self._state.values.numpy().dtype
             self._workers[key] = _Worker(
@@ -271,6 +302,14 @@ class Plan:
     def _said_aloud(self) -> AbstractContextManager[None]:
         first, self._has_run = not self._has_run, True
         return said_aloud() if first else nullcontext()
+
+
+def _parameters(stage: Stage) -> list[tuple[str, Pattern | None]]:
+    """The parameters of a stage: the last part of their names, and their patterns."""
+    if isinstance(stage, Weighted):
+        return [("weight", stage.pattern), *[("bias", None)] * stage.bias]
+    assert isinstance(stage, Norm)
+    return [*[("weight", None)] * stage.weight, *[("bias", None)] * stage.bias]
 
 
 @checked()

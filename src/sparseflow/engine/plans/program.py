@@ -1,4 +1,4 @@
-"""The table that the interpreter runs, built from a chain of stages and a batch size."""
+"""The table that the interpreter runs, built from a tape of stages and a batch size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sparseflow.engine.plans import interpreter as op
 from sparseflow.engine.plans.backward import backward
 from sparseflow.engine.plans.builder import Builder, Image, Program
 from sparseflow.engine.plans.forward import forward
-from sparseflow.engine.plans.stages import Stage, Weighted
+from sparseflow.engine.plans.stages import Tape, has_parameters
 
 #: Bytes of workspace that a slice of the batch should need at most: its core's share of the third-level cache.
 _CACHE = 1 << 22
@@ -24,13 +24,13 @@ def examples_that_fit(room: int, *, least: int, most: int) -> int:
 
 
 def build_program(
-    stages: Sequence[Stage], begins: Sequence[int], shape: tuple[int, ...], *, batch: int, itemsize: int, training: bool
+    tape: Tape, begins: Sequence[int], shape: tuple[int, ...], *, batch: int, itemsize: int, training: bool
 ) -> Program:
-    """The table of a chain at one batch size.
+    """The table of a network at one batch size.
 
     Args:
-        stages: Of the chain.
-        begins: Where the values of each weighted stage begin; its biases follow them.
+        tape: Of the network.
+        begins: Where the values of each stage with parameters begin; its biases follow its weights.
         shape: Of one example, without the batch: ``(features,)``, ``(channels, length)`` or
             ``(channels, height, width)``.
         batch: Examples of a slice.
@@ -38,28 +38,29 @@ def build_program(
         training: With loss and gradients; else it ends with the logits.
 
     Raises:
-        ValueError: if the shape does not fit the chain.
+        ValueError: if the shape does not fit the network.
     """
     builder = Builder(batch, itemsize)
-    values = dict(zip((i for i, stage in enumerate(stages) if isinstance(stage, Weighted)), begins, strict=True))
-    steps, last = forward(builder, stages, values, shape)
+    values = _values(tape, begins)
+    steps, x = forward(builder, tape, values, shape)
+    last = steps[-1].y
     if last.frame.size != (1, 1):
         raise ValueError(
-            f"the chain must end with logits (batch, classes), it ends with {last.channels} channels of "
+            f"the network must end with logits (batch, classes), it ends with {last.channels} channels of "
             f"{last.frame.size}. Add nn.Flatten() and nn.Linear."
         )
     if training:
-        backward(builder, steps, values, last)
+        backward(builder, steps, values, x)
     else:
         builder.add(op.GIVE, *last.place, last.channels, *last.frame.size)
     return Program(*builder.finished(), builder.workspace, builder.positions, last.channels)
 
 
 def build_halves(
-    stages: Sequence[Stage], begins: Sequence[int], shape: tuple[int, ...], *, batch: int, itemsize: int,
+    tape: Tape, begins: Sequence[int], shape: tuple[int, ...], *, batch: int, itemsize: int,
     input_gradient: bool,
 ) -> tuple[Program, Program, Image]:  # fmt: skip
-    """Forward and backward pass of a chain as two programs on one workspace, for autograd.
+    """Forward and backward pass of a network as two programs on one workspace, for autograd.
 
     Args:
         input_gradient: Whether the backward pass ends with the gradient of the input.
@@ -69,11 +70,17 @@ def build_halves(
     Returns: both programs, and the output.
     """
     builder = Builder(batch, itemsize)
-    values = dict(zip((i for i, stage in enumerate(stages) if isinstance(stage, Weighted)), begins, strict=True))
-    steps, last = forward(builder, stages, values, shape)
+    values = _values(tape, begins)
+    steps, x = forward(builder, tape, values, shape)
+    last = steps[-1].y
     builder.add(op.GIVE, *last.place, last.channels, *last.frame.size)
     split = len(builder.operations)
-    backward(builder, steps, values, last, halves=True, input_gradient=input_gradient)
+    backward(builder, steps, values, x, halves=True, input_gradient=input_gradient)
     operations, tables = builder.finished()
     sizes = (builder.workspace, builder.positions, last.channels)
     return Program(operations[:split], tables, *sizes), Program(operations[split:], tables, *sizes), last
+
+
+def _values(tape: Tape, begins: Sequence[int]) -> dict[int, int]:
+    """Where the values of each node begin that has some."""
+    return dict(zip((i for i, node in enumerate(tape) if has_parameters(node.stage)), begins, strict=True))
