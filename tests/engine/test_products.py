@@ -236,7 +236,7 @@ def test_the_number_of_threads_changes_no_bit(threads: int, in_blocks: bool, mon
     monkeypatch.setattr(products_module, "over_outputs", counted)
     torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(alone, everything(), strict=True))
-    assert len(calls) == (2 if in_blocks else 3) * threads
+    assert len(calls) == 3 * threads
 
 
 def test_a_border_is_zero_and_the_inside_the_image() -> None:

@@ -96,7 +96,7 @@ def block_sum(count: int, *, width: int = WIDTH, masked: bool = False) -> Callab
 
 
 def block_gradient(count: int, *, inputs: bool, masked: bool = False) -> Callable[..., None]:
-    """``out[v0 + j * blocks + k] = sum_n g_j[n] x_k[n]``, and with ``inputs`` ``gx_k[n] += sum_j v_jk g_j[n]``.
+    """``out[v0 + j * stream + k] = sum_n g_j[n] x_k[n]``, and with ``inputs`` ``gx_k[n] += sum_j v_jk g_j[n]``.
 
     ``g_j`` begins at ``g[g0 + j * g_pitch]``, ``x_k`` at ``x[x0 + columns[begin + k] * pitch]`` and ``gx_k`` at
     ``gx[y0 + y_columns[begin + k] * pitch]``; values lie as their gradients do. j < 4, k < blocks, n < WIDTH * count.
@@ -108,27 +108,45 @@ def block_gradient(count: int, *, inputs: bool, masked: bool = False) -> Callabl
 
     @intrinsic
     def emit(
-        typingctx: Any, values: Any, v0: Any, columns: Any, y_columns: Any, begin: Any, blocks: Any, g: Any, g0: Any,
-        g_pitch: Any, x: Any, x0: Any, gx: Any, y0: Any, pitch: Any, out: Any, adds: Any, length: Any,
+        typingctx: Any, values: Any, v0: Any, stream: Any, columns: Any, y_columns: Any, begin: Any, blocks: Any,
+        g: Any, g0: Any, g_pitch: Any, x: Any, x0: Any, gx: Any, y0: Any, pitch: Any, out: Any, adds: Any, length: Any,
     ) -> Any:  # fmt: skip
         signature = types.void(
-            values, v0, columns, y_columns, begin, blocks, g, g0, g_pitch, x, x0, gx, y0, pitch, out, adds, length
+            values,
+            v0,
+            stream,
+            columns,
+            y_columns,
+            begin,
+            blocks,
+            g,
+            g0,
+            g_pitch,
+            x,
+            x0,
+            gx,
+            y0,
+            pitch,
+            out,
+            adds,
+            length,
         )
 
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             kinds = signature.args
-            v0, begin, blocks, g_pitch, pitch, adds, length = (arguments[i] for i in (1, 4, 5, 8, 13, 15, 16))
-            v = Vectors(builder, kinds[6])
+            v0, stream, begin, blocks = (arguments[i] for i in (1, 2, 5, 6))
+            g_pitch, pitch, adds, length = (arguments[i] for i in (9, 14, 16, 17))
+            v = Vectors(builder, kinds[7])
 
             def pointer(i: int, offset: Any) -> Any:
                 return data(context, builder, kinds[i], arguments[i], offset)
 
-            vs, c, yc, outs = pointer(0, v0), pointer(2, begin), pointer(3, begin), pointer(14, v0)
-            gs, xs, ys = (pointer(i, arguments[i + 1]) for i in (6, 9, 11))
+            vs, c, yc, outs = pointer(0, v0), pointer(3, begin), pointer(4, begin), pointer(15, v0)
+            gs, xs, ys = (pointer(i, arguments[i + 1]) for i in (7, 10, 12))
             tiles = v.tiles(count, length if masked else None)
             rows = [v.at(gs, builder.mul(g_pitch, i64(j))) for j in range(HEIGHT)]
             met = [[v.load(v.at(row, shift), mask) for shift, mask in tiles] for row in rows]
-            streams = [builder.mul(blocks, i64(j)) for j in range(HEIGHT)]
+            streams = [builder.mul(stream, i64(j)) for j in range(HEIGHT)]
 
             def products(k: Any, several: int) -> Any:
                 """The dot products of ``several`` blocks, four of each."""
@@ -157,7 +175,7 @@ def block_gradient(count: int, *, inputs: bool, masked: bool = False) -> Callabl
                 return dots.result()
 
             def keep(dots: Any, k: Any, several: int) -> None:
-                own = Vectors(builder, kinds[6], several)
+                own = Vectors(builder, kinds[7], several)
                 # Of a mask and not of a condition, which would be a branch with half of the arithmetic behind it.
                 before = splat(builder, adds, several)
                 for j, stream in enumerate(streams):

@@ -47,15 +47,16 @@ def _sums_over_rows(emit: Callable[..., None], tile: int) -> Callable[..., None]
 def _gradients_over_rows(emit: Callable[..., None], tile: int) -> Callable[..., None]:
     @part
     def run(
-        begins: Indices, columns: Indices, y_columns: Indices, values: Floats, g: Floats, g0: int, g_pitch: int,
-        x: Floats, x0: int, gx: Floats, y0: int, pitch: int, out: Floats, first: int, last: int,
-        adds: bool, length: int, tiles: int,
+        starts: Indices, begins: Indices, ends: Indices, columns: Indices, y_columns: Indices, values: Floats,
+        g: Floats, g0: int, g_pitch: int, x: Floats, x0: int, gx: Floats, y0: int, pitch: int, out: Floats,
+        first: int, last: int, adds: bool, length: int, tiles: int,
     ) -> None:  # fmt: skip
         for o in range(first, last):
-            begin = np.int64(begins[o])
+            start, begin = np.int64(starts[o]), np.int64(begins[o])
+            stream, blocks = starts[o + 1] - start, ends[o] - begin
             for n in range(0, tiles * tile, tile):
                 emit(
-                    values, HEIGHT * begin, columns, y_columns, begin, begins[o + 1] - begin,
+                    values, HEIGHT * start + begin - start, stream, columns, y_columns, begin, blocks,
                     g, g0 + n + HEIGHT * o * g_pitch, g_pitch, x, x0 + n, gx, y0 + n, pitch, out, adds or n > 0, length,
                 )  # fmt: skip
 
@@ -64,14 +65,47 @@ def _gradients_over_rows(emit: Callable[..., None], tile: int) -> Callable[..., 
 
 _WIDE, _TWO = (_sums_over_rows(block_sum(count), count * WIDTH) for count in (_WIDEST, 2))
 _REST, _FEW = (_sums_over_rows(block_sum(1, width=width, masked=True), width) for width in (WIDTH, 8))
-_WIDE_GRADIENTS, _TWO_GRADIENTS, _REST_GRADIENT = (
-    _gradients_over_rows(block_gradient(count, inputs=True, masked=masked), count * WIDTH)
-    for count, masked in ((_WIDEST, False), (2, False), (1, True))
-)
-_WIDE_DOTS, _TWO_DOTS, _REST_DOT = (
-    _gradients_over_rows(block_gradient(count, inputs=False, masked=masked), count * WIDTH)
-    for count, masked in ((_WIDEST, False), (2, False), (1, True))
-)
+
+
+def _gradients_over_tiles(*, inputs: bool) -> Callable[..., None]:
+    """The kernel over an image, with the gradient of the inputs or without it."""
+    wide, two, rest = (
+        _gradients_over_rows(block_gradient(count, inputs=inputs, masked=masked), count * WIDTH)
+        for count, masked in ((_WIDEST, False), (2, False), (1, True))
+    )
+
+    @part
+    def run(
+        starts: Indices, begins: Indices, ends: Indices, columns: Indices, y_columns: Indices, values: Floats,
+        g: Floats, g0: int, g_pitch: int, x: Floats, x0: int, gx: Floats, y0: int, pitch: int, out: Floats,
+        first: int, last: int, rows: int, gi: int, xi: int, yi: int, parts: int, gj: int, xj: int, yj: int,
+        length: int, adds: bool,
+    ) -> None:  # fmt: skip
+        for i in range(rows):
+            for j in range(parts):
+                d, a, b, n = g0 + i * gi + j * gj, x0 + i * xi + j * xj, y0 + i * yi + j * yj, 0
+                if x.itemsize == 4:
+                    while n + _WIDEST * WIDTH <= length:
+                        tiles = tiles_of_strip(length - n, pitch, _WIDEST * WIDTH)
+                        wide(starts, begins, ends, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
+                             pitch, out, first, last, adds, length, tiles)  # fmt: skip
+                        n, adds = n + _WIDEST * WIDTH * tiles, True
+                while n + 2 * WIDTH <= length:
+                    two(starts, begins, ends, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
+                        pitch, out, first, last, adds, length, 1)  # fmt: skip
+                    n, adds = n + 2 * WIDTH, True
+                while n < length:
+                    rest(starts, begins, ends, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
+                         pitch, out, first, last, adds, length - n, 1)  # fmt: skip
+                    n, adds = n + WIDTH, True
+
+    return run
+
+
+#: Both gradients; arguments as :func:`block_gradients`, but of a row's blocks [starts[o], starts[o + 1]) those in
+#: [begins[o], ends[o]) are computed.
+gradients_of_blocks = _gradients_over_tiles(inputs=True)
+_DOTS = _gradients_over_tiles(inputs=False)
 
 
 @kernel
@@ -126,23 +160,10 @@ def block_gradients(
         out: The gradient per value, stored or with ``adds_weights`` added.
         first, last: The block rows whose part to compute.
     """
-    for i in range(rows):
-        for j in range(parts):
-            d, a, b, n = g0 + i * gi + j * gj, x0 + i * xi + j * xj, y0 + i * yi + j * yj, 0
-            if x.itemsize == 4:
-                while n + _WIDEST * WIDTH <= length:
-                    tiles = tiles_of_strip(length - n, pitch, _WIDEST * WIDTH)
-                    _WIDE_GRADIENTS(begins, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
-                                    pitch, out, first, last, adds_weights, length, tiles)  # fmt: skip
-                    n, adds_weights = n + _WIDEST * WIDTH * tiles, True
-            while n + 2 * WIDTH <= length:
-                _TWO_GRADIENTS(begins, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
-                               pitch, out, first, last, adds_weights, length, 1)  # fmt: skip
-                n, adds_weights = n + 2 * WIDTH, True
-            while n < length:
-                _REST_GRADIENT(begins, columns, y_columns, values, g, d + n, g_pitch, x, a + n, gx, b + n,
-                               pitch, out, first, last, adds_weights, length - n, 1)  # fmt: skip
-                n, adds_weights = n + WIDTH, True
+    gradients_of_blocks(
+        begins, begins, begins[1:], columns, y_columns, values, g, g0, g_pitch, x, x0, gx, y0, pitch, out, first, last,
+        rows, gi, xi, yi, parts, gj, xj, yj, length, adds_weights,
+    )  # fmt: skip
 
 
 @kernel
@@ -152,23 +173,10 @@ def block_dots(
     rows: int, gi: int, xi: int, parts: int, gj: int, xj: int, length: int, adds_weights: bool,
 ) -> None:  # fmt: skip
     """The gradient of the weights alone; arguments as :func:`block_gradients`."""
-    for i in range(rows):
-        for j in range(parts):
-            d, a, n = g0 + i * gi + j * gj, x0 + i * xi + j * xj, 0
-            if x.itemsize == 4:
-                while n + _WIDEST * WIDTH <= length:
-                    tiles = tiles_of_strip(length - n, pitch, _WIDEST * WIDTH)
-                    _WIDE_DOTS(begins, columns, columns, x, g, d + n, g_pitch, x, a + n, x, a + n,
-                               pitch, out, first, last, adds_weights, length, tiles)  # fmt: skip
-                    n, adds_weights = n + _WIDEST * WIDTH * tiles, True
-            while n + 2 * WIDTH <= length:
-                _TWO_DOTS(begins, columns, columns, x, g, d + n, g_pitch, x, a + n, x, a + n,
-                          pitch, out, first, last, adds_weights, length, 1)  # fmt: skip
-                n, adds_weights = n + 2 * WIDTH, True
-            while n < length:
-                _REST_DOT(begins, columns, columns, x, g, d + n, g_pitch, x, a + n, x, a + n,
-                          pitch, out, first, last, adds_weights, length - n, 1)  # fmt: skip
-                n, adds_weights = n + WIDTH, True
+    _DOTS(
+        begins, begins, begins[1:], columns, columns, x, g, g0, g_pitch, x, x0, x, x0, pitch, out, first, last,
+        rows, gi, xi, xi, parts, gj, xj, xj, length, adds_weights,
+    )  # fmt: skip
 
 
 @kernel

@@ -189,17 +189,38 @@ def dots(count: int) -> Callable[..., None]:
     return emit
 
 
+def _prefetch(cache: int) -> Callable[..., None]:
+    """Ask for the cache line of ``array[place]`` in a cache, 1 or 2; nothing is read, so any place will do."""
+
+    @intrinsic
+    def emit(typingctx: Any, array: Any, place: Any) -> Any:
+        signature = types.void(array, place)
+
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = data(context, builder, signature.args[0], *arguments)
+            byte = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+            kind = ir.FunctionType(ir.VoidType(), [byte.type, I32, I32, I32])
+            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            builder.call(function, [byte, ir.Constant(I32, 0), ir.Constant(I32, 4 - cache), ir.Constant(I32, 1)])
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return emit
+
+
+prefetch, prefetch_far = _prefetch(1), _prefetch(2)
+
+
 @intrinsic
-def prefetch(typingctx: Any, array: Any, place: Any) -> Any:
-    """Ask for the cache line of ``array[place]``; nothing is read, so any place will do."""
-    signature = types.void(array, place)
+def move(typingctx: Any, x: Any, x0: Any, y: Any, y0: Any, count: Any) -> Any:
+    """``y[y0 : y0 + count] = x[x0 : x0 + count]``, which may overlap; Numba's own slices go number by number."""
+    signature = types.void(x, x0, y, y0, count)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = data(context, builder, signature.args[0], *arguments)
-        byte = builder.bitcast(pointer, ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [byte.type, I32, I32, I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [byte, ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)])
+        source, target = (data(context, builder, signature.args[i], *arguments[i : i + 2]) for i in (0, 2))
+        size = Vectors(builder, signature.args[0]).size
+        cgutils.raw_memmove(builder, target, source, arguments[4], size)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparseflow.engine.kernels.compiling import kernel, part
-from sparseflow.engine.kernels.simd import dots, gathered_dot, prefetch, span_dots, span_sum, weighted_sum
+from sparseflow.engine.kernels.simd import dots, gathered_dot, move, prefetch, span_dots, span_sum, weighted_sum
 from sparseflow.engine.kernels.vectors import WIDTH
 
 Floats = NDArray[Any]
@@ -277,6 +277,6 @@ def put_in_frame(
         for i in range(height):
             a, b = (c * height + i) * row, base + (top + i) * across
             y[b : b + left * batch] = 0
-            y[b + left * batch : b + left * batch + row] = x[a : a + row]
+            move(x, a, y, b + left * batch, row)
             y[b + left * batch + row : b + across] = 0
         y[base + (top + height) * across : base + pitch] = 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache, cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,6 +17,7 @@ from sparseflow.engine.kernels.by_rows import (
     block_gradients_by_rows,
     block_sums_by_rows,
     column_gradients_by_rows,
+    sums_by_rows,
 )
 from sparseflow.engine.kernels.gradients import column_gradients, gated_sums
 from sparseflow.engine.kernels.sums import all_dots, all_sums, row_sums, vector_product
@@ -25,8 +28,10 @@ from sparseflow.engine.layers.geometry import (
     Loops,
     Window,
     block_table,
+    columns_in,
     forward_loops,
     forward_table,
+    input_channels,
 )
 from sparseflow.engine.layers.gradient_geometry import GradientLoops, block_gradient_loops, gradient_passes
 from sparseflow.engine.layers.memory import shared_pool
@@ -69,13 +74,13 @@ class Product:
         self.x = Frame(size, batch, window.padding)
         self.y = Frame(window.outputs(size), batch)
         self.g = self.y if self.in_blocks else Frame(self.y.size, batch, window.gradient_border(size))
-        self.gx = self.x if self.in_blocks else Frame(size, batch)
         self.memory = shared_pool()
         self.work = pattern.num_active * self.y.pitch
         """Multiply-adds of one product."""
         large = pattern.inputs * self.x.pitch * itemsize > _LARGE
-        self.by_rows = large and self.y.size[0] > 1 and window.kernel[0] > 1
-        """Whether kernels read a row of pixels of all channels before they compute with it."""
+        self.by_rows = window.kernel != (1, 1) and (large or self.in_blocks)
+        """Whether kernels take an image in strips and ask for what a strip meets before they compute with it."""
+        self.gx = self.x if self.in_blocks and not self.by_rows else Frame(size, batch)
 
     @cached_property
     def table(self) -> Table:
@@ -93,7 +98,7 @@ class Product:
     def backward(self) -> list[tuple[Table, GradientLoops]]:
         """The tables and loops of both gradients: one for blocks, else one for each phase of the stride."""
         if self.in_blocks:
-            passes = [(self.table, block_gradient_loops(self.window, self.x, self.gx, self.g))]
+            passes = [(self.table, block_gradient_loops(self.window, self.x, self.x, self.g))]
         else:
             passes = gradient_passes(self.pattern, self.window, self.x, self.gx, self.g, self.itemsize)
         if not self.by_rows or not (self.in_blocks or self.window.stride == (1, 1)):
@@ -103,13 +108,32 @@ class Product:
 
     @cached_property
     def _x_band(self) -> Band:
-        reach = self.window.dilation[0] * (self.window.kernel[0] - 1)
-        return self.pattern.inputs, self.x.pitch, self.x.width * self.x.batch, reach + 1, self.window.stride[0]
+        down, right = (d * (k - 1) for d, k in zip(self.window.dilation, self.window.kernel, strict=True))
+        across = self.x.width * self.x.batch
+        return self.pattern.inputs, self.x.pitch, across, down + 1, self.window.stride[0], right * self.x.batch
 
     @cached_property
     def _g_band(self) -> Band:
-        reach = self.window.dilation[0] * (self.window.kernel[0] - 1) // self.window.stride[0]
-        return self.pattern.outputs, self.g.pitch, self.g.width * self.g.batch, reach + 1, 1
+        down, right = (
+            d * (k - 1) // s
+            for d, k, s in zip(self.window.dilation, self.window.kernel, self.window.stride, strict=True)
+        )
+        return self.pattern.outputs, self.g.pitch, self.g.width * self.g.batch, down + 1, 1, right * self.g.batch
+
+    def _span(self, parts: int, length: int, rows: int) -> int:
+        """Numbers of a row that a strip is wide, if its kernel meets this many rows of pixels of single channels."""
+        if parts > 1:
+            return length
+        return max(TILE, CACHE // (rows * self.itemsize) // TILE * TILE)
+
+    @cached_property
+    def _channels(self) -> tuple[Table, NDArray[np.int64]]:
+        """The blocks of each input channel, in number, and of each block its row and channel as one ascending key."""
+        own = input_channels(self.pattern, math.prod(self.window.kernel))
+        counts = np.bincount(own, minlength=self.pattern.inputs)
+        edges = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        key = self.pattern.block_rows.astype(np.int64) * self.pattern.inputs + own
+        return Table(edges[None, :-1], edges[None, 1:], own), key
 
     @cached_property
     def _single(self) -> bool:
@@ -173,11 +197,22 @@ class Product:
                 self.pattern.begins, table.columns, w, start, x, x0, pitch, y, y0, y_pitch, first, last, *moves, floor
             )  # fmt: skip
             if self.by_rows:
-                block_sums_by_rows(*arguments, self._x_band)
+                block_sums_by_rows(*arguments, self._x_band, self._forward_span)
             else:
                 block_sums(*arguments)
+        elif self.by_rows:
+            x0, pitch, y0, y_pitch, *moves = loops
+            sums_by_rows(
+                table.begins[0], table.ends[0], table.columns, w, start, x, x0, pitch, y, y0, y_pitch, first, last,
+                *moves, floor, self._x_band, self._forward_span,
+            )  # fmt: skip
         else:
             all_sums(table.begins, table.ends, table.columns, w, start, x, y, loops, first, last, floor)
+
+    @property
+    def _forward_span(self) -> int:
+        moves = self._forward
+        return self._span(moves.parts, moves.length, self.pattern.inputs * self._x_band[3] + self.pattern.outputs)
 
     def gradients(self, values: Tensor, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """``W^T g`` in frame ``gx``, and the gradient of each active weight: both from one pass over ``g``."""
@@ -188,15 +223,9 @@ class Product:
         ((table, loops),) = self.backward
         gx = self.memory.empty(self.pattern.inputs * self.gx.pitch, self.dtype)
         if self.by_rows:
-            out = torch.empty(self.pattern.num_active, dtype=self.dtype)
-            block_gradients_by_rows(
-                self.pattern.begins, table.columns, w, g, loops.g0, self.g.pitch, x, loops.x0, gx.numpy(), loops.y0,
-                self.x.batch, out.numpy(), table.outputs, *loops.moves, self._x_band,
-            )  # fmt: skip
-            return gx, out
+            return gx, self._scatter_by_rows(loops, w, x, g, gx.numpy())
         gxs, (*moves, length) = gx.zero_().numpy(), loops.moves
-        # Taps of larger kernels reach into the other half.
-        parts = halves(length, 2 * self.work) if self.window.kernel == (1, 1) else [(0, length)]
+        parts = halves(length, 2 * self.work)
         outs = [torch.empty(self.pattern.num_active, dtype=self.dtype) for _ in parts]
 
         def run(part: int) -> None:
@@ -209,6 +238,49 @@ class Product:
 
         over_parts(len(parts), 2 * self.work, run)
         return gx, sum_of(outs)
+
+    def _scatter_by_rows(self, loops: GradientLoops, w: Floats, x: Floats, g: Floats, gx: Floats) -> Tensor:
+        pattern, window, (channels, key) = self.pattern, self.window, self._channels
+        out, rows = torch.empty(pattern.num_active, dtype=self.dtype), np.arange(len(pattern.begins) - 1)
+        count, gi, xi, _, parts, gj, xj, _, length = loops.moves
+        band = self._x_band
+        span = self._span(parts, length, 2 * pattern.inputs * band[3] + pattern.outputs)
+        # The strip of the input's gradient, whole pixels.
+        strip = Frame((band[3], -(-(min(span, length) + (parts - 1) * xj + band[5]) // self.x.batch)), self.x.batch)
+        y_columns, across = columns_in(pattern, window, strip), strip.width * strip.batch
+        inside = (
+            window.padding[0][0],
+            window.padding[1][0] * self.x.batch,
+            self.x.size[0],
+            self.gx.width * self.x.batch,
+        )
+        if not self._meets_all:
+            gx[:] = 0
+
+        # Taps reach into other parts of the image, but not into other channels.
+        def run(first: int, last: int) -> None:
+            begins, ends = (np.searchsorted(key, rows * pattern.inputs + c).astype(np.int32) for c in (first, last))
+            room = self.memory.empty((last - first) * strip.pitch, self.dtype)
+            block_gradients_by_rows(
+                pattern.begins, begins, ends, self.table.columns, y_columns, w, g, loops.g0, self.g.pitch,
+                x, loops.x0, gx, self.x.batch, out.numpy(), len(rows), first, last,
+                count, gi, xi, parts, gj, xj, length, band, span, room.numpy(), across, inside,
+            )  # fmt: skip
+
+        over_outputs(channels, 2 * self.work, run)
+        return out
+
+    @cached_property
+    def _meets_all(self) -> bool:
+        """Whether each pixel of the input is in a window."""
+        window = self.window
+        return all(
+            stride <= dilation * (kernel - 1) + 1
+            and (self.x.size[axis] + sum(window.padding[axis]) - dilation * (kernel - 1) - 1) % stride == 0
+            for axis, (kernel, stride, dilation) in enumerate(
+                zip(window.kernel, window.stride, window.dilation, strict=True)
+            )
+        )
 
     def _gather(self, w: Floats, x: Floats, g: Floats) -> tuple[Tensor, Tensor]:
         gx = self.memory.empty(self.pattern.inputs * self.gx.pitch, self.dtype)
@@ -224,7 +296,9 @@ class Product:
                     gxs, loops.y0, self.gx.pitch, outs, first, last, *loops.moves,
                 )  # fmt: skip
                 if self.by_rows:
-                    column_gradients_by_rows(*arguments, self._g_band)
+                    met = self.pattern.outputs * self._g_band[3] + 2 * self.pattern.inputs
+                    span = self._span(loops.moves[4], loops.moves[8], met)
+                    column_gradients_by_rows(*arguments, self._g_band, span)
                 else:
                     column_gradients(*arguments, block > 0, False)
 
