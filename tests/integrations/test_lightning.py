@@ -334,6 +334,22 @@ def test_an_average_is_that_of_the_weights_since_they_grew(name: str) -> None:
     assert_sparse(dict(module.named_parameters()), callback.masks)
 
 
+def test_averages_of_a_network_with_batch_norm_are_sparse_at_the_end() -> None:
+    """Lightning goes over the data once more then, and steps at the end of it; see findings/."""
+
+    class Normed(Lit):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net.insert(1, nn.BatchNorm2d(3))
+
+    module = Normed()
+    callback = SparsifierCallback(masks_of(module), METHODS["rigl"](), seed=0)
+    trainer(callback, AVERAGES["swa"]()).fit(module, loader())
+    assert callback.sparsifier is not None
+    assert callback.sparsifier.step_count == 25
+    assert_sparse(dict(module.named_parameters()), callback.masks)
+
+
 def test_an_average_of_any_callback_is_cut_when_it_is_put_in_place() -> None:
     class Noise(Callback):
         """Puts dense weights in place, as an average would whose maker is unknown."""
