@@ -173,8 +173,8 @@ class UpdateFlow(NamedTuple):
 
 class _Updates(Protocol):
     masks: dict[str, Tensor]
-    before_update: list[Callable[[int], None]]
-    after_update: list[Callable[[int, Mapping[str, MaskUpdate]], None]]
+    before_update: list[Callable[[int], object]]
+    after_update: list[Callable[[int, Mapping[str, MaskUpdate]], object]]
 
 
 def record_update_flow(

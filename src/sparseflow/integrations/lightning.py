@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sparseflow.integrations import missing
+from sparseflow.integrations.given import MasksLike, MethodLike, check_given, masks_for, method_for
 from sparseflow.masks.make import apply_masks_
 from sparseflow.masks.select import unwrap
-from sparseflow.methods.base import Method
 from sparseflow.record import Record, record
+from sparseflow.sharded import full
 from sparseflow.sparsifier.sparsifier import Sparsifier
 from sparseflow.types import Masks
 
 try:
     import lightning.pytorch as pl
-except ModuleNotFoundError:
+except ImportError:
     try:
         import pytorch_lightning as pl  # type: ignore[no-redef]
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "sparseflow.integrations.lightning needs Lightning, which is not installed: "
-            'pip install "sparseflow[integrations]".'
-        ) from error
+    except ImportError as error:
+        raise missing("lightning", error) from error
 
 
 class SparsifierCallback(pl.Callback):
@@ -45,7 +45,9 @@ class SparsifierCallback(pl.Callback):
     Args:
         masks: Parameter name in the LightningModule -> bool tensor, or a function that makes them of the module when
             ``fit`` starts, for layers that ``configure_model`` makes. Not called where a checkpoint has masks.
-        method: The rule by which masks change, such as ``sparseflow.RigL(...)``; its steps are optimizer steps.
+        method: The rule by which masks change, such as ``sparseflow.RigL(...)``, or a function that makes it of the
+            number of optimizer steps that the Trainer is to take, such as
+            ``lambda total_steps: sf.RigL(total_steps=total_steps)``.
         seed: As for the Sparsifier.
         gradient_fn: As for the Sparsifier.
         record_every: Optimizer steps between rows of :attr:`record`; default: ``log_every_n_steps`` of the Trainer.
@@ -60,18 +62,14 @@ class SparsifierCallback(pl.Callback):
 
     def __init__(
         self,
-        masks: Masks | Callable[[Any], Masks],
-        method: Method,
+        masks: MasksLike,
+        method: MethodLike,
         *,
         seed: int,
         gradient_fn: Callable[[], Mapping[str, Tensor]] | None = None,
         record_every: int | None = None,
     ) -> None:
-        if not isinstance(masks, Mapping) and not callable(masks):
-            raise TypeError(
-                f"masks must be a dict of masks or a function that makes it of the module, got {type(masks).__name__}. "
-                "Write SparsifierCallback(sparseflow.random_masks(module, 0.9, seed=0), method, seed=0)."
-            )
+        check_given(masks, method)
         self.sparsifier: Sparsifier | None = None
         """The Sparsifier of the fit under way, or of the last one; ``None`` before the first."""
         self.record: Record | None = None
@@ -106,13 +104,13 @@ class SparsifierCallback(pl.Callback):
         state, self._loaded = self._loaded, None
         if state is None and self.sparsifier is not None and self.sparsifier.model is module:
             state = self.sparsifier.state_dict()  # fit goes on where it ended
-        masks = state["masks"] if state else self._masks(pl_module) if callable(self._masks) else self._masks
+        masks = state["masks"] if state else masks_for(self._masks, pl_module)
         model = trainer.strategy.model
         self.sparsifier = Sparsifier(
             pl_module if model is None else model,
             _stepping(trainer.optimizers, module, masks),
             masks,
-            self._method,
+            method_for(self._method, _total_steps(trainer)) if callable(self._method) else self._method,
             seed=self._seed,
             gradient_fn=self._gradient_fn,
             state=state,
@@ -164,7 +162,12 @@ class SparsifierCallback(pl.Callback):
         """The Sparsifier's state, for the checkpoint that the Trainer writes."""
         if self._loaded is not None:
             return dict(self._loaded)
-        return {} if self.sparsifier is None else self.sparsifier.state_dict()
+        if self.sparsifier is None:
+            return {}
+        state = self.sparsifier.state_dict()
+        for key in ("masks", "gradient_mean"):
+            state[key] = {name: full(tensor) for name, tensor in state[key].items()}
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a checkpoint's state, at once or when ``fit`` starts."""
@@ -185,6 +188,21 @@ class SparsifierCallback(pl.Callback):
     def _cut_averages(self, trainer: pl.Trainer) -> None:
         for average in _averages(trainer):
             apply_masks_(average, self.masks)
+
+
+def _total_steps(trainer: pl.Trainer) -> int:
+    """Optimizer steps of the whole fit.
+
+    Raises:
+        ValueError: if it has no end.
+    """
+    steps = trainer.estimated_stepping_batches
+    if not 0 < steps < math.inf:
+        raise ValueError(
+            "method= is a function of the number of optimizer steps, and this fit has no end. Give the Trainer "
+            "max_steps= or max_epochs=, or SparsifierCallback a method such as sparseflow.RigL(update_until=1000)."
+        )
+    return int(steps)
 
 
 def _averages(trainer: pl.Trainer) -> Iterator[nn.Module]:

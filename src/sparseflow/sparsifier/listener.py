@@ -79,8 +79,8 @@ class Listener:
     ) -> None:
         self.method, self.gradient_fn, self.generator = method, gradient_fn, generator
         self.step_count, self.last_update = 0, -1
-        self.before_update: list[Callable[[int], None]] = []
-        self.after_update: list[Callable[[int, Mapping[str, MaskUpdate]], None]] = []
+        self.before_update: list[Callable[[int], object]] = []
+        self.after_update: list[Callable[[int, Mapping[str, MaskUpdate]], object]] = []
         self.observers: list[Observer] = []
         self.gradient_mean: dict[str, Tensor] = {}
         self.rates = PeakRates(optimizers)
