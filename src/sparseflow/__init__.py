@@ -8,6 +8,7 @@ from sparseflow import methods as updaters
 from sparseflow.init.live import live_inputs
 from sparseflow.init.model import initialize_
 from sparseflow.init.prune import grasp, snip, synflow_masks
+from sparseflow.masks.edges import masks_from_edges
 from sparseflow.masks.files import load_block, load_masks, save_masks
 from sparseflow.masks.imported import masks_of, remove_pruning, remove_pruning_
 from sparseflow.masks.make import (
@@ -66,6 +67,7 @@ __all__ = [
     "load_masks",
     "magnitude_masks",
     "mask_statistics",
+    "masks_from_edges",
     "masks_of",
     "overlap",
     "prunable",

@@ -57,6 +57,8 @@ CALLS: Mapping[str, tuple[Callable[..., Any], Arguments]] = {
     "sf.dense_masks": (sf.dense_masks, lambda: {"model": model()}),
     "sf.diagnose": (sf.diagnose, lambda: {
         "model": masked(), "masks": masks(), "batches": batches(), "total_steps": 100}),
+    "sf.masks_from_edges": (sf.masks_from_edges, lambda: {"model": model(), "edges": {"0.weight": [
+        (index, index % 5) for index in range(6)]}}),
     "sf.drop_and_grow": (sf.drop_and_grow, lambda: {
         "mask": torch.eye(4, dtype=torch.bool), "drop_score": torch.rand(4, 4), "grow_score": torch.rand(4, 4),
         "num_drop": 1, "num_grow": 1}),
