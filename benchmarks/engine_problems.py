@@ -154,8 +154,8 @@ def paper_network(network: str, way: str, smoke: bool) -> Problem:
     )  # fmt: skip
 
 
-def image_network(network: str, width: float, batch: int, smoke: bool) -> Problem:
-    """A training step of VGG16 (by a plan) or ResNet-14 (by the engine's layers) on images of 32x32."""
+def image_network(network: str, way: str, width: float, batch: int, smoke: bool) -> Problem:
+    """A training step of VGG16 or ResNet-14 on images of 32x32, by the engine's layers or by a plan."""
     if smoke:
         width, batch = 1 / 16, 4
     generator = torch.Generator().manual_seed(0)
@@ -166,7 +166,7 @@ def image_network(network: str, width: float, batch: int, smoke: bool) -> Proble
     return Problem(
         label=f"width {width:g}, batch {batch}", model=model, step=training(x, labels, sgd),
         allocation="erk" if network == "vgg16" else "uniform",
-        sparse_step=partial(planned, x, labels, sgd) if network == "vgg16" else None,
+        sparse_step=partial(planned, x, labels, sgd) if way == "plan" else None,
         dense_layouts=DENSE_IMAGES, settings={"optimizer": "SGD, Nesterov momentum 0.9, weight decay 1e-4"},
     )  # fmt: skip
 

@@ -114,17 +114,20 @@ BENCHMARKS = (
         "engine_vgg16",
         "training step with optimizer, VGG16 on 32x32: plan",
         Trial(
-            partial(image_network, "vgg16", 1 / 4, 128),
+            partial(image_network, "vgg16", "plan", 1 / 4, 128),
             entries(UNSTRUCTURED, at_80=1.3, at_90=2.6, at_95=4.3) + entries(BLOCKS, at_80=2, at_90=3.5, at_95=5.5),
         ),
     ),
-    row(
-        "engine_resnet14",
-        "training step with optimizer, ResNet-14 on 32x32: modules",
-        Trial(
-            partial(image_network, "resnet14", 1 / 2, 64),
-            entries(UNSTRUCTURED, at_90=2.2, at_95=(2.8, 1.2)) + entries(BLOCKS, at_90=0, at_95=0),
-        ),
+    *(
+        row(
+            name,
+            f"training step with optimizer, ResNet-14 on 32x32: {way}",
+            Trial(
+                partial(image_network, "resnet14", way, 1 / 2, 64),
+                entries(UNSTRUCTURED, at_90=2.2, at_95=(2.8, 1.2)) + entries(BLOCKS, at_90=0, at_95=0),
+            ),
+        )
+        for name, way in (("engine_resnet14", "modules"), ("engine_resnet14_plan", "plan"))
     ),
     row(
         "engine_batch_1",

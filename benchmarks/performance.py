@@ -16,7 +16,7 @@ USER_LEVEL = ("engine_user_mlp", "engine_transformer")
 CONTESTS = (
     "engine_user_mlp", "engine_mlp_inference", "engine_linear", "engine_two_threads", "engine_lenet5_modules",
     "engine_lenet5_plan", "engine_mlp_modules", "engine_mlp_plan", "engine_transformer", "engine_encoder",
-    "engine_conv", "engine_vgg16", "engine_resnet14", "engine_batch_1",
+    "engine_conv", "engine_vgg16", "engine_resnet14", "engine_resnet14_plan", "engine_batch_1",
 )  # fmt: skip
 #: The engine against other libraries, against itself, and what it needs.
 OTHERS = ("engine_sparselab", "engine_before", "engine_bytes", "engine_memory", "engine_growth", "mask_update")
@@ -53,7 +53,7 @@ def blocks(results: Iterable[Result]) -> dict[str, str]:
             details, "engine_lenet5_modules", "engine_lenet5_plan", "engine_mlp_modules", "engine_mlp_plan"
         ),
         "transformer": table(details, "engine_transformer"),
-        "conv": table(details, "engine_conv", "engine_vgg16", "engine_resnet14"),
+        "conv": table(details, "engine_conv", "engine_vgg16", "engine_resnet14", "engine_resnet14_plan"),
         "batch": table(details, "engine_batch_1"),
         "bytes": table(others, "engine_bytes"),
         "memory": table(memory, "engine_memory"),

@@ -18,6 +18,7 @@ from sparseflow.engine.stepper import Stepper
 from sparseflow.gradients import undisturbed
 
 plan_module = sys.modules["sparseflow.engine.plans.plan"]
+program_module = sys.modules["sparseflow.engine.plans.program"]
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3)
 
 
@@ -155,7 +156,7 @@ def test_only_a_step_moves_running_statistics_and_only_write_gives_them_away() -
 
 def test_evaluation_in_slices_and_training_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the cache and the batch: a norm that measures sees all examples."""
-    monkeypatch.setattr(plan_module, "_CACHE", 1)
+    monkeypatch.setattr(program_module, "_CACHE", 1)
     monkeypatch.setattr(plan_module, "_WORTH_IT", 1)
     torch.set_num_threads(2)
     model = images().double()
@@ -167,7 +168,7 @@ def test_evaluation_in_slices_and_training_at_once(monkeypatch: pytest.MonkeyPat
     fast = plan(model, masks)
     fast.logits(x)
     fast.loss_and_gradients(x, y)
-    assert {batch for (_, batch, _) in fast._workers} == {64, 300 % 64, 150 % 64}
+    assert {batch for (_, batch, _) in fast._workers} == {16, 300 % 16, 150 % 16}
 
 
 def test_threads_change_no_bit_where_norms_measure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,6 +94,20 @@ class Odd(nn.Module):
         return self.fc(torch.flatten(total, 1) + total.flatten(1))  # type: ignore[no-any-return]
 
 
+class Cifar(nn.Module):
+    """The ends of a network in the words of many a repository."""
+
+    def __init__(self, *, by_shape: bool) -> None:
+        super().__init__()
+        self.conv, self.block, self.fc = nn.Conv2d(3, 4, 3, padding=1), Block(4, 4), nn.Linear(4 * 3 * 2, 3)
+        self.by_shape = by_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.avg_pool2d(self.block(F.relu(self.conv(x))), 2)
+        out = out.reshape(x.shape[0], -1) if self.by_shape else out.view(out.size(0), -1)
+        return self.fc(out)  # type: ignore[no-any-return]
+
+
 class SumOfItsInput(nn.Module):
     """The input is read three times, once by a norm whose output is added to it."""
 
@@ -124,6 +141,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), Torchvision(4, 4), Torchvision(4, 6, 2), *head(6)),
         (3, 9, 8),
     ),
+    "flat by size": (partial(Cifar, by_shape=False), (3, 6, 5)),
+    "flat by shape": (partial(Cifar, by_shape=True), (3, 6, 5)),
     "sums of every kind": (Odd, (2, 5, 6)),
     "a norm added to its input": (SumOfItsInput, (2, 5, 6)),
     "ResNet-14 for small images": (partial(resnet14, 3, width=1 / 16, stem="cifar"), (3, 16, 15)),
@@ -239,20 +258,23 @@ class Wrapped(nn.Module):
         return self.function(self.layer, x)
 
 
-def two_inputs() -> nn.Module:
-    class Two(nn.Linear):
-        def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
-            return x + y
+class OfTwo(nn.Module):
+    """A model of two inputs."""
 
-    class Outer(nn.Module):
-        def forward(self, x: Tensor, y: Tensor) -> Tensor:
-            return x + y
-
-    return Outer()
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
 
 
 REFUSED: list[tuple[nn.Module, str]] = [
     (Wrapped(lambda layer, x: layer(x).tanh()), r"no stage for operation 'tanh', call_method of 'tanh'"),
+    (Wrapped(lambda layer, x: layer(x).view(-1, x.size(0))), r"no stage for operation 'view', call_method of 'view'"),
+    (Wrapped(lambda layer, x: layer(x).view(x.size(1), -1)), r"no stage for operation 'view', call_method of 'view'"),
+    (Wrapped(lambda layer, x: layer(x) + x.size(0)), r"no stage for operation 'add', call_function of 'add'"),
+    (Wrapped(lambda layer, x: x.size(0) + layer(x)), r"no stage for operation 'add', call_function of 'add'"),
+    (
+        Wrapped(lambda layer, x: layer(x), sf.engine.SparseLinear.bare(nn.Linear(2, 2), torch.eye(2) > 0)),
+        "cannot compute layer 'layer', SparseLinear",
+    ),
     (Wrapped(lambda layer, x: layer(x) + 1), r"no stage for operation 'add', call_function of 'add'"),
     (Wrapped(lambda layer, x: torch.add(layer(x), x, alpha=2)), "no stage for operation 'add'"),
     (Wrapped(lambda layer, x: F.conv2d(x, layer.weight)), "no stage for operation 'layer_weight', get_attr"),
@@ -263,7 +285,7 @@ REFUSED: list[tuple[nn.Module, str]] = [
     (Wrapped(lambda layer, x: layer(layer(x))), "two layers share a weight, or one is called twice"),
     (Wrapped(lambda layer, x: (y := layer(x)) + y.relu_()), "'relu_' writes in place to what another one reads too"),
     (Wrapped(lambda layer, x: layer(x) + x.flatten(1).relu_()), "'relu_' writes in place to what another one reads"),
-    (two_inputs(), "gives the model one tensor, it takes 'y' too"),
+    (OfTwo(), "gives the model one tensor, it takes 'y' too"),
 ]
 
 
@@ -282,3 +304,12 @@ def test_sums_and_pools_that_do_not_fit() -> None:
     model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.AdaptiveAvgPool2d(3))
     with pytest.raises(ValueError, match=r"layer '1' pools \(4, 4\) to \(3, 3\), which does not divide it"):
         plan(model, {}).logits(x)
+
+
+def test_the_block_of_the_page_on_the_engine_gets_a_plan() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "engine.md").read_text()
+    (block,) = [text for text in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "class Block" in text]
+    names: dict[str, Any] = {"sf": sf, "torch": torch}
+    exec(block, names)
+    assert names["logits"].shape == (4, 10)
+    assert names["residual"][0].bn.num_batches_tracked == 1

@@ -29,13 +29,13 @@ class Stepper:
 
     Args:
         sparsifier: With its model and optimizer.
-        kind: ``auto``: a plan where at most ``most_active`` of the weights are active, the network is a chain that a
+        kind: ``auto``: a plan where at most ``most_active`` of the weights are active, the network is one that a
             plan takes, and the method needs no dense gradient at every step. ``sparse``: always a plan. ``masked``:
             never.
         most_active: Share of active weights, in [0, 1].
 
     Raises:
-        TypeError, ValueError: with ``sparse``, if the network is no such chain.
+        TypeError, ValueError: with ``sparse``, if the network is none that a plan takes.
         ModuleNotFoundError: with ``sparse``, if Numba is not installed.
     """
 

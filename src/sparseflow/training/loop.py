@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from sparseflow.engine.stepper import Stepper
 from sparseflow.methods.run import UnfinishedWarning
 from sparseflow.networks import NETWORKS
@@ -153,6 +155,7 @@ def _step(trainer: Trainer, stepper: Stepper, batch: StepBatch, *, with_norm: bo
         trainer.schedule.set_(trainer.optimizer, step)
         return {"train/loss": stepper.step(*batch.whole()), "train/is_sparse": 1.0}
     stepper.settle()
+    trainer.statistics.read()  # plans move them too
     found = {"train/loss": trainer.backward(step, batch.parts())}
     if with_norm:
         names = {parameter: name for name, parameter in trainer.sparsifier.model.named_parameters()}
@@ -182,6 +185,8 @@ def stepper_of(config: RunConfig, trainer: Trainer) -> Stepper:
         "smoothed labels (give label_smoothing=0)": config.label_smoothing > 0,
         "updates that replace a step (give updates='after_step')": config.replaces_steps,
         "torch.compile (give compiled=False)": config.compiled,
+        "batch norm over micro-batches (give micro_batch=batch_size)": config.micro_batches > 1
+        and any(isinstance(module, _BatchNorm) for module in trainer.sparsifier.model.modules()),
     }
     found = [reason for reason, holds in against.items() if holds]
     if found and config.engine == "sparse":

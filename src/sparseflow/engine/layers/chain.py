@@ -161,7 +161,7 @@ class _ChainFunction(torch.autograd.Function):
             room, positions = held.workspaces[number]
             run(
                 program.operations, room, positions, program.tables, values, values[:0], _NO_NUMBERS, given, _NO_LABELS,
-                slices.rows, first, 1, 1.0, out, batch, inner, out_inner,
+                slices.rows, first, 1, 1.0, out, batch, inner, out_inner, 0, 1,
             )  # fmt: skip
 
         over_parts(len(slices.programs), slices.work, work)
@@ -189,7 +189,7 @@ class _ChainFunction(torch.autograd.Function):
             share = shares[slices.shares[number]]
             run(
                 program.operations, room, positions, program.tables, values, share, _NO_NUMBERS, given, _NO_LABELS,
-                slices.rows, first, 1, 1.0, out, batch, given_inner, inner,
+                slices.rows, first, 1, 1.0, out, batch, given_inner, inner, 0, 1,
             )  # fmt: skip
 
         over_parts(len(slices.programs), slices.work, work)

@@ -1,1 +1,1 @@
-"""Training steps of a whole chain in one compiled call."""
+"""Training steps of a whole network in one compiled call."""

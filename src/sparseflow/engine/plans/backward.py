@@ -33,7 +33,8 @@ class _Gradients:
     x: Image
     input_gradient: bool
     images: dict[int, Image] = field(default_factory=dict)
-    """Those that have been begun."""
+    """Those that have been begun and are not done with."""
+    _free: dict[tuple[int, Frame], list[Image]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.wanted: list[bool] = []
@@ -53,16 +54,22 @@ class _Gradients:
         """The finished gradient of an output, in the border of zeros that its own step looks for outputs in."""
         own, image = self._own(i), self.images[i]
         if own != NO_BORDER and self._room(i) != NO_BORDER:  # readers have written into the border
-            clean = self.builder.image(image.channels, image.frame.size, own)
+            clean = self._image(image.channels, image.frame.size, own)
             copy(self.builder, image, clean)
             return clean
         return image
 
+    def done(self, i: int) -> None:
+        """Nobody needs the gradient of an output any more."""
+        image = self.images.pop(i)
+        # Those that have room for padding are no longer zero there; others may hold the gradient of another output too.
+        if self._room(i) == NO_BORDER and all(other.begin != image.begin for other in self.images.values()):
+            self._give_back(image)
+
     def begin(self, i: int) -> Image:
         """Room for the first part of the gradient of an output."""
         y = self.steps[i].y if i >= 0 else self.x
-        border = self._border(i)
-        self.images[i] = self.builder.image(y.channels, y.frame.size, border)
+        self.images[i] = self._image(y.channels, y.frame.size, self._border(i))
         return self.images[i]
 
     def put(self, i: int, write: Callable[[Image], None]) -> None:
@@ -71,9 +78,10 @@ class _Gradients:
             write(self.begin(i))
             return
         image = self.images[i]
-        part = self.builder.image(image.channels, image.frame.size)
+        part = self._image(image.channels, image.frame.size)
         write(part)
         self._add(part, image)
+        self._give_back(part)
 
     def pass_on(self, i: int, part: Image, *, keep: bool = False) -> None:
         """Add an image that nobody needs any more, unless it is to be kept, to the gradient of an output."""
@@ -83,6 +91,14 @@ class _Gradients:
             self.images[i] = part
         else:
             copy(self.builder, part, self.begin(i))
+
+    def _image(self, channels: int, size: tuple[int, int], border: Border = NO_BORDER) -> Image:
+        """An image with a border of zeros, in the place of one that is done with where there is one of its kind."""
+        free = self._free.get((channels, Frame(size, self.builder.batch, border)))
+        return free.pop() if free else self.builder.image(channels, size, border)
+
+    def _give_back(self, image: Image) -> None:
+        self._free.setdefault((image.channels, image.frame), []).append(image)
 
     def _add(self, part: Image, image: Image) -> None:
         self.builder.add(op.ADD, *part.place, *image.place, *rows_of(part, image))
@@ -121,17 +137,18 @@ def backward(
     last = len(steps) - 1
     if halves:
         g = gradients.begin(last)
-        builder.add(op.TAKE, *g.place, g.channels, *g.frame.size, builder.batch)
+        builder.add(op.TAKE, builder.batch, *g.place, g.channels, *g.frame.size)
     else:
         logits = builder.image(steps[-1].y.channels, steps[-1].y.frame.size)
-        builder.add(op.CROSS_ENTROPY, steps[-1].y.corner, logits.channels, logits.corner)
+        builder.add(op.CROSS_ENTROPY, builder.batch, steps[-1].y.corner, logits.channels, logits.corner)
         gradients.pass_on(last, logits)
     for i in range(last, -1, -1):
         if gradients.wants(i):
             _step_back(gradients, steps[i], gradients.output(i), values.get(i, 0))
+            gradients.done(i)
     if input_gradient:
         g = gradients.images[-1]
-        builder.add(op.GIVE, *g.place, g.channels, *g.frame.size)
+        builder.add(op.GIVE, builder.batch, *g.place, g.channels, *g.frame.size)
 
 
 def _step_back(gradients: _Gradients, step: Step, g: Image, values: int) -> None:
@@ -171,12 +188,12 @@ def _pool_back(builder: Builder, step: Step, g: Image, gx: Image) -> None:
     window, pads = stage.window, (stage.window.padding[0][0], stage.window.padding[1][0])
     if isinstance(stage, MaxPool):
         builder.add(
-            op.MAX_POOL_BACKWARD, *g.place, step.where, *gx.place, *x.frame.size, 0, x.channels, *y.frame.size,
+            op.MAX_POOL_BACKWARD, *g.place, step.where, *gx.place, *x.frame.size, x.channels, *y.frame.size,
             *window.kernel, *window.stride, *window.dilation, *pads, builder.batch,
         )  # fmt: skip
     else:
         builder.add(
-            op.AVERAGE_POOL_BACKWARD, *g.place, *gx.place, *x.frame.size, 0, x.channels, *y.frame.size,
+            op.AVERAGE_POOL_BACKWARD, *g.place, *gx.place, *x.frame.size, x.channels, *y.frame.size,
             *window.kernel, *window.stride, *pads, builder.batch, stage.divisor,
         )  # fmt: skip
 

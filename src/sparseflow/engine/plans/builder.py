@@ -144,11 +144,8 @@ def moves_of(loops: Loops) -> tuple[int, ...]:
 
 
 def rows_of(*images: Image) -> tuple[int, int, int]:
-    """Channels, rows and length for a kernel that goes over all numbers; one long row where there are no borders."""
-    channels, frame = images[0].channels, images[0].frame
-    if all(image.frame.border == NO_BORDER for image in images):
-        return 1, 1, channels * frame.pitch
-    return channels, frame.size[0], frame.size[1] * frame.batch
+    """Channels, rows and length for a kernel that goes over all numbers."""
+    return images[0].channels, *rows_of_channel(*images)
 
 
 def rows_of_channel(*images: Image) -> tuple[int, int]:
@@ -174,6 +171,6 @@ def copy(builder: Builder, source: Image, target: Image) -> None:
     # A mean over single pixels.
     height, width = source.frame.size
     builder.add(
-        op.AVERAGE_POOL, *source.place, height, width, *target.place, 0, source.channels, height, width,
+        op.AVERAGE_POOL, *source.place, height, width, *target.place, source.channels, height, width,
         1, 1, 1, 1, 0, 0, builder.batch, 1,
     )  # fmt: skip

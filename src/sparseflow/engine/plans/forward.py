@@ -47,7 +47,7 @@ def forward(builder: Builder, tape: Tape, values: dict[int, int], shape: tuple[i
     size = (*(1,) * (3 - len(shape)), *shape[1:])
     borders = [_border(tape, found) for found in readers(tape)]
     x = builder.image(shape[0], (size[-2], size[-1]), borders[-1])
-    builder.add(op.TAKE, *x.place, x.channels, *x.frame.size, builder.batch)
+    builder.add(op.TAKE, builder.batch, *x.place, x.channels, *x.frame.size)
     steps: list[Step] = []
     axes: list[int] = []
     for i, (given, inputs) in enumerate(tape):
@@ -135,11 +135,11 @@ def _pool(builder: Builder, step: Step) -> None:
     if isinstance(stage, MaxPool):
         builder.positions += y.channels * y.frame.size[0] * y.frame.size[1] * builder.batch
         builder.add(
-            op.MAX_POOL, *x.place, *x.frame.size, *y.place, step.where, 0, x.channels, *y.frame.size, *window.kernel,
+            op.MAX_POOL, *x.place, *x.frame.size, *y.place, step.where, x.channels, *y.frame.size, *window.kernel,
             *window.stride, *window.dilation, *pads, builder.batch, stage.relu,
         )  # fmt: skip
     else:
         builder.add(
-            op.AVERAGE_POOL, *x.place, *x.frame.size, *y.place, 0, x.channels, *y.frame.size, *window.kernel,
+            op.AVERAGE_POOL, *x.place, *x.frame.size, *y.place, x.channels, *y.frame.size, *window.kernel,
             *window.stride, *pads, builder.batch, stage.divisor,
         )  # fmt: skip

@@ -46,118 +46,144 @@ _MINUS_INFINITY = -np.inf
 
 
 @part
-def _product(o: Integers, x: Floats, tables: Tables, values: Floats, gradient: Floats) -> None:
+def _range_of(count: int, share: int, shares: int) -> tuple[int, int]:
+    return count * share // shares, count * (share + 1) // shares
+
+
+@part
+def _product(
+    o: Integers, x: Floats, tables: Tables, values: Floats, gradient: Floats, share: int, shares: int
+) -> None:  # fmt: skip
     """An operation with weights or biases."""
     code = o[0]
-    zero = np.int64(0)  # a literal 0 would have all kernels compiled once more, for it alone
     if code == FORWARD:
+        first, last = _range_of(o[11], share, shares)
         floor = 0.0 if o[20] == 1 else _MINUS_INFINITY
         weighted_sums(
             tables[o[1] :], tables[o[2] :], tables[o[3] :], values[o[4] :], values[o[5] : o[5] + o[6]],
-            x, o[7], o[8], x, o[9], o[10], zero, o[11],
+            x, o[7], o[8], x, o[9], o[10], first, last,
             o[12], o[13], o[14], o[15], o[16], o[17], o[18], o[19] == 1, floor,
         )  # fmt: skip
     elif code == BLOCK_FORWARD:
+        first, last = _range_of(o[10], share, shares)
         floor = 0.0 if o[18] == 1 else _MINUS_INFINITY
         block_sums(
             tables[o[1] :], tables[o[2] :], values[o[3] :], values[o[4] : o[4] + o[5]],
-            x, o[6], o[7], x, o[8], o[9], zero, o[10], o[11], o[12], o[13], o[14], o[15], o[16], o[17], floor,
+            x, o[6], o[7], x, o[8], o[9], first, last, o[11], o[12], o[13], o[14], o[15], o[16], o[17], floor,
         )  # fmt: skip
     elif code == GRADIENTS:
+        first, last = _range_of(o[12], share, shares)
         column_gradients(
             tables[o[1] :], tables[o[2] :], tables[o[3] :], tables[o[4] :], values[o[5] :],
-            x, o[6], o[7], x, o[8], o[9], x, o[10], o[11], gradient[o[5] :], zero, o[12],
+            x, o[6], o[7], x, o[8], o[9], x, o[10], o[11], gradient[o[5] :], first, last,
             o[13], o[14], o[15], o[16], o[17], o[18], o[19], o[20], o[21], o[22] == 1, True,
         )  # fmt: skip
     elif code == BLOCK_GRADIENTS:
+        # Rows of blocks add to the same gradients of inputs, so they are no parts of the work.
+        first, last = np.int64(0), o[10] if share == 0 else np.int64(0)
         block_gradients(
             tables[o[1] :], tables[o[2] :], tables[o[3] :], values[o[4] :],
-            x, o[5], o[6], x, o[7], x, o[8], o[9], gradient[o[4] :], zero, o[10],
+            x, o[5], o[6], x, o[7], x, o[8], o[9], gradient[o[4] :], first, last,
             o[11], o[12], o[13], o[14], o[15], o[16], o[17], o[18], o[19], True,
         )  # fmt: skip
     elif code == WEIGHT_GRADIENT:
+        first, last = _range_of(o[9], share, shares)
         sampled_dots(
             tables[o[1] :], tables[o[2] :], tables[o[3] :], x, o[4], o[5], x, o[6], o[7], gradient[o[8] :],
-            zero, o[9], o[10], o[11], o[12], o[13], o[14], o[15], o[16], o[17],
+            first, last, o[10], o[11], o[12], o[13], o[14], o[15], o[16], o[17],
         )  # fmt: skip
     elif code == BLOCK_WEIGHT_GRADIENT:
+        first, last = _range_of(o[8], share, shares)
         block_dots(
             tables[o[1] :], tables[o[2] :], x, o[3], o[4], x, o[5], o[6], gradient[o[7] :],
-            zero, o[8], o[9], o[10], o[11], o[12], o[13], o[14], o[15], True,
+            first, last, o[9], o[10], o[11], o[12], o[13], o[14], o[15], True,
         )  # fmt: skip
     elif code == BIAS_GRADIENT:
-        row_sums(x, o[1], o[2], gradient[o[3] :], zero, o[4], o[5], o[6], o[7], o[8], o[9])
+        first, last = _range_of(o[4], share, shares)
+        row_sums(x, o[1], o[2], gradient[o[3] :], first, last, o[5], o[6], o[7], o[8], o[9])
     else:
-        gated_sums(x, o[1], o[2], o[3], x, o[4], o[5], o[6], gradient[o[7] :], zero, o[8], o[9], o[10])
+        first, last = _range_of(o[8], share, shares)
+        gated_sums(x, o[1], o[2], o[3], x, o[4], o[5], o[6], gradient[o[7] :], first, last, o[9], o[10])
 
 
 @part
-def _pool(o: Integers, x: Floats, where: Positions) -> None:
+def _pool(o: Integers, x: Floats, where: Positions, share: int, shares: int) -> None:
     code = o[0]
     if code == MAX_POOL:
-        floor = 0.0 if o[23] == 1 else _MINUS_INFINITY
+        first, last = _range_of(o[10], share, shares)
+        floor = 0.0 if o[22] == 1 else _MINUS_INFINITY
         max_pool(
-            x, o[1], o[2], o[3], o[4], o[5], x, o[6], o[7], o[8], where, o[9], o[10], o[11], o[12], o[13],
-            o[14], o[15], o[16], o[17], o[18], o[19], o[20], o[21], o[22], floor,
+            x, o[1], o[2], o[3], o[4], o[5], x, o[6], o[7], o[8], where, o[9], first, last, o[11], o[12],
+            o[13], o[14], o[15], o[16], o[17], o[18], o[19], o[20], o[21], floor,
         )  # fmt: skip
     elif code == MAX_POOL_BACKWARD:
+        first, last = _range_of(o[10], share, shares)
         max_pool_backward(
-            x, o[1], o[2], o[3], where, o[4], x, o[5], o[6], o[7], o[8], o[9], o[10], o[11], o[12], o[13],
-            o[14], o[15], o[16], o[17], o[18], o[19], o[20], o[21], o[22],
+            x, o[1], o[2], o[3], where, o[4], x, o[5], o[6], o[7], o[8], o[9], first, last, o[11], o[12],
+            o[13], o[14], o[15], o[16], o[17], o[18], o[19], o[20], o[21],
         )  # fmt: skip
     elif code == AVERAGE_POOL:
+        first, last = _range_of(o[9], share, shares)
         average_pool(
-            x, o[1], o[2], o[3], o[4], o[5], x, o[6], o[7], o[8], o[9], o[10], o[11], o[12],
-            o[13], o[14], o[15], o[16], o[17], o[18], o[19], o[20],
+            x, o[1], o[2], o[3], o[4], o[5], x, o[6], o[7], o[8], first, last, o[10], o[11],
+            o[12], o[13], o[14], o[15], o[16], o[17], o[18], o[19],
         )  # fmt: skip
     else:
+        first, last = _range_of(o[9], share, shares)
         average_pool_backward(
-            x, o[1], o[2], o[3], x, o[4], o[5], o[6], o[7], o[8], o[9], o[10], o[11], o[12],
-            o[13], o[14], o[15], o[16], o[17], o[18], o[19], o[20],
+            x, o[1], o[2], o[3], x, o[4], o[5], o[6], o[7], o[8], first, last, o[10], o[11],
+            o[12], o[13], o[14], o[15], o[16], o[17], o[18], o[19],
         )  # fmt: skip
 
 
 @part
-def _number_by_number(o: Integers, x: Floats) -> None:
+def _number_by_number(o: Integers, x: Floats, share: int, shares: int) -> None:
     """An operation that has nothing to do with neighbours."""
     code = o[0]
-    zero = np.int64(0)
     if code == RELU:
-        relu(x, o[1], o[2], o[3], x, o[4], o[5], o[6], zero, o[7], o[8], o[9])
+        first, last = _range_of(o[7], share, shares)
+        relu(x, o[1], o[2], o[3], x, o[4], o[5], o[6], first, last, o[8], o[9])
     elif code == RELU_BACKWARD:
-        relu_backward(x, o[1], o[2], o[3], x, o[4], o[5], o[6], x, o[7], o[8], o[9], zero, o[10], o[11], o[12])
+        first, last = _range_of(o[10], share, shares)
+        relu_backward(x, o[1], o[2], o[3], x, o[4], o[5], o[6], x, o[7], o[8], o[9], first, last, o[11], o[12])
     elif code == RELU_GATE:
-        relu_gate(x, o[1], o[2], o[3], x, o[4], o[5], o[6], zero, o[7], o[8], o[9])
+        first, last = _range_of(o[7], share, shares)
+        relu_gate(x, o[1], o[2], o[3], x, o[4], o[5], o[6], first, last, o[8], o[9])
     elif code == SUM:
+        first, last = _range_of(o[10], share, shares)
         image_sum(
-            x, o[1], o[2], o[3], x, o[4], o[5], o[6], x, o[7], o[8], o[9], zero, o[10], o[11], o[12], o[13] == 1
+            x, o[1], o[2], o[3], x, o[4], o[5], o[6], x, o[7], o[8], o[9], first, last, o[11], o[12], o[13] == 1
         )  # fmt: skip
     elif code == ADD:
-        add_image(x, o[1], o[2], o[3], x, o[4], o[5], o[6], zero, o[7], o[8], o[9])
+        first, last = _range_of(o[7], share, shares)
+        add_image(x, o[1], o[2], o[3], x, o[4], o[5], o[6], first, last, o[8], o[9])
     else:
-        x[o[1] : o[1] + o[2]] = 0
+        first, last = _range_of(o[2], share, shares)
+        x[o[1] + first : o[1] + last] = 0
 
 
 @part
-def _norm(o: Integers, x: Floats, values: Floats, gradient: Floats, numbers: NDArray[np.float64]) -> None:
-    zero = np.int64(0)
+def _norm(
+    o: Integers, x: Floats, values: Floats, gradient: Floats, numbers: NDArray[np.float64], share: int, shares: int
+) -> None:  # fmt: skip
     # Values, weights, biases, numbers, channels.
     k = 13 if o[0] == NORM else 21
     b, c = o[k] + o[k + 1], o[k + 4]
     weight, bias = values[o[k] : b], values[b : b + o[k + 2]]
     epsilon = numbers[o[k + 3]]
+    first, last = _range_of(c, share, shares)
     mean, variance = numbers[o[k + 3] + 1 :], numbers[o[k + 3] + 1 + c :]
     if o[0] == NORM:
         batch_norm(
             x, o[1], o[2], o[3], x, o[4], o[5], o[6], o[7] == 1, x, o[8], o[9], o[10], o[11], o[12],
-            weight, bias, epsilon, mean, variance, o[18] == 1, o[19] == 1, zero, c,
+            weight, bias, epsilon, mean, variance, o[18] == 1, o[19] == 1, first, last,
         )  # fmt: skip
     else:
         batch_norm_backward(
             x, o[1], o[2], o[3], x, o[4], o[5], o[6], x, o[7], o[8], o[9], o[10] == 1,
             x, o[11], o[12], o[13], o[14] == 1, x, o[15], o[16], o[17], o[18] == 1, o[19], o[20],
             weight, bias, epsilon, mean, variance, o[26] == 1, o[27] == 1,
-            gradient[o[k] : b], gradient[b : b + o[k + 2]], zero, c,
+            gradient[o[k] : b], gradient[b : b + o[k + 2]], first, last,
         )  # fmt: skip
 
 
@@ -166,6 +192,7 @@ def run(
     operations: NDArray[np.int64], x: Floats, where: Positions, tables: Tables, values: Floats, gradient: Floats,
     numbers: NDArray[np.float64], given: Floats, labels: Integers, chosen: Integers, first: int, slices: int,
     scale: float, out: Floats, total: int, given_inner: bool, out_inner: bool,
+    share: int, shares: int,
 ) -> float:  # fmt: skip
     """Run the table on ``slices`` slices of a batch, one after the other.
 
@@ -184,6 +211,9 @@ def run(
         scale: Factor of the gradient: one over the examples of the whole batch.
         out: What ``GIVE`` writes, flat: ``(total, numbers)``, or ``(numbers, total)`` where ``out_inner``.
         total: Examples of the whole batch.
+        share, shares: Which part of each operation to do, and of how many: outputs, inputs or channels are divided, so
+            the bits are the same. Threads that do one each must wait for each other after every operation. Part 0 does
+            what is not divided.
 
     Returns: the sum of the examples' losses.
     """
@@ -195,19 +225,20 @@ def run(
             o = operations[k]
             code = o[0]
             if code <= GATED_BIAS_GRADIENT:
-                _product(o, x, tables, values, gradient)
+                _product(o, x, tables, values, gradient, share, shares)
             elif code <= AVERAGE_POOL_BACKWARD:
-                _pool(o, x, where)
+                _pool(o, x, where, share, shares)
             elif code <= ZERO:
-                _number_by_number(o, x)
+                _number_by_number(o, x, share, shares)
             elif code <= NORM_BACKWARD:
-                _norm(o, x, values, gradient, numbers)
-            elif code == TAKE:
-                batch = o[7]
-                take(given, begin, total, chosen, given_inner, x, o[1], o[2], o[3], o[4], o[5], o[6], batch)
-            elif code == GIVE:
-                give(x, o[1], o[2], o[3], o[4], o[5], o[6], batch, out, begin, total, out_inner)
-            else:
-                loss += cross_entropy(x, o[1], o[2], batch, labels, chosen, begin, o[3], scale)
+                _norm(o, x, values, gradient, numbers, share, shares)
+            elif share == 0:
+                batch = o[1]
+                if code == TAKE:
+                    take(given, begin, total, chosen, given_inner, x, o[2], o[3], o[4], o[5], o[6], o[7], batch)
+                elif code == GIVE:
+                    give(x, o[2], o[3], o[4], o[5], o[6], o[7], batch, out, begin, total, out_inner)
+                else:
+                    loss += cross_entropy(x, o[2], o[3], batch, labels, chosen, begin, o[4], scale)
         begin += batch
     return loss

@@ -1,10 +1,11 @@
-"""A plan: forward, loss and backward of a chain of layers in one compiled call, and the optimizer step in another."""
+"""A plan: forward, loss and backward of a network in one compiled call, and the optimizer step in another."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,6 +52,17 @@ class _Piece(NamedTuple):
     worker: _Worker
 
 
+class _Part(NamedTuple):
+    """Which operations to run, and which share of each."""
+
+    operations: slice
+    share: int
+    shares: int
+
+
+_ALL = _Part(slice(None), 0, 1)
+
+
 class _Kind(NamedTuple):
     """What a program depends on besides the examples in a slice."""
 
@@ -66,13 +78,17 @@ class _Kind(NamedTuple):
 
 
 class Plan:
-    """Trains and evaluates a sparse chain of layers on flat vectors; made by :func:`plan`.
+    """Trains and evaluates a sparse network on flat vectors; made by :func:`plan`.
 
-    A plan holds copies of the active weights, biases and optimizer state. :meth:`read` takes them from the model and
-    the optimizer, :meth:`write` gives them back. Hooks of modules and of the optimizer are not called.
+    A plan holds copies of the active weights, biases, running statistics and optimizer state. :meth:`read` takes them
+    from the model and the optimizer, :meth:`write` gives them back. Hooks of modules and of the optimizer are not
+    called.
+
+    Norms are in the mode of the model's, one by one, at each call. Only :meth:`step` moves running statistics.
 
     A batch is worked on in slices that fit in the cache, by ``torch.get_num_threads()`` threads. The same input gives
-    the same bits each time; another number of threads sums gradients in another order.
+    the same bits each time; another number of threads sums gradients in another order. A norm that measures needs the
+    whole batch, so such a network is computed operation by operation, with the same bits on any number of threads.
     """
 
     def __init__(
@@ -87,7 +103,7 @@ class Plan:
         self.read()
 
     def read(self, masks: Mapping[str, Tensor] | None = None) -> None:
-        """Take values and optimizer state from the model and the optimizer.
+        """Take values, running statistics and optimizer state from the model and the optimizer.
 
         ``masks`` are given where they changed; ``None`` keeps the plan's.
 
@@ -101,7 +117,9 @@ class Plan:
         self._statistics.read()
 
     def write(self) -> None:
-        """Give values and optimizer state to the model and the optimizer; inactive entries become exactly zero.
+        """Give values, running statistics and optimizer state to the model and the optimizer.
+
+        Inactive entries become exactly zero.
 
         Raises:
             ValueError: if the masks have moved since they were read.
@@ -195,41 +213,52 @@ class Plan:
         targets = labels.detach().contiguous().numpy()
         size = len(rows)
         kind = _Kind(tuple(images.shape[1:]), self._modes(), training=True)
-        if kind.measures:
-            threads = 1
-        else:
-            work = self._program(kind, _MOST).work * size // _MOST
-            threads = max(1, min(torch.get_num_threads(), size // _FEWEST, work // _WORTH_IT))
-        edges = [size * thread // threads for thread in range(threads + 1)]
+        threads = self._threads(kind, size)
+        edges = [0, size] if kind.measures else [size * thread // threads for thread in range(threads + 1)]
         shares = [self._share(kind, *ends, thread=t) for t, ends in enumerate(itertools.pairwise(edges))]
-        classes, wanted = shares[0][0].program.classes, targets[rows]
-        if wanted.min() < 0 or wanted.max() >= classes:
-            raise ValueError(f"labels must be in [0, {classes}), got {wanted.min()} to {wanted.max()}.")
-        gradients = [self._gradient(thread) for thread in range(threads)]
-
+        program, wanted = shares[0][0].program, targets[rows]
+        if wanted.min() < 0 or wanted.max() >= program.classes:
+            raise ValueError(f"labels must be in [0, {program.classes}), got {wanted.min()} to {wanted.max()}.")
+        gradients = [self._gradient(thread) for thread in range(len(shares))]
+        for gradient in gradients:
+            gradient[:] = 0
         losses = [0.0] * threads
 
         def run_share(thread: int) -> None:
             gradient = gradients[thread]
-            gradient[:] = 0
             for piece in shares[thread]:
                 losses[thread] += self._run(piece, numbers, targets, rows, 1 / size, gradient, gradient[:0])
 
+        def run_part(k: int, thread: int) -> None:
+            part = _Part(slice(k, k + 1), thread, threads)
+            gradient = gradients[0]
+            losses[thread] += self._run(shares[0][0], numbers, targets, rows, 1 / size, gradient, gradient[:0], part)
+
         with self._said_aloud():
-            on_threads(threads, run_share)
+            if kind.measures and threads > 1:
+                for k in range(len(program.operations)):
+                    on_threads(threads, partial(run_part, k))
+            else:
+                on_threads(threads, run_share)
         for other in gradients[1:]:
             gradients[0] += other
-        return sum(losses) / size, gradients[0], shares[0][0].program.counts
+        return sum(losses) / size, gradients[0], program.counts
+
+    def _threads(self, kind: _Kind, size: int) -> int:
+        """Threads that are worth it: they share the batch or, where a norm needs all of it, every operation."""
+        work = self._program(kind, _MOST).work * size // _MOST
+        worth = work // (_WORTH_IT * len(self._begins)) if kind.measures else min(size // _FEWEST, work // _WORTH_IT)
+        return max(1, min(torch.get_num_threads(), worth))
 
     def _run(
         self, piece: _Piece, images: Floats, labels: Integers, rows: Integers, scale: float, gradient: Floats,
-        out: Floats,
+        out: Floats, part: _Part = _ALL,
     ) -> float:  # fmt: skip
         program, worker = piece.program, piece.worker
         total: float = run(
-            program.operations, worker.workspace, worker.positions, program.tables, self._state.values.numpy(),
-            gradient, self._statistics.numbers, images, labels, rows, piece.first, piece.slices, scale, out,
-            len(rows), False, False,
+            program.operations[part.operations], worker.workspace, worker.positions, program.tables,
+            self._state.values.numpy(), gradient, self._statistics.numbers, images, labels, rows, piece.first,
+            piece.slices, scale, out, len(rows), False, False, part.share, part.shares,
         )  # fmt: skip
         return total
 
@@ -314,10 +343,12 @@ def _parameters(stage: Stage) -> list[tuple[str, Pattern | None]]:
 
 @checked()
 def plan(model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer | None = None) -> Plan:
-    """A plan that trains or evaluates a masked chain of layers without computing what is zero.
+    """A plan that trains or evaluates a masked network without computing what is zero.
 
     The loss is softmax cross-entropy, averaged over the batch. Layers: Linear, Conv1d and Conv2d (any stride, padding
-    with zeros, dilation, groups), ReLU, MaxPool2d, AvgPool2d, Flatten, Identity, in (nested) ``nn.Sequential``.
+    with zeros, dilation, groups), BatchNorm1d and BatchNorm2d, ReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d (to a size
+    that divides its input's), Flatten and Identity, or their functions; and sums of two images, such as those of
+    residual blocks. The network is read once by ``torch.fx``: what its ``forward`` decides in Python is decided then.
 
     Args:
         model: The network, float32 or float64, on the CPU. It stays as it is until :meth:`Plan.write`.
@@ -326,7 +357,8 @@ def plan(model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.optim.O
             step, so learning-rate schedulers work.
 
     Raises:
-        TypeError: if a layer, dtype or optimizer is not supported; ``engine.convert`` takes any network.
+        TypeError: if ``torch.fx`` cannot follow the network, or an operation, layer, dtype or optimizer is not
+            supported; ``engine.convert`` takes any network.
         ValueError: if an option of one is not, or a mask does not fit.
 
     >>> import sparseflow as sf

@@ -52,7 +52,7 @@ def build_program(
     if training:
         backward(builder, steps, values, x)
     else:
-        builder.add(op.GIVE, *last.place, last.channels, *last.frame.size)
+        builder.add(op.GIVE, builder.batch, *last.place, last.channels, *last.frame.size)
     return Program(*builder.finished(), builder.workspace, builder.positions, last.channels)
 
 
@@ -73,7 +73,7 @@ def build_halves(
     values = _values(tape, begins)
     steps, x = forward(builder, tape, values, shape)
     last = steps[-1].y
-    builder.add(op.GIVE, *last.place, last.channels, *last.frame.size)
+    builder.add(op.GIVE, builder.batch, *last.place, last.channels, *last.frame.size)
     split = len(builder.operations)
     backward(builder, steps, values, x, halves=True, input_gradient=input_gradient)
     operations, tables = builder.finished()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
@@ -48,8 +49,10 @@ _USE_MODULES = "Use the modules: sparseflow.engine.convert(model, masks)."
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        # A subclass of a layer may compute something else: it is a layer that a plan does not know.
-        return isinstance(m, _KINDS) or super().is_leaf_module(m, module_qualified_name)
+        # What has parameters of its own is a layer, if only one that a plan does not know; so are subclasses of layers,
+        # which may compute something else.
+        own = next(m.parameters(recurse=False), None)
+        return own is not None or isinstance(m, _KINDS) or super().is_leaf_module(m, module_qualified_name)
 
 
 def read_tape(model: nn.Module, masks: Mapping[str, Tensor]) -> Tape:
@@ -92,9 +95,9 @@ def _tape_of(model: nn.Module, masks: Mapping[str, Tensor]) -> Tape:
             result = operation.args[0]
             if not tape or not isinstance(result, fx.Node) or numbers[result] != len(tape) - 1:
                 raise TypeError(f"a plan needs a model that returns its last result, the logits, alone. {_USE_MODULES}")
-        else:
+        elif not _is_size(operation):
             layer, stage = _layer_and_stage(operation, model, masks)
-            inputs = tuple(numbers[each] for each in operation.all_input_nodes)
+            inputs = tuple(numbers[each] for each in operation.all_input_nodes if each in numbers)
             if isinstance(stage, Sum) and len(inputs) == 1:
                 inputs *= 2
             if getattr(layer, "inplace", False) or operation.target in _SUMS_IN_PLACE:
@@ -124,9 +127,11 @@ def _layer_and_stage(
         name = str(operation.target)
         layer = model.get_submodule(name)
         return layer, stage_of(name, layer, masks)
-    if operation.op in ("call_function", "call_method") and isinstance(first, fx.Node):
-        if operation.target in _SUMS and len(others) == 1 and isinstance(others[0], fx.Node) and not operation.kwargs:
+    if operation.op in ("call_function", "call_method") and _is_image(first):
+        if operation.target in _SUMS and len(others) == 1 and _is_image(others[0]) and not operation.kwargs:
             return None, Sum(operation.name)
+        if operation.target in ("view", "reshape") and len(others) == 2 and _is_batch(others[0]) and others[1] == -1:
+            return None, Flatten(operation.name)
         if operation.target in _SAME_AS and len(operation.all_input_nodes) == 1:
             layer = _SAME_AS[operation.target](*others, **operation.kwargs)
             return layer, stage_of(operation.name, layer, {})
@@ -135,6 +140,29 @@ def _layer_and_stage(
         f"a plan has no stage for operation {operation.name!r}, {operation.op} of {target!r} with {operation.args}; "
         f"it knows layers, sums of two images, relu, flatten and pools. {_USE_MODULES}"
     )
+
+
+def _is_size(operation: object) -> bool:
+    """Whether an operation is about the shape of an image: ``x.size(0)``, ``x.shape`` or ``x.shape[0]``."""
+    if not isinstance(operation, fx.Node):
+        return False
+    match operation.target:
+        case "size":
+            return operation.op == "call_method"
+        case builtins.getattr:
+            return operation.args[1:] == ("shape",)
+        case operator.getitem:
+            return _is_size(operation.args[0])
+    return False
+
+
+def _is_image(operation: object) -> bool:
+    return isinstance(operation, fx.Node) and not _is_size(operation)
+
+
+def _is_batch(operation: object) -> bool:
+    """Whether it is the number of examples."""
+    return _is_size(operation) and operation.args[1:] == (0,)  # type: ignore[attr-defined]
 
 
 def _check_alone(model: nn.Module, operations: Iterable[fx.Node]) -> None:
