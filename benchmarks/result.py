@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import Timings
-from sparseflow.training.environment import processor
+from sparseflow.machine import processor
 
 RESULTS = Path(__file__).parent / "results"
 THREADS = 2

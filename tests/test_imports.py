@@ -19,7 +19,7 @@ from sparseflow.masks.allocation import ALLOCATIONS
 SOURCE = Path(sparseflow.__file__).parent
 #: A room imports from its own floor and those above; a new room takes its place here. A name covers what is inside it.
 FLOORS = [
-    {"types", "_checks", "rng", "ranges", "boundary", "sharded", "attached", "warn"}
+    {"types", "_checks", "rng", "ranges", "boundary", "sharded", "attached", "warn", "suggest", "machine"}
     | {"disk", "atomic", "sealed", "state_file"},
     {"_fast"},
     {"masks"},

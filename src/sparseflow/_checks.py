@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sparseflow.ranges import SPARSITIES
 from sparseflow.sharded import full, local, shard_like
+from sparseflow.suggest import did_you_mean
 
 
 def check_sparsity(sparsity: float, *, name: str = "sparsity") -> None:
@@ -42,7 +43,9 @@ def check_choice(value: str, choices: Iterable[str], *, name: str) -> None:
     """
     choices = list(choices)
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.{did_you_mean(value, choices)}"
+        )
 
 
 def check_names(given: Iterable[str], needed: Iterable[str], *, name: str) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
+import inspect
+import json
 import os
 import re
 import subprocess
@@ -11,9 +15,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from torch import nn
 
 import sparseflow
 from sparseflow.__main__ import main as entry
+from sparseflow.cli import info, lab
 from sparseflow.cli import main as cli
 from sparseflow.cli.main import main
 from sparseflow.lab.demo import signal as signal_at_init
@@ -59,7 +66,16 @@ def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize(
     ("command", "lines"),
-    [("", 24), ("demo", 24), ("report", 24), ("data", 24), ("info", 24), ("train", 56), ("reproduce", 30)],
+    [
+        ("", 24),
+        ("demo", 24),
+        ("report", 24),
+        ("data", 24),
+        ("info", 24),
+        ("doctor", 26),
+        ("train", 58),
+        ("reproduce", 30),
+    ],
 )
 def test_help_fits_a_screen(command: str, lines: int, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -72,7 +88,7 @@ def test_help_fits_a_screen(command: str, lines: int, capsys: pytest.CaptureFixt
     if command:
         assert text.startswith(f"usage: sparseflow {command} [-h]")
     else:
-        assert all(name in text for name in cli._COMMANDS)
+        assert all(name in text for name in cli.COMMANDS)
 
 
 def test_help_of_train_has_every_field_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,11 +115,29 @@ def test_help_of_train_has_every_field_with_its_default(capsys: pytest.CaptureFi
             "--method rigel",
             "method must be one of dense, prune, lottery, restart, scratch, set, rigl, rigl_inverted, snfs, got",
         ),
-        ("--init ours", "init must be one of dense, liu, sparse, live, got 'ours'."),
+        ("--init spars", "init must be one of dense, liu, sparse, live, got 'spars'. Did you mean sparse?"),
         ("--init-base he", "init_base must be one of kaiming_normal, "),
         ("--allocation even", "allocation must be one of uniform, er, erk, got 'even'."),
         ("--dataset letters", "there is no dataset 'letters'. Known: mnist-5k, mnist, fashion-mnist."),
-        ("--model lenet6", "there is no model 'lenet6'. Known: lenet5, lenet5-small, mlp, mlp-small."),
+        (
+            "--dataset mnits",
+            "there is no dataset 'mnits'. Known: mnist-5k, mnist, fashion-mnist. Did you mean mnist?",
+        ),
+        (
+            "--dataset cifar10",
+            "dataset 'cifar10' is none of digits; images are trained by another command. Type: sparseflow train images "
+            "--dataset cifar10 --image-size 32 --stem cifar --num-classes 10 --short 2000 128",
+        ),
+        ("--dataset cifr10", "dataset 'cifr10' is none of digits; images are trained by another command. Type: "),
+        (
+            "--model lenet6",
+            "there is no model 'lenet6'. Known: lenet5, lenet5-small, mlp, mlp-small. Did you mean lenet5?",
+        ),
+        ("--sparsty 0.9", "there is no option --sparsty. Did you mean --sparsity? See sparseflow train --help."),
+        (
+            "--method lottery",
+            "lottery starts from a pruning run: give mask_from, or --pruned-mask on the command line.",
+        ),
         ("--steps 0", "steps must be at least 1, got 0."),
         ("--learning-rate nan", "learning_rate must be positive"),
         ("--method prune --steps 10", "pruning must begin and end within the run: got begin 3000, end 7000, 10 steps."),
@@ -119,6 +153,17 @@ def test_bad_values_of_train(arguments: str, message: str, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            "trian",
+            "there is no command 'trian'. Commands: demo, train, doctor, reproduce, report, export, bench, data, info. "
+            "Did you mean train? See sparseflow --help.",
+        ),
+        ("", "a command is missing. Commands: demo, train, "),
+        ("info here", "sparseflow info takes no 'here'. Leave it out."),
+        ("train images --network vgg17", "network must be one of vgg16, resnet50, "),
+        ("train images --netwrk vgg16", "there is no option --netwrk. Did you mean --network? See sparseflow train im"),
+        ("bench lenet55", "there is no folder and no model 'lenet55'. Models: "),
+        ("doctor nowhere", "nowhere is no run, and no checkpoint of one. For the state dict of a network of your own "),
         ("demo --jobs 0", "jobs must be at least 1, got 0."),
         ("demo --seeds 0", "seeds must be at least 1, got 0."),
         ("demo --steps 0", "steps must be at least 1, got 0."),
@@ -141,7 +186,7 @@ def test_a_folder_that_cannot_be_made(command: str, capsys: pytest.CaptureFixtur
     assert "cannot make file in .: File exists" in fails([command, "--out", "file", *more], capsys)
 
 
-@pytest.mark.parametrize("arguments", ["train --steps many", "train --unknown 1", "data carry", "demolish", ""])
+@pytest.mark.parametrize("arguments", ["train --steps many", "data carry", "reproduce --scale huge"])
 def test_what_is_no_command_line(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments.split())
@@ -159,22 +204,18 @@ def test_a_run_that_fails_is_one_line(capsys: pytest.CaptureFixture[str], monkey
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
-    progress, error = capsys.readouterr().err.strip().split("\n\n")
-    assert progress.startswith("1/1 failed after")
-    assert error == (
-        f"sparseflow: run {TINY.name}: ValueError: runs/{TINY.name} has no config.json: it is not the folder of a run. "
-        "Move it away."
-    )
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert error == (f"sparseflow: runs/{TINY.name} has no config.json: it is not the folder of a run. Move it away.")
     monkeypatch.setenv("SPARSEFLOW_TRACEBACK", "1")
     with pytest.raises(ValueError, match="sparsity must be in"):
         main(["train", "--sparsity", "95"])
 
 
 def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(_: cli.Info) -> None:
+    def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.Info, "run", interrupt)
+    monkeypatch.setattr(info, "main", interrupt)
     with pytest.raises(SystemExit) as ended:
         main(["info"])
     assert ended.value.code == 130
@@ -187,7 +228,7 @@ def test_a_missing_extra_is_named(
 ) -> None:
     """One that the command line itself needs, and one that a command needs later."""
     monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
-    monkeypatch.delitem(sys.modules, "sparseflow.cli.main")
+    monkeypatch.delitem(sys.modules, "sparseflow.cli.data", raising=False)
     monkeypatch.setattr(sys, "argv", ["sparseflow", "data", "path", "mnist-5k"])
     with pytest.raises(SystemExit) as ended:
         entry()
@@ -205,15 +246,54 @@ def test_a_missing_module_of_our_own_is_a_bug_and_shown(monkeypatch: pytest.Monk
 # -- what the commands do ---------------------------------------------------------------------------------------------
 
 
-def test_module_and_info() -> None:
+def started(*arguments: str) -> tuple[str, set[str]]:
+    """What a fresh ``python -m sparseflow`` prints, and the modules that it has loaded at its end."""
+    code = (
+        "import sys\nfrom sparseflow.__main__ import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\nprint('LOADED', *sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    printed, _, loaded = done.stdout.rpartition("LOADED")
+    return printed + done.stderr, set(loaded.split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["info"], ["trian"], ["info", "--help"], []])
+def test_answers_before_heavy_imports(arguments: list[str]) -> None:
+    """Python alone loads about 60 modules, torch 2000; none of those that take long is among ours."""
+    printed, loaded = started(*arguments)
+    assert printed
+    assert loaded & {"torch", "numpy", "numba", "pandas", "rich", "tyro", "matplotlib"} == set()
+    assert len(loaded) < 300
+
+
+def test_the_check_of_what_is_loaded_can_fail() -> None:
+    assert "torch" in started("train", "--help")[1]
+
+
+def test_module_and_info(monkeypatch: pytest.MonkeyPatch) -> None:
     """``python -m sparseflow info``: one line a fact, nothing else."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     found = subprocess.run([sys.executable, "-m", "sparseflow", "info"], capture_output=True, text=True, check=True)
     assert found.stderr == ""
     facts = dict(line.split(": ", 1) for line in found.stdout.splitlines())
     assert facts["sparseflow"] == sparseflow.__version__
+    assert facts["torch"] == importlib.metadata.version("torch")
     assert facts["cpu_count"] == str(os.cpu_count())
     assert facts["engine"] == "sparse on the CPU"
-    assert {"python", "torch", "numpy", "numba", "platform", "torch_threads"} <= set(facts)
+    assert "OMP_NUM_THREADS=1" in facts["threads"]
+    assert {"python", "numpy", "numba", "platform", "vector instructions", "data", "compiled kernels"} <= set(facts)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out == f"sparseflow {sparseflow.__version__}\n"
+
+
+@pytest.mark.parametrize("word", cli.COMMANDS)
+def test_help_says_of_a_command_what_its_class_says(word: str) -> None:
+    module, _, name = cli.COMMANDS[word].place.partition(":")
+    documented = getattr(importlib.import_module(f"sparseflow.cli.{module}"), name)
+    assert inspect.getdoc(documented) == cli.COMMANDS[word].help
 
 
 def test_data_path_and_list(capsys: pytest.CaptureFixture[str]) -> None:
@@ -250,6 +330,71 @@ def test_train_says_where_the_run_is_and_report_reads_it(capsys: pytest.CaptureF
     assert Path("page/index.html").is_file()
 
 
+def test_train_shows_loss_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where there is no terminal, in at most twenty lines."""
+    main(["train", "--out", "runs", *flags(TINY.with_(steps=40, log_every=10, prune_end=30))])
+    lines = capsys.readouterr().err.splitlines()
+    assert 15 <= len(lines) <= 20
+    assert all(
+        re.fullmatch(r"scratch, lenet5-small: step \d+ of 40, loss \d\.\d{4}, \d+ s left", line) for line in lines
+    )
+    assert lines[-1].startswith("scratch, lenet5-small: step 40 of 40")
+
+
+@pytest.mark.parametrize("method", ["lottery", "restart"])
+def test_a_ticket_is_trained_from_its_pruning_run(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --pruned-mask the error advises it; with it there is none."""
+    config = TINY.with_(mask_from=pruning_parent(TINY), method=method)
+    main(["train", "--pruned-mask", "--method", method, "--out", "runs", *flags(TINY)])
+    assert f"in runs/{config.name}" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_doctor_looks_at_a_run_and_at_its_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit code is 1, and the cure can be typed."""
+    train(TINY.with_(method="rigl", steps=40, update_every=2, prune_end=30), root=Path("runs"))
+    (folder,) = Path("runs").iterdir()
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", str(folder)])
+    assert ended.value.code == 1
+    told = capsys.readouterr().out
+    assert "The drop fraction is too large for the period" in told
+    assert "type: update_every=100" in told
+    with pytest.raises(SystemExit):
+        main(["doctor", str(folder / "checkpoints" / "000040.pt"), "--json"])
+    assert "drop_too_large" in [found["cause"] for found in json.loads(capsys.readouterr().out)]
+    assert "has nothing of step 39; it has 40" in fails(["doctor", str(folder / "checkpoints" / "000039.pt")], capsys)
+
+
+MINE = """
+import torch
+from torch import nn
+
+def model():
+    return nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 2))
+
+def batches():
+    x = torch.rand(64, 20, generator=torch.Generator().manual_seed(0))
+    return [(x, (x[:, 0] > 0.5).long())]
+"""
+
+
+def test_doctor_looks_at_a_network_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """A healthy state dict at 50 %, and the same with its first layer shut."""
+    Path("mine.py").write_text(MINE)
+    made = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 2))
+    masks = sparseflow.random_masks(made, 0.5, seed=0)
+    sparseflow.initialize_(sparseflow.apply_masks_(made, masks), masks, seed=0)
+    torch.save(made.state_dict(), "healthy.pt")
+    made[0].bias.data.fill_(-100)
+    torch.save(made.state_dict(), "broken.pt")
+    main(["doctor", "healthy.pt", "--model", "mine:model", "--batches", "mine:batches"])
+    assert capsys.readouterr().out.startswith("Nothing found on 64 examples.")
+    with pytest.raises(SystemExit):
+        main(["doctor", "broken.pt", "--model", "mine:model", "--batches", "mine:batches"])
+    assert "1. No signal passes a layer (0)" in capsys.readouterr().out
+    assert "--model and --batches belong together" in fails(["doctor", "broken.pt", "--model", "mine:model"], capsys)
+
+
 def test_a_finished_run_of_a_python_loop_is_the_same_run(capsys: pytest.CaptureFixture[str]) -> None:
     run = train(TINY, root=Path("runs"))
     main(["train", "--out", "runs", *flags(TINY)])
@@ -260,13 +405,13 @@ def test_signal_is_measured_once_and_again_for_more_networks(tmp_path: Path, mon
     small = partial(signal_at_init.signal_at_init, sparsities=[0.9], examples=2)
     monkeypatch.setattr(signal_at_init, "signal_at_init", small)
     path = tmp_path / "signal.csv"
-    one = cli._signal(path, networks=1)
+    one = lab._signal(path, networks=1)
     written = path.stat().st_mtime_ns
-    assert cli._signal(path, networks=1).equals(pd.read_csv(path))
+    assert lab._signal(path, networks=1).equals(pd.read_csv(path))
     assert path.stat().st_mtime_ns == written
-    two = cli._signal(path, networks=2)
+    two = lab._signal(path, networks=2)
     assert len(two) == 2 * len(one)
-    assert len(cli._signal(path, networks=1)) == len(two)
+    assert len(lab._signal(path, networks=1)) == len(two)
     assert path.stat().st_mtime_ns > written
 
 

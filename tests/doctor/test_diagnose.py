@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import runpy
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,7 +21,22 @@ import sparseflow as sf
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks/ is beside the package, not in it
 
-from benchmarks.doctor import NETWORKS, Sparse, make, some, train  # noqa: E402
+from battery import page  # noqa: E402
+from benchmarks.doctor import (  # noqa: E402
+    NETWORKS,
+    PAGE,
+    STARTS,
+    TURNOVER,
+    Sparse,
+    false_alarms,
+    large_turnovers,
+    make,
+    markdown,
+    some,
+    train,
+    weak_starts,
+)
+from benchmarks.table import filled  # noqa: E402
 
 from sparseflow.data.digits import Dataset, load_dataset  # noqa: E402
 from sparseflow.doctor import CAUSES, Diagnosis, diagnose  # noqa: E402
@@ -246,3 +264,39 @@ def test_the_model_stays_as_it_was(data: Dataset) -> None:
     diagnose(model, masks, digits(data))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), draw)
+
+
+# -- where thresholds come from ---------------------------------------------------------------------------------------
+
+
+def test_sources_say_what_the_committed_tables_say() -> None:
+    starts, turnover = pd.read_csv(STARTS), pd.read_csv(TURNOVER)
+    for cause in ("units_without_inputs", "dead_units"):
+        alarms, networks = false_alarms(starts, cause)
+        assert alarms == 0
+        assert f"no false alarm on {networks} networks" in CAUSES[cause].source
+    (weak, weak_of), (others, others_of) = weak_starts(starts)
+    said = f"{weak} of {weak_of} such starts cost 5 points of accuracy or more, {others} of {others_of} others does"
+    assert said in CAUSES["weak_start"].source
+    below, large = large_turnovers(turnover)
+    assert below == large
+    assert f"all {large} such settings end below" in CAUSES["drop_too_large"].source
+
+
+def test_the_page_says_what_the_committed_tables_say() -> None:
+    text = PAGE.read_text()
+    rows = markdown(pd.read_csv(STARTS), pd.read_csv(TURNOVER))
+    assert filled(text, "doctor", rows) == text, "run python -m benchmarks.doctor"
+    assert [cause for cause in CAUSES if f"| `{cause}` |" not in text] == []
+
+
+def test_the_page_runs(tmp_path: Path) -> None:
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)))
+    names = runpy.run_path(str(script))
+    assert names["diagnosis"].causes == ("no_signal", "drop_too_large", "optimizer")
+    assert len(names["layers"]["1"].never_fire) == 300
+
+
+def test_the_table_of_optimizers_is_the_batterys() -> None:
+    assert page.CAVEATS.read_text() == page.caveats(page.load()), "run python -m battery"

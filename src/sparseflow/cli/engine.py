@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ from sparseflow.networks import build_network, networks_for
 from sparseflow.ranges import Count, Range, Sparsity
 from sparseflow.rng import stream
 from sparseflow.sealed import to_json
+from sparseflow.suggest import did_you_mean
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.environment import describe_environment
 from sparseflow.training.runs import end_of, load_run
@@ -94,7 +95,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Bench:
-    """Time dense against sparse on this machine, at several batch sizes and for each layer."""
+    """Time dense against sparse here, at several batch sizes and for each layer."""
 
     model: tyro.conf.Positional[str]
     """Folder of a run, lenet5[-small], mlp[-small], or package.module:function."""
@@ -163,7 +164,7 @@ class Bench:
         else:
             raise ValueError(
                 f"there is no folder and no model {self.model!r}. Models: {', '.join(networks_for(1))}; one of your "
-                "own is package.module:function."
+                f"own is package.module:function.{did_you_mean(self.model, networks_for(1))}"
             )
         masks: Mapping[str, Tensor] = {name: w.parameter.detach() != 0 for name, w in sf.prunable(model).items()}
         if self.sparsity is not None or sf.sparsity_of(masks) < _BY_CHANCE:
@@ -223,6 +224,18 @@ def imported(name: str) -> nn.Module:
     Raises:
         ValueError: if it cannot be imported or is no ``torch.nn.Module``.
     """
+    model = made_by(name)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{name!r} must return a torch.nn.Module, got {type(model).__name__}.")
+    return model
+
+
+def made_by(name: str) -> Any:
+    """What ``package.module:function`` returns, looked for in the working folder too.
+
+    Raises:
+        ValueError: if it cannot be imported.
+    """
     module_name, _, function = name.partition(":")
     here = os.getcwd()
     if here not in sys.path:
@@ -231,10 +244,7 @@ def imported(name: str) -> nn.Module:
         make = getattr(importlib.import_module(module_name), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"cannot import {name!r}: {error}.") from error
-    model = make()
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{name!r} must return a torch.nn.Module, got {type(model).__name__}.")
-    return model
+    return make()
 
 
 def batch_sizes(text: str) -> tuple[int, ...]:

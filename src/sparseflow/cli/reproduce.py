@@ -33,7 +33,7 @@ _OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Re-measure the paper, and write a page about its tables, figures and claims."""
+    """Re-measure the paper, and write a page about its claims."""
 
     items: tyro.conf.Positional[tuple[str, ...]] = ("all",)
     """all, fig1c ... fig11b, table1 ... table6, film, grid, C01 ... C53, or groups of runs such as lenet5/rigl/*."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparseflow.data import mirrors
+from sparseflow.machine import DATA_VARIABLE, data_folder
 from sparseflow.rng import stream
+from sparseflow.suggest import did_you_mean
 
 #: Environment variable that names the folder of the datasets.
-DATA_VARIABLE = "SPARSEFLOW_DATA"
 #: The smallest training set gives an eighth of itself to each validation set, a large one this many images.
 MAX_VALIDATION = 1000
 NUM_CLASSES = 10
@@ -137,7 +137,7 @@ def data_path(name: str, root: Path | None = None) -> Path:
 
         return Path(mnist.DATA_PATH)
     if root is None:
-        root = _default_root()
+        root = data_folder()
     folder = root / name
     source = mirrors.SOURCES[name]
     return root if mirrors.missing_files(folder, source) and not mirrors.missing_files(root, source) else folder
@@ -196,14 +196,7 @@ def dataset_status(root: Path | None = None) -> list[DatasetStatus]:
 
 def _check_name(name: str) -> None:
     if name not in DATASETS:
-        raise ValueError(f"there is no dataset {name!r}. Known: {', '.join(DATASETS)}.")
-
-
-def _default_root() -> Path:
-    import pooch
-
-    # pooch.os_cache answers a Path, but is not typed.
-    return Path(os.environ.get(DATA_VARIABLE) or pooch.os_cache("sparseflow")).expanduser()
+        raise ValueError(f"there is no dataset {name!r}. Known: {', '.join(DATASETS)}.{did_you_mean(name, DATASETS)}")
 
 
 def _images(pixels: NDArray[np.uint8]) -> Tensor:

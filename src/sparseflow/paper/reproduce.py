@@ -19,6 +19,7 @@ from sparseflow.paper.matrix.measured import TABLES
 from sparseflow.paper.matrix.scale import Groups, Scale
 from sparseflow.paper.measures.measurement import Measurement, read_tables
 from sparseflow.paper.page import write_image_report, write_paper_report
+from sparseflow.suggest import did_you_mean
 from sparseflow.training.runs import is_done, load_run
 from sparseflow.training.sweep import Training
 from sparseflow.training.tasks import Task, in_order
@@ -124,7 +125,7 @@ class Matrix:
             raise ValueError(
                 f"there is no item {item!r} at --scale {self.scale.name}. Items are all, groups of runs such as "
                 f"{next(iter(self.groups))!r}, {', '.join(known) or 'and nothing measured'}; see sparseflow reproduce "
-                f"--list --scale {self.scale.name}."
+                f"--list --scale {self.scale.name}.{did_you_mean(item, [*known, *self.groups])}"
             )
         return matches, measured
 

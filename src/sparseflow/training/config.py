@@ -14,6 +14,7 @@ from sparseflow.init.schemes import SCHEMES
 from sparseflow.methods.base import Method
 from sparseflow.networks.registry import NETWORKS
 from sparseflow.ranges import checked_fields
+from sparseflow.suggest import did_you_mean
 from sparseflow.training.names import METHODS, MethodRow
 from sparseflow.training.naming import changed, defaults_of, hash_of
 from sparseflow.training.optimizer import LearningRates, sgd
@@ -258,7 +259,9 @@ class RunConfig(ABC):
         known: dict[str, Collection[str]] = {"method": METHODS, "init": SCHEMES, "engine": ENGINES, **self.choices()}
         for name, choices in known.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+                value = getattr(self, name)
+                suggestion = did_you_mean(value, choices)
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.{suggestion}")
         if self.engine == "sparse" and self.updater().gradient_decay:
             raise ValueError(
                 f"{self.method} looks at the dense gradient of every step, which the sparse engine does not compute. "

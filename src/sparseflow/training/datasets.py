@@ -9,6 +9,7 @@ from typing import Any
 
 from sparseflow.data import ImageSource, decode_all, open_images
 from sparseflow.data.digits import fetch, load_dataset
+from sparseflow.suggest import did_you_mean
 from sparseflow.training.config import RunConfig
 from sparseflow.training.images import ImageRun
 from sparseflow.training.ranks import Ranks
@@ -94,7 +95,8 @@ def check_images(run: ImageRun, *, root: Path | None = None) -> None:
         run, root: As there.
     """
     if run.dataset not in IMAGE_DATASETS:
-        raise ValueError(f"dataset must be one of {', '.join(IMAGE_DATASETS)}, got {run.dataset!r}.")
+        suggestion = did_you_mean(run.dataset, IMAGE_DATASETS)
+        raise ValueError(f"dataset must be one of {', '.join(IMAGE_DATASETS)}, got {run.dataset!r}.{suggestion}")
     known = IMAGE_DATASETS[run.dataset]
     if run.num_classes != known.num_classes:
         raise ValueError(f"{run.dataset} has {known.num_classes} classes, the run {run.num_classes}. Give num_classes.")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import sparseflow
+from sparseflow.machine import processor, version_of
 
 _PACKAGES = ("torch", "numpy", "numba")
 
@@ -27,31 +26,10 @@ def describe_environment() -> dict[str, Any]:
     return {
         "sparseflow": sparseflow.__version__,
         "python": platform.python_version(),
-        **{package: _version(package) for package in _PACKAGES},
+        **{package: version_of(package) for package in _PACKAGES},
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cpu": processor(),
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
     }
-
-
-def processor() -> str:
-    """The processor's name, as far as the system knows it.
-
-    >>> bool(processor())
-    True
-    """
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _version(package: str) -> str | None:
-    # The installed version is read, not the module's, because importing numba takes a second.
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -13,6 +13,7 @@ from sparseflow.init.schemes import SCHEMES
 from sparseflow.masks.allocation import ALLOCATIONS
 from sparseflow.networks import STEMS, networks_for
 from sparseflow.ranges import Count, Fraction, FractionBelowOne, NotNegative, Positive, Seed, Sparsity, WholeNumber
+from sparseflow.suggest import did_you_mean
 from sparseflow.training.config import RunConfig
 from sparseflow.training.names import METHODS
 from sparseflow.training.naming import command, one_of
@@ -183,7 +184,7 @@ def paper_run(network: str, *, method: str = "rigl", init: str = "sparse", seed:
     (True, 0.04)
     """
     if network not in PAPER:
-        raise ValueError(f"network must be one of {', '.join(PAPER)}, got {network!r}.")
+        raise ValueError(f"network must be one of {', '.join(PAPER)}, got {network!r}.{did_you_mean(network, PAPER)}")
     run = ImageRun(network=network, method=method, init=init, seed=seed, updates="authors", **PAPER[network])
     share = run.steps // ImageRun().steps
     return run.with_(prune_begin=share * run.prune_begin, prune_end=share * run.prune_end)

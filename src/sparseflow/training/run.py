@@ -40,6 +40,7 @@ def train(
     workers: int = 0,
     tensorboard: bool = False,
     progress: Progress | None = None,
+    watch: Log | None = None,
 ) -> Run:
     """Train the run that a config describes, or continue it, or return it if it is done.
 
@@ -56,6 +57,7 @@ def train(
         workers: Processes that decode images, for each rank.
         tensorboard: Also write TensorBoard events, into ``<run folder>/tensorboard``.
         progress: Called after every step with the steps taken and all.
+        watch: Gets what is logged, on rank 0, beside the run's folder.
 
     Raises:
         ValueError, OSError, RuntimeError: as the store, the data and the network say.
@@ -64,7 +66,7 @@ def train(
     if config.mask_from is not None and not is_done(root, config.mask_from):
         train(
             config.mask_from, root=root, data_root=data_root, ranks=ranks, sharded=sharded, workers=workers,
-            tensorboard=tensorboard, progress=progress,
+            tensorboard=tensorboard, progress=progress, watch=watch,
         )  # fmt: skip
     if not is_done(root, config):
         with ExitStack() as stack:
@@ -85,13 +87,24 @@ def train(
                 if tensorboard and store is not None:
                     record.log = stack.enter_context(_tensorboard(store))
                 final = run_steps(
-                    config, data, trainer=trainer, stepper=stepper, log=record.log, keep=record.keep,
+                    config, data, trainer=trainer, stepper=stepper, log=_both(record.log, watch), keep=record.keep,
                     checkpoints=checkpoints, first=first, progress=None if progress is None else
                     lambda step: progress(step, config.steps),
                 )  # fmt: skip
                 record.finish(final)
         ranks.everyones("done")  # none leaves before the first has written its files
     return load_run(root / config.name)
+
+
+def _both(log: Log, watch: Log | None) -> Log:
+    if watch is None:
+        return log
+
+    def both(step: int, values: Mapping[str, float]) -> None:
+        log(step, values)
+        watch(step, values)
+
+    return both
 
 
 class _Record:

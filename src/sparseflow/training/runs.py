@@ -72,7 +72,7 @@ def load_run(folder: Path) -> Run:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}: {reason}.")
     done = _read_json(folder / DONE)
-    config = _read_config(folder)
+    config = read_config(folder)
     if done["run"] != config.name:
         raise ValueError(f"{folder / DONE} is of another run, {done['run']}. {_again(folder)}")
     return Run(
@@ -138,7 +138,7 @@ def end_of(folder: Path, step: int) -> dict[str, Any] | None:
 
     A run on images keeps them as a snapshot, a run on digits in its last checkpoint.
     """
-    of = stamp(_read_config(folder), step)
+    of = stamp(read_config(folder), step)
     if (kept := folder / SNAPSHOTS / snapshot_name(step)).is_file():
         return read_checkpoint(kept, of=of)
     if (last := folder / CHECKPOINTS / snapshot_name(step)).is_file():
@@ -207,13 +207,18 @@ def require_config(folder: Path, config: RunConfig) -> None:
     Raises:
         ValueError: Says whose folder it is and what to do.
     """
-    if _read_config(folder) != config:
+    if read_config(folder) != config:
         raise ValueError(
             f"{folder} holds a run of another config (see its {CONFIG}). Move or delete it, or choose another folder."
         )
 
 
-def _read_config(folder: Path) -> RunConfig:
+def read_config(folder: Path) -> RunConfig:
+    """The config of a run, finished or not.
+
+    Raises:
+        ValueError: If the folder holds no run, or one of another version.
+    """
     path = folder / CONFIG
     if not path.is_file():
         raise ValueError(f"{folder} has no {CONFIG}: it is not the folder of a run. Move it away.")

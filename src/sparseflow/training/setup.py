@@ -16,6 +16,7 @@ from sparseflow.masks.make import dense_masks
 from sparseflow.networks import NETWORKS, build_network, draw_sparse_, network_masks, networks_for
 from sparseflow.rng import stream
 from sparseflow.sparsifier.sparsifier import Sparsifier
+from sparseflow.suggest import did_you_mean
 from sparseflow.training.config import RunConfig
 from sparseflow.training.ranks import Ranks
 from sparseflow.training.runs import final_state, read_snapshot
@@ -126,7 +127,10 @@ def dense_network(config: RunConfig) -> nn.Sequential:
     """
     known = networks_for(config.image_shape[0])
     if config.architecture not in known:
-        raise ValueError(f"there is no model {config.architecture!r}. Known: {', '.join(known)}.")
+        raise ValueError(
+            f"there is no model {config.architecture!r}. Known: {', '.join(known)}."
+            f"{did_you_mean(config.architecture, known)}"
+        )
     return build_network(
         config.architecture,
         generator=stream(config.start_seed, "model"),
