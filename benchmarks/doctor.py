@@ -230,8 +230,8 @@ def markdown(starts: pd.DataFrame, turnover: pd.DataFrame) -> str:
         found[cause] = f"{alarms} of {networks} have it; the largest share is {most:.2f}"
     (weak, weak_of), (others, others_of) = weak_starts(starts)
     found["weak_start"] = (
-        f"{weak} of {weak_of} starts below it cost {COSTLY * 100:.0f} points of accuracy or more beside Ours on the same "
-        f"mask; {others} of {others_of} above it"
+        f"{weak} of {weak_of} starts below it cost {COSTLY * 100:.0f} points of accuracy or more beside Ours on the "
+        f"same mask; {others} of {others_of} above it"
     )
     below, large = large_turnovers(turnover)
     found["drop_too_large"] = (

@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from here import Here
 from sparseflow.cli.main import main
+from sparseflow.masks.make import sparsity_of
 from sparseflow.methods import SET
 from sparseflow.networks import NETWORKS, Network
 from sparseflow.training import pool
@@ -17,6 +19,7 @@ from sparseflow.training.config import RunConfig, pruning_parent
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.images import ImageRun, paper_run
 from sparseflow.training.names import METHODS, MethodRow
+from sparseflow.training.run import train
 from sparseflow.training.runs import final_state, load_runs
 from sparseflow.types import Look
 
@@ -113,3 +116,42 @@ def test_a_made_up_network_is_one_row(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert re.search(r"sparsity: 0\.9[45]", capsys.readouterr().out)
     main(["report", "runs"])
     assert "a tiny network" in Path("runs/report/index.html").read_text()
+
+
+# -- masks of blocks --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["scratch", "set", "rigl", "prune"])
+def test_masks_are_made_of_blocks_and_stay_so(method: str, tmp_path: Path) -> None:
+    """LeNet5's layers of 16, 120 and 84 outputs take fours; those of 6 and 10 stay single weights."""
+    config = DigitRun(
+        dataset="mnist-5k", method=method, steps=8, batch_size=16, update_every=2, prune_begin=1, prune_end=6,
+        prune_every=1, sparsity=0.8, block="4",
+    )  # fmt: skip
+    train(config, root=tmp_path)
+    masks = final_state(config, root=tmp_path)["masks"]
+    grids = {name: masks[name].flatten(1) for name in ("conv2.weight", "fc1.weight", "fc2.weight")}
+    assert all(torch.equal(mask[::4].repeat_interleave(4, 0), mask) for mask in grids.values())
+    single = masks["fc3.weight"]
+    assert not torch.equal(single[::2].repeat_interleave(2, 0), single)
+    assert abs(sparsity_of(masks) - 0.8) < 0.01
+
+
+@pytest.mark.parametrize("kind", [DigitRun, ImageRun])
+def test_blocks_are_part_of_a_name_only_where_there_are_some(kind: type[DigitRun | ImageRun]) -> None:
+    assert kind(block="1x1").name == kind(block="1").name == kind().name
+    assert kind(block="4").name == kind(block="4x1").name != kind().name
+    old = {name: value for name, value in kind(seed=3).to_dict().items() if name != "block"}
+    assert kind.from_dict(old) == kind(seed=3)  # a config that was stored before there were blocks
+
+
+@pytest.mark.parametrize("block", ["four", "4x", "0x1", "4x1x1", ""])
+def test_what_is_no_block(block: str) -> None:
+    with pytest.raises(ValueError, match="block must be outputs x inputs, such as 4x1, got"):
+        DigitRun(block=block)
+
+
+def test_a_ticket_has_the_blocks_of_its_pruning_run() -> None:
+    with pytest.raises(ValueError, match="mask_from must be a run of the same block: it has '1x1', this run '4x1'"):
+        DigitRun(method="lottery", mask_from=DigitRun(method="prune"), block="4")
+    assert pruning_parent(DigitRun(block="4")).block == "4x1"

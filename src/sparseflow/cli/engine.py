@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import sparseflow as sf
 from sparseflow.atomic import write_atomically
 from sparseflow.formats.checkpoint import read_saved
-from sparseflow.masks.blocks import grids_of
+from sparseflow.masks.blocks import block_sizes, fitting
 from sparseflow.networks import build_network, networks_for
 from sparseflow.ranges import Count, Range, Sparsity
 from sparseflow.rng import stream
@@ -102,7 +102,7 @@ class Bench:
     sparsity: Annotated[Sparsity | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Zero fraction, at random places; None: the zeros that are there, else 0.95."""
     block: Annotated[str, tyro.conf.arg(metavar="RxC")] = "1x1"
-    """Outputs x inputs of a block, in layers that it divides."""
+    """Outputs x inputs of a block, in layers that it divides; 4 is 4x1."""
     batches: Annotated[str, tyro.conf.arg(metavar="INT,INT...")] = "1,8,64"
     """Examples in a step."""
     inference: bool = False
@@ -260,37 +260,6 @@ def batch_sizes(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) for part in parts):
         raise ValueError(f"batches must be whole numbers of at least 1, such as 1,8,64, got {text!r}.")
     return tuple(map(int, parts))
-
-
-def block_sizes(text: str) -> tuple[int, int]:
-    """Outputs and inputs of a block.
-
-    Raises:
-        ValueError: if they are no two positive whole numbers.
-
-    >>> block_sizes("4x1")
-    (4, 1)
-    """
-    parts = text.split("x")
-    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
-        raise ValueError(f"block must be outputs x inputs, such as 4x1, got {text!r}.")
-    return int(parts[0]), int(parts[1])
-
-
-def fitting(block: tuple[int, int], model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Name of each weight -> the block where it divides the weight, else single weights.
-
-    >>> fitting((4, 1), nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 10)))
-    {'0.weight': (4, 1), '1.weight': (1, 1)}
-    """
-    found = {}
-    for name in sf.prunable(model):
-        try:
-            grids_of(model, block, [name])
-            found[name] = block
-        except ValueError:
-            found[name] = (1, 1)
-    return found
 
 
 def faster_layout(model: nn.Module, x: Tensor, *, training: bool, seconds: float) -> tuple[nn.Module, Tensor, str]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparseflow._fast import count_true, row_sums
 from sparseflow.masks.fans import PLAIN, Layout, matrices, matrices_shape, weight_of
-from sparseflow.masks.select import maskable
+from sparseflow.masks.select import maskable, prunable
 
 
 class Block(NamedTuple):
@@ -135,6 +135,42 @@ def checked_block(block: BlockLike) -> Block | dict[str, Block]:
             raise TypeError(f"the keys of block must be names of weights or patterns of them, got {odd[0]!r}.")
         return {pattern: _pair(each, name=f"block[{pattern!r}]") for pattern, each in block.items()}
     return _pair(block, name="block")
+
+
+def block_sizes(text: str) -> Block:
+    """A block as it is typed: outputs and inputs, or outputs alone.
+
+    Raises:
+        ValueError: if they are no positive whole numbers.
+
+    >>> block_sizes("4x1"), block_sizes("4")
+    (Block(outputs=4, inputs=1), Block(outputs=4, inputs=1))
+    """
+    parts = text.split("x")
+    if len(parts) not in (1, 2) or not all(part.isdecimal() and int(part) for part in parts):
+        raise ValueError(f"block must be outputs x inputs, such as 4x1, got {text!r}.")
+    return Block(int(parts[0]), int(parts[-1]) if len(parts) == 2 else 1)
+
+
+def fitting(block: tuple[int, int], model: nn.Module, *, exclude: Iterable[str] = ()) -> dict[str, tuple[int, int]]:
+    """Name of each prunable weight -> the block where it divides the weight, else single weights.
+
+    Args:
+        block: Outputs and inputs.
+        model: The network.
+        exclude: Names of weights that have no mask.
+
+    >>> fitting((4, 1), nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 10)))
+    {'0.weight': (4, 1), '1.weight': (1, 1)}
+    """
+    found = {}
+    for name in prunable(model, exclude=exclude):
+        try:
+            grids_of(model, block, [name])
+            found[name] = block
+        except ValueError:
+            found[name] = (1, 1)
+    return found
 
 
 def _pair(block: object, *, name: str) -> Block:

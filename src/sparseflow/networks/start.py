@@ -15,6 +15,7 @@ from sparseflow.init.fill import Scaling, kaiming_normal_, kaiming_truncated_nor
 from sparseflow.init.model import initialize_
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.masks.allocation import ALLOCATIONS
+from sparseflow.masks.blocks import SINGLE, BlockLike
 from sparseflow.masks.fans import PLAIN, Layout
 from sparseflow.masks.make import random_masks
 from sparseflow.masks.select import maskable
@@ -77,7 +78,13 @@ def build_network(
 
 
 def network_masks(
-    name: str, model: nn.Module, sparsity: float, *, seed: int, allocation: str | None = None
+    name: str,
+    model: nn.Module,
+    sparsity: float,
+    *,
+    seed: int,
+    allocation: str | None = None,
+    block: BlockLike = SINGLE,
 ) -> dict[str, Tensor]:
     r"""The paper's random masks: ERK on all 14 kernels of VGG16, uniform on all of ResNet-50 but the first.
 
@@ -90,6 +97,7 @@ def network_masks(
         sparsity: Fraction of zeros over the masked weights, in [0, 1); the paper has 0.8.
         seed: Each layer draws from ``stream(seed, "mask", name)``.
         allocation: Key of ``sparseflow.masks.allocation.ALLOCATIONS``; default the network's.
+        block: Of the masks, as :func:`sparseflow.random_masks` takes it.
 
     Returns: Parameter name -> mask, on the model's device.
 
@@ -112,7 +120,7 @@ def network_masks(
     chosen = allocation or network.allocation
     # The authors' code for digits rounds the counts, as sparseflow.random_masks does.
     shares = chosen if network.nonlinearity is None else partial(_whole_zeros, chosen)
-    return random_masks(model, sparsity, allocation=shares, exclude=network.dense, seed=seed)
+    return random_masks(model, sparsity, allocation=shares, exclude=network.dense, seed=seed, block=block)
 
 
 def draw_sparse_(

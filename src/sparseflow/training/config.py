@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sparseflow.init.schemes import SCHEMES
+from sparseflow.masks.blocks import SINGLE, block_sizes, fitting
 from sparseflow.methods.base import Method
 from sparseflow.networks.registry import NETWORKS
 from sparseflow.ranges import checked_fields
@@ -53,6 +54,7 @@ class RunConfig(ABC):
     eval_every: int
     checkpoint_every: int
     snapshots: tuple[int, ...]
+    block: str
 
     #: Whether the run takes one process and one thread, so that the same config gives the same bits. Its checkpoints
     #: are files, those of others folders that any number of processes write, beside a snapshot of the last step.
@@ -178,11 +180,28 @@ class RunConfig(ABC):
         updater = self.updater()
         return self.steps + sum(updater.due(step) for step in range(self.steps))
 
-    def updater(self, *, sparsity: float | Mapping[str, float] | None = None) -> Method:
+    def blocks(self, model: nn.Module) -> dict[str, tuple[int, int]]:
+        """Parameter name -> block of its mask, of a network of this run; empty for single weights.
+
+        >>> from sparseflow.training.digits import DigitRun
+        >>> DigitRun(block="4").blocks(nn.Linear(3, 8)) == {"weight": (4, 1)}, DigitRun().blocks(nn.Linear(3, 8))
+        (True, {})
+        """
+        block = block_sizes(self.block)
+        never = NETWORKS[self.architecture].dense
+        return {} if block == SINGLE else fitting(block, model, exclude=never)
+
+    def updater(
+        self,
+        *,
+        sparsity: float | Mapping[str, float] | None = None,
+        blocks: Mapping[str, tuple[int, int]] | None = None,
+    ) -> Method:
         """The method with the settings of this run.
 
         Args:
             sparsity: Where pruning ends, also by parameter name; default the run's.
+            blocks: Of :meth:`blocks`; default single weights.
 
         >>> from sparseflow.training.digits import DigitRun
         >>> DigitRun(method="rigl", update_every=10).updater().due(10)
@@ -205,6 +224,8 @@ class RunConfig(ABC):
                 "end": self.prune_end,
                 "update_every": self.prune_every or self.update_every,
             }
+        if settings and blocks:
+            settings["block"] = blocks
         return self.row.updater(**settings)
 
     @property
@@ -276,6 +297,7 @@ class RunConfig(ABC):
         for name, value in checked_fields(self).items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "snapshots", tuple(sorted(set(self.snapshots))))
+        object.__setattr__(self, "block", "x".join(map(str, block_sizes(self.block))))
 
     def _check_start(self) -> None:
         parent = self.mask_from

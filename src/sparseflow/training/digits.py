@@ -31,7 +31,7 @@ class DigitRun(RunConfig):
     (True, False)
     """
 
-    shared_with_parent: ClassVar[Collection[str]] = ("model", "sparsity")
+    shared_with_parent: ClassVar[Collection[str]] = ("model", "sparsity", "block")
     unused_by_pruning: ClassVar[Collection[str]] = (
         "init_base", "allocation", "drop_fraction", "update_every", "control", "start_noise", "init_seed",
     )  # fmt: skip
@@ -103,6 +103,8 @@ class DigitRun(RunConfig):
     """Training images kept out of training, to select by."""
     engine: str = "auto"
     """auto, sparse or masked: bits differ, results only by rounding."""
+    block: str = "1x1"
+    """Outputs x inputs of the masks' blocks, in layers that it divides; 4 is 4x1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

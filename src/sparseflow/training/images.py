@@ -39,7 +39,7 @@ class ImageRun(RunConfig):
     prunes_to_masks: ClassVar[bool] = True
     channels: ClassVar[int] = 3
     shared_with_parent: ClassVar[Collection[str]] = (
-        "network", "width", "stem", "num_classes", "sparsity", "allocation",
+        "network", "width", "stem", "num_classes", "sparsity", "allocation", "block",
     )  # fmt: skip
     unused_by_pruning: ClassVar[Collection[str]] = ("drop_fraction", "update_until", "updates")
 
@@ -113,6 +113,8 @@ class ImageRun(RunConfig):
     """Steps between checkpoints."""
     snapshots: tyro.conf.Suppress[tuple[WholeNumber, ...]] = ()
     """Steps whose weights and masks are kept, beside the last."""
+    block: str = "1x1"
+    """Outputs x inputs of the masks' blocks, in layers that it divides; 4 is 4x1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

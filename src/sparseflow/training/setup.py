@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparseflow import tickets
 from sparseflow.gradients import loss_gradient
+from sparseflow.masks.blocks import SINGLE
 from sparseflow.masks.make import dense_masks
 from sparseflow.networks import NETWORKS, build_network, draw_sparse_, network_masks, networks_for
 from sparseflow.rng import stream
@@ -96,7 +97,7 @@ def set_up(
     trained: nn.Module = torch.compile(model) if config.compiled else model  # type: ignore[assignment]
     if not sharded:
         trained = distributed(trained, ranks)
-    optimizer, updater = config.optimizer(model), config.updater(sparsity=shares)
+    optimizer, updater = config.optimizer(model), config.updater(sparsity=shares, blocks=config.blocks(model))
     gradient = None
     if growth is not None and updater.needs_gradient and not updater.gradient_decay:
         gradient = _growth_gradient(model, growth, l2=config.l2)
@@ -165,7 +166,10 @@ def _begin_(model: nn.Module, config: RunConfig, start: Start | None) -> Masks:
 
 def _random_masks(model: nn.Module, config: RunConfig) -> Masks:
     allocation = None if config.allocation == "paper" else config.allocation
-    return network_masks(config.architecture, model, config.sparsity, seed=config.start_seed, allocation=allocation)
+    return network_masks(
+        config.architecture, model, config.sparsity, seed=config.start_seed, allocation=allocation,
+        block=config.blocks(model) or SINGLE,
+    )  # fmt: skip
 
 
 def _example(config: RunConfig) -> Tensor | None:
