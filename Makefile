@@ -46,7 +46,7 @@ docs: $(VENV)/.installed  ## build the manual into site/, open site/index.html; 
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## remove the environment and all caches
-	rm -rf $(VENV) $(VENV)-battery site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-battery site .cache .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

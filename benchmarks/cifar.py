@@ -1,4 +1,4 @@
-"""``python -m benchmarks.cifar``: write the results of VGG16 and ResNet-14, results/cifar/, into the README."""
+"""``python -m benchmarks.cifar``: write the results of VGG16 and ResNet-14, results/cifar/, into docs/results.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.table import README, filled
+from benchmarks.table import RESULTS, filled
 from sparseflow.paper.matrix import cifar
 
 ROOT = Path(__file__).parent.parent
@@ -48,14 +48,14 @@ def markdown(claims: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> str:
 
 
 def kept() -> str:
-    """The README's block, from the committed results."""
+    """The page's block, from the committed results."""
     tables = {name: pd.read_csv(KEPT / "tables" / f"{name}.csv") for name in (*COLUMNS.values(), *LONGER.values())}
     return markdown(pd.read_csv(KEPT / "claims.csv"), tables)
 
 
 def main() -> None:
-    """Write the block into the README."""
-    README.write_text(filled(README.read_text(), "cifar", kept()))
+    """Write the block into docs/results.md."""
+    RESULTS.write_text(filled(RESULTS.read_text(), "cifar", kept()))
 
 
 if __name__ == "__main__":

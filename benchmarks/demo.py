@@ -1,4 +1,4 @@
-"""``python -m benchmarks.demo RUNS``: copy a demo's page to results/demo/, digests too, and its table to the README."""
+"""``python -m benchmarks.demo RUNS``: keep a demo's page in results/demo/, and its table in docs/results.md."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.table import README, filled
+from benchmarks.table import RESULTS, filled
 from sparseflow.atomic import write_atomically
 from sparseflow.sealed import SUMS
 
@@ -32,14 +32,14 @@ def markdown(summary: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    """Copy the page, and write the table into the README."""
+    """Copy the page, and write the table into docs/results.md."""
     if len(sys.argv) != 2:
         sys.exit("usage: python -m benchmarks.demo RUNS, the folder given to sparseflow demo --out")
     report = Path(sys.argv[1]) / "report"
     (KEPT / "figures").mkdir(parents=True, exist_ok=True)
     for path in [report / "index.html", report / SUMS, *sorted((report / "figures").iterdir())]:
         write_atomically(KEPT / path.relative_to(report), path.read_bytes())
-    README.write_text(filled(README.read_text(), "demo", markdown(pd.read_csv(KEPT / "figures" / "summary.csv"))))
+    RESULTS.write_text(filled(RESULTS.read_text(), "demo", markdown(pd.read_csv(KEPT / "figures" / "summary.csv"))))
 
 
 if __name__ == "__main__":

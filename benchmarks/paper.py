@@ -1,4 +1,4 @@
-"""``python -m benchmarks.paper``: write the paper's re-measured results, results/paper/, into the README."""
+"""``python -m benchmarks.paper``: write the paper's re-measured results, results/paper/, into docs/results.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.table import README, filled
+from benchmarks.table import RESULTS, filled
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "results" / "paper"
@@ -32,9 +32,9 @@ def markdown(table1: pd.DataFrame, claims: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    """Write the block into the README."""
+    """Write the block into docs/results.md."""
     block = markdown(pd.read_csv(KEPT / "tables" / "table1.csv"), pd.read_csv(KEPT / "claims.csv"))
-    README.write_text(filled(README.read_text(), "paper", block))
+    RESULTS.write_text(filled(RESULTS.read_text(), "paper", block))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from benchmarks import block_accuracy, peers, performance  # noqa: E402
 from benchmarks.contest import BF16, BLOCKS, FLOAT32, Entry, masks_of  # noqa: E402
 from benchmarks.result import Benchmark, Case, Failure, load, report  # noqa: E402
 from benchmarks.table import BLOCKS as BLOCKS_PAGE  # noqa: E402
-from benchmarks.table import ORDER, PERFORMANCE, README, filled, markdown, with_accuracy, with_tables  # noqa: E402
+from benchmarks.table import ORDER, PERFORMANCE, README, filled, numbers, with_accuracy, with_tables  # noqa: E402
 from benchmarks.timing import Timings, alternate, take_turns  # noqa: E402
 
 
@@ -48,7 +48,7 @@ def test_readme_says_what_the_results_say() -> None:
     known = {*ORDER, *every_benchmark(), *performance.IMAGES}
     assert set(ORDER) <= {result["name"] for result in results} <= known
     text = README.read_text()
-    assert filled(text, "benchmarks", markdown(results)) == text, "run python -m benchmarks.table"
+    assert filled(text, "numbers", numbers(results)) == text, "run python -m benchmarks.table"
 
 
 def test_performance_page_says_what_the_results_say() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "docs" / "hooks"))
 
 from formulas import drawn  # noqa: E402
+from gallery import result_of  # noqa: E402
 from public import entry, home, public_modules, submodule  # noqa: E402
 from repository import linked  # noqa: E402
 
@@ -72,6 +74,23 @@ def test_pages_that_are_linked_to_come_along(site: Path) -> None:
     for page in sorted((ROOT / "docs").glob("*.md")):
         for name in linked(page.read_text()):
             assert (site / "repository" / name).exists(), f"{page.name}: {name}"
+
+
+def test_programs_that_read_find_every_page(site: Path) -> None:
+    text = (site / "llms.txt").read_text()
+    assert text.startswith("# sparseflow\n\n> Train sparse neural networks")
+    places = re.findall(r"^- \[[^\]]+\]\(([^)]+)\)", text, flags=re.MULTILINE)
+    assert len(places) == len(set(places)) > 30
+    assert all((site / place).exists() for place in places)
+    assert "[how-to-choose](how-to-choose.html): What to set, by what was measured here." in text
+
+
+def test_the_gallery_shows_what_every_example_prints(site: Path) -> None:
+    text = (site / "gallery.html").read_text()
+    for example in sorted((ROOT / "examples").glob("*.py")):
+        printed = result_of(example)["printed"].strip().splitlines()[-1]
+        assert html.escape(printed) in text, example.name
+    assert text.count("<svg xmlns:xlink") >= 2
 
 
 def test_a_formula_that_cannot_be_drawn_is_an_error() -> None:

@@ -13,9 +13,16 @@ from matplotlib.textpath import TextToPath
 #: Height of a lower-case x in the text around, over the font size of the drawing.
 _SIZE = 10.0
 #: Commands that matplotlib's TeX does not have -> those that it has.
-_SPELLED = {r"\lVert": r"\|", r"\rVert": r"\|", r"\tfrac": r"\frac", r"\dfrac": r"\frac", r"\top": r"\mathsf{T}",
-            r"\le ": r"\leq ", r"\ge ": r"\geq ", r"\Bigl": r"\left", r"\Bigr": r"\right", r"\mathrel": "", r"\textstyle": "",
-            r"\max": r"\operatorname{max}"}  # fmt: skip
+_SPELLED = {
+    r"\lVert": r"\|",
+    r"\rVert": r"\|",
+    r"\tfrac": r"\frac",
+    r"\top": r"\mathsf{T}",
+    r"\le ": r"\leq ",
+    r"\ge ": r"\geq ",
+    r"\max": r"\operatorname{max}",
+    r"\textstyle": "",
+}
 
 #: An argument of one character, without its braces.
 _BARE = re.compile(r"(\\(?:sqrt|mathcal|mathsf|hat|bar))\s+(\w)")

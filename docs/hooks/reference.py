@@ -45,9 +45,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """List the pages where the navigation says ``Reference``."""
     listed = [{"All modules": "reference/index.md"}]
     listed += [{module: f"reference/{module}.md"} for module in public_modules()]
-    for entry in config.nav or []:
-        if isinstance(entry, dict) and "Reference" in entry:
-            entry["Reference"] = listed
+    for part in config.nav or []:
+        if isinstance(part, dict) and "Reference" in part:
+            part["Reference"] = listed
     return config
 
 

@@ -218,7 +218,7 @@ def test_the_example_of_the_readme_can_be_measured(tmp_path: Path) -> None:
         ("training", 1), ("training", 8), ("inference", 1), ("inference", 8),
     ]  # fmt: skip
     assert all({"float32", "sparse"} <= row.seconds.keys() for row in found.rows)
-    assert "95.0 % of 18944 masked weights are zero" in str(found)
+    assert "95.0 % of 203264 masked weights are zero" in str(found)
     fast, table = sf.compile_sparse(names["model"], names["x"], seconds=0.0)
     torch.testing.assert_close(fast(names["x"]), names["model"](names["x"]), atol=1e-5, rtol=1e-4)
     assert table.conditions.batch == 32

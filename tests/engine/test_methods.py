@@ -76,6 +76,7 @@ def assert_alike(sparse: Run, dense: Run) -> None:
 
 @every_method
 @every_optimizer
+@pytest.mark.status("engine")
 def test_sparse_storage_trains_like_masks(method: str, optimizer_name: str) -> None:
     sparse, dense = (Run(method, optimizer_name, sparse=kind) for kind in (True, False))
     start = {name: mask.clone() for name, mask in sparse.sparsifier.masks.items()}

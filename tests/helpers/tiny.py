@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow.rng import stream
+from sparseflow.testing.trial import snapshot as snapshot
+from sparseflow.testing.trial import state_of as states  # noqa: F401 - for the tests
 
 #: Prunable weights of ``tiny_model``.
 SIZES = {"0.weight": 27, "3.weight": 480, "5.weight": 40}
@@ -62,21 +64,6 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) ->
 
 def masked(model: nn.Module, *, sparsity: float = 0.7, seed: int = 0, block: Any = (1, 1)) -> dict[str, Tensor]:
     return sf.random_masks(model, sparsity, seed=seed, block=block)
-
-
-def states(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Iterator[Tensor]:
-    """The optimizer's tensors with one value per weight, found without the library."""
-    for value in optimizer.state[parameter].values():
-        if torch.is_tensor(value) and value.shape == parameter.shape:
-            yield value
-
-
-def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Copies of every parameter and of every tensor of the optimizer's state, in a fixed order."""
-    tensors = [parameter.detach().clone() for parameter in model.parameters()]
-    for parameter in model.parameters():
-        tensors += [value.clone() for value in optimizer.state[parameter].values() if torch.is_tensor(value)]
-    return tensors
 
 
 def assert_same_bits(one: list[Tensor], other: list[Tensor]) -> None:

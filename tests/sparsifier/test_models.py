@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import sparseflow as sf
+from makers import PRUNING, SETTINGS, method_of
 from sparseflow.methods import DropGrow
 from tiny import OPTIMIZERS, assert_same_bits, loss_of, masked, snapshot, tiny_model, train_step
 
@@ -24,7 +25,15 @@ def attach(model: nn.Module, updater: Any = None, *, optimizer_name: str = "mome
     return optimizer, sf.Sparsifier(model, optimizer, masked(model), updater or rigl(), seed=0)
 
 
-def test_a_compiled_model_stays_one_graph_and_trains_alike() -> None:
+def attach_method(model: Any, method: str) -> tuple[Any, sf.Sparsifier]:
+    optimizer = OPTIMIZERS["momentum"](model.parameters())
+    masks = sf.dense_masks(model) if method in PRUNING else masked(model)
+    return optimizer, sf.Sparsifier(model, optimizer, masks, method_of(method), seed=0)
+
+
+@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.status("compiled")
+def test_a_compiled_model_stays_one_graph_and_trains_alike(method: str) -> None:
     from torch._dynamo.testing import CompileCounter
 
     torch._dynamo.reset()
@@ -33,12 +42,12 @@ def test_a_compiled_model_stays_one_graph_and_trains_alike() -> None:
     for compiled in (False, True):
         model = tiny_model()
         forward = torch.compile(model, backend=counter, fullgraph=True) if compiled else model
-        optimizer, sparsifier = attach(forward)
+        optimizer, sparsifier = attach_method(forward, method)
         updates: list[int] = []
         sparsifier.after_update.append(lambda step, changes, seen=updates: seen.append(step))
         for step in range(7):
             train_step(forward, optimizer, step)
-        assert updates == [2, 4, 6]
+        assert updates == {"static": [], "prune": [2, 5], "one_shot": [4]}.get(method, [3, 6])
         assert list(sparsifier.masks) == ["0.weight", "3.weight", "5.weight"]
         ends.append(snapshot(model, optimizer) + list(sparsifier.masks.values()))
     assert counter.frame_count == 1
@@ -173,10 +182,12 @@ def test_other_precisions(updater: Any, dtype: torch.dtype) -> None:
     assert after == (counts if isinstance(updater, DropGrow) else {"0.weight": 3, "3.weight": 48, "5.weight": 4})
 
 
-def test_autocast() -> None:
+@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.status("AMP")
+def test_autocast(method: str) -> None:
     model = tiny_model()
-    optimizer, sparsifier = attach(model)
-    for step in range(4):
+    optimizer, sparsifier = attach_method(model, method)
+    for step in range(7):
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = loss_of(model, step)

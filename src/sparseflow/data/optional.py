@@ -1,4 +1,4 @@
-"""Packages of the extra ``[vision]``, imported where they are needed and not before."""
+"""Packages of the extras, imported where they are needed and not before."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from types import ModuleType
 
 
 @cache  # an image asks twice
-def optional(name: str) -> ModuleType:
-    """Import a module of the extra ``[vision]``, such as ``"PIL.Image"`` or ``"pyarrow"``.
+def optional(name: str, *, extra: str = "vision", what: str = "images") -> ModuleType:
+    """Import a module of an extra, such as ``"PIL.Image"`` or ``"pyarrow"``; ``what`` needs it.
 
     Raises:
         ModuleNotFoundError: if its package is not installed; the text says what to type.
@@ -23,4 +23,4 @@ def optional(name: str) -> ModuleType:
         package = name.split(".")[0]
         if (error.name or "").split(".")[0] != package:
             raise
-        raise ModuleNotFoundError(f'images need the package {package}: pip install "sparseflow[vision]"') from error
+        raise ModuleNotFoundError(f'{what} need the package {package}: pip install "sparseflow[{extra}]"') from error
