@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from sparseflow.cli.images import train_images_command
 
 from noise_images import noise_images
 from processes import run_ranks
-from sparseflow.cli.images import train_images_command
 from sparseflow.cli.main import main
 from sparseflow.engine.convert import sparse_layers
 from sparseflow.engine.files.export import load, load_state

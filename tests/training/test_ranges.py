@@ -11,8 +11,8 @@ from dataclasses import fields
 from typing import Annotated, Any, get_args, get_origin
 
 import pytest
-
 from sparseflow.cli.images import TrainImages
+
 from sparseflow.cli.main import _COMMANDS, main
 from sparseflow.ranges import Range, checked_fields, hints_of, range_of
 from sparseflow.training.config import RunConfig
