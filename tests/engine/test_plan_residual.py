@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -304,12 +301,3 @@ def test_sums_and_pools_that_do_not_fit() -> None:
     model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.AdaptiveAvgPool2d(3))
     with pytest.raises(ValueError, match=r"layer '1' pools \(4, 4\) to \(3, 3\), which does not divide it"):
         plan(model, {}).logits(x)
-
-
-def test_the_block_of_the_page_on_the_engine_gets_a_plan() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "engine.md").read_text()
-    (block,) = [text for text in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "class Block" in text]
-    names: dict[str, Any] = {"sf": sf, "torch": torch}
-    exec(block, names)
-    assert names["logits"].shape == (4, 10)
-    assert names["residual"][0].bn.num_batches_tracked == 1
