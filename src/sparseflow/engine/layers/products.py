@@ -35,7 +35,7 @@ from sparseflow.engine.layers.geometry import (
 )
 from sparseflow.engine.layers.gradient_geometry import GradientLoops, block_gradient_loops, gradient_passes
 from sparseflow.engine.layers.memory import shared_pool
-from sparseflow.engine.layers.pattern import Pattern, Table
+from sparseflow.engine.layers.pattern import Indices, Pattern, Table
 from sparseflow.engine.layers.threads import halves, over_outputs, over_parts
 
 Floats = NDArray[Any]
@@ -239,21 +239,24 @@ class Product:
         over_parts(len(parts), 2 * self.work, run)
         return gx, sum_of(outs)
 
+    @cached_property
+    def _strip(self) -> tuple[int, Frame, Indices]:
+        """Of the input's gradient: a strip's numbers, its frame of whole pixels, and the places of blocks in it."""
+        ((_, loops),) = self.backward
+        batch, rows, beside = self.x.batch, self._x_band[3], self._x_band[5]
+        _, _, _, _, parts, _, xj, _, length = loops.moves
+        span = self._span(parts, length, 2 * self.pattern.inputs * rows + self.pattern.outputs)
+        width = -(-(min(span, length) + (parts - 1) * xj + beside) // batch)
+        frame = Frame((rows, width), batch)
+        return span, frame, columns_in(self.pattern, self.window, frame)
+
     def _scatter_by_rows(self, loops: GradientLoops, w: Floats, x: Floats, g: Floats, gx: Floats) -> Tensor:
-        pattern, window, (channels, key) = self.pattern, self.window, self._channels
+        pattern, batch, (channels, key) = self.pattern, self.x.batch, self._channels
+        span, strip, y_columns = self._strip
         out, rows = torch.empty(pattern.num_active, dtype=self.dtype), np.arange(len(pattern.begins) - 1)
         count, gi, xi, _, parts, gj, xj, _, length = loops.moves
-        band = self._x_band
-        span = self._span(parts, length, 2 * pattern.inputs * band[3] + pattern.outputs)
-        # The strip of the input's gradient, whole pixels.
-        strip = Frame((band[3], -(-(min(span, length) + (parts - 1) * xj + band[5]) // self.x.batch)), self.x.batch)
-        y_columns, across = columns_in(pattern, window, strip), strip.width * strip.batch
-        inside = (
-            window.padding[0][0],
-            window.padding[1][0] * self.x.batch,
-            self.x.size[0],
-            self.gx.width * self.x.batch,
-        )
+        (top, _), (left, _) = self.window.padding
+        inside = (top, left * batch, self.gx.height, self.gx.width * batch)
         if not self._meets_all:
             gx[:] = 0
 
@@ -263,8 +266,8 @@ class Product:
             room = self.memory.empty((last - first) * strip.pitch, self.dtype)
             block_gradients_by_rows(
                 pattern.begins, begins, ends, self.table.columns, y_columns, w, g, loops.g0, self.g.pitch,
-                x, loops.x0, gx, self.x.batch, out.numpy(), len(rows), first, last,
-                count, gi, xi, parts, gj, xj, length, band, span, room.numpy(), across, inside,
+                x, loops.x0, gx, batch, out.numpy(), len(rows), first, last, count, gi, xi, parts, gj, xj, length,
+                self._x_band, span, room.numpy(), strip.width * batch, inside,
             )  # fmt: skip
 
         over_outputs(channels, 2 * self.work, run)
