@@ -91,5 +91,26 @@ def main(folder: Path, what: str) -> None:
     fit.save_checkpoint(folder / f"{what}.ckpt")
 
 
+def on_two_processes(folder: Path) -> None:
+    """Two epochs by DDP; each process saves what it has at the end."""
+    torch.set_num_threads(1)
+    module = Lit()
+    method = sf.RigL(update_every=2, update_until=6, schedule="constant")
+    callback = SparsifierCallback(masks_of(module), method, seed=0)
+    fit = trainer(callback, max_epochs=2, devices=2, strategy="ddp", gradient_clip_val=0.5)
+    fit.fit(module, loader())
+    assert callback.sparsifier is not None
+    end = {
+        "weights": dict(module.state_dict()),
+        "masks": dict(callback.masks),
+        "steps": callback.sparsifier.step_count,
+        "ranks": callback.sparsifier.check().ranks,
+    }
+    torch.save(end, folder / f"rank{fit.global_rank}.pt")
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    if sys.argv[2] == "ddp":
+        on_two_processes(Path(sys.argv[1]))
+    else:
+        main(Path(sys.argv[1]), sys.argv[2])

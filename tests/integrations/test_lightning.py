@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler
 
 import sparseflow as sf
 
@@ -199,6 +200,30 @@ def test_a_run_that_was_killed_goes_on_to_the_last_bit(tmp_path: Path) -> None:
         assert torch.equal(state["momentum_buffer"], resumed["optimizer_states"][0]["state"][key]["momentum_buffer"])
     first = torch.load(tmp_path / "other" / "checkpoints" / "last.ckpt", weights_only=True)
     assert first["callbacks"]["SparsifierCallback"]["step_count"] == 24  # the resumed run wrote its own
+
+
+def test_two_processes_keep_the_same_masks(tmp_path: Path) -> None:
+    """Oracle: one process on batches of both halves, to what sums in another order leave."""
+    done = run(tmp_path, "ddp")
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first["ranks"] == second["ranks"] == 2
+    assert first["steps"] == 8
+    assert_equal(first["masks"], second["masks"])
+    assert_equal(first["weights"], second["weights"])
+    assert_sparse(first["weights"], first["masks"])
+
+    module = Lit()
+    method = sf.RigL(update_every=2, update_until=6, schedule="constant")
+    callback = SparsifierCallback(masks_of(module), method, seed=0)
+    data = loader().dataset
+    both = DataLoader(
+        data, batch_size=16, sampler=DistributedSampler(data, num_replicas=1, rank=0)
+    )  # as Lightning deals
+    trainer(callback, max_epochs=2, gradient_clip_val=0.5).fit(module, both)
+    assert_equal(dict(callback.masks), first["masks"])
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(parameter.detach(), first["weights"][name], rtol=1e-4, atol=1e-5)
 
 
 def fitted(folder: Path, **options: Any) -> tuple[Lit, SparsifierCallback, Path]:
