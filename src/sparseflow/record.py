@@ -43,7 +43,7 @@ def record(sparsifier: Sparsifier, *, every: int = 1, most_rows: int = 1000) -> 
     A row has, of an optimizer step :math:`t` (``"step"``):
 
     * ``"gradient_norm"``: :math:`\|g\|_2` over active weights and all other parameters of the optimizers, of the
-      gradients that the step used: accumulated, unscaled, clipped. NaN where there were none.
+      gradients as the step left them: accumulated, unscaled, clipped. NaN where there were none.
     * ``"swapped"``: connections that mask updates have moved since the row before, as a fraction of those active; of an
       update that only prunes, the fraction that left.
     * ``"sparsity"``: fraction of zeros over all masks together, after the step and its update.
@@ -115,7 +115,8 @@ class Record:
     def part_stepped(self, part: Part) -> None:
         """Measure the gradients of an optimizer that has stepped."""
         if (self._sparsifier.step_count + 1) % self.every == 0:
-            self._norms += gradient_norms(part.held, part.weights, self._sparsifier.masks)
+            dense = part.weights if part.ran_dense else {}
+            self._norms += gradient_norms(part.held, dense, self._sparsifier.masks)
 
     def masks_changed(self, changes: Mapping[str, MaskUpdate]) -> None:
         """Count the connections that an update moved."""
@@ -189,12 +190,12 @@ class Record:
 
 
 @torch.no_grad()
-def gradient_norms(parameters: Iterable[Tensor], weights: Mapping[str, Tensor], masks: Masks) -> Iterator[float]:
-    r""":math:`\|g_l\|_2` of each parameter that has a gradient, over active weights where it has a mask.
+def gradient_norms(parameters: Iterable[Tensor], dense: Mapping[str, Tensor], masks: Masks) -> Iterator[float]:
+    r""":math:`\|g_l\|_2` of each parameter that has a gradient, over active weights.
 
     Args:
         parameters: Those that an optimizer steps.
-        weights: Name -> masked weight, of those that are stored with their zeros.
+        dense: Name -> masked weight, of those whose gradient is not zero off the mask.
         masks: Name -> mask.
 
     >>> weight = torch.zeros(2, requires_grad=True)
@@ -202,7 +203,7 @@ def gradient_norms(parameters: Iterable[Tensor], weights: Mapping[str, Tensor], 
     >>> list(gradient_norms([weight], {"weight": weight}, {"weight": torch.tensor([True, False])}))
     [3.0]
     """
-    names = {id(weight): name for name, weight in weights.items()}
+    names = {id(weight): name for name, weight in dense.items()}
     for parameter in parameters:
         if (gradient := parameter.grad) is None:
             continue

@@ -29,7 +29,7 @@ class Observer(Protocol):
     """One that looks on, such as :class:`sparseflow.record.Record`; it writes to nothing."""
 
     def part_stepped(self, part: Part) -> None:
-        """An optimizer has stepped; its gradients are still there, and masks are those of the step."""
+        """An optimizer has stepped; its gradients are still there, dense if ``part.ran_dense``, else masked."""
         ...
 
     def masks_changed(self, changes: Mapping[str, MaskUpdate]) -> None:
@@ -241,10 +241,10 @@ class Listener:
             if not part.elementwise:
                 self._weights.drop_mistaken_states(part.weights, everywhere=updates)
             self._weights.clear_(part.weights, steady=part.ran_dense or updates)
-        part.ran_dense = False
         self.guard.see()
         for each in self.observers:
             each.part_stepped(part)
+        part.ran_dense = False
         self.stepped.add(id(optimizer))
         if len(self.stepped) == len(self._parts):
             self._finish_step()

@@ -21,6 +21,7 @@ class Part:
     """Gradients that are taken away while an update replaces the step."""
     stateless: tuple[nn.Parameter, ...] = ()
     ran_dense: bool = False
+    """Whether the step under way has dense gradients, which growth reads after it."""
     makes_state: bool = False
     """Whether the step under way only lets the optimizer make its state, see :func:`_makes_state`."""
 
