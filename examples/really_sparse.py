@@ -35,7 +35,7 @@ assert any(not torch.equal(masks[name], mask) for name, mask in sparsifier.masks
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "model.safetensors"
     dense_bytes, file_bytes = sf.engine.save(model, path)
-    again = sf.engine.load(path, copy.deepcopy(dense))
+    again = sf.engine.load(copy.deepcopy(dense), path)
 assert file_bytes < 0.12 * dense_bytes
 assert torch.equal(again(x), model(x))
 

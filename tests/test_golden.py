@@ -53,7 +53,7 @@ def test_engine_file(golden: Path, name: str) -> None:
     """With a place for each weight, and with one for each block; both become a network in blocks."""
     made = tiny_network()
     assert sorted(plain(load_state(golden / name))) == sorted(plain(dict(made.state_dict())))
-    loaded = load(golden / name, tiny_network())
+    loaded = load(tiny_network(), golden / name)
     assert [layer.pattern.block for layer in sf.engine.sparse_layers(loaded).values()] == [4, 4]
     assert torch.allclose(loaded(WEIGHTS), made(WEIGHTS), rtol=1e-6)
 

@@ -214,7 +214,38 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_the_core_loads_nothing_heavy() -> None:
-    assert loaded_by("import sparseflow") == set()
+    names = ", ".join(f"sparseflow.{name}" for name in ("random_masks", "initialize_", "Sparsifier", "RigL"))
+    assert loaded_by(f"import sparseflow; {names}") == set()
+
+
+def test_torch_is_loaded_with_the_first_name() -> None:
+    code = "import sys, sparseflow; assert 'torch' not in sys.modules; sparseflow.RigL; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_has_its_home() -> None:
+    """What type checkers read, what is loaded, and what is public are one list."""
+    (checking,) = (node for node in ast.parse((SOURCE / "__init__.py").read_text()).body if isinstance(node, ast.If))
+    imports = [node for node in checking.body if isinstance(node, ast.ImportFrom)]
+    homes = {
+        name.asname or name.name: f"sparseflow.{name.name}" if node.module == "sparseflow" else node.module
+        for node in imports
+        for name in node.names
+    }
+    assert homes == sparseflow._HOMES
+    assert sorted(homes) == sorted(sparseflow.__all__)
+    assert set(sparseflow.__all__) <= set(dir(sparseflow))
+
+
+def test_a_function_is_not_hidden_by_the_module_of_its_name() -> None:
+    code = "import sparseflow.record, sparseflow as sf; assert callable(sf.record) and sf.record.__name__ == 'record'"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_name_that_is_not_there() -> None:
+    with pytest.raises(AttributeError, match="module 'sparseflow' has no attribute 'random_mask'"):
+        _ = sparseflow.random_mask
+    assert sparseflow.masks.select.LAYERS  # modules of the package are loaded when asked for
 
 
 def test_the_check_of_what_is_loaded_can_fail() -> None:

@@ -75,7 +75,7 @@ def test_help_fits_a_screen(command: str, capsys: pytest.CaptureFixture[str]) ->
 def test_a_run_is_exported_with_its_masks(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["export", str(run_folder), "--out", "small.safetensors"])
     model, masks = trained(run_folder)
-    loaded = load("small.safetensors", dense_lenet())
+    loaded = load(dense_lenet(), "small.safetensors")
     found = {name: layer.pattern.mask() for name, layer in sparse_layers(loaded).items()}
     assert found.keys() == masks.keys()
     assert all(torch.equal(found[name], mask) for name, mask in masks.items())  # grown weights that are still 0 too

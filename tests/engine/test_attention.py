@@ -316,7 +316,7 @@ def test_copies_pickles_and_files(tmp_path: Any) -> None:
     torch.save(sparse, file)
     file.seek(0)
     sf.engine.save(sparse, tmp_path / "model.safetensors")
-    loaded = sf.engine.load(tmp_path / "model.safetensors", TRANSFORMERS["encoder"]().double().eval())
+    loaded = sf.engine.load(TRANSFORMERS["encoder"]().double().eval(), tmp_path / "model.safetensors")
     for other in (
         copy.deepcopy(sparse),
         pickle.loads(pickle.dumps(sparse)),

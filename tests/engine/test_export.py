@@ -92,7 +92,7 @@ def test_a_sparse_model_comes_back(path: Path, dtype: torch.dtype) -> None:
     )
     given = network(dtype=dtype).eval()
     before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
-    loaded = load(path, given)
+    loaded = load(given, path)
     x = torch.randn(4, 2, 6, 6, dtype=dtype)
     assert torch.equal(loaded(x), sparse(x))
     assert all(torch.equal(mask, masks_of(sparse)[name]) for name, mask in masks_of(loaded).items())
@@ -104,7 +104,7 @@ def test_a_masked_model_and_its_state_give_the_same_content(path: Path, form: ty
     model = network()
     masks = masked(model)
     save(model if form is nn.Module else model.state_dict(), path)
-    loaded = load(path, network())
+    loaded = load(network(), path)
     assert set(sparse_layers(loaded)) == set(masks)
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in dense_state_dict(loaded).items())
 
@@ -115,14 +115,14 @@ def test_masks_keep_active_zeros_and_drop_the_rest(path: Path) -> None:
         model.weight.copy_(torch.tensor([[1.0, 0.0, 3.0, 4.0, 5.0]]))
     save(model, path, masks={"weight": torch.tensor([[True, True, False, False, False]])})
     assert load_state(path)["weight"].tolist() == [[1.0, 0.0, 0.0, 0.0, 0.0]]
-    assert masks_of(load(path, nn.Linear(5, 1)))["weight"].tolist() == [[True, True, False, False, False]]
+    assert masks_of(load(nn.Linear(5, 1), path))["weight"].tolist() == [[True, True, False, False, False]]
 
 
 def test_only_holds_the_named_weights_sparse(path: Path) -> None:
     model = network().eval()
     masked(model)
     save(model, path)
-    loaded = load(path, network().eval(), only=["4.weight"])
+    loaded = load(network().eval(), path, only=["4.weight"])
     assert list(sparse_layers(loaded)) == ["4.weight"]
     x = torch.randn(2, 2, 6, 6)
     torch.testing.assert_close(loaded(x), model(x))
@@ -133,7 +133,7 @@ def test_weights_without_a_sparse_form_are_small_too_and_come_back_dense(path: P
     masked(model, sparsity=0.95)
     dense, sparse = save(model, path)
     assert sparse < 0.2 * dense
-    loaded = load(path, nn.ModuleDict({"gru": nn.GRU(32, 64), "head": nn.Linear(64, 32)}))
+    loaded = load(nn.ModuleDict({"gru": nn.GRU(32, 64), "head": nn.Linear(64, 32)}), path)
     assert set(sparse_layers(loaded)) == {"head.weight"}
     assert torch.equal(loaded["gru"].weight_ih_l0, model["gru"].weight_ih_l0)
 
@@ -159,7 +159,7 @@ def test_tied_weights_are_written_once(path: Path) -> None:
     dense, size = save(sparse, path)
     assert size < 4 * (50 * 20 + 20 + 50) + 5 * 60 + 2000  # the embedding once
     assert dense == 4 * 2 * (50 * 20 + 20 * 20 + 20) + 4 * 50
-    loaded = load(path, Tied())
+    loaded = load(Tied(), path)
     tokens = torch.arange(50)
     assert torch.equal(loaded(tokens), sparse(tokens))
     assert loaded.out.weight is loaded.embedding.weight
@@ -172,7 +172,7 @@ def test_empty_full_and_single(path: Path, count: int) -> None:
     sparse = convert(model, {"weight": mask})
     save(sparse, path)
     assert torch.equal(load_state(path)["weight"], to_dense(sparse).weight)
-    assert load(path, nn.Linear(4, 3)).values.shape == (count,)
+    assert load(nn.Linear(4, 3), path).values.shape == (count,)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -181,7 +181,7 @@ def test_half_precision_is_stored_and_loaded_dense(path: Path, dtype: torch.dtyp
     masked(model)
     dense, size = save(model, path)
     assert size < dense
-    assert torch.equal(load(path, nn.Linear(100, 10).to(dtype)).weight, model.weight)
+    assert torch.equal(load(nn.Linear(100, 10).to(dtype), path).weight, model.weight)
 
 
 @pytest.mark.parametrize("sparsity", [0.9, 0.95, 0.98])
@@ -199,7 +199,7 @@ def test_the_size_is_what_the_sparsity_promises(path: Path, sparsity: float) -> 
 def test_a_dense_model_stays_dense(path: Path) -> None:
     dense, size = save(nn.Linear(100, 100), path)
     assert dense < size < dense + 1000
-    assert isinstance(load(path, nn.Linear(100, 100)), nn.Linear)
+    assert isinstance(load(nn.Linear(100, 100), path), nn.Linear)
 
 
 # -- bad input -------------------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def test_a_file_with_a_place_for_each_weight_of_a_block_is_read(path: Path) -> N
     """As files were written before there were blocks."""
     values, gaps = torch.arange(1.0, 9), torch.tensor([0, 2, 2, 2, 2, 2, 2, 2], dtype=torch.uint8)
     path.write_bytes(forged(gaps, values, shape=(4, 4)))
-    loaded = load(path, nn.Linear(4, 4, bias=False))
+    loaded = load(nn.Linear(4, 4, bias=False), path)
     assert loaded.pattern.block == 4
     assert loaded.dense_weight().tolist() == [[1, 0, 2, 0], [3, 0, 4, 0], [5, 0, 6, 0], [7, 0, 8, 0]]
 
@@ -329,7 +329,7 @@ def test_another_model_is_refused(path: Path, other: Callable[[], nn.Module], me
     masked(model)
     save(model, path)
     with pytest.raises(ValueError, match=message):
-        load(path, other())
+        load(other(), path)
 
 
 def test_what_cannot_be_saved(path: Path) -> None:
@@ -358,3 +358,8 @@ def test_without_safetensors_the_error_names_it(path: Path, monkeypatch: pytest.
     monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
     with pytest.raises(ModuleNotFoundError, match="files of tensors need safetensors: pip install safetensors"):
         save(nn.Linear(2, 2), path)
+
+
+def test_the_path_is_second(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"the model first, then the path: sparseflow\.engine\.load\(model, path\)"):
+        load(tmp_path / "model.safetensors", nn.Linear(1, 1))  # type: ignore[arg-type]

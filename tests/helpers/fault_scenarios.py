@@ -206,7 +206,7 @@ def fetched(root: Path) -> Any:
 
 #: Those that take milliseconds.
 SMALL = [
-    one_file("masks.safetensors", lambda path, sparsity: sf.save_masks(path, masks(sparsity)), sf.load_masks),
+    one_file("masks.safetensors", lambda path, sparsity: sf.save_masks(masks(sparsity), path), sf.load_masks),
     one_file("state.pt", lambda path, sparsity: write_checkpoint(path, {"masks": masks(sparsity)}), read_checkpoint),
     one_file("model.safetensors", write_engine_file, sf.engine.load_state),
     one_file("signal.csv", lambda path, sparsity: write_with_digest(path, f"{sparsity}\n".encode()), read_table),

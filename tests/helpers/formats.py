@@ -154,7 +154,7 @@ def _read_folder_checkpoint(folder: Path) -> Any:
 #: By name; every file that the library writes and reads again is of one of these.
 FORMATS = {
     "masks": Format(
-        lambda folder: sf.save_masks(folder / "masks.safetensors", MASKS),
+        lambda folder: sf.save_masks(MASKS, folder / "masks.safetensors"),
         lambda folder: sf.load_masks(folder / "masks.safetensors"),
         "masks.safetensors",
     ),

@@ -42,7 +42,7 @@ def places(mask: Tensor) -> list[list[int]]:
 
 def write(folder: Path) -> None:
     """One file of each format, and their digests."""
-    sf.save_masks(folder / MASK_FILE, MASKS)
+    sf.save_masks(MASKS, folder / MASK_FILE)
     # Nothing writes a place for each weight of a block any more: the file that did is kept.
     shutil.copy(GOLDEN / "0.1.0" / ENGINE, folder / ENGINE)
     save(tiny_network(), folder / BLOCKS)

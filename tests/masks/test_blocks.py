@@ -389,16 +389,16 @@ def test_a_file_keeps_blocks(tmp_path: Path) -> None:
     _, sparsifier = held(NAMED)
     path = tmp_path / "masks.safetensors"
     for masks, block in ((sparsifier, None), (dict(sparsifier.masks), NAMED)):
-        sf.save_masks(path, masks, block=block)
+        sf.save_masks(masks, path, block=block)
         assert sf.load_block(path) == FOUND
         loaded = sf.load_masks(path)
         assert list(loaded) == list(sparsifier.masks)
         assert all(torch.equal(mask, sparsifier.masks[name]) for name, mask in loaded.items())
         assert sf.RigL(total_steps=9, block=sf.load_block(path)).block == FOUND
-    sf.save_masks(path, loaded)
+    sf.save_masks(loaded, path)
     assert sf.load_block(path) == {}
     with pytest.raises(TypeError, match="block must be two whole numbers"):
-        sf.save_masks(path, loaded, block=4)
+        sf.save_masks(loaded, path, block=4)
 
 
 def test_a_state_keeps_blocks() -> None:

@@ -90,7 +90,7 @@ class Export:
         weights = [tensor for tensor in state.values() if tensor.dim() > 1]
         active, total = sum(int(w.count_nonzero()) for w in weights), sum(w.numel() for w in weights)
         print(f"{out}: {sparse:,} bytes, {100 * sparse / dense:.1f} % of {dense:,} for the dense model")
-        print(f"{active:,} of {total:,} weights are not zero. To run it: sparseflow.engine.load({str(out)!r}, model)")
+        print(f"{active:,} of {total:,} weights are not zero. To run it: sparseflow.engine.load(model, {str(out)!r})")
 
 
 @dataclass(frozen=True)

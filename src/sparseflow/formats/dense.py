@@ -45,7 +45,7 @@ def write_dense(found: Imported, folder: Path, *, source: Path | None = None) ->
     copied = {} if source is None or not source.is_dir() else _beside_weights(source)
     data = state_bytes(found.state)
     make_folder(folder)
-    save_masks(folder / MASKS, found.masks)
+    save_masks(found.masks, folder / MASKS)
     for name, text in copied.items():
         write_atomically(folder / name, text)
     write_atomically(folder / STATE, data)

@@ -37,13 +37,13 @@ class HasMasks(Protocol):
         ...
 
 
-def save_masks(path: str | os.PathLike[str], masks: Masks | HasMasks, *, block: BlockLike | None = None) -> None:
+def save_masks(masks: Masks | HasMasks, path: str | os.PathLike[str], *, block: BlockLike | None = None) -> None:
     """Write masks to a safetensors file with a SHA-256 over all of them, whole or not at all.
 
     Args:
-        path: In a folder that exists.
         masks: A :class:`sparseflow.Sparsifier`, whose masks of this moment are written, or parameter name -> mask. All
             processes must call it together where masks are in parts (FSDP2).
+        path: In a folder that exists.
         block: What the masks were made with, if they are made of blocks; a Sparsifier says it itself. It is kept for
             :func:`load_block`.
 
@@ -55,10 +55,12 @@ def save_masks(path: str | os.PathLike[str], masks: Masks | HasMasks, *, block: 
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
-    ...     save_masks(f"{folder}/masks.safetensors", {"weight": torch.tensor([[True, False]])})
+    ...     save_masks({"weight": torch.tensor([[True, False]])}, f"{folder}/masks.safetensors")
     ...     load_masks(f"{folder}/masks.safetensors")
     {'weight': tensor([[ True, False]])}
     """
+    if isinstance(masks, str | os.PathLike):
+        raise TypeError("save_masks takes the masks first, then the path: sparseflow.save_masks(masks, path).")
     held = masks if isinstance(masks, Mapping) else masks.masks
     for name, mask in held.items():
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
@@ -105,7 +107,7 @@ def load_block(path: str | os.PathLike[str]) -> dict[str, tuple[int, int]]:
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
-    ...     save_masks(f"{folder}/masks.safetensors", {"fc": torch.tensor([[True, False]] * 4)}, block=(4, 1))
+    ...     save_masks({"fc": torch.tensor([[True, False]] * 4)}, f"{folder}/masks.safetensors", block=(4, 1))
     ...     load_block(f"{folder}/masks.safetensors")
     {'fc': (4, 1)}
     """

@@ -62,14 +62,14 @@ def save(
     return sum(dense_bytes(entry) for entry in content.entries.values()), len(data)
 
 
-def load(path: str | os.PathLike[str], model: nn.Module, *, only: Collection[str] | None = None) -> nn.Module:
+def load(model: nn.Module, path: str | os.PathLike[str], *, only: Collection[str] | None = None) -> nn.Module:
     """The sparse model in a file that :func:`save` wrote.
 
     A file holds numbers and names, no code: the architecture that you give is what runs.
 
     Args:
-        path: The file.
         model: Dense, of the architecture that was saved, on the CPU; its weights are not read, and it is not changed.
+        path: The file.
         only: Names of the weights to hold sparse, as for :func:`sparseflow.engine.convert`. Default: all that the file
             has sparse and the engine can take; the others become dense with zeros.
 
@@ -83,10 +83,12 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, only: Collection[str
     >>> sparse = sf.engine.convert(model, {"weight": torch.tensor([[True, False, False, True]])})
     >>> with TemporaryDirectory() as folder:
     ...     _ = save(sparse, f"{folder}/model.safetensors")
-    ...     loaded = load(f"{folder}/model.safetensors", nn.Linear(4, 1))
+    ...     loaded = load(nn.Linear(4, 1), f"{folder}/model.safetensors")
     >>> torch.equal(loaded(torch.ones(2, 4)), sparse(torch.ones(2, 4))), loaded.values.shape
     (True, torch.Size([2]))
     """
+    if isinstance(model, str | os.PathLike):
+        raise TypeError("load takes the model first, then the path: sparseflow.engine.load(model, path).")
     content, model = read(Path(path)), unwrap(model)
     _check_fit(content, model, os.fspath(path))
     entries, weights = content.entries, maskable(model)
