@@ -23,9 +23,16 @@ from gallery import result_of  # noqa: E402
 sys.path.insert(0, str(ROOT))  # benchmarks/ is beside the package, not in it
 
 
-#: Pages of the manual whose Python is not a program, and what runs it instead.
-ELSEWHERE = {"layers.md": "test_the_page_on_layers", "blocks.md": "test_the_page_on_blocks"}
 PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md") if "```python" in path.read_text())
+#: Pages that a test of their own runs, which looks at more than that they run.
+ELSEWHERE = {
+    page: test
+    for test in sorted((ROOT / "tests").rglob("test_*.py"))
+    for page in PAGES
+    if re.search(rf'(docs(" / ")?/?|run_page\("){page}"', test.read_text())
+}
+#: Pages whose programs need images that are not here; of these the imports are run.
+NEEDS_IMAGES = {"vision.md"}
 
 
 def python_blocks(name: str) -> list[str]:
@@ -35,12 +42,21 @@ def python_blocks(name: str) -> list[str]:
     return [setup or textwrap.dedent(shown) for _, shown, setup in found]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page not in ELSEWHERE])
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in {*ELSEWHERE, *NEEDS_IMAGES}])
 def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Block by block, as a reader types it, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     Path("page.py").write_text("\n".join(python_blocks(f"docs/{page}")))
     runpy.run_path("page.py", run_name="__main__")
+
+
+@pytest.mark.parametrize("page", sorted(NEEDS_IMAGES))
+def test_the_imports_of_a_page_run(page: str) -> None:
+    code = "\n".join(python_blocks(f"docs/{page}"))
+    compile(code, page, "exec")
+    lines = [line for line in code.splitlines() if line.startswith(("from ", "import "))]
+    assert lines
+    exec("\n".join(lines), {})
 
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)

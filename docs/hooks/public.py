@@ -14,6 +14,9 @@ if str(SOURCE) not in sys.path:  # the documents are about this tree, whatever e
 #: Parts of the package that are used through others, or through the command line.
 INSIDE = {"cli", "lab", "paper", "sparsifier", "training"}
 
+#: Integrations are named after the library that they are for; modules beside them are their own business.
+LIBRARIES = {"accelerate", "lightning", "peft", "timm", "transformers"}
+
 
 @cache
 def public_modules() -> dict[str, list[str]]:
@@ -31,7 +34,15 @@ def public_modules() -> dict[str, list[str]]:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
                 found[".".join(parts)] = list(ast.literal_eval(node.value))
+        if parts[1:2] == ("integrations",) and parts[-1] in LIBRARIES:
+            found.setdefault(".".join(parts), _defined(ast.parse(path.read_text())))
     return {module: [n for n in names if submodule(module, n) not in found] for module, names in found.items()}
+
+
+def _defined(tree: ast.Module) -> list[str]:
+    """The classes and functions of a module, without private ones."""
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    return [node.name for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
 
 
 def submodule(module: str, name: str) -> str:

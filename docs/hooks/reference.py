@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -48,6 +49,11 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     for part in config.nav or []:
         if isinstance(part, dict) and "Reference" in part:
             part["Reference"] = listed
+    with_tools = next(part["With other tools"] for part in config.nav or [] if "With other tools" in part)
+    listed_pages = str(config.nav)
+    for path in sorted(Path(config.docs_dir).glob("*.md")):
+        if path.name not in listed_pages:  # no page without a place
+            with_tools.append(path.name)
     return config
 
 
