@@ -62,6 +62,12 @@ def entry(module: str, name: str) -> str:
     return f"{module}.{name}.{name}" if hidden else f"{module}.{name}"
 
 
+def elsewhere(module: str, name: str) -> str | None:
+    """The entry of a name on another page, where a submodule of that page's module hides it."""
+    source = submodule(module, name).rpartition(".")[0]
+    return entry(source, name) if source != module and entry(source, name) != f"{source}.{name}" else None
+
+
 def _tree(module: str) -> ast.Module | None:
     """The source of a module, read; ``None`` where there is none of that name."""
     path = SOURCE.joinpath(*module.split("."))
@@ -86,8 +92,9 @@ def anchors() -> dict[str, str]:
     for module, names in public_modules().items():
         found[module] = module
         for name in names:
-            found.setdefault(f"{module}.{name}", entry(module, name))
-            found.setdefault(f"{home(module, name)}.{name}", entry(module, name))
+            there = elsewhere(module, name) or entry(module, name)
+            found.setdefault(f"{module}.{name}", there)
+            found.setdefault(f"{home(module, name)}.{name}", there)
     return found
 
 

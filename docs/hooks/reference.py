@@ -7,16 +7,19 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from public import SOURCE, entry, public_modules
+from public import SOURCE, elsewhere, entry, public_modules
 
 
 def page(module: str, names: list[str]) -> str:
     """The text of a module's page."""
-    plain = [name for name in names if entry(module, name) == f"{module}.{name}"]
+    away = {name: there for name in names if (there := elsewhere(module, name))}
+    plain = [name for name in names if entry(module, name) == f"{module}.{name}" and name not in away]
     listed = "".join(f"\n        - {name}" for name in plain)
     text = f"# {module}\n\n::: {module}\n    options:\n      members:{listed or ' false'}\n"
     for name in names:
-        if name not in plain:
+        if name in away:
+            text += f"\n## {name} {{ #{module}.{name} }}\n\nSee [`{away[name]}`][{away[name]}].\n"
+        elif name not in plain:
             text += f"\n::: {entry(module, name)}\n    options:\n      show_root_heading: true\n"
     return text
 

@@ -19,7 +19,6 @@ from sparseflow.machine import DATA_VARIABLE, data_folder
 from sparseflow.rng import stream
 from sparseflow.suggest import did_you_mean
 
-#: Environment variable that names the folder of the datasets.
 #: The smallest training set gives an eighth of itself to each validation set, a large one this many images.
 MAX_VALIDATION = 1000
 NUM_CLASSES = 10
