@@ -13,6 +13,13 @@ import sparseflow as sf
 ROOT = Path(__file__).parent.parent.parent
 
 
+def python_blocks(name: str) -> list[str]:
+    """The Python blocks of ``docs/NAME``, in order."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / name).read_text(), flags=re.DOTALL)
+    assert blocks, f"{name} has no block"
+    return blocks
+
+
 def run_page(name: str, folder: Path, *, before: str = "", after: str = "") -> str:
     """What the Python blocks of ``docs/NAME`` print, run in a folder with warnings as they come.
 
@@ -21,10 +28,8 @@ def run_page(name: str, folder: Path, *, before: str = "", after: str = "") -> s
         folder: Where its files go.
         before, after: Code around the blocks, such as the asserts of a test.
     """
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / name).read_text(), flags=re.DOTALL)
-    assert blocks, f"{name} has no block"
     script = folder / "page.py"
-    script.write_text("\n".join([before, *blocks, after]))
+    script.write_text("\n".join([before, *python_blocks(name), after]))
     environment = {**os.environ, "PYTHONPATH": str(Path(sf.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(script)], cwd=folder, env=environment, capture_output=True, text=True, check=False

@@ -2,6 +2,7 @@
 
 ``python trainer_runs.py FOLDER STEP`` trains and kills itself with SIGKILL after an optimizer step;
 ``python trainer_runs.py FOLDER resume`` goes on from the last checkpoint and writes ``FOLDER/end.pt``.
+``torchrun trainer_runs.py FOLDER two`` trains by several processes, ``two-resume`` goes on; both write ``end-RANK.pt``.
 """
 
 from __future__ import annotations
@@ -104,7 +105,11 @@ def accumulated_bf16(folder: Path | str, *others: TrainerCallback, resume: bool 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder, what = Path(sys.argv[1]), sys.argv[2]
-    if what == "resume":
+    if what.startswith("two"):
+        found = accumulated_bf16(folder, resume=what == "two-resume")
+        torch.save(found, folder / f"end-{os.environ['RANK']}.pt")
+        torch.distributed.destroy_process_group()
+    elif what == "resume":
         torch.save(accumulated_bf16(folder, resume=True), folder / "end.pt")
     else:
         accumulated_bf16(folder, Kill(int(what)))

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 
 import accelerate_runs as runs
 from equal import same
+from pages import run_page
 
 
 @pytest.fixture(autouse=True)
@@ -66,3 +67,7 @@ def test_a_sparsifier_that_is_not_registered_yet_when_the_state_is_loaded(tmp_pa
     optimizer.step()
     sparsifier.check()
     assert sparsifier.step_count == runs.STEPS + 1
+
+
+def test_the_page(tmp_path: Path) -> None:
+    assert run_page("accelerate.md", tmp_path).strip() == "True"

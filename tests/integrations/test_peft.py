@@ -20,6 +20,7 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 from peft import LoraConfig, PeftModel, get_peft_model
 
 import trainer_runs as runs
+from pages import run_page
 from sparseflow.integrations.peft import load_sparse_adapter, merge_within_masks, sparse_adapter
 
 
@@ -141,3 +142,9 @@ def test_a_folder_of_another_adapter(tmp_path: Path) -> None:
     get_peft_model(copy.deepcopy(base), LoraConfig(target_modules=["q_proj"])).save_pretrained(str(tmp_path))
     with pytest.raises(ValueError, match=r"holds no positions of weights: it is an adapter of type .*LORA"):
         load_sparse_adapter(base, tmp_path)
+
+
+def test_the_page(tmp_path: Path) -> None:
+    shown = run_page("peft.md", tmp_path).splitlines()
+    assert shown[0].startswith("trainable params: 7,940 ")  # 7,840 + 100
+    assert shown[1:] == ["90.0% zeros", "90.0% zeros"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback
 
 import trainer_runs as runs
 from equal import same
+from pages import python_blocks
 from sparseflow.integrations.transformers import STATE, SparsifierCallback, save_pretrained
 from sparseflow.state_file import read_checkpoint
 
@@ -181,6 +184,22 @@ def test_another_run_in_the_same_place_is_not_taken_for_the_checkpoint(tmp_path:
     trainer = make(tmp_path / "b", SparsifierCallback(runs.magnitude), cls=Trainer, max_grad_norm=0)
     with pytest.raises(FileNotFoundError, match="from another checkpoint than"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-5"))
+
+
+def test_two_processes_keep_the_same_masks_and_resume(tmp_path: Path) -> None:
+    """DDP by torchrun: one of them writes, both read; stopped by hand, equal to a run left alone."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", runs.__file__]
+    for folder, what in (("alone", "two"), ("alone", "two-resume")):
+        if what == "two-resume":
+            before = torch.load(tmp_path / folder / "end-0.pt", weights_only=True)
+            for step in (15, 20):
+                shutil.rmtree(tmp_path / folder / f"checkpoint-{step}")
+        done = subprocess.run([*command, str(tmp_path / folder), what], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    ends = [torch.load(tmp_path / "alone" / f"end-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    same(ends[0], ends[1])
+    same(ends[0], before)
+    assert ends[0]["sparsifier"]["step_count"] == 20
 
 
 # -- checkpoints -----------------------------------------------------------------------------------------------------
@@ -408,3 +427,32 @@ def test_a_library_that_is_missing() -> None:
     assert (
         'sparseflow.integrations.transformers needs transformers: pip install "sparseflow[integrations]"' in done.stderr
     )
+
+
+# -- the manual's page -----------------------------------------------------------------------------------------------
+
+
+def test_the_page_by_copying_from_it(tmp_path: Path) -> None:
+    """Train, be killed after a checkpoint, type the same again, read the export in another process."""
+    train, load = python_blocks("huggingface.md")
+    (tmp_path / "train.py").write_text(train)
+    (tmp_path / "load.py").write_text(load)
+    environment = {**os.environ, "PYTHONPATH": str(Path(sf.__file__).parents[1])}
+    options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "train.py"], stderr=subprocess.DEVNULL, **options) as killed:
+        while not (tmp_path / "runs" / "sparse" / "checkpoint-40" / "trainer_state.json").is_file():
+            assert killed.poll() is None
+            time.sleep(0.01)
+        killed.kill()
+    assert not (tmp_path / "sparse-model").exists()
+    for checkpoint in (tmp_path / "runs" / "sparse").glob("checkpoint-*"):
+        if not (checkpoint / "trainer_state.json").is_file():  # it was being written
+            shutil.rmtree(checkpoint)
+    again = subprocess.run([sys.executable, "train.py"], stderr=subprocess.PIPE, **options)
+    assert again.returncode == 0, again.stderr
+    rows = [line.split() for line in again.stdout.splitlines()[-4:]]
+    assert rows[-1][0] == "120"
+    assert rows[-1][3] == "90"
+    assert "20" not in [row[0] for row in rows]  # it went on
+    found = subprocess.run([sys.executable, "load.py"], stderr=subprocess.PIPE, **options)
+    assert "90.0% of 14 matrices are zero" in found.stdout, found.stderr
