@@ -186,6 +186,15 @@ def test_another_run_in_the_same_place_is_not_taken_for_the_checkpoint(tmp_path:
         trainer.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-5"))
 
 
+def test_a_run_that_has_ended_is_warned_of(tmp_path: Path) -> None:
+    make(tmp_path, SparsifierCallback(runs.magnitude), max_steps=5).train()
+    trainer = make(tmp_path, SparsifierCallback(runs.magnitude), max_steps=5)
+    with pytest.warns(
+        UserWarning, match=r"has ended, at step 5 of max_steps=5, .* Use what it saved, or raise max_steps"
+    ):
+        trainer.train(resume_from_checkpoint=True)
+
+
 def test_two_processes_keep_the_same_masks_and_resume(tmp_path: Path) -> None:
     """DDP by torchrun: one of them writes, both read; stopped by hand, equal to a run left alone."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", runs.__file__]
@@ -450,9 +459,7 @@ def test_the_page_by_copying_from_it(tmp_path: Path) -> None:
             shutil.rmtree(checkpoint)
     again = subprocess.run([sys.executable, "train.py"], stderr=subprocess.PIPE, **options)
     assert again.returncode == 0, again.stderr
-    rows = [line.split() for line in again.stdout.splitlines()[-4:]]
-    assert rows[-1][0] == "120"
-    assert rows[-1][3] == "90"
-    assert "20" not in [row[0] for row in rows]  # it went on
+    assert "Static() after step 120" in again.stdout
+    assert 1 <= again.stdout.count("sparseflow/gradient_norm") <= 4  # it went on, from step 40 at least
     found = subprocess.run([sys.executable, "load.py"], stderr=subprocess.PIPE, **options)
     assert "90.0% of 14 matrices are zero" in found.stdout, found.stderr

@@ -24,6 +24,8 @@ try:
 except ImportError as error:
     raise missing("peft", error) from error
 
+__all__ = ["load_sparse_adapter", "merge_within_masks", "sparse_adapter"]
+
 _BASE = ".base_layer"
 _INDICES = ".supertuning_indices"
 

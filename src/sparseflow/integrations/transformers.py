@@ -13,7 +13,7 @@ from sparseflow.attached import holder_of
 from sparseflow.disk import make_folder
 from sparseflow.integrations import missing
 from sparseflow.integrations.given import MasksLike, MethodLike, check_given, masks_for, method_for
-from sparseflow.integrations.pretrained import save_pretrained as save_pretrained
+from sparseflow.integrations.pretrained import save_pretrained
 from sparseflow.masks.select import unwrap
 from sparseflow.methods import Static
 from sparseflow.record import Record, record
@@ -27,6 +27,8 @@ try:
     from transformers import TrainerCallback
 except ImportError as error:
     raise missing("transformers", error) from error
+
+__all__ = ["SparseTrainerMixin", "SparsifierCallback", "save_pretrained"]
 
 #: File of the Sparsifier's state, in the folder of each checkpoint.
 STATE = "sparsifier.pt"
@@ -99,6 +101,11 @@ class SparsifierCallback(TrainerCallback):
             before.remove()
         checkpoint, self.checkpoint = self.checkpoint, None
         saved = _read(checkpoint or _found(args, state)) if state.global_step else None
+        if 0 < args.max_steps <= state.global_step:
+            warn(
+                f"this run has ended, at step {state.global_step} of max_steps={args.max_steps}, and the Trainer takes "
+                "one more step before it sees that. Use what it saved, or raise max_steps."
+            )
         masks: Masks
         if saved is None and before is not None and before.model is model:
             masks = before.masks  # it is sparse there
