@@ -32,7 +32,7 @@ def summarise(networks: pd.DataFrame) -> pd.DataFrame:
 def markdown(table: pd.DataFrame) -> str:
     """One row for each mask and sparsity, one column for each scheme."""
     lines = [
-        f"| mask | sparsity | {' | '.join(f'`{scheme}`' for scheme in SCHEMES)} |",
+        f"| mask | sparsity | {' | '.join(f'{row.label} (`{scheme}`)' for scheme, row in SCHEMES.items())} |",
         "|---|---|" + "---|" * len(SCHEMES),
     ]
     for mask in table["mask"].unique():

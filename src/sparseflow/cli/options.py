@@ -35,7 +35,7 @@ def parsed(kind: type[Command], program: str, arguments: Sequence[str]) -> Comma
     check_options(kind, arguments, program=program)
     default_for = getattr(kind, "default_for", None)
     default = {} if default_for is None else {"default": default_for(arguments)}
-    made = tyro.cli(kind, prog=program, args=arguments, config=(tyro.conf.FlagCreatePairsOff,), **default)
+    made: Command = tyro.cli(kind, prog=program, args=arguments, config=(tyro.conf.FlagCreatePairsOff,), **default)
     checked_fields(made)
     return made
 
@@ -72,7 +72,7 @@ def options(kind: type) -> Iterator[str]:
     ['--learning-rate', '--json']
     """
     hints = hints_of(kind)
-    for field in fields(kind):  # type: ignore[arg-type]
+    for field in fields(kind):
         hint: Any = hints[field.name]
         inner = get_args(hint)[0] if get_origin(hint) is not None and hasattr(hint, "__metadata__") else hint
         if tyro.conf.Positional in getattr(hint, "__metadata__", ()):

@@ -9,7 +9,7 @@ and masked. ``scaling`` chooses what ``d`` counts:
 
 ========  ===========================================================================================================
 unit      active inputs and outputs of this very unit: the paper's sparsity-aware initialisation ("Ours")
-layer     the layer's average: dense fans times density (Liu et al., 2019)
+layer     the layer's average: dense fans times density ("Liu"; Liu et al., 2019)
 dense     no correction: the dense initialisation, masked ("Original")
 ========  ===========================================================================================================
 

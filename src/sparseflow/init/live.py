@@ -117,7 +117,7 @@ def _live_inputs(model: nn.Module, masks: Masks, example_inputs: Any, dtype: tor
 def _ones(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
     """Ones that depend on every unit that is normalised, for those who follow paths back by a gradient."""
     axes = tuple(range(-len(module.normalized_shape), 0)) if isinstance(module, nn.LayerNorm) else (1,)
-    mean = inputs[0].mean(axes, keepdim=True)
+    mean: Tensor = inputs[0].mean(axes, keepdim=True)
     return torch.ones_like(output) + (mean - mean.detach())
 
 

@@ -45,10 +45,10 @@ def initialize_(
     ========  ======================================================  =========================================
     scheme    variance of an active weight (``base`` kaiming_normal)   known as
     ========  ======================================================  =========================================
-    dense     :math:`2 / n_{dense}`                                    the masked dense original ("Original")
-    liu       :math:`2 / (n_{dense}\, D_{layer})`                      Liu et al. (2019)
-    sparse    :math:`2 / n_i`, active inputs of unit :math:`i`         Evci et al. (2022) ("Ours")
-    live      :math:`2 / n_i^{live}`, inputs with a path only          this library
+    dense     :math:`2 / n_{dense}`                                    "Original": a dense network's, masked
+    liu       :math:`2 / (n_{dense}\, D_{layer})`                      "Liu": Liu et al. (2019)
+    sparse    :math:`2 / n_i`, active inputs of unit :math:`i`         "Ours": Evci et al. (2022)
+    live      :math:`2 / n_i^{live}`, inputs with a path only          "Live": this library
     ========  ======================================================  =========================================
 
     Args:
