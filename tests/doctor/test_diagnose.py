@@ -81,6 +81,46 @@ def test_nothing_is_found_after_training(name: str, sparsity: float, seed: int, 
     assert sparsifier.step_count == 60
 
 
+class Branches(nn.Module):
+    """A layer whose output nobody reads, and one whose output the loss does not see, as poolers of model libraries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(784, 64), nn.Linear(64, 10)
+        self.unread, self.aside = nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        hidden = self.body(x.flatten(1)).relu()
+        self.unread(hidden)
+        return {"logits": self.head(hidden), "pooled": self.aside(hidden)}
+
+
+def test_layers_that_the_loss_does_not_see_are_no_finding(data: Dataset) -> None:
+    torch.manual_seed(0)
+    model = Branches()
+    masks = sf.random_masks(model, 0.8, seed=0)
+    sf.initialize_(sf.apply_masks_(model, masks), masks, seed=0)
+    assert causes(diagnose(model, masks, digits(data))) == []
+
+
+def test_a_frozen_body_is_no_finding(data: Dataset) -> None:
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(784, 64).requires_grad_(False), nn.Linear(64, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                hidden = self.body(x.flatten(1)).relu()
+            return self.head(hidden)
+
+    torch.manual_seed(0)
+    model = Frozen()
+    masks = sf.random_masks(model, 0.8, seed=0)
+    sf.initialize_(sf.apply_masks_(model, masks), masks, seed=0)
+    assert causes(diagnose(model, masks, digits(data))) == []
+
+
 # -- broken on purpose: the network -----------------------------------------------------------------------------------
 
 
@@ -197,7 +237,7 @@ def test_a_falling_learning_rate_ends_updates_by_itself(data: Dataset) -> None:
 
 def test_masks_that_never_move(data: Dataset) -> None:
     """The learning rate is 0 at each update, and the share that is swapped follows it."""
-    (model, masks), sparsifier = attached(sf.RigL(update_every=5, drop_fraction=0.1))
+    (model, masks), sparsifier = attached(sf.RigL(update_every=5, drop_fraction=0.05))
     (optimizer,) = sparsifier.optimizers
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: float(step % 5 != 4))
     (batch,) = digits(data)

@@ -183,11 +183,15 @@ def _before_layers(model: nn.Module, hook: Callable[..., Any]) -> Iterator[None]
 
 def _slopes(total: Tensor, outputs: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
     """The gradient of a number at each output, zero where it does not depend on it."""
-    flat = [output for uses in outputs.values() for output in uses]
-    if not total.requires_grad:
-        return {name: [torch.zeros_like(output) for output in uses] for name, uses in outputs.items()}
-    found = iter(torch.autograd.grad(total, flat, allow_unused=True, materialize_grads=True))
-    return {name: [next(found) for _ in uses] for name, uses in outputs.items()}
+    slopes = {name: [torch.zeros_like(output) for output in uses] for name, uses in outputs.items()}
+    # Those made under torch.no_grad() have no graph.
+    places = [(name, i) for name, uses in outputs.items() for i, use in enumerate(uses) if use.requires_grad]
+    if places and total.requires_grad:
+        flat = [outputs[name][i] for name, i in places]
+        found = torch.autograd.grad(total, flat, allow_unused=True, materialize_grads=True)
+        for (name, i), slope in zip(places, found, strict=True):
+            slopes[name][i] = slope
+    return slopes
 
 
 class _Reached:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
 
 from sparseflow.analysis.dead_units import DeadUnits
+from sparseflow.analysis.signal import layer_modules
 from sparseflow.doctor.causes import CAUSES
 from sparseflow.doctor.finding import Finding
 from sparseflow.masks.fans import PLAIN, matrices, matrices_shape
@@ -84,21 +86,21 @@ def silent(
         found: Of :func:`sparseflow.analysis.dead_units`.
         reported: Names of weights whose units without inputs are a finding already.
     """
+    modules = layer_modules(model)
     known = {name for name, weight in _module_weights(model).items() if set(weight) & reported}
-    shut, stuck = None, None
-    for name, layer in found.items():
-        never, unlearned = set(layer.never_fire), set(layer.no_gradient)
-        if len(never) == len(never & unlearned) == layer.units:
-            shut = shut or name
-        elif len(unlearned) == layer.units:
-            stuck = name
+    trainable = [name for name in found if any(p.requires_grad for p in modules[name].parameters(recurse=False))]
+    # A cut takes the gradient from every layer before it; a branch that the loss does not see, from itself alone.
+    stuck = list(takewhile(lambda name: _stuck(found[name]) == found[name].units, trainable))[-1:]
+    # What nothing reads, such as a pooler whose output is not used, is no reason why the others do not learn.
+    read = {name: layer for name, layer in found.items() if len(layer.no_path_out) < layer.units}
+    shut = next((name for name, layer in read.items() if len(layer.never_fire) == layer.units == _stuck(layer)), None)
     if shut is not None and shut not in known and not _is_behind(known, shut, found):
         yield _shut(model, shut, found[shut])
-    elif shut is None and stuck is not None and not known:
-        layer = found[stuck]
+    elif shut is None and stuck and not known:
+        layer = found[stuck[0]]
         yield Finding(
             "no_gradient",
-            stuck,
+            stuck[0],
             f"its {layer.units} units fire, and the gradient of the loss at all of them is zero for every example: "
             "something behind this layer cuts the graph, or the masks leave no path to the output "
             f"({len(layer.no_path_out)} units have none).",
@@ -106,7 +108,7 @@ def silent(
             "look behind this layer for .detach(), torch.no_grad() or .data, and for a loss that does not depend on "
             "the output; for paths: sf.analysis.dead_units(model, batches, masks)",
         )
-    for name, number in share_dead(model, masks, found).items() if shut is None else ():
+    for name, number in share_dead(model, masks, read).items() if shut is None else ():
         if name in known or number < CAUSES["dead_units"].threshold:
             continue
         never = set(found[name].never_fire)
@@ -121,6 +123,10 @@ def silent(
             "sf.initialize_(model, masks, seed=...) with another seed; check that no bias is large and negative, and "
             "lower the learning rate if they died in training",
         )
+
+
+def _stuck(layer: DeadUnits) -> int:
+    return len(layer.no_gradient)
 
 
 def _shut(model: nn.Module, name: str, layer: DeadUnits) -> Finding:
