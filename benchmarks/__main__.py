@@ -22,6 +22,7 @@ def main() -> None:
         engine_growth,
         engine_memory,
         engine_rows,
+        hand_over,
         hessian,
         import_time,
         initialise,
@@ -34,7 +35,7 @@ def main() -> None:
 
     torch.set_num_threads(THREADS)
     modules = (masked_step, masked_adamw, mask_update, initialise, import_time)
-    several = (engine_rows, engine_before, peers, engine_bytes, engine_memory, engine_growth, hessian)
+    several = (engine_rows, engine_before, peers, engine_bytes, engine_memory, engine_growth, hand_over, hessian)
     every = [*(module.BENCHMARK for module in modules), *(found for module in several for found in module.BENCHMARKS)]
     benchmarks = {benchmark.name: benchmark for benchmark in every}
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)

@@ -19,7 +19,9 @@ CONTESTS = (
     "engine_conv", "engine_vgg16", "engine_resnet14", "engine_resnet14_plan", "engine_batch_1",
 )  # fmt: skip
 #: The engine against other libraries, against itself, and what it needs.
-OTHERS = ("engine_sparselab", "engine_before", "engine_bytes", "engine_memory", "engine_growth", "mask_update")
+OTHERS = (
+    "engine_sparselab", "engine_before", "engine_bytes", "engine_memory", "engine_growth", "hand_over", "mask_update",
+)  # fmt: skip
 #: Reported beside them, without a number to reach.
 PEERS = "engine_peers"
 #: Results on curvature, in the order of the table.

@@ -151,7 +151,7 @@ def test_workspaces_begin_at_cache_lines(dtype: type) -> None:
     _, chain = chain_module._chains[sparse]
     (slices,) = chain._slices.values()
     held = [chain_module._Held(slices, dtype) for _ in range(5)]
-    assert all(room.ctypes.data % 64 == 0 for each in held for room, _ in each.workspaces)
+    assert all(room.ctypes.data % 64 == 0 for each in held for room in each.workspaces[0])
 
 
 def test_an_input_with_the_batch_innermost() -> None:
@@ -223,6 +223,32 @@ def test_threads_change_no_bit_where_one_of_two_layers_is_in_blocks() -> None:
         y.square().sum().backward()
         found.append([y, *(parameter.grad for parameter in sparse.parameters())])
     assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_one_example_without_gradients(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(40, 24), nn.ReLU(), nn.Linear(24, 60, bias=False), nn.ReLU(), nn.Linear(60, 8))
+    model.double()
+    masks = sf.random_masks(model, 0.7, seed=0, block=(block, 1))
+    sf.apply_masks_(model, masks)
+    sparse = sf.engine.convert(model, masks)
+    alone = []
+    plain = chain_module.Chain.one_example
+    monkeypatch.setattr(chain_module.Chain, "one_example", lambda *given: alone.append(1) or plain(*given))
+    wide = torch.randn(1, 80, generator=stream(0, "x"), dtype=torch.float64)
+    with torch.no_grad():
+        for x in (wide[:, :40], wide[:, ::2], wide[:, 7:8].expand(1, 40)):
+            torch.testing.assert_close(sparse(x), model(x))
+        out = sparse(wide[:, :40])
+        assert out.add_(1).shape == (1, 8)
+        assert len(alone) == 4
+        torch.testing.assert_close(sparse(wide.view(2, 40)), model(wide.view(2, 40)))
+        with pytest.raises(ValueError, match=r"takes \(\.\.\., 40\), got \(1, 80\)"):
+            sparse(wide)
+    sparse(wide[:, :40]).sum().backward()
+    model(wide[:, :40]).sum().backward()
+    assert_same_gradients(sparse, model)
+    assert len(alone) == 4
 
 
 def test_what_a_chain_returns_may_be_written_into() -> None:

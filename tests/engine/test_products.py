@@ -12,11 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparseflow._fast import team
 from sparseflow.engine.layers import products as products_module
+from sparseflow.engine.layers import threads as threads_module
 from sparseflow.engine.layers.functions import to_images, to_storage
 from sparseflow.engine.layers.geometry import Frame, Window
-from sparseflow.engine.layers.pattern import Pattern, Table
+from sparseflow.engine.layers.pattern import Pattern
 from sparseflow.engine.layers.products import Product
+from sparseflow.engine.layers.threads import Bounds, Pass
 from sparseflow.rng import stream
 
 
@@ -222,21 +225,48 @@ def test_the_number_of_threads_changes_no_bit(threads: int, in_blocks: bool, mon
         return [*found, product.weight_gradient(x, g, product.g)]
 
     alone = everything()
-    calls: list[int] = []
-    plain = products_module.over_outputs
-
-    def counted(table: Table, work: int, run: object) -> None:
-        def noted(first: int, last: int) -> None:
-            calls.append(first)
-            run(first, last)  # type: ignore[operator]
-
-        plain(table, work, noted)
-
     monkeypatch.setattr("sparseflow.engine.layers.threads._WORTH_IT", 1)
-    monkeypatch.setattr(products_module, "over_outputs", counted)
+    shares = counted_shares(monkeypatch)
     torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(alone, everything(), strict=True))
-    assert len(calls) == 3 * threads
+    assert shares == [threads] * (2 if in_blocks else 3)  # blocks of a window hand over their gradients through Python
+
+
+def counted_shares(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of threads of each pass from now on."""
+    shares: list[int] = []
+    plain = threads_module.threads_for
+
+    def over_ranges(run: Pass, bounds: Bounds, work: int, *arguments: object) -> None:
+        shares.append(plain(work, len(bounds) - 1))
+        run(team(), shares[-1], bounds, *arguments)
+
+    monkeypatch.setattr(threads_module, "over_ranges", over_ranges)
+    monkeypatch.setattr(products_module, "over_ranges", over_ranges)
+    return shares
+
+
+@pytest.mark.parametrize("in_blocks", [False, True])
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("batch", [128, 200])
+def test_threads_change_no_bit_of_a_linear_layer(
+    batch: int, threads: int, in_blocks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = Case(400, 200, 1, Window(), (1, 1), batch, 0.2, in_blocks)
+    want = dense(case, dtype=torch.float32)
+
+    def everything() -> list[Tensor]:
+        product = product_of(case, want.mask, itemsize=4)
+        values, x, g = product.pattern.gather(want.weight), to_storage(want.x, product.x), to_storage(want.g, product.g)
+        y = product.forward(values, want.bias, x, floor=0.0)
+        found = [y, *product.gradients(values, x, g), product.weight_gradient(x, g, product.g)]
+        return [*found, product.bias_gradient(g, product.g), product.gate_(g.clone(), y, product.g)]
+
+    alone = everything()
+    shares = counted_shares(monkeypatch)
+    torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(alone, everything(), strict=True))
+    assert max(shares) > 1
 
 
 def test_a_border_is_zero_and_the_inside_the_image() -> None:

@@ -17,7 +17,7 @@ same result to the last bit.
 from sparseflow._fast.bits import StagedMask, stage, unstaged
 from sparseflow._fast.exchange import Exchange, Magnitude, exchange, row_sums, topk
 from sparseflow._fast.memory import count_true, has_numba
-from sparseflow._fast.threads import on_threads
+from sparseflow._fast.threads import on_threads, team
 from sparseflow._fast.write import Write, clear_, write_, zero_inactive_
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "on_threads",
     "row_sums",
     "stage",
+    "team",
     "topk",
     "unstaged",
     "write_",

@@ -50,6 +50,24 @@ def on_threads(threads: int, run: Callable[[int], None]) -> None:
         raise failures[0]
 
 
+def team() -> int:
+    """The address of the function by which compiled code hands work to the threads of :func:`on_threads`, or 0.
+
+    It is C's ``void GOMP_parallel(void (*body)(void *), void *data, unsigned threads, unsigned flags)`` where torch's
+    threads are GNU's, and this process was not forked from one that may have used them.
+
+    >>> team() == team()
+    True
+    """
+    return 0 if _forked else _address()
+
+
+@cache
+def _address() -> int:
+    openmp = _openmp()
+    return 0 if openmp is None else ctypes.cast(openmp.GOMP_parallel, ctypes.c_void_p).value or 0
+
+
 @cache
 def _openmp() -> ctypes.CDLL | None:
     """GNU's OpenMP, if torch has loaded it."""

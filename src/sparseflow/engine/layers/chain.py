@@ -17,17 +17,18 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from sparseflow.engine.kernels.compiling import said_aloud
 from sparseflow.engine.kernels.vectors import PIECE
-from sparseflow.engine.kernels.workspace import workspace
+from sparseflow.engine.kernels.workspace import LINE, workspace
 from sparseflow.engine.layers.functions import check_first_order, to_images, to_storage
 from sparseflow.engine.layers.geometry import Frame, pool_divisor, pool_window
 from sparseflow.engine.layers.modules import SparseLayer
 from sparseflow.engine.layers.norms import BatchNorm2d
 from sparseflow.engine.layers.pools import AvgPool2d, MaxPool2d
-from sparseflow.engine.layers.threads import over_parts
+from sparseflow.engine.layers.products import NO_FLOOR
+from sparseflow.engine.layers.threads import over_ranges, threads_for
 from sparseflow.engine.plans.builder import Image, Program
 from sparseflow.engine.plans.fusing import fused
-from sparseflow.engine.plans.interpreter import run
 from sparseflow.engine.plans.program import build_halves, examples_that_fit
+from sparseflow.engine.plans.slices import run_slices
 from sparseflow.engine.plans.stages import AveragePool, Flatten, MaxPool, Rectify, Stage, Tape, Weighted, in_line
 
 Floats = NDArray[Any]
@@ -52,8 +53,25 @@ class _Slices(NamedTuple):
     """All examples: 0, 1, ..., batch - 1."""
     work: int
     """Multiply-adds of a forward pass."""
-    free: list[list[tuple[Floats, NDArray[np.int8]]]]
-    """Workspaces that no graph holds."""
+    free: list[tuple[Floats, NDArray[np.int8]]]
+    """Workspaces that no graph holds: a row for each slice."""
+
+    def run(
+        self, which: int, workspaces: tuple[Floats, NDArray[np.int8]], values: Floats, gradients: Floats,
+        given: Floats, out: Floats, given_inner: bool, out_inner: bool,
+    ) -> None:  # fmt: skip
+        """The forward pass (1) or the backward pass (2) of all slices; see :func:`run_slices`."""
+        count = len(self.programs)
+        (_, *first), (begin, *last) = self.programs[0], self.programs[-1]
+        program, rest = first[which - 1], last[which - 1]
+        whole = count if rest is program else count - 1
+        bounds = np.arange(count + 1) if threads_for(self.work, count) > 1 else np.array([0, count])
+        gradient_of = np.array(self.shares if len(gradients) > 1 else [0] * count)
+        over_ranges(
+            run_slices, bounds, self.work, program.operations, rest.operations, program.tables, rest.tables,
+            *workspaces, values, gradients, gradient_of, _NO_NUMBERS, given, _NO_LABELS, self.rows,
+            begin // max(1, count - 1), whole, out, given_inner, out_inner,
+        )  # fmt: skip
 
 
 class _Held:
@@ -61,11 +79,15 @@ class _Held:
 
     def __init__(self, slices: _Slices, dtype: Any) -> None:
         self._free = slices.free
-        self.workspaces = (
-            slices.free.pop()
-            if slices.free
-            else [(workspace(p.workspace, dtype), np.zeros(p.positions, np.int8)) for _, p, _ in slices.programs]
-        )
+        self.workspaces = slices.free.pop() if slices.free else self._made(slices.programs, np.dtype(dtype))
+
+    @staticmethod
+    def _made(programs: list[tuple[int, Program, Program]], dtype: np.dtype[Any]) -> tuple[Floats, NDArray[np.int8]]:
+        line = LINE // dtype.itemsize
+        size, positions = max(p.workspace for _, p, _ in programs), max(p.positions for _, p, _ in programs)
+        size += -size % line
+        rooms = workspace(len(programs) * size, dtype).reshape(len(programs), size)
+        return rooms, np.zeros((len(programs), positions), np.int8)
 
     def __del__(self) -> None:
         self._free.append(self.workspaces)
@@ -87,6 +109,10 @@ class Chain:
             end += layer.pattern.num_active + (0 if layer.bias is None else layer.pattern.outputs)
         self.sizes = [parameter.numel() for parameter in self.parameters]
         self.has_run = False
+        ends = [layer.pattern.inputs for layer in layers[1:]] + [layers[-1].pattern.outputs]
+        self.is_linear = all(isinstance(stage, Weighted) and stage.spatial == 0 for stage, _ in tape) and all(
+            layer.pattern.outputs == size for layer, size in zip(layers, ends, strict=True)
+        )
         self._slices: dict[tuple[Any, ...], _Slices] = {}
 
     def is_current(self) -> bool:
@@ -96,6 +122,16 @@ class Chain:
     def is_free(self) -> bool:
         """Whether no layer has hooks or keeps its gradients."""
         return not any(map(is_watched, self.members)) and not any(layer.keeps_gradients for layer in self.layers)
+
+    def one_example(self, x: Tensor) -> Tensor:
+        """The output of linear layers for ``(1, inputs)``, without gradients, by kernels for a single example."""
+        numbers = x.detach().reshape(-1).contiguous()
+        for layer, stage in zip(self.layers, (stage for stage, _ in self.tape), strict=True):
+            assert isinstance(stage, Weighted)
+            product = layer.product(layer.pattern, (1, 1), 1, x.dtype)
+            floor = 0.0 if stage.relu else NO_FLOOR
+            numbers = product.forward(layer.values, layer.bias, numbers, floor=floor)
+        return numbers.view(1, -1)
 
     def slices(self, shape: tuple[int, ...], itemsize: int, *, input_gradient: bool) -> _Slices:
         """The programs for inputs of shape ``(batch, ...)``; arguments as :func:`build_halves`.
@@ -156,15 +192,7 @@ class _ChainFunction(torch.autograd.Function):
         held = _Held(slices, values.dtype)
         given, out, out_inner = source.numpy(), y.numpy(), inner or not flat
 
-        def work(number: int) -> None:
-            first, program, _ = slices.programs[number]
-            room, positions = held.workspaces[number]
-            run(
-                program.operations, room, positions, program.tables, values, values[:0], _NO_NUMBERS, given, _NO_LABELS,
-                slices.rows, first, 1, 1.0, out, batch, inner, out_inner, 0, 1,
-            )  # fmt: skip
-
-        over_parts(len(slices.programs), slices.work, work)
+        slices.run(1, held.workspaces, values, values[:0].reshape(1, 0), given, out, inner, out_inner)
         ctx.chain, ctx.slices, ctx.values, ctx.held, ctx.frame = chain, slices, values, held, frame
         ctx.x_shape, ctx.inner = tuple(x.shape), inner
         if not out_inner:
@@ -178,21 +206,12 @@ class _ChainFunction(torch.autograd.Function):
         gradient, batch, shape = gradients[0], len(slices.rows), ctx.x_shape
         given_inner = not gradient.is_contiguous()
         given = (to_storage(gradient, ctx.frame) if given_inner else gradient.reshape(-1)).numpy()
-        shares = [np.zeros_like(values) for _ in range(max(slices.shares) + 1)]
+        shares = np.zeros((max(slices.shares) + 1, len(values)), values.dtype)
         frame, inner = Frame(slices.size, batch), ctx.inner
         gx = torch.empty(shape[1] * frame.pitch if ctx.needs_input_grad[0] else 0, dtype=gradient.dtype)
         out = gx.numpy()
 
-        def work(number: int) -> None:
-            first, _, program = slices.programs[number]
-            room, positions = held.workspaces[number]
-            share = shares[slices.shares[number]]
-            run(
-                program.operations, room, positions, program.tables, values, share, _NO_NUMBERS, given, _NO_LABELS,
-                slices.rows, first, 1, 1.0, out, batch, given_inner, inner, 0, 1,
-            )  # fmt: skip
-
-        over_parts(len(slices.programs), slices.work, work)
+        slices.run(2, held.workspaces, values, shares, given, out, given_inner, inner)
         # Share by share in order, whatever the threads did.
         total = shares[0]
         for share in shares[1:]:
@@ -238,6 +257,8 @@ class SparseSequential(nn.Sequential):
         fits = x.dim() in (2, 3, 4) and x.dtype in _DTYPES and x.device.type == "cpu" and x.shape[0] > 0
         if not (fits and chain.is_free() and all(p.dtype == x.dtype for p in chain.parameters)):
             return _one_by_one(self, x)
+        if chain.is_linear and not torch.is_grad_enabled() and x.shape == (1, chain.layers[0].pattern.inputs):
+            return chain.one_example(x)
         wanted = x.requires_grad and torch.is_grad_enabled()
         try:
             slices = chain.slices(tuple(x.shape), x.element_size(), input_gradient=wanted)

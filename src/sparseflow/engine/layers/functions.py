@@ -27,6 +27,8 @@ def to_storage(images: Tensor, frame: Frame) -> Tensor:
     Images are ``(batch, channels, height, width)``, or ``(batch, channels)`` for one pixel.
     """
     images = images.detach()
+    if frame.batch == 1 and frame.pitch == 1 and images.is_contiguous():
+        return images.view(-1)  # one example of a linear layer, where each microsecond counts
     inner = images.permute(*range(1, images.dim()), 0)
     if not inner.is_contiguous() and _has_rows(images):
         flat = turned(images.view(frame.batch, -1))

@@ -6,6 +6,7 @@ import math
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, Self
 
+import torch
 from torch import Tensor, nn
 
 from sparseflow.engine.kernels.compiling import said_aloud
@@ -106,18 +107,21 @@ class SparseLayer(ActiveWeight):
                 f"{x.dtype} on {x.device}. Convert it with .to({values.dtype}); autocast and other devices need the "
                 "masked form."
             )
-        key = (part.pattern, (images[2], images[3]) if len(images) == 4 else (1, 1), images[0], x.element_size())
-        product = self._products.get(key)
-        if product is None:
-            product = self._product(*key)
-            with said_aloud():
-                warm_up(x.dtype, part.pattern.block)
+        size = (images[2], images[3]) if len(images) == 4 else (1, 1)
+        product = self.product(part.pattern, size, images[0], x.dtype)
         out = (*lead, part.pattern.outputs, *product.y.size[2 - self.axes :])
         record = None if self._passes is None else partial(self._record, part.first)
         return apply(x, images, values, part.bias, product, floor, record, out)
 
-    def _product(self, pattern: Pattern, size: tuple[int, int], batch: int, itemsize: int) -> Product:
-        """The product of the pattern, or of a part of it, for a size of input that is not among the last ones."""
+    def product(self, pattern: Pattern, size: tuple[int, int], batch: int, dtype: torch.dtype) -> Product:
+        """The product of the pattern, or of a part of it, for a size of input; the last few are kept.
+
+        Raises:
+            ValueError: if there is no output, or the input is too large.
+        """
+        key = (pattern, size, batch, dtype.itemsize)
+        if (known := self._products.get(key)) is not None:
+            return known
         if min(self.window.outputs(size)) < 1:
             reach = [d * (k - 1) + 1 for d, k in zip(self.window.dilation, self.window.kernel, strict=True)]
             raise ValueError(
@@ -127,7 +131,9 @@ class SparseLayer(ActiveWeight):
         kept = [known for known in self._products if known[0] is pattern]
         if len(kept) >= _KEPT:
             self._products.pop(kept[0])
-        made = self._products[pattern, size, batch, itemsize] = Product(pattern, self.window, size, batch, itemsize)
+        made = self._products[key] = Product(pattern, self.window, size, batch, dtype.itemsize)
+        with said_aloud():
+            warm_up(dtype, pattern.block)
         return made
 
     def extra_repr(self) -> str:

@@ -195,6 +195,19 @@ class Table:
         counts = (self.ends - self.begins).sum(axis=0, dtype=np.int64)
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
 
+    def cuts(self, ranges: int) -> NDArray[np.int64]:
+        """``(ranges + 1,)``: edges of ranges of outputs with about the same number of nonzeros each."""
+        if ranges not in self._cuts:
+            # An output without nonzeros is work too: it is written.
+            load = self.edges + np.arange(self.outputs + 1)
+            inner = np.searchsorted(load, load[-1] * np.arange(1, ranges) / ranges)
+            self._cuts[ranges] = np.array([0, *inner, self.outputs], np.int64)
+        return self._cuts[ranges]
+
+    @cached_property
+    def _cuts(self) -> dict[int, NDArray[np.int64]]:
+        return {}
+
     @cached_property
     def short_columns(self) -> NDArray[Any]:
         """The columns in 16 bits where they fit: at batch 1 the time is that of reading them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparseflow.engine.kernels.blocks import block_dots, block_gradients, block_sums, block_vector_product
-from sparseflow.engine.kernels.by_rows import (
-    Band,
-    block_gradients_by_rows,
-    block_sums_by_rows,
-    column_gradients_by_rows,
-    sums_by_rows,
+from sparseflow.engine.kernels.by_rows import Band, block_gradients_by_rows
+from sparseflow.engine.kernels.passes import (
+    share_block_dots,
+    share_block_gradients,
+    share_block_sums,
+    share_block_sums_by_rows,
+    share_block_vector_product,
+    share_column_gradients,
+    share_column_gradients_by_rows,
+    share_dots,
+    share_gated_sums,
+    share_row_sums,
+    share_sums,
+    share_sums_by_rows,
+    share_vector_product,
 )
-from sparseflow.engine.kernels.gradients import column_gradients, gated_sums
-from sparseflow.engine.kernels.sums import all_dots, all_sums, row_sums, vector_product
 from sparseflow.engine.layers.geometry import (
     CACHE,
     TILE,
@@ -36,11 +42,13 @@ from sparseflow.engine.layers.geometry import (
 from sparseflow.engine.layers.gradient_geometry import GradientLoops, block_gradient_loops, gradient_passes
 from sparseflow.engine.layers.memory import shared_pool
 from sparseflow.engine.layers.pattern import Indices, Pattern, Table
-from sparseflow.engine.layers.threads import halves, over_outputs, over_parts
+from sparseflow.engine.layers.threads import evenly, halves, over_outputs, over_parts, over_ranges, threads_for
 
 Floats = NDArray[Any]
 #: Bytes of an input that leave the second-level cache before a window comes back to them.
 _LARGE = 1 << 22
+#: Numbers of a row from which its halves are far enough apart for two threads to write them.
+_LONG = 1 << 10
 #: The floor of a layer without a ReLU.
 NO_FLOOR = float("-inf")
 
@@ -141,6 +149,14 @@ class Product:
         moves = self._forward
         return moves.length == moves.rows == moves.parts == moves.pitch == moves.y_pitch == len(self.table.begins) == 1
 
+    @cached_property
+    def _vector_product(self) -> tuple[Any, ...]:
+        """What :func:`over_outputs` takes for one example, up to the values."""
+        table = self.table
+        if self.in_blocks:
+            return share_block_vector_product, table, self.work, self.pattern.begins, table.short_columns
+        return share_vector_product, table, self.work, table.begins[0], table.ends[0], table.short_columns
+
     def _dots(self, g: Frame) -> tuple[tuple[Loops, ...], int]:
         """Loops of the weight gradient, and the rows to take at a time so that their input stays in the cache."""
         loops = forward_loops(self.window, self.x, g)
@@ -166,48 +182,26 @@ class Product:
         y = self.memory.empty(self.pattern.outputs * self.y.pitch, self.dtype)
         w, xs, ys = values.detach().numpy(), x.numpy(), y.numpy()
         start = w[:0] if bias is None else bias.detach().numpy()
-        loops = self._forward
-
-        def run(first: int, last: int) -> None:
-            if self._single:
-                self._vector_product(w, start, xs, ys, first, last, floor)
-            else:
-                self.sums(loops, w, start, xs, ys, first, last, floor)
-
-        over_outputs(self.table, self.work, run)
-        return y
-
-    def _vector_product(
-        self, w: Floats, start: Floats, x: Floats, y: Floats, first: int, last: int, floor: float
-    ) -> None:
-        table = self.table
-        if self.in_blocks:
-            block_vector_product(self.pattern.begins, table.short_columns, w, start, x, y, first, last, floor)
-        else:
-            vector_product(table.begins[0], table.ends[0], table.short_columns, w, start, x, y, first, last, floor)
-
-    def sums(
-        self, loops: Loops, w: Floats, start: Floats, x: Floats, y: Floats, first: int, last: int, floor: float
-    ) -> None:
-        """Rows [first, last) of the table of a forward pass."""
-        table = self.table
-        if self.in_blocks:
+        table, loops = self.table, self._forward
+        if self._single:
+            over_outputs(*self._vector_product, w, start, xs, ys, floor)
+        elif self.in_blocks:
             x0, pitch, y0, y_pitch, *moves = loops
-            arguments = (
-                self.pattern.begins, table.columns, w, start, x, x0, pitch, y, y0, y_pitch, first, last, *moves, floor
-            )  # fmt: skip
+            arguments = self.pattern.begins, table.columns, w, start, xs, x0, pitch, ys, y0, y_pitch, *moves, floor
             if self.by_rows:
-                block_sums_by_rows(*arguments, self._x_band, self._forward_span)
+                over_outputs(share_block_sums_by_rows, table, self.work, *arguments, self._x_band, self._forward_span)
             else:
-                block_sums(*arguments)
+                over_outputs(share_block_sums, table, self.work, *arguments)
         elif self.by_rows:
             x0, pitch, y0, y_pitch, *moves = loops
-            sums_by_rows(
-                table.begins[0], table.ends[0], table.columns, w, start, x, x0, pitch, y, y0, y_pitch, first, last,
-                *moves, floor, self._x_band, self._forward_span,
+            over_outputs(
+                share_sums_by_rows, table, self.work, table.begins[0], table.ends[0], table.columns, w, start, xs, x0,
+                pitch, ys, y0, y_pitch, *moves, floor, self._x_band, self._forward_span,
             )  # fmt: skip
         else:
-            all_sums(table.begins, table.ends, table.columns, w, start, x, y, loops, first, last, floor)
+            arguments = table.begins, table.ends, table.columns, w, start, xs, ys, loops, floor
+            over_outputs(share_sums, table, self.work, *arguments)
+        return y
 
     @property
     def _forward_span(self) -> int:
@@ -224,20 +218,17 @@ class Product:
         gx = self.memory.empty(self.pattern.inputs * self.gx.pitch, self.dtype)
         if self.by_rows:
             return gx, self._scatter_by_rows(loops, w, x, g, gx.numpy())
-        gxs, (*moves, length) = gx.zero_().numpy(), loops.moves
-        parts = halves(length, 2 * self.work)
-        outs = [torch.empty(self.pattern.num_active, dtype=self.dtype) for _ in parts]
-
-        def run(part: int) -> None:
-            first, last = parts[part]
-            block_gradients(
-                self.pattern.begins, table.columns, table.columns, w, g, loops.g0 + first, self.g.pitch,
-                x, loops.x0 + first, gxs, loops.y0 + first, self.x.batch, outs[part].numpy(), 0, table.outputs,
-                *moves, last - first, False,
-            )  # fmt: skip
-
-        over_parts(len(parts), 2 * self.work, run)
-        return gx, sum_of(outs)
+        gxs, (*moves, length) = gx.numpy(), loops.moves
+        bounds = halves(length, 2 * self.work)
+        outs = torch.empty((len(bounds) - 1) * self.pattern.num_active, dtype=self.dtype).view(len(bounds) - 1, -1)
+        count = len(gxs) if self.gx.pitch == self.x.batch < _LONG and threads_for(2 * self.work, len(outs)) > 1 else 0
+        own = self.memory.empty(len(outs) * count, self.dtype).view(-1, count) if count else gx.zero_().view(1, -1)[:0]
+        over_ranges(
+            share_block_gradients, bounds, 2 * self.work, self.pattern.begins, table.columns, w, g, loops.g0,
+            self.g.pitch, x, loops.x0, gxs, loops.y0, self.x.batch, outs.numpy(), table.outputs, own.numpy(),
+            self.pattern.inputs, *moves,
+        )  # fmt: skip
+        return gx, sum_of(list(outs))
 
     @cached_property
     def _strip(self) -> tuple[int, Frame, Indices]:
@@ -270,7 +261,8 @@ class Product:
                 self._x_band, span, room.numpy(), strip.width * batch, inside,
             )  # fmt: skip
 
-        over_outputs(channels, 2 * self.work, run)
+        cuts = channels.cuts(threads_for(2 * self.work, channels.outputs))
+        over_parts(len(cuts) - 1, 2 * self.work, lambda part: run(int(cuts[part]), int(cuts[part + 1])))
         return out
 
     @cached_property
@@ -289,54 +281,60 @@ class Product:
         gx = self.memory.empty(self.pattern.inputs * self.gx.pitch, self.dtype)
         # What no input meets has no phase, and a gradient of zero.
         all_meet = sum(len(table.columns) for table, _ in self.backward) == len(self.pattern.indices)
-        out = (torch.empty if all_meet else torch.zeros)(self.pattern.num_active, dtype=self.dtype)
+        out = self.copies_of_gradient(self.backward[0][0], zeros=not all_meet)
         gxs, outs = gx.numpy(), out.numpy()
-
-        def run(table: Table, loops: GradientLoops, first: int, last: int) -> None:
+        for table, loops in self.backward:
+            cuts = table.cuts(len(outs))
             for block, (begins, ends) in enumerate(zip(table.begins, table.ends, strict=True)):
                 arguments = (
                     begins, ends, table.columns, table.order, w, g, loops.g0, self.g.batch, x, loops.x0, self.x.pitch,
-                    gxs, loops.y0, self.gx.pitch, outs, first, last, *loops.moves,
+                    gxs, loops.y0, self.gx.pitch,
                 )  # fmt: skip
                 if self.by_rows:
                     met = self.pattern.outputs * self._g_band[3] + 2 * self.pattern.inputs
                     span = self._span(loops.moves[4], loops.moves[8], met)
-                    column_gradients_by_rows(*arguments, self._g_band, span)
+                    more = outs[0], *loops.moves, self._g_band, span
+                    over_outputs(share_column_gradients_by_rows, table, 2 * self.work, *arguments, *more)
                 else:
-                    column_gradients(*arguments, block > 0, False)
+                    over_outputs(
+                        share_column_gradients, table, 2 * self.work, *arguments, outs, cuts, *loops.moves, block > 0,
+                        False,
+                    )  # fmt: skip
+        return gx, sum_of(list(out))
 
-        for table, loops in self.backward:
-            over_outputs(table, 2 * self.work, partial(run, table, loops))
-        return gx, out
+    def copies_of_gradient(self, table: Table, *, zeros: bool = False) -> Tensor:
+        """``(copies, nonzeros)``, one for each range of inputs that a thread takes, if they are small; else one.
+
+        Their sum is the gradient: where a copy is not written it holds -0, which changes no bit.
+        """
+        count = self.pattern.num_active
+        threads = threads_for(2 * self.work, table.outputs)
+        if threads == 1 or self.by_rows or count * self.itemsize > CACHE:
+            return (torch.zeros if zeros else torch.empty)(count, dtype=self.dtype).view(1, -1)
+        return torch.empty(threads * count, dtype=self.dtype).fill_(-0.0).view(threads, -1)
 
     def weight_gradient(self, x: Tensor, g: Tensor, frame: Frame) -> Tensor:
         """The gradient of each active weight, ``(nonzeros,)``; ``frame`` is that of ``g``: ``y`` or ``g``."""
         out = torch.zeros(self.pattern.num_active, dtype=self.dtype)
-        gs, xs, outs = g.numpy(), x.numpy(), out.numpy()
+        gs, xs, outs, table = g.numpy(), x.numpy(), out.numpy(), self.table
         loops, rows = self._gradient_loops[frame][0]
-        over_outputs(self.table, self.work, lambda first, last: self.dots(loops, rows, gs, xs, outs, first, last))
-        return out
-
-    def dots(
-        self, loops: tuple[Loops, ...], rows: int, g: Floats, x: Floats, out: Floats, first: int, last: int
-    ) -> None:
-        """Add to ``out`` the weight gradients of rows [first, last) of the table, ``rows`` of pixels at a time."""
-        table = self.table
         if not self.in_blocks:
-            all_dots(table.begins, table.ends, table.columns, g, x, out, loops, rows, first, last)
-            return
+            arguments = table.begins, table.ends, table.columns, gs, xs, outs, loops, rows
+            over_outputs(share_dots, table, self.work, *arguments)
+            return out
         for x0, pitch, g0, g_pitch, ni, xi, gi, nj, xj, gj, length in loops:
-            block_dots(
-                self.pattern.begins, table.columns, g, g0, g_pitch, x, x0, pitch, out, first, last,
-                ni, gi, xi, nj, gj, xj, length, True,
+            over_outputs(
+                share_block_dots, table, self.work, self.pattern.begins, table.columns, gs, g0, g_pitch, xs, x0, pitch,
+                outs, ni, gi, xi, nj, gj, xj, length, True,
             )  # fmt: skip
+        return out
 
     def bias_gradient(self, g: Tensor, frame: Frame) -> Tensor:
         """The sum of the gradient over pixels and examples, ``(outputs,)``; arguments as :meth:`weight_gradient`."""
         out = torch.zeros(self.pattern.outputs, dtype=g.dtype)
         loops = self._gradient_loops[frame][1]
-        row_sums(
-            g.numpy(), loops.x0, frame.pitch, out.numpy(), 0, self.pattern.outputs,
+        over_ranges(
+            share_row_sums, evenly(len(out), len(g)), len(g), g.numpy(), loops.x0, frame.pitch, out.numpy(),
             loops.rows, loops.xi, loops.parts, loops.xj, loops.length,
         )  # fmt: skip
         return out
@@ -345,9 +343,9 @@ class Product:
         """Make ``g`` zero where the output ``y`` of a ReLU is, and return the :meth:`bias_gradient` of what remains."""
         out = torch.zeros(self.pattern.outputs, dtype=g.dtype)
         loops = forward_loops(Window(), self.y, frame)
-        gated_sums(
-            y.numpy(), loops.x0, self.y.pitch, loops.xi, g.numpy(), loops.y0, frame.pitch, loops.yi, out.numpy(),
-            0, self.pattern.outputs, loops.rows, loops.length,
+        over_ranges(
+            share_gated_sums, evenly(len(out), len(g)), len(g), y.numpy(), loops.x0, self.y.pitch, loops.xi, g.numpy(),
+            loops.y0, frame.pitch, loops.yi, out.numpy(), loops.rows, loops.length,
         )  # fmt: skip
         return out
 

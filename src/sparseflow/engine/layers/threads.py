@@ -3,20 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from sparseflow._fast import on_threads
+from sparseflow._fast import on_threads, team
 from sparseflow.engine.layers.pattern import Table
 
-#: Multiply-adds below which handing work to another thread costs more than it saves: in a layer, and in a chain, where
-#: gradients are added up afterwards.
-_WORTH_IT, _WORTH_ADDING = 2_000_000, 900_000
+Bounds = NDArray[np.int64]
+#: A kernel of :mod:`sparseflow.engine.kernels.passes`: called with a team, a number of threads, bounds and arguments.
+Pass = Callable[..., None]
+#: Multiply-adds, or numbers that are moved, below which another thread gains nothing.
+_WORTH_IT = 100_000
+#: The same of work that is handed over through Python, with gradients to add up afterwards.
+_WORTH_ADDING = 900_000
+
+
+def over_ranges(run: Pass, bounds: Bounds, work: int, *arguments: Any) -> None:
+    """Have a kernel do each range ``[bounds[i], bounds[i + 1])`` on up to ``torch.get_num_threads()`` threads.
+
+    Compiled code hands them over to torch's own threads. Where it cannot, Python does, to threads of its own.
+    """
+    threads = threads_for(work, len(bounds) - 1)
+    address = team()
+    if threads == 1 or address:
+        run(address, threads, bounds, *arguments)
+        return
+
+    def part(thread: int) -> None:
+        for number in range(thread, len(bounds) - 1, threads):
+            run(0, 1, bounds[number : number + 2], *arguments)
+
+    on_threads(threads, part)
+
+
+def over_outputs(run: Pass, table: Table, work: int, *arguments: Any) -> None:
+    """:func:`over_ranges` of a table's outputs, with about the same number of nonzeros each.
+
+    An output is computed whole by one thread, so the result does not depend on their number.
+    """
+    over_ranges(run, table.cuts(threads_for(work, table.outputs)), work, *arguments)
+
+
+def evenly(size: int, work: int) -> Bounds:
+    """As many equal ranges of [0, size) as are worth a thread each; they begin at multiples of 16."""
+    return _even(size, threads_for(work, size // _UNIT))
+
+
+#: Numbers that transposes and sums take at once.
+_UNIT = 16
+
+
+@cache
+def _even(size: int, parts: int) -> Bounds:
+    units = size // _UNIT
+    return np.array([*(units * part // parts * _UNIT for part in range(parts)), size], np.int64)
+
+
+def threads_for(work: int, parts: int) -> int:
+    """How many threads take part in so many multiply-adds, of so many parts at most."""
+    return max(1, min(torch.get_num_threads(), work // _WORTH_IT, parts))
 
 
 def over_parts(parts: int, work: int, run: Callable[[int], None]) -> None:
-    """Call ``run(0)``, ..., ``run(parts - 1)`` on up to ``torch.get_num_threads()`` threads."""
+    """Call ``run(0)``, ..., ``run(parts - 1)`` on up to ``torch.get_num_threads()`` threads, through Python."""
     threads = max(1, min(torch.get_num_threads(), work // _WORTH_ADDING, parts))
 
     def share(thread: int) -> None:
@@ -30,30 +83,7 @@ def over_parts(parts: int, work: int, run: Callable[[int], None]) -> None:
 _PIECE = 64
 
 
-def halves(length: int, work: int) -> list[tuple[int, int]]:
-    """A batch in two ranges if each is worth a thread: by work alone, so that sums do not depend on threads."""
+def halves(length: int, work: int) -> Bounds:
+    """The bounds of a batch, or of two halves if each is worth it: by work alone, so that sums do not know threads."""
     half = max(1, length // (2 * _PIECE)) * _PIECE
-    return [(0, half), (half, length)] if half < length and work >= 2 * _WORTH_ADDING else [(0, length)]
-
-
-def over_outputs(table: Table, work: int, run: Callable[[int, int], None]) -> None:
-    """Call ``run(first, last)`` on ranges of a table's outputs with about the same number of nonzeros each.
-
-    An output is computed whole by one thread, so the result does not depend on their number, which is
-    ``torch.get_num_threads()``.
-    """
-    outputs = table.outputs
-    threads = 1 if work < 2 * _WORTH_IT else min(torch.get_num_threads(), work // _WORTH_IT, outputs)
-    if threads <= 1:
-        run(0, outputs)
-        return
-    # An output without nonzeros is work too: it is written.
-    load = table.edges + np.arange(outputs + 1)
-    cuts = np.searchsorted(load, load[-1] * np.arange(1, threads) / threads)
-    bounds = [0, *(int(cut) for cut in cuts), outputs]
-
-    def share(thread: int) -> None:
-        if bounds[thread] < bounds[thread + 1]:
-            run(bounds[thread], bounds[thread + 1])
-
-    on_threads(threads, share)
+    return np.array([0, half, length] if half < length and work >= 2 * _WORTH_ADDING else [0, length], np.int64)
