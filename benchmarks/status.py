@@ -60,7 +60,8 @@ def markdown(found: dict[str, dict[str, int]]) -> str:
         raise ValueError(f"benchmarks.status shows no {unknown}; add them to COLUMNS and ROWS.")
     lines = [f"| method | {' | '.join(COLUMNS)} |", "|---|" + "---|" * len(COLUMNS)]
     for key, name in ROWS.items():
-        shown = (f"✓ {number}" if (number := cells.get((column, key))) else "–" for column in COLUMNS)
+        found_here = [cells.get((column, key), 0) for column in COLUMNS]
+        shown = [f"✓ {number}" if number else "–" for number in found_here]
         lines.append(f"| {name} | {' | '.join(shown)} |")
     return "\n".join(lines)
 

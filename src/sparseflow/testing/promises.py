@@ -115,21 +115,30 @@ def inputs_stay_unchanged(trial: Trial) -> None:
     need(told == names, f"update told of {told}; it should yield each layer in turn, {names}.")
     for layer, copies, (name, request) in zip(layers, before, requests, strict=True):
         mask = _carried_out(request, layer, generator) if isinstance(request, Swap) else request
-        need(_same([layer.weight, layer.mask, layer.gradient], copies), f"update wrote to its inputs of {name!r}.")
+        need(
+            _same([layer.weight, layer.mask, _given(layer.gradient)], copies),
+            f"update wrote to its inputs of {name!r}.",
+        )
         need(mask.shape == layer.mask.shape, f"the mask of {name!r} has shape {tuple(mask.shape)}.")
         mask.logical_not_()  # the answer is the caller's
         need(torch.equal(layer.mask, copies[1]), f"the new mask of {name!r} shares memory with the old one.")
+
+
+def _given(gradient: Tensor | None) -> Tensor:
+    assert gradient is not None  # of the layers that are made here
+    return gradient
 
 
 def _carried_out(swap: Swap, layer: WholeLayer, generator: torch.Generator) -> Tensor:
     """The mask after a swap, by the definition of an exchange."""
     gradient = layer.gradient
     scores = [score(layer.weight, gradient, generator=generator) for score in (swap.drop_score, swap.grow_score)]
-    of, counts = layer.mask, [swap.num_drop, swap.num_grow]
+    of, size = layer.mask, 1
     if layer.grid is not None:
-        of, scores = layer.grid.of(of), [layer.grid.sums(score) for score in scores]
-        counts = [count // layer.grid.size for count in counts]
-    mask = drop_and_grow(of, *scores, *counts, regrow=swap.regrow).mask
+        of, scores, size = layer.grid.of(of), [layer.grid.sums(score) for score in scores], layer.grid.size
+    mask = drop_and_grow(
+        of, scores[0], scores[1], swap.num_drop // size, swap.num_grow // size, regrow=swap.regrow
+    ).mask
     return mask if layer.grid is None else layer.grid.spread(mask)
 
 
@@ -181,7 +190,7 @@ def a_step_is_a_masked_step(trial: Trial) -> None:
     mask_all()
     for step in range(1, STEPS + 1):
         optimizer.zero_grad()
-        loss(plain, step).backward()  # type: ignore[no-untyped-call]
+        loss(plain, step).backward()
         for name, mask in masks.items():
             gradient = weights[name].grad
             assert gradient is not None

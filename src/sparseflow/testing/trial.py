@@ -64,7 +64,7 @@ class Run:
     def step(self, number: int) -> None:
         """One step of training on the batch of that number."""
         self.optimizer.zero_grad()
-        loss(self.model, number).backward()  # type: ignore[no-untyped-call]
+        loss(self.model, number).backward()
         self.optimizer.step()
 
     def masks(self) -> dict[str, Tensor]:
