@@ -30,6 +30,7 @@ FILES = {
     "nncf-regularised.pt": "NNCF",
     "sparseml.pth": "SparseML",
     "sparseml-zeros.pth": "zeros",
+    "sparsimony.pt": "sparsimony",
 }
 
 
@@ -119,6 +120,26 @@ def test_pruning_of_torch_in_a_checkpoint_of_training(tmp_path: Path, key: str |
     assert same(found.masks, sf.masks_of(net))
     assert same(found.state, plain(net))
     assert set(found.formats.values()) == {"torch.nn.utils.prune"}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_pruning_of_torch_ao_is_read_once_it_is_permanent(tmp_path: Path) -> None:
+    """Before that its state dict has no masks, which the error says."""
+    from torch.ao.pruning import WeightNormSparsifier
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 8), nn.Linear(8, 8))
+    sparsifier = WeightNormSparsifier(sparsity_level=0.5, sparse_block_shape=(1, 1), zeros_per_block=1)
+    sparsifier.prepare(net, None)
+    sparsifier.step()
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=r"torch.ao.pruning saves no masks with a model: call its .*squash_mask"):
+        read(tmp_path / "net.pt")
+    sparsifier.squash_mask()
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    assert read(tmp_path / "net.pt").formats == {"2.weight": "zeros", "3.weight": "zeros"}
+    with pytest.raises(ValueError, match=r"is the mask of 'parametrizations.weight.original', which is not there"):
+        imported({"parametrizations.weight.0.mask": torch.ones(2, 2)})
 
 
 def test_zeros_behind_prefixes_of_wrappers(tmp_path: Path) -> None:

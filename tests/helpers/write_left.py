@@ -4,6 +4,7 @@
     python tests/helpers/write_left.py tensors  # compressed-tensors 0.9.4 (another layout of the package than 0.14)
     python tests/helpers/write_left.py nncf  # NNCF 3.4.0
     python tests/helpers/write_left.py sparseml  # SparseML 1.8.0
+    python tests/helpers/write_left.py sparsimony  # sparsimony 0.1.0
 
 Beside each is what the tool itself says the dense weights are, in ``*-dense.safetensors``.
 """
@@ -133,7 +134,30 @@ def sparseml() -> None:
     (FOLDER / "training").rmdir()
 
 
-WRITERS: dict[str, Callable[[], None]] = {"llama": llama, "tensors": tensors, "nncf": nncf, "sparseml": sparseml}
+def sparsimony() -> None:
+    """Before its masks are made permanent; the dense weights are those that ``squash_mask`` leaves."""
+    from sparsimony.distributions.base import UniformDistribution
+    from sparsimony.dst.rigl import RigL
+    from sparsimony.schedulers.base import CosineDecayScheduler
+
+    torch.manual_seed(0)
+    model = Net()
+    schedule = CosineDecayScheduler(t_end=75, delta_t=10, pruning_ratio=0.3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier: Any = RigL(schedule, UniformDistribution(), optimizer, sparsity=0.5)
+    sparsifier.prepare(model, [{"tensor_fqn": "conv.weight"}, {"tensor_fqn": "block.3.weight"}])
+    torch.save(model.state_dict(), FOLDER / "sparsimony.pt")
+    sparsifier.squash_mask()
+    _save_dense("sparsimony-dense.safetensors", model.state_dict())
+
+
+WRITERS: dict[str, Callable[[], None]] = {
+    "llama": llama,
+    "tensors": tensors,
+    "nncf": nncf,
+    "sparseml": sparseml,
+    "sparsimony": sparsimony,
+}
 
 if __name__ == "__main__":
     FOLDER.mkdir(parents=True, exist_ok=True)

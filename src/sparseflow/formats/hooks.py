@@ -1,4 +1,4 @@
-"""Masks that tools keep beside dense weights: NNCF, SparseML and ``torch.nn.utils.prune``."""
+"""Masks that tools keep beside dense weights: NNCF, SparseML, sparsimony and ``torch.nn.utils.prune``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ _HOOK = re.compile(r"(?P<root>.*?)__nncf_hooks\.post_hooks\.(?P<weight>.+)__0\.\
 #: NNCF 2: ``block.3.pre_ops.0.op._binary_mask``; beside it pruning by regularisation has what the mask is made from.
 _PRE_OP = re.compile(r"(?P<layer>.+)\.pre_ops\.\d+\.op\.(?P<kind>_binary_mask|_mask|uniform)")
 _OF_NNCF_2 = "nncf_module."
+#: sparsimony: ``fc.parametrizations.weight.0.mask`` beside ``fc.parametrizations.weight.original``.
+_FAKE = re.compile(r"(?P<layer>.*)parametrizations\.(?P<weight>\w+)\.(?P<index>\d+)\.mask")
 _OF_SPARSEML = ".sparsity_mask"
 
 
@@ -102,3 +104,30 @@ def torch_prune(state: Mapping[str, Tensor]) -> Taken:
     masks = stored_masks(state)
     weights = {name: masked(name, state[f"{name}_orig"], mask) for name, mask in masks.items()}
     return Taken(weights, without(state, [f"{name}{end}" for name in masks for end in ("_orig", "_mask")]))
+
+
+def sparsimony(state: Mapping[str, Tensor]) -> Taken:
+    """Take the weights that sparsimony masks in a parametrization; ``torch.ao.pruning`` saves no masks by such names.
+
+    Raises:
+        ValueError: if a mask has no weight or another shape.
+
+    Reference: sparsimony 0.1.0, ``parametrization/fake_sparsity.py``.
+
+    >>> state = {"fc.parametrizations.weight.original": torch.ones(1, 2)}
+    >>> state["fc.parametrizations.weight.0.mask"] = torch.tensor([[1.0, 0.0]])
+    >>> sparsimony(state).weights["fc.weight"].mask
+    tensor([[ True, False]])
+    """
+    weights: dict[str, Stored] = {}
+    used: list[str] = []
+    for name, mask in state.items():
+        if not (found := _FAKE.fullmatch(name)):
+            continue
+        weight, place = found["layer"] + found["weight"], f"{found['layer']}parametrizations.{found['weight']}."
+        if f"{place}original" not in state:
+            raise ValueError(f"{name!r} is the mask of {place + 'original'!r}, which is not there")
+        weights[weight] = masked(weight, state[f"{place}original"], mask)
+        # The dense gradient is there too.
+        used += [each for each in state if each == f"{place}original" or each.startswith(f"{place}{found['index']}.")]
+    return Taken(weights, without(state, used))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparseflow.formats.bitmask import sparse_24_bitmask, sparse_bitmask
 from sparseflow.formats.checkpoint import read_checkpoint
-from sparseflow.formats.hooks import nncf, sparseml, torch_prune
+from sparseflow.formats.hooks import nncf, sparseml, sparsimony, torch_prune
 from sparseflow.formats.stored import Stored, Taken
 from sparseflow.masks.imported import masks_of_state, plain_name
 
@@ -22,6 +22,7 @@ READERS: dict[str, Callable[[Mapping[str, Tensor]], Taken]] = {
     "NNCF": nncf,
     "SparseML": sparseml,
     "torch.nn.utils.prune": torch_prune,
+    "sparsimony": sparsimony,
 }
 #: How a weight is stored that has zeros and no mask.
 ZEROS = "zeros"
@@ -55,7 +56,7 @@ def read(path: str | os.PathLike[str], *, at_least: float = 0.01) -> Imported:
     """Read a sparse network that another tool wrote: as its dense state with zeros, and its masks.
 
     Known are ``sparse-bitmask`` and ``sparse-24-bitmask`` of compressed-tensors (llm-compressor, SparseML), the masks
-    that NNCF, SparseML and ``torch.nn.utils.prune`` (also by torchao or Lightning) keep beside dense weights, and
+    that NNCF, SparseML, sparsimony and ``torch.nn.utils.prune`` (also by Lightning) keep beside dense weights, and
     zeros. Weights must be in floating point, and keep their dtype.
 
     Args:
@@ -117,7 +118,7 @@ def imported(state: Mapping[str, Tensor], *, at_least: float = 0.01) -> Imported
     if not masks:
         raise ValueError(
             f"nothing in it is sparse: no weight has a mask, or a fraction of {at_least} zeros or more. Its "
-            f"{len(rest)} tensors begin with {', '.join(map(repr, list(rest)[:3])) or 'none'}."
+            f"{len(rest)} tensors begin with {', '.join(map(repr, list(rest)[:3])) or 'none'}.{_hint(rest)}"
         )
     dense = {name: each.weight for name, each in found.items()} | rest
     formats |= dict.fromkeys(zeros, ZEROS)
@@ -129,12 +130,20 @@ def imported(state: Mapping[str, Tensor], *, at_least: float = 0.01) -> Imported
     )
 
 
+def _hint(state: Mapping[str, Tensor]) -> str:
+    if not any(".parametrizations." in f".{name}" and name.endswith(".original") for name in state):
+        return ""
+    return " torch.ao.pruning saves no masks with a model: call its sparsifier.squash_mask() and save again."
+
+
 def _in_order(stored: list[str], names: Mapping[str, Tensor]) -> list[str]:
     """Names in the order in which the first part of each was stored: biases stay beside their weights."""
     place = {name: index for index, name in reversed(list(enumerate(stored)))}
 
     def first(name: str) -> int:
-        parts = (name, f"{name}_orig", f"{name}.compressed", f"{name.removesuffix('.weight')}.compressed")
+        layer, _, own = name.rpartition(".")
+        parts = (name, f"{name}_orig", f"{name}.compressed", f"{layer}.compressed")
+        parts += (f"{layer}.parametrizations.{own}.original".removeprefix("."),)
         return min((place[part] for part in parts if part in place), default=len(stored))
 
     return sorted(names, key=first)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from sparseflow.boundary import checked
 from sparseflow.masks.fans import Layout, weight_of
 from sparseflow.masks.select import Weight, maskable
+from sparseflow.suggest import did_you_mean
 from sparseflow.warn import warn
 
 #: From an input to an output, each by its index or its name.
@@ -58,8 +58,8 @@ def masks_from_edges(
     weights = maskable(model)
     for argument, given in (("edges", edges), ("inputs", inputs or {}), ("outputs", outputs or {})):
         if unknown := [name for name in given if name not in weights]:
-            known = f"Weights: {', '.join(weights)}."
-            raise ValueError(f"{argument} has {unknown[0]!r}, {_no_such('weight', unknown[0], list(weights))}. {known}")
+            known = f"Weights: {', '.join(weights)}.{did_you_mean(unknown[0], weights)}"
+            raise ValueError(f"{argument} has {unknown[0]!r}, which is no weight that can be masked. {known}")
     for argument, given in (("inputs", inputs or {}), ("outputs", outputs or {})):
         if unused := [name for name in given if name not in edges]:
             raise ValueError(f"{argument} names the units of {unused[0]!r}, which has no edges. Leave it out.")
@@ -132,7 +132,8 @@ def _index(weight: str, kind: str, end: Any, places: Mapping[str, int], size: in
         if not places:
             raise ValueError(f"an edge of {weight!r} has the {kind} {end!r}, and {kind}s= does not name its {kind}s.")
         if end not in places:
-            raise ValueError(f"an edge of {weight!r} has the {kind} {end!r}, {_no_such(kind, end, list(places))}.")
+            suggestion = did_you_mean(end, places)
+            raise ValueError(f"an edge of {weight!r} has the {kind} {end!r}, and no {kind} is called so.{suggestion}")
         return places[end]
     if isinstance(end, bool) or not hasattr(end, "__index__"):
         raise TypeError(f"the {kind} of an edge of {weight!r} must be an index or a name, got {end!r}.")
@@ -140,11 +141,6 @@ def _index(weight: str, kind: str, end: Any, places: Mapping[str, int], size: in
     if not 0 <= index < size:
         raise ValueError(f"an edge of {weight!r} has the {kind} {index}, and there are {size}, from 0 to {size - 1}.")
     return index
-
-
-def _no_such(kind: str, name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3)
-    return f"which is no {kind}" + (f"; did you mean {' or '.join(map(repr, close))}?" if close else "")
 
 
 def _report_unconnected(
