@@ -47,7 +47,8 @@ def run(folder: str, *, start: int = 0, stop: int = STEPS) -> nn.Module:
             break
     accelerator.save_state(folder)
     print(f"step {sparsifier.step_count}: loss {loss:.2f}, sparsity {sparsifier.sparsity:.3f}")
-    return accelerator.unwrap_model(model).eval()
+    trained: nn.Module = accelerator.unwrap_model(model).eval()
+    return trained
 
 
 with TemporaryDirectory() as folder:

@@ -17,7 +17,7 @@ class SparseTrainer(SparseTrainerMixin, Trainer):
     """The Trainer, which masks gradients before it clips them."""
 
 
-def trainer(model: LlamaForCausalLM, steps: int, *callbacks: SparsifierCallback) -> Any:
+def trainer(model: Any, steps: int, *callbacks: SparsifierCallback) -> Any:
     """A Trainer on bytes of Python's own sources, in rows of 32; every fiftieth row is held out."""
     text = b"".join(path.read_bytes() for path in sorted(Path(email.__file__).parent.glob("*.py")))
     rows = [{"input_ids": row, "labels": row} for row in torch.tensor(list(text)).split(32)[:-1]]
@@ -38,7 +38,7 @@ def trainer(model: LlamaForCausalLM, steps: int, *callbacks: SparsifierCallback)
 
 folder = TemporaryDirectory()
 torch.manual_seed(0)
-size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+size: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 model = LlamaForCausalLM(LlamaConfig(vocab_size=256, **size))
 training = trainer(model, 120)
 training.train()

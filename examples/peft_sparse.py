@@ -1,6 +1,7 @@
 """Fine-tune a sparse network with PEFT: what a low-rank adapter does to its zeros, and an adapter that keeps them."""
 
 import copy
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -25,9 +26,9 @@ def train(model: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int = 150) 
         optimizer.step()
 
 
-def report(name: str, model: nn.Module) -> float:
+def report(name: str, model: Any) -> float:
     """The share of test digits, turned upside down, that are right, and the zeros of the first layer."""
-    right = (model(digits.test_images.flatten(1).flip(1)).argmax(1) == digits.test_labels).float().mean().item()
+    right: float = (model(digits.test_images.flatten(1).flip(1)).argmax(1) == digits.test_labels).float().mean().item()
     print(f"{name:34} {right:6.1%} right, {(model[0].weight == 0).float().mean():6.1%} zeros in the first layer")
     return right
 

@@ -68,7 +68,7 @@ def sparse_adapter(model: nn.Module, masks: Masks, **options: Any) -> PeftModel:
     counts = {name: (int(mask.sum()), mask.numel()) for name, mask in masks.items()}
     layers = [name.removesuffix(".weight") for name in masks]
     config = SupertuningConfig(target_modules=layers, sparsity=_sparsity(counts, sparsity_of(masks)), **options)
-    adapted = get_peft_model(model, config)
+    adapted: PeftModel = get_peft_model(model, config)
     _place_(adapted, {name.removesuffix(".weight"): mask.flatten().nonzero().flatten() for name, mask in masks.items()})
     return adapted
 
@@ -94,7 +94,7 @@ def load_sparse_adapter(model: nn.Module, folder: str | os.PathLike[str]) -> Pef
             f"{folder} holds no positions of weights: it is an adapter of type {config.peft_type}. Load it by "
             "peft.PeftModel.from_pretrained(model, folder)."
         )
-    adapted = get_peft_model(model, config)
+    adapted: PeftModel = get_peft_model(model, config)
     _place_(adapted, places)
     set_peft_model_state_dict(adapted, state)
     return adapted
@@ -130,7 +130,7 @@ def merge_within_masks(model: PeftModel, masks: Masks | None = None) -> nn.Modul
         named = model.get_base_model().named_parameters()
         prefix = f".{model.base_model.prefix}"  # of the adapter's own parameters
         masks = masks_of({name.replace(_BASE, ""): weight for name, weight in named if prefix not in name})
-    merged: nn.Module = model.merge_and_unload()  # type: ignore[operator]
+    merged: nn.Module = model.merge_and_unload()
     return apply_masks_(merged, masks)
 
 
