@@ -63,7 +63,7 @@ def sparseflow_engine(model: Any, x: Any, path: Path) -> Loaded:
     import sparseflow as sf
 
     _, num_bytes = sf.engine.save(model, path)
-    loaded = sf.engine.load(path, model).eval()
+    loaded = sf.engine.load(model, path).eval()
     return Loaded(num_bytes, lambda: loaded(x))
 
 
@@ -251,7 +251,7 @@ def run(names: Iterable[str], *, smoke: bool = False, before: dict[str, Any] | N
 
     Of a runtime that does not run the reason is kept.
     """
-    from sparseflow.training.environment import processor
+    from sparseflow.machine import processor
 
     rows, missing = (dict(before[key]) if before else {} for key in ("rows", "not_run"))
     for name in names:

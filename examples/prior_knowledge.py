@@ -24,7 +24,8 @@ edges = {
 }
 
 torch.manual_seed(0)
-model = nn.Sequential(nn.Linear(784, 49), nn.ReLU(), nn.Linear(49, 14), nn.ReLU(), nn.Linear(14, 10))
+into_strips = nn.Linear(49, 14)
+model = nn.Sequential(nn.Linear(784, 49), nn.ReLU(), into_strips, nn.ReLU(), nn.Linear(14, 10))
 masks = sf.masks_from_edges(
     model,
     edges,
@@ -45,7 +46,7 @@ sparsifier.check()
 accuracy = (model(test_x).argmax(1) == test_y).float().mean().item()
 kept = sum(int(mask.sum()) for mask in masks.values())
 print(f"{kept} of {sum(mask.numel() for mask in masks.values())} connections, test accuracy {accuracy:.3f}")
-strongest = model[2].weight.abs().sum(0).argmax().item()
+strongest = int(into_strips.weight.abs().sum(0).argmax())
 print(f"the patch that the strips weigh most: {patches[strongest]}")
 assert kept == 784 + 98
 assert accuracy > 0.7

@@ -142,8 +142,8 @@ def _in_order(stored: list[str], names: Mapping[str, Tensor]) -> list[str]:
 
     def first(name: str) -> int:
         layer, _, own = name.rpartition(".")
-        parts = (name, f"{name}_orig", f"{name}.compressed", f"{layer}.compressed")
-        parts += (f"{layer}.parametrizations.{own}.original".removeprefix("."),)
+        parametrized = f"{layer}.parametrizations.{own}.original".removeprefix(".")
+        parts = (name, f"{name}_orig", f"{name}.compressed", f"{layer}.compressed", parametrized)
         return min((place[part] for part in parts if part in place), default=len(stored))
 
     return sorted(names, key=first)

@@ -117,7 +117,7 @@ class SparsifierCallback(pl.Callback):
         )
         self._is_fitting = True
         self.sparsifier.after_update.append(lambda *_: self._cut_averages(trainer))
-        every = self._record_every or trainer.log_every_n_steps
+        every = self._record_every or trainer.log_every_n_steps  # type: ignore[attr-defined]
         self.record = record(self.sparsifier, every=every) if every else None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -135,7 +135,7 @@ class SparsifierCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the latest row of the record, when the Trainer's loggers take one: logging costs a millisecond."""
-        every = trainer.log_every_n_steps
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and trainer.global_step % every == 0 and self.record is not None and self.record.latest:
             rows = {f"sparseflow/{name}": value for name, value in self.record.latest.items()}
             pl_module.log_dict(rows, on_step=True, on_epoch=False, batch_size=1)

@@ -64,7 +64,7 @@ def check_sparse(data: bytes, dense: bytes, moved: list[Entry], inputs: list[Any
         RuntimeError: if either is not so.
     """
     import onnx
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     graph = onnx.load_model_from_string(data).graph
     there = [Entry(s.values.name, s.values.dims[0], tuple(s.dims)) for s in graph.sparse_initializer]
