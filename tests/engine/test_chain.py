@@ -99,6 +99,36 @@ def calls_of_the_chain(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
+@pytest.mark.parametrize("second", ["single", "blocks", "dense"])
+@pytest.mark.parametrize("first", ["single", "blocks", "dense"])
+def test_frames_of_padded_neighbours_of_any_pattern(first: str, second: str) -> None:
+    """Single weights read gradients in a frame with a border; blocks and dense layers write them without one."""
+
+    def mask(weight: Tensor, pattern: str, seed: int) -> Tensor:
+        draws = torch.rand(weight.shape, generator=stream(seed, "mask"))
+        if pattern == "blocks":
+            draws = draws[::4].repeat_interleave(4, 0)
+        return draws < (1.0 if pattern == "dense" else 0.4)
+
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 12, 5, padding=2), nn.ReLU(),
+        nn.Conv2d(12, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 7 * 9, 3),
+    ).double()  # fmt: skip
+    patterns = {"0.weight": "single", "2.weight": first, "4.weight": second}
+    masks = {
+        name: mask(model.get_parameter(name), pattern, seed) for seed, (name, pattern) in enumerate(patterns.items())
+    }
+    masks["6.weight"] = mask(model.get_parameter("6.weight"), "single", 3)
+    sf.apply_masks_(model, masks)
+    sparse = engine.convert(model, masks)
+    a = torch.randn(5, 3, 7, 9, generator=stream(0, "x"), dtype=torch.float64).requires_grad_()
+    b = a.detach().clone().requires_grad_()
+    model(a).square().sum().backward()
+    sparse(b).square().sum().backward()
+    assert_same_gradients(sparse, model)
+    torch.testing.assert_close(b.grad, a.grad)
+
+
 def test_layers_run_alone_where_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     model, sparse, x = lenet()
     calls = calls_of_the_chain(monkeypatch)
