@@ -256,7 +256,7 @@ def test_a_model_of_ones_own_is_timed(tmp_path: Path, capsys: pytest.CaptureFixt
         ("lenet5 --batches 8,,1", "batches must be whole numbers of at least 1, such as 1,8,64, got '8,,1'."),
         ("lenet5 --batches=-1", "batches must be whole numbers of at least 1, such as 1,8,64, got '-1'."),
         ("lenet5 --batches 1.5", "batches must be whole numbers of at least 1, such as 1,8,64, got '1.5'."),
-        ("lenet5 --block 4", "block must be outputs x inputs, such as 4x1, got '4'."),
+        ("lenet5 --block 4x", "block must be outputs x inputs, such as 4x1, got '4x'."),
         ("lenet5 --block 0x1", "block must be outputs x inputs, such as 4x1, got '0x1'."),
         ("lenet5 --threads 0", "threads must be in [1, 1024], got 0."),
         ("lenet5 --json no/x.json", "there is no folder no for x.json. Make it first."),

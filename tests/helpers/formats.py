@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.cli import main as cli
+from sparseflow.cli import lab
 from sparseflow.engine.files.export import load_state, save
 from sparseflow.paper import published
 from sparseflow.paper.measures import MEASURES
@@ -179,12 +179,12 @@ FORMATS = {
     "measurement": Format(_write_measurement, _MEASUREMENT.read, "measurements/*.json"),
     "signal": Format(
         lambda folder: write_with_digest(folder / "signal.csv", _table().to_csv(index=False).encode()),
-        lambda folder: cli._read_signal(folder / "signal.csv"),
+        lambda folder: lab._read_signal(folder / "signal.csv"),
         "signal.csv",
     ),
     "digest beside a file": Format(
         lambda folder: write_with_digest(folder / "signal.csv", _table().to_csv(index=False).encode()),
-        lambda folder: cli._read_signal(folder / "signal.csv"),
+        lambda folder: lab._read_signal(folder / "signal.csv"),
         "signal.csv.sha256",
     ),
     "table of the paper": Format(_write_printed, _read_printed, "printed/table9.csv"),

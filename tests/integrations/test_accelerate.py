@@ -17,6 +17,7 @@ import sparseflow as sf
 pytest.importorskip("accelerate", reason="accelerate is not installed")
 
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 import accelerate_runs as runs
 from equal import same
@@ -25,10 +26,12 @@ from pages import run_page
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """As in the processes that are killed."""
+    """As in the processes that are killed; accelerate's precision is of a process, and other tests choose another."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    AcceleratorState._reset_state(reset_partial_state=True)
     yield
+    AcceleratorState._reset_state(reset_partial_state=True)
     torch.set_num_threads(threads)
 
 

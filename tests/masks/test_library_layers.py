@@ -527,6 +527,7 @@ def test_mamba_of_transformers_keeps_its_step_sizes(transformers: Any) -> None:
     assert torch.equal(bias, before)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft reads what transformers renamed
 def test_an_adapter_of_peft(transformers: Any) -> None:
     peft = pytest.importorskip("peft")
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**TINY, **HEADS))

@@ -28,6 +28,7 @@ OTHER = {
     "sparsity": 0.5,
     "allocation": "erk",
     "mask_from": PARENT,
+    "block": "4x1",
     "seed": 1,
     "steps": 8000,
     "batch_size": 64,

@@ -12,11 +12,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from sparseflow.cli.images import train_images_command
 
 from noise_images import noise_images
 from processes import run_ranks
 from sparseflow.cli.main import main
+from sparseflow.cli.options import parsed
+from sparseflow.cli.train_images import TrainImages
 from sparseflow.engine.convert import sparse_layers
 from sparseflow.engine.files.export import load, load_state
 from sparseflow.lab.page.groups import check_comparable
@@ -292,4 +293,4 @@ def test_the_command_of_an_image_run_makes_that_run() -> None:
     for run in (RUN, RUN.with_(network="resnet50", channels_last=True, seed=3)):
         words = run.command.split()
         assert words[:3] == ["sparseflow", "train", "images"]
-        assert train_images_command(words[3:]).config == run
+        assert parsed(TrainImages, "sparseflow train images", words[3:]).config == run

@@ -11,9 +11,10 @@ from dataclasses import fields
 from typing import Annotated, Any, get_args, get_origin
 
 import pytest
-from sparseflow.cli.images import TrainImages
 
-from sparseflow.cli.main import _COMMANDS, main
+from sparseflow.cli.main import COMMANDS as ROWS
+from sparseflow.cli.main import _load, main
+from sparseflow.cli.train_images import TrainImages
 from sparseflow.ranges import Range, checked_fields, hints_of, range_of
 from sparseflow.training.config import RunConfig
 from sparseflow.training.digits import DigitRun
@@ -21,9 +22,17 @@ from sparseflow.training.images import ImageRun
 
 CONFIGS = (DigitRun, ImageRun)
 #: Words of a command -> its class.
-COMMANDS: dict[str, type] = {**_COMMANDS, "train images": TrainImages}  # type: ignore[dict-item]
+COMMANDS: dict[str, type] = {word: _load(row.place) for word, row in ROWS.items() if word != "info"}
+COMMANDS["train images"] = TrainImages
 #: What else a command needs to be one.
-NEEDED = {"report": ["runs"], "export": ["runs"], "bench": ["lenet5"], "data": ["list"]}
+NEEDED = {
+    "bench": ["lenet5"],
+    "data": ["list"],
+    "doctor": ["runs"],
+    "export": ["runs"],
+    "import": ["folder"],
+    "report": ["runs"],
+}
 
 
 def numbers(kind: type) -> Iterator[tuple[str, type, Range | None, bool]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -32,6 +35,7 @@ class Bar:
         self._name, self._loss, self._line = name, "", 0
         self._task = self.display.add_task(name, total=None, loss="")
         self._began, self._first = 0.0, 0
+        self.is_stopped = False
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Take note of what was measured at a step."""
@@ -39,7 +43,13 @@ class Bar:
             self._loss = f"loss {values['train/loss']:.4f}"
 
     def step(self, step: int, steps: int) -> None:
-        """Show that a step is done, of so many."""
+        """Show that a step is done, of so many.
+
+        Raises:
+            KeyboardInterrupt: if Ctrl-C was pressed, and what it raised was lost on its way.
+        """
+        if self.is_stopped:
+            raise KeyboardInterrupt
         if (
             not self._began or step <= self._first
         ):  # the first one, or another run: a pruning run comes before its ticket
@@ -54,7 +64,9 @@ class Bar:
 
 @contextmanager
 def shown(name: str, *, console: Console, disabled: bool = False) -> Iterator[Bar]:
-    """Show the progress of a run.
+    """Show the progress of a run, which Ctrl-C ends at its next step at the latest.
+
+    Compiled code that calls Python, as when a tensor is written to a file, may drop the exception that Ctrl-C raises.
 
     Args:
         name: Of the run, for people.
@@ -62,5 +74,17 @@ def shown(name: str, *, console: Console, disabled: bool = False) -> Iterator[Ba
         disabled: Show nothing, as on all ranks but the first.
     """
     bar = Bar(name, console, disabled=disabled)
-    with bar.display:
-        yield bar
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        bar.is_stopped = True
+        raise KeyboardInterrupt
+
+    # Python lets the main thread alone handle signals.
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, stop) if is_main else None
+    try:
+        with bar.display:
+            yield bar
+    finally:
+        if is_main:
+            signal.signal(signal.SIGINT, before)

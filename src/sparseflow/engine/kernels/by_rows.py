@@ -67,6 +67,7 @@ def sums_by_rows(
 ) -> None:  # fmt: skip
     """:func:`~sparseflow.engine.kernels.sums.weighted_sums`, all stored; ``band`` is that of ``x``."""
     channels, x_pitch, across, _, _, beside = band
+    one, no = min(rows, 1), rows < 0  # a literal would make Numba compile the kernel a second time
     for n in range(0, length, span):
         strip = min(span, length - n)
         width = min(strip + (parts - 1) * xj + beside, across - n)
@@ -81,7 +82,7 @@ def sums_by_rows(
                     _ask(y, b + yi, o, end, y_pitch, 1, 0, (parts - 1) * yj + strip)
                 weighted_sums(
                     begins, ends, columns, values, start, x, a, pitch, y, b, y_pitch, o, end,
-                    1, xi, yi, parts, xj, yj, strip, False, floor,
+                    one, xi, yi, parts, xj, yj, strip, no, floor,
                 )  # fmt: skip
 
 
@@ -93,6 +94,7 @@ def block_sums_by_rows(
 ) -> None:  # fmt: skip
     """:func:`~sparseflow.engine.kernels.blocks.block_sums`; ``band`` is that of ``x``."""
     channels, x_pitch, across, _, _, beside = band
+    one = min(rows, 1)
     for n in range(0, length, span):
         strip = min(span, length - n)
         width = min(strip + (parts - 1) * xj + beside, across - n)
@@ -106,7 +108,7 @@ def block_sums_by_rows(
                     _ask(y, b + yi, HEIGHT * o, HEIGHT * (o + 1), y_pitch, 1, 0, (parts - 1) * yj + strip)
                 block_sums(
                     begins, columns, values, start, x, a, pitch, y, b, y_pitch, o, o + 1,
-                    1, xi, yi, parts, xj, yj, strip, floor,
+                    one, xi, yi, parts, xj, yj, strip, floor,
                 )  # fmt: skip
 
 
