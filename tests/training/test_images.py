@@ -17,6 +17,7 @@ from noise_images import noise_images
 from processes import run_ranks
 from sparseflow.cli.main import main
 from sparseflow.cli.options import parsed
+from sparseflow.cli.start import complete
 from sparseflow.cli.train_images import TrainImages
 from sparseflow.engine.convert import sparse_layers
 from sparseflow.engine.files.export import load, load_state
@@ -293,4 +294,5 @@ def test_the_command_of_an_image_run_makes_that_run() -> None:
     for run in (RUN, RUN.with_(network="resnet50", channels_last=True, seed=3)):
         words = run.command.split()
         assert words[:3] == ["sparseflow", "train", "images"]
-        assert parsed(TrainImages, "sparseflow train images", words[3:]).config == run
+        typed = parsed(TrainImages, "sparseflow train images", words[3:]).config
+        assert complete(typed, ImageRun, pruned_mask=False) == run
