@@ -17,7 +17,11 @@ def run(smoke: bool) -> Iterator[Case]:
         repeats=1 if smoke else 9,
         warmup=0 if smoke else 1,
     )
-    yield Case(label="fresh processes", configuration={"names": ["RigL", "Sparsifier", "initialize_", "random_masks"]}, timings=timings)
+    yield Case(
+        label="fresh processes",
+        configuration={"names": ["RigL", "Sparsifier", "initialize_", "random_masks"]},
+        timings=timings,
+    )
 
 
 def _seconds(statement: str) -> float:
@@ -26,4 +30,6 @@ def _seconds(statement: str) -> float:
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
-BENCHMARK = Benchmark(name="import_time", what="import of a Sparsifier, RigL, masks and initialisation / import torch", reach=1.1, run=run)
+BENCHMARK = Benchmark(
+    name="import_time", what="import of a Sparsifier, RigL, masks and initialisation / import torch", reach=1.1, run=run
+)
