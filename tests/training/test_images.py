@@ -57,7 +57,7 @@ def test_every_field_is_in_the_name() -> None:
         "label_smoothing": 0.1, "drop_fraction": 0.1, "update_every": 3, "update_until": 5, "prune_begin": 2,
         "prune_end": 4, "updates": "authors", "precision": "bfloat16", "channels_last": True, "compiled": True,
         "engine": "auto", "log_every": 2, "probe_images": 7, "eval_every": 4, "checkpoint_every": 5,
-        "allocation": "uniform", "snapshots": (2,), "mask_from": pruning_parent(RUN), "rewind_step": 2,
+        "allocation": "uniform", "snapshots": (2,), "block": "4x1", "mask_from": pruning_parent(RUN), "rewind_step": 2,
     }  # fmt: skip
     assert set(other) == {field.name for field in fields(ImageRun)}
     kept = pruning_parent(RUN.with_(rewind_step=2))
