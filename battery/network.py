@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -76,6 +77,7 @@ class Training:
         mask_(dict(self.model.named_parameters()), self.hand)
         torch.manual_seed(0)
         random.seed(0)
+        np.random.seed(0)  # Kron balances its factors at random by this
         self.made = self.row.make(self.model)
         self.optimizers: list[Any] = self.made if isinstance(self.made, list) else [self.made]
         self.mode("train")
@@ -127,7 +129,7 @@ class Training:
         return {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "random": (torch.get_rng_state(), random.getstate()),
+            "random": (torch.get_rng_state(), random.getstate(), np.random.get_state()),
             "step_count": self.step_count,
         }
 
@@ -139,6 +141,7 @@ class Training:
         self.step_count = state["step_count"]
         torch.set_rng_state(state["random"][0])
         random.setstate(state["random"][1])
+        np.random.set_state(state["random"][2])
 
 
 def difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
