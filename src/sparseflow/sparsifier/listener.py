@@ -1,9 +1,12 @@
-"""What happens when an optimizer steps: gradients are masked before, weights cleared after, masks moved when due."""
+"""What happens when an optimizer steps: gradients are masked before, weights cleared after, masks moved when due.
+
+One file, though long: between two announcements of optimizers each method here reads what another one left.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +18,7 @@ from sparseflow.sparsifier.describe import describe
 from sparseflow.sparsifier.guard import Guard, check_agreement, stop_copies
 from sparseflow.sparsifier.kinds import keeps_zeros
 from sparseflow.sparsifier.last_update import Before, before_update
+from sparseflow.sparsifier.observer import Observer
 from sparseflow.sparsifier.optimizers import PeakRates, is_scheduled, leaves_gradients, weight_states
 from sparseflow.sparsifier.part import Part
 from sparseflow.sparsifier.roots import QuickRoots
@@ -23,22 +27,6 @@ from sparseflow.sparsifier.update import new_masks, warn_open_end
 from sparseflow.sparsifier.weights import MaskedWeights
 from sparseflow.sparsifier.wrappers import listen
 from sparseflow.types import MaskUpdate
-
-
-class Observer(Protocol):
-    """One that looks on, such as :class:`sparseflow.record.Record`; it writes to nothing."""
-
-    def part_stepped(self, part: Part) -> None:
-        """An optimizer has stepped; its gradients are still there, dense if ``part.ran_dense``, else masked."""
-        ...
-
-    def masks_changed(self, changes: Mapping[str, MaskUpdate]) -> None:
-        """Masks have changed."""
-        ...
-
-    def step_done(self, step: int) -> None:
-        """All optimizers have stepped, ``step`` times by now, and masks have changed if it was time."""
-        ...
 
 
 class Listener:
