@@ -16,6 +16,7 @@ from synthetic_tables import Rows, spectrum_rows
 RIGL, SET = "lenet5/rigl/sparse/f100", "lenet5/set/sparse/f100"
 SCRATCH, SMALL = "lenet5/scratch/sparse", "lenet5/small_dense"
 CHECKPOINTS = [100 * k for k in PAPER.checkpoints]
+ALL = 60_000
 
 
 def c25(*, rigl: float = 3.0, moved: float = 1.1, seeds: int = 5, noise: float = 0.05) -> Rows:
@@ -41,7 +42,7 @@ def c27(*, small: float = 2.0, rigl: float = 0.8, scratch: float = 0.4, seeds: i
     return [
         row
         for group, mean in ((SMALL, small), (RIGL, rigl), (SCRATCH, scratch))
-        for row in spectrum_rows(group, "at", CHECKPOINTS, smallest=mean, seeds=seeds, spread=spread)
+        for row in spectrum_rows(group, "at", CHECKPOINTS, smallest=mean, seeds=seeds, spread=spread, examples=ALL)
     ]
 
 
@@ -49,8 +50,9 @@ def c28(*ratios: float, seeds: int = 3, spread: float = 0.05) -> Rows:
     """The largest eigenvalue of Small Dense relative to RigL+ at the four steps."""
     rows = []
     for step, ratio in zip((200, 500, 2000, 10000), ratios, strict=True):
-        rows += spectrum_rows(RIGL, "at", [step], largest=20.0, seeds=seeds, spread=spread)
-        rows += spectrum_rows(SMALL, "at", [step], largest=20.0 * ratio, seeds=seeds, spread=spread)
+        rows += spectrum_rows(RIGL, "at", [step], largest=20.0, seeds=seeds, spread=spread, examples=ALL)
+        values = {"largest": 20.0 * ratio, "seeds": seeds, "spread": spread}
+        rows += spectrum_rows(SMALL, "at", [step], **values, examples=ALL)
     return rows
 
 
@@ -128,8 +130,8 @@ def test_a_run_that_was_not_followed_to_the_end_does_not_count() -> None:
 
 def test_rigl_between_updates_is_reported() -> None:
     """Right before updates RigL is at 0.4 as Scratch is: all of the difference is made by updates."""
-    before = spectrum_rows(RIGL, "before", [200, 500, 1000], smallest=0.4, seeds=3)
-    assert verdict("C27", [*c27(), *before]).ours.endswith(", RigL+ / Scratch+ right before updates 1")
+    before = spectrum_rows(RIGL, "before", CHECKPOINTS, smallest=0.4, seeds=3, spread=0.0, examples=ALL)
+    assert verdict("C27", [*c27(), *before]).ours.endswith(", RigL+ right before updates 0.4")
 
 
 def test_p_value_of_three_of_four_is_the_third_smallest() -> None:
@@ -143,9 +145,9 @@ def test_distance_of_positive_bulks_by_hand() -> None:
 
     def rows(group: str, bulk: tuple[float, float]) -> Rows:
         values = [-5.0, 0.0, 0.001, *bulk, *range(91, 101)]
-        labels = {"group": group, "seed": 0, "step": 200, "moment": "at", "examples": 10}
+        labels = {"group": group, "seed": 0, "step": 200, "moment": "at", "examples": ALL}
         return [{**labels, "eigenvalue": float(value)} for value in values]
 
     table = pd.DataFrame(rows(SMALL, (1.0, 2.0)) + rows(RIGL, (2.0, 3.0)))
-    assert bulk_distances(Evidence({}, {"eigenvalues": table}), (SMALL, RIGL), [200, 500]) == [0.5]
+    assert bulk_distances(Evidence({}, {"eigenvalues": table}), (SMALL, RIGL), [200, 500], examples=ALL) == [0.5]
     assert verdict("C28", c28(0.5, 0.5, 0.5, 0.5), eigenvalues=table).ours.endswith("positive bulks 0.50")

@@ -3,8 +3,8 @@
 Spectra are exact, over active weights and biases. Steps are those of the paper's figures: 200 is the second mask
 update at a period of 100.
 
-Differs: from a fixed part of the training images where the paper takes all, since a spectrum costs two thousand
-gradients; the report says how many. All spectra of a comparison are from the same images.
+Over training they are from all training images. Around a mask update, of ten seeds, they are from a fixed part of them.
+All spectra of a comparison are from the same images.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ def c25(evidence: Evidence) -> Verdict:
     Criterion, at step 200, over 5 seeds: the log of |smallest after| / |smallest before| is higher for RigL than for
     SET, paired t test p < 0.05, and above 0, t test p < 0.05. Steps 500 and 1000 are reported.
     """
-    often = SCALES[evidence.scale].often
-    rigl, moved = (log_change(evidence, group, "smallest", 2 * often) for group in (RIGL, SET))
+    scale = SCALES[evidence.scale]
+    often, examples = scale.often, scale.spectrum_examples
+    rigl, moved = (log_change(evidence, group, "smallest", 2 * often, examples=examples) for group in (RIGL, SET))
     both = need(rigl.index.intersection(moved.index), FEWEST_RANKED, of="seeds with spectra of both", make="spectra")
     rigl, moved = rigl[both], moved[both]
     parts = {
@@ -54,7 +55,7 @@ def c25(evidence: Evidence) -> Verdict:
     ratios = {f"{name}, step {2 * often}": math.exp(x.mean()) for name, x in (("RigL", rigl), ("SET", moved))}
     for hundreds in (5, 10):
         for name, group in (("RigL", RIGL), ("SET", SET)):
-            later = log_change(evidence, group, "smallest", hundreds * often)
+            later = log_change(evidence, group, "smallest", hundreds * often, examples=examples)
             if len(later):
                 ratios[f"{name}, step {hundreds * often}"] = math.exp(later.mean())
     return conclude(
@@ -72,10 +73,12 @@ def c26(evidence: Evidence) -> Verdict:
     Criterion, over 5 seeds: the largest is larger after the update at step 200 than before, paired t test on logs p <
     0.05; at step 220 it is within 10 % of before (the mean of logs, a bound without a test).
     """
-    moment = 2 * SCALES[evidence.scale].often
-    before = largest(evidence, RIGL, "before", moment)
-    after = largest(evidence, RIGL, "after", moment)
-    later = largest(evidence, RIGL, "at", moment + 20)
+    scale = SCALES[evidence.scale]
+    moment, examples = 2 * scale.often, scale.spectrum_examples
+    before, after, later = (
+        largest(evidence, RIGL, when, step, examples=examples)
+        for when, step in (("before", moment), ("after", moment), ("at", moment + 20))
+    )
     seeds = before.index.intersection(after.index).intersection(later.index)
     seeds = need(seeds, FEWEST_RANKED, of=f"seeds with spectra around step {moment}", make="spectra")
     back = math.exp((later[seeds] - before[seeds]).mean())
@@ -86,8 +89,8 @@ def c26(evidence: Evidence) -> Verdict:
         ),
     }
     ratios = {"after": math.exp((after[seeds] - before[seeds]).mean()), f"step {moment + 20}": back}
-    ratios |= _later(evidence, "RigL", RIGL, moment, after=(1, 5, 10))
-    ratios |= _later(evidence, "SET", SET, moment, after=(20,))
+    ratios |= _later(evidence, "RigL", RIGL, moment, after=(1, 5, 10), examples=examples)
+    ratios |= _later(evidence, "SET", SET, moment, after=(20,), examples=examples)
     return conclude(
         "C26",
         all_of(parts),
@@ -107,7 +110,12 @@ def c27(evidence: Evidence) -> Verdict:
     scale = SCALES[evidence.scale]
     steps = [scale.often * hundreds for hundreds in scale.checkpoints]
     small, rigl, scratch = (
-        need(mean_log_smallest(evidence, group, "at", steps), FEWEST, of=f"followed runs of {group}", make="spectra")
+        need(
+            mean_log_smallest(evidence, group, "at", steps, examples=scale.all_examples),
+            FEWEST,
+            of=f"followed runs of {group}",
+            make="spectra",
+        )
         for group in (SMALL_DENSE, RIGL, SCRATCH)
     )
     parts = {
@@ -118,12 +126,9 @@ def c27(evidence: Evidence) -> Verdict:
         name: math.exp(values.mean())
         for name, values in (("Small Dense", small), ("RigL+", rigl), ("Scratch+", scratch))
     }
-    updates = [scale.often * hundreds for hundreds in (2, 5, 10)]
-    calm = [
-        mean_log_smallest(evidence, group, moment, updates) for group, moment in ((RIGL, "before"), (SCRATCH, "at"))
-    ]
-    if all(len(values) for values in calm):
-        means["RigL+ / Scratch+ right before updates"] = math.exp(calm[0].mean() - calm[1].mean())
+    calm = mean_log_smallest(evidence, RIGL, "before", steps, examples=scale.all_examples)
+    if len(calm):
+        means["RigL+ right before updates"] = math.exp(calm.mean())
     return conclude(
         "C27",
         all_of(parts),
@@ -141,12 +146,13 @@ def c28(evidence: Evidence) -> Verdict:
     and 10000, one-sided Welch p < 0.05 on logs. The p-value is the third smallest. The distance of the positive bulks
     (Kolmogorov-Smirnov, over pooled seeds, without the ten largest eigenvalues of each) is reported.
     """
-    often = SCALES[evidence.scale].often
+    scale = SCALES[evidence.scale]
+    often, examples = scale.often, scale.all_examples
     parts, ratios = {}, {}
     for hundreds in SHOWN:
         small, rigl = (
             need(
-                largest(evidence, group, "at", hundreds * often),
+                largest(evidence, group, "at", hundreds * often, examples=examples),
                 FEWEST,
                 of=f"spectra of {group} at step {hundreds * often}",
                 make="spectra",
@@ -155,7 +161,8 @@ def c28(evidence: Evidence) -> Verdict:
         )
         parts[f"step {hundreds * often}"] = greater(rigl, small, alpha=0.05)
         ratios[f"step {hundreds * often}"] = math.exp(small.mean() - rigl.mean())
-    distances = bulk_distances(evidence, (SMALL_DENSE, RIGL), [hundreds * often for hundreds in SHOWN])
+    steps = [hundreds * often for hundreds in SHOWN]
+    distances = bulk_distances(evidence, (SMALL_DENSE, RIGL), steps, examples=examples)
     bulks = f"; distance of positive bulks {np.mean(distances):.2f}" if distances else ""
     return conclude(
         "C28",
@@ -182,10 +189,14 @@ def _ratios_text(ratios: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
 
 
-def _later(evidence: Evidence, name: str, group: str, moment: int, *, after: Iterable[int]) -> dict[str, float]:
+def _later(
+    evidence: Evidence, name: str, group: str, moment: int, *, after: Iterable[int], examples: int
+) -> dict[str, float]:
     """The largest eigenvalue at some steps after an update, relative to right before it, where it was measured."""
-    before = largest(evidence, group, "before", moment)
-    found = {steps: (largest(evidence, group, "at", moment + steps) - before).dropna() for steps in after}
+    before = largest(evidence, group, "before", moment, examples=examples)
+    found = {
+        steps: (largest(evidence, group, "at", moment + steps, examples=examples) - before).dropna() for steps in after
+    }
     return {f"{name}, step {moment + steps}": math.exp(logs.mean()) for steps, logs in found.items() if len(logs)}
 
 

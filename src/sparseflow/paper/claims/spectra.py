@@ -17,16 +17,18 @@ from sparseflow.paper.claims.tables import rows
 OUTLIERS, ZERO = 10, 1e-3
 
 
-def _comparable(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the most common number of images: spectra from fewer images have larger extremes."""
-    found: pd.DataFrame = table[table["examples"] == table["examples"].mode().max()]
-    return found
+def log_spectra(evidence: Evidence, group: str, moment: str, name: str, *, examples: int) -> pd.DataFrame:
+    """Log magnitude of the ``largest`` or ``smallest`` (most negative) eigenvalue: seeds in rows, steps in columns.
 
-
-def log_spectra(evidence: Evidence, group: str, moment: str, name: str) -> pd.DataFrame:
-    """Log magnitude of the ``largest`` or ``smallest`` (most negative) eigenvalue: seeds in rows, steps in columns."""
-    table = _comparable(rows(evidence, "spectra"))
-    table = table[(table["group"] == group) & (table["moment"] == moment)]
+    Args:
+        evidence: What was measured.
+        group: Of the networks.
+        moment: ``before``, ``after`` or ``at``.
+        name: Of the eigenvalue.
+        examples: Training images behind the spectra: from fewer images the extremes are larger.
+    """
+    table = rows(evidence, "spectra")
+    table = table[(table["group"] == group) & (table["moment"] == moment) & (table["examples"] == examples)]
     logs = table.assign(value=log_of(table[name] if name == "largest" else -table[name]))
     return logs.pivot_table(index="seed", columns="step", values="value")
 
@@ -36,29 +38,31 @@ def at_step(spectra: pd.DataFrame, step: int) -> pd.Series[float]:
     return spectra[step].dropna() if step in spectra else pd.Series(dtype=np.float64)
 
 
-def largest(evidence: Evidence, group: str, moment: str, step: int) -> pd.Series[float]:
+def largest(evidence: Evidence, group: str, moment: str, step: int, *, examples: int) -> pd.Series[float]:
     """Log of the largest eigenvalue by seed."""
-    return at_step(log_spectra(evidence, group, moment, "largest"), step)
+    return at_step(log_spectra(evidence, group, moment, "largest", examples=examples), step)
 
 
-def log_change(evidence: Evidence, group: str, name: str, step: int) -> pd.Series[float]:
+def log_change(evidence: Evidence, group: str, name: str, step: int, *, examples: int) -> pd.Series[float]:
     """Log of the factor of an update on an eigenvalue, by seed."""
-    after, before = (at_step(log_spectra(evidence, group, moment, name), step) for moment in ("after", "before"))
+    after, before = (
+        at_step(log_spectra(evidence, group, moment, name, examples=examples), step) for moment in ("after", "before")
+    )
     return (after - before).dropna()
 
 
-def mean_log_smallest(evidence: Evidence, group: str, moment: str, steps: Sequence[int]) -> Values:
+def mean_log_smallest(evidence: Evidence, group: str, moment: str, steps: Sequence[int], *, examples: int) -> Values:
     """Mean over steps of the log magnitude of the most negative eigenvalue, of each run measured at all of them."""
-    found = log_spectra(evidence, group, moment, "smallest").reindex(columns=list(steps)).dropna()
+    found = log_spectra(evidence, group, moment, "smallest", examples=examples).reindex(columns=list(steps)).dropna()
     return found.mean(axis=1).to_numpy(dtype=np.float64)
 
 
-def bulk_distances(evidence: Evidence, groups: tuple[str, str], steps: Sequence[int]) -> list[float]:
+def bulk_distances(evidence: Evidence, groups: tuple[str, str], steps: Sequence[int], *, examples: int) -> list[float]:
     """Kolmogorov-Smirnov distance of the positive bulks of two groups, at the steps that have eigenvalues of both."""
     if evidence.tables.get("eigenvalues") is None:
         return []
-    table = _comparable(evidence.tables["eigenvalues"])
-    table = table[table["moment"] == "at"]
+    table = evidence.tables["eigenvalues"]
+    table = table[(table["moment"] == "at") & (table["examples"] == examples)]
     found = []
     for step in steps:
         first, second = (_bulk(table[(table["step"] == step) & (table["group"] == group)]) for group in groups)

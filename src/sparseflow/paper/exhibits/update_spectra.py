@@ -20,7 +20,7 @@ from sparseflow.lab.page.words import number
 from sparseflow.paper.exhibits import densities
 from sparseflow.paper.exhibits.curves import curve_of
 from sparseflow.paper.exhibits.densities import Moment, Spectra
-from sparseflow.paper.matrix.mnist import after_update
+from sparseflow.paper.matrix.mnist import MOVES, after_update, settling
 from sparseflow.paper.matrix.scale import Scale
 from sparseflow.types import Look
 
@@ -31,7 +31,9 @@ MOMENTS = {"before": Look("ink", ":", ""), "after": Look("vermillion", "-", "")}
 
 def shows(row: Row, scale: Scale) -> bool:
     """Whether a spectrum is from around a mask update."""
-    return row["group"] in MOVING and (row["moment"] in MOMENTS or row["step"] in after_update(scale))
+    later = (*after_update(scale), *settling(scale))
+    moments = row["moment"] in MOMENTS and row["step"] in [scale.often * hundreds for hundreds in MOVES]
+    return row["group"] in MOVING and (moments or row["step"] in later)
 
 
 def fig10(evidence: Evidence, scale: Scale) -> Content:
@@ -56,7 +58,7 @@ def fig10(evidence: Evidence, scale: Scale) -> Content:
         )
     ]
     try:
-        drawings.append(_aftermath(evidence, step, last=max(after_update(scale))))
+        drawings.append(_aftermath(evidence, step, last=max(settling(scale), default=max(after_update(scale)))))
     except NotEnoughRunsError as error:
         missing.append(str(error))
     return Content(shows=sentences, drawings=drawings, missing=missing)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sparseflow.lab.demo.signal import SPARSITIES
 from sparseflow.lab.page.evidence import Option
-from sparseflow.paper.matrix.mnist import NOISES, after_update
+from sparseflow.paper.matrix.mnist import MOVES, NOISES, TICKETS, after_update, settling
 from sparseflow.paper.matrix.scale import Scale
 from sparseflow.paper.measures.measurement import Measurement
 from sparseflow.training.digits import DigitRun
@@ -55,10 +55,12 @@ def digit_measurements(scale: Scale, *, data_root: Path | None = None) -> Iterat
         return Measurement(kind, tuple(runs), tuple(options.items()), tuple(labels.items()), size, data_root)
 
     def functions() -> Iterator[Measurement]:
-        prunes = groups["tickets/prune"]
-        # Each ticket against the solution that its masks come from.
-        others = {f"tickets/lottery/mask{number}": prunes[number] for number in range(1, len(prunes))}
-        for group, pruned in {**dict.fromkeys(COMPARED, prunes[0]), **others}.items():
+        first, *others = groups["tickets/prune"]
+        # Each run against the solution that its masks come from.
+        compared = dict.fromkeys(COMPARED, first)
+        for number, pruned in enumerate(others, start=1):
+            compared |= {f"{group}/mask{number}": pruned for group in COMPARED if group != "tickets/prune"}
+        for group, pruned in compared.items():
             runs = groups[group]
             size = 500 * len(runs) + 20 * len(runs) ** 2
             options = {"reference": int(group == "tickets/prune"), "draws": 200 if len(runs) > 5 else 0}
@@ -78,40 +80,56 @@ def digit_measurements(scale: Scale, *, data_root: Path | None = None) -> Iterat
 
     def paths() -> Iterator[Measurement]:
         size = 8000 if scale.name == "paper" else 500
+
+        def of(config: DigitRun, setting: str, group: str, start: str) -> Measurement:
+            return make("path", (config,), size, {"setting": setting, "group": group}, start=start)
+
         for setting in ("tickets", "mlp-tickets"):
             for method in ("lottery", "scratch"):
-                group = f"{setting}/{method}"
-                for config in groups[group][: scale.some]:
+                for config in groups[f"{setting}/{method}"][: scale.some]:
                     for start in ("solution", "init"):
-                        yield make("path", (config,), size, {"setting": setting, "group": group}, start=start)
+                        yield of(config, setting, f"{setting}/{method}", start)
+            for number in range(1, len(groups[f"{setting}/prune"])):
+                for method in ("lottery", "scratch"):
+                    group = f"{setting}/{method}/mask{number}"
+                    for config in groups[group][:TICKETS]:
+                        yield of(config, setting, group, "solution")
+                    # Tickets of one pruning run have one start.
+                    for config in groups[group][: 1 if method == "lottery" else TICKETS]:
+                        yield of(config, setting, group, "init")
         for group in CONTROLS:
             for config in groups[group]:
-                yield make("path", (config,), size, {"setting": "tickets", "group": group}, start="solution")
+                yield of(config, "tickets", group, "solution")
 
     def spectra() -> Iterator[Measurement]:
-        moments = (2 * scale.often, 5 * scale.often, 10 * scale.often)
+        moments = [scale.often * hundreds for hundreds in MOVES]
         wanted: dict[tuple[str, int, str, int, int], DigitRun] = {}
 
-        def want(group: str, seeds: int, steps: Sequence[int], moment: str, examples: int) -> None:
-            for config in groups[group][:seeds]:
+        def want(group: str, seeds: Sequence[int], steps: Sequence[int], moment: str, examples: int) -> None:
+            for config in (groups[group][seed] for seed in seeds):
                 for step in steps:
                     wanted[group, config.seed, moment, step, examples] = config
 
+        some = range(scale.some)
         for moment in ("before", "after"):
             for group in UPDATED:
-                want(group, 1, moments[:1], moment, scale.before_after_examples)
-        for moment in ("before", "after"):
-            for group in UPDATED:
-                want(group, scale.some, moments, moment, scale.spectrum_examples)
+                want(group, some, moments, moment, scale.spectrum_examples)
         for group in UPDATED:
-            want(group, scale.some, after_update(scale), "at", scale.spectrum_examples)
+            want(group, some, (*after_update(scale), *settling(scale)), "at", scale.spectrum_examples)
+        for moment in ("before", "after"):
+            for group in UPDATED:
+                want(group, [0], moments[:1], moment, scale.all_examples)
         steps = [scale.often * k for k in scale.checkpoints]
         for seed in range(scale.spectrum_seeds):
             for group in FOLLOWED:
-                want(group, seed + 1, steps, "at", scale.spectrum_examples)
+                want(group, [seed], steps, "at", scale.all_examples)
+            # Right before an update: what the network is like that RigL's moves have made, without the move itself.
+            want(FOLLOWED[0], [seed], steps, "before", scale.all_examples)
         for (group, seed, moment, step, examples), config in wanted.items():
             labels: dict[str, Option] = {"group": group, "seed": seed}
-            yield make("spectrum", (config,), 2 * examples, labels, step=step, moment=moment, examples=examples)
+            # Half a second for a thousand images, one for the eigenvalues.
+            options: dict[str, Option] = {"step": step, "moment": moment, "examples": examples}
+            yield make("spectrum", (config,), 1000 + examples // 2, labels, **options)
 
     for sparsity in SPARSITIES:
         yield make("signal", (), 30 * 500 * scale.networks // 20, {}, sparsity=sparsity, networks=scale.networks)

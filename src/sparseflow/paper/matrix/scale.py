@@ -48,6 +48,8 @@ class Scale:
     """Repetitions where a test of equivalence or of order needs more."""
     many: int
     """Repetitions where collapse rates are compared; on ImageNet, of what section 4.3 is about."""
+    more: int = 0
+    """Repetitions beyond those, with masks of their own, where failures are too rare for them."""
     networks: int = 0
     """Untrained networks for a point of Figure 1c."""
 
@@ -58,9 +60,9 @@ class Scale:
     spectrum_seeds: int = 0
     """Repetitions of a Hessian spectrum over training."""
     spectrum_examples: int = 0
-    """Training images behind a spectrum."""
-    before_after_examples: int = 0
-    """Training images behind the spectra right before and right after a mask update."""
+    """Training images behind a spectrum around a mask update, of every seed."""
+    all_examples: int = 0
+    """Training images behind a spectrum over training, and behind those around an update of the first seed."""
     holdout: int = 0
     """Training images that the grid search selects by."""
 
@@ -86,6 +88,7 @@ class Scale:
             seeds=seeds,
             some=seeds,
             many=seeds,
+            more=seeds if self.more else 0,
             networks=seeds if self.networks else 0,
             spectrum_seeds=min(seeds, self.spectrum_seeds),
         )

@@ -22,12 +22,13 @@ PAPER = Scale(
     seeds=5,
     some=10,
     many=20,
+    more=20,
     networks=20,
     often=100,
     checkpoints=(*range(1, 21), *range(25, 116, 5)),
     spectrum_seeds=5,
     spectrum_examples=10_000,
-    before_after_examples=60_000,
+    all_examples=60_000,
     holdout=10_000,
 )
 #: 4000 digits that a dependency ships, 1000 steps. Claims that need many seeds stay without a verdict.
@@ -49,12 +50,13 @@ DEMO = replace(
     seeds=2,
     some=2,
     many=3,
+    more=1,
     networks=3,
     often=25,
     checkpoints=(2, 4, 8, 20, 38),
     spectrum_seeds=1,
     spectrum_examples=400,
-    before_after_examples=400,
+    all_examples=400,
     holdout=500,
 )
 #: The paper's ImageNet half on narrow networks.
