@@ -41,6 +41,8 @@ def run_steps(
     (of fixed training images that are not augmented, in plain cross-entropy, active weights only), which is also logged
     right before and right after every mask update; of images ``gradient/training`` too (of the training batch with L2,
     the authors' way on ImageNet). Every ``config.eval_every`` steps and at the end: ``test/accuracy``, ``test/loss``.
+    At the start and at the end: how many units of each layer are alive, and why others are not, see
+    :func:`.unit_counts`.
 
     Args:
         config: The run.
@@ -82,6 +84,7 @@ def run_steps(
     stepper.reload()
     if first == 0:
         snapshot(0)
+        probes.begin()
     used, batches = first, data.training(first)
     while (step := sparsifier.step_count) < config.steps:
         batch = next(batches)

@@ -1,4 +1,4 @@
-"""The measurements of a run while it trains: gradient norms and test accuracy; nothing here changes the run."""
+"""The measurements of a run: gradient norms, test accuracy, units that are alive; nothing here changes the run."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sparseflow.training.config import RunConfig
 from sparseflow.training.ranks import Ranks
 from sparseflow.training.step import Trainer
 from sparseflow.training.streams import Batch, RunData
+from sparseflow.training.units import unit_counts
 from sparseflow.types import MaskUpdate
 
 #: Called with the steps taken and what was measured then.
@@ -26,7 +27,8 @@ class Probes:
     """Gradient norms of fixed images in plain cross-entropy over active weights, and accuracy on test images.
 
     Logged as ``flow/norm`` and ``flow/loss``; around a mask update as ``update/before``, ``update/after`` and
-    ``update/moved``, the number of weights that changed places; and as ``test/accuracy`` and ``test/loss``.
+    ``update/moved``, the number of weights that changed places; and as ``test/accuracy`` and ``test/loss``. At the
+    start and at the end the units of each layer are counted, see :func:`.unit_counts`.
 
     Args:
         config: Says at which steps, and whether norms are logged by parameter too.
@@ -45,6 +47,10 @@ class Probes:
         self._records: list[tuple[int, dict[str, float]]] = []
         trainer.sparsifier.before_update.append(self._before_update)
         trainer.sparsifier.after_update.append(self._after_update)
+
+    def begin(self) -> None:
+        """Log what is due before a run that is not continued."""
+        self._log_units(0)
 
     def before_step(self, step: int) -> None:
         """Log what is due before the step that follows ``step`` others."""
@@ -66,6 +72,7 @@ class Probes:
 
     def end(self, step: int) -> dict[str, float]:
         """Log what is due at the end, and return the results of the run, those on held-out images among them."""
+        self._log_units(step)
         if self._config.measures_ends:
             self._log_flow(step)
         found = self._test(step)
@@ -91,6 +98,10 @@ class Probes:
         by_name = {f"flow/norm/{name}": norm for name, norm in found.per_layer.items()}
         values = {"flow/norm": found.norm, "flow/loss": found.loss}
         self._log(step, values | (by_name if self._config.measures_ends else {}))
+
+    def _log_units(self, step: int) -> None:
+        self._stepper.settle()
+        self._log(step, unit_counts(self._config, self._trainer, self._images))
 
     def _measure(self) -> GradientFlow:
         if self._stepper.is_sparse:

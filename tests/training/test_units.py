@@ -1,0 +1,149 @@
+"""The units that a run counts: by hand at its start, from its own weights at its end, and without a trace."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from noise_images import noise_images
+from sparseflow.analysis import dead_units
+from sparseflow.data.digits import Dataset, load_dataset
+from sparseflow.training import probes
+from sparseflow.training.digits import DigitRun
+from sparseflow.training.images import ImageRun
+from sparseflow.training.run import train
+from sparseflow.training.runs import METRICS, Run, final_state, load_runs
+from sparseflow.training.setup import dense_network
+from sparseflow.training.units import unit_count, unit_counts
+from starts import at_start
+
+RUN = DigitRun(
+    dataset="mnist-5k", method="set", batch_size=16, steps=10, update_every=5, log_every=5, eval_every=10,
+    checkpoint_every=5,
+)  # fmt: skip
+KINDS = ("all", "live", "never_fire", "no_gradient", "no_path_in", "no_path_out")
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return load_dataset("mnist-5k")
+
+
+def counted(run: Run, layer: str, *, at_end: bool = False) -> dict[str, float]:
+    return {which: unit_count(run, which, layer, at_end=at_end) for which in KINDS}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_first_filters_at_the_start(seed: int, data: Dataset, tmp_path: Path) -> None:
+    """Oracle: a convolution in float64.
+
+    Pixels are not negative and biases zero, so a filter without a positive weight never fires, and one with a positive
+    weight fires at the border of a digit.
+    """
+    run = train(RUN.with_(seed=seed, steps=1), root=tmp_path)
+    model = at_start(run.config, data, root=tmp_path).model
+    filters = model.conv1.weight.detach().double()
+    fires = (F.conv2d(data.validation(1)[0][:256].double(), filters, padding=2) > 0).any(0).flatten(1).any(1)
+    assert fires.tolist() == (filters.flatten(1) > 0).any(1).tolist()
+    found = counted(run, "conv1")
+    assert found["all"] == 6
+    assert found["never_fire"] == 6 - int(fires.sum())
+    assert found["no_path_in"] == int((filters == 0).flatten(1).all(1).sum())
+    assert found["no_gradient"] >= found["never_fire"]
+    assert found["live"] <= int(fires.sum())
+
+
+def test_the_end_is_that_of_the_final_weights(data: Dataset, tmp_path: Path) -> None:
+    run = train(RUN, root=tmp_path)
+    state = final_state(run.config, root=tmp_path)
+    model = dense_network(run.config)
+    model.load_state_dict(state["model"])
+    images, labels = data.validation(1)
+    for layer, units in dead_units(model, [(images[:256], labels[:256])], state["masks"]).items():
+        lists = (units.never_fire, units.no_gradient, units.no_path_in, units.no_path_out)
+        expected = [units.units, units.units - len(set().union(*lists)), *map(len, lists)]
+        assert list(counted(run, layer, at_end=True).values()) == expected
+    assert {
+        step for step, name in zip(run.metrics.step, run.metrics.name, strict=True) if name.startswith("units/")
+    } == {0, 10}
+
+
+@pytest.mark.parametrize("engine", ["sparse", "masked"])
+def test_counting_changes_no_bit(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the same run without it."""
+    run = RUN.with_(engine=engine)
+    seen = train(run, root=tmp_path / "seen")
+    monkeypatch.setattr(probes, "unit_counts", lambda *arguments: {})
+    blind = train(run, root=tmp_path / "blind")
+    rows = [row for row in (seen.folder / METRICS).read_text().splitlines() if "units/" not in json.loads(row)["name"]]
+    assert rows == (blind.folder / METRICS).read_text().splitlines()
+    one, two = (final_state(run, root=tmp_path / name) for name in ("seen", "blind"))
+    for part in ("model", "masks"):
+        assert all(torch.equal(tensor, two[part][name]) for name, tensor in one[part].items())
+
+
+def test_a_run_that_goes_on_counts_once(tmp_path: Path) -> None:
+    def stop(step: int, steps: int) -> None:
+        if step == 7:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(RUN, root=tmp_path, progress=stop)
+    rows = train(RUN, root=tmp_path).metrics
+    assert rows[rows["name"] == "units/all/conv1"].step.tolist() == [0, 10]
+
+
+@pytest.mark.parametrize("version", sorted(path.name for path in GOLDEN.iterdir()))
+def test_older_runs_have_no_counts(version: str) -> None:
+    for run in load_runs(GOLDEN / version / "runs"):
+        assert math.isnan(unit_count(run, "live", "conv1"))
+        assert math.isnan(unit_count(run, "live", "conv1", at_end=True))
+
+
+@pytest.mark.parametrize("network", ["vgg16", "resnet14"])
+def test_images(network: str, tmp_path: Path) -> None:
+    """Every layer at both ends. The last gamma of a residual block starts at zero, which silences the block."""
+    run = ImageRun(
+        dataset="cifar10", network=network, width=1 / 8, stem="cifar", num_classes=10, image_size=32, sparsity=0.5,
+        method="scratch", steps=2, batch_size=8, micro_batch=8, learning_rate=0.01, probe_images=6,
+    )  # fmt: skip
+    found = train(run, root=tmp_path, data_root=noise_images(tmp_path / "images"))
+    masks = final_state(run, root=tmp_path)["masks"]
+    weights = {name: weight for name, weight in dense_network(run).state_dict().items() if weight.dim() > 1}
+    for name, weight in weights.items():
+        number = len(weight)
+        for at_end in (False, True):
+            counts = counted(found, name.removesuffix(".weight"), at_end=at_end)
+            assert counts["all"] == number
+            if name in masks:
+                assert counts["no_path_in"] >= int((~masks[name].flatten(1).any(1)).sum())
+            assert counts["live"] <= number
+            silent = network == "resnet14" and ".residual." in name and not at_end
+            assert (counts["live"] == 0) == silent
+
+
+def test_few_large_images_are_looked_at(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most 256 images and 2**22 numbers, 2**20 at once: 27 images of 3x224x224, six at a time."""
+    looked: list[int] = []
+    monkeypatch.setattr(
+        "sparseflow.training.units.dead_units",
+        lambda model, batches, masks: looked.extend(len(labels) for _, labels in batches) or {},
+    )
+    trainer = at_start(RUN, data, root=Path())
+    unit_counts(RUN, trainer, [(torch.zeros(64, 3, 224, 224), torch.zeros(64))])
+    assert looked == [6, 6, 6, 6, 3]
+    looked.clear()
+    unit_counts(RUN, trainer, [data.validation(1)])
+    assert looked == [256]
+
+
+def test_a_run_that_blew_up_ends(tmp_path: Path) -> None:
+    run = train(RUN.with_(method="scratch", learning_rate=1e30, engine="masked"), root=tmp_path)
+    assert math.isnan(run.final["test/loss"])
+    assert unit_count(run, "all", "conv1", at_end=True) == 6
