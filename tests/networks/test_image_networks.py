@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -15,12 +16,13 @@ from sparseflow.analysis.closed_form.chain import closed_form_refusal
 from sparseflow.masks.allocation import ALLOCATIONS, erk
 from sparseflow.networks import (
     NETWORKS,
-    Bottleneck,
+    ResidualBlock,
     build_network,
     channels,
     draw_sparse_,
     network_masks,
     networks_for,
+    resnet20,
     resnet50,
     vgg16,
 )
@@ -116,6 +118,46 @@ def test_resnet50_has_the_counts_of_the_protocol() -> None:
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-5, 0.1)}
 
 
+def test_resnet20_has_the_counts_of_a_table_by_hand() -> None:
+    """Group -> filters; two kernels of 3x3 a block, and a 1x1 projection where the filters double."""
+    model = on_meta("resnet20")
+    expected, inputs = {"conv1.weight": 3 * 3 * 3 * 16, "fc.weight": 640}, 16
+    for group, filters in enumerate((16, 32, 64), start=1):
+        for place in (1, 2, 3):
+            block = f"group{group}.block{place}"
+            expected[f"{block}.residual.conv1.weight"] = 9 * inputs * filters
+            expected[f"{block}.residual.conv2.weight"] = 9 * filters * filters
+            if inputs != filters:
+                expected[f"{block}.shortcut.conv.weight"] = inputs * filters
+            inputs = filters
+    weights = {name: weight.numel() for name, weight in kernels(model).items()}
+    assert weights == expected
+    assert (len(weights), sum(weights.values())) == (22, 270_896)
+    # He et al. (2016), Table 6: 0.27 M. Scale and shift of 7, 6 and 6 norms, one more in the groups that project.
+    norms = 2 * (7 * 16 + 7 * 32 + 7 * 64)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 270_896 + norms + 10 == 272_474
+    strides = {name: layer.stride for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)}
+    halving = [f"group{group}.block1.{branch}" for group in (2, 3) for branch in ("residual.conv1", "shortcut.conv")]
+    assert sorted(name for name, stride in strides.items() if stride == (2, 2)) == sorted(halving)
+
+
+def test_resnet20_masks_leave_what_has_few_inputs_dense() -> None:
+    model = on_meta("resnet20").to_empty(device="cpu")
+    masks = network_masks("resnet20", model, 0.9, seed=0)
+    projections = {f"group{group}.block1.shortcut.conv.weight" for group in (2, 3)}
+    assert set(kernels(model)) - set(masks) == {"conv1.weight", *projections}
+    for mask in masks.values():
+        assert int((~mask).sum()) == mask.numel() * 9 // 10
+    active = 270_896 - sum(int((~mask).sum()) for mask in masks.values())
+    # 432 + 512 + 2048 dense ones, and a tenth, rounded up, of each of the others.
+    layers = (5 * [2304], [2304, 4608], 5 * [9216], [18_432], 5 * [36_864], [640])
+    assert active == 2992 + sum(size - size * 9 // 10 for sizes in layers for size in sizes)
+    twin = kernels(resnet20(width=NETWORKS["resnet20"].small_dense["width"]))
+    assert 0.95 < sum(weight.numel() for weight in twin.values()) / active <= 1
+    # Of every unit of a masked layer some input is left: the rarest case is 64 * .9^64 of the last layer.
+    assert all(bool(mask.flatten(1).any(1).all()) for mask in masks.values())
+
+
 @pytest.mark.parametrize(
     ("name", "widths", "count"),
     [("vgg16", [28, 56, 112, 225], 3_062_313), ("resnet50", [29, 59, 119, 238], 6_013_905)],
@@ -130,7 +172,11 @@ def test_small_dense_twins(name: str, widths: list[int], count: int) -> None:
     assert shapes[-1][0] == 1000
 
 
-@pytest.mark.parametrize("name", networks_for(3))
+#: Networks that take images of 224x224 too.
+LARGE = [name for name in networks_for(3) if name != "resnet20"]
+
+
+@pytest.mark.parametrize("name", LARGE)
 def test_the_stem_for_small_images_changes_the_first_convolution_at_most(name: str) -> None:
     large, small = (
         {key: tuple(value.shape) for key, value in kernels(on_meta(name, stem=stem)).items()}
@@ -156,6 +202,7 @@ def test_the_stem_for_small_images_changes_the_first_convolution_at_most(name: s
             {"conv1": 112, "pool1": 56, "group1": 56, "group2": 28, "group3": 14, "group4": 7},
         ),
         ("resnet50", "cifar", 32, {"conv1": 32, "group1": 32, "group2": 16, "group3": 8, "group4": 4}),
+        ("resnet20", "cifar", 32, {"conv1": 32, "group1": 32, "group2": 16, "group3": 8}),
     ],
 )
 def test_sizes_of_maps(name: str, stem: str, side: int, sizes: dict[str, int]) -> None:
@@ -166,7 +213,7 @@ def test_sizes_of_maps(name: str, stem: str, side: int, sizes: dict[str, int]) -
         found[key] = tuple(x.shape)
     assert {key: found[key][2:] for key in sizes} == {key: (size, size) for key, size in sizes.items()}
     assert [key for key in found if key.startswith("pool")] == [key for key in sizes if key.startswith("pool")]
-    assert found["global_pool"] == (2, {"vgg16": 512, "resnet50": 2048}[name], 1, 1)
+    assert found["global_pool"] == (2, {"vgg16": 512, "resnet50": 2048, "resnet20": 64}[name], 1, 1)
     assert x.shape == (2, 7)
 
 
@@ -209,25 +256,32 @@ def test_vgg16_computes_what_is_written_out_here(stem: str, side: int) -> None:
     torch.testing.assert_close(model(first), logits)
 
 
-def test_resnet_computes_what_is_written_out_here() -> None:
-    """With every parameter and statistic drawn at random: a scale of zero would hide the residual branches."""
-    model = resnet50(5, width=1 / 16, blocks=(2, 1)).double().eval()
+def with_random_state(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and statistic drawn at random: a scale of zero would hide the residual branches."""
     state = model.state_dict()
     for seed, value in enumerate(state.values()):
         if value.is_floating_point():
             value.uniform_(0.2, 1.2, generator=generator(seed)).sub_(0.7 if value.dim() > 1 else 0)
+    return state
 
-    def norm(x: Tensor, name: str) -> Tensor:
-        scale, shift, mean, variance = (
-            state[f"{name}.{key}"].view(-1, 1, 1) for key in ("weight", "bias", "running_mean", "running_var")
-        )
-        return (x - mean) / (variance + 1e-5).sqrt() * scale + shift
 
-    def convolve(x: Tensor, name: str, stride: int = 1) -> Tensor:
-        weight = state[f"{name}.weight"]
-        pad = {1: 0, 3: 1, 7: 3}[weight.shape[-1]]
-        return F.conv2d(F.pad(x, (pad,) * 4), weight, stride=stride)
+def written_norm(state: dict[str, Tensor], x: Tensor, name: str) -> Tensor:
+    scale, shift, mean, variance = (
+        state[f"{name}.{key}"].view(-1, 1, 1) for key in ("weight", "bias", "running_mean", "running_var")
+    )
+    return (x - mean) / (variance + 1e-5).sqrt() * scale + shift
 
+
+def written_convolution(state: dict[str, Tensor], x: Tensor, name: str, stride: int = 1) -> Tensor:
+    weight = state[f"{name}.weight"]
+    pad = {1: 0, 3: 1, 7: 3}[weight.shape[-1]]
+    return F.conv2d(F.pad(x, (pad,) * 4), weight, stride=stride)
+
+
+def test_resnet_computes_what_is_written_out_here() -> None:
+    model = resnet50(5, width=1 / 16, blocks=(2, 1)).double().eval()
+    state = with_random_state(model)
+    norm, convolve = partial(written_norm, state), partial(written_convolution, state)
     x = first = images(2, 3, 32, 32).double()
     x = norm(convolve(x, "conv1", 2), "norm1").clamp(min=0)
     x = F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-math.inf), 3, 2)
@@ -243,6 +297,54 @@ def test_resnet_computes_what_is_written_out_here() -> None:
     torch.testing.assert_close(model(first), logits)
 
 
+def test_resnet20_computes_what_is_written_out_here() -> None:
+    model = resnet20(5, width=1 / 4).double().eval()
+    state = with_random_state(model)
+    norm, convolve = partial(written_norm, state), partial(written_convolution, state)
+    x = first = images(2, 3, 32, 32).double()
+    x = norm(convolve(x, "conv1"), "norm1").clamp(min=0)
+    for block in (f"group{group}.block{place}" for group in (1, 2, 3) for place in (1, 2, 3)):
+        shortcut, stride = x, 1
+        if block in ("group2.block1", "group3.block1"):
+            stride = 2
+            shortcut = norm(convolve(x, f"{block}.shortcut.conv", stride), f"{block}.shortcut.norm")
+        x = norm(convolve(x, f"{block}.residual.conv1", stride), f"{block}.residual.norm1").clamp(min=0)
+        x = norm(convolve(x, f"{block}.residual.conv2"), f"{block}.residual.norm2")
+        x = (x + shortcut).clamp(min=0)
+    logits = x.mean(dim=(2, 3)) @ state["fc.weight"].T + state["fc.bias"]
+    torch.testing.assert_close(model(first), logits)
+
+
+@pytest.mark.parametrize("way", ["convert", "plan"])
+def test_the_engine_computes_resnet20(way: str) -> None:
+    """Masks on all but three kernels, statistics of the batch, and every parameter's gradient, against torch."""
+    model = small("resnet20", width=0.5).double()
+    masks = network_masks("resnet20", model, 0.9, seed=0)
+    draw_sparse_(model, masks, name="resnet20", scheme="sparse", seed=0)
+    for block in model.modules():
+        if isinstance(block, ResidualBlock):  # else the branches would get no gradient
+            nn.init.constant_(block.last_norm.weight, 0.5)
+    x, y = images(4, 3, 32, 32).double(), torch.tensor([0, 3, 5, 9])
+    expected = F.cross_entropy(model(x), y)
+    expected.backward()
+    # Of masked kernels the engine has active values alone, in the order of the dense weight.
+    every = {name: torch.ones_like(parameter, dtype=torch.bool) for name, parameter in model.named_parameters()}
+    wanted = {name: model.get_parameter(name).grad[kept] for name, kept in (every | masks).items()}
+    if way == "plan":  # in float32
+        loss, gradients = sf.engine.plan(model, masks).loss_and_gradients(x, y)
+        bounds = {"rtol": 1e-3, "atol": 1e-5}
+    else:
+        converted = sf.engine.convert(model, masks)
+        (found := F.cross_entropy(converted(x), y)).backward()
+        loss, bounds = float(found.detach()), {"rtol": 1e-7, "atol": 1e-9}
+        names = {name.replace("weight", "values"): name for name in masks}
+        gradients = {names.get(name, name): parameter.grad for name, parameter in converted.named_parameters()}
+    assert loss == pytest.approx(float(expected.detach()))
+    assert gradients.keys() == wanted.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient.double().flatten(), wanted[name], **bounds)
+
+
 def test_channels_last_gives_the_same_network() -> None:
     model = resnet50(5, width=1 / 8, blocks=(1, 1)).double().eval()
     x = images(2, 3, 32, 32).double()
@@ -254,7 +356,9 @@ def test_channels_last_gives_the_same_network() -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [vgg16(5, width=1 / 64), resnet50(5, width=1 / 64, blocks=(2, 1))], ids=["vgg", "res"]
+    "model",
+    [vgg16(5, width=1 / 64), resnet50(5, width=1 / 64, blocks=(2, 1)), resnet20(5, width=1 / 8)],
+    ids=["vgg", "bottlenecks", "basic blocks"],
 )
 def test_networks_are_one_graph(model: nn.Sequential) -> None:
     model.eval()
@@ -293,7 +397,7 @@ def test_dense_network_has_the_variances_of_the_protocol(name: str, scale: float
 
 def test_norms_and_biases_start_as_in_the_protocol() -> None:
     model = build_network("resnet50", generator=generator(), width=0.1, num_classes=10)
-    blocks = [module for module in model.modules() if isinstance(module, Bottleneck)]
+    blocks = [module for module in model.modules() if isinstance(module, ResidualBlock)]
     last = {id(block.last_norm) for block in blocks}
     assert len(last) == 16
     for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
@@ -467,7 +571,7 @@ def test_rigl_trains_them(name: str) -> None:
 
 def test_unknown_choices_list_the_known() -> None:
     model = small("vgg16")
-    known = r"name must be one of 'lenet5', .*'vgg16', 'resnet50', 'resnet14', got 'resnet18'"
+    known = r"name must be one of 'lenet5', .*'vgg16', 'resnet50', 'resnet14', 'resnet20', got 'resnet18'"
     with pytest.raises(ValueError, match=known):
         build_network("resnet18", generator=generator())
     with pytest.raises(ValueError, match=known):
@@ -484,6 +588,13 @@ def test_sizes_that_make_no_network(build: type[nn.Sequential]) -> None:
         build(stem="mnist")
     with pytest.raises(ValueError, match=r"width 0.01 leaves no channel of 64. The narrowest network has width=1/64"):
         build(width=0.01)
+
+
+def test_resnet20_is_for_small_images() -> None:
+    with pytest.raises(ValueError, match=r"images of 32x32, got stem='imagenet'. Give stem='cifar', or take resnet50"):
+        resnet20(stem="imagenet")
+    with pytest.raises(ValueError, match=r"width 0.05 leaves no channel of 16. The narrowest network has width=1/16"):
+        resnet20(width=0.05)
 
 
 @pytest.mark.parametrize("blocks", [(), (3, 0)])

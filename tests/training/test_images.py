@@ -24,7 +24,7 @@ from sparseflow.engine.files.export import load, load_state
 from sparseflow.lab.page.groups import check_comparable
 from sparseflow.masks.make import sparsity_of
 from sparseflow.training.config import pruning_parent
-from sparseflow.training.images import ImageRun
+from sparseflow.training.images import ImageRun, rescaled, usual_run
 from sparseflow.training.ranks import Ranks
 from sparseflow.training.run import start_of, train
 from sparseflow.training.runs import Run, final_state, load_run, read_snapshot
@@ -104,7 +104,7 @@ def test_a_run_that_was_stopped_continues(engine: str, data: Path, tmp_path: Pat
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 
 
-@pytest.mark.parametrize("network", ["vgg16", "resnet14"])
+@pytest.mark.parametrize("network", ["vgg16", "resnet14", "resnet20"])
 def test_the_engine_trains_the_same_run(network: str, data: Path, tmp_path: Path) -> None:
     """Oracle: torch on masked weights. Steps between updates are the plan's, but for those that are logged."""
     base = RUN.with_(
@@ -118,12 +118,12 @@ def test_the_engine_trains_the_same_run(network: str, data: Path, tmp_path: Path
         torch.testing.assert_close(ends[1]["model"][name], tensor, rtol=1e-2, atol=1e-3)
     with pytest.raises(ValueError, match=r"does not go with smoothed labels \(give label_smoothing=0\)"):
         train(base.with_(engine="sparse", label_smoothing=0.1), root=tmp_path, data_root=data)
-    if network == "resnet14":
+    if network != "vgg16":
         with pytest.raises(ValueError, match=r"batch norm over micro-batches \(give micro_batch=batch_size"):
             train(base.with_(engine="sparse", micro_batch=32), root=tmp_path, data_root=data)
 
 
-@pytest.mark.parametrize("network", ["vgg16", "resnet14"])
+@pytest.mark.parametrize("network", ["vgg16", "resnet14", "resnet20"])
 def test_tickets_start_where_they_say(network: str, data: Path, tmp_path: Path) -> None:
     base = RUN.with_(network=network, update_every=1)
     parent = pruning_parent(base.with_(rewind_step=2, mask_from=None))
@@ -235,6 +235,30 @@ def test_the_command_on_one_process_and_on_two(data: Path, tmp_path: Path, capsy
     assert found[0].equals(found[1])
 
 
+@pytest.mark.parametrize("words", [["train", "images"], ["train"]])
+def test_resnet20_is_trained_on_cifar_by_its_name(
+    words: list[str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing else has to be given; here fewer and smaller steps, a quarter of the width, and noise for images."""
+    small = ["--width", "0.25", "--short", "4", "8", "--log-every", "1", "--engine", "masked"]
+    main([*words, "--network", "resnet20", *small, "--data", str(data), "--out", str(tmp_path)])
+    assert "test/accuracy: " in capsys.readouterr().out
+    (folder,) = [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
+    run = load_run(folder)
+    expected = rescaled(usual_run("resnet20"), steps=4, batch_size=8).with_(width=0.25, log_every=1, engine="masked")
+    assert run.config == expected
+    # Three of its kernels have no mask, and nine tenths of the others' weights are zeros, rounded down.
+    assert run.final["sparsity"] == pytest.approx(0.9, abs=0.01)
+
+
+def test_a_network_for_colour_images_is_no_model_of_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--model", "resnet20"])
+    assert (
+        capsys.readouterr().err.rstrip().endswith("For colour images type: sparseflow train images --network resnet20")
+    )
+
+
 def test_the_command_fails_with_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([*COMMAND, "--data", str(tmp_path), "--out", str(tmp_path / "runs")])
@@ -291,7 +315,7 @@ def test_a_page_is_refused_where_its_words_would_be_wrong(tmp_path: Path) -> Non
 
 def test_the_command_of_an_image_run_makes_that_run() -> None:
     """Typed, it is parsed to the run again, from the defaults of its network."""
-    for run in (RUN, RUN.with_(network="resnet50", channels_last=True, seed=3)):
+    for run in (RUN, RUN.with_(network="resnet50", channels_last=True, seed=3), usual_run("resnet20").with_(seed=1)):
         words = run.command.split()
         assert words[:3] == ["sparseflow", "train", "images"]
         typed = parsed(TrainImages, "sparseflow train images", words[3:]).config

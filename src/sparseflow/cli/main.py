@@ -86,8 +86,10 @@ def _command(word: str, rest: list[str]) -> Command:
     """The command with its options, checked."""
     from sparseflow.cli.options import parsed
 
-    if word == "train" and rest[:1] == ["images"]:
-        return parsed(_load("train_images:TrainImages"), "sparseflow train images", rest[1:])
+    says_images = rest[:1] == ["images"]
+    # Digits have a --model; only images have a --network.
+    if word == "train" and (says_images or any(one.partition("=")[0] == "--network" for one in rest)):
+        return parsed(_load("train_images:TrainImages"), "sparseflow train images", rest[says_images:])
     return parsed(_load(COMMANDS[word].place), f"sparseflow {word}", rest)
 
 

@@ -1,4 +1,4 @@
-"""``sparseflow train images``: the paper's ImageNet networks, on one process or on those of ``torchrun``."""
+"""``sparseflow train images``: the networks for colour images, on one process or on those of ``torchrun``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from sparseflow.cli.progress import shown
 from sparseflow.cli.start import TypedImages, complete
 from sparseflow.ranges import Count, WholeNumber
-from sparseflow.training.images import PAPER, ImageRun, paper_run, rescaled
+from sparseflow.training.images import ImageRun, rescaled, usual_run
 
 _out = Console()
 _err = Console(stderr=True)
@@ -24,7 +24,7 @@ _OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 
 @dataclass(frozen=True)
 class TrainImages:
-    """Train VGG16 or ResNet-50 as the paper does, or change its settings; torchrun shares a run among processes."""
+    """Train VGG16 or ResNet-50 as the paper does, or ResNet-20 on CIFAR-10; torchrun shares a run among processes."""
 
     config: Annotated[TypedImages, tyro.conf.arg(name="")]
     out: Path = Path("runs/images")
@@ -71,12 +71,14 @@ class TrainImages:
 
     @classmethod
     def default_for(cls, arguments: Sequence[str]) -> TrainImages:
-        """The command whose settings are the paper's for the network among the arguments.
+        """The command whose settings are the usual ones of the network among the arguments.
 
         >>> TrainImages.default_for(["--network", "vgg16"]).config.learning_rate
         0.04
+        >>> TrainImages.default_for(["--network=resnet20"]).config.dataset
+        'cifar10'
         """
         named = [value for flag, value in pairwise(arguments) if flag == "--network"]
         named += [argument.removeprefix("--network=") for argument in arguments if argument.startswith("--network=")]
-        run = paper_run(named[-1] if named and named[-1] in PAPER else "resnet50")
+        run = usual_run(named[-1] if named else "resnet50")
         return cls(TypedImages(**{field.name: getattr(run, field.name) for field in fields(run)}))

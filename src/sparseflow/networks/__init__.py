@@ -2,7 +2,9 @@
 
 from sparseflow.networks.lenet import lenet5, mlp
 from sparseflow.networks.registry import NETWORKS, Network, networks_for
-from sparseflow.networks.resnet import Bottleneck, resnet14, resnet50
+from sparseflow.networks.residual import ResidualBlock
+from sparseflow.networks.resnet import resnet14, resnet50
+from sparseflow.networks.resnet20 import resnet20
 from sparseflow.networks.size import STEMS, channels
 from sparseflow.networks.start import build_network, draw_sparse_, network_masks
 from sparseflow.networks.vgg import vgg16
@@ -10,8 +12,8 @@ from sparseflow.networks.vgg import vgg16
 __all__ = [
     "NETWORKS",
     "STEMS",
-    "Bottleneck",
     "Network",
+    "ResidualBlock",
     "build_network",
     "channels",
     "draw_sparse_",
@@ -20,6 +22,7 @@ __all__ = [
     "network_masks",
     "networks_for",
     "resnet14",
+    "resnet20",
     "resnet50",
     "vgg16",
 ]

@@ -5,66 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from sparseflow._checks import check_choice
+from sparseflow.networks.residual import EXPANSION, batch_norm, bottleneck, convolution
 from sparseflow.networks.size import STEMS, channels
-
-#: Output channels of a block over those of its 3x3 convolution.
-_EXPANSION = 4
-
-
-class Bottleneck(nn.Module):
-    r"""A residual block of three convolutions, 1x1, 3x3 and 1x1, each with batch norm.
-
-    .. math:: y = \mathrm{relu}(\mathrm{shortcut}(x) + \mathrm{residual}(x))
-
-    Args:
-        inputs: Channels of ``x``.
-        filters: Channels of the first two convolutions; ``y`` has four times as many.
-        stride: Of the 3x3 convolution and the projection.
-        projects: Whether the shortcut is a 1x1 convolution with batch norm, or nothing.
-
-    Reference: He et al. (2016), *Deep Residual Learning for Image Recognition*; protocol G.4.
-
-    >>> import torch
-    >>> Bottleneck(8, 4, stride=2, projects=True)(torch.zeros(1, 8, 6, 6)).shape
-    torch.Size([1, 16, 3, 3])
-    """
-
-    def __init__(self, inputs: int, filters: int, *, stride: int = 1, projects: bool = False) -> None:
-        super().__init__()
-        outputs = _EXPANSION * filters
-        self.residual = _chain(
-            conv1=_conv(inputs, filters, kernel_size=1),
-            norm1=_norm(filters),
-            relu1=nn.ReLU(),
-            conv2=_conv(filters, filters, kernel_size=3, stride=stride),
-            norm2=_norm(filters),
-            relu2=nn.ReLU(),
-            conv3=_conv(filters, outputs, kernel_size=1),
-            norm3=_norm(outputs),
-        )
-        self.shortcut = (
-            _chain(conv=_conv(inputs, outputs, kernel_size=1, stride=stride), norm=_norm(outputs))
-            if projects
-            else nn.Identity()
-        )
-        self.relu = nn.ReLU()
-
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        """The norm whose scale starts at zero, so that the block starts as its shortcut."""
-        norm = self.residual.norm3
-        assert isinstance(norm, nn.BatchNorm2d)
-        return norm
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, inputs, H, W)`` in, ``(N, 4 filters, H / stride, W / stride)`` out."""
-        shortcut = self.shortcut(x)
-        if (one_pass := getattr(self.residual, "rectified_sum", None)) is not None:  # converted by the sparse engine
-            return one_pass(x, shortcut, self.relu)  # type: ignore[no-any-return]
-        return self.relu(shortcut + self.residual(x))  # type: ignore[no-any-return]
 
 
 def resnet50(
@@ -73,7 +18,7 @@ def resnet50(
     """ResNet-50 as in the authors' code, version 1.5: 25502912 weights in 54 kernels, 25557032 parameters in all.
 
     A 7x7 convolution of stride 2 with batch norm and ReLU, 3x3 max-pooling of stride 2, four groups of
-    :class:`Bottleneck` blocks with 64, 128, 256 and 512 filters, the mean over each map, and a linear layer with bias.
+    bottleneck blocks with 64, 128, 256 and 512 filters, the mean over each map, and a linear layer with bias.
     The first block of each group projects its shortcut, that of the first group too; the first blocks of the later
     groups halve the maps, in their 3x3 convolution. Convolutions have no bias. Norms: epsilon 1e-5, and running
     statistics keep 0.9 of their past (TensorFlow's momentum 0.9, torch's 0.1).
@@ -115,9 +60,9 @@ def resnet50(
     inputs = channels(64, width)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers["conv1"] = (
-        _conv(3, inputs, kernel_size=7, stride=2) if stem == "imagenet" else _conv(3, inputs, kernel_size=3)
+        convolution(3, inputs, kernel_size=7, stride=2) if stem == "imagenet" else convolution(3, inputs, kernel_size=3)
     )
-    layers["norm1"] = _norm(inputs)
+    layers["norm1"] = batch_norm(inputs)
     layers["relu1"] = nn.ReLU()
     if stem == "imagenet":
         # The last window may hang over the edge: SAME padding of maps of even size, without a padded copy.
@@ -127,10 +72,10 @@ def resnet50(
         members: OrderedDict[str, nn.Module] = OrderedDict()
         for place in range(1, depth + 1):
             first = place == 1
-            members[f"block{place}"] = Bottleneck(
+            members[f"block{place}"] = bottleneck(
                 inputs, filters, stride=2 if first and group > 1 else 1, projects=first
             )
-            inputs = _EXPANSION * filters
+            inputs = EXPANSION * filters
         layers[f"group{group}"] = nn.Sequential(members)
     layers["global_pool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
@@ -151,15 +96,3 @@ def resnet14(num_classes: int = 1000, *, width: float = 1.0, stem: str = "imagen
     130002
     """
     return resnet50(num_classes, width=width, stem=stem, blocks=(1, 1, 1, 1))
-
-
-def _conv(inputs: int, outputs: int, *, kernel_size: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
-
-
-def _norm(features: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(features, eps=1e-5, momentum=0.1)
-
-
-def _chain(**layers: nn.Module) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(layers))

@@ -20,7 +20,7 @@ from sparseflow.masks.fans import PLAIN, Layout
 from sparseflow.masks.make import random_masks
 from sparseflow.masks.select import maskable
 from sparseflow.networks.registry import NETWORKS, Network
-from sparseflow.networks.resnet import Bottleneck
+from sparseflow.networks.residual import ResidualBlock
 from sparseflow.types import Masks
 
 
@@ -72,7 +72,7 @@ def build_network(
         elif isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
             nn.init.zeros_(module.bias)
     for module in model.modules():
-        if isinstance(module, Bottleneck):
+        if isinstance(module, ResidualBlock):
             nn.init.zeros_(module.last_norm.weight)
     return model
 

@@ -142,8 +142,7 @@ class ImageRun(RunConfig):
         >>> paper_run("vgg16").with_(channels_last=True, seed=2).command
         'sparseflow train images --network vgg16 --seed 2 --channels-last'
         """
-        network = self.network if self.network in PAPER else "resnet50"
-        return command("sparseflow train images", self, paper_run(network), always=("network",))
+        return command("sparseflow train images", self, usual_run(self.network), always=("network",))
 
     @property
     def learning_rates(self) -> StepSchedule:
@@ -190,6 +189,47 @@ def paper_run(network: str, *, method: str = "rigl", init: str = "sparse", seed:
     run = ImageRun(network=network, method=method, init=init, seed=seed, updates="authors", **PAPER[network])
     share = run.steps // ImageRun().steps
     return run.with_(prune_begin=share * run.prune_begin, prune_end=share * run.prune_end)
+
+
+#: Network that the paper does not have -> the settings of its usual run: on CIFAR-10, 20 epochs of 128 images. Masks
+#: move, and pruning begins, in the paper's shares of training; it ends later, at about half of it.
+OWN: dict[str, dict[str, Any]] = {
+    "resnet20": {
+        "dataset": "cifar10",
+        "image_size": 32,
+        "stem": "cifar",
+        "num_classes": 10,
+        "sparsity": 0.9,
+        "steps": 7800,
+        "batch_size": 128,
+        "micro_batch": 128,
+        "learning_rate": 0.1,
+        "label_smoothing": 0.0,
+        "update_every": 100,
+        "update_until": 6100,
+        "prune_begin": 1200,
+        "prune_end": 3700,
+        "engine": "auto",
+        "log_every": 50,
+        "probe_images": 128,
+        "eval_every": 780,
+        "checkpoint_every": 780,
+    },
+}
+
+
+def usual_run(network: str) -> ImageRun:
+    """The run that ``sparseflow train images --network`` makes where nothing else is given.
+
+    Args:
+        network: Key of :data:`~sparseflow.networks.NETWORKS`; one that has no settings takes those of ResNet-50.
+
+    >>> usual_run("resnet20").dataset, usual_run("vgg16") == paper_run("vgg16")
+    ('cifar10', True)
+    """
+    if network in PAPER:
+        return paper_run(network)
+    return ImageRun(network=network, **OWN[network]) if network in OWN else paper_run("resnet50")
 
 
 def rescaled(run: ImageRun, *, steps: int, batch_size: int) -> ImageRun:

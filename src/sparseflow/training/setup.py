@@ -130,7 +130,7 @@ def dense_network(config: RunConfig) -> nn.Sequential:
     if config.architecture not in known:
         raise ValueError(
             f"there is no model {config.architecture!r}. Known: {', '.join(known)}."
-            f"{did_you_mean(config.architecture, known)}"
+            f"{did_you_mean(config.architecture, known)}{_elsewhere(config.architecture)}"
         )
     return build_network(
         config.architecture,
@@ -138,6 +138,12 @@ def dense_network(config: RunConfig) -> nn.Sequential:
         num_classes=config.num_classes,
         **({"width": config.width, "stem": config.stem} if config.stem else {}),
     )
+
+
+def _elsewhere(name: str) -> str:
+    """What to type for a network of colour images that was asked for as one of digits."""
+    is_for_images = name in NETWORKS and NETWORKS[name].channels != 1
+    return f" For colour images type: sparseflow train images --network {name}" if is_for_images else ""
 
 
 def _begin_(model: nn.Module, config: RunConfig, start: Start | None) -> Masks:

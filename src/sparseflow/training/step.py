@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparseflow.networks.resnet import Bottleneck
+from sparseflow.networks.residual import ResidualBlock
 from sparseflow.sharded import full, fully_sharded, shard_like
 from sparseflow.sparsifier.sparsifier import Sparsifier
 from sparseflow.training.optimizer import LearningRates
@@ -200,7 +200,7 @@ def cut_(model: nn.Module, ranks: Ranks) -> nn.Module:
 
 def _units(model: nn.Module) -> Iterator[nn.Module]:
     for child in model.children():
-        if isinstance(child, Bottleneck | nn.Conv2d | nn.Linear):
+        if isinstance(child, ResidualBlock | nn.Conv2d | nn.Linear):
             yield child
         else:
             yield from _units(child)
