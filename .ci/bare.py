@@ -50,8 +50,7 @@ sparse = sf.engine.convert(model, sparsifier.masks)
 torch.testing.assert_close(sparse(x), model(x), atol=1e-5, rtol=1e-4)
 
 # The command is there under both names, and tells what is installed.
-for command in (["sparseflow"], [sys.executable, "-m", "sparseflow"]):
-    command[0] = str(Path(sys.executable).with_name(command[0]))
+for command in ([str(Path(sys.executable).with_name("sparseflow"))], [sys.executable, "-m", "sparseflow"]):
     told = subprocess.run([*command, "info"], capture_output=True, text=True, check=True).stdout
     for name in ("sparseflow", "torch", "numpy", "numba"):
         assert re.search(rf"^{name}: {re.escape(metadata.version(name))}", told, re.MULTILINE), told
