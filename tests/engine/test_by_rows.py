@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hand_over import WAYS, hand_over_by
 from sparseflow.engine.layers import products
 from sparseflow.engine.layers.functions import to_images, to_storage
 from sparseflow.engine.layers.geometry import Window
@@ -98,3 +99,20 @@ def test_single_weights_go_by_rows_where_images_are_large_and_blocks_wherever_wi
         assert Product(Pattern.of(mask), padded, (32, 32), 2, 4).by_rows == small
     pointwise = Pattern.of(torch.ones(4, 64, 1, 1, dtype=torch.bool))
     assert not Product(pointwise, Window(), (32, 32), 32, 4).by_rows
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("density", [0.05, 0.5])
+def test_threads_change_no_bit_and_write_where_they_should(
+    density: float, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 0.05 most threads find channels without a block, and more threads than channels find none at all."""
+    hand_over_by(way, monkeypatch)
+    monkeypatch.setattr("sparseflow.engine.layers.threads._WORTH_IT", 1)
+    mask = torch.rand(OUTPUTS // 4, INPUTS, 3, 3, generator=torch.Generator().manual_seed(0)) < density
+    pattern = Pattern.of(mask.repeat_interleave(4, 0))
+    for threads in (1, 2, 3, INPUTS + 2):
+        torch.set_num_threads(threads)
+        product = Product(pattern, Window((3, 3), padding=((1, 1), (1, 1))), (9, 12), 20, 4)
+        for each, want in zip(found(product), wanted(product), strict=True):
+            assert torch.equal(each.double(), want)

@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparseflow as sf
+from hand_over import WAYS, hand_over_by
 from sparseflow.engine.layers.chain import SparseSequential
 from sparseflow.engine.layers.norms import BatchNorm2d
 from sparseflow.engine.layers.pools import is_batch_innermost
+from sparseflow.engine.layers.threads import evenly
 from sparseflow.networks import resnet14
 
 #: Batch, channels, height, width: one pixel, one example, odd sizes, rows longer and shorter than vectors.
@@ -159,22 +161,22 @@ def test_first_derivatives_only() -> None:
         torch.autograd.grad(BatchNorm2d(2)(x).pow(2).sum(), x, create_graph=True)
 
 
-def test_threads_change_no_bit() -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_threads_change_no_bit(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hand_over_by(way, monkeypatch)
     generator = torch.Generator().manual_seed(0)
-    x, gradient = (inner(drawn((64, 9, 33, 32), generator, dtype=torch.float32)) for _ in range(2))
+    x, other, gradient = (inner(drawn((64, 9, 33, 32), generator, dtype=torch.float32)) for _ in range(3))
     results = []
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            norm, leaf = BatchNorm2d(9), x.clone().requires_grad_()
-            y = norm(leaf, floor=0.0)
+    for threads in (1, 2, 3, 5):
+        torch.set_num_threads(threads)
+        assert len(evenly(9, x.numel(), unit=1)) == threads + 1
+        norm, leaf = BatchNorm2d(9), x.clone().requires_grad_()
+        for plus in (None, other):
+            y = norm(leaf, plus=plus, floor=0.0)
             y.backward(gradient)
-            results.append([y.detach(), leaf.grad, norm.weight.grad, norm.running_var])
-    finally:
-        torch.set_num_threads(before)
-    for others in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], others, strict=True))
+            results.append([y.detach(), leaf.grad.clone(), norm.weight.grad.clone(), norm.running_var.clone()])
+    for i, others in enumerate(results):
+        assert all(torch.equal(a, b) for a, b in zip(results[i % 2], others, strict=True))
 
 
 def mask_gradients_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:

@@ -229,7 +229,7 @@ def test_the_number_of_threads_changes_no_bit(threads: int, in_blocks: bool, mon
     shares = counted_shares(monkeypatch)
     torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(alone, everything(), strict=True))
-    assert shares == [threads] * (2 if in_blocks else 3)  # blocks of a window hand over their gradients through Python
+    assert shares == [threads] * 3
 
 
 def counted_shares(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 import sparseflow as sf
+from hand_over import WAYS, hand_over_by
 from sparseflow._fast import team
-from sparseflow._fast import threads as fast_threads
 from sparseflow.engine.kernels.compiling import part
 from sparseflow.engine.kernels.shares import share
 from sparseflow.engine.layers import threads as module
@@ -34,18 +34,9 @@ def _squares(team: int, threads: int, bounds: Any, *arguments: Any) -> None:
     share(team, threads, bounds, _square, arguments)
 
 
-def _ways(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    """Through OpenMP; as where that is not GNU's."""
-    if way == "python":
-        monkeypatch.setattr(fast_threads, "_openmp", lambda: None)
-        monkeypatch.setattr(fast_threads, "_address", lambda: 0)
-    elif team() == 0:
-        pytest.skip("torch's threads are not GNU's here")
-
-
-@pytest.fixture(params=["openmp", "python"])
+@pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    _ways(monkeypatch, request.param)
+    hand_over_by(request.param, monkeypatch)
     return str(request.param)
 
 

@@ -125,5 +125,6 @@ def map_threads(function: Callable[[_Item], _Result], items: Iterable[_Item]) ->
                 number, item = taken
                 results[number] = function(item)
 
+    # Through Python: tensors of all shapes and dtypes, chosen one by one, and one hand-over for all of them.
     on_threads(threads, work)
     yield from (results[number] for number in range(len(results)))

@@ -16,7 +16,8 @@ _forked = False
 def on_threads(threads: int, run: Callable[[int], None]) -> None:
     """Call ``run(0)``, ..., ``run(threads - 1)`` at the same time.
 
-    Each should spend its time in compiled code that leaves the interpreter's lock alone. torch's OpenMP threads wait
+    For work that Python divides; compiled code hands over by :func:`team`, at less than a tenth of the cost. Each
+    should spend its time in compiled code that leaves the interpreter's lock alone. torch's OpenMP threads wait
     for work at full speed for a while after each operation, and would take the cores from threads of our own. So these
     are used where they are GNU's, and threads of Python elsewhere and after a fork.
 

@@ -54,6 +54,7 @@ def closed_form(
         for inputs, _ in _share(batches, sums.CHUNK, thread, threads):
             alive[thread].add(begin(inputs))
 
+    # Here and below through Python: torch's own products, some seconds of them a hand-over.
     on_threads(threads, torch.no_grad()(look))
     layers, kept = reduced(layers, *AliveUnits.merged(alive))
 

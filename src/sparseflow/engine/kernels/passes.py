@@ -12,15 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparseflow.engine.kernels.blocks import block_dots, block_gradients, block_sums, block_vector_product
-from sparseflow.engine.kernels.by_rows import block_sums_by_rows, column_gradients_by_rows, sums_by_rows
+from sparseflow.engine.kernels.by_rows import (
+    Band,
+    Inside,
+    block_gradients_by_rows,
+    block_sums_by_rows,
+    column_gradients_by_rows,
+    sums_by_rows,
+)
 from sparseflow.engine.kernels.compiling import kernel, part
 from sparseflow.engine.kernels.gradients import column_gradients, gated_sums
+from sparseflow.engine.kernels.norms import batch_norm, batch_norm_backward
 from sparseflow.engine.kernels.shares import share
 from sparseflow.engine.kernels.sums import all_dots, all_sums, row_sums, vector_product
 
 Floats = NDArray[Any]
 Indices = NDArray[np.int32]
 Bounds = NDArray[np.int64]
+Edges = NDArray[np.int32]
 
 
 @kernel
@@ -144,6 +153,43 @@ def share_block_gradients(team: int, threads: int, bounds: Bounds, *arguments: A
     ahead for one would be taken from the core that writes to the other. Without ``own``, ``gx`` holds zeros.
     """
     share(team, threads, bounds, _block_gradients, arguments)
+
+
+@kernel
+def _block_gradients_by_rows(
+    starts: Indices, cuts: Bounds, edges: Edges, columns: Indices, y_columns: Indices, values: Floats,
+    g: Floats, g0: int, g_pitch: int, x: Floats, x0: int, gx: Floats, pitch: int, out: Floats, outputs: int,
+    rows: int, gi: int, xi: int, parts: int, gj: int, xj: int, length: int, band: Band, span: int,
+    room: Floats, room_pitch: int, room_across: int, inside: Inside, first: int, last: int,
+) -> None:  # fmt: skip
+    begins, ends = edges[np.searchsorted(cuts, first)], edges[np.searchsorted(cuts, last)]
+    block_gradients_by_rows(
+        starts, begins, ends, columns, y_columns, values, g, g0, g_pitch, x, x0, gx, pitch, out, outputs, first, last,
+        rows, gi, xi, parts, gj, xj, length, band, span, room[first * room_pitch : last * room_pitch], room_across,
+        inside,
+    )  # fmt: skip
+
+
+@kernel
+def share_block_gradients_by_rows(team: int, threads: int, bounds: Bounds, *arguments: Any) -> None:
+    """:func:`~sparseflow.engine.kernels.by_rows.block_gradients_by_rows` of the input channels [first, last).
+
+    ``edges`` has a row for each of ``cuts``: where the blocks of that channel and those behind it begin, in each row of
+    blocks. ``room`` has ``room_pitch`` numbers for each channel.
+    """
+    share(team, threads, bounds, _block_gradients_by_rows, arguments)
+
+
+@kernel
+def share_batch_norm(team: int, threads: int, bounds: Bounds, *arguments: Any) -> None:
+    """:func:`~sparseflow.engine.kernels.norms.batch_norm`."""
+    share(team, threads, bounds, batch_norm, arguments)
+
+
+@kernel
+def share_batch_norm_backward(team: int, threads: int, bounds: Bounds, *arguments: Any) -> None:
+    """:func:`~sparseflow.engine.kernels.norms.batch_norm_backward`."""
+    share(team, threads, bounds, batch_norm_backward, arguments)
 
 
 @kernel

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseflow.engine.kernels.compiling import said_aloud
-from sparseflow.engine.kernels.norms import batch_norm, batch_norm_backward
+from sparseflow.engine.kernels.passes import share_batch_norm, share_batch_norm_backward
 from sparseflow.engine.layers.functions import check_first_order, to_images, to_storage
 from sparseflow.engine.layers.geometry import Frame
 from sparseflow.engine.layers.memory import shared_pool
 from sparseflow.engine.layers.pools import is_ours
-from sparseflow.engine.layers.threads import over_parts
-
-
-def _over_channels(channels: int, work: int, run: Callable[[int, int], None]) -> None:
-    parts = min(channels, torch.get_num_threads())
-    over_parts(parts, work, lambda part: run(channels * part // parts, channels * (part + 1) // parts))
+from sparseflow.engine.layers.threads import evenly, over_ranges
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -42,13 +37,11 @@ class _BatchNorm(torch.autograd.Function):
         mean, variance = moments.numpy()
         place = 0, frame.pitch, 0
 
-        def run(first: int, last: int) -> None:
-            batch_norm(
-                given, *place, more, *place, other is not None, numbers, *place, 1, frame.pitch, scale, start,
-                epsilon, mean, variance, measures, rectifies, first, last,
-            )  # fmt: skip
-
-        _over_channels(channels, source.numel(), run)
+        over_ranges(
+            share_batch_norm, evenly(channels, len(given), unit=1), len(given), given, *place, more, *place,
+            other is not None, numbers, *place, 1, frame.pitch, scale, start, epsilon, mean, variance, measures,
+            rectifies,
+        )  # fmt: skip
         y = to_images(out, channels, frame)
         ctx.frame, ctx.options, ctx.moments = frame, (epsilon, measures, rectifies), moments
         ctx.save_for_backward(source, y if rectifies and other is not None else None, weight, bias)
@@ -71,16 +64,12 @@ class _BatchNorm(torch.autograd.Function):
         result = nothing if y is None else to_storage(y, frame).numpy()
         mean, variance = ctx.moments.numpy()
         place, gxs, cut = (0, frame.pitch, 0), gx.numpy(), gated.numpy()
-        found = gradients.numpy()
-
-        def run(first: int, last: int) -> None:
-            batch_norm_backward(
-                g, *place, given, *place, result, *place, y is not None, gxs, *place, wants_x, cut, *place,
-                len(cut) > 0, 1, frame.pitch, scale, start, epsilon, mean, variance, measured, rectified, *found,
-                first, last,
-            )  # fmt: skip
-
-        _over_channels(channels, 2 * source.numel(), run)
+        bounds = evenly(channels, 2 * len(given), unit=1)
+        over_ranges(
+            share_batch_norm_backward, bounds, 2 * len(given), g, *place, given, *place, result, *place, y is not None,
+            gxs, *place, wants_x, cut, *place, len(cut) > 0, 1, frame.pitch, scale, start, epsilon, mean, variance,
+            measured, rectified, *gradients.numpy(),
+        )  # fmt: skip
         parameters = [
             gradients[i] if p is not None and ctx.needs_input_grad[2 + i] else None
             for i, p in enumerate((weight, bias))

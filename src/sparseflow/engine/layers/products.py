@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparseflow.engine.kernels.by_rows import Band, block_gradients_by_rows
+from sparseflow.engine.kernels.by_rows import Band
 from sparseflow.engine.kernels.passes import (
     share_block_dots,
     share_block_gradients,
+    share_block_gradients_by_rows,
     share_block_sums,
     share_block_sums_by_rows,
     share_block_vector_product,
@@ -42,7 +43,7 @@ from sparseflow.engine.layers.geometry import (
 from sparseflow.engine.layers.gradient_geometry import GradientLoops, block_gradient_loops, gradient_passes
 from sparseflow.engine.layers.memory import shared_pool
 from sparseflow.engine.layers.pattern import Indices, Pattern, Table
-from sparseflow.engine.layers.threads import evenly, halves, over_outputs, over_parts, over_ranges, threads_for
+from sparseflow.engine.layers.threads import evenly, halves, over_outputs, over_ranges, threads_for
 
 Floats = NDArray[Any]
 #: Bytes of an input that leave the second-level cache before a window comes back to them.
@@ -252,17 +253,14 @@ class Product:
             gx[:] = 0
 
         # Taps reach into other parts of the image, but not into other channels.
-        def run(first: int, last: int) -> None:
-            begins, ends = (np.searchsorted(key, rows * pattern.inputs + c).astype(np.int32) for c in (first, last))
-            room = self.memory.empty((last - first) * strip.pitch, self.dtype)
-            block_gradients_by_rows(
-                pattern.begins, begins, ends, self.table.columns, y_columns, w, g, loops.g0, self.g.pitch,
-                x, loops.x0, gx, batch, out.numpy(), len(rows), first, last, count, gi, xi, parts, gj, xj, length,
-                self._x_band, span, room.numpy(), strip.width * batch, inside,
-            )  # fmt: skip
-
         cuts = channels.cuts(threads_for(2 * self.work, channels.outputs))
-        over_parts(len(cuts) - 1, 2 * self.work, lambda part: run(int(cuts[part]), int(cuts[part + 1])))
+        edges = np.searchsorted(key, rows * pattern.inputs + cuts[:, None]).astype(np.int32)
+        room = self.memory.empty(pattern.inputs * strip.pitch, self.dtype)
+        over_ranges(
+            share_block_gradients_by_rows, cuts, 2 * self.work, pattern.begins, cuts, edges, self.table.columns,
+            y_columns, w, g, loops.g0, self.g.pitch, x, loops.x0, gx, batch, out.numpy(), len(rows), count, gi, xi,
+            parts, gj, xj, length, self._x_band, span, room.numpy(), strip.pitch, strip.width * batch, inside,
+        )  # fmt: skip
         return out
 
     @cached_property

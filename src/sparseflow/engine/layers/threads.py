@@ -18,7 +18,7 @@ Bounds = NDArray[np.int64]
 Pass = Callable[..., None]
 #: Multiply-adds, or numbers that are moved, below which another thread gains nothing.
 _WORTH_IT = 100_000
-#: The same of work that is handed over through Python, with gradients to add up afterwards.
+#: The same where there are gradients to add up afterwards.
 _WORTH_ADDING = 900_000
 
 
@@ -48,35 +48,24 @@ def over_outputs(run: Pass, table: Table, work: int, *arguments: Any) -> None:
     over_ranges(run, table.cuts(threads_for(work, table.outputs)), work, *arguments)
 
 
-def evenly(size: int, work: int) -> Bounds:
-    """As many equal ranges of [0, size) as are worth a thread each; they begin at multiples of 16."""
-    return _even(size, threads_for(work, size // _UNIT))
-
-
 #: Numbers that transposes and sums take at once.
 _UNIT = 16
 
 
+def evenly(size: int, work: int, *, unit: int = _UNIT) -> Bounds:
+    """As many equal ranges of [0, size) as are worth a thread each; they begin at multiples of ``unit``."""
+    return _even(size, threads_for(work, size // unit), unit)
+
+
 @cache
-def _even(size: int, parts: int) -> Bounds:
-    units = size // _UNIT
-    return np.array([*(units * part // parts * _UNIT for part in range(parts)), size], np.int64)
+def _even(size: int, parts: int, unit: int) -> Bounds:
+    units = size // unit
+    return np.array([*(units * part // parts * unit for part in range(parts)), size], np.int64)
 
 
 def threads_for(work: int, parts: int) -> int:
     """How many threads take part in so many multiply-adds, of so many parts at most."""
     return max(1, min(torch.get_num_threads(), work // _WORTH_IT, parts))
-
-
-def over_parts(parts: int, work: int, run: Callable[[int], None]) -> None:
-    """Call ``run(0)``, ..., ``run(parts - 1)`` on up to ``torch.get_num_threads()`` threads, through Python."""
-    threads = max(1, min(torch.get_num_threads(), work // _WORTH_ADDING, parts))
-
-    def share(thread: int) -> None:
-        for part in range(thread, parts, threads):
-            run(part)
-
-    on_threads(threads, share)
 
 
 #: Halves of a batch begin at a multiple of these many examples.
@@ -86,4 +75,9 @@ _PIECE = 64
 def halves(length: int, work: int) -> Bounds:
     """The bounds of a batch, or of two halves if each is worth it: by work alone, so that sums do not know threads."""
     half = max(1, length // (2 * _PIECE)) * _PIECE
-    return np.array([0, half, length] if half < length and work >= 2 * _WORTH_ADDING else [0, length], np.int64)
+    return np.array([0, half, length] if half < length and is_worth_halving(work) else [0, length], np.int64)
+
+
+def is_worth_halving(work: int) -> bool:
+    """Whether two threads that do half of so many multiply-adds gain more than adding up two gradients costs."""
+    return work >= 2 * _WORTH_ADDING
