@@ -19,7 +19,7 @@ import sparseflow.engine
 from sparseflow.engine.kernels import compiling
 from sparseflow.engine.kernels.sums import row_sums, sampled_dots, weighted_sums
 from sparseflow.engine.layers.pattern import _take
-from sparseflow.engine.plans.interpreter import run
+from sparseflow.engine.plans.slices import run_slices
 
 #: Uses one kernel and says how often its code was found on disk, and how often it had to be compiled.
 USE = """
@@ -42,7 +42,7 @@ def test_the_second_process_compiles_nothing(tmp_path: Path) -> None:
 
 
 def test_all_kernels_are_as_old_as_the_newest_file_of_the_engine() -> None:
-    stamps = {function._cache._cache_file._source_stamp for function in (row_sums, weighted_sums, _take, run)}
+    stamps = {function._cache._cache_file._source_stamp for function in (row_sums, weighted_sums, _take, run_slices)}
     assert stamps == {compiling.fingerprint(Path(sparseflow.engine.__file__).parent)}
 
 
@@ -66,7 +66,10 @@ def test_kernels_are_compiled_for_no_constant_and_no_stride() -> None:
     expected = torch.autograd.grad(model(x).sum(), model[0].bias)[0]
     torch.testing.assert_close(torch.autograd.grad(sparse(x).sum(), sparse[0].bias)[0], expected)
     kinds = [
-        kind for kernel in (run, weighted_sums, sampled_dots, row_sums) for each in kernel.signatures for kind in each
+        kind
+        for kernel in (run_slices, weighted_sums, sampled_dots, row_sums)
+        for each in kernel.signatures
+        for kind in each
     ]
     assert kinds
     assert not [kind for kind in kinds if isinstance(kind, types.Literal) or getattr(kind, "layout", "C") != "C"]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hand_over import WAYS, hand_over_by
 from plans import CLOSE, examples, lenet5, masked, small
+from sparseflow.engine.layers import threads as threads_module
 from sparseflow.engine.plans.plan import Plan, plan
 
-#: ``sparseflow.engine.plan`` is the function.
-plan_module = sys.modules["sparseflow.engine.plans.plan"]
 program_module = sys.modules["sparseflow.engine.plans.program"]
 
 
@@ -34,8 +34,9 @@ def test_workspaces_begin_at_cache_lines() -> None:
     fast = plan(model, masked(model, 0.1))
     for batch in (3, 16, 200):
         fast.loss_and_gradients(*examples((1, 28, 28), batch, 10))
-    assert len(fast._workers) >= 3
-    assert all(worker.workspace.ctypes.data % 64 == 0 for worker in fast._workers.values())
+    rooms = [room for batch in fast._batches._batches.values() for room in batch.rooms]
+    assert len(rooms) == 4  # slices of 3; of 16; of 32, and the 8 that are left of 200
+    assert all(room.ctypes.data % 64 == 0 for room in rooms)
 
 
 def test_images_that_are_not_contiguous_are_read_right() -> None:
@@ -58,30 +59,46 @@ def test_nan_stays_nan() -> None:
     assert np.isnan(fast.loss_and_gradients(x, y)[0])
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_the_same_bits_each_time(threads: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("batch", [7, 40, 131, 200])
+def test_threads_change_no_bit(batch: int, dtype: torch.dtype, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One slice; two halves, of which one is smaller; slices that fit no cache, in more and in fewer parts."""
+    hand_over_by(way, monkeypatch)
+    monkeypatch.setattr(threads_module, "_WORTH_IT", 1)
+    monkeypatch.setattr(threads_module, "_WORTH_ADDING", 1)
     model = lenet5().to(dtype)
     masks = masked(model, 0.1)
-    x, y = examples((1, 28, 28), 200, 10)
-    monkeypatch.setattr(plan_module, "_WORTH_IT", 1)
-    torch.set_num_threads(threads)
-    runs = [plan(model, masks).loss_and_gradients(x.to(dtype), y) for _ in range(2)]
-    assert runs[0][0] == runs[1][0]
-    assert all(torch.equal(runs[0][1][name], runs[1][1][name]) for name in runs[0][1])
+    x, y = examples((1, 28, 28), batch, 10)
+    for cache in (1 << 30, 1):
+        monkeypatch.setattr(program_module, "_CACHE", cache)
+        found = []
+        for threads in (1, 2, 3, 2, 1):
+            torch.set_num_threads(threads)
+            fast = plan(model, masks)
+            loss, gradients = fast.loss_and_gradients(x.to(dtype), y)
+            found.append([torch.tensor(loss), *gradients.values(), fast.logits(x.to(dtype))])
+        for others in found[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
 
 
-def test_threads_change_the_order_of_sums_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_module, "_WORTH_IT", 1)
+def test_threads_take_parts_of_a_batch_if_they_are_worth_it() -> None:
     model = lenet5()
     fast = plan(model, masked(model, 0.1))
-    x, y = examples((1, 28, 28), 131, 10)
-    alone = fast.loss_and_gradients(x, y)
-    torch.set_num_threads(2)
-    together = fast.loss_and_gradients(x, y)
-    assert alone[0] == pytest.approx(together[0], rel=1e-13)
-    for name, gradient in alone[1].items():
-        torch.testing.assert_close(together[1][name], gradient, **CLOSE)
+    torch.set_num_threads(3)
+    for batch, threads in ((4, 1), (16, 1), (128, 3), (1000, 3)):  # too little work; one slice; four; 32
+        fast.loss_and_gradients(*examples((1, 28, 28), batch, 10))
+        assert len(list(fast._batches._batches.values())[-1].bounds) == threads + 1
+
+
+def test_gradients_stay_what_they_were() -> None:
+    """A plan computes the next ones in the same memory."""
+    model, masks = small()
+    fast = plan(model, masks)
+    _, first = fast.loss_and_gradients(*examples((1, 8, 8), 10, 3))
+    kept = {name: gradient.clone() for name, gradient in first.items()}
+    fast.loss_and_gradients(*examples((1, 8, 8), 10, 3, seed=1))
+    assert all(torch.equal(gradient, kept[name]) for name, gradient in first.items())
 
 
 def test_float32_stays_near_float64() -> None:

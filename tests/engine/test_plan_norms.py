@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 import sparseflow as sf
+from hand_over import WAYS, hand_over_by
 from plans import NORMED, check_against_torch, check_steps_against_torch, examples, masked
+from sparseflow.engine.layers import threads as threads_module
 from sparseflow.engine.plans.plan import plan
 from sparseflow.engine.stepper import Stepper
 from sparseflow.gradients import undisturbed
 
-plan_module = sys.modules["sparseflow.engine.plans.plan"]
 program_module = sys.modules["sparseflow.engine.plans.program"]
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3)
 
@@ -157,7 +158,7 @@ def test_only_a_step_moves_running_statistics_and_only_write_gives_them_away() -
 def test_evaluation_in_slices_and_training_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the cache and the batch: a norm that measures sees all examples."""
     monkeypatch.setattr(program_module, "_CACHE", 1)
-    monkeypatch.setattr(plan_module, "_WORTH_IT", 1)
+    monkeypatch.setattr(threads_module, "_WORTH_IT", 1)
     torch.set_num_threads(2)
     model = images().double()
     masks = masked(model, 0.5)
@@ -168,20 +169,27 @@ def test_evaluation_in_slices_and_training_at_once(monkeypatch: pytest.MonkeyPat
     fast = plan(model, masks)
     fast.logits(x)
     fast.loss_and_gradients(x, y)
-    assert {batch for (_, batch, _) in fast._workers} == {16, 300 % 16, 150 % 16}
+    assert {(b.size, b.whole, len(b.rooms)) for b in fast._batches._batches.values()} == {(16, 300 // 16, 2 + 1)}
 
 
-def test_threads_change_no_bit_where_norms_measure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_module, "_WORTH_IT", 1)
-    model = images()
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_threads_change_no_bit_where_norms_measure(name: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hand_over_by(way, monkeypatch)
+    monkeypatch.setattr(threads_module, "_WORTH_IT", 1)
+    make, shape = NETWORKS[name]
+    model = make()
     masks = masked(model, 0.5)
-    x, y = examples((2, 7, 8), 200, 3)
+    x, y = examples(shape, 200, 3)
     found: list[list[Tensor]] = []
-    for threads in (1, 2):
+    for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        loss, gradients = plan(model, masks).loss_and_gradients(x.float(), y)
+        fast = plan(model, masks)
+        loss, gradients = fast.loss_and_gradients(x.float(), y)
+        assert [batch.shares for batch in fast._batches._batches.values()] == [threads]
         found.append([torch.tensor(loss), *gradients.values()])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    for others in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
 
 
 def test_a_state_dict_from_the_middle_of_a_run_goes_on_the_same() -> None:

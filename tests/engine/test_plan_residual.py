@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from plans import NORMED, check_against_torch, check_steps_against_torch, examples, masked
+from sparseflow.engine.layers import threads as threads_module
 from sparseflow.engine.layers.geometry import Window
 from sparseflow.engine.plans.fusing import fused
 from sparseflow.engine.plans.plan import plan
@@ -188,6 +189,33 @@ def test_blocks_and_single_weights_side_by_side(seed: int) -> None:
     assert len({node.stage.pattern.block for node in read_tape(model, masks) if hasattr(node.stage, "pattern")}) == 2
     for batch in (3, 40):
         check_against_torch(model, masks, *examples((3, 7, 6), batch, 4, seed=seed), close=NORMED)
+
+
+@pytest.mark.parametrize("density", [0.05, 0.4])
+def test_threads_share_the_channels_that_blocks_read_and_change_no_bit(
+    density: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strides, groups, padding and single pixels; more threads than a layer has channels; rows without a block."""
+    monkeypatch.setattr(threads_module, "_WORTH_IT", 1)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, stride=2, groups=2), Block(8, 12, 2),
+        nn.Conv2d(12, 8, 1), *head(8, 4),
+    ).double()  # fmt: skip
+    masks = {
+        name: mask[::4].repeat_interleave(4, 0) if len(mask) % 4 == 0 else mask
+        for name, mask in masked(model, density).items()
+    }
+    sf.apply_masks_(model, masks)
+    x, y = examples((3, 9, 8), 40, 4)
+    found = []
+    for threads in (1, 2, 3, 10):
+        torch.set_num_threads(threads)
+        loss, gradients = plan(model, masks).loss_and_gradients(x, y)
+        found.append([torch.tensor(loss), *gradients.values()])
+    for others in found[1:]:
+        assert all(map(torch.equal, found[0], others))
+    check_against_torch(model, masks, x, y, close=NORMED)
 
 
 @pytest.mark.parametrize("kinds", [(1, 4), (4, 1), (4, 4)])

@@ -21,3 +21,10 @@ def workspace(size: int, dtype: DTypeLike) -> NDArray[Any]:
     room = np.zeros(size + LINE // kind.itemsize, kind)
     first = -room.ctypes.data % LINE // kind.itemsize
     return room[first : first + size]
+
+
+def workspaces(count: int, size: int, dtype: DTypeLike) -> NDArray[Any]:
+    """``(count, size or a little more)`` zeros, of which each row begins at a cache line."""
+    line = LINE // np.dtype(dtype).itemsize
+    size += -size % line
+    return workspace(count * size, dtype).reshape(count, size)

@@ -17,7 +17,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from sparseflow.engine.kernels.compiling import said_aloud
 from sparseflow.engine.kernels.vectors import PIECE
-from sparseflow.engine.kernels.workspace import LINE, workspace
+from sparseflow.engine.kernels.workspace import workspaces
 from sparseflow.engine.layers.functions import check_first_order, to_images, to_storage
 from sparseflow.engine.layers.geometry import Frame, pool_divisor, pool_window
 from sparseflow.engine.layers.modules import SparseLayer
@@ -57,7 +57,7 @@ class _Slices(NamedTuple):
     """Workspaces that no graph holds: a row for each slice."""
 
     def run(
-        self, which: int, workspaces: tuple[Floats, NDArray[np.int8]], values: Floats, gradients: Floats,
+        self, which: int, rooms: tuple[Floats, NDArray[np.int8]], values: Floats, gradients: Floats,
         given: Floats, out: Floats, given_inner: bool, out_inner: bool,
     ) -> None:  # fmt: skip
         """The forward pass (1) or the backward pass (2) of all slices; see :func:`run_slices`."""
@@ -67,10 +67,11 @@ class _Slices(NamedTuple):
         whole = count if rest is program else count - 1
         bounds = np.arange(count + 1) if threads_for(self.work, count) > 1 else np.array([0, count])
         gradient_of = np.array(self.shares if len(gradients) > 1 else [0] * count)
+        together = max(len(program.operations), len(rest.operations))
         over_ranges(
-            run_slices, bounds, self.work, program.operations, rest.operations, program.tables, rest.tables,
-            *workspaces, values, gradients, gradient_of, _NO_NUMBERS, given, _NO_LABELS, self.rows,
-            begin // max(1, count - 1), whole, out, given_inner, out_inner,
+            run_slices, bounds, self.work, together, program.operations, rest.operations, program.tables, rest.tables,
+            *rooms, np.arange(count), values, gradients, gradient_of, _NO_NUMBERS, given, _NO_LABELS, self.rows,
+            begin // max(1, count - 1), whole, 1.0, np.zeros(count), out, given_inner, out_inner, 1,
         )  # fmt: skip
 
 
@@ -83,11 +84,8 @@ class _Held:
 
     @staticmethod
     def _made(programs: list[tuple[int, Program, Program]], dtype: np.dtype[Any]) -> tuple[Floats, NDArray[np.int8]]:
-        line = LINE // dtype.itemsize
         size, positions = max(p.workspace for _, p, _ in programs), max(p.positions for _, p, _ in programs)
-        size += -size % line
-        rooms = workspace(len(programs) * size, dtype).reshape(len(programs), size)
-        return rooms, np.zeros((len(programs), positions), np.int8)
+        return workspaces(len(programs), size, dtype), np.zeros((len(programs), positions), np.int8)
 
     def __del__(self) -> None:
         self._free.append(self.workspaces)

@@ -277,6 +277,7 @@ def _gradients(builder: Builder, step: Step, g: Image, gx: Image, first_value: i
         builder.add(
             op.BLOCK_GRADIENTS, begins, columns, y_columns, first_value, g.begin + loops.g0, g.frame.pitch,
             x.begin + loops.x0, gx.begin + loops.y0, builder.batch, g.channels // pattern.block, *loops.moves,
+            x.frame.height * x.frame.width, x.channels,
         )  # fmt: skip
         return
     for table, loops in gradient_passes(pattern, window, x.frame, gx.frame, g.frame, builder.itemsize):

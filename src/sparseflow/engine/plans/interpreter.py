@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparseflow.engine.kernels.additions import add_image, image_sum
-from sparseflow.engine.kernels.blocks import block_dots, block_gradients, block_sums
+from sparseflow.engine.kernels.blocks import block_dots, block_sums, gradients_of_blocks
 from sparseflow.engine.kernels.compiling import kernel, part
 from sparseflow.engine.kernels.gradients import column_gradients, gated_sums
 from sparseflow.engine.kernels.norms import batch_norm, batch_norm_backward
@@ -51,6 +51,15 @@ def _range_of(count: int, share: int, shares: int) -> tuple[int, int]:
 
 
 @part
+def _begins_of(column: int, starts: Tables, columns: Tables) -> Tables:
+    """In each row of blocks, the first with this column or a later one; columns ascend in a row."""
+    begins = np.empty(starts.shape[0] - 1, np.int32)
+    for o in range(begins.shape[0]):
+        begins[o] = starts[o] + np.searchsorted(columns[starts[o] : starts[o + 1]], column)
+    return begins
+
+
+@part
 def _product(
     o: Integers, x: Floats, tables: Tables, values: Floats, gradient: Floats, share: int, shares: int
 ) -> None:  # fmt: skip
@@ -79,12 +88,16 @@ def _product(
             o[13], o[14], o[15], o[16], o[17], o[18], o[19], o[20], o[21], o[22] == 1, True,
         )  # fmt: skip
     elif code == BLOCK_GRADIENTS:
-        # Rows of blocks add to the same gradients of inputs, so they are no parts of the work.
-        first, last = np.int64(0), o[10] if share == 0 else np.int64(0)
-        block_gradients(
-            tables[o[1] :], tables[o[2] :], tables[o[3] :], values[o[4] :],
-            x, o[5], o[6], x, o[7], x, o[8], o[9], gradient[o[4] :], first, last,
-            o[11], o[12], o[13], o[14], o[15], o[16], o[17], o[18], o[19], True,
+        starts, columns = tables[o[1] : o[1] + o[10] + 1], tables[o[2] :]
+        begins, ends = starts[:-1], starts[1:]
+        if shares > 1:
+            # Rows of blocks add to the same gradients of inputs, so each thread has channels of its own.
+            first, last = _range_of(o[21], share, shares)
+            begins = _begins_of(first * o[20], starts, columns)
+            ends = _begins_of(last * o[20], starts, columns)
+        gradients_of_blocks(
+            starts, begins, ends, columns, tables[o[3] :], values[o[4] :], x, o[5], o[6], x, o[7], x, o[8], o[9],
+            gradient[o[4] :], np.int64(0), o[10], o[11], o[12], o[13], o[14], o[15], o[16], o[17], o[18], o[19], True,
         )  # fmt: skip
     elif code == WEIGHT_GRADIENT:
         first, last = _range_of(o[9], share, shares)
@@ -190,11 +203,10 @@ def _norm(
 @kernel
 def run(
     operations: NDArray[np.int64], x: Floats, where: Positions, tables: Tables, values: Floats, gradient: Floats,
-    numbers: NDArray[np.float64], given: Floats, labels: Integers, chosen: Integers, first: int, slices: int,
-    scale: float, out: Floats, total: int, given_inner: bool, out_inner: bool,
-    share: int, shares: int,
+    numbers: NDArray[np.float64], given: Floats, labels: Integers, chosen: Integers, first: int, scale: float,
+    out: Floats, total: int, given_inner: bool, out_inner: bool, share: int, shares: int,
 ) -> float:  # fmt: skip
-    """Run the table on ``slices`` slices of a batch, one after the other.
+    """Run the table, or a part of it, on a slice of a batch.
 
     Args:
         operations: ``(operations, ROW)``.
@@ -207,7 +219,7 @@ def run(
         given: What ``TAKE`` reads, flat: ``(examples, numbers)``, or ``(numbers, total)`` where ``given_inner``.
         labels: ``(examples,)``.
         chosen: The examples of the batch, checked.
-        first: Begin of the first slice in ``chosen``.
+        first: Begin of the slice in ``chosen``.
         scale: Factor of the gradient: one over the examples of the whole batch.
         out: What ``GIVE`` writes, flat: ``(total, numbers)``, or ``(numbers, total)`` where ``out_inner``.
         total: Examples of the whole batch.
@@ -218,27 +230,23 @@ def run(
     Returns: the sum of the examples' losses.
     """
     loss = 0.0
-    begin = first
-    for _ in range(slices):
-        batch = 0
-        for k in range(operations.shape[0]):
-            o = operations[k]
-            code = o[0]
-            if code <= GATED_BIAS_GRADIENT:
-                _product(o, x, tables, values, gradient, share, shares)
-            elif code <= AVERAGE_POOL_BACKWARD:
-                _pool(o, x, where, share, shares)
-            elif code <= ZERO:
-                _number_by_number(o, x, share, shares)
-            elif code <= NORM_BACKWARD:
-                _norm(o, x, values, gradient, numbers, share, shares)
-            elif share == 0:
-                batch = o[1]
-                if code == TAKE:
-                    take(given, begin, total, chosen, given_inner, x, o[2], o[3], o[4], o[5], o[6], o[7], batch)
-                elif code == GIVE:
-                    give(x, o[2], o[3], o[4], o[5], o[6], o[7], batch, out, begin, total, out_inner)
-                else:
-                    loss += cross_entropy(x, o[2], o[3], batch, labels, chosen, begin, o[4], scale)
-        begin += batch
+    for k in range(operations.shape[0]):
+        o = operations[k]
+        code = o[0]
+        if code <= GATED_BIAS_GRADIENT:
+            _product(o, x, tables, values, gradient, share, shares)
+        elif code <= AVERAGE_POOL_BACKWARD:
+            _pool(o, x, where, share, shares)
+        elif code <= ZERO:
+            _number_by_number(o, x, share, shares)
+        elif code <= NORM_BACKWARD:
+            _norm(o, x, values, gradient, numbers, share, shares)
+        elif share == 0:
+            batch = o[1]
+            if code == TAKE:
+                take(given, first, total, chosen, given_inner, x, o[2], o[3], o[4], o[5], o[6], o[7], batch)
+            elif code == GIVE:
+                give(x, o[2], o[3], o[4], o[5], o[6], o[7], batch, out, first, total, out_inner)
+            else:
+                loss += cross_entropy(x, o[2], o[3], batch, labels, chosen, first, o[4], scale)
     return loss

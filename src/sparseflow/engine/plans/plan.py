@@ -2,79 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sparseflow._fast import on_threads
+from sparseflow._fast import team
 from sparseflow.attached import check_current
 from sparseflow.boundary import checked
 from sparseflow.engine.kernels.compiling import said_aloud
-from sparseflow.engine.kernels.workspace import workspace
 from sparseflow.engine.layers.pattern import Pattern
-from sparseflow.engine.plans.builder import Program
-from sparseflow.engine.plans.interpreter import run
-from sparseflow.engine.plans.program import build_program, examples_that_fit
+from sparseflow.engine.layers.threads import over_ranges
+from sparseflow.engine.plans.batches import Batch, Batches, Kind
 from sparseflow.engine.plans.reading import read_tape
+from sparseflow.engine.plans.slices import run_slices
 from sparseflow.engine.plans.stages import Norm, Stage, Weighted, has_parameters
 from sparseflow.engine.plans.state import Part, State
 from sparseflow.engine.plans.statistics import Modes, Statistics
 
 Floats = NDArray[Any]
 Integers = NDArray[np.int64]
-
-#: Examples in a slice, at least and at most, unless the batch is smaller: fewer would make vectors and rows too short.
-_FEWEST, _MOST = 16, 128
-#: Multiply-adds of a forward pass below which another thread costs more than it saves.
-_WORTH_IT = 900_000
-
-
-class _Worker(NamedTuple):
-    """The buffers that one thread writes."""
-
-    workspace: NDArray[Any]
-    positions: NDArray[np.int8]
-
-
-class _Piece(NamedTuple):
-    """Slices of a batch, one after the other, from example ``first`` on."""
-
-    first: int
-    slices: int
-    program: Program
-    worker: _Worker
-
-
-class _Part(NamedTuple):
-    """Which operations to run, and which share of each."""
-
-    operations: slice
-    share: int
-    shares: int
-
-
-_ALL = _Part(slice(None), 0, 1)
-
-
-class _Kind(NamedTuple):
-    """What a program depends on besides the examples in a slice."""
-
-    shape: tuple[int, ...]
-    """Of one example."""
-    modes: Modes
-    training: bool
-
-    @property
-    def measures(self) -> bool:
-        """Whether a norm needs the whole batch at once."""
-        return any(self.modes)
 
 
 class Plan:
@@ -86,9 +37,9 @@ class Plan:
 
     Norms are in the mode of the model's, one by one, at each call. Only :meth:`step` moves running statistics.
 
-    A batch is worked on in slices that fit in the cache, by ``torch.get_num_threads()`` threads. The same input gives
-    the same bits each time; another number of threads sums gradients in another order. A norm that measures needs the
-    whole batch, so such a network is computed operation by operation, with the same bits on any number of threads.
+    A batch is worked on in slices that fit in the cache, by ``torch.get_num_threads()`` threads. A norm that measures
+    needs the whole batch, so threads then share every operation. The same input gives the same bits each time, on any
+    number of threads.
     """
 
     def __init__(
@@ -157,19 +108,17 @@ class Plan:
         loss, gradient, _ = self._loss(images, labels, chosen)
         flat = torch.from_numpy(gradient)
         return loss, {
-            part.name: part.scatter(flat[part.where]) if dense else flat[part.where] for part in self._state.parts
+            part.name: part.scatter(flat[part.where]) if dense else flat[part.where].clone()
+            for part in self._state.parts
         }
 
     def logits(self, images: Tensor, chosen: Tensor | None = None) -> Tensor:
         """The logits, ``(batch, classes)``; arguments as :meth:`step`."""
         numbers, rows = self._check_images(images, chosen)
-        kind = _Kind(tuple(images.shape[1:]), self._modes(), training=False)
-        share = self._share(kind, 0, len(rows))
-        out = np.empty(len(rows) * share[0].program.classes, numbers.dtype)
-        none = np.zeros(0, np.int64)
-        with self._said_aloud():
-            for piece in share:
-                self._run(piece, numbers, none, rows, 1.0, out[:0], out)
+        kind = Kind(tuple(images.shape[1:]), self._modes(), training=False)
+        batch = self._batches.of(kind, len(rows))
+        out = np.empty(len(rows) * batch.program.classes, numbers.dtype)
+        self._run(batch, numbers, np.zeros(0, np.int64), rows, np.zeros((batch.gradients, 0), numbers.dtype), out)
         return torch.from_numpy(out).view(len(rows), -1)
 
     def _has(self, masks: Mapping[str, Tensor]) -> bool:
@@ -183,11 +132,11 @@ class Plan:
         tape = read_tape(self._model, masks)
         parameters = dict(self._model.named_parameters())
         parts: list[Part] = []
-        self._begins: list[int] = []
+        begins: list[int] = []
         end = 0
         for stage, _ in tape:
             if has_parameters(stage):
-                self._begins.append(end)
+                begins.append(end)
                 for kind, pattern in _parameters(stage):
                     name = f"{stage.name}.{kind}" if stage.name else kind
                     parts.append(Part(name, parameters[name], end, pattern))
@@ -196,11 +145,8 @@ class Plan:
             raise ValueError("the network has no layer with weights, so there is nothing to plan.")
         self._statistics = Statistics(self._model, tape)
         self._state = State(parts, self._optimizer, self._dtype)
-        self._programs: dict[tuple[_Kind, int], Program] = {}
-        self._shares: dict[tuple[_Kind, int, int, int], tuple[_Piece, ...]] = {}
-        self._workers: dict[tuple[_Kind, int, int], _Worker] = {}
-        self._slice_sizes: dict[_Kind, int] = {}
-        self._gradients: dict[int, Floats] = {}
+        self._batches = Batches(self._statistics, begins, np.dtype(np.float32 if self._itemsize == 4 else np.float64))
+        self._gradients = np.zeros((0, end), self._batches.dtype)
         self._masks = {name: mask.clone() for name, mask in masks.items()}
 
     def _loss(self, images: Tensor, labels: Tensor, chosen: Tensor | None) -> tuple[float, Floats, dict[int, int]]:
@@ -211,106 +157,45 @@ class Plan:
                 f"labels must be int64 of shape ({len(images)},), got {labels.dtype} {tuple(labels.shape)}."
             )
         targets = labels.detach().contiguous().numpy()
-        size = len(rows)
-        kind = _Kind(tuple(images.shape[1:]), self._modes(), training=True)
-        threads = self._threads(kind, size)
-        edges = [0, size] if kind.measures else [size * thread // threads for thread in range(threads + 1)]
-        shares = [self._share(kind, *ends, thread=t) for t, ends in enumerate(itertools.pairwise(edges))]
-        program, wanted = shares[0][0].program, targets[rows]
-        if wanted.min() < 0 or wanted.max() >= program.classes:
-            raise ValueError(f"labels must be in [0, {program.classes}), got {wanted.min()} to {wanted.max()}.")
-        gradients = [self._gradient(thread) for thread in range(len(shares))]
-        for gradient in gradients:
-            gradient[:] = 0
-        losses = [0.0] * threads
-
-        def run_share(thread: int) -> None:
-            gradient = gradients[thread]
-            for piece in shares[thread]:
-                losses[thread] += self._run(piece, numbers, targets, rows, 1 / size, gradient, gradient[:0])
-
-        def run_part(k: int, thread: int) -> None:
-            part = _Part(slice(k, k + 1), thread, threads)
-            gradient = gradients[0]
-            losses[thread] += self._run(shares[0][0], numbers, targets, rows, 1 / size, gradient, gradient[:0], part)
-
-        with self._said_aloud():
-            if kind.measures and threads > 1:
-                for k in range(len(program.operations)):
-                    on_threads(threads, partial(run_part, k))
-            else:
-                on_threads(threads, run_share)
+        kind = Kind(tuple(images.shape[1:]), self._modes(), training=True)
+        batch, wanted = self._batches.of(kind, len(rows)), targets[rows]
+        if wanted.min() < 0 or wanted.max() >= batch.program.classes:
+            raise ValueError(f"labels must be in [0, {batch.program.classes}), got {wanted.min()} to {wanted.max()}.")
+        if len(self._gradients) < batch.gradients:
+            self._gradients = np.zeros((batch.gradients, self._gradients.shape[1]), self._gradients.dtype)
+        gradients = self._gradients[: batch.gradients]
+        gradients[:] = 0
+        loss = self._run(batch, numbers, targets, rows, gradients, gradients[0, :0])
         for other in gradients[1:]:
             gradients[0] += other
-        return sum(losses) / size, gradients[0], program.counts
-
-    def _threads(self, kind: _Kind, size: int) -> int:
-        """Threads that are worth it: they share the batch or, where a norm needs all of it, every operation."""
-        work = self._program(kind, _MOST).work * size // _MOST
-        worth = work // (_WORTH_IT * len(self._begins)) if kind.measures else min(size // _FEWEST, work // _WORTH_IT)
-        return max(1, min(torch.get_num_threads(), worth))
+        return loss, gradients[0], batch.program.counts
 
     def _run(
-        self, piece: _Piece, images: Floats, labels: Integers, rows: Integers, scale: float, gradient: Floats,
-        out: Floats, part: _Part = _ALL,
-    ) -> float:  # fmt: skip
-        program, worker = piece.program, piece.worker
-        total: float = run(
-            program.operations[part.operations], worker.workspace, worker.positions, program.tables,
-            self._state.values.numpy(), gradient, self._statistics.numbers, images, labels, rows, piece.first,
-            piece.slices, scale, out, len(rows), False, False, part.share, part.shares,
-        )  # fmt: skip
-        return total
+        self, batch: Batch, images: Floats, labels: Integers, rows: Integers, gradients: Floats, out: Floats
+    ) -> float:
+        """The mean loss; what ``batch.gradient_of`` names is added to."""
+        operations, rest = batch.program.operations, batch.rest.operations
+        at_once, together = [slice(None)], max(len(operations), len(rest))
+        if batch.shares > 1:
+            # Only compiled code can let threads wait for each other within a call.
+            at_once, together = at_once if team() else [slice(k, k + 1) for k in range(len(operations))], 1
+        losses = np.zeros(int(batch.bounds[-1]))
+        with self._said_aloud():
+            for which in at_once:
+                over_ranges(
+                    run_slices, batch.bounds, batch.work, together, operations[which], rest[which],
+                    batch.program.tables, batch.rest.tables, batch.rooms, batch.positions, batch.room_of,
+                    self._state.values.numpy(), gradients, batch.gradient_of, self._statistics.numbers, images, labels,
+                    rows, batch.size, batch.whole, 1 / len(rows), losses, out, False, False, batch.shares,
+                )  # fmt: skip
+        # In their order, which NumPy's sum does not keep.
+        return sum(losses.tolist()) / len(rows)
 
     def _modes(self) -> Modes:
         """Of the norms; those that do not measure get the numbers that they remember."""
         modes = self._statistics.modes
         self._statistics.prepare(modes)
         return modes
-
-    def _share(self, kind: _Kind, first: int, last: int, *, thread: int = 0) -> tuple[_Piece, ...]:
-        """A thread's part of the batch as slices that fit in the cache, and a rest."""
-        key = (kind, first, last, thread)
-        if key not in self._shares:
-            size = last - first if kind.measures else self._slice_size(kind)
-            whole, rest = divmod(last - first, size)
-            pieces = [(first, size, whole), (last - rest, rest, min(rest, 1))]
-            self._shares[key] = tuple(
-                _Piece(start, slices, self._program(kind, batch), self._worker(kind, batch, thread))
-                for start, batch, slices in pieces
-                if slices
-            )
-        return self._shares[key]
-
-    def _slice_size(self, kind: _Kind) -> int:
-        if kind not in self._slice_sizes:
-            trial = self._program(kind, _MOST)
-            room = trial.workspace // _MOST * self._itemsize
-            self._slice_sizes[kind] = examples_that_fit(room, least=_FEWEST, most=_MOST)
-        return self._slice_sizes[kind]
-
-    def _program(self, kind: _Kind, batch: int) -> Program:
-        if (kind, batch) not in self._programs:
-            self._programs[kind, batch] = build_program(
-                self._statistics.tape(kind.modes), self._begins, kind.shape, batch=batch, itemsize=self._itemsize,
-                training=kind.training,
-            )  # fmt: skip
-        return self._programs[kind, batch]
-
-    def _worker(self, kind: _Kind, batch: int, thread: int) -> _Worker:
-        program, key = self._program(kind, batch), (kind, batch, thread)
-        if key not in self._workers:
-            dtype = self._state.values.numpy().dtype
-            self._workers[key] = _Worker(
-                workspace(program.workspace, dtype),
-                np.zeros(program.positions, np.int8),
-            )
-        return self._workers[key]
-
-    def _gradient(self, thread: int) -> Floats:
-        if thread not in self._gradients:
-            self._gradients[thread] = np.zeros_like(self._state.values.numpy())
-        return self._gradients[thread]
 
     def _check_images(self, images: Tensor, chosen: Tensor | None) -> tuple[Floats, Integers]:
         if images.dtype != self._dtype or images.device.type != "cpu" or images.dim() < 2 or not len(images):

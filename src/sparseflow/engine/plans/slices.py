@@ -1,4 +1,4 @@
-"""The slices of a batch, each with a workspace of its own, on several threads: one call a pass."""
+"""The slices of a batch on several threads, in one call: each thread has slices of its own, or all share each one."""
 
 from __future__ import annotations
 
@@ -13,26 +13,34 @@ from sparseflow.engine.plans.interpreter import Floats, Integers, Positions, Tab
 
 
 @kernel
-def _slices(
-    operations: Integers, rest: Integers, tables: Tables, rest_tables: Tables, rooms: Floats, positions: Positions,
-    values: Floats, gradients: Floats, gradient_of: Integers, numbers: NDArray[np.float64], given: Floats,
-    labels: Integers, rows: Integers, size: int, whole: int, out: Floats, given_inner: bool, out_inner: bool,
-    first: int, last: int,
+def _shares_of_slices(
+    begin: int, end: int, operations: Integers, rest: Integers, tables: Tables, rest_tables: Tables, rooms: Floats,
+    positions: Positions, room_of: Integers, values: Floats, gradients: Floats, gradient_of: Integers,
+    numbers: NDArray[np.float64], given: Floats, labels: Integers, rows: Integers, size: int, whole: int, scale: float,
+    losses: NDArray[np.float64], out: Floats, given_inner: bool, out_inner: bool, shares: int, first: int, last: int,
 ) -> None:  # fmt: skip
-    for k in range(first, last):
+    for number in range(first, last):
+        k = number // shares
         is_whole = k < whole
-        run(
-            operations if is_whole else rest, rooms[k], positions[k], tables if is_whole else rest_tables, values,
-            gradients[gradient_of[k]], numbers, given, labels, rows, k * size, np.int64(1), 1.0, out, rows.shape[0],
-            given_inner, out_inner, np.int64(0), np.int64(1),
+        losses[number] += run(
+            (operations if is_whole else rest)[begin:end], rooms[room_of[k]], positions[room_of[k]],
+            tables if is_whole else rest_tables, values, gradients[gradient_of[number]], numbers, given, labels, rows,
+            k * size, scale, out, rows.shape[0], given_inner, out_inner, number % shares, shares,
         )  # fmt: skip
 
 
 @kernel
-def run_slices(team: int, threads: int, bounds: Integers, *arguments: Any) -> None:
-    """:func:`~sparseflow.engine.plans.interpreter.run` for the slices [first, last).
+def run_slices(team: int, threads: int, bounds: Integers, together: int, operations: Integers, *arguments: Any) -> None:
+    """:func:`~sparseflow.engine.plans.interpreter.run` for the slices of a batch, and what each adds to ``losses``.
 
-    The first ``whole`` slices are of ``size`` examples and have their operations and tables, the last one has its own.
-    ``rooms`` and ``positions`` have a row for each slice; slice k adds to row ``gradient_of[k]`` of ``gradients``.
+    The first ``whole`` slices are of ``size`` examples and have their operations and tables, the one behind them has
+    its own, ``rest``. Slice k works in row ``room_of[k]`` of ``rooms`` and ``positions``; share s of all shares of
+    slices adds to row ``gradient_of[s]`` of ``gradients``: weights that are neighbours in one belong to several shares,
+    and two cores that write to one cache line wait for each other.
+
+    Args:
+        bounds: Ranges of ``shares`` shares of the first slice, as many of the second, and so on.
+        together: Operations after which threads wait for each other: one where they share slices, else all.
     """
-    share(team, threads, bounds, _slices, arguments)
+    for begin in range(0, operations.shape[0], together):
+        share(team, threads, bounds, _shares_of_slices, (begin, begin + together, operations, *arguments))
