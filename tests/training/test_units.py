@@ -14,11 +14,12 @@ from noise_images import noise_images
 from sparseflow.analysis import dead_units
 from sparseflow.data.digits import Dataset, load_dataset
 from sparseflow.training import probes
+from sparseflow.training.config import pruning_parent
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.images import ImageRun
 from sparseflow.training.run import train
 from sparseflow.training.runs import METRICS, Run, final_state, load_runs
-from sparseflow.training.setup import dense_network
+from sparseflow.training.setup import dense_network, set_up
 from sparseflow.training.units import unit_count, unit_counts
 from starts import at_start
 
@@ -147,3 +148,52 @@ def test_a_run_that_blew_up_ends(tmp_path: Path) -> None:
     run = train(RUN.with_(method="scratch", learning_rate=1e30, engine="masked"), root=tmp_path)
     assert math.isnan(run.final["test/loss"])
     assert unit_count(run, "all", "conv1", at_end=True) == 6
+
+
+# --- starts that are changed ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("control", ["repaired", "killed"])
+def test_controls_turn_whole_first_filters(control: str, seed: int, data: Dataset) -> None:
+    """By hand: those without a positive weight are negated, or all weights of one with some become negative."""
+    run = RUN.with_(method="scratch", seed=seed)
+    plain, changed = (at_start(one, data, root=Path()).model for one in (run, run.with_(control=control)))
+    for name, before in plain.state_dict().items():
+        after = changed.state_dict()[name]
+        assert torch.equal(after.abs(), before.abs())
+        assert torch.equal(after, before) or name == "conv1.weight"
+    before, after = (model.conv1.weight.detach().flatten(1) for model in (plain, changed))
+    live = (before > 0).any(1)
+    assert live.any()
+    if control == "repaired":
+        assert torch.equal(after, torch.where(live[:, None], before, -before))
+        assert torch.equal((after > 0).any(1), (before != 0).any(1))
+    else:
+        silenced = live & ~(after > 0).any(1)
+        assert int(silenced.sum()) == 1
+        assert torch.equal(after, torch.where(silenced[:, None], -before.abs(), before))
+
+
+@pytest.mark.parametrize("init", ["dense", "liu", "sparse"])
+def test_avoid_dead_leaves_none_that_something_reaches(init: str, data: Dataset) -> None:
+    run = RUN.with_(init=init, seed=2)
+    plain, awake = (at_start(one, data, root=Path()).sparsifier for one in (run, run.with_(avoid_dead=True)))
+    silent = [
+        sum(len(set(units.never_fire) - set(units.no_path_in)) for units in found)
+        for found in (
+            list(dead_units(one.model, [data.validation(2)], one.masks).values())[:-1] for one in (plain, awake)
+        )
+    ]
+    assert silent[0] > 5
+    assert silent[1] == 0
+
+
+def test_what_avoid_dead_needs(data: Dataset) -> None:
+    with pytest.raises(ValueError, match="avoid_dead is for weights that are drawn for masks; 'dense' draws none"):
+        RUN.with_(method="dense", avoid_dead=True)
+    with pytest.raises(ValueError, match=r"avoid_dead looks at training images: give growth=data\.growth"):
+        set_up(RUN.with_(avoid_dead=True))
+    run = RUN.with_(steps=7000)
+    assert pruning_parent(run.with_(avoid_dead=True)) == pruning_parent(run)
+    assert pruning_parent(run.with_(control="killed")) == pruning_parent(run)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sparseflow._checks import check_choice, check_masks, check_values
 from sparseflow.boundary import checked
 from sparseflow.init.fill import INITIALIZERS, Scaling
+from sparseflow.init.firing import wake_
 from sparseflow.init.live import live_inputs
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.masks.fans import PLAIN
@@ -34,6 +35,7 @@ def initialize_(
     keep: Iterable[str] = (),
     overwrite: Iterable[str] = (),
     zero_biases: bool = True,
+    avoid_dead: bool = False,
     example_inputs: Any = None,
 ) -> nn.Module:
     r"""Re-draw every masked weight so that the signal survives the mask, in place, and set its own bias to zero.
@@ -62,13 +64,18 @@ def initialize_(
         keep: Name patterns of weights that keep their values, pretrained ones for instance; they are only masked.
         overwrite: Name patterns of weights and biases that are drawn, or set to zero, whatever they are.
         zero_biases: Set the biases of re-drawn weights to zero, as the paper does.
-        example_inputs: For ``"live"``, see :func:`sparseflow.init.live.live_inputs`.
+        avoid_dead: Negate the weights of each unit whose output is positive for no example, which a ReLU would silence
+            for ever: in linear and convolution layers that were drawn, in forward order, but where the network returns
+            the output as it is. Sizes stay, and so do all variances above; see :func:`.flip_silent_`. Units that no
+            input reaches stay as they are.
+        example_inputs: For ``avoid_dead``, one batch of what the model takes, some hundred examples of the data; for
+            ``"live"``, see :func:`sparseflow.init.live.live_inputs`.
 
     Returns: ``model``.
 
     Raises:
         TypeError, ValueError: if a mask does not fit, a choice is unknown, a ``keep`` pattern matches no mask, an
-            ``overwrite`` pattern no parameter, or a weight has no values.
+            ``overwrite`` pattern no parameter, a weight has no values, or ``avoid_dead`` comes without examples.
 
     Warns:
         UserWarning: naming what is left as it was because it looks set on purpose.
@@ -79,8 +86,15 @@ def initialize_(
     >>> weight = initialize_(model, masks, scheme="sparse", seed=0).weight
     >>> bool(abs((weight**2).sum(1).mean() - 2) < 0.2)  # fan-in times 2 / fan-in
     True
+    >>> pixels = torch.rand(64, 1000, generator=torch.Generator().manual_seed(0))
+    >>> model = initialize_(nn.Sequential(model, nn.ReLU()), {"0.weight": masks["weight"]}, seed=0, avoid_dead=True,
+    ...                     example_inputs=pixels)
+    >>> bool((model(pixels) > 0).any(0).all())
+    True
     """
     check_choice(scheme, SCHEMES, name="scheme")
+    if avoid_dead and example_inputs is None:
+        raise ValueError("avoid_dead=True looks at what units do: give one batch of the data, example_inputs=x.")
     if isinstance(base, str):
         check_choice(base, INITIALIZERS, name="base")
         base = INITIALIZERS[base]
@@ -95,6 +109,7 @@ def initialize_(
         raise ValueError(f"keep has {missed[0]!r}, which matches no masked weight. Masked: {', '.join(masks)}.")
     live = live_inputs(model, masks, example_inputs=example_inputs) if scheme == "live" else {}
     left: dict[str, list[str]] = {}
+    drawn: list[str] = []
     with torch.no_grad():
         for name, mask in masks.items():
             weight = weights[name]
@@ -105,11 +120,14 @@ def initialize_(
                 weight.parameter.masked_fill_(~mask, 0)
                 continue
             _draw_(weight, mask, base, scaling=SCHEMES[scheme].scaling, seed=seed, live=live.get(name))
+            drawn.append(name)
             for bias, parameter in _biases(weight).items() if zero_biases else ():
                 if float(full(parameter.detach()).abs().max()) < 1 or _matches(bias, overwrite):
                     parameter.zero_()
                 else:
                     left.setdefault("biases of size 1 or more", []).append(bias)
+    if avoid_dead:
+        wake_(model, drawn, example_inputs)
     if left:
         found = "; ".join(f"{', '.join(dict.fromkeys(names))} ({meaning})" for meaning, names in left.items())
         warn(

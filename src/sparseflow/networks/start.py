@@ -131,6 +131,7 @@ def draw_sparse_(
     scheme: str,
     seed: int,
     base: str | None = None,
+    avoid_dead: bool = False,
     example_inputs: Tensor | tuple[Any, ...] | None = None,
 ) -> nn.Module:
     r"""Re-draw the masked weights of a network of the paper by one of its schemes, in place.
@@ -157,7 +158,8 @@ def draw_sparse_(
         scheme: ``"dense"``, ``"liu"``, ``"sparse"`` or ``"live"``.
         seed: Each weight draws from ``stream(seed, "init", name)``.
         base: Key of ``sparseflow.init.INITIALIZERS``; default the network's.
-        example_inputs: For ``"live"``, see :func:`sparseflow.live_inputs`.
+        avoid_dead: As :func:`sparseflow.initialize_`.
+        example_inputs: For ``avoid_dead``, examples of the data; for ``"live"``, see :func:`sparseflow.live_inputs`.
 
     Returns: ``model``.
 
@@ -180,7 +182,9 @@ def draw_sparse_(
     check_choice(scheme, SCHEMES, name="scheme")
     normal = kaiming_normal_ if SCHEMES[scheme].scaling == "unit" else kaiming_truncated_normal_
     own = "xavier_uniform" if network.nonlinearity is None else partial(normal, nonlinearity=network.nonlinearity)
-    initialize_(model, masks, scheme=scheme, seed=seed, base=base or own, example_inputs=example_inputs)
+    initialize_(
+        model, masks, scheme=scheme, seed=seed, base=base or own, avoid_dead=avoid_dead, example_inputs=example_inputs
+    )
     if scheme == "dense":
         for key in network.normals.keys() & masks.keys():
             initialize_(model, {key: masks[key]}, scheme=scheme, seed=seed, base=_original(network, key))

@@ -87,6 +87,7 @@ class RunConfig(ABC):
     init_seed: int | None = None
     control: str = "none"
     start_noise: float = 0.0
+    avoid_dead: bool = False
     micro_batch: int | None = None
     label_smoothing: float = 0.0
     update_until: int | None = None

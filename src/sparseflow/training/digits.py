@@ -20,7 +20,7 @@ from sparseflow.training.optimizer import KerasSchedule
 
 SCHEDULES = ("cosine", "step")
 #: Changes to the start of a masked run, which show what of it matters.
-CONTROLS = ("none", "shuffled_masks", "shuffled_weights", "signs")
+CONTROLS = ("none", "shuffled_masks", "shuffled_weights", "signs", "repaired", "killed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ class DigitRun(RunConfig):
     shared_with_parent: ClassVar[Collection[str]] = ("model", "sparsity", "block")
     unused_by_pruning: ClassVar[Collection[str]] = (
         "init_base", "allocation", "drop_fraction", "update_every", "control", "start_noise", "init_seed",
+        "avoid_dead",
     )  # fmt: skip
     one_process: ClassVar[bool] = True
     measures_ends: ClassVar[bool] = True
@@ -62,7 +63,7 @@ class DigitRun(RunConfig):
     rewind_step: WholeNumber = 0
     """Step of the pruning run whose weights a ticket takes."""
     control: tyro.conf.Suppress[str] = "none"
-    """none, shuffled_masks, shuffled_weights or signs: what is done to the start."""
+    """none, shuffled_masks, shuffled_weights, signs, repaired or killed: what is done to the start."""
     start_noise: tyro.conf.Suppress[NotNegative] = 0.0
     """Std of noise on start weights, per std of the layer's."""
     seed: Seed = 0
@@ -105,6 +106,8 @@ class DigitRun(RunConfig):
     """auto, sparse or masked: bits differ, results only by rounding."""
     block: str = "1x1"
     """Outputs x inputs of the masks' blocks, in layers that it divides; 4 is 4x1."""
+    avoid_dead: bool = False
+    """Negate the drawn weights of units that fire for no training image."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,6 +120,8 @@ class DigitRun(RunConfig):
             raise ValueError(
                 f"control and start_noise change a masked start; {self.method!r} has none. Leave them out."
             )
+        if self.avoid_dead and self.row.start != "masked":
+            raise ValueError(f"avoid_dead is for weights that are drawn for masks; {self.method!r} draws none.")
 
     def choices(self) -> dict[str, Collection[str]]:
         """Field -> its possible values; datasets and networks are checked when loaded, so that all runs can be read."""

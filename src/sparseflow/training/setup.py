@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparseflow import tickets
 from sparseflow.gradients import loss_gradient
+from sparseflow.init.firing import flip_silent_, silence_unit_
 from sparseflow.masks.blocks import SINGLE
 from sparseflow.masks.make import dense_masks
 from sparseflow.networks import NETWORKS, build_network, draw_sparse_, network_masks, networks_for
@@ -71,20 +72,23 @@ def set_up(
         config: The run.
         ranks: This process among all; default alone.
         start: Of :func:`start_of`, if ``config.mask_from`` is given.
-        growth: Images and labels whose dense gradient says where weights grow; default the training batch.
+        growth: Images and labels whose dense gradient says where weights grow, default the training batch; and whose
+            images ``config.avoid_dead`` looks at.
         sharded: Whether each process keeps only its part of weights, gradients, optimizer state and masks (FSDP2).
 
     Raises:
-        ValueError: if the processes cannot share the micro-batches of a step, a start is missing, or ``channels_last``
-            weights are sharded.
+        ValueError: if the processes cannot share the micro-batches of a step, a start or the images of ``avoid_dead``
+            are missing, or ``channels_last`` weights are sharded.
         RanksDisagreeError: if a process has other masks.
     """
     ranks = ranks or Ranks()
     check_shares(config.micro_batches, ranks)
     if (config.mask_from is None) != (start is None):
         raise ValueError("a start goes with mask_from: give both or none.")
+    if config.avoid_dead and growth is None:
+        raise ValueError("avoid_dead looks at training images: give growth=data.growth.")
     model: nn.Module = dense_network(config)
-    masks = _begin_(model, config, start)
+    masks = _begin_(model, config, start, images=None if growth is None else growth[0])
     shares = None
     if config.row.moves == "prune" and config.prunes_to_masks:
         shares = {name: 1 - float(mask.double().mean()) for name, mask in _random_masks(model, config).items()}
@@ -146,7 +150,7 @@ def _elsewhere(name: str) -> str:
     return f" For colour images type: sparseflow train images --network {name}" if is_for_images else ""
 
 
-def _begin_(model: nn.Module, config: RunConfig, start: Start | None) -> Masks:
+def _begin_(model: nn.Module, config: RunConfig, start: Start | None, *, images: Tensor | None) -> Masks:
     """Give the network the weights of the run's start, and return the masks."""
     if config.row.start == "dense":
         never = NETWORKS[config.architecture].dense
@@ -159,15 +163,26 @@ def _begin_(model: nn.Module, config: RunConfig, start: Start | None) -> Masks:
     else:
         draw_sparse_(
             model, masks, name=config.architecture, scheme=config.init, seed=config.start_seed, base=config.init_base,
-            example_inputs=_example(config),
+            avoid_dead=config.avoid_dead, example_inputs=images if config.avoid_dead else _example(config),
         )  # fmt: skip
     if config.control == "shuffled_weights":
         tickets.shuffle_weights_(model, masks, seed=config.start_seed)
     elif config.control == "signs":
         tickets.keep_signs_(model, masks)
+    elif config.control in ("repaired", "killed"):
+        _turn_first_(model, masks, config)
     if config.start_noise:
         tickets.perturb_(model, masks, relative_std=config.start_noise, seed=config.start_seed)
     return masks
+
+
+def _turn_first_(model: nn.Module, masks: Masks, config: RunConfig) -> None:
+    """Wake the first layer's units without a positive weight, or silence one that has some; pixels are not negative."""
+    weight = model.get_parameter(next(iter(masks))).detach()
+    if config.control == "repaired":
+        flip_silent_(weight, weight.flatten(1).T)  # what single pixels of size one give
+    else:
+        silence_unit_(weight, generator=stream(config.start_seed, "silence"))
 
 
 def _random_masks(model: nn.Module, config: RunConfig) -> Masks:

@@ -50,6 +50,7 @@ def groups(scale: Scale) -> Groups:
         **dict(_mlp_tickets(mlp, scale)),
         **dict(_moving("lenet5", lenet5, scale.many)),
         **dict(_variants(lenet5, scale)),
+        **dict(_dead_filters(lenet5, scale)),
         **dict(_ticket_controls(undecayed, scale)),
         **dict(_sparsities(undecayed, scale)),
         **dict(_grids(lenet5, mlp, scale)),
@@ -189,6 +190,23 @@ def _variants(base: DigitRun, scale: Scale) -> Iterator[tuple[str, list[DigitRun
     one = pruning_parent(base)
     yield "lenet5/scratch/sparse/one-mask", _pruned(base, scale.seeds, mask=one, first=REPEATS)
     yield "lenet5/scratch/sparse/step", _pruned(base, scale.some, schedule="step")
+
+
+def _dead_filters(base: DigitRun, scale: Scale) -> Iterator[tuple[str, list[DigitRun]]]:
+    """Table 1's cells once more, from starts whose first filters without a positive weight are woken, or with one more.
+
+    ``repaired`` negates such filters, ``killed`` makes the weights of another one negative, ``avoid_dead`` negates the
+    units of all layers that fire for no training image. Masks move every ``often`` steps.
+    """
+    for method in METHODS:
+        moves = method != "scratch"
+        count = scale.some if moves else scale.many
+        of = base.with_(update_every=scale.often) if moves else base
+        for init in INITS:
+            yield f"lenet5/{method}/{init}/repaired", _pruned(of, count, method=method, init=init, control="repaired")
+            if not moves:
+                yield f"lenet5/{method}/{init}/avoid_dead", _pruned(of, count, init=init, avoid_dead=True)
+        yield f"lenet5/{method}/sparse/killed", _pruned(of, count, method=method, control="killed")
 
 
 def _ticket_controls(base: DigitRun, scale: Scale) -> Iterator[tuple[str, list[DigitRun]]]:
