@@ -141,10 +141,82 @@ def test_cost_of_a_run() -> None:
     assert training_flops(scratch) == 32_000 * each
     assert training_flops(rigl) == 32_251 * each
     assert device_seconds(scratch, rate=2e14) == pytest.approx(32_000 * each / 2e14)
-    timed = VGG_BASE.with_(width=3 / 16, steps=1000)
-    for sparsity, rate in ((0.8, 650), (0.9, 1300), (0.95, 1800)):
+    timed = VGG_BASE.with_(width=1 / 4, steps=1000, prune_begin=200, prune_end=400)
+    for sparsity, rate in ((0.8, 1180), (0.85, 1490), (0.9, 1800)):
         assert core_seconds(timed.with_(sparsity=sparsity)) == pytest.approx(64_000 / rate + START_AND_END)
-    assert core_seconds(timed.with_(method="dense")) == pytest.approx(64_000 / 600 + START_AND_END)
+    for dense in (timed.with_(method="dense"), timed.with_(engine="masked")):
+        assert core_seconds(dense) == pytest.approx(64_000 / 700 + START_AND_END)
+    # Half the weights are gone after 300 of 1000 steps.
+    pruned = core_seconds(timed.with_(method="prune", sparsity=0.9))
+    assert pruned == pytest.approx(0.3 * 64_000 / 700 + 0.7 * 64_000 / 1800 + START_AND_END)
+    # One that was not timed, in proportion to ResNet-14's operations.
+    narrow = timed.with_(network="resnet50", engine="masked", width=1 / 8)
+    ratio = forward_flops("resnet50", width=1 / 8, stem="cifar", size=32, classes=10) / forward_flops(
+        "resnet14", width=1 / 8, stem="cifar", size=32, classes=10
+    )
+    assert core_seconds(narrow) == pytest.approx(64_000 / 700 * ratio + START_AND_END)
+
+
+LONG = SCALES["cifar-long"].groups
+
+
+def test_cifar_long_has_the_cells_that_claims_ask_for() -> None:
+    """Three seeds of every cell; on ResNet-20 and VGG16 of a quarter of the width, at the paper's kinds of masks."""
+    resnet = [f"{method}/{init}" for init in ("sparse", "dense") for method in ("scratch", "set", "rigl")]
+    resnet += ["scratch/liu", "rigl_inverted/sparse", "small_dense"]
+    vgg = [f"{method}/{init}" for method in ("scratch", "rigl") for init in ("dense", "liu", "sparse")]
+    for network, kinds in (("resnet20", resnet), ("vgg16", [*vgg, "scratch/sparse/uniform"])):
+        for kind in kinds:
+            assert [run.seed for run in LONG[f"{network}/{kind}"]] == [0, 1, 2]
+            assert {run.network for run in LONG[f"{network}/{kind}"]} == {network}
+    runs = {run for group in LONG.values() for run in group}
+    assert {(run.network, run.sparsity, run.allocation) for run in runs} == {
+        ("resnet20", 0.9, "paper"), ("vgg16", 0.8, "paper"), ("vgg16", 0.8, "uniform"),
+    }  # fmt: skip
+    assert {(run.network, run.width) for run in runs if run not in LONG["resnet20/small_dense"]} == {
+        ("resnet20", 1.0), ("vgg16", 0.25),
+    }  # fmt: skip
+    # No run is in two groups.
+    assert len(runs) == sum(map(len, LONG.values()))
+
+
+def test_cifar_long_trains_for_20_epochs_and_sees_enough_images_between_updates() -> None:
+    for run in (run for group in LONG.values() for run in group):
+        assert run.steps * run.batch_size == pytest.approx(20 * 50_000, rel=0.01)
+        assert run.update_every * run.batch_size >= 100 * 128
+        assert (run.steps // run.update_every, run.engine, run.precision) == (78, "auto", "float32")
+        # As the paper's 25000 of 32000 steps.
+        assert run.method == "prune" or run.update_until / run.steps == pytest.approx(25 / 32, abs=1e-3)
+
+
+def test_cifar_long_s_tickets() -> None:
+    """Rewound to 6 % of the pruning run and not at all, and scratch on its masks: three on its first, one on others."""
+    prunes = LONG["resnet20/prune"]
+    assert [run.snapshots for run in prunes] == 3 * [(488,)]  # 2000 of 32000 steps
+    for kind, method, rewind in (
+        ("lottery", "lottery", 488),
+        ("lottery-k0", "lottery", 0),
+        ("ticket-scratch", "scratch", 0),
+    ):
+        for number, parent in enumerate(prunes):
+            found = LONG[f"resnet20/{kind}/mask{number}"]
+            assert {(run.method, run.rewind_step, run.mask_from) for run in found} == {(method, rewind, parent)}
+            assert [run.seed for run in found] == [100 * (number + 1) + k for k in range(1 if number else 3)]
+
+
+def test_rates_of_cifar_long_differ_in_the_rate_alone() -> None:
+    for init in ("dense", "sparse"):
+        usual = LONG[f"resnet20/scratch/{init}"]
+        for rate in (0.03, 0.3):
+            found = LONG[f"resnet20/scratch/{init}/lr{rate:g}"]
+            assert found == [run.with_(learning_rate=rate) for run in usual[:2]]
+
+
+def test_a_part_of_cifar_long_is_worth_having() -> None:
+    """The dense network and every method from Ours come first; all of it fits 16 hours of two cores."""
+    assert list(LONG)[:4] == ["resnet20/dense", *(f"resnet20/{m}/sparse" for m in ("scratch", "set", "rigl"))]
+    matrix = Matrix.of(SCALES["cifar-long"])
+    assert matrix.seconds(matrix.tasks(["all"])) < 2 * 16 * 3600
 
 
 def test_items_of_a_scale() -> None:
@@ -164,7 +236,9 @@ def test_items_of_a_scale() -> None:
         SCALES["smoke"].with_seeds(0)
 
 
-@pytest.mark.parametrize(("scale", "time"), [("smoke", "core"), ("cifar", "core"), ("imagenet", "device")])
+@pytest.mark.parametrize(
+    ("scale", "time"), [("smoke", "core"), ("cifar", "core"), ("cifar-long", "core"), ("imagenet", "device")]
+)
 def test_the_list_has_every_item_and_trains_nothing(
     scale: str, time: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

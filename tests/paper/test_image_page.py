@@ -104,6 +104,20 @@ def test_the_whole_page(tmp_path: Path) -> None:
         )
 
 
+def test_the_whole_page_of_networks_that_learn(tmp_path: Path) -> None:
+    scale = SCALES["cifar-long"].with_seeds(2)
+    text = write_image_report(evidence(scale), [], tmp_path, command="made up", scale=scale).read_text()
+    for name in image_exhibits(scale):
+        assert f'<section id="{name}">' in text
+    assert "Nothing of this is there yet" not in text
+    assert "Not there, or not as often as planned" not in text
+    assert "resnet20 has all its channels and takes 7800 steps of 128 images; vgg16 has 1/4 of its channels" in text
+    resnet = pd.read_csv(tmp_path / "tables" / "accuracy-resnet20.csv").set_index("network")
+    assert resnet.loc["Scratch, Ours", "paper_mean"] == 70.63
+    # No number of the paper's stands beside another learning rate.
+    assert resnet.loc[["Scratch, Ours, lr0.3"], "paper_mean"].isna().all()
+
+
 def test_a_part_of_the_runs_makes_a_page_that_says_what_is_missing(tmp_path: Path) -> None:
     given = evidence(CIFAR, ["vgg16-90/scratch/dense", "vgg16-90/rigl/sparse"])
     del given.groups["vgg16-90/rigl/sparse"][1]  # type: ignore[attr-defined]
@@ -117,7 +131,7 @@ def test_a_part_of_the_runs_makes_a_page_that_says_what_is_missing(tmp_path: Pat
 
 
 def test_without_a_run_there_is_a_page(tmp_path: Path) -> None:
-    for name in ("smoke", "cifar", "imagenet"):
+    for name in ("smoke", "cifar", "cifar-long", "imagenet"):
         scale = SCALES[name]
         given = Evidence({}, {}, name)
         text = write_image_report(given, [], tmp_path / name, command="", scale=scale).read_text()
@@ -140,7 +154,7 @@ def test_the_smoke_page_is_one_table(tmp_path: Path) -> None:
 
 
 def test_every_group_of_a_scale_has_a_row() -> None:
-    for name in ("cifar", "imagenet"):
+    for name in ("cifar", "cifar-long", "imagenet"):
         scale = SCALES[name]
         rows = [row for setting in (*SETTINGS[name], *LONGER.get(name, ())) for row in rows_of(setting, scale)]
         assert sorted(group for row in rows for group in row.groups) == sorted(scale.groups)

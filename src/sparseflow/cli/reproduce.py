@@ -37,8 +37,8 @@ class Reproduce:
 
     items: tyro.conf.Positional[tuple[str, ...]] = ("all",)
     """all, fig1c ... fig11b, table1 ... table6, film, grid, C01 ... C53, or groups of runs such as lenet5/rigl/*."""
-    scale: Literal["demo", "paper", "smoke", "cifar", "imagenet"] = "demo"
-    """MNIST: demo, paper (hours). Images: smoke, cifar (hours), imagenet (GPU months)."""
+    scale: Literal["demo", "paper", "smoke", "cifar", "cifar-long", "imagenet"] = "demo"
+    """MNIST: demo, paper (hours). Images: smoke, cifar (hours), cifar-long (a day), imagenet (GPU months)."""
     only: tuple[str, ...] = ()
     """Of the items, only these."""
     seeds: Annotated[Count | None, tyro.conf.arg(metavar="INT")] = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -23,10 +25,34 @@ _PRUNING_SHARE = 0.6
 #: second (DeepLearningExamples, ResNet50 v1.5 for PyTorch, one A100 of 80 GB), each of 3 x 8.2 * 10^9 operations. That
 #: is a fifth of the 312 * 10^12 of its datasheet. Others, and other networks: an assumption, ``--tflops`` changes it.
 SUSTAINED = 6e13
-#: Sparsity -> images a second on one core of a server of 2023: VGG16 of width 3/16 on 32 pixels, by the sparse engine.
-_VGG_SPARSE = {0.0: 600.0, 0.8: 650.0, 0.9: 1300.0, 0.95: 1800.0}
-#: Likewise where nothing is gained by zeros: that VGG16, and a ResNet-14 of width 1/8.
-_VGG, _RESNET = 600.0, 700.0
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Images a second in training steps of a network on 32x32 pixels, on one core of a server of 2023."""
+
+    width: float
+    """Of the network that was timed; others take time in proportion to their operations."""
+    masked: float
+    """By torch on dense weights, in float32."""
+    sparse: Mapping[float, float]
+    """Sparsity -> by the sparse engine; empty where it was not timed."""
+
+    def at(self, sparsity: float) -> float:
+        """By the sparse engine, between the sparsities that were timed.
+
+        >>> round(RATES["vgg16"].at(0.85))
+        1490
+        """
+        return float(np.interp(sparsity, list(self.sparse), list(self.sparse.values())))
+
+
+#: Network -> rates at batch 128 with channels last; ResNets that were not timed are taken to be as slow as ResNet-14.
+RATES = {
+    "vgg16": Rate(1 / 4, 700.0, {0.0: 700.0, 0.7: 960.0, 0.8: 1180.0, 0.9: 1800.0, 0.95: 3000.0}),
+    "resnet14": Rate(1 / 8, 700.0, {}),
+    "resnet20": Rate(1.0, 270.0, {0.3: 270.0, 0.5: 330.0, 0.7: 530.0, 0.9: 940.0, 0.95: 1240.0}),
+}
 #: Seconds a run takes beside its steps on such a core: images are opened, the test images are evaluated.
 START_AND_END = 2.0
 
@@ -96,21 +122,22 @@ def device_seconds(run: ImageRun, *, rate: float = SUSTAINED) -> float:
 
 
 def core_seconds(run: ImageRun) -> float:
-    """Seconds on one core, in proportion to the two networks that were timed.
+    """Seconds on one core, in proportion to the networks that were timed.
+
+    A pruning run is taken to be dense until half its weights are pruned away.
 
     >>> from sparseflow.paper.matrix.cifar import VGG_BASE
-    >>> round(core_seconds(VGG_BASE.with_(sparsity=0.9, width=3 / 16, steps=1000)))  # 64000 images, 1300 a second
-    51
+    >>> round(core_seconds(VGG_BASE.with_(sparsity=0.9, width=1 / 4, steps=1000)))  # 64000 images, 1800 a second
+    38
     """
-    small = run.with_(stem="cifar", image_size=32, num_classes=10, mask_from=None, rewind_step=0, method="rigl")
-    if run.network == "vgg16":
-        rate = _VGG
-        if run.engine != "masked" and run.row.start != "dense":
-            rate = float(np.interp(run.sparsity, list(_VGG_SPARSE), list(_VGG_SPARSE.values())))
-        timed = small.with_(width=3 / 16)
-    else:
-        rate, timed = _RESNET, small.with_(network="resnet14", width=1 / 8)
-    return START_AND_END + run.num_batches * run.batch_size / rate * _flops_of(run) / _flops_of(timed)
+    name = run.network if run.network in RATES else "resnet14"
+    rate = RATES[name]
+    timed = ImageRun(network=name, width=rate.width, stem="cifar", image_size=32, num_classes=10)
+    dense = 1.0
+    if run.engine != "masked" and rate.sparse and run.method != "dense":
+        dense = (run.prune_begin + run.prune_end) / 2 / run.steps if run.method == "prune" else 0.0
+    seconds = dense / rate.masked + ((1 - dense) / rate.at(run.sparsity) if dense < 1 else 0.0)
+    return START_AND_END + run.num_batches * run.batch_size * seconds * _flops_of(run) / _flops_of(timed)
 
 
 def _flops_of(run: ImageRun) -> int:

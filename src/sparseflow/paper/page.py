@@ -200,8 +200,9 @@ def networks_in_words(scale: Scale) -> str:
     bases: dict[str, ImageRun] = {}
     for run in (run for group in scale.groups.values() for run in group if run.method == "scratch"):
         bases.setdefault(run.network, run)
+    shares = {name: Fraction(run.width).limit_denominator(64) for name, run in bases.items()}
     return "; ".join(
-        f"{network} has {Fraction(run.width).limit_denominator(64)} of its channels and takes {run.steps} steps of "
-        f"{run.batch_size} images"
+        f"{network} has {'all' if shares[network] == 1 else f'{shares[network]} of'} its channels and takes "
+        f"{run.steps} steps of {run.batch_size} images"
         for network, run in bases.items()
     )

@@ -30,6 +30,7 @@ _CLAIMS: Mapping[str, Mapping[str, Judge]] = {
     "paper": CLAIMS,
     "smoke": {},
     "cifar": CIFAR_CLAIMS,
+    "cifar-long": {},
     "imagenet": IMAGENET_CLAIMS,
 }
 _PAGES: Mapping[str, Callable[..., Path]] = {"paper": write_paper_report, "images": write_image_report}

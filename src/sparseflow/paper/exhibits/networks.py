@@ -26,6 +26,10 @@ SETTINGS = {
         Setting("vgg16-95", "VGG16, 95 % zeros", "VGG16"),
         Setting("resnet14", "ResNet-14, 90 % zeros", "ResNet50"),
     ),
+    "cifar-long": (
+        Setting("vgg16", "VGG16, 80 % zeros", "VGG16"),
+        Setting("resnet20", "ResNet-20, 90 % zeros", "ResNet50"),
+    ),
     "imagenet": (
         Setting("vgg16", "VGG16, 80 % zeros", "VGG16"),
         Setting("resnet50", "ResNet-50, 80 % zeros", "ResNet50"),

@@ -1,5 +1,7 @@
 """The paper's ImageNet runs on CIFAR-10, narrow and short: VGG16 without batch norm, and a ResNet with it.
 
+Networks of real width that are trained until they have learned are in :mod:`~sparseflow.paper.matrix.cifar_long`.
+
 A group is a list of runs that differ in seeds alone; names are ``setting/method/init`` as in
 :mod:`sparseflow.paper.matrix.mnist`. Settings are VGG16 at three sparsities and ResNet-14, which is ResNet-50 with one
 block per group.
@@ -87,13 +89,13 @@ def groups(scale: Scale) -> Groups:
     return {
         **dict(table(middle, settings[middle], seeds)),
         **dict(table(RESNET, RESNET_BASE, seeds)),
-        **dict(_tickets(RESNET, RESNET_BASE, seeds)),
+        **dict(tickets(RESNET, RESNET_BASE, seeds)),
         **dict(table("vgg16-95", settings["vgg16-95"], seeds)),
         **dict(table("vgg16-80", settings["vgg16-80"], seeds)),
         **dict(_controls(middle, settings[middle], seeds)),
         **dict(_controls(RESNET, RESNET_BASE, seeds)),
         f"{RESNET}/small_dense": repeat(RESNET_BASE.with_(method="dense", width=SMALL_DENSE / 8), seeds),
-        **dict(_original_tickets(middle, settings[middle], seeds)),
+        **dict(original_tickets(middle, settings[middle], seeds)),
         **dict(_longer(middle, settings[middle], seeds)),
         **dict(_longer(RESNET, RESNET_BASE, seeds)),
     }
@@ -129,7 +131,7 @@ def _longer(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[I
         yield f"{name}-longer/{method}/sparse", repeat(longer.with_(method=method), seeds)
 
 
-def _tickets(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[ImageRun]]]:
+def tickets(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[ImageRun]]]:
     """Section 4.3: tickets, rewound late and not at all, and scratch on the masks of pruning runs (C29 to C36, C44).
 
     ``seeds`` runs on the masks of the first pruning run, and one on those of each other.
@@ -149,7 +151,7 @@ def _tickets(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[
             yield f"{name}/{kind}/mask{number}", runs
 
 
-def _original_tickets(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[ImageRun]]]:
+def original_tickets(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[ImageRun]]]:
     """Claim C44: the ticket of VGG16 that is not rewound late ends at chance in the paper."""
     parent = pruning_parent(base.with_(rewind_step=rewind_step(base)))
     yield f"{name}/prune", [parent]

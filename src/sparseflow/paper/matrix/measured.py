@@ -34,7 +34,7 @@ CONTROLS = (
     *(f"tickets/lottery/{name}" for name in ("signs", "shuffled_weights", "shuffled_masks")),
 )
 #: Scale of images -> the setting of section 4.3 that is measured there, as group names begin.
-SETTINGS = {"cifar": "resnet14"}
+SETTINGS = {"cifar": "resnet14", "cifar-long": "resnet20"}
 IMAGE_KINDS = ("lottery", "lottery-k0", "ticket-scratch")
 #: Options of a path on images: training images behind a loss and behind the statistics of batch norms, and points.
 PATH: dict[str, Option] = {"examples": 2000, "recalibrated_by": 1000, "points": 11}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sparseflow.paper.cost import core_seconds, digit_seconds
-from sparseflow.paper.matrix import cifar, imagenet, mnist, smoke
+from sparseflow.paper.matrix import cifar, cifar_long, imagenet, mnist, smoke
 from sparseflow.paper.matrix.measured import digit_measurements, image_measurements
 from sparseflow.paper.matrix.scale import Scale
 from sparseflow.training.digits import DigitRun
@@ -59,7 +59,7 @@ DEMO = replace(
     all_examples=400,
     holdout=500,
 )
-#: The paper's ImageNet half on narrow networks.
+#: The paper's ImageNet half on narrow networks, for an epoch or two.
 CIFAR = Scale(
     name="cifar",
     in_words="CIFAR-10, 50,000 training and 10,000 test images",
@@ -74,6 +74,8 @@ CIFAR = Scale(
     some=3,
     many=3,
 )
+#: The same on networks that learn.
+CIFAR_LONG = replace(CIFAR, name="cifar-long", base=cifar_long.RESNET_BASE, make=cifar_long.groups)
 #: A few steps, from which nothing can be learned.
 SMOKE = replace(
     CIFAR,
@@ -98,4 +100,4 @@ IMAGENET = replace(
     machine="device",
     many=5,
 )
-SCALES = {scale.name: scale for scale in (DEMO, PAPER, SMOKE, CIFAR, IMAGENET)}
+SCALES = {scale.name: scale for scale in (DEMO, PAPER, SMOKE, CIFAR, CIFAR_LONG, IMAGENET)}
