@@ -16,19 +16,31 @@ KEPT = ROOT / "results" / "demo"
 
 
 def markdown(summary: pd.DataFrame) -> str:
-    """A table with a row for each network: accuracy, runs that did not learn, first step with a lower loss."""
+    """A table with a row for each network: runs that learned, their median accuracy, first step with a lower loss."""
     lines = [
-        "| network | test accuracy, % (mean ± population std) | did not learn | loss falls from step |",
-        "|---|---|---|---|",
+        "| network | learned | 95 % interval of the share, % | median accuracy of those, % | loss falls from step |",
+        "|---|---|---|---|---|",
     ]
     for row in summary.itertuples():
         onset = f"> {row.steps}" if row.onset_median == float("inf") else f"{row.onset_median:.0f}"
-        lines.append(
-            f"| {row.label} | {row.accuracy_mean:.1f} ± {row.accuracy_std:.1f} | {row.collapsed} of {row.n} | {onset} |"
-        )
-    runs = sorted(summary["n"].unique())
-    lines += ["", f"{'/'.join(map(str, runs))} seeds, {summary['steps'].max()} optimizer steps each."]
+        median = f"{row.learned_median:.1f}" if row.learned else "-"
+        share = f"{row.share_low:.0f} to {row.share_high:.0f}"
+        lines.append(f"| {row.label} | {row.learned} of {row.n} | {share} | {median} | {onset} |")
     return "\n".join(lines)
+
+
+def block(folder: Path = KEPT) -> str:
+    """The table of the runs from random masks, and that of the runs about pruned networks."""
+    random, pruned = (pd.read_csv(folder / "figures" / f"{name}.csv") for name in ("summary", "summary-pruned"))
+    seeds = "/".join(map(str, sorted({*random["n"], *pruned["n"]})))
+    return "\n\n".join(
+        [
+            f"From random masks, {seeds} seeds of {random['steps'].max()} optimizer steps each:",
+            markdown(random),
+            "Pruned networks, and others from their masks:",
+            markdown(pruned),
+        ]
+    )
 
 
 def main() -> None:
@@ -37,9 +49,12 @@ def main() -> None:
         sys.exit("usage: python -m benchmarks.demo RUNS, the folder given to sparseflow demo --out")
     report = Path(sys.argv[1]) / "report"
     (KEPT / "figures").mkdir(parents=True, exist_ok=True)
-    for path in [report / "index.html", report / SUMS, *sorted((report / "figures").iterdir())]:
+    pages = [report / "index.html", report / SUMS, *sorted((report / "figures").iterdir())]
+    for path in pages:
         write_atomically(KEPT / path.relative_to(report), path.read_bytes())
-    RESULTS.write_text(filled(RESULTS.read_text(), "demo", markdown(pd.read_csv(KEPT / "figures" / "summary.csv"))))
+    for old in {*(KEPT / "figures").iterdir()} - {KEPT / path.relative_to(report) for path in pages}:
+        old.unlink()
+    RESULTS.write_text(filled(RESULTS.read_text(), "demo", block()))
 
 
 if __name__ == "__main__":

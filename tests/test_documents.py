@@ -123,12 +123,11 @@ def test_links_in_the_documents_lead_somewhere() -> None:
 
 
 def test_the_manual_shows_the_committed_demo() -> None:
-    from benchmarks.demo import KEPT, markdown
+    from benchmarks.demo import block
     from benchmarks.table import filled
 
     text = RESULTS.read_text()
-    table = markdown(pd.read_csv(KEPT / "figures" / "summary.csv"))
-    assert filled(text, "demo", table) == text, "run python -m benchmarks.demo RUNS"
+    assert filled(text, "demo", block()) == text, "run python -m benchmarks.demo RUNS"
 
 
 def test_the_manual_shows_the_committed_paper() -> None:

@@ -412,7 +412,7 @@ def test_signal_is_measured_once_and_again_for_more_networks(tmp_path: Path, mon
 
 
 def test_demo_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
-    """The whole of it, small: twelve networks, the signal, the table, the page."""
+    """The whole of it, small: fifteen networks, the signal, the tables, the page."""
     main(["demo", "--quick", "--seeds", "1", "--steps", "30", "--jobs", "2", "--out", "demo"])
     told = capsys.readouterr()
     names = ["Dense", "Small Dense", "Pruned"]
@@ -420,6 +420,7 @@ def test_demo_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     page = Path("demo/report/index.html").read_text()
     assert all(re.search(rf"^{name} ", told.out, re.MULTILINE) and name in page for name in names)
     assert "Open demo/report/index.html in a browser." in told.out
-    assert told.err.count(" done after ") == len(names)
-    assert len(load_runs(Path("demo"))) == len(names)
+    # Three more have the masks of the pruned one.
+    assert told.err.count(" done after ") == len(names) + 3
+    assert len(load_runs(Path("demo"))) == len(names) + 3
     assert set(pd.read_csv("demo/signal.csv")["scheme"]) == {"dense", "liu", "sparse", "live"}

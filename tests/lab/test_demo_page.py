@@ -14,7 +14,7 @@ import pytest
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.lab.demo import figures
 from sparseflow.lab.demo.exhibits import ALL, EXHIBITS
-from sparseflow.lab.demo.headline import comparisons, headline
+from sparseflow.lab.demo.headline import certainty, comparisons, headline
 from sparseflow.lab.demo.page import settings, write_report
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.lab.page.figure_data import accuracy_points
@@ -27,13 +27,13 @@ from sparseflow.training.runs import Run
 from sparseflow.types import Look
 from synthetic_runs import demo_runs, demo_signal, make_run
 
-FIGURES = ["accuracy", "gradient-norm", "train-loss", "test-accuracy", "update-change", "signal"]
+FIGURES = ["accuracy", "pruned-masks", "gradient-norm", "train-loss", "test-accuracy", "update-change", "signal"]
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(
-        demo_runs(),
+        [*demo_runs(), *pruned_runs()],
         tmp_path_factory.mktemp("report"),
         signal=demo_signal(),
         title="Digits & <sparse> networks",
@@ -46,6 +46,15 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(report: Path) -> ElementTree.Element:
     # The template is written so that the page is XML too: parsing is the proof that it is well-formed.
     return ElementTree.fromstring(report.read_text(encoding="utf-8"))
+
+
+def pruned_runs() -> list[Run]:
+    """A pruned network a seed, and one from its mask that learns unless the seed is 0."""
+    runs = []
+    for seed in range(3):
+        parent = make_run(method="prune", seed=seed, accuracy=0.96, prune_begin=200, prune_end=600)
+        runs += [parent, make_run(seed=seed, accuracy=0.94 if seed else 0.1, mask_from=parent.config)]
+    return runs
 
 
 def words(element: ElementTree.Element) -> str:
@@ -68,7 +77,7 @@ def static_runs(*, usual: list[float], aware: list[float]) -> list[Run]:
 
 def test_page_has_every_section(page: ElementTree.Element) -> None:
     headings = [heading.get("id") for heading in page.iter("h2")]
-    assert headings == ["networks", *FIGURES, "limits", "settings", "hardware", "command"]
+    assert headings == ["next", "names", *FIGURES[1:], "networks", "limits", "settings", "hardware"]
     text = words(page)
     assert "sparseflow demo --seeds 3 && echo '<done>'" in text
     assert "1 run is not finished and not in these numbers: set-sparse-lenet5-s9-0123456789ab." in text
@@ -108,8 +117,8 @@ def test_every_figure_has_words_and_numbers(report: Path, page: ElementTree.Elem
 
 def test_accuracy_alt_text_states_the_data(page: ElementTree.Element) -> None:
     alt = next(page.iter("svg")).get("aria-label", "")
-    assert re.search(r"Scratch, Original 11\.\d % \(3 of 3 did not learn\)", alt)
-    assert "Dense 97.9 %" in alt
+    assert "Scratch, Original: 0 of 3 learned; Scratch, Liu: 3 of 3 learned, median 95.3 %" in alt
+    assert "Dense: 3 of 3 learned, median 97.9 %" in alt
 
 
 def test_ink_is_the_pages_not_black(report: Path) -> None:
@@ -148,7 +157,13 @@ def test_csv_of_the_table_is_the_table(report: Path) -> None:
 def test_nothing_half_written_is_left(report: Path) -> None:
     files = sorted(path.name for path in report.parent.rglob("*") if path.is_file())
     assert files == sorted(
-        ["SHA256SUMS", "index.html", "summary.csv", *[f"{name}.{end}" for name in FIGURES for end in ("csv", "svg")]]
+        [
+            "SHA256SUMS",
+            "index.html",
+            "summary.csv",
+            "summary-pruned.csv",
+            *[f"{name}.{end}" for name in FIGURES for end in ("csv", "svg")],
+        ]
     )
 
 
@@ -159,63 +174,80 @@ def test_same_runs_give_the_same_bytes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("usual", "aware", "sentence"),
+    ("usual", "aware", "sentence", "chance"),
     [
         (
-            [0.11, 0.11, 0.11],
-            [0.97, 0.97, 0.97],
-            "With the usual initialisation 3 of 3 static sparse networks did not learn; "
-            "with the sparsity-aware one all 3 learned.",
+            [0.11] * 10,
+            [0.97] * 10,
+            "With the usual initialisation 0 of 10 sparse networks learned; with the sparsity-aware one 10 of 10.",
+            # The limits of 0 of 10 in closed form: 1 - 0.025 ** (1 / 10).
+            "That is more than chance: the 95 % intervals of the two shares, 0 to 31 % and 69 to 100 %, do not "
+            "overlap.",
+        ),
+        (
+            [0.97] * 10,
+            [0.11] * 10,
+            "With the usual initialisation 10 of 10 sparse networks learned; with the sparsity-aware one 0 of 10.",
+            "That is more than chance: the 95 % intervals of the two shares, 69 to 100 % and 0 to 31 %, do not "
+            "overlap.",
         ),
         (
             [0.11, 0.11, 0.97],
             [0.11, 0.97, 0.97],
-            "With the usual initialisation 2 of 3 static sparse networks did not learn; "
-            "with the sparsity-aware one 1 of 3 did not.",
-        ),
-        (
-            [0.97, 0.97],
-            [0.11, 0.97],
-            "Here the sparsity-aware initialisation did worse: 1 of 2 static sparse networks did not learn with it; "
-            "with the usual one all 2 learned.",
-        ),
-        (
-            [0.11, 0.97],
-            [0.11, 0.97],
-            "The sparsity-aware initialisation did not help here: 1 of 2 static sparse networks did not learn with it, "
-            "and 1 of 2 with the usual one.",
-        ),
-        (
-            [0.96, 0.96],
-            [0.97, 0.97],
-            "Every static sparse network learned, with either initialisation: 96.00 % test accuracy with the usual "
-            "one, 97.00 % with the sparsity-aware one.",
+            "With the usual initialisation 1 of 3 sparse networks learned; with the sparsity-aware one 2 of 3.",
+            "That may be chance: the 95 % intervals of the two shares, 1 to 91 % and 9 to 99 %, overlap.",
         ),
     ],
 )
-def test_headline_follows_the_data(usual: list[float], aware: list[float], sentence: str) -> None:
-    assert headline(summarize(static_runs(usual=usual, aware=aware))) == sentence
+def test_headline_follows_the_data(usual: list[float], aware: list[float], sentence: str, chance: str) -> None:
+    table = summarize(static_runs(usual=usual, aware=aware))
+    assert (headline(table), certainty(table)) == (sentence, [chance])
 
 
 def test_headline_without_the_pair_names_the_best() -> None:
     table = summarize([make_run(method="dense", accuracy=0.98), make_run(method="set", accuracy=0.9)])
-    assert headline(table).startswith("Dense reached the highest mean test accuracy of these runs: 98.00 %")
+    assert headline(table) == "Dense reached the highest median accuracy of these runs: 98.0 %."
+    assert certainty(table) == []
+    assert headline(summarize([make_run(accuracy=0.1)])) == "None of these networks learned."
 
 
 @pytest.mark.parametrize(
     ("moving", "verdict"),
     [
-        ([0.98, 0.981, 0.982], "1.00 points more, which is beyond two standard errors"),
-        ([0.96, 0.961, 0.962], "1.00 points less, which is beyond two standard errors"),
-        ([0.95, 0.972, 0.99], "too close to call with 3 runs each"),
-        ([0.99], "one run cannot tell"),
+        ([0.98] * 6, "from 6 of 6 equal starts, more often than chance (sign test, p = 0.031)"),  # 2 / 2**6
+        ([0.90] * 6, "from 0 of 6 equal starts, less often than chance (sign test, p = 0.031)"),
+        ([0.98] * 5, "from 5 of 5 equal starts, which may be chance (sign test, p = 0.062)"),  # 2 / 2**5
+        ([0.97] * 5, "from 0 of 5 equal starts, which may be chance (sign test, p = 1)"),
     ],
 )
-def test_a_difference_is_called_only_beyond_chance(moving: list[float], verdict: str) -> None:
-    runs = [make_run(seed=seed, accuracy=value) for seed, value in enumerate([0.97, 0.971, 0.972])]
+def test_methods_are_compared_by_seed_and_called_only_beyond_chance(moving: list[float], verdict: str) -> None:
+    runs = [make_run(seed=seed, accuracy=0.97) for seed in range(7)]
     runs += [make_run(method="rigl", seed=seed, accuracy=value) for seed, value in enumerate(moving)]
-    (sentence,) = comparisons(summarize(runs))
-    assert verdict in sentence
+    assert f"RigL ends above Scratch {verdict}." in comparisons(summarize(runs), runs)
+
+
+def test_medians_are_of_those_that_learned_and_moving_ones_are_counted() -> None:
+    runs = demo_runs()
+    assert comparisons(summarize(runs), runs)[:3] == [
+        "With the usual initialisation and connections that move, learned: SET 0 of 3 and RigL 2 of 3.",
+        "With Liu's, which scales a layer as a whole, and connections that stay: 3 of 3.",
+        "With the sparsity-aware one the median of the networks that learned names 95.7 % (Scratch), 96.2 % (SET) and "
+        "96.7 % (RigL) of new images rightly, a dense one 97.9 %.",
+    ]
+
+
+def test_runs_about_pruned_networks_have_a_part_of_their_own(report: Path) -> None:
+    first, second = (pd.read_csv(report.parent / f"figures/{name}.csv") for name in ("summary", "summary-pruned"))
+    assert first["label"].to_list() == summarize(demo_runs())["label"].to_list()
+    assert second[["label", "n", "learned"]].to_numpy().tolist() == [["Pruned", 3, 3], ["Scratch, Ours", 3, 2]]
+    dots = pd.read_csv(report.parent / "figures/pruned-masks.csv")
+    assert dots["accuracy"].to_list() == pytest.approx([96, 96, 96, 10, 94, 94])
+
+
+def test_what_to_type_next_fits_the_runs(page: ElementTree.Element) -> None:
+    typed = [code.text for code in page.find(".//dl[@class='next']").iter("code")]  # type: ignore[union-attr]
+    assert typed[0].startswith("sparseflow doctor scratch-dense-lenet5-s0-")  # type: ignore[union-attr]
+    assert typed[1] == "sparseflow train --dataset mnist-5k --method rigl --steps 900 --update-every 100"
 
 
 def test_gradient_sentence_flips() -> None:

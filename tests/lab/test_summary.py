@@ -12,8 +12,9 @@ from rich.console import Console
 from sparseflow.lab.page.figure_data import accuracy_points, training_curves, update_changes
 from sparseflow.lab.page.groups import check_comparable, group_of
 from sparseflow.lab.page.signal import signal_levels
-from sparseflow.lab.page.summary import onset_step, readable, summarize, terminal_table
+from sparseflow.lab.page.summary import onset_step, summarize, summary_table, terminal_table
 from sparseflow.training.digits import DigitRun
+from sparseflow.training.runs import Run
 from synthetic_runs import demo_runs, demo_signal, make_run
 
 
@@ -39,37 +40,48 @@ def test_groups_are_named_as_people_name_them(fields: dict[str, str], label: str
     assert group_of(DigitRun(**fields)).label == label
 
 
+def shown(runs: list[Run], column: str) -> str:
+    """The cell under a head in the first row of the page's table."""
+    table = summary_table(runs)
+    return table.rows[0][table.head.index(column)].lines[0]
+
+
 def test_statistics_of_the_decoded_cell_of_the_paper() -> None:
     # LeNet5 Scratch, 62.99 +- 42.16 in the paper: 2 of 5 runs stuck at 11.35 %, the rest at 97.42 %.
     accuracies = [0.1135, 0.1135, 0.9742, 0.9742, 0.9742]
+    runs = [make_run(seed=seed, accuracy=value) for seed, value in enumerate(accuracies)]
+    row = summarize(runs).iloc[0]
+    assert row[["n", "learned"]].to_list() == [5, 3]
+    assert row[["learned_lowest", "learned_median", "learned_highest"]].to_list() == pytest.approx([97.42] * 3)
+    # Clopper and Pearson's limits for 3 of 5, from their tables.
+    assert row[["share_low", "share_high"]].to_list() == pytest.approx([14.66, 94.73], abs=0.01)
+    assert shown(runs, "95 % interval of the share, %") == "15 to 95"
+
+
+def test_the_median_is_of_those_that_learned() -> None:
+    accuracies = [0.10, 0.90, 0.93, 0.99]
     row = summarize([make_run(seed=seed, accuracy=value) for seed, value in enumerate(accuracies)]).iloc[0]
-    assert row["n"] == 5
-    assert row["accuracy_mean"] == pytest.approx(62.992)
-    assert row["accuracy_std"] == pytest.approx(42.16, abs=0.01)  # population; the sample std would be 47.14
-    # t(0.975, 4) = 2.776; s / sqrt(5) = 42.1655 / sqrt(4) = 21.083
-    assert row["accuracy_high"] - row["accuracy_mean"] == pytest.approx(2.7764 * 21.083, rel=1e-3)
-    assert row["accuracy_mean"] - row["accuracy_low"] == pytest.approx(2.7764 * 21.083, rel=1e-3)
-    assert (row["collapsed"], row["collapse_rate"]) == (2, 0.4)
-    assert row["learned_mean"] == pytest.approx(97.42)
+    assert row[["learned_lowest", "learned_median", "learned_highest"]].to_list() == pytest.approx([90, 93, 99])
 
 
 def test_collapse_is_strictly_below_twelve_percent() -> None:
     runs = [make_run(seed=0, accuracy=0.1199), make_run(seed=1, accuracy=0.12), make_run(seed=2, accuracy=0.98)]
-    assert summarize(runs).loc[0, "collapsed"] == 1
+    assert summarize(runs).loc[0, "learned"] == 2
 
 
-def test_one_run_has_no_spread() -> None:
-    table = summarize([make_run(accuracy=0.9)])
-    assert table[["accuracy_std", "accuracy_low", "accuracy_high"]].isna().all(axis=None)
-    text = readable(table).iloc[0]
-    assert (text["Std"], text["95 % interval"], text["Test accuracy, %"]) == ("-", "-", "90.00")
+def test_one_run_says_next_to_nothing_of_the_share() -> None:
+    # 1 of 1: the lower limit is 0.025 ** (1 / 1).
+    assert summarize([make_run(accuracy=0.9)]).loc[0, ["share_low", "share_high"]].to_list() == pytest.approx(
+        [2.5, 100]
+    )
 
 
-def test_all_collapsed_leaves_no_mean_of_the_others() -> None:
-    table = summarize([make_run(seed=seed, accuracy=0.1, onset=None) for seed in range(2)])
-    assert math.isnan(table.loc[0, "learned_mean"])
-    assert readable(table).loc[0, "Those that learned, %"] == "-"
-    assert readable(table).loc[0, "Did not learn"] == "2 of 2"
+def test_where_none_learned_there_is_no_accuracy_of_those() -> None:
+    runs = [make_run(seed=seed, accuracy=0.1, onset=None) for seed in range(2)]
+    assert math.isnan(summarize(runs).loc[0, "learned_median"])
+    assert shown(runs, "Median accuracy of those, %") == "-"
+    assert shown(runs, "Lowest to highest") == "-"
+    assert shown(runs, "Learned") == "0 of 2"
 
 
 def test_sparsity_and_seconds_are_means() -> None:
@@ -107,7 +119,7 @@ def test_median_onset_counts_runs_that_never_learned(
     ]
     table = summarize(runs)
     assert (table.loc[0, "onset_median"], table.loc[0, "onset_censored"]) == (median, censored)
-    assert readable(table).loc[0, "Learning starts, step"] == text
+    assert shown(runs, "Learning starts, step") == text
 
 
 def test_order_is_fixed() -> None:
@@ -129,7 +141,7 @@ def test_terminal_table_fits_eighty_columns_without_cutting_anything() -> None:
     assert max(map(len, lines)) <= 80
     assert "…" not in screen.getvalue()
     row = next(line for line in lines if line.startswith("RigL, Original"))
-    assert "1 of 3" in row
+    assert "2 of 3" in row
     assert "550 (1 never)" in row
 
 

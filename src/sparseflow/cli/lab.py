@@ -5,15 +5,19 @@ from __future__ import annotations
 import io
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import pandas as pd
 import tyro
 from rich.console import Console
 
 from sparseflow.ranges import Count
+
+if TYPE_CHECKING:
+    from sparseflow.training.runs import Run
 
 _out = Console()
 _err = Console(stderr=True)
@@ -28,7 +32,7 @@ class Demo:
 
     out: Path = Path("runs/demo")
     """Folder of the runs; the page is <out>/report/index.html."""
-    seeds: Count = 3
+    seeds: Count = 10
     """Repetitions of every network."""
     steps: Count = 800
     """Optimizer steps of each run."""
@@ -43,20 +47,15 @@ class Demo:
 
     def run(self) -> None:
         """Train, measure the signal at initialisation, print the table, write the page."""
-        from sparseflow.lab.demo.headline import headline
         from sparseflow.lab.demo.page import write_report
         from sparseflow.lab.demo.recipe import demo
-        from sparseflow.lab.page.summary import summarize, terminal_table
         from sparseflow.training.sweep import sweep
 
         configs = demo(seeds=self.seeds, steps=self.steps, quick=self.quick)
         runs = sweep(configs, root=self.out, jobs=self.jobs, ray=self.ray, tensorboard=self.tensorboard, console=_err)
         signal = _signal(self.out / "signal.csv", networks=1 if self.quick else 5)
-        table = summarize(runs)
-        _out.print(terminal_table(table))
-        _out.print(f"\n[bold]{headline(table)}[/bold]", soft_wrap=True)
         page = write_report(runs, self.out / "report", signal=signal, title=_TITLE, command=_typed())
-        _out.print(f"\nOpen [bold]{page}[/bold] in a browser.", soft_wrap=True)
+        _tell(runs, page)
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,6 @@ class Report:
     def run(self) -> None:
         """Read, summarise, write."""
         from sparseflow.lab.demo.page import write_report
-        from sparseflow.lab.page.summary import summarize, terminal_table
         from sparseflow.training.runs import load_runs, unfinished_runs
 
         runs = load_runs(self.runs)
@@ -82,8 +80,21 @@ class Report:
         unfinished = unfinished_runs(self.runs)
         out = self.out or self.runs / "report"
         page = write_report(runs, out, signal=signal, title=_TITLE, command=_typed(), unfinished=unfinished)
-        _out.print(terminal_table(summarize(runs)))
-        _out.print(f"\nOpen [bold]{page}[/bold] in a browser.", soft_wrap=True)
+        _tell(runs, page)
+
+
+def _tell(runs: Sequence[Run], page: Path) -> None:
+    """Print the tables, the finding and where the page is."""
+    from sparseflow.lab.demo.headline import headline, split_by_masks
+    from sparseflow.lab.page.summary import summarize, terminal_table
+
+    main, pruned = split_by_masks(runs)
+    table = summarize(main)
+    _out.print(terminal_table(table, title="From random masks" if pruned else ""))
+    if pruned:
+        _out.print(terminal_table(summarize(pruned), title="About pruned networks, and their masks"))
+    _out.print(f"\n[bold]{headline(table)}[/bold]", soft_wrap=True)
+    _out.print(f"\nOpen [bold]{page}[/bold] in a browser.", soft_wrap=True)
 
 
 def _signal(path: Path, *, networks: int) -> pd.DataFrame:

@@ -10,31 +10,49 @@ from typing import Any
 import pandas as pd
 
 from sparseflow.lab.demo import figures, findings
+from sparseflow.lab.demo.headline import certainty, comparisons
 from sparseflow.lab.page import signal
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.exhibit import Content, Drawing, Exhibit
 from sparseflow.lab.page.figure_data import accuracy_points, training_curves, update_changes
 from sparseflow.lab.page.summary import COLLAPSE_PERCENT, summarize
+from sparseflow.training.runs import Run
 
-#: The group of :class:`Evidence` that has all runs.
-ALL = "all"
+#: Groups of :class:`Evidence`: the runs that the page begins with, and those about pruned networks.
+ALL, PRUNED = "all", "pruned"
 _BAND = " A line is the mean over seeds; its band reaches from the lowest to the highest seed."
 _PANELS = " Each panel is one initialisation; the grey lines are networks without a mask at the start, for comparison."
 
 
 def _accuracy(evidence: Evidence, _: object) -> Content:
     runs = evidence.runs(ALL)
-    table, points = summarize(runs), accuracy_points(runs)
-    drawing = Drawing(
-        name="accuracy",
-        how="A bar is the mean over seeds (the number at its right), a ring is one seed, a whisker spans one "
-        "population standard deviation to either side. "
-        f"Left of the dotted line ({COLLAPSE_PERCENT:.0f} %) a network has not learned; guessing gives 10 %.",
-        alt=f"Bar chart of final test accuracy. {findings.accuracy_words(table)}",
+    table = summarize(runs)
+    shows = [*certainty(table), *comparisons(table, runs)]
+    return Content(shows=shows, drawings=[_dots("accuracy", runs, table)])
+
+
+def _pruned(evidence: Evidence, _: object) -> Content:
+    if PRUNED not in evidence.groups:
+        raise NotEnoughRunsError(
+            "No run here starts from the masks of a pruned network beside others from random masks. Make both:\n"
+            "sparseflow demo"
+        )
+    runs = evidence.runs(PRUNED)
+    table = summarize(runs)
+    return Content(shows=[findings.accuracy_words(table)], drawings=[_dots("pruned-masks", runs, table)])
+
+
+def _dots(name: str, runs: list[Run], table: pd.DataFrame) -> Drawing:
+    points = accuracy_points(runs)
+    return Drawing(
+        name=name,
+        how="Every dot is one network, at the share of unseen images that it names rightly; the line is the median of "
+        f"those that learned. A network learned unless it ends below {COLLAPSE_PERCENT:.0f} %; guessing gives "
+        "10 %. The seeds are 0, 1, 2 and so on, none of them left out.",
+        alt=f"Dots: final test accuracy of every run. {findings.accuracy_words(table)}",
         draw=partial(figures.draw_accuracy, points),
         data=points,
     )
-    return Content(shows=[findings.accuracy_finding(table)], drawings=[drawing])
 
 
 def _curves(
@@ -106,7 +124,8 @@ def _signal(evidence: Evidence, _: object) -> Content:
 
 #: Name -> exhibit, in the order of the page. A name is the anchor on the page.
 EXHIBITS: dict[str, Exhibit] = {
-    "accuracy": Exhibit(question="How well does each network end?", build=_accuracy),
+    "accuracy": Exhibit(question="How does each network end?", build=_accuracy),
+    "pruned-masks": Exhibit(question="And with the connections of a pruned network?", build=_pruned),
     "gradient-norm": Exhibit(
         question="How much gradient does each network get?",
         build=partial(

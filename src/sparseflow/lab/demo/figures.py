@@ -9,10 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.lab.page import panels
@@ -23,45 +21,47 @@ from sparseflow.training.names import shown_methods
 
 
 def draw_accuracy(points: pd.DataFrame, *, narrow: bool = False) -> Figure:
-    """Mean final test accuracy: one bar per group, one ring per seed, whiskers of one population std to either side."""
+    """Final test accuracy: a row per group, a dot per run, a line at the median of the runs that learned.
+
+    Args:
+        points: The table of :func:`~sparseflow.lab.page.figure_data.accuracy_points`.
+        narrow: For a phone.
+    """
     figure = Figure(figsize=(NARROW if narrow else WIDE, 1), layout="constrained")
     axes = figure.subplots()
-    position, middles = 0.0, []
-    for method, of_method in points.groupby("method", sort=False):
-        first = position
-        for init, of_group in of_method.groupby("init", sort=False):
-            colour = SCHEMES[str(init)].look.colour if init else "grey"
-            _bar(axes, position, of_group["accuracy"].to_numpy(), colour=PALETTE[colour])
-            position += 1
-        middles.append(((first + position - 1) / 2, shown_methods()[str(method)].label))
-        position += 0.55
-    axes.axvline(COLLAPSE_PERCENT, color=INK, linewidth=0.9, linestyle=":")
-    axes.set_yticks([place for place, _ in middles], [label for _, label in middles])
+    axes.axvspan(0, COLLAPSE_PERCENT, color=INK, alpha=0.07, linewidth=0)
+    places: list[float] = []
+    labels: list[str] = []
+    before = None
+    for (label, method, init), runs in points.groupby(["label", "method", "init"], sort=False):
+        places.append(places[-1] + (1 if method == before else 1.5) if places else 0.0)
+        labels.append(str(label))
+        before = method
+        _dots(axes, places[-1], runs, colour=PALETTE[SCHEMES[str(init)].look.colour if init else "grey"])
+    axes.set_yticks(places, labels)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    axes.set_ylim(position - 0.8, -0.75)
-    axes.set_xlim(0, max(102.0, axes.dataLim.x1 + 1))
+    axes.set_ylim(places[-1] + 0.7, -1.6)
+    axes.set_xlim(0, 101)
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("Final test accuracy (%)")
-    keys: list[Artist] = [
-        Patch(color=PALETTE[scheme.look.colour], alpha=0.75, label=scheme.label)
-        for init, scheme in SCHEMES.items()
-        if init in set(points["init"])
-    ]
-    keys.append(panels.marker_key("o", "one seed", filled=False))
-    rows = panels.legend(figure, keys, columns=3 if narrow else 5)
-    figure.set_figheight(0.65 + 0.2 * rows + (0.21 if narrow else 0.25) * position)
+    axes.text(1.01, -1.1, "learned", transform=axes.get_yaxis_transform(), va="center", weight="bold")
+    axes.text(COLLAPSE_PERCENT + 1, -1.1, "left of this: did not learn", va="center", alpha=0.75)
+    figure.set_figheight(0.55 + (0.21 if narrow else 0.25) * (places[-1] + 2.3))
     return figure
 
 
-def _bar(axes: Axes, position: float, accuracy: np.ndarray[tuple[int], np.dtype[np.float64]], *, colour: str) -> None:
-    axes.barh(position, accuracy.mean(), 0.8, color=colour, alpha=0.75, linewidth=0)
-    if len(accuracy) > 1:
-        axes.errorbar(accuracy.mean(), position, xerr=accuracy.std(), color=INK, linewidth=1.2, capsize=3)
-    # Seeds side by side across the bar, so that equal accuracies do not hide each other.
-    across = 0.4 * (np.arange(len(accuracy)) - (len(accuracy) - 1) / 2) / max(len(accuracy), 3)
-    axes.plot(accuracy, position + across, "o", markersize=4, color="none", markeredgecolor=INK, markeredgewidth=0.9)
-    axes.text(1.01, position, f"{accuracy.mean():.1f}", transform=axes.get_yaxis_transform(), va="center")
+def _dots(axes: Axes, position: float, runs: pd.DataFrame, *, colour: str) -> None:
+    accuracy, learned = runs["accuracy"].to_numpy(), ~runs["collapsed"].to_numpy()
+    # Seeds side by side across the row, so that equal accuracies do not hide each other.
+    across = 0.7 * (np.arange(len(accuracy)) - (len(accuracy) - 1) / 2) / max(len(accuracy), 3)
+    edge = {"markeredgecolor": INK, "markeredgewidth": 0.4}
+    axes.plot(accuracy, position + across, "o", markersize=4.2, color=colour, alpha=0.8, **edge)
+    if learned.any():
+        axes.plot(np.median(accuracy[learned]), position, "|", markersize=15, markeredgewidth=1.6, color=INK)
+    weight = "normal" if learned.any() else "bold"
+    count = f"{learned.sum()} of {len(learned)}"
+    axes.text(1.01, position, count, transform=axes.get_yaxis_transform(), va="center", weight=weight)
 
 
 def draw_training(

@@ -15,29 +15,16 @@ from sparseflow.training.names import shown_methods
 
 
 def accuracy_words(table: pd.DataFrame) -> str:
-    """Accuracy of every group, and the number of its runs that did not learn.
+    """How many runs of every group learned, and their median accuracy.
 
-    >>> accuracy_words(pd.DataFrame([{"label": "SET, Liu", "accuracy_mean": 54.25, "collapsed": 1, "n": 2}]))
-    'SET, Liu 54.2 % (1 of 2 did not learn).'
+    >>> accuracy_words(pd.DataFrame([{"label": "SET, Liu", "learned": 1, "n": 2, "learned_median": 94.25}]))
+    'SET, Liu: 1 of 2 learned, median 94.2 %.'
     """
     parts = []
     for row in records(table):
-        failed = f" ({share(row)} did not learn)" if row["collapsed"] else ""
-        parts.append(f"{row['label']} {row['accuracy_mean']:.1f} %{failed}")
+        median = f", median {row['learned_median']:.1f} %" if row["learned"] else ""
+        parts.append(f"{row['label']}: {share(row)} learned{median}")
     return "; ".join(parts) + "."
-
-
-def accuracy_finding(table: pd.DataFrame) -> str:
-    """The best network, and the networks of which some runs did not learn.
-
-    >>> accuracy_finding(pd.DataFrame([{"label": "Dense", "accuracy_mean": 98.0, "collapsed": 0, "n": 2}]))
-    'Dense ends highest, at 98.0 %. Every run learned.'
-    """
-    rows = records(table)
-    best = max(rows, key=lambda row: row["accuracy_mean"])
-    failed = [f"{row['label']} ({share(row)})" for row in rows if row["collapsed"]]
-    first = f"{best['label']} ends highest, at {best['accuracy_mean']:.1f} %."
-    return f"{first} {f'Some or all runs did not learn: {listed(failed)}.' if failed else 'Every run learned.'}"
 
 
 def curve_words(curves: pd.DataFrame) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from sparseflow.lab.demo.exhibits import ALL, EXHIBITS
-from sparseflow.lab.demo.headline import comparisons, headline
+from sparseflow.lab.demo.exhibits import ALL, EXHIBITS, PRUNED
+from sparseflow.lab.demo.headline import headline, next_commands, split_by_masks
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.lab.page.groups import check_comparable, group_of, grouped, names_of
 from sparseflow.lab.page.page import as_csv, hardware, show_all, write_page
@@ -41,7 +41,7 @@ def write_report(
     The page needs no network and no other file. Every file is written whole or not at all, the page last.
 
     Args:
-        runs: Finished runs that differ in method, initialisation and seed.
+        runs: Finished runs that differ in method, initialisation, seed, and where their masks are from.
         out: Folder; made where it does not exist.
         signal: ``signal.csv`` of the run folder, where it exists.
         title: Heading of the page.
@@ -49,26 +49,35 @@ def write_report(
         unfinished: Folders of runs that are not in the numbers.
 
     Raises:
-        ValueError: Without runs, with runs that cannot be compared, or with a signal table that lacks a column.
+        ValueError: Without runs, with runs that cannot be compared, or with a signal table that lacks a column. Runs
+            from random masks are not compared with those about pruned networks, which have a part of their own.
     """
-    check_comparable(runs)
+    main, pruned = split_by_masks(runs)
+    check_comparable(main)
     if signal is not None:
         signal_levels(signal)
-    table = summary_table(runs)
-    data = table.data
+    tables = [summary_table(main, caption="From random masks." if pruned else "")]
+    if pruned:
+        tables.append(summary_table(pruned, name="summary-pruned", caption="About pruned networks, and their masks."))
+    data = tables[0].data
     config = runs[0].config
     contents, num_train, num_test = DATASETS_IN_WORDS.get(config.dataset, (config.dataset, None, None))
-    common, differing = settings(runs)
+    common, differing = settings(main)
     groups = {group_of(run.config) for run in runs}
+    evidence = Evidence(
+        {ALL: main, **({PRUNED: pruned} if pruned else {})}, {} if signal is None else {"signal": signal}
+    )
+    first, *others = show_all(EXHIBITS, evidence, None)
     return write_page(
         out,
         "demo.html.j2",
-        show_all(EXHIBITS, Evidence({ALL: runs}, {} if signal is None else {"signal": signal}), None),
-        files={"figures/summary.csv": as_csv(data, digits=None)},
+        [first, *others],
+        files={f"figures/{table.name}.csv": as_csv(table.data, digits=None) for table in tables},
         digits=None,
         title=title,
         headline=headline(data),
-        comparisons=comparisons(data),
+        first=first,
+        others=others,
         num_runs=len(runs),
         config=config,
         model=NETWORKS[config.family].words if config.family in NETWORKS else config.family,
@@ -78,13 +87,12 @@ def write_report(
         sparsity=max((run.config.sparsity for run in runs if run.config.method != "dense"), default=None),
         names=names_of(groups),
         has_sparse=any(group.init for group in groups),
-        table=table,
+        tables=tables,
         fewest_seeds=int(data["n"].min()),
-        some_collapsed=bool(data["collapsed"].any()),
         common=common,
         differing=differing,
         hardware=hardware(runs),
-        command=command,
+        next_commands=next_commands(runs, again=command),
         unfinished=[Path(name).name for name in unfinished],
     )
 

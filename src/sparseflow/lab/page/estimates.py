@@ -47,3 +47,14 @@ def interval_margin(standard_error: float, n: int, *, level: float = 0.95) -> fl
     1.533
     """
     return float(stats.t.ppf(0.5 + level / 2, n - 1)) * standard_error
+
+
+def share_interval(successes: int, n: int) -> tuple[float, float]:
+    r"""The 95 % interval of Clopper and Pearson (1934) for a share of ``n`` independent runs, in [0, 1].
+
+    >>> low, high = share_interval(0, 10)
+    >>> low, round(high, 4), round(1 - 0.025 ** (1 / 10), 4)  # for none of n the upper end has a closed form
+    (0.0, 0.3085, 0.3085)
+    """
+    found = stats.binomtest(successes, n).proportion_ci(0.95, method="exact")
+    return float(found.low), float(found.high)

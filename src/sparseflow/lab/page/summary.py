@@ -1,17 +1,17 @@
-"""Tables over finished runs: accuracy, spread, how many did not learn, and when learning began."""
+"""Tables over finished runs: how many learned, how accurate those are, and when learning began."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from rich import box
 from rich.table import Table as TerminalTable
-from scipy import stats
 
+from sparseflow.lab.page.estimates import share_interval
 from sparseflow.lab.page.groups import Group, check_comparable, grouped
 from sparseflow.lab.page.table import Cell, Column, Record, Table, cell, records
 from sparseflow.lab.page.words import interval
@@ -64,19 +64,19 @@ class Outcome(NamedTuple):
         return cls(group, runs, accuracy, accuracy < COLLAPSE_PERCENT, onset)
 
     @property
-    def margin(self) -> float:
-        """Half the width of the 95 % interval of the mean accuracy; NaN for a single run."""
-        n = len(self.runs)
-        return float(stats.t.ppf(0.975, n - 1) * self.accuracy.std(ddof=1) / n**0.5) if n > 1 else np.nan
+    def learned(self) -> npt.NDArray[np.float64]:
+        """Accuracies of the runs that learned."""
+        return self.accuracy[~self.collapsed]
+
+    def of_learned(self, statistic: Callable[[npt.NDArray[np.float64]], Any]) -> float:
+        """A statistic of the accuracies of the runs that learned; NaN where none did."""
+        return float(statistic(self.learned)) if len(self.learned) else np.nan
 
     @property
-    def learned_mean(self) -> float:
-        """Mean accuracy of the runs that learned; NaN where none did."""
-        return float(self.accuracy[~self.collapsed].mean()) if not self.collapsed.all() else np.nan
-
-
-def _interval(row: Record) -> str:
-    return interval(row["accuracy_low"], row["accuracy_high"], 1) or "-"
+    def share(self) -> tuple[float, float]:
+        """Ends of the 95 % interval of the share of runs that learn, in percent."""
+        low, high = share_interval(len(self.learned), len(self.runs))
+        return 100 * low, 100 * high
 
 
 def _onset(row: Record) -> str:
@@ -86,22 +86,25 @@ def _onset(row: Record) -> str:
     return f"{row['onset_median']:.0f}{never}"
 
 
-def _failures(row: Record) -> Cell:
-    return cell(f"{row['collapsed']} of {row['n']}", tone="bad" if row["collapsed"] else "")
+def _learned(row: Record) -> Cell:
+    return cell(f"{row['learned']} of {row['n']}", tone="" if row["learned"] == row["n"] else "bad")
+
+
+def _range(row: Record) -> str:
+    return interval(row["learned_lowest"], row["learned_highest"], 1) or "-"
 
 
 COLUMNS = (
     Column("label", lambda of: of.group.label, "Network"),
     Column("method", lambda of: of.group.method),
     Column("init", lambda of: of.group.init),
-    Column("n", lambda of: len(of.runs), "Runs"),
-    Column("accuracy_mean", lambda of: of.accuracy.mean(), "Test accuracy, %", ".2f"),
-    Column("accuracy_std", lambda of: of.accuracy.std(ddof=0) if len(of.runs) > 1 else np.nan, "Std", ".2f"),
-    Column("accuracy_low", lambda of: of.accuracy.mean() - of.margin, "95 % interval", _interval),
-    Column("accuracy_high", lambda of: of.accuracy.mean() + of.margin),
-    Column("collapsed", lambda of: int(of.collapsed.sum()), "Did not learn", _failures),
-    Column("collapse_rate", lambda of: of.collapsed.mean()),
-    Column("learned_mean", lambda of: of.learned_mean, "Those that learned, %", ".2f"),
+    Column("n", lambda of: len(of.runs)),
+    Column("learned", lambda of: len(of.learned), "Learned", _learned),
+    Column("share_low", lambda of: of.share[0], "95 % interval of the share, %", lambda row: share_in_words(row)),
+    Column("share_high", lambda of: of.share[1]),
+    Column("learned_median", lambda of: of.of_learned(np.median), "Median accuracy of those, %", ".1f"),
+    Column("learned_lowest", lambda of: of.of_learned(np.min), "Lowest to highest", _range),
+    Column("learned_highest", lambda of: of.of_learned(np.max)),
     Column("onset_median", lambda of: float(np.median(of.onset)), "Learning starts, step", _onset),
     Column("onset_censored", lambda of: int(np.isinf(of.onset).sum())),
     Column("steps", lambda of: of.runs[0].config.steps),
@@ -110,17 +113,23 @@ COLUMNS = (
 )
 
 
+def share_in_words(row: Record) -> str:
+    """The interval of the share of runs that learn.
+
+    >>> share_in_words({"share_low": 69.15, "share_high": 100.0})
+    '69 to 100'
+    """
+    return f"{row['share_low']:.0f} to {row['share_high']:.0f}"
+
+
 def summarize(runs: Sequence[Run]) -> pd.DataFrame:
-    r"""One row per group; accuracies in percent.
+    """One row per group; accuracies and shares in percent.
 
-    ``accuracy_std`` is the *population* standard deviation, as in the paper; ``accuracy_low`` and ``accuracy_high``
-    bound the 95 % confidence interval of the mean,
-
-    .. math:: \bar a \pm t_{0.975,\,n-1}\, s / \sqrt{n},
-
-    with the *sample* standard deviation :math:`s`. All three are NaN for a single run. ``collapsed`` counts runs below
-    ``COLLAPSE_PERCENT``, ``learned_mean`` is the mean of the others. ``onset_median`` counts a run that never reached
-    ``ONSET_LOSS`` as infinity; ``onset_censored`` is how many did not.
+    A run *learned* if it ends at ``COLLAPSE_PERCENT`` or above. Where some do and some do not, accuracies fall into two
+    heaps that a mean describes badly: ``learned`` is how many of the ``n`` runs did, ``share_low`` and ``share_high``
+    bound the 95 % interval of Clopper and Pearson of that share, and ``learned_median``, ``learned_lowest`` and
+    ``learned_highest`` are about their accuracies (NaN where none did). ``onset_median`` counts a run that never
+    reached ``ONSET_LOSS`` as infinity; ``onset_censored`` is how many did not.
 
     Raises:
         ValueError: Where :func:`check_comparable` refuses.
@@ -131,54 +140,43 @@ def summarize(runs: Sequence[Run]) -> pd.DataFrame:
     >>> finals = [{"test/accuracy": accuracy, "sparsity": 0.95} for accuracy in (0.75, 0.25)]
     >>> runs = [Run(DigitRun(seed=seed), Path("run"), silent, final, {}, 1.0) for seed, final in enumerate(finals)]
     >>> table = summarize(runs)
-    >>> table.loc[0, ["accuracy_mean", "accuracy_std", "collapsed"]].to_list() == [50, 25, 0]
+    >>> table.loc[0, ["n", "learned", "learned_median"]].to_list() == [2, 2, 50]
     True
     """
     return summary_table(runs).data
 
 
-def summary_table(runs: Sequence[Run]) -> Table:
-    """The table of :func:`summarize` as it stands on a page."""
+def summary_table(runs: Sequence[Run], *, name: str = "summary", caption: str = "") -> Table:
+    """The table of :func:`summarize` as it stands on a page; ``name`` is that of its CSV."""
     check_comparable(runs)
     return Table.of(
         COLUMNS,
         [Outcome.of(group, members) for group, members in grouped(runs).items()],
-        name="summary",
-        caption="",
-        note="Std is the population standard deviation over seeds, the interval a 95 % t interval of the mean. A run "
-        f"did not learn if it ends below {COLLAPSE_PERCENT:g} % test accuracy. Learning starts at the first step with "
-        f"a loss below {ONSET_LOSS:g} (median over seeds).",
+        name=name,
+        caption=caption,
+        note=f"A run learned unless it ends below {COLLAPSE_PERCENT:g} % test accuracy. The interval is that of "
+        "Clopper and Pearson, for the share of runs that learn. Learning starts at the first step with a loss below "
+        f"{ONSET_LOSS:g} (median over seeds).",
     )
 
 
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of :func:`summarize` as text, with column heads for people; "-" where one run cannot tell."""
-    shown = [column for column in COLUMNS if column.head]
-    return pd.DataFrame([{column.head: column.cell(row).lines[0] for column in shown} for row in records(table)])
-
-
-def terminal_table(table: pd.DataFrame) -> TerminalTable:
+def terminal_table(table: pd.DataFrame, *, title: str = "") -> TerminalTable:
     """The table of :func:`summarize` for a terminal of 80 columns; groups with runs that did not learn are red."""
-    texts = readable(table)
     rendered = TerminalTable(
-        title="Final test accuracy, %",
-        caption="Population std over seeds; 95 % t interval of the mean. "
-        f"Failed: did not learn, below {COLLAPSE_PERCENT:.0f} %. Learns: median first step with loss < {ONSET_LOSS}.",
+        title=title,
+        caption=f"Learned: did not end below {COLLAPSE_PERCENT:.0f} % test accuracy; the interval is Clopper and "
+        f"Pearson's. Starts: median first step with loss < {ONSET_LOSS}.",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
         show_edge=False,
     )
-    for head in ("Network", "mean ± std", "95 % interval", "failed", "learns at step", "s/run"):
+    shown = ("label", "learned", "share_low", "learned_median", "learned_lowest", "onset_median")
+    heads = ("Network", "learned", "95 % interval", "median", "low to high", "starts at")
+    columns = {column.name: column for column in COLUMNS}
+    for head in heads:
         rendered.add_column(head, justify="left" if head == "Network" else "right", no_wrap=True)
-    for failed, row in zip(table["collapsed"] > 0, records(texts), strict=True):
-        rendered.add_row(
-            row["Network"],
-            f"{row['Test accuracy, %']} ± {row['Std']}",
-            row["95 % interval"],
-            row["Did not learn"],
-            row["Learning starts, step"],
-            row["Seconds per run"],
-            style="red" if failed else None,
-        )
+    for row in records(table):
+        cells = [columns[name].cell(row).lines[0] for name in shown]
+        rendered.add_row(*cells, style=None if row["learned"] == row["n"] else "red")
     return rendered
