@@ -19,6 +19,7 @@ def main() -> None:
     from benchmarks import (
         engine_before,
         engine_bytes,
+        engine_cover,
         engine_growth,
         engine_memory,
         engine_rows,
@@ -35,7 +36,8 @@ def main() -> None:
 
     torch.set_num_threads(THREADS)
     modules = (masked_step, masked_adamw, mask_update, initialise, import_time)
-    several = (engine_rows, engine_before, peers, engine_bytes, engine_memory, engine_growth, hand_over, hessian)
+    engine = (engine_rows, engine_before, engine_cover, engine_bytes, engine_memory, engine_growth)
+    several = (*engine, peers, hand_over, hessian)
     every = [*(module.BENCHMARK for module in modules), *(found for module in several for found in module.BENCHMARKS)]
     benchmarks = {benchmark.name: benchmark for benchmark in every}
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)

@@ -22,6 +22,8 @@ CONTESTS = (
 OTHERS = (
     "engine_sparselab", "engine_before", "engine_bytes", "engine_memory", "engine_growth", "hand_over", "mask_update",
 )  # fmt: skip
+#: Nearly dense layers, of which many cases are judged: in a table of their own.
+COVER = "engine_cover"
 #: Reported beside them, without a number to reach.
 PEERS = "engine_peers"
 #: Results on curvature, in the order of the table.
@@ -36,7 +38,7 @@ NOTHING = "Not measured yet: `make bench`, then `python -m benchmarks.table`."
 
 def blocks(results: Iterable[Result]) -> dict[str, str]:
     """Name of each block of docs/performance.md -> its table."""
-    known = (*CONTESTS, *OTHERS, PEERS, *CURVATURE, *IMAGES, ADAMW)
+    known = (*CONTESTS, *OTHERS, COVER, PEERS, *CURVATURE, *IMAGES, ADAMW)
     found = {result["name"]: result for result in results if result["name"] in known}
 
     def table(make: Any, *names: str) -> str:
@@ -51,6 +53,7 @@ def blocks(results: Iterable[Result]) -> dict[str, str]:
         "inference": table(details, "engine_mlp_inference", "engine_encoder"),
         "linear": table(details, "engine_linear", "engine_two_threads"),
         "peers": table(peers, PEERS),
+        "cover": table(others, COVER),
         "networks": table(
             details, "engine_lenet5_modules", "engine_lenet5_plan", "engine_mlp_modules", "engine_mlp_plan"
         ),

@@ -287,6 +287,16 @@ def test_layers_that_cannot_be_sparse_are_named_with_the_reason(clock: Clock) ->
     }
 
 
+def test_a_nearly_dense_layer_says_that_it_is_computed_in_blocks(clock: Clock) -> None:
+    model = masked(nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 5)), sparsity=0.1)
+    clock([(2.0, 1.0), (2.0, 1.0)], (4.0, 2.0))
+    _, table = compile_sparse(model, torch.randn(256, 64))
+    assert {layer.name: layer.reason for layer in table.layers} == {
+        "0.weight": "computed in 4x1 blocks that hold its weights",
+        "2.weight": None,  # blocks do not divide five outputs
+    }
+
+
 def test_a_model_without_zeros_stays_as_it_is() -> None:
     model = network()
     fast, table = compile_sparse(model, torch.randn(4, 1, 8, 8))

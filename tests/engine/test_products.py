@@ -110,7 +110,7 @@ def test_products_are_those_of_the_dense_layer(seed: int) -> None:
     want = dense(case, seed=seed)
     product = product_of(case, want.mask)
     assert product.in_blocks or not case.in_blocks
-    values = product.pattern.gather(want.weight)
+    values = want.weight[want.mask]
     x = to_storage(want.x, product.x)
     y = product.forward(values, want.bias, x, floor=0.0)
     torch.testing.assert_close(y, flat(want.y.relu()))
@@ -118,10 +118,10 @@ def test_products_are_those_of_the_dense_layer(seed: int) -> None:
     torch.testing.assert_close(product.forward(values, None, x), flat(want.y - want.bias[:, None, None]))
     gx, gv = product.gradients(values, x, to_storage(want.g, product.g))
     torch.testing.assert_close(inside(gx, case.inputs, product.gx), flat(want.x_grad))
-    torch.testing.assert_close(gv, product.pattern.gather(want.weight_grad))
+    torch.testing.assert_close(gv, want.weight_grad[want.mask])
     for frame in (product.y, product.g):
         g = to_storage(want.g, frame).clone()
-        torch.testing.assert_close(product.weight_gradient(x, g, frame), product.pattern.gather(want.weight_grad))
+        torch.testing.assert_close(product.weight_gradient(x, g, frame), want.weight_grad[want.mask])
         torch.testing.assert_close(product.bias_gradient(g, frame), want.bias_grad)
         gated = want.g * (want.y > 0)
         torch.testing.assert_close(product.gate_(g, y, frame), gated.sum((0, 2, 3)))
@@ -139,12 +139,12 @@ def test_linear_layers_of_any_size_are_the_dense_ones(
     case = Case(-(-outputs // 4) * 4, inputs, 1, Window(), (1, 1), batch, density, in_blocks)
     want = dense(case)
     product = product_of(case, want.mask)
-    values, x, g = product.pattern.gather(want.weight), flat(want.x), flat(want.g)
+    values, x, g = want.weight[want.mask], flat(want.x), flat(want.g)
     torch.testing.assert_close(product.forward(values, want.bias, x), flat(want.y))
     gx, gv = product.gradients(values, x, g)
     torch.testing.assert_close(gx, flat(want.x_grad))
-    torch.testing.assert_close(gv, product.pattern.gather(want.weight_grad))
-    torch.testing.assert_close(product.weight_gradient(x, g, product.y), product.pattern.gather(want.weight_grad))
+    torch.testing.assert_close(gv, want.weight_grad[want.mask])
+    torch.testing.assert_close(product.weight_gradient(x, g, product.y), want.weight_grad[want.mask])
 
 
 @pytest.mark.parametrize("blocks", ["none", "one", "all"])
@@ -175,7 +175,7 @@ def test_float32_is_as_exact_as_a_sum_in_float32(seed: int) -> None:
         F.pad(want.x.double(), (*case.window.padding[1], *case.window.padding[0])), weight, want.bias.double(),
         case.window.stride, 0, case.window.dilation, case.groups,
     )  # fmt: skip
-    found = product.forward(product.pattern.gather(want.weight), want.bias, to_storage(want.x, product.x))
+    found = product.forward(want.weight[want.mask], want.bias, to_storage(want.x, product.x))
     # Each of at most 50 additions of numbers near 1 errs by 2^-24 of the sum so far.
     torch.testing.assert_close(found.double(), flat(exact), rtol=1e-5, atol=1e-5)
 
@@ -200,7 +200,7 @@ def test_nothing_outside_the_arrays_is_read_or_written(seed: int, monkeypatch: p
         zeros=lambda size, dtype: island(torch.zeros(size, dtype=dtype)),
     )
     monkeypatch.setattr(products_module, "torch", empty)
-    values, bias = island(product.pattern.gather(want.weight)), island(want.bias)
+    values, bias = island(want.weight[want.mask]), island(want.bias)
     x, g = island(to_storage(want.x, product.x)), island(to_storage(want.g, product.g))
     y = product.forward(values, bias, x)
     found = [y, *product.gradients(values, x, g), product.weight_gradient(x, g, product.g)]
@@ -220,7 +220,7 @@ def test_the_number_of_threads_changes_no_bit(threads: int, in_blocks: bool, mon
 
     def everything() -> list[Tensor]:
         product = product_of(case, want.mask, itemsize=4)
-        values, x, g = product.pattern.gather(want.weight), to_storage(want.x, product.x), to_storage(want.g, product.g)
+        values, x, g = want.weight[want.mask], to_storage(want.x, product.x), to_storage(want.g, product.g)
         found = [product.forward(values, want.bias, x), *product.gradients(values, x, g)]
         return [*found, product.weight_gradient(x, g, product.g)]
 
@@ -257,7 +257,7 @@ def test_threads_change_no_bit_of_a_linear_layer(
 
     def everything() -> list[Tensor]:
         product = product_of(case, want.mask, itemsize=4)
-        values, x, g = product.pattern.gather(want.weight), to_storage(want.x, product.x), to_storage(want.g, product.g)
+        values, x, g = want.weight[want.mask], to_storage(want.x, product.x), to_storage(want.g, product.g)
         y = product.forward(values, want.bias, x, floor=0.0)
         found = [y, *product.gradients(values, x, g), product.weight_gradient(x, g, product.g)]
         return [*found, product.bias_gradient(g, product.g), product.gate_(g.clone(), y, product.g)]

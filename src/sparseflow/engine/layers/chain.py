@@ -18,6 +18,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from sparseflow.engine.kernels.compiling import said_aloud
 from sparseflow.engine.kernels.vectors import PIECE
 from sparseflow.engine.kernels.workspace import workspaces
+from sparseflow.engine.layers.cover import Cover, Covers
 from sparseflow.engine.layers.functions import check_first_order, to_images, to_storage
 from sparseflow.engine.layers.geometry import Frame, pool_divisor, pool_window
 from sparseflow.engine.layers.modules import SparseLayer
@@ -26,6 +27,7 @@ from sparseflow.engine.layers.pools import AvgPool2d, MaxPool2d
 from sparseflow.engine.layers.products import NO_FLOOR
 from sparseflow.engine.layers.threads import over_ranges, threads_for
 from sparseflow.engine.plans.builder import Image, Program
+from sparseflow.engine.plans.covering import covered
 from sparseflow.engine.plans.fusing import fused
 from sparseflow.engine.plans.program import build_halves, examples_that_fit
 from sparseflow.engine.plans.slices import run_slices
@@ -53,6 +55,8 @@ class _Slices(NamedTuple):
     """All examples: 0, 1, ..., batch - 1."""
     work: int
     """Multiply-adds of a forward pass."""
+    covers: Covers
+    """Of the layers' parameters."""
     free: list[tuple[Floats, NDArray[np.int8]]]
     """Workspaces that no graph holds: a row for each slice."""
 
@@ -100,18 +104,24 @@ class Chain:
         self.layers = layers
         self.patterns = [layer.pattern for layer in layers]
         self.parameters = [p for layer in layers for p in (layer.values, layer.bias) if p is not None]
-        self.begins: list[int] = []
-        end = 0
-        for layer in layers:
-            self.begins.append(end)
-            end += layer.pattern.num_active + (0 if layer.bias is None else layer.pattern.outputs)
-        self.sizes = [parameter.numel() for parameter in self.parameters]
         self.has_run = False
         ends = [layer.pattern.inputs for layer in layers[1:]] + [layers[-1].pattern.outputs]
         self.is_linear = all(isinstance(stage, Weighted) and stage.spatial == 0 for stage, _ in tape) and all(
             layer.pattern.outputs == size for layer, size in zip(layers, ends, strict=True)
         )
         self._slices: dict[tuple[Any, ...], _Slices] = {}
+
+    def _covered(self, examples: int, itemsize: int) -> tuple[Tape, Covers, list[int]]:
+        """The tape to compute with, its covers, and where the values of each layer begin."""
+        tape, of_nodes = covered(self.tape, examples, itemsize)
+        of_layers = [each for (stage, _), each in zip(tape, of_nodes, strict=True) if isinstance(stage, Weighted)]
+        covers: list[Cover | None] = []
+        firsts: list[int] = []
+        for layer, cover in zip(self.layers, of_layers, strict=True):
+            firsts.append(len(covers))
+            covers += [cover] if layer.bias is None else [cover, None]
+        found = Covers.of(covers, [parameter.numel() for parameter in self.parameters])
+        return tape, found, [found.begins[first] for first in firsts]
 
     def is_current(self) -> bool:
         """Whether the layers still have the patterns that the programs were made for."""
@@ -142,16 +152,18 @@ class Chain:
             if len(self._slices) >= _KEPT:
                 self._slices.pop(next(iter(self._slices)))
 
+            tape, covers, begins = self._covered(min(shape[0], _SLICE), itemsize)
+
             def halves(batch: int) -> tuple[Program, Program, Image]:
                 return build_halves(
-                    self.tape, self.begins, shape[1:], batch=batch, itemsize=itemsize, input_gradient=input_gradient
+                    tape, begins, shape[1:], batch=batch, itemsize=itemsize, input_gradient=input_gradient
                 )
 
             if math.prod(shape[2:]) > 1:  # images
                 room = halves(_FEWEST)[0].workspace // _FEWEST * itemsize
                 size = examples_that_fit(room, least=_FEWEST, most=_SLICE)
             else:
-                size = self._slice_size(shape[0], itemsize)
+                size = self._slice_size(tape, shape[0], itemsize)
             edges = [*range(0, shape[0], size), shape[0]]
             made = {batch: halves(batch) for batch in {b - a for a, b in pairwise(edges)}}
             programs = [(a, *made[b - a][:2]) for a, b in pairwise(edges)]
@@ -162,12 +174,14 @@ class Chain:
             output = made[edges[1]][2]
             pixels = (*(1,) * (4 - len(shape)), *shape[2:])[-2:]
             work = sum(program.work for _, program, _ in programs)
-            self._slices[key] = _Slices(programs, shares, output, (pixels[0], pixels[1]), np.arange(shape[0]), work, [])
+            rows = np.arange(shape[0])
+            self._slices[key] = _Slices(programs, shares, output, (pixels[0], pixels[1]), rows, work, covers, [])
         return self._slices[key]
 
-    def _slice_size(self, batch: int, itemsize: int) -> int:
+    @staticmethod
+    def _slice_size(tape: Tape, batch: int, itemsize: int) -> int:
         """Examples of a slice where there are no images."""
-        in_blocks = [pattern.block > 1 for pattern in self.patterns]
+        in_blocks = [stage.pattern.block > 1 for stage, _ in tape if isinstance(stage, Weighted)]
         # In float64 the tiles of blocks are smaller than a piece.
         if all(in_blocks) or (any(in_blocks) and itemsize > 4):
             return PIECE
@@ -181,7 +195,7 @@ class _ChainFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, chain: Chain, slices: _Slices, *parameters: Tensor) -> Tensor:
-        values = torch.cat([parameter.detach() for parameter in parameters]).numpy()
+        values = slices.covers.spread(parameters).numpy()
         batch, output = len(slices.rows), slices.output
         frame = Frame(output.frame.size, batch)
         inner, flat = not x.is_contiguous(), _ends_flat(chain.tape, x.dim())
@@ -191,7 +205,7 @@ class _ChainFunction(torch.autograd.Function):
         given, out, out_inner = source.numpy(), y.numpy(), inner or not flat
 
         slices.run(1, held.workspaces, values, values[:0].reshape(1, 0), given, out, inner, out_inner)
-        ctx.chain, ctx.slices, ctx.values, ctx.held, ctx.frame = chain, slices, values, held, frame
+        ctx.slices, ctx.values, ctx.held, ctx.frame = slices, values, held, frame
         ctx.x_shape, ctx.inner = tuple(x.shape), inner
         if not out_inner:
             return y.view(batch, output.channels).data  # no view, so that activations may write into it
@@ -200,7 +214,7 @@ class _ChainFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         check_first_order()
-        chain, slices, values, held = ctx.chain, ctx.slices, ctx.values, ctx.held
+        slices, values, held = ctx.slices, ctx.values, ctx.held
         gradient, batch, shape = gradients[0], len(slices.rows), ctx.x_shape
         given_inner = not gradient.is_contiguous()
         given = (to_storage(gradient, ctx.frame) if given_inner else gradient.reshape(-1)).numpy()
@@ -214,7 +228,7 @@ class _ChainFunction(torch.autograd.Function):
         total = shares[0]
         for share in shares[1:]:
             total += share
-        found = torch.from_numpy(total).split(chain.sizes)
+        found = slices.covers.gathered(torch.from_numpy(total))
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x = to_images(gx, shape[1], frame, dims=len(shape)) if inner else gx.view(shape)

@@ -49,6 +49,11 @@ class SparseLayer(ActiveWeight):
         self.bias = None if bias is None else nn.Parameter(bias)
         self._products: dict[tuple[Pattern, tuple[int, int], int, int], Product] = {}
 
+    @property
+    def has_cover(self) -> bool:
+        """Whether it computes with blocks that hold its weights, see :mod:`sparseflow.engine.layers.cover`."""
+        return any(product.cover is not None for product in self._products.values())
+
     def move_(self, positions: Tensor) -> None:
         """As for any weight; tables are made anew."""
         super().move_(positions)
@@ -133,7 +138,7 @@ class SparseLayer(ActiveWeight):
             self._products.pop(kept[0])
         made = self._products[key] = Product(pattern, self.window, size, batch, dtype.itemsize)
         with said_aloud():
-            warm_up(dtype, pattern.block)
+            warm_up(dtype, made.pattern.block)
         return made
 
     def extra_repr(self) -> str:

@@ -28,6 +28,7 @@ from sparseflow.engine.kernels.passes import (
     share_sums_by_rows,
     share_vector_product,
 )
+from sparseflow.engine.layers.cover import cover_if_faster
 from sparseflow.engine.layers.geometry import (
     CACHE,
     TILE,
@@ -62,6 +63,9 @@ class Product:
     The backward pass gathers gradients of outputs, input by input, which needs a border around those; a pattern in
     blocks scatters into the gradient of the input instead, which needs one around that.
 
+    Values and their gradients are those of the pattern's active weights. A pattern that is nearly dense is computed by
+    its cover, see :mod:`sparseflow.engine.layers.cover`, and ``pattern`` is then that.
+
     Args:
         window: Of its convolution; a linear layer is a 1 x 1 convolution of one pixel.
         size: Height and width of the input.
@@ -75,13 +79,14 @@ class Product:
     """
 
     def __init__(self, pattern: Pattern, window: Window, size: tuple[int, int], batch: int, itemsize: int) -> None:
-        self.pattern = pattern
         self.window = window
         self.itemsize = itemsize
         self.dtype = torch.float32 if itemsize == 4 else torch.float64
-        self.in_blocks = pattern.block > 1
         self.x = Frame(size, batch, window.padding)
         self.y = Frame(window.outputs(size), batch)
+        self.cover = cover_if_faster(pattern, forward_loops(window, self.x, self.y).length, itemsize)
+        self.pattern = pattern = pattern if self.cover is None else self.cover.pattern
+        self.in_blocks = pattern.block > 1
         self.g = self.y if self.in_blocks else Frame(self.y.size, batch, window.gradient_border(size))
         self.memory = shared_pool()
         self.work = pattern.num_active * self.y.pitch
@@ -178,10 +183,25 @@ class Product:
         """For a gradient with and without a border: loops of the weights' and of the biases' gradient."""
         return {g: (self._dots(g), forward_loops(Window(), g, g)) for g in (self.y, self.g)}
 
+    def computed(self, values: Tensor) -> Floats:
+        """The values of ``pattern``, from those of the active weights."""
+        return (values.detach() if self.cover is None else self.cover.spread(values)).numpy()
+
+    def stored(self, parts: Tensor) -> Tensor:
+        """The gradient of the active weights, from the parts of that of the values of ``pattern``: one a row."""
+        gradient = sum_of(list(parts))
+        return gradient if self.cover is None else self.cover.gathered(gradient)
+
+    def gradients_of_values(self, copies: int) -> Tensor:
+        """Room for ``(copies, values of pattern)``; for a cover it is no longer needed when :meth:`stored` is done."""
+        count = copies * self.pattern.num_active
+        room = torch.empty(count, dtype=self.dtype) if self.cover is None else self.memory.empty(count, self.dtype)
+        return room.view(copies, -1)
+
     def forward(self, values: Tensor, bias: Tensor | None, x: Tensor, *, floor: float = NO_FLOOR) -> Tensor:
         """``max(floor, W x + b)``, from frame ``x`` to frame ``y``; a ``floor`` of 0 is a ReLU."""
         y = self.memory.empty(self.pattern.outputs * self.y.pitch, self.dtype)
-        w, xs, ys = values.detach().numpy(), x.numpy(), y.numpy()
+        w, xs, ys = self.computed(values), x.numpy(), y.numpy()
         start = w[:0] if bias is None else bias.detach().numpy()
         table, loops = self.table, self._forward
         if self._single:
@@ -212,7 +232,8 @@ class Product:
     def gradients(self, values: Tensor, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """``W^T g`` in frame ``gx``, and the gradient of each active weight: both from one pass over ``g``."""
         both = self._scatter if self.in_blocks else self._gather
-        return both(values.detach().numpy(), x.numpy(), g.numpy())
+        gx, parts = both(self.computed(values), x.numpy(), g.numpy())
+        return gx, self.stored(parts)
 
     def _scatter(self, w: Floats, x: Floats, g: Floats) -> tuple[Tensor, Tensor]:
         ((table, loops),) = self.backward
@@ -221,7 +242,7 @@ class Product:
             return gx, self._scatter_by_rows(loops, w, x, g, gx.numpy())
         gxs, (*moves, length) = gx.numpy(), loops.moves
         bounds = halves(length, 2 * self.work)
-        outs = torch.empty((len(bounds) - 1) * self.pattern.num_active, dtype=self.dtype).view(len(bounds) - 1, -1)
+        outs = self.gradients_of_values(len(bounds) - 1)
         count = len(gxs) if self.gx.pitch == self.x.batch < _LONG and threads_for(2 * self.work, len(outs)) > 1 else 0
         own = self.memory.empty(len(outs) * count, self.dtype).view(-1, count) if count else gx.zero_().view(1, -1)[:0]
         over_ranges(
@@ -229,7 +250,7 @@ class Product:
             self.g.pitch, x, loops.x0, gxs, loops.y0, self.x.batch, outs.numpy(), table.outputs, own.numpy(),
             self.pattern.inputs, *moves,
         )  # fmt: skip
-        return gx, sum_of(list(outs))
+        return gx, outs
 
     @cached_property
     def _strip(self) -> tuple[int, Frame, Indices]:
@@ -245,7 +266,8 @@ class Product:
     def _scatter_by_rows(self, loops: GradientLoops, w: Floats, x: Floats, g: Floats, gx: Floats) -> Tensor:
         pattern, batch, (channels, key) = self.pattern, self.x.batch, self._channels
         span, strip, y_columns = self._strip
-        out, rows = torch.empty(pattern.num_active, dtype=self.dtype), np.arange(len(pattern.begins) - 1)
+        outs, rows = self.gradients_of_values(1), np.arange(len(pattern.begins) - 1)
+        out = outs.view(-1).numpy()
         count, gi, xi, _, parts, gj, xj, _, length = loops.moves
         (top, _), (left, _) = self.window.padding
         inside = (top, left * batch, self.gx.height, self.gx.width * batch)
@@ -258,10 +280,10 @@ class Product:
         room = self.memory.empty(pattern.inputs * strip.pitch, self.dtype)
         over_ranges(
             share_block_gradients_by_rows, cuts, 2 * self.work, pattern.begins, cuts, edges, self.table.columns,
-            y_columns, w, g, loops.g0, self.g.pitch, x, loops.x0, gx, batch, out.numpy(), len(rows), count, gi, xi,
+            y_columns, w, g, loops.g0, self.g.pitch, x, loops.x0, gx, batch, out, len(rows), count, gi, xi,
             parts, gj, xj, length, self._x_band, span, room.numpy(), strip.pitch, strip.width * batch, inside,
         )  # fmt: skip
-        return out
+        return outs
 
     @cached_property
     def _meets_all(self) -> bool:
@@ -298,7 +320,7 @@ class Product:
                         share_column_gradients, table, 2 * self.work, *arguments, outs, cuts, *loops.moves, block > 0,
                         False,
                     )  # fmt: skip
-        return gx, sum_of(list(out))
+        return gx, out
 
     def copies_of_gradient(self, table: Table, *, zeros: bool = False) -> Tensor:
         """``(copies, nonzeros)``, one for each range of inputs that a thread takes, if they are small; else one.
@@ -325,7 +347,7 @@ class Product:
                 share_block_dots, table, self.work, self.pattern.begins, table.columns, gs, g0, g_pitch, xs, x0, pitch,
                 outs, ni, gi, xi, nj, gj, xj, length, True,
             )  # fmt: skip
-        return out
+        return self.stored(out.view(1, -1))
 
     def bias_gradient(self, g: Tensor, frame: Frame) -> Tensor:
         """The sum of the gradient over pixels and examples, ``(outputs,)``; arguments as :meth:`weight_gradient`."""

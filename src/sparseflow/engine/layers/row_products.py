@@ -82,7 +82,7 @@ def forward_by_rows(
 ) -> Tensor:
     """``max(floor, W x + b)`` of strips ``x`` as a contiguous tensor of this ``(..., outputs)``."""
     y = product.memory.empty(math.prod(shape), values.dtype)
-    w, table, pattern = values.detach().numpy(), product.table, product.pattern
+    w, table, pattern = product.computed(values), product.table, product.pattern
     start = w[:0] if bias is None else bias.detach().numpy()
     arguments = (
         table.columns, w, start, x.numpy(), pattern.inputs, product.y.batch, TILE, _ROOM // w.itemsize,
@@ -107,11 +107,11 @@ def gradients_by_rows(
     """
     gb = torch.zeros(product.pattern.outputs if bias else 0, dtype=values.dtype)
     if not inputs:
-        return None, _weights(product, x, rows, gb.numpy()), gb if bias else None
+        return None, product.stored(_weights(product, x, rows, gb.numpy()).view(1, -1)), gb if bias else None
     gx = product.memory.empty(product.x.batch * product.pattern.inputs, values.dtype)
     both = _by_blocks if product.in_blocks else _by_columns
-    gv = both(product, values.detach().numpy(), x.numpy(), rows, gx.numpy(), gb)
-    return gx.view(product.x.batch, -1), gv, gb if bias else None
+    parts = both(product, product.computed(values), x.numpy(), rows, gx.numpy(), gb)
+    return gx.view(product.x.batch, -1), product.stored(parts), gb if bias else None
 
 
 def _weights(product: Product, x: Tensor, rows: Tensor, sums: Floats) -> Tensor:
@@ -144,13 +144,13 @@ def _by_columns(product: Product, w: Floats, x: Floats, rows: Tensor, gx: Floats
                 strip_columns, table, 2 * product.work, begins, ends, table.columns, table.order, w, g, a, x, n0, n,
                 inputs, own, outs, cuts, block > 0, n0 > 0, gx if block == blocks - 1 else gx[:0],
             )  # fmt: skip
-    return sum_of(list(out))
+    return out
 
 
 def _by_blocks(product: Product, w: Floats, x: Floats, rows: Tensor, gx: Floats, bias: Tensor) -> Tensor:
     pattern, table, work = product.pattern, product.table, 2 * product.work
     bounds = halves(product.y.batch, work)
-    outs = torch.empty(len(bounds) - 1, pattern.num_active, dtype=rows.dtype)
+    outs = product.gradients_of_values(len(bounds) - 1)
     sums = torch.zeros(len(bounds) - 1, len(bias), dtype=rows.dtype)
     own = product.memory.empty(len(outs) * pattern.inputs * min(TILE, product.y.batch), rows.dtype).view(len(outs), -1)
     over_ranges(
@@ -158,4 +158,4 @@ def _by_blocks(product: Product, w: Floats, x: Floats, rows: Tensor, gx: Floats,
         product.y.batch, TILE, _ROOM // w.itemsize, gx, own.numpy(), outs.numpy(), sums.numpy(),
     )  # fmt: skip
     bias += sum_of(list(sums))
-    return sum_of(list(outs))
+    return outs

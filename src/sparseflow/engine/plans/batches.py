@@ -16,7 +16,7 @@ from sparseflow.engine.plans.statistics import Modes, Statistics
 
 Integers = NDArray[np.int64]
 #: Examples in a slice, at least and at most, unless the batch is smaller: fewer would make vectors and rows too short.
-_FEWEST, _MOST = 16, 128
+_FEWEST, MOST = 16, 128
 #: Gradients that are summed at the end, at most: a batch has as many parts, and no more threads can share it.
 _PARTS = 8
 
@@ -98,7 +98,7 @@ class Batches:
 
     def _in_slices(self, kind: Kind, size: int) -> Batch:
         """Slices that fit in the cache, of which each thread has some."""
-        work = self._program(kind, _MOST).work * size // _MOST
+        work = self._program(kind, MOST).work * size // MOST
         length = min(size, self._slice_size(kind, size, work))
         whole, left = divmod(size, length)
         program = self._program(kind, length)
@@ -116,8 +116,8 @@ class Batches:
 
     def _slice_size(self, kind: Kind, size: int, work: int) -> int:
         """As many examples as fit in the cache, and two slices at least if each is worth a thread."""
-        room = self._program(kind, _MOST).workspace // _MOST * self.dtype.itemsize
-        fits = examples_that_fit(room, least=_FEWEST, most=_MOST)
+        room = self._program(kind, MOST).workspace // MOST * self.dtype.itemsize
+        fits = examples_that_fit(room, least=_FEWEST, most=MOST)
         return min(fits, -(-size // (2 * _FEWEST)) * _FEWEST) if is_worth_halving(work) else fits
 
     def _rooms(self, count: int, *programs: Program) -> tuple[NDArray[Any], NDArray[np.int8]]:

@@ -15,9 +15,11 @@ from sparseflow._fast import team
 from sparseflow.attached import check_current
 from sparseflow.boundary import checked
 from sparseflow.engine.kernels.compiling import said_aloud
+from sparseflow.engine.layers.cover import Cover, Covers
 from sparseflow.engine.layers.pattern import Pattern
 from sparseflow.engine.layers.threads import over_ranges
-from sparseflow.engine.plans.batches import Batch, Batches, Kind
+from sparseflow.engine.plans.batches import MOST, Batch, Batches, Kind
+from sparseflow.engine.plans.covering import covered
 from sparseflow.engine.plans.reading import read_tape
 from sparseflow.engine.plans.slices import run_slices
 from sparseflow.engine.plans.stages import Norm, Stage, Weighted, has_parameters
@@ -131,22 +133,27 @@ class Plan:
         """Make tables for other masks; the vectors are empty until they are read."""
         tape = read_tape(self._model, masks)
         parameters = dict(self._model.named_parameters())
+        computed, covers = covered(tape, MOST, self._itemsize)
         parts: list[Part] = []
-        begins: list[int] = []
+        of_parts: list[Cover | None] = []
+        firsts: list[int] = []
         end = 0
-        for stage, _ in tape:
+        for (stage, _), cover in zip(tape, covers, strict=True):
             if has_parameters(stage):
-                begins.append(end)
+                firsts.append(len(parts))
                 for kind, pattern in _parameters(stage):
                     name = f"{stage.name}.{kind}" if stage.name else kind
                     parts.append(Part(name, parameters[name], end, pattern))
+                    of_parts.append(None if pattern is None else cover)
                     end = parts[-1].where.stop
         if not parts:
             raise ValueError("the network has no layer with weights, so there is nothing to plan.")
-        self._statistics = Statistics(self._model, tape)
+        self._covers = Covers.of(of_parts, [part.where.stop - part.where.start for part in parts])
+        begins = [self._covers.begins[first] for first in firsts]
+        self._statistics = Statistics(self._model, computed)
         self._state = State(parts, self._optimizer, self._dtype)
         self._batches = Batches(self._statistics, begins, np.dtype(np.float32 if self._itemsize == 4 else np.float64))
-        self._gradients = np.zeros((0, end), self._batches.dtype)
+        self._gradients = np.zeros((0, self._covers.begins[-1]), self._batches.dtype)
         self._masks = {name: mask.clone() for name, mask in masks.items()}
 
     def _loss(self, images: Tensor, labels: Tensor, chosen: Tensor | None) -> tuple[float, Floats, dict[int, int]]:
@@ -168,7 +175,19 @@ class Plan:
         loss = self._run(batch, numbers, targets, rows, gradients, gradients[0, :0])
         for other in gradients[1:]:
             gradients[0] += other
-        return loss, gradients[0], batch.program.counts
+        return loss, self._stored(gradients[0]), batch.program.counts
+
+    def _values(self) -> Floats:
+        """What a program computes with: the values of covers, where there are some."""
+        state = self._state
+        spread = self._covers.spread(state.values[part.where] for part in state.parts) if self._covers.any else None
+        return (state.values if spread is None else spread).numpy()
+
+    def _stored(self, gradient: Floats) -> Floats:
+        """The gradient of the state's values, from that of a program's."""
+        if not self._covers.any:
+            return gradient
+        return torch.cat(self._covers.gathered(torch.from_numpy(gradient))).numpy()
 
     def _run(
         self, batch: Batch, images: Floats, labels: Integers, rows: Integers, gradients: Floats, out: Floats
@@ -179,13 +198,13 @@ class Plan:
         if batch.shares > 1:
             # Only compiled code can let threads wait for each other within a call.
             at_once, together = at_once if team() else [slice(k, k + 1) for k in range(len(operations))], 1
-        losses = np.zeros(int(batch.bounds[-1]))
+        losses, values = np.zeros(int(batch.bounds[-1])), self._values()
         with self._said_aloud():
             for which in at_once:
                 over_ranges(
                     run_slices, batch.bounds, batch.work, together, operations[which], rest[which],
                     batch.program.tables, batch.rest.tables, batch.rooms, batch.positions, batch.room_of,
-                    self._state.values.numpy(), gradients, batch.gradient_of, self._statistics.numbers, images, labels,
+                    values, gradients, batch.gradient_of, self._statistics.numbers, images, labels,
                     rows, batch.size, batch.whole, 1 / len(rows), losses, out, False, False, batch.shares,
                 )  # fmt: skip
         # In their order, which NumPy's sum does not keep.

@@ -11,8 +11,9 @@ from torch import nn
 
 from sparseflow.batches import map_tensors
 from sparseflow.boundary import checked
-from sparseflow.engine.convert import convert
+from sparseflow.engine.convert import convert, sparse_layers
 from sparseflow.engine.layers.chain import rectified
+from sparseflow.engine.layers.modules import SparseLayer
 from sparseflow.engine.speed import rivals
 from sparseflow.engine.speed.example import checked_size
 from sparseflow.engine.speed.layers import layer_costs, watch
@@ -92,7 +93,7 @@ def compile_sparse(
 def choose(subject: Subject, inputs: Any, *, batch: int, training: bool, bfloat16: bool, seconds: float) -> SpeedTable:
     """The table of :func:`compile_sparse`, with the choice in it; draws random numbers."""
     units = subject.units()
-    costs = _layer_costs(subject, units, inputs, training=training, seconds=seconds)
+    costs, covered = _layer_costs(subject, units, inputs, training=training, seconds=seconds)
 
     def weights(paths: Collection[str]) -> list[str]:
         return [name for path in paths for name in units[path]]
@@ -111,7 +112,9 @@ def choose(subject: Subject, inputs: Any, *, batch: int, training: bool, bfloat1
     timed = {units[path][0]: each for path, each in times.items()}
     leaders = {name: units[path][0] for path in times for name in units[path]}
     return SpeedTable(
-        layers=tuple(_layer(subject, name, timed, leaders.get(name), chosen) for name in subject.masks),
+        layers=tuple(
+            _layer(subject, name, timed, leaders.get(name), chosen, has_cover=name in covered) for name in subject.masks
+        ),
         last=last,
         bfloat16_counts=bfloat16,
         conditions=Conditions(batch=batch, threads=torch.get_num_threads(), training=training, dtype=subject.dtype),
@@ -120,10 +123,13 @@ def choose(subject: Subject, inputs: Any, *, batch: int, training: bool, bfloat1
 
 def _layer_costs(
     subject: Subject, paths: Collection[str], inputs: Any, *, training: bool, seconds: float
-) -> dict[str, Costs]:
-    """Costs of each module that can be sparse and is reached, in the order of execution."""
+) -> tuple[dict[str, Costs], set[str]]:
+    """Costs of each module that can be sparse and is reached, in the order of execution, and who has covers.
+
+    Those are names of weights.
+    """
     if not paths:
-        return {}
+        return {}, set()
     forms = subject.form((), training=training), subject.form(subject.candidates, training=training)
     dense, sparse = ({path: form.get_submodule(path) for path in paths} for form in forms)
     met = (
@@ -131,7 +137,9 @@ def _layer_costs(
         watch(model_step(forms[1], inputs, training=training), sparse),
     )
     relus = set(rectified(forms[1]))
-    return layer_costs(dense, sparse, met, rectified=relus, training=training, seconds=seconds)
+    costs = layer_costs(dense, sparse, met, rectified=relus, training=training, seconds=seconds)
+    covered = {n for n, layer in sparse_layers(forms[1]).items() if isinstance(layer, SparseLayer) and layer.has_cover}
+    return costs, covered
 
 
 def _last_comparison(
@@ -168,6 +176,8 @@ def _layer(
     timed: Mapping[str, tuple[float, float]],
     leader: str | None,
     chosen: Collection[str],
+    *,
+    has_cover: bool,
 ) -> LayerSpeed:
     """One row; ``leader`` is the weight that has the times of the module, ``None`` if that was not timed."""
     mask, is_sparse = subject.masks[name], name in chosen
@@ -178,7 +188,7 @@ def _layer(
     elif dense is None or sparse is None:
         reason = f"timed with {leader.rpartition('.')[2]}"
     else:
-        reason = _reason(dense, sparse, is_sparse=is_sparse, falls_back=not chosen)
+        reason = _reason(dense, sparse, is_sparse=is_sparse, falls_back=not chosen, has_cover=has_cover)
     return LayerSpeed(
         name=name,
         shape=tuple(mask.shape),
@@ -190,10 +200,11 @@ def _layer(
     )
 
 
-def _reason(dense: float, sparse: float, *, is_sparse: bool, falls_back: bool) -> str | None:
-    """Why a layer that was timed has its form, where its own times do not say it."""
+def _reason(dense: float, sparse: float, *, is_sparse: bool, falls_back: bool, has_cover: bool) -> str | None:
+    """Why a layer that was timed has its form, where its own times do not say it, or how it is computed."""
     if is_sparse:
-        return None if sparse < dense else "its neighbours gain"
+        how = "computed in 4x1 blocks that hold its weights" if has_cover else None
+        return how if sparse < dense else "its neighbours gain"
     if sparse >= dense:
         return "slower sparse here"
     return "the whole gains nothing" if falls_back else "its neighbours lose more"

@@ -25,7 +25,7 @@ class LayerSpeed:
     is_sparse: bool = False
     """Whether the returned model computes it sparse."""
     reason: str | None = None
-    """Why it has this form; ``None`` where it is sparse because it is faster so."""
+    """Why it has this form, or how it is computed; ``None`` where it is sparse because it is faster so."""
 
     @property
     def is_faster(self) -> bool:
