@@ -76,6 +76,23 @@ def reference_rows(group: str, *, seeds: int = 5, spread: float = 0.05, **means:
     ]
 
 
+def on_masks(rows: Rows) -> Rows:
+    """The same rows, but what were seeds of one group are runs on the masks of pruning runs, one on each."""
+    return [
+        {**row, "group": f"{row['group']}/mask{row['seed']}" if row["seed"] else row["group"],
+         "seed": 100 * (row["seed"] + 1)}
+        for row in rows
+    ]  # fmt: skip
+
+
+def pairs_on_masks(group: str, mean: float, *, masks: int = 5, spread: float = 0.05) -> Rows:
+    """Rows of ``function_pairs``: one pair on the masks of each pruning run."""
+    return [
+        {"group": f"{group}/mask{number}" if number else group, "a": 0, "b": 1, "disagreement": value}
+        for number, value in enumerate(around(mean, masks, spread=spread))
+    ]
+
+
 def pair_rows(group: str, mean: float, *, seeds: int = 5, spread: float = 0.05) -> Rows:
     """Rows of ``function_pairs``: the disagreement of two models is the mean of what each contributes."""
     own = around(mean, seeds, spread=spread)

@@ -42,6 +42,8 @@ class Run:
     seconds: float
     unreadable: dict[str, dict[str, str]] = field(default_factory=dict)
     """Split -> name -> what is wrong, of each image that could not be read."""
+    statistics: dict[str, float] = field(default_factory=dict)
+    """Numbers that were computed from it, by name: all that is left of a run in a table."""
 
     def warnings(self) -> list[str]:
         """A sentence for each split with images that could not be read; evaluation leaves such out.

@@ -147,7 +147,7 @@ RUNS: list[tuple[str, Groups, str]] = [
     ("C04", vgg({"scratch/dense": {"stuck": 3}, "scratch/sparse": {}}), "held"),
     ("C04", c04(late=40, early=40), "failed"),
     ("C04", c04(late=600, early=80), "failed"),  # 7.5 times later
-    ("C04", c04(stuck=3), "failed"),  # nobody starts
+    ("C04", c04(stuck=3), "inconclusive"),  # nobody starts
     ("C04", vgg({"scratch/dense": {"stuck": 3}, "scratch/sparse": {"onset": 200}}), "inconclusive"),  # 5 times at least
     ("C05", c05(), "held"),
     ("C05", c05(aware=0.02), "failed"),
@@ -158,14 +158,14 @@ RUNS: list[tuple[str, Groups, str]] = [
     ("C06", c06(gain=4.0), "failed"),
     ("C06", c06(gain=5.5, std=5.0), "inconclusive"),
     ("C06", changed(c06(gain=6.0), "vgg16-80/set/sparse", accuracy=50.0), "failed"),  # SET: 4 points on average
-    ("C07", c07(), "held"),  # 9 of 27
-    ("C07", c07(stuck=0), "failed"),
+    ("C07", c07(), "held"),  # 3 of 9 starts
+    ("C07", c07(stuck=0), "inconclusive"),  # of 9 starts the upper bound is a third
     ("C07", c07(ours=1), "failed"),
     ("C07", changed(c07(stuck=0), "vgg16-95/rigl/dense", stuck=3), "inconclusive"),
     ("C08", table1(), "held"),
     ("C08", changed(table1(), "vgg16-90/set/liu", accuracy=58.0), "failed"),
     ("C08", changed(table1(), f"{RESNET}/rigl/liu", accuracy=58.0), "failed"),
-    ("C08", table1(std=2.0), "inconclusive"),
+    ("C08", changed(table1(), "vgg16-90/set/liu", std=2.0), "inconclusive"),
     ("C09", table1(), "held"),
     ("C09", changed(table1(), f"{RESNET}/rigl/dense", accuracy=58.0), "failed"),
     ("C09", changed(table1(), "vgg16-90/rigl/dense", accuracy=58.0), "held"),  # not about VGG16
@@ -192,20 +192,20 @@ RUNS: list[tuple[str, Groups, str]] = [
     ("C20", c20(), "held"),
     ("C20", c20(inverted=61.0), "failed"),
     ("C20", changed(c20(), "vgg16-90/rigl_inverted/sparse", accuracy=61.0), "failed"),
-    ("C20", c20(inverted=59.5, std=3.0), "inconclusive"),
+    ("C20", changed(c20(inverted=59.5), f"{RESNET}/rigl_inverted/sparse", std=3.0), "inconclusive"),
     ("C21", c21(), "held"),
     ("C21", c21(rigl=0.3), "failed"),
     ("C21", changed(c21(), "vgg16-95/rigl/sparse", norm=0.3), "failed"),
-    ("C21", c21(rigl=0.41, spread=1.0), "inconclusive"),
+    ("C21", changed(c21(rigl=0.41), "vgg16-95/rigl/sparse", spread=1.0), "inconclusive"),
     ("C22", c22(), "held"),
-    ("C22", c22(rigl=600), "failed"),
+    ("C22", c22(rigl=600), "inconclusive"),
     ("C22", c22(moved=300), "failed"),  # SET too
     ("C22", c22(stuck=3), "inconclusive"),  # nobody starts
     ("C22", changed(c22(stuck=3), "vgg16-80/rigl/dense", stuck=1), "inconclusive"),  # two of nine do
     ("C23", c23(), "held"),
     ("C23", c23(moved=63.0), "failed"),
     ("C23", changed(c23(), "vgg16-80/scratch/sparse", accuracy=61.0), "failed"),
-    ("C23", c23(std=5.0), "inconclusive"),
+    ("C23", changed(c23(), "vgg16-80/set/sparse", std=5.0), "inconclusive"),
     ("C29", c29(), "held"),
     ("C29", c29(lottery=1.2), "failed"),
     ("C29", c29(lottery=0.88, step=0.5), "inconclusive"),
@@ -225,7 +225,7 @@ TABLES: list[tuple[str, dict[str, pd.DataFrame], str]] = [
     ("C32", distances("final", 14.0, 25.6), "failed"),
     ("C33", barriers("area", -6.0, -3.0), "held"),
     ("C33", barriers("area", -3.0, -6.0), "failed"),
-    ("C33", barriers("area", -3.1, -3.0), "inconclusive"),
+    ("C33", barriers("area", -3.1, -3.0, spread=0.9), "inconclusive"),
     ("C34", barriers("barrier", 0.01, 1.0), "held"),
     ("C34", barriers("barrier", 0.1, 1.0), "failed"),
     ("C34", barriers("barrier", 0.0, 0.0), "inconclusive"),  # nothing to compare with
@@ -331,13 +331,13 @@ def test_rises_at_drops_are_those_the_norms_were_made_by() -> None:
 def test_rigl_is_compared_with_scratch_between_updates_alone() -> None:
     """Norms jump at updates and are otherwise those of Scratch: no difference is shown."""
     groups = {name: {**settings, "norm": 0.4, "change": (5.0, 5.0)} for name, settings in c21().items()}
-    assert image_verdict("C21", groups).verdict == "failed"
+    assert image_verdict("C21", groups).verdict == "inconclusive"
 
 
 def test_pruning_runs_count_as_one_value_each() -> None:
     """Five tickets of three pruning runs are three values."""
-    assert image_verdict("C29", c29()).n == "3 vs 3"
-    assert image_verdict("C36", {}, **disagreements(0.04, 0.12)).n == "3 vs 3"
+    assert image_verdict("C29", c29()).n == "3"
+    assert image_verdict("C36", {}, **disagreements(0.04, 0.12)).n == "3, 3 pruning runs"
     assert "3 pruning runs" in image_verdict("C30", {}, **distances("init", 13.6, 17.5)).n
 
 
@@ -387,9 +387,9 @@ def test_ratio_of_distances_is_bounded_over_pruning_runs() -> None:
 
 
 def test_tickets_as_far_away_as_scratch_leave_the_cluster_open() -> None:
-    """Halved on average, but two of five tickets are farther away than every run from random weights."""
+    """Halved on average, but tickets of one of three pruning runs are farther away than runs from random weights."""
     table = distances("final", 1.0, 25.6)["distances"]
-    table.loc[table["group"] == f"{RESNET}/lottery", "final"] = [0.1, 0.1, 0.1, 27.0, 28.0]
+    table.loc[table["group"] == f"{RESNET}/lottery", "final"] = [0.1, 0.1, 0.1, 1.0, 27.0]
     assert image_verdict("C32", {}, distances=table).verdict == "inconclusive"
 
 

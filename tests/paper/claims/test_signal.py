@@ -30,19 +30,22 @@ def signal(
 def pruned(*, seeds: int = 5, ratio: float = 1.2, spread: float = 0.1) -> dict[str, pd.DataFrame]:
     """Signals on pruned masks; Liu's is ``ratio`` times Ours."""
     rows = [
-        (network, masks, seed, scheme, base, level * np.exp((1 if scheme == "liu" else -1) * spread * place))
+        (network, masks, inputs, seed, scheme, base, level * np.exp((1 if scheme == "liu" else -1) * spread * place))
         for network in ("lenet5", "mlp")
         for masks in ("pruned", "random")
         for seed, place in enumerate(np.linspace(-1, 1, seeds))
         for scheme, level in (("liu", ratio if masks == "pruned" else 1.0), ("sparse", 1.0), ("live", 1.0))
         for base in BASES
+        for inputs in ("noise", "images")
     ]
     uniformity = [
         (network, masks, 0, "conv1", 0.5, 2, 10) for network in ("lenet5", "mlp") for masks in ("pruned", "random")
     ]
     columns = ["network", "masks", "seed", "layer", "fan_in_cv", "dead_units", "units"]
     return {
-        "pruned_signal": pd.DataFrame(rows, columns=["network", "masks", "seed", "scheme", "base", "logit_std"]),
+        "pruned_signal": pd.DataFrame(
+            rows, columns=["network", "masks", "inputs", "seed", "scheme", "base", "logit_std"]
+        ),
         "mask_uniformity": pd.DataFrame(uniformity, columns=columns),
     }
 
@@ -95,7 +98,7 @@ def test_c16(settings: dict[str, float], expected: str) -> None:
     [
         ("C01", {"signal": signal(networks=19)}, "there are 19 networks .* of at least 20 needed"),
         ("C01", {}, "signal was not measured. Make it: sparseflow reproduce signal"),
-        ("C16", pruned(seeds=4), "there are 4 pruned masks of lenet5 of at least 5 needed"),
+        ("C16", pruned(seeds=4), "there are 4 pruned masks of lenet5 on images of at least 5 needed"),
     ],
 )
 def test_too_few_networks_say_so_and_give_no_p_value(claim: str, tables: dict[str, pd.DataFrame], missing: str) -> None:

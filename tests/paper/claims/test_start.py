@@ -63,7 +63,8 @@ AT_ONCE_ONLY = {"norm": lambda share: 0.02 if share > 0 else 0.34}
         ("C05", c05(liu={"norm": 0.034 * 3.2, "spread": 1.0}), "inconclusive"),
         ("C05", c05(count=2), "inconclusive"),
         ("C14", c14(), "held"),
-        ("C14", c14(he={"onset": 100}), "failed"),
+        ("C14", c14(he={"onset": 200}), "failed"),
+        ("C14", c14(he={"onset": 100}), "inconclusive"),
         ("C14", c14(ours_he={"accuracy": 96.0}), "failed"),
         ("C14", c14(ours_he={"accuracy": 96.5, "std": 1.0}), "inconclusive"),
         ("C14", c14(he={"onset": 90, "stuck": 4}), "inconclusive"),  # six earlier than all, four never
@@ -71,7 +72,7 @@ AT_ONCE_ONLY = {"norm": lambda share: 0.02 if share > 0 else 0.34}
         ("C22", c22(), "held"),
         ("C22", c22(stuck=12), "inconclusive"),  # the few that start do so earlier
         ("C22", c22(stuck=4), "held"),
-        ("C22", c22(rigl=100), "failed"),
+        ("C22", c22(rigl=200), "failed"),
         ("C22", c22(moved=50), "failed"),
         ("C22", c22(count=19), "inconclusive"),
     ],

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
+
+from scipy import stats
 
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.paper.claims import (
@@ -83,6 +86,10 @@ IMAGENET_CLAIMS: Mapping[str, Judge] = {
 def judge(evidence: Evidence, claims: Mapping[str, Judge] = CLAIMS) -> list[Verdict]:
     """The verdicts on the claims, in order; a claim that lacks runs is inconclusive, and its note says what to type.
 
+    Claims share runs, so their p-values are corrected together by Benjamini and Yekutieli, which holds whatever their
+    dependence; within a claim every part must be shown, and no correction is due. What holds by itself and is not below
+    0.05 after correction is inconclusive.
+
     Args:
         evidence: Runs and measurements.
         claims: Id -> the function that judges it; default all claims on MNIST.
@@ -91,7 +98,31 @@ def judge(evidence: Evidence, claims: Mapping[str, Judge] = CLAIMS) -> list[Verd
     >>> {verdict.verdict for verdict in verdicts}, {verdict.p_value for verdict in verdicts}
     ({'inconclusive'}, {None})
     """
-    return [_judge(id, judged, evidence) for id, judged in claims.items()]
+    return corrected([_judge(id, judged, evidence) for id, judged in claims.items()])
+
+
+def corrected(verdicts: Sequence[Verdict], *, rate: float = 0.05) -> list[Verdict]:
+    """The verdicts with p-values corrected for their number.
+
+    Args:
+        verdicts: All that are judged together.
+        rate: Of false discoveries.
+
+    Reference: Benjamini and Yekutieli (2001).
+    """
+    tested = [verdict for verdict in verdicts if verdict.p_value is not None]
+    if not tested:
+        return list(verdicts)
+    found = stats.false_discovery_control([verdict.p_value for verdict in tested], method="by")
+    by_id = {verdict.id: float(p) for verdict, p in zip(tested, found, strict=True)}
+    return [_corrected(verdict, by_id.get(verdict.id), len(tested), rate) for verdict in verdicts]
+
+
+def _corrected(verdict: Verdict, p: float | None, tests: int, rate: float) -> Verdict:
+    if p is None or verdict.verdict != "held" or p < rate:
+        return replace(verdict, p_corrected=p)
+    note = f"{verdict.note} By itself this is shown; corrected for {tests} tests (p = {p:.2g}) it is not."
+    return replace(verdict, p_corrected=p, verdict="inconclusive", note=note)
 
 
 def _judge(id: str, judged: Judge, evidence: Evidence) -> Verdict:

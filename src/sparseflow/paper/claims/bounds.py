@@ -9,13 +9,15 @@ from sparseflow.paper.claims.verdict import Outcome, Part, decided, directed
 
 
 def interval_above(interval: Interval, bound: float) -> Part:
-    """Whether a confidence interval is above a bound; failed if the estimate is not.
+    """Whether a confidence interval is above a bound; failed if it is below.
 
     >>> narrow, wide = Interval(3.0, 2.5, 3.5, "5"), Interval(3.0, 1.5, 4.5, "5")
     >>> interval_above(narrow, 2.0).outcome, interval_above(wide, 2.0).outcome
     ('held', 'inconclusive')
     """
-    outcome = directed(interval.estimate, right=interval.estimate > bound, shown=interval.low > bound)
+    outcome = directed(
+        interval.estimate, right=interval.estimate > bound, shown=interval.low > bound, refuted=interval.high < bound
+    )
     return Part(outcome, f"{_percent(interval)} {interval} above {bound:g}", interval.n)
 
 

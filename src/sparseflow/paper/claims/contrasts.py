@@ -99,7 +99,9 @@ def spread_above(spread: Spread, bound: float = 0.0, *, alpha: float, n: str, te
     """
     p = spread.p_above(bound)
     text = f"{test} {spread.interval(n)} above {bound:.3g}, p = {p:.2g}"
-    return Part(directed(spread.estimate, right=spread.estimate > bound, shown=p < alpha), text, n, p)
+    refuted = spread.p_below(bound) < alpha
+    outcome = directed(spread.estimate, right=spread.estimate > bound, shown=p < alpha, refuted=refuted)
+    return Part(outcome, text, n, p)
 
 
 def spread_within(spread: Spread, margin: float, *, alpha: float, n: str, test: str) -> Part:

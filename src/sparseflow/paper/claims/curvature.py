@@ -10,9 +10,11 @@ All spectra of a comparison are from the same images.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims.bounds import reaches
@@ -22,6 +24,7 @@ from sparseflow.paper.claims.updates import RIGL, SET
 from sparseflow.paper.claims.verdict import (
     FEWEST,
     FEWEST_RANKED,
+    Former,
     Outcome,
     Part,
     Verdict,
@@ -35,6 +38,8 @@ SCRATCH = "lenet5/scratch/sparse"
 SMALL_DENSE = "lenet5/small_dense"
 #: Figure 11b's steps, in hundreds.
 SHOWN = (2, 5, 20, 100)
+#: Steps after an update at which C26 looks for its new eigenvalues.
+SETTLING = (1, 5, 10, *range(20, 100, 10))
 
 
 def c25(evidence: Evidence) -> Verdict:
@@ -71,33 +76,64 @@ def c26(evidence: Evidence) -> Verdict:
     """RigL updates also create larger positive eigenvalues, which disappear within a few steps.
 
     Criterion, over 5 seeds: the largest is larger after the update at step 200 than before, paired t test on logs p <
-    0.05; at step 220 it is within 10 % of before (the mean of logs, a bound without a test).
+    0.05; half of the way to the next update, at step 250, the excess is below 10 %, one-sided t p < 0.05. The excess is
+    the factor since right before the update, over that of SET in the same steps from the same start: how the surface
+    changes meanwhile is no part of it. The first step with an excess below 10 % is reported.
     """
     scale = SCALES[evidence.scale]
-    moment, examples = 2 * scale.often, scale.spectrum_examples
+    moment, half, examples = 2 * scale.often, scale.often // 2, scale.spectrum_examples
     before, after, later = (
         largest(evidence, RIGL, when, step, examples=examples)
         for when, step in (("before", moment), ("after", moment), ("at", moment + 20))
     )
-    seeds = before.index.intersection(after.index).intersection(later.index)
-    seeds = need(seeds, FEWEST_RANKED, of=f"seeds with spectra around step {moment}", make="spectra")
-    back = math.exp((later[seeds] - before[seeds]).mean())
+    seeds = before.index.intersection(after.index)
+    excess = {steps: _excess(evidence, moment, steps, examples=examples) for steps in SETTLING}
+    seeds = need(
+        seeds.intersection(excess[half].index) if half in excess else seeds[:0],
+        FEWEST_RANKED,
+        of=f"seeds with spectra around step {moment} and at {moment + half}",
+        make="spectra",
+    )
+    raised = paired_greater(after[seeds], before[seeds], alpha=0.05)
+    left = above(math.log(1.1) - excess[half][seeds], alpha=0.05)
+    share = math.exp(excess[half][seeds].mean())
     parts = {
-        "after above before": paired_greater(after[seeds], before[seeds], alpha=0.05),
-        f"step {moment + 20}": reaches(
-            back, at_least=0.9, at_most=1.1, n=str(len(seeds)), of="largest eigenvalue / before"
-        ),
+        "after above before": raised,
+        f"step {moment + half}": replace(left, text=f"excess {share:.3f}, below 1.1; {left.text}"),
     }
-    ratios = {"after": math.exp((after[seeds] - before[seeds]).mean()), f"step {moment + 20}": back}
-    ratios |= _later(evidence, "RigL", RIGL, moment, after=(1, 5, 10), examples=examples)
-    ratios |= _later(evidence, "SET", SET, moment, after=(20,), examples=examples)
+    gone = [steps for steps, values in excess.items() if len(values) and values.mean() < math.log(1.1)]
+    former = None
+    if len(seen := later.index.intersection(seeds)):
+        back = math.exp((later[seen] - before[seen]).mean())
+        at20 = reaches(back, at_least=0.9, at_most=1.1, n=str(len(seen)), of="largest eigenvalue / before")
+        former = Former(
+            "at step 220 the largest eigenvalue is within 10 % of before, without a test",
+            all_of({"after": raised, "step 220": at20}).outcome,
+            "Steps 200 to 220 are a time in which the surface changes by itself, one step of no more than 20 was asked "
+            "for where the paper says a few, and a bound without a test fails by chance.",
+        )
+    ratios = {"after": math.exp((after[seeds] - before[seeds]).mean())}
+    ratios |= {f"step {moment + steps}": math.exp(found.mean()) for steps, found in excess.items() if len(found)}
     return conclude(
         "C26",
         all_of(parts),
-        ours="largest eigenvalue / before the update: " + _ratios_text(ratios),
-        held="A move of RigL makes the loss surface sharper in some direction; 20 steps later that is gone.",
-        failed="That a move of RigL makes the loss surface sharper for less than 20 steps is not so here.",
+        ours="largest eigenvalue / before the update, from step "
+        f"{moment + SETTLING[0]} on over that of SET: {_ratios_text(ratios)}"
+        + (f"; below 1.1 from step {moment + gone[0]} on" if gone else ""),
+        former=former,
+        held="A move of RigL makes the loss surface sharper in some direction; half-way to the next move that is gone.",
+        failed="That a move of RigL makes the loss surface sharper for a few steps only is not so here.",
     )
+
+
+def _excess(evidence: Evidence, moment: int, steps: int, *, examples: int) -> pd.Series[float]:
+    """Log of the largest eigenvalue since right before an update, RigL's minus SET's, by seed."""
+    rigl, moved = (
+        largest(evidence, group, "at", moment + steps, examples=examples)
+        - largest(evidence, group, "before", moment, examples=examples)
+        for group in (RIGL, SET)
+    )
+    return (rigl - moved).dropna()
 
 
 def c27(evidence: Evidence) -> Verdict:
@@ -187,17 +223,6 @@ def _in_most(parts: dict[str, Part], *, at_least: int) -> Part:
 
 def _ratios_text(ratios: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
-
-
-def _later(
-    evidence: Evidence, name: str, group: str, moment: int, *, after: Iterable[int], examples: int
-) -> dict[str, float]:
-    """The largest eigenvalue at some steps after an update, relative to right before it, where it was measured."""
-    before = largest(evidence, group, "before", moment, examples=examples)
-    found = {
-        steps: (largest(evidence, group, "at", moment + steps, examples=examples) - before).dropna() for steps in after
-    }
-    return {f"{name}, step {moment + steps}": math.exp(logs.mean()) for steps, logs in found.items() if len(logs)}
 
 
 CLAIMS = {"C25": c25, "C26": c26, "C27": c27, "C28": c28}

@@ -10,34 +10,33 @@ import pandas as pd
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims.contrasts import contrast, spread_above, subset_spread
 from sparseflow.paper.claims.intervals import Spread
+from sparseflow.paper.claims.landscape import BY_PRUNING_RUN
+from sparseflow.paper.claims.pruning_runs import mask_of, of_same_masks, on_all_masks
 from sparseflow.paper.claims.similarity import LOTTERY, PRUNED, SCRATCH, SCRATCH_SAME, pairwise
+from sparseflow.paper.claims.statistics import paired_greater
 from sparseflow.paper.claims.tables import rows
 from sparseflow.paper.claims.verdict import FEWEST_RANKED, Verdict, all_of, conclude, need
-
-#: Ensembles that C40 asks for.
-ENSEMBLES = 10
 
 
 def c40(evidence: Evidence) -> Verdict:
     """A start each gives more diverse Scratch solutions, and better ensembles, than one start for all.
 
-    Criterion: pairwise disagreement and the accuracy of ensembles of five are higher, p < 0.05 by resampling runs. By
-    leaving runs out (t tests of jackknife estimates), not by drawing them twice: see :mod:`.contrasts`.
+    Criterion: pairwise disagreement and the accuracy of ensembles of five are higher, p < 0.05; t tests paired by the
+    pruning run whose masks the runs have.
     """
     groups = (SCRATCH, SCRATCH_SAME)
-    pairs = [pairwise(evidence, group) for group in groups]
-    ensembles = [_ensemble_accuracy(evidence, group) for group in groups]
-    parts = {}
-    for name, spreads in (("disagreement", pairs), ("ensemble accuracy", ensembles)):
-        n = " vs ".join(f"{spread.freedom + 1:.0f}" for spread in spreads)
-        parts[name] = spread_above(
-            contrast(spreads, [1.0, -1.0]), alpha=0.05, n=n, test="jackknife t over runs, difference"
-        )
+    pairs = pairwise(evidence, *groups)
+    ensembles = of_same_masks([_of_five(evidence, group) for group in groups], make="function_ensembles")
+    parts = {
+        "disagreement": paired_greater(*pairs, alpha=0.05),
+        "ensemble accuracy": paired_greater(*ensembles, alpha=0.05),
+    }
     return conclude(
         "C40",
         all_of(parts),
-        ours=f"a start each vs one for all: pairwise disagreement {pairs[0].estimate:.4f} vs {pairs[1].estimate:.4f}, "
-        f"ensembles {ensembles[0].estimate:.2f} vs {ensembles[1].estimate:.2f} %",
+        design=BY_PRUNING_RUN,
+        ours=f"a start each vs one for all: pairwise disagreement {pairs[0].mean():.4f} vs {pairs[1].mean():.4f}, "
+        f"ensembles {ensembles[0].mean():.2f} vs {ensembles[1].mean():.2f} %",
         held="Networks from different random weights differ more, and together answer better, than networks from the "
         "same weights.",
         failed="Networks from different random weights do not both differ more and answer better together.",
@@ -48,7 +47,8 @@ def c41(evidence: Evidence) -> Verdict:
     """An ensemble of tickets barely beats one; an ensemble of pruned networks from different starts clearly does.
 
     Criterion (MNIST): the gain of five pruned networks over their mean is more than 0.3 points above that of five
-    tickets, p < 0.05 by resampling runs: a jackknife t test, see C40, from the ensembles of four of the five.
+    tickets, p < 0.05 by resampling runs. By leaving runs out (t tests of jackknife estimates), not by drawing them
+    twice: see :mod:`.contrasts`. Tickets are those of the first pruning run.
     """
     pruned, lottery = (_gain_of_five(evidence, group) for group in (PRUNED, LOTTERY))
     n = f"{pruned.freedom + 1:.0f} vs {lottery.freedom + 1:.0f}"
@@ -74,10 +74,10 @@ def _draws(evidence: Evidence, group: str, *, at_least: int) -> tuple[pd.DataFra
     return drawn, len(runs)
 
 
-def _ensemble_accuracy(evidence: Evidence, group: str) -> Spread:
-    drawn, runs = _draws(evidence, group, at_least=ENSEMBLES)
-    values = drawn["probabilities"]
-    return subset_spread(float(values.mean()), values, members=int(drawn["members"].iloc[0]), models=runs)
+def _of_five(evidence: Evidence, group: str) -> pd.Series[float]:
+    """Mean accuracy of ensembles of five of the runs on the masks of each pruning run."""
+    table = on_all_masks(rows(evidence, "function_ensembles", members=5), group)
+    return table.groupby(table["group"].map(mask_of))["probabilities"].mean()
 
 
 def _gain_of_five(evidence: Evidence, group: str) -> Spread:

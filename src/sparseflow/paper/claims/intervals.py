@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -86,6 +87,16 @@ def mean_interval(values: ArrayLike, *, level: float = 0.95) -> Interval:
     '2 [-0.484, 4.48]'
     """
     return mean_spread(values).interval(str(np.size(values)), level=level)
+
+
+def ratio_interval(a: Values, b: Values) -> Interval:
+    """Geometric mean of paired ratios ``a / b``, with the t interval of the mean log ratio.
+
+    >>> str(ratio_interval(np.array([2.0, 4.0, 8.0]), np.array([1.0, 2.0, 4.0])))
+    '2 [2, 2]'
+    """
+    estimate, low, high, n, level = mean_interval(np.log(a / b))
+    return Interval(math.exp(estimate), math.exp(low), math.exp(high), n, level)
 
 
 def clopper_pearson(successes: int, n: int) -> Interval:

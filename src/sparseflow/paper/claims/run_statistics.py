@@ -7,7 +7,10 @@ it is *off-cycle*, and only off-cycle steps are comparable with those of a stati
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from typing import Concatenate, ParamSpec
 
 import numpy as np
 import pandas as pd
@@ -24,6 +27,49 @@ from sparseflow.training.runs import Run
 PAPER_STEPS: int = PAPER.base.steps
 #: Stands for exact zeros where a logarithm is taken; far below every norm and signal of a connected network.
 SMALLEST = 1e-12
+Arguments = ParamSpec("Arguments")
+
+
+def statistic(
+    compute: Callable[Concatenate[Run, Arguments], float],
+) -> Callable[Concatenate[Run, Arguments], float]:
+    """A number of a run that is computed once and kept in ``run.statistics``, from where a table of runs takes it.
+
+    Whatever claims read of a run is such a number, so that they can be judged from the table alone.
+
+    >>> from pathlib import Path
+    >>> from sparseflow.training.digits import DigitRun
+    >>> run = Run(DigitRun(), Path("run"), pd.DataFrame(), {"test/accuracy": 0.75}, {}, 1.0)
+    >>> accuracy(run), run.statistics
+    (75.0, {'accuracy()': 75.0})
+    >>> accuracy(Run(DigitRun(), Path("run"), pd.DataFrame(), {}, {}, 1.0, statistics={"accuracy()": 50.0}))
+    50.0
+    """
+    signature = inspect.signature(compute)
+
+    @wraps(compute)
+    def kept(run: Run, /, *args: Arguments.args, **options: Arguments.kwargs) -> float:
+        bound = signature.bind(run, *args, **options)
+        bound.apply_defaults()
+        said = ", ".join(f"{key}={value:g}" for key, value in list(bound.arguments.items())[1:] if value is not None)
+        name = f"{compute.__name__}({said})"
+        if name not in run.statistics:
+            run.statistics[name] = compute(run, *args, **options)
+        return run.statistics[name]
+
+    return kept
+
+
+@statistic
+def accuracy(run: Run) -> float:
+    """Final test accuracy in percent."""
+    return accuracy_percent(run)
+
+
+@statistic
+def onset(run: Run) -> float:
+    """First logged step with a loss below 2.2; a run that never learns counts as its last step."""
+    return min(onset_step(run.metrics), float(run.config.steps))
 
 
 def of_each(runs: Iterable[Run], statistic: Callable[[Run], float]) -> Values:
@@ -32,7 +78,7 @@ def of_each(runs: Iterable[Run], statistic: Callable[[Run], float]) -> Values:
     >>> from pathlib import Path
     >>> from sparseflow.training.digits import DigitRun
     >>> runs = [Run(DigitRun(), Path("run"), pd.DataFrame(), {"test/accuracy": 0.75}, {}, 1.0)]
-    >>> of_each(runs, accuracy_percent).tolist()
+    >>> of_each(runs, accuracy).tolist()
     [75.0]
     """
     return np.array([statistic(run) for run in runs], dtype=np.float64)
@@ -40,7 +86,7 @@ def of_each(runs: Iterable[Run], statistic: Callable[[Run], float]) -> Values:
 
 def accuracies(runs: Iterable[Run]) -> Values:
     """Final test accuracies in percent."""
-    return of_each(runs, accuracy_percent)
+    return of_each(runs, accuracy)
 
 
 def accuracies_of(evidence: Evidence, group: str, *, at_least: int = FEWEST) -> Values:
@@ -49,8 +95,8 @@ def accuracies_of(evidence: Evidence, group: str, *, at_least: int = FEWEST) -> 
 
 
 def onsets(runs: Iterable[Run]) -> Values:
-    """First logged steps with a loss below 2.2; a run that never learns counts as its last step."""
-    return of_each(runs, lambda run: min(onset_step(run.metrics), float(run.config.steps)))
+    """Their :func:`onset`."""
+    return of_each(runs, onset)
 
 
 def num_collapsed(runs: Iterable[Run], *, below: float) -> int:
@@ -95,6 +141,7 @@ def logged(run: Run, name: str) -> pd.Series[float]:
     return rows.set_index("step")["value"]
 
 
+@statistic
 def norm_at(run: Run, step: int) -> float:
     """The gradient norm at a step of the run itself.
 
@@ -107,6 +154,7 @@ def norm_at(run: Run, step: int) -> float:
     return float(norms[step])
 
 
+@statistic
 def mean_log_norm(run: Run, first: float = 0, last: float = PAPER_STEPS, *, off_cycle: int | None = None) -> float:
     r"""Mean of :math:`\ln \lVert g \rVert` over the logged steps from ``first`` to ``last``.
 
@@ -123,6 +171,7 @@ def mean_log_norm(run: Run, first: float = 0, last: float = PAPER_STEPS, *, off_
     return _mean_log(run, norms)
 
 
+@statistic
 def mean_log_norm_before_updates(
     run: Run, first: float = 0, last: float = PAPER_STEPS, *, update_every: int | None = None
 ) -> float:
@@ -155,6 +204,7 @@ def update_deltas(run: Run) -> pd.Series[float]:
     return logged(run, "update/after") - logged(run, "update/before")
 
 
+@statistic
 def mean_delta(run: Run, first: float = 0, last: float = PAPER_STEPS) -> float:
     """Mean of :func:`update_deltas` over the updates after the paper's step ``first``, up to ``last``."""
     deltas = update_deltas(run)

@@ -1,12 +1,13 @@
 """Parts of a criterion that test measured values: each is met, contradicted or open.
 
-For a direction ("more than") a part is *held* if the test is significant, *failed* if the estimate itself lies on the
-wrong side, else *inconclusive*. For an equality ("as much as") it is *held* if the interval of the difference lies
+For a direction ("more than") a part is *held* if the test is significant, *failed* if that of the opposite is, else
+*inconclusive*. For an equality ("as much as") it is *held* if the interval of the difference lies
 within the margin, *failed* if it lies outside, else *inconclusive*. Values of NaN decide nothing.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -14,8 +15,11 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from sparseflow.paper.claims.contrasts import spread_within
-from sparseflow.paper.claims.intervals import as_values, mean_spread, welch_spread
+from sparseflow.paper.claims.intervals import Spread, Values, as_values, mean_spread, welch_spread
 from sparseflow.paper.claims.verdict import Outcome, Part, decided, directed
+
+#: What values are compared: see :attr:`.Part.design`.
+INDEPENDENT, PAIRS = "independent runs", "pairs by seed"
 
 
 def greater(a: ArrayLike, b: ArrayLike, *, alpha: float, margin: float = 0.0) -> Part:
@@ -29,7 +33,8 @@ def greater(a: ArrayLike, b: ArrayLike, *, alpha: float, margin: float = 0.0) ->
     p = spread.p_above(margin)
     n = _versus(a, b)
     text = f"Welch t, difference {spread.interval(n)}{_above(margin)}, p = {p:.2g}"
-    return Part(directed(spread.estimate, right=spread.estimate > margin, shown=p < alpha), text, n, p)
+    outcome = _directed(spread, margin, alpha=alpha)
+    return Part(outcome, text, n, p, INDEPENDENT)
 
 
 def above(values: ArrayLike, bound: float = 0.0, *, alpha: float) -> Part:
@@ -42,11 +47,11 @@ def above(values: ArrayLike, bound: float = 0.0, *, alpha: float) -> Part:
     p = spread.p_above(bound)
     n = str(np.size(values))
     text = f"t, mean {spread.interval(n)}{_above(bound)}, p = {p:.2g}"
-    return Part(directed(spread.estimate, right=spread.estimate > bound, shown=p < alpha), text, n, p)
+    return Part(_directed(spread, bound, alpha=alpha), text, n, p)
 
 
-def paired_greater(a: ArrayLike, b: ArrayLike, *, alpha: float) -> Part:
-    """Mean of ``a`` above mean of ``b``, both of the same runs in one order: paired t test.
+def paired_greater(a: ArrayLike, b: ArrayLike, *, alpha: float, margin: float = 0.0) -> Part:
+    """Mean of ``a`` above mean of ``b`` by more than ``margin``, pair by pair in one order: paired t test.
 
     >>> paired_greater([1.0, 5.0, 9.0], [0.0, 3.9, 8.1], alpha=0.01).outcome
     'held'
@@ -54,11 +59,62 @@ def paired_greater(a: ArrayLike, b: ArrayLike, *, alpha: float) -> Part:
     Raises:
         ValueError: if there are more of one than of the other.
     """
-    first, second = as_values(a), as_values(b)
-    if len(first) != len(second):
-        raise ValueError(f"pairs need as many values of one as of the other, got {len(first)} and {len(second)}.")
-    part = above(first - second, alpha=alpha)
-    return Part(part.outcome, f"paired {part.text}", part.n, part.p_value)
+    part = above(_differences(a, b), margin, alpha=alpha)
+    return Part(part.outcome, f"paired {part.text}", part.n, part.p_value, PAIRS)
+
+
+def paired_equivalent(a: ArrayLike, b: ArrayLike, *, margin: float, alpha: float) -> Part:
+    """Means that differ by less than ``margin``, pair by pair: two one-sided paired t tests (TOST).
+
+    >>> paired_equivalent([1.0, 5.0, 9.0], [1.1, 4.9, 9.0], margin=0.5, alpha=0.05).outcome
+    'held'
+
+    Raises:
+        ValueError: as :func:`paired_greater` and :func:`equivalent`.
+    """
+    difference = _differences(a, b)
+    _check_margin(margin)
+    n = str(len(difference))
+    part = spread_within(mean_spread(difference), margin, alpha=alpha, n=n, test="paired TOST, difference")
+    return replace(part, design=PAIRS)
+
+
+def paired_not_different(a: ArrayLike, b: ArrayLike, *, alpha: float) -> Part:
+    """Means whose difference is not significant, pair by pair; as :func:`not_different`.
+
+    >>> paired_not_different([1.0, 5.0, 9.0], [1.1, 4.9, 9.1], alpha=0.05).outcome
+    'held'
+    """
+    difference = _differences(a, b)
+    spread, n = mean_spread(difference), str(len(difference))
+    p = _two_sided(spread.p_above(0.0), spread.p_below(0.0))
+    text = f"two-sided paired t, mean {spread.interval(n, level=1 - alpha)}, p = {p:.2g}, at least {alpha:g}"
+    return Part(decided(spread.estimate, met=p >= alpha), text, n, design=PAIRS)
+
+
+def mcnemar_greater(a: ArrayLike, b: ArrayLike, *, alpha: float) -> Part:
+    r"""More often true of ``a`` than of ``b``, pair by pair: McNemar's exact one-sided test.
+
+    Of the :math:`n` pairs in which only one is true, it is ``a`` in :math:`k`; with even chances
+    :math:`p = P(\mathrm{Bin}(n, 1/2) \ge k)`.
+
+    >>> part = mcnemar_greater([True] * 6 + [False] * 4, [False] * 10, alpha=0.05)
+    >>> part.outcome, part.p_value, part.text
+    ('held', 0.015625, "McNemar's exact, 6 of 10 vs 0 of 10, in 6 and 0 pairs only one, p = 0.016")
+
+    Raises:
+        ValueError: if there are more of one than of the other.
+    """
+    first, second = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+    _differences(first, second)
+    only = int((first & ~second).sum()), int((second & ~first).sum())
+    p, opposite = (
+        float(stats.binomtest(k, sum(only), alternative="greater").pvalue) if sum(only) else 1.0 for k in only
+    )
+    counts = f"{first.sum()} of {len(first)} vs {second.sum()} of {len(second)}"
+    text = f"McNemar's exact, {counts}, in {only[0]} and {only[1]} pairs only one, p = {p:.2g}"
+    outcome = directed(p, right=only[0] > only[1], shown=p < alpha, refuted=opposite < alpha)
+    return Part(outcome, text, str(len(first)), p, PAIRS)
 
 
 def equivalent(a: ArrayLike, b: ArrayLike, *, margin: float, alpha: float) -> Part:
@@ -72,9 +128,9 @@ def equivalent(a: ArrayLike, b: ArrayLike, *, margin: float, alpha: float) -> Pa
     Raises:
         ValueError: if ``margin`` is not positive.
     """
-    if not margin > 0:
-        raise ValueError(f"margin must be positive, got {margin!r}: nothing is exactly equal.")
-    return spread_within(welch_spread(a, b), margin, alpha=alpha, n=_versus(a, b), test="TOST, difference")
+    _check_margin(margin)
+    part = spread_within(welch_spread(a, b), margin, alpha=alpha, n=_versus(a, b), test="TOST, difference")
+    return replace(part, design=INDEPENDENT)
 
 
 def different(a: ArrayLike, b: ArrayLike, *, alpha: float, negligible: float) -> Part:
@@ -88,7 +144,7 @@ def different(a: ArrayLike, b: ArrayLike, *, alpha: float, negligible: float) ->
     n = _versus(a, b)
     alike = equivalent(a, b, margin=negligible, alpha=alpha).outcome == "held"
     outcome: Outcome = "held" if p < alpha else "failed" if alike else "inconclusive"
-    return Part(outcome, f"two-sided Welch t, difference {spread.interval(n)}, p = {p:.2g}", n, p)
+    return Part(outcome, f"two-sided Welch t, difference {spread.interval(n)}, p = {p:.2g}", n, p, INDEPENDENT)
 
 
 def not_different(a: ArrayLike, b: ArrayLike, *, alpha: float) -> Part:
@@ -101,7 +157,7 @@ def not_different(a: ArrayLike, b: ArrayLike, *, alpha: float) -> Part:
     p = _two_sided(spread.p_above(0.0), spread.p_below(0.0))
     n = _versus(a, b)
     text = f"two-sided Welch t, difference {spread.interval(n, level=1 - alpha)}, p = {p:.2g}, at least {alpha:g}"
-    return Part(decided(spread.estimate, met=p >= alpha), text, n)
+    return Part(decided(spread.estimate, met=p >= alpha), text, n, design=INDEPENDENT)
 
 
 def fisher_greater(a: tuple[int, int], b: tuple[int, int], *, alpha: float) -> Part:
@@ -118,9 +174,10 @@ def fisher_greater(a: tuple[int, int], b: tuple[int, int], *, alpha: float) -> P
         if not 0 <= count <= total or total < 1:
             raise ValueError(f"a rate needs a count from 0 to a positive total, got {count} of {total}.")
     table = [[a[0], a[1] - a[0]], [b[0], b[1] - b[0]]]
-    p = float(stats.fisher_exact(np.array(table), alternative="greater").pvalue)
-    outcome = directed(p, right=a[0] / a[1] > b[0] / b[1], shown=p < alpha)
-    return Part(outcome, f"Fisher's exact, {a[0]}/{a[1]} vs {b[0]}/{b[1]}, p = {p:.2g}", f"{a[1]} vs {b[1]}", p)
+    p, opposite = (float(stats.fisher_exact(np.array(table), alternative=way).pvalue) for way in ("greater", "less"))
+    outcome = directed(p, right=a[0] / a[1] > b[0] / b[1], shown=p < alpha, refuted=opposite < alpha)
+    text = f"Fisher's exact, {a[0]}/{a[1]} vs {b[0]}/{b[1]}, p = {p:.2g}"
+    return Part(outcome, text, f"{a[1]} vs {b[1]}", p, INDEPENDENT)
 
 
 def mann_whitney_greater(a: ArrayLike, b: ArrayLike, *, alpha: float) -> Part:
@@ -133,7 +190,9 @@ def mann_whitney_greater(a: ArrayLike, b: ArrayLike, *, alpha: float) -> Part:
     ('held', 'Mann-Whitney, medians 950 vs 50, chance of exceeding 1, p = 0.013')
     """
     chance, p, text = _mann_whitney(a, b, "greater")
-    return Part(directed(p, right=chance > 0.5, shown=p < alpha), text, _versus(a, b), p)
+    _, opposite, _ = _mann_whitney(b, a, "greater")
+    outcome = directed(p, right=chance > 0.5, shown=p < alpha, refuted=opposite < alpha)
+    return Part(outcome, text, _versus(a, b), p, INDEPENDENT)
 
 
 def mann_whitney_alike(a: ArrayLike, b: ArrayLike, *, alpha: float) -> Part:
@@ -143,7 +202,7 @@ def mann_whitney_alike(a: ArrayLike, b: ArrayLike, *, alpha: float) -> Part:
     'held'
     """
     _, p, text = _mann_whitney(a, b, "two-sided")
-    return Part(decided(p, met=p >= alpha), f"{text}, at least {alpha:g}", _versus(a, b))
+    return Part(decided(p, met=p >= alpha), f"{text}, at least {alpha:g}", _versus(a, b), design=INDEPENDENT)
 
 
 def permutation_greater(a: ArrayLike, b: ArrayLike, *, alpha: float, draws: int = 9999, seed: int = 0) -> Part:
@@ -160,14 +219,18 @@ def permutation_greater(a: ArrayLike, b: ArrayLike, *, alpha: float, draws: int 
     differences = shuffled[:, : len(first)].mean(axis=1) - shuffled[:, len(first) :].mean(axis=1)
     difference = float(first.mean() - second.mean())
     # Sums of the same numbers in another order differ by rounding.
-    as_large = differences >= difference - 1e-12 * np.abs(pooled).max()
-    p = float((1 + as_large.sum()) / (1 + draws))
+    rounding = 1e-12 * np.abs(pooled).max()
+    p = float((1 + (differences >= difference - rounding).sum()) / (1 + draws))
+    opposite = float((1 + (differences <= difference + rounding).sum()) / (1 + draws))
     text = f"permutation of means, difference {difference:.3g}, p = {p:.2g}"
-    return Part(directed(difference, right=difference > 0, shown=p < alpha), text, _versus(first, second), p)
+    outcome = directed(difference, right=difference > 0, shown=p < alpha, refuted=opposite < alpha)
+    return Part(outcome, text, _versus(first, second), p, INDEPENDENT)
 
 
 def spearman_above(x: ArrayLike, y: ArrayLike, bound: float = 0.0, *, alpha: float) -> Part:
-    """Rank correlation above ``bound``, and significantly above 0 (one-sided).
+    """Rank correlation above ``bound``, and significantly above 0 (one-sided); failed if significantly below ``bound``.
+
+    Below a bound by Fisher's transform, whose variance for ranks is 1.06 / (n - 3) (Fieller et al., 1957).
 
     >>> spearman_above([1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 3.0, 5.0, 7.0, 9.0], 0.6, alpha=0.01).outcome
     'held'
@@ -182,7 +245,12 @@ def spearman_above(x: ArrayLike, y: ArrayLike, bound: float = 0.0, *, alpha: flo
     found = None if constant else stats.spearmanr(first, second, alternative="greater")
     rho, p = (0.0, 1.0) if found is None else (float(found.statistic), float(found.pvalue))
     text = f"Spearman {rho:.2f}{_above(bound)}, p = {p:.2g}"
-    return Part(directed(rho, right=rho > bound, shown=p < alpha), text, str(len(first)), p)
+    return Part(
+        directed(rho, right=rho > bound, shown=p < alpha, refuted=_below(rho, bound, n=len(first)) < alpha),
+        text,
+        str(len(first)),
+        p,
+    )
 
 
 def _mann_whitney(a: ArrayLike, b: ArrayLike, alternative: Literal["greater", "two-sided"]) -> tuple[float, float, str]:
@@ -194,6 +262,30 @@ def _mann_whitney(a: ArrayLike, b: ArrayLike, alternative: Literal["greater", "t
     chance = 0.5 if found is None else float(found.statistic) / (len(first) * len(second))
     medians = f"medians {_median(first):.4g} vs {_median(second):.4g}"
     return chance, p, f"Mann-Whitney, {medians}, chance of exceeding {chance:.2g}, p = {p:.2g}"
+
+
+def _below(rho: float, bound: float, *, n: int) -> float:
+    """One-sided p-value of the null hypothesis that the rank correlation is at least ``bound``."""
+    if n < 4 or abs(rho) == 1:
+        return float(rho >= bound)
+    return float(stats.norm.cdf((np.arctanh(rho) - np.arctanh(bound)) * np.sqrt((n - 3) / 1.06)))
+
+
+def _directed(spread: Spread, bound: float, *, alpha: float) -> Outcome:
+    shown, refuted = spread.p_above(bound) < alpha, spread.p_below(bound) < alpha
+    return directed(spread.estimate, right=spread.estimate > bound, shown=shown, refuted=refuted)
+
+
+def _differences(a: ArrayLike, b: ArrayLike) -> Values:
+    first, second = as_values(a), as_values(b)
+    if len(first) != len(second):
+        raise ValueError(f"pairs need as many values of one as of the other, got {len(first)} and {len(second)}.")
+    return first - second
+
+
+def _check_margin(margin: float) -> None:
+    if not margin > 0:
+        raise ValueError(f"margin must be positive, got {margin!r}: nothing is exactly equal.")
 
 
 def _two_sided(above: float, below: float) -> float:

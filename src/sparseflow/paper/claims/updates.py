@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims.intervals import Values, mean_interval
 from sparseflow.paper.claims.run_statistics import PAPER_STEPS, at_share, mean_delta, of_each
 from sparseflow.paper.claims.sites import MNIST, Site
+from sparseflow.paper.claims.starts import SHARED, same_starts
 from sparseflow.paper.claims.statistics import above, greater, paired_greater
-from sparseflow.paper.claims.verdict import Part, Verdict, all_of, conclude
+from sparseflow.paper.claims.verdict import Former, Part, Verdict, all_of, conclude
 from sparseflow.training.runs import Run
 
 RIGL = "lenet5/rigl/sparse/f100"
@@ -53,14 +56,19 @@ def raised_and_mostly_early(first: Values, second: Values) -> Part:
 def c18(evidence: Evidence, site: Site) -> Verdict:
     """SET's updates raise the gradient norm much less than RigL's.
 
-    Criterion, on LeNet5: the mean change over the first half of training is below half of RigL's, one-sided Welch
-    p < 0.01. The sign of SET's is reported. Differs on CIFAR-10: as C17.
+    Criterion, on LeNet5: the mean change over the first half of training is below half of RigL's, one-sided t paired by
+    seed, p < 0.01. The sign of SET's is reported. Differs on CIFAR-10: as C17.
     """
     found = _beside_rigl(evidence, "set", site)
     return conclude(
         "C18",
-        all_of({name: greater(rigl / 2, moved, alpha=0.01) for name, (rigl, moved) in found.items()}),
+        all_of({name: paired_greater(rigl / 2, moved, alpha=0.01) for name, (rigl, moved) in found.items()}),
         where=site.moving.phrase,
+        former=Former(
+            "one-sided Welch of independent runs",
+            all_of({name: greater(rigl / 2, moved, alpha=0.01) for name, (rigl, moved) in found.items()}).outcome,
+            SHARED,
+        ),
         ours="mean change in the first half: "
         + "; ".join(
             f"{name} SET {mean_interval(moved)}, RigL {mean_interval(rigl)}, SET's "
@@ -76,14 +84,19 @@ def c19(evidence: Evidence, site: Site) -> Verdict:
     """With the growth criterion reversed, updates do not improve the gradient norm.
 
     Criterion, on LeNet5: the upper 95 % bound of the mean change over the first half is below a fifth of RigL's.
-    Differs: the bound is that of the difference (one-sided Welch, p < 0.05), since RigL's mean is uncertain too; on
-    CIFAR-10 also as C17.
+    Differs: the bound is that of the difference (one-sided t paired by seed, p < 0.05), since RigL's mean is uncertain
+    too; on CIFAR-10 also as C17.
     """
     found = _beside_rigl(evidence, "rigl_inverted", site)
     return conclude(
         "C19",
-        all_of({name: greater(rigl / 5, inverted, alpha=0.05) for name, (rigl, inverted) in found.items()}),
+        all_of({name: paired_greater(rigl / 5, inverted, alpha=0.05) for name, (rigl, inverted) in found.items()}),
         where=site.moving.phrase,
+        former=Former(
+            "one-sided Welch of independent runs",
+            all_of({name: greater(rigl / 5, inverted, alpha=0.05) for name, (rigl, inverted) in found.items()}).outcome,
+            SHARED,
+        ),
         ours="mean change in the first half: "
         + "; ".join(
             f"{name} Inverted {mean_interval(inverted)}, RigL {mean_interval(rigl)}"
@@ -96,8 +109,10 @@ def c19(evidence: Evidence, site: Site) -> Verdict:
 
 def halves(evidence: Evidence, group: str, site: Site = MNIST) -> tuple[Values, Values]:
     """Mean changes of the gradient norm at the mask updates of each run, in the first and in the second half."""
-    runs = evidence.runs(group, at_least=site.few)
+    return _halves(evidence.runs(group, at_least=site.few), site)
 
+
+def _halves(runs: Sequence[Run], site: Site) -> tuple[Values, Values]:
     def end(run: Run) -> float:
         return at_share(run.config.update_until / run.config.steps) if site.halves_of_updates else PAPER_STEPS
 
@@ -108,7 +123,14 @@ def halves(evidence: Evidence, group: str, site: Site = MNIST) -> tuple[Values, 
 def _beside_rigl(evidence: Evidence, method: str, site: Site) -> dict[str, list[Values]]:
     """By network: mean changes in the first half, of RigL and of another method."""
     return {
-        network: [halves(evidence, f"{group}/{one}/sparse{site.often}", site)[0] for one in ("rigl", method)]
+        network: [
+            _halves(runs, site)[0]
+            for runs in same_starts(
+                evidence,
+                *(f"{group}/{one}/sparse{site.often}" for one in ("rigl", method)),
+                at_least=site.few,
+            )
+        ]
         for network, group in site.moving.groups.items()
     }
 

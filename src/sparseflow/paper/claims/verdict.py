@@ -1,11 +1,11 @@
 """The verdict on a claim: its criterion is judged part by part, and the outcome is one of three words.
 
 * **held**: every part of the criterion is met, at its significance level.
-* **failed**: some part is contradicted although the data could have shown it. The estimate is on the wrong side of
-  what is claimed; or, where two things are claimed to be equal, the interval of their difference is outside the
-  margin.
-* **inconclusive**: nothing is contradicted, but some part is not shown: the estimate is on the right side and is not
-  significant, there are fewer runs than the criterion names, or the networks are larger than those trained here.
+* **failed**: some part is contradicted, at the significance level that it had to be shown at: the opposite of a
+  direction is significant; or, where two things are claimed to be equal, the interval of their difference is outside
+  the margin.
+* **inconclusive**: nothing is contradicted, but some part is not shown: the estimate is not significant on either side,
+  there are fewer runs than the criterion names, or the networks are larger than those trained here.
 
 Where a criterion has one part for MNIST and one for ImageNet, the part for MNIST is judged.
 """
@@ -41,6 +41,18 @@ class Part:
     """The number of runs."""
     p_value: float | None = None
     """Of the null hypothesis that the part is not met; None where the criterion is not a test."""
+    design: str = ""
+    """What is compared with what: ``independent runs``, ``pairs by seed``; "" where nothing is compared."""
+
+
+@dataclass(frozen=True)
+class Former:
+    """The criterion that a claim was judged by before, and what it says of the same runs."""
+
+    criterion: str
+    verdict: Outcome
+    reason: str
+    """Why it was changed."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,12 @@ class Verdict:
     """The paper's."""
     note: str
     """One sentence for a reader who has not read the paper."""
+    design: str = ""
+    """What is compared with what, and what counts as one: runs, pairs by seed, starts, pruning runs."""
+    former: Former | None = None
+    """None where the criterion never changed."""
+    p_corrected: float | None = None
+    """``p_value`` corrected for the number of claims judged together, see :func:`~sparseflow.paper.claims.judge`."""
 
     @property
     def claim(self) -> Claim:
@@ -89,6 +107,7 @@ def all_of(parts: Mapping[str, Part]) -> Part:
         text="; ".join(f"{name}: {part.text}" for name, part in parts.items()),
         n=", ".join(dict.fromkeys(part.n for part in parts.values())),
         p_value=max(p_values, default=None),
+        design=", ".join(dict.fromkeys(part.design for part in parts.values() if part.design)),
     )
 
 
@@ -102,6 +121,8 @@ def conclude(
     inconclusive: str = "The runs point the claimed way, but do not show it.",
     where: str = "",
     untested: str = "",
+    design: str = "",
+    former: Former | None = None,
 ) -> Verdict:
     """The verdict on a claim whose criterion is ``part``.
 
@@ -114,6 +135,8 @@ def conclude(
         inconclusive: The note otherwise.
         where: Data set and networks, before the note; "" where the note needs neither.
         untested: What the claim is about too and was not tested; it ends the note.
+        design: What counts as one, where it is not runs; default that of the parts.
+        former: The criterion before it was changed, if it was.
 
     >>> part = Part("held", "p = 0.01", "5", 0.01)
     >>> conclude("C20", part, ours="92 vs 98", held="It does.", failed="It does not.").note
@@ -136,10 +159,12 @@ def conclude(
         ours=ours,
         published=_published()[id].published,
         note=f"{where}: {note[0].lower()}{note[1:]}" if where else note,
+        design=design or part.design,
+        former=former,
     )
 
 
-def undecided(id: str, reason: str, *, ours: str = "") -> Verdict:
+def undecided(id: str, reason: str, *, ours: str = "", former: Former | None = None) -> Verdict:
     """The verdict on a claim that was not tested: without a p-value, with the reason as its note.
 
     >>> undecided("C09", "It is about ResNet-50.").verdict
@@ -154,6 +179,7 @@ def undecided(id: str, reason: str, *, ours: str = "") -> Verdict:
         ours=ours,
         published=_published()[id].published,
         note=reason,
+        former=former,
     )
 
 
@@ -182,17 +208,23 @@ def need(found: Found, at_least: int, *, of: str, make: str) -> Found:
     return found
 
 
-def directed(estimate: float, *, right: bool, shown: bool) -> Outcome:
-    """The rule for a direction: failed if the estimate is on the wrong side, held if the test shows the right side.
+def directed(estimate: float, *, right: bool, shown: bool, refuted: bool) -> Outcome:
+    """The rule for a direction: held if the test shows it, failed if the test shows the opposite.
 
-    >>> directed(0.2, right=True, shown=False), directed(float("nan"), right=False, shown=False)
-    ('inconclusive', 'inconclusive')
+    Args:
+        estimate: NaN is neither.
+        right: Whether it is on the side that is claimed.
+        shown: Whether that is significant.
+        refuted: Whether the opposite is.
+
+    >>> directed(0.2, right=True, shown=False, refuted=False), directed(-2.0, right=False, shown=False, refuted=True)
+    ('inconclusive', 'failed')
     """
     if math.isnan(estimate):
         return "inconclusive"
-    if not right:
-        return "failed"
-    return "held" if shown else "inconclusive"
+    if right:
+        return "held" if shown else "inconclusive"
+    return "failed" if refuted else "inconclusive"
 
 
 def decided(value: float, *, met: bool) -> Outcome:

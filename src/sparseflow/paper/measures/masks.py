@@ -15,6 +15,8 @@ from sparseflow.training.digits import DigitRun
 from sparseflow.training.setup import dense_network
 
 BASES = ("kaiming_normal", "xavier_uniform")
+#: Inputs behind a signal.
+IMAGES = 500
 
 
 def signal(source: Source, runs: tuple[DigitRun, ...], /, *, sparsity: float, networks: int) -> Tables:
@@ -38,7 +40,9 @@ def signal(source: Source, runs: tuple[DigitRun, ...], /, *, sparsity: float, ne
 
 
 def masks(source: Source, runs: tuple[DigitRun, ...], /) -> Tables:
-    """Spread of a pruning run's weights over units, and the signal that its masks let through.
+    """Spread of a pruning run's weights over units, and the signal of 500 inputs that its masks let through.
+
+    Inputs are noise, as in Figure 1c, and training images, as the network sees them.
 
     Beside it the same for random masks with as many weights in every layer.
 
@@ -54,7 +58,10 @@ def masks(source: Source, runs: tuple[DigitRun, ...], /) -> Tables:
         "pruned": source.end_masks(config),
         "random": sf.random_masks(model, config.sparsity, seed=config.seed),
     }
-    inputs = torch.randn(500, 1, 28, 28, generator=stream(config.seed, "inputs"))
+    inputs = {
+        "noise": torch.randn(IMAGES, 1, 28, 28, generator=stream(config.seed, "inputs")),
+        "images": torch.cat([images for images, _ in source.training_batches(config, IMAGES)]),
+    }
     spread, levels = [], []
     for kind, found in kinds.items():
         for name, mask in found.items():
@@ -65,8 +72,9 @@ def masks(source: Source, runs: tuple[DigitRun, ...], /) -> Tables:
             })  # fmt: skip
         for base in BASES:
             for scheme in SCHEMES:
-                sf.initialize_(model, found, scheme=scheme, seed=config.seed, base=base, example_inputs=inputs)
-                with torch.no_grad():
-                    std = float(model(inputs).std(correction=0))
-                levels.append({"masks": kind, "scheme": scheme, "base": base, "logit_std": std})
+                for name, shown in inputs.items():
+                    sf.initialize_(model, found, scheme=scheme, seed=config.seed, base=base, example_inputs=shown)
+                    with torch.no_grad():
+                        std = float(model(shown).std(correction=0))
+                    levels.append({"masks": kind, "scheme": scheme, "base": base, "inputs": name, "logit_std": std})
     return {"mask_uniformity": pd.DataFrame(spread), "pruned_signal": pd.DataFrame(levels)}
