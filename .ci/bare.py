@@ -23,7 +23,7 @@ with tarfile.open(sdist) as archive:
 package = {name.split("/src/", 1)[1] for name in sources if "/src/" in name}
 in_the_wheel = {name for name in names if ".dist-info/" not in name}
 assert in_the_wheel == package, f"in one of sdist and wheel alone: {sorted(in_the_wheel ^ package)}"
-for wanted in ("pyproject.toml", "LICENSE", "README.md", "src/sparseflow/__init__.py", "tests/conftest.py"):
+for wanted in ("pyproject.toml", "LICENSE", "README.md", "requirements.lock", "tests/conftest.py", ".ci/core"):
     assert any(name.endswith(f"/{wanted}") for name in sources), f"{wanted} is not in the sdist"
 
 needed = {

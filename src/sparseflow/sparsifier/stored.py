@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,6 @@ from sparseflow.types import Masks
 _PARTS, _FEWEST = 16, 1 << 12
 
 
-@runtime_checkable
 class StoredWeight(Protocol):
     """A module that stores active weights alone, such as ``sparseflow.engine.SparseLinear``."""
 
@@ -59,6 +58,20 @@ class StoredWeight(Protocol):
         ...
 
 
+#: The names of :class:`StoredWeight`.
+_INTERFACE = (
+    "values", "weight_suffix", "weight_shape", "positions", "mask", "move_", "keep_gradients", "gradient_rows",
+)  # fmt: skip
+
+
+def is_stored(module: nn.Module) -> TypeGuard[StoredWeight]:
+    """Whether a module stores active weights alone.
+
+    From Python 3.12 on ``isinstance`` with a protocol does not see ``values``, since a module keeps parameters apart.
+    """
+    return all(hasattr(module, name) for name in _INTERFACE)
+
+
 def stored_weights(model: nn.Module) -> dict[str, StoredWeight]:
     """Name of the dense weight -> the module that stores its active values.
 
@@ -73,7 +86,7 @@ def stored_weights(model: nn.Module) -> dict[str, StoredWeight]:
     found = {
         f"{path}{module.weight_suffix}".removeprefix("."): module
         for path, module in model.named_modules()
-        if isinstance(module, StoredWeight)
+        if is_stored(module)
     }
     if cut := [name for name, weight in found.items() if is_sharded(weight.values)]:
         raise ValueError(f"fully_shard cannot cut {cut[0]!r}, which is stored as active values alone. Keep it masked.")
