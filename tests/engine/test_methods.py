@@ -107,6 +107,36 @@ def test_options_of_an_update(method: str, options: dict[str, Any]) -> None:
         assert_alike(sparse, dense)
 
 
+def test_an_ordinary_loop_in_which_the_last_loss_still_lives() -> None:
+    """``loss`` of one step lives while the next one is computed, and its graph knows the number of values then."""
+    sparse, dense = (Run("prune", "momentum", sparse=kind) for kind in (True, False))
+    counts = set()
+    for step in range(1, STEPS + 1):
+        x, y = batch(step, dtype=torch.float64)
+        for run in (sparse, dense):
+            run.optimizer.zero_grad()
+        losses = [F.cross_entropy(run.model(x), y) for run in (sparse, dense)]  # those of the last step go only now
+        for run, loss in zip((sparse, dense), losses, strict=True):
+            loss.backward()
+            run.optimizer.step()
+        assert_alike(sparse, dense)
+        counts.add(sum(int(mask.sum()) for mask in sparse.sparsifier.masks.values()))
+    assert len(counts) > 2
+
+
+def test_a_loss_lives_while_another_pattern_is_loaded() -> None:
+    model = tiny_model(dtype=torch.float64)
+    few, many = (sf.engine.convert(model, sf.random_masks(model, s, seed=0)) for s in (0.9, 0.5))
+    x, y = batch(1, dtype=torch.float64)
+    held = F.cross_entropy(few(x), y)
+    few.load_state_dict(many.state_dict())
+    for each in (few, many):
+        F.cross_entropy(each(x), y).backward()
+    assert held.grad_fn is not None
+    for found, want in zip(few.parameters(), many.parameters(), strict=True):
+        assert torch.equal(found.grad, want.grad)
+
+
 @pytest.mark.parametrize("method", ["rigl", "snfs", "rigl in blocks"])
 def test_the_gradient_of_growth_is_accumulated(method: str) -> None:
     sparse, dense = (Run(method, "momentum", sparse=kind) for kind in (True, False))

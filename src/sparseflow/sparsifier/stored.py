@@ -277,12 +277,29 @@ def move_(weight: StoredWeight, positions: Tensor, optimizer: torch.optim.Optimi
             state.tensor.copy_(moved(state.tensor, state.fresh))
         parameter.data.copy_(values)
     else:
-        parameter.grad = None
-        parameter.data = values
+        replace_values_(parameter, values)
         parameter.grad = None if gradient is None else moved(gradient)
         for state in states:
             state.tensor.data = moved(state.tensor, state.fresh)
     weight.move_(positions)
+
+
+def replace_values_(parameter: nn.Parameter, values: Tensor) -> None:
+    """Give a parameter a tensor of its dtype and of any length; its gradient goes, the object stays.
+
+    As long as a loss of an earlier step lives, so does the node of its graph that takes this gradient, and the next
+    graph would meet the old length there. torch drops that node where the dtype changes, but not where the shape does.
+
+    >>> weight = nn.Parameter(torch.ones(3))
+    >>> loss = weight.sum()
+    >>> replace_values_(weight, torch.ones(2))
+    >>> weight.sum().backward()
+    >>> weight.grad
+    tensor([1., 1.])
+    """
+    parameter.grad = None
+    parameter.data = values.new_empty(0, dtype=torch.bfloat16 if values.dtype != torch.bfloat16 else torch.float32)
+    parameter.data = values
 
 
 def check_can_move(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sparseflow.engine.layers.dense_view import DenseView
 from sparseflow.engine.layers.pattern import BLOCK, Pattern
+from sparseflow.sparsifier.stored import replace_values_
 
 _FLOATS = (torch.float32, torch.float64)
 #: What a state has of a sparse layer beside ``values`` and the dense layer's own names.
@@ -182,7 +183,7 @@ class ActiveWeight(nn.Module):
             state_dict[prefix + "values"] = values
             if pattern is not self.pattern:
                 self.move_(pattern.positions())
-                self.values.data = values.detach().to(self.values.dtype, copy=True)
+                replace_values_(self.values, values.detach().to(self.values.dtype, copy=True))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _pattern_at(self, begins: Tensor, indices: Tensor, prefix: str) -> Pattern:
