@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.cli import engine as engine_commands
-from sparseflow.cli.engine import imported, read_state, trained
+from sparseflow.cli.bench import faster_layout, imported
+from sparseflow.cli.export import FILES, read_state, trained
 from sparseflow.cli.main import main
 from sparseflow.engine.convert import sparse_layers
 from sparseflow.engine.files.export import load, load_state, save
+from sparseflow.formats import FORMATS
 from sparseflow.networks import build_network
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.run import train
@@ -85,13 +86,15 @@ def test_a_run_is_exported_with_its_masks(run_folder: Path, tmp_path: Path, caps
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"small.safetensors: {size:,} bytes, {100 * size / dense:.1f} % of {dense:,} for the dense model"
     active = sum(int((model.get_parameter(name) != 0).sum()) for name in masks)
-    assert second.startswith(f"{active:,} of 2,336 weights are not zero. To run it: sparseflow.engine.load(")
+    assert second.startswith(
+        f"{active:,} of 2,336 weights are not zero. To read it: sparseflow.engine.load(model, 'small"
+    )
 
 
 def test_by_default_the_file_lies_in_the_run(run_folder: Path) -> None:
     main(["export", str(run_folder)])
     expected, _ = trained(run_folder)
-    state = load_state(run_folder / "model.safetensors")
+    state = load_state(run_folder / "model.sparse.safetensors")
     assert all(torch.equal(state[name], tensor) for name, tensor in expected.state_dict().items())
 
 
@@ -108,14 +111,62 @@ def test_a_state_dict_is_exported(tmp_path: Path, suffix: str) -> None:
     assert (tmp_path / "net.sparse.safetensors").stat().st_size < 0.1 * 4 * 10_500
 
 
-def test_the_graph_is_written_for_other_runtimes(run_folder: Path, tmp_path: Path) -> None:
+def test_every_format_has_a_file() -> None:
+    assert FILES.keys() == {*FORMATS, "onnx"}
+
+
+def exported(format: str, source: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[Path, str]:
+    """The file or folder that the command wrote, and the expression that it prints to read it."""
+    main(["export", str(source), "--format", format, *options])
+    first, second = capsys.readouterr().out.splitlines()
+    path = Path(first.split(": ")[0])
+    files = [*path.iterdir()] if path.is_dir() else [path]
+    assert first.split(": ")[1].startswith(f"{sum(file.stat().st_size for file in files):,} bytes")
+    return path, second.partition("To read it: ")[2]
+
+
+def test_safetensors_are_dense_with_zeros(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    path, read = exported("safetensors", run_folder, capsys)
+    assert (path, read) == (
+        run_folder / "model.dense.safetensors",
+        f"model.load_state_dict(safetensors.torch.load_file({str(path)!r}))",
+    )
+    expected = trained(run_folder)[0].state_dict()
+    found = safetensors.load_file(path)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize(("format", "package"), [("scipy", "scipy.sparse"), ("binsparse", "binsparse")])
+def test_matrices_have_the_masks_of_the_run(
+    run_folder: Path, format: str, package: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The printed line is what reads the first matrix; active weights that are zero are in it."""
+    module = pytest.importorskip(package, reason=f"{package} is not installed")
+    path, read = exported(format, run_folder, capsys)
+    assert path == run_folder / f"model.{format}"
+    names = {package.split(".")[0]: sys.modules[package.split(".")[0]], package: module}
+    matrix = eval(read.removesuffix(", for each weight"), names)
+    _, masks = trained(run_folder)
+    first = min(masks)
+    count = matrix.nnz if format == "scipy" else matrix.number_of_stored_values
+    assert (matrix.shape[0], count) == (len(masks[first]), int(masks[first].sum()))
+    assert {file.stem for file in path.glob("*.npz")} == masks.keys()
+
+
+@pytest.mark.parametrize("options", [[], ["--sparse"]])
+def test_the_graph_is_written_for_other_runtimes(
+    run_folder: Path, tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install sparseflow[onnx]")
-    reference = pytest.importorskip("onnx.reference")
-    main(["export", str(run_folder), "--out", "a.safetensors", "--onnx", "a.onnx"])
-    evaluator = reference.ReferenceEvaluator(str(tmp_path / "a.onnx"))
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    path, read = exported("onnx", run_folder, capsys, "--out", "a.onnx", *options)
+    session = eval(read, {"onnxruntime": onnxruntime})
     x = torch.randn(3, 1, 28, 28)
-    (found,) = evaluator.run(None, {evaluator.input_names[0]: x.numpy()})
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     torch.testing.assert_close(torch.from_numpy(found), trained(run_folder)[0](x).detach(), atol=1e-5, rtol=1e-5)
+    assert bool(pytest.importorskip("onnx").load(path).graph.sparse_initializer) == bool(options)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +175,15 @@ def test_the_graph_is_written_for_other_runtimes(run_folder: Path, tmp_path: Pat
         ("export nowhere", "there is no run and no file nowhere. Name the folder of a run, or a state dict."),
         ("export folder", "folder has no config.json: it is not the folder of a run."),
         ("export net.pt --out no/x.safetensors", "there is no folder no for x.safetensors. Make it first."),
-        ("export net.pt --onnx x.onnx", "--onnx needs the folder of a run: a state dict has no graph."),
+        ("export net.pt --format onnx", "--format onnx needs the folder of a run: a state dict has no graph."),
+        (
+            "export net.pt --format safetensor",
+            "format must be one of 'engine', 'safetensors', 'onnx', 'scipy', 'binsparse', got 'safetensor'. Did you "
+            "mean safetensors?",
+        ),
+        ("export net.pt --fromat scipy", "there is no option --fromat. Did you mean --format? See sparseflow export"),
+        ("export net.pt --sparse", "--sparse goes with --format onnx, got engine. Leave it out."),
+        ("export dense.pt --format scipy", "nothing in the model is sparse: no weight has a mask, or a hundredth of"),
         ("export all.pt", "all.pt holds no state dict, with the keys model, step. Save it alone: torch.save("),
         ("export list.pt", "list.pt holds no state dict, but something else."),
         ("export broken.pt", "broken.pt is damaged"),
@@ -139,6 +198,7 @@ def test_bad_input_of_export(arguments: str, message: str, capsys: pytest.Captur
     torch.save(state, "net.pt")
     torch.save({"model": state, "step": 3}, "all.pt")
     torch.save([1, 2], "list.pt")
+    torch.save({"fc.weight": torch.ones(3, 2)}, "dense.pt")
     pytest.importorskip("safetensors.torch").save_file(state, "net.safetensors")
     save(state, "small.safetensors")
     for name in ("broken.pt", "broken.safetensors"):
@@ -298,7 +358,7 @@ def test_without_numba_one_line_says_what_to_install(
 def test_the_faster_layout_computes_the_same() -> None:
     model = dense_lenet()
     x = torch.randn(2, 1, 28, 28)
-    best, batch, name = engine_commands.faster_layout(model, x, training=False, seconds=0.0)
+    best, batch, name = faster_layout(model, x, training=False, seconds=0.0)
     assert name in ("contiguous", "channels_last")
     torch.testing.assert_close(best(batch), model(x))
     assert model.conv2.weight.is_contiguous()  # the given one stays as it is

@@ -287,12 +287,12 @@ def test_a_finished_run_is_exported(tmp_path: Path, data: Path, capsys: pytest.C
     folder = train(run, root=tmp_path, data_root=data).folder
     main(["export", str(folder)])
     assert "weights are not zero" in capsys.readouterr().out
-    loaded, end = load(dense_network(run), folder / "model.safetensors"), final_state(run, root=tmp_path)
+    loaded, end = load(dense_network(run), folder / "model.sparse.safetensors"), final_state(run, root=tmp_path)
     found = {name: layer.pattern.mask() for name, layer in sparse_layers(loaded).items()}
     sparse = {name: mask for name, mask in end["masks"].items() if not mask.all()}
     assert found.keys() == sparse.keys() != set()
     assert all(torch.equal(found[name], mask) for name, mask in sparse.items())
-    state = load_state(folder / "model.safetensors")
+    state = load_state(folder / "model.sparse.safetensors")
     assert all(torch.equal(state[name], weight) for name, weight in end["model"].items())
 
 

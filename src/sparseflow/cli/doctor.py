@@ -10,7 +10,8 @@ from typing import Annotated
 import tyro
 
 import sparseflow as sf
-from sparseflow.cli.engine import imported, made_by, read_state
+from sparseflow.cli.bench import imported, made_by
+from sparseflow.cli.export import read_state
 from sparseflow.doctor import Diagnosis
 from sparseflow.ranges import Count
 from sparseflow.training.runs import CHECKPOINTS, CONFIG, SNAPSHOTS

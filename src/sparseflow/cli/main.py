@@ -32,11 +32,11 @@ COMMANDS: dict[str, Row] = {
     "doctor": Row("doctor:Doctor", "Say why a sparse network does not learn, and what to type."),
     "reproduce": Row("reproduce:Reproduce", "Re-measure the paper, and write a page about its claims."),
     "report": Row("lab:Report", "Write the page about a folder of finished runs; trains nothing."),
-    "export": Row("engine:Export", "Write a trained model with its active weights only: about 5 bytes each."),
+    "export": Row("export:Export", "Write a trained model: its active weights alone, or for other tools."),
     "import": Row(
         "importing:Import", "Read a network that another tool made sparse; write dense weights with zeros, and masks."
     ),
-    "bench": Row("engine:Bench", "Time dense against sparse here, at several batch sizes and for each layer."),
+    "bench": Row("bench:Bench", "Time dense against sparse here, at several batch sizes and for each layer."),
     "data": Row("data:Data", "List the datasets, fetch one, or print where it is."),
     "info": Row("info:main", "Print versions, processor, threads, extras and caches, for a bug report."),
 }

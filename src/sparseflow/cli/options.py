@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from typing import Any, Protocol, get_args, get_origin
+from pathlib import Path
+from typing import Annotated, Any, Protocol, get_args, get_origin
 
 import tyro
 
 from sparseflow.ranges import checked_fields, hints_of
 from sparseflow.suggest import did_you_mean
+
+OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 
 
 class Command(Protocol):
@@ -81,3 +85,23 @@ def options(kind: type) -> Iterator[str]:
             yield from options(inner)  # type: ignore[arg-type]
         else:
             yield f"--{field.name.replace('_', '-')}"
+
+
+def check_folders(*paths: Path | None) -> None:
+    """Check that the folders that files are to be written to are there.
+
+    Raises:
+        ValueError: naming the first that is not.
+    """
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise ValueError(f"there is no folder {path.parent} for {path.name}. Make it first.")
+
+
+@contextmanager
+def one_line_if_missing() -> Iterator[None]:
+    """Turn a missing package into an error of one line that says what to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise RuntimeError(str(error)) from error

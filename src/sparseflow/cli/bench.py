@@ -1,4 +1,4 @@
-"""The commands about real sparsity: ``export`` writes its active weights alone, ``bench`` times it against dense."""
+"""The command ``bench``: active weights alone against dense, timed here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow.atomic import write_atomically
-from sparseflow.formats.checkpoint import read_saved
+from sparseflow.cli.export import trained
+from sparseflow.cli.options import OptionalPath, check_folders, one_line_if_missing
 from sparseflow.masks.blocks import block_sizes, fitting
 from sparseflow.networks import build_network, networks_for
 from sparseflow.ranges import Count, Range, Sparsity
@@ -32,65 +33,18 @@ from sparseflow.sealed import to_json
 from sparseflow.suggest import did_you_mean
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.environment import describe_environment
-from sparseflow.training.runs import end_of, load_run
-from sparseflow.training.setup import dense_network
+from sparseflow.training.runs import load_run
 
 if TYPE_CHECKING:
     from sparseflow.engine.speed.table import SpeedTable
 
 _out = Console()
-_err = Console(stderr=True)
-
-_OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 
 #: More than torch can start end the process.
 Threads = Annotated[int, Range(1, 1024)]
 
 #: Share of zeros that a dense model may have by chance: random numbers are sometimes 0.
 _BY_CHANCE = 0.01
-
-
-@dataclass(frozen=True)
-class Export:
-    """Write a trained model with its active weights only: about 5 bytes each."""
-
-    source: tyro.conf.Positional[Path]
-    """Folder of a finished run, or a dense state dict (.safetensors, .pt) with zeros."""
-    out: _OptionalPath = None
-    """None: <run>/model.safetensors, or <file>.sparse.safetensors."""
-    onnx: _OptionalPath = None
-    """Also write the dense graph with zeros, for other runtimes; of runs."""
-
-    def run(self) -> None:
-        """Write, and print the sizes."""
-        with _one_line_if_missing():
-            from sparseflow.engine.files.export import save
-            from sparseflow.engine.files.onnx import to_onnx
-
-            model: nn.Module | Mapping[str, Tensor]
-            if self.source.is_dir():
-                model, masks = trained(self.source)
-                state: Mapping[str, Tensor] = model.state_dict()
-            else:
-                if self.onnx is not None:
-                    raise ValueError(
-                        "--onnx needs the folder of a run: a state dict has no graph. In Python: "
-                        "sparseflow.engine.to_onnx(model, example, path)"
-                    )
-                state = model = read_state(self.source)
-                masks = {}
-            out = self.out or _default_out(self.source)
-            _check_folders(out, self.onnx)
-            if out.exists() and self.source.is_file() and out.samefile(self.source):
-                raise ValueError(f"{out} is what is read. Name another file with --out.")
-            if self.onnx is not None and isinstance(model, nn.Module):
-                size = to_onnx(model, torch.zeros(1, *load_run(self.source).config.image_shape), self.onnx)
-                print(f"{self.onnx}: {size:,} bytes, the dense graph with zeros")
-            dense, sparse = save(model, out, masks=masks)
-        weights = [tensor for tensor in state.values() if tensor.dim() > 1]
-        active, total = sum(int(w.count_nonzero()) for w in weights), sum(w.numel() for w in weights)
-        print(f"{out}: {sparse:,} bytes, {100 * sparse / dense:.1f} % of {dense:,} for the dense model")
-        print(f"{active:,} of {total:,} weights are not zero. To run it: sparseflow.engine.load(model, {str(out)!r})")
 
 
 @dataclass(frozen=True)
@@ -113,14 +67,14 @@ class Bench:
     """Of one example, such as 3 32 32; for a model of your own."""
     seconds: Annotated[float, Range(0)] = 0.5
     """To spend on each row of the table."""
-    json: _OptionalPath = None
+    json: OptionalPath = None
     """Also write the numbers there."""
 
     def run(self) -> None:
         """Measure, and print the result, the table, and the layers at the largest batch."""
-        _check_folders(self.json)
+        check_folders(self.json)
         sizes, block = batch_sizes(self.batches), block_sizes(self.block)
-        with _one_line_if_missing(), _threads(self.threads):
+        with one_line_if_missing(), _threads(self.threads):
             from sparseflow.engine.speed.benchmark import benchmark
 
             model, masks, shape = self._model(block)
@@ -171,51 +125,6 @@ class Bench:
             sparsity = 0.95 if self.sparsity is None else self.sparsity
             masks = sf.random_masks(model, sparsity, allocation="uniform", seed=0, block=fitting(block, model))
         return sf.apply_masks_(model, masks), masks, self.input_shape or DigitRun().image_shape
-
-
-def trained(folder: Path) -> tuple[nn.Sequential, dict[str, Tensor]]:
-    """Network and masks at the end of a finished run.
-
-    Raises:
-        FileNotFoundError: if the folder holds no finished run, or its last checkpoint was removed.
-        ValueError: if a file is damaged.
-    """
-    config = load_run(folder).config
-    state = end_of(folder, config.steps)
-    if state is None:
-        raise FileNotFoundError(
-            f"{folder} has no checkpoint of its last step, {config.steps}. Delete it and run again."
-        )
-    model = dense_network(config)
-    model.load_state_dict(state["model"])
-    return model, state["masks"]
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """A dense state dict from a safetensors file or from what ``torch.save`` wrote.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged or holds something else.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no run and no file {path}. Name the folder of a run, or a state dict.")
-    if path.suffix != ".safetensors":
-        state = read_saved(path)
-        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-            held = f"with the keys {', '.join(map(str, state))}" if isinstance(state, dict) else "but something else"
-            raise ValueError(f"{path} holds no state dict, {held}. Save it alone: torch.save(model.state_dict(), path)")
-        return state
-    import safetensors
-    import safetensors.torch
-
-    try:
-        state = safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not an intact safetensors file ({error}).") from error
-    if any(name.endswith(":gaps") for name in state):
-        raise ValueError(f"{path} is an export already. Its dense state: sparseflow.engine.load_state({str(path)!r})")
-    return state
 
 
 def imported(name: str) -> nn.Module:
@@ -346,22 +255,3 @@ def _threads(number: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _one_line_if_missing() -> Iterator[None]:
-    """Turn a missing package into an error of one line that says what to install."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise RuntimeError(str(error)) from error
-
-
-def _check_folders(*paths: Path | None) -> None:
-    for path in paths:
-        if path is not None and not path.parent.is_dir():
-            raise ValueError(f"there is no folder {path.parent} for {path.name}. Make it first.")
-
-
-def _default_out(source: Path) -> Path:
-    return source / "model.safetensors" if source.is_dir() else source.with_suffix(".sparse.safetensors")
