@@ -2,7 +2,9 @@
 
     python tests/helpers/write_left.py llama  # compressed-tensors 0.14.0, transformers 5.24.0
     python tests/helpers/write_left.py tensors  # compressed-tensors 0.9.4 (another layout of the package than 0.14)
+    python tests/helpers/write_left.py llm_compressor  # llm-compressor 0.14.0.1, transformers 5.17.0
     python tests/helpers/write_left.py nncf  # NNCF 3.4.0
+    NNCF_TORCH_LEGACY_TRACING=1 python tests/helpers/write_left.py nncf2  # NNCF 2.19.0, torch 2.13.0
     python tests/helpers/write_left.py sparseml  # SparseML 1.8.0
     python tests/helpers/write_left.py sparsimony  # sparsimony 0.1.0
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -27,17 +30,23 @@ def _save_dense(name: str, state: dict[str, Tensor]) -> None:
     save_file({key: tensor.detach().clone().contiguous() for key, tensor in state.items()}, FOLDER / name)
 
 
-def llama() -> None:
-    """Two folders, as llm-compressor saved a pruned model, of a Llama of 3,000 weights in bfloat16."""
-    from compressed_tensors import ModelCompressor
-    from compressed_tensors.config import SparsityCompressionConfig
+def _small_llama() -> Any:
+    """A Llama of 3,000 weights in bfloat16."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 1, "vocab_size": 24, "head_dim": 6}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 32}
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**sizes, **heads)).to(torch.bfloat16)
+
+
+def llama() -> None:
+    """Two folders, as llm-compressor saved a pruned model before compressed-tensors 0.15."""
+    from compressed_tensors import ModelCompressor
+    from compressed_tensors.config import SparsityCompressionConfig
+
     for kind, structure in (("sparse-bitmask", "unstructured"), ("sparse-24-bitmask", "2:4")):
-        torch.manual_seed(0)
-        model: Any = LlamaForCausalLM(LlamaConfig(**sizes, **heads)).to(torch.bfloat16)
+        model = _small_llama()
         for name, weight in model.named_parameters():
             if "proj" in name:
                 largest = weight.detach().float().abs().view(-1, 4).topk(2, 1).indices
@@ -52,6 +61,30 @@ def llama() -> None:
         model.save_pretrained(folder, state_dict=compressor.compress(model))
         compressor.update_config(folder)
         _save_dense(f"llama-{kind}-dense.safetensors", model.state_dict())
+
+
+def llm_compressor() -> None:
+    """A folder that its SparseGPT leaves now: dense, with zeros."""
+    from datasets import Dataset
+    from llmcompressor import oneshot
+    from llmcompressor.modifiers.pruning import SparseGPTModifier
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = WordLevel({str(number): number for number in range(24)}, unk_token="0")
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(vocabulary), unk_token="0", pad_token="0")
+    with TemporaryDirectory() as folder:
+        for part in (_small_llama(), words):
+            part.save_pretrained(folder)
+        tokens = torch.randint(24, (8, 16), generator=torch.Generator().manual_seed(0))
+        data = Dataset.from_dict({"input_ids": tokens.tolist(), "attention_mask": torch.ones_like(tokens).tolist()})
+        # A plain "lm_head" in ignore= is pruned nevertheless.
+        recipe = SparseGPTModifier(sparsity=0.7, ignore=["re:.*lm_head"])
+        sizes = {"num_calibration_samples": 8, "max_seq_length": 16}
+        model = oneshot(model=folder, processor=words, dataset=data, recipe=recipe, **sizes)
+        model.save_pretrained(FOLDER / "llm-compressor")
+    _save_dense("llm-compressor-dense.safetensors", model.state_dict())
 
 
 def tensors() -> None:
@@ -107,6 +140,24 @@ def nncf() -> None:
         _save_dense(f"{name}-dense.safetensors", plain.state_dict())
 
 
+def nncf2() -> None:
+    """The same with the API of NNCF 2; the dense weights are those that its own controller leaves."""
+    from nncf import NNCFConfig
+    from nncf.torch import create_compressed_model
+
+    for name, algorithm in (("nncf2-magnitude", "magnitude_sparsity"), ("nncf2-regularised", "rb_sparsity")):
+        torch.manual_seed(0)
+        compression = {"algorithm": algorithm, "sparsity_init": 0.7}
+        config = NNCFConfig.from_dict({"input_info": {"sample_size": [1, 1, 4, 4]}, "compression": compression})
+        controller, model = create_compressed_model(Net(), config)
+        for key, parameter in model.named_parameters():
+            if key.endswith("op._mask"):  # as training would leave them
+                parameter.data.copy_(torch.randn(parameter.shape))
+        torch.save(model.state_dict(), FOLDER / f"{name}.pt")
+        left = controller.strip(do_copy=True).state_dict()
+        _save_dense(f"{name}-dense.safetensors", {key: left[key] for key in Net().state_dict()})
+
+
 def sparseml() -> None:
     """A checkpoint of its exporter, in the middle of gradual magnitude pruning."""
     from sparseml.pytorch.optim import ScheduledModifierManager
@@ -154,7 +205,9 @@ def sparsimony() -> None:
 WRITERS: dict[str, Callable[[], None]] = {
     "llama": llama,
     "tensors": tensors,
+    "llm_compressor": llm_compressor,
     "nncf": nncf,
+    "nncf2": nncf2,
     "sparseml": sparseml,
     "sparsimony": sparsimony,
 }

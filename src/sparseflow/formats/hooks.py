@@ -16,6 +16,8 @@ _HOOK = re.compile(r"(?P<root>.*?)__nncf_hooks\.post_hooks\.(?P<weight>.+)__0\.\
 #: NNCF 2: ``block.3.pre_ops.0.op._binary_mask``; beside it pruning by regularisation has what the mask is made from.
 _PRE_OP = re.compile(r"(?P<layer>.+)\.pre_ops\.\d+\.op\.(?P<kind>_binary_mask|_mask|uniform)")
 _OF_NNCF_2 = "nncf_module."
+#: What NNCF 2 adds to convolutions, which no plain model has.
+_PADDING = ".nncf_padding_value"
 #: sparsimony: ``fc.parametrizations.weight.0.mask`` beside ``fc.parametrizations.weight.original``.
 _FAKE = re.compile(r"(?P<layer>.*)parametrizations\.(?P<weight>\w+)\.(?P<index>\d+)\.mask")
 _OF_SPARSEML = ".sparsity_mask"
@@ -33,7 +35,7 @@ def nncf(state: Mapping[str, Tensor]) -> Taken:
     Raises:
         ValueError: if a mask has no weight or another shape, or the model is quantised.
 
-    Reference: NNCF 3.4.0, ``nncf/torch/function_hook/pruning``.
+    Reference: NNCF 3.4.0, ``nncf/torch/function_hook/pruning``, and 2.19.0, ``nncf/torch/sparsity``.
 
     >>> state = {"fc.weight": torch.tensor([[1.0, 2.0]])}
     >>> state["__nncf_hooks.post_hooks.fc:weight__0.0.binary_mask"] = torch.tensor([[True, False]])
@@ -43,6 +45,9 @@ def nncf(state: Mapping[str, Tensor]) -> Taken:
     weights: dict[str, Stored] = {}
     used: list[str] = []
     for name, mask in state.items():
+        if name.endswith(_PADDING):
+            used.append(name)
+            continue
         if found := _HOOK.fullmatch(name):
             weight, kind = found["root"] + found["weight"].replace(":", "."), found["kind"]
         elif found := _PRE_OP.fullmatch(name):
