@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import sparseflow as sf
 from battery.network import SPARSITY, batch, network
+from sparseflow.integrations.transformers import SparseTrainerMixin, SparsifierCallback
 
 MAX_NORM = 0.1
 
@@ -21,7 +22,7 @@ MAX_NORM = 0.1
 def clipping() -> dict[str, float]:
     """Norm of the active weights' gradients over ``max_grad_norm`` after the Trainer has clipped; two digits.
 
-    ``as_it_is`` with a Sparsifier alone; ``masked_first`` where ``training_step`` calls ``mask_gradients_``.
+    ``as_it_is`` with the callback alone; ``masked_first`` with :class:`SparseTrainerMixin` too.
     """
     logging.getLogger("transformers").setLevel(logging.ERROR)
     return {"sparsity": SPARSITY, "as_it_is": _share(masked_first=False), "masked_first": _share(masked_first=True)}
@@ -41,21 +42,17 @@ def _share(*, masked_first: bool) -> float:
     transformers: Any = importlib.import_module("transformers")
     model, masks = network(0)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    sparsifier = sf.Sparsifier(model, optimizer, masks, sf.Static(), seed=0)
+    callback = SparsifierCallback({f"model.{name}": mask for name, mask in masks.items()})
     shares: list[float] = []
 
     class Watch(transformers.TrainerCallback):  # type: ignore[misc]
         def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-            sparsifier.mask_gradients_()
+            callback.mask_gradients_()
             gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
             shares.append(float(torch.cat([gradient.flatten() for gradient in gradients]).norm()) / MAX_NORM)
 
-    class Masking(transformers.Trainer):  # type: ignore[misc]
-        def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-            loss: Tensor = super().training_step(*args, **kwargs)
-            if masked_first and self.accelerator.sync_gradients:
-                sparsifier.mask_gradients_()
-            return loss
+    class SparseTrainer(SparseTrainerMixin, transformers.Trainer):  # type: ignore[misc]
+        pass
 
     points, labels = batch(0)
     data = [{"points": point, "labels": label} for point, label in zip(points, labels, strict=True)]
@@ -72,12 +69,14 @@ def _share(*, masked_first: bool) -> float:
             disable_tqdm=True,
             seed=0,
         )
-        trainer = Masking(
+        trainer = (SparseTrainer if masked_first else transformers.Trainer)(
             model=_WithLoss(model),
             args=arguments,
             train_dataset=data,
             optimizers=(optimizer, None),
-            callbacks=[Watch()],
+            callbacks=[callback, Watch()],
         )
-        trainer.train()
+        with warnings.catch_warnings():  # the callback says itself what is measured here
+            warnings.simplefilter("ignore")
+            trainer.train()
     return float(f"{sum(shares) / len(shares):.2g}")
