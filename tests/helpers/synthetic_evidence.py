@@ -50,6 +50,7 @@ def paper_run(config: DigitRun, *, accuracy: float | None = None) -> Run:
         level = {"dense": 0.99, "scratch": 0.972, "restart": 0.986}.get(config.method, 0.982)
         level -= 0.03 * (config.model != "lenet5") + 0.004 * (init == "dense")
         accuracy = 0.1135 if stuck else level + 0.0015 * noise.standard_normal()
+        accuracy += {"repaired": 0.003, "killed": -0.004}.get(config.control, 0.0) * (not stuck)
     final = {
         "test/accuracy": accuracy,
         "test/loss": 0.08,
@@ -89,10 +90,22 @@ def _metrics(config: DigitRun, init: str, stuck: bool, noise: np.random.Generato
         values[at] = after[np.isin(moved, steps)]
         series += [("update/before", moved, before), ("update/after", moved, after)]
     series.insert(0, ("flow/norm", steps, values))
+    ends = np.array([0.0, config.steps])
+    series += [(name, ends, np.full(2, value)) for name, value in _units(config).items()]
     return pd.concat(
         [pd.DataFrame({"step": at.astype(int), "name": name, "value": value}) for name, at, value in series],
         ignore_index=True,
     )
+
+
+def _units(config: DigitRun) -> dict[str, float]:
+    """Filters of the first layer: two to five of six are active, and in every second start one of them is dead."""
+    active = 2 + config.seed % 4
+    live = active - config.seed % 2 - (config.control == "killed")
+    if config.control == "repaired" or config.avoid_dead:
+        live = active
+    layer = "conv1" if config.model.startswith("lenet5") else "fc1"
+    return {f"units/all/{layer}": 6, f"units/no_path_in/{layer}": 6 - active, f"units/live/{layer}": live}
 
 
 def make_tables(scale: Scale) -> dict[str, pd.DataFrame]:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from noise_images import noise_images
-from sparseflow.analysis import dead_units
+from sparseflow.analysis import DeadUnits, dead_units
 from sparseflow.data.digits import Dataset, load_dataset
 from sparseflow.training import probes
 from sparseflow.training.config import pruning_parent
@@ -21,6 +22,7 @@ from sparseflow.training.run import train
 from sparseflow.training.runs import METRICS, Run, final_state, load_runs
 from sparseflow.training.setup import dense_network, set_up
 from sparseflow.training.units import unit_count, unit_counts
+from sparseflow.types import Masks
 from starts import at_start
 
 RUN = DigitRun(
@@ -132,10 +134,12 @@ def test_images(network: str, tmp_path: Path) -> None:
 def test_few_large_images_are_looked_at(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """At most 256 images and 2**22 numbers, 2**20 at once: 27 images of 3x224x224, six at a time."""
     looked: list[int] = []
-    monkeypatch.setattr(
-        "sparseflow.training.units.dead_units",
-        lambda model, batches, masks: looked.extend(len(labels) for _, labels in batches) or {},
-    )
+
+    def look(model: nn.Module, batches: list[tuple[Tensor, Tensor]], masks: Masks) -> dict[str, DeadUnits]:
+        looked.extend(len(labels) for _, labels in batches)
+        return {}
+
+    monkeypatch.setattr("sparseflow.training.units.dead_units", look)
     trainer = at_start(RUN, data, root=Path())
     unit_counts(RUN, trainer, [(torch.zeros(64, 3, 224, 224), torch.zeros(64))])
     assert looked == [6, 6, 6, 6, 3]

@@ -85,3 +85,10 @@ def unit_count(run: Run, which: str, layer: str, *, at_end: bool = False) -> flo
     rows = run.metrics
     chosen = (rows["name"] == f"units/{which}/{layer}") & (rows["step"] == (run.config.steps if at_end else 0))
     return float(rows.loc[chosen, "value"].iloc[0]) if chosen.any() else math.nan
+
+
+def first_layer(run: Run) -> str | None:
+    """Module name of the first layer whose units a run counted; ``None`` if it counted none."""
+    names = run.metrics["name"]
+    found = names[names.str.startswith("units/all/")]
+    return None if found.empty else str(found.iloc[0]).removeprefix("units/all/")

@@ -6,6 +6,7 @@ from functools import partial
 
 from sparseflow.lab.page.exhibit import Exhibit
 from sparseflow.paper.exhibits import (
+    dead_filters,
     film,
     flow,
     grid,
@@ -199,6 +200,11 @@ EXHIBITS: dict[str, Exhibit] = {
         question="Is a bad end the doing of the mask?",
         groups=masks.GROUPS,
         build=masks.masks_twice,
+    ),
+    "dead-filters": Exhibit(
+        question="Why do some sparse networks end low?",
+        groups=dead_filters.GROUPS,
+        build=dead_filters.dead_filter_exhibit,
     ),
     "grid": Exhibit(
         title="Grid search: choosing settings by held-out and by test images",
