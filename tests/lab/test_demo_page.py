@@ -15,8 +15,9 @@ from sparseflow.init.schemes import SCHEMES
 from sparseflow.lab.demo import figures
 from sparseflow.lab.demo.exhibits import ALL, EXHIBITS
 from sparseflow.lab.demo.headline import certainty, comparisons, headline
+from sparseflow.lab.demo.live_filters import live_filters, live_words
 from sparseflow.lab.demo.page import settings, write_report
-from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.figure_data import accuracy_points
 from sparseflow.lab.page.page import hardware
 from sparseflow.lab.page.signal import draw_signal, signal_levels
@@ -363,3 +364,18 @@ def test_a_dead_network_leaves_the_logarithmic_axis_through_the_bottom() -> None
 def test_thresholds_in_the_words_are_those_of_the_table(page: ElementTree.Element) -> None:
     assert f"ends below {COLLAPSE_PERCENT:g} % test accuracy" in words(page)
     assert f"a loss below {ONSET_LOSS:g} (median over seeds)" in words(page)
+
+
+def test_live_filters_are_those_of_the_first_layer_at_the_start() -> None:
+    def run(seed: int, live: int, **changes: Any) -> Run:
+        rows = [(0, "units/live/conv1", live), (0, "units/live/conv2", 9), (900, "units/live/conv1", 8)]
+        metrics = pd.DataFrame(rows, columns=["step", "name", "value"])
+        return make_run(seed=seed, metrics=metrics, accuracy=0.8 + 0.01 * live, **changes)
+
+    runs = [run(seed, live) for seed, live in enumerate([1, 2, 3, 4, 5])]
+    data = live_filters([*runs, run(0, 7, method="dense")])
+    assert data["live"].to_list() == [1, 2, 3, 4, 5]  # a dense network starts without a mask
+    assert "more live filters end higher (rank correlation 1, p = " in live_words(data)
+    assert "more live filters end lower" in live_words(data.assign(accuracy=-data["accuracy"]))
+    with pytest.raises(NotEnoughRunsError, match=r"counted its live units.*\nsparseflow demo"):
+        live_filters([make_run()])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich import box
@@ -41,6 +42,8 @@ class Reproduce:
     """MNIST: demo, paper (hours). Images: smoke, cifar (hours), cifar-long (a day), imagenet (GPU months)."""
     only: tuple[str, ...] = ()
     """Of the items, only these."""
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """Changed settings, such as sparsity=0.9."""
     seeds: Annotated[Count | None, tyro.conf.arg(metavar="INT")] = None
     """Repetitions of every cell; None: as the claims need."""
     jobs: Annotated[Count | None, tyro.conf.arg(metavar="INT")] = None
@@ -48,7 +51,7 @@ class Reproduce:
     ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """Ray cluster; its machines share --out."""
     out: _OptionalPath = None
-    """Folder of the runs; None: runs/<scale>."""
+    """Folder of the runs; None: runs/<scale>, and what is --set."""
     report: _OptionalPath = None
     """Folder of the page; None: <out>/report."""
     data: _OptionalPath = None
@@ -60,18 +63,23 @@ class Reproduce:
 
     def run(self) -> None:
         """Train and measure what is missing, judge the claims, and write the page."""
+        from sparseflow.paper.changed import check_read, in_words, parsed_settings
+        from sparseflow.paper.matrix.scales import SCALES
         from sparseflow.training.pool import check_jobs, local_jobs, run_tasks
         from sparseflow.training.sweep import Training, prepare
 
         check_jobs(self.jobs)
-        root = self.out or Path("runs") / self.scale
+        settings = parsed_settings(self.set, SCALES[self.scale])
+        root = self.out or Path("runs") / "-".join([self.scale, *(f"{name}-{to}" for name, to in settings.items())])
         # Other machines have other working folders.
         data = self.data and self.data.absolute()
-        matrix = self._matrix(data)
+        matrix = self._matrix(data, settings)
         if self.list:
             _out.print(_listing(matrix, root))
             return
-        tasks = matrix.tasks(self.only or self.items, data_root=data)
+        items = self.only or self.items
+        tasks = matrix.tasks(items, data_root=data)
+        check_read(settings, tasks)
         todo = [task for task in tasks if not task.is_done(root)]
         runs = sum(isinstance(task, Training) for task in tasks)
         jobs = 1 if self.ray and self.jobs is None else local_jobs(self.jobs)
@@ -91,19 +99,28 @@ class Reproduce:
             verdicts = matrix.judge(evidence)
         command = shlex.join(["sparseflow", *sys.argv[1:]])
         drawing = partial(track, description="drawing", console=_err, transient=True)
-        page = matrix.report(evidence, verdicts, self.report or root / "report", command=command, watched=drawing)
+        page = matrix.report(
+            evidence,
+            verdicts,
+            self.report or root / "report",
+            command=command,
+            asked=matrix.asked(items),
+            changes=in_words(settings, SCALES[self.scale]),
+            watched=drawing,
+        )
         if verdicts:
             counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in ("held", "failed", "inconclusive")}
             _out.print(", ".join(f"{count} claims {kind}" for kind, count in counts.items()))
         _err.print(f"{_duration(time.monotonic() - began)}.")
         _out.print(f"Open [bold]{page}[/bold] in a browser.", soft_wrap=True)
 
-    def _matrix(self, data: Path | None) -> Matrix:
+    def _matrix(self, data: Path | None, settings: Mapping[str, Any]) -> Matrix:
+        from sparseflow.paper.changed import changed
         from sparseflow.paper.cost import SUSTAINED
         from sparseflow.paper.matrix.scales import SCALES
         from sparseflow.paper.reproduce import Matrix
 
-        scale = SCALES[self.scale]
+        scale = changed(SCALES[self.scale], settings)
         if self.seeds is not None:
             scale = scale.with_seeds(self.seeds)
         rate = SUSTAINED if self.tflops is None else self.tflops * 1e12

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.lab.page.groups import group_of, names_of
@@ -42,8 +42,25 @@ NAMED = 8
 REPRODUCE = "sparseflow reproduce "
 
 
+class Asked(NamedTuple):
+    """What a part of the paper was reproduced for."""
+
+    items: tuple[str, ...]
+    """As typed."""
+    claims: tuple[str, ...]
+    """Ids of the claims that the items are about."""
+
+
 def write_paper_report(
-    evidence: Evidence, verdicts: Sequence[Verdict], out: Path, *, command: str, scale: Scale, watched: Watched = iter
+    evidence: Evidence,
+    verdicts: Sequence[Verdict],
+    out: Path,
+    *,
+    command: str,
+    scale: Scale,
+    asked: Asked | None = None,
+    changes: str = "",
+    watched: Watched = iter,
 ) -> Path:
     """Write the page about MNIST and everything behind it under ``out``; return the page's path.
 
@@ -56,6 +73,8 @@ def write_paper_report(
         out: Folder; made where it does not exist.
         command: What was typed to make it all.
         scale: The runs that were planned.
+        asked: What the page begins with; None for everything.
+        changes: How the runs differ from the scale's, in words.
         watched: Iterates over the exhibits, in the order in which they are drawn.
 
     Raises:
@@ -72,6 +91,8 @@ def write_paper_report(
         found,
         command=command,
         scale=scale,
+        asked=asked,
+        changes=changes,
         columns=RUN_COLUMNS,
         headline=headline(found),
         full=scale.name == PAPER.name,
@@ -99,7 +120,15 @@ def part_of(name: str) -> str:
 
 
 def write_image_report(
-    evidence: Evidence, verdicts: Sequence[Verdict], out: Path, *, command: str, scale: Scale, watched: Watched = iter
+    evidence: Evidence,
+    verdicts: Sequence[Verdict],
+    out: Path,
+    *,
+    command: str,
+    scale: Scale,
+    asked: Asked | None = None,
+    changes: str = "",
+    watched: Watched = iter,
 ) -> Path:
     """Write the page about runs on images, as :func:`write_paper_report` does: at any time, with whatever is there."""
     spoken = [replace(verdict, note=_at_scale(verdict.note, scale)) for verdict in verdicts]
@@ -119,6 +148,8 @@ def write_image_report(
         found,
         command=command,
         scale=scale,
+        asked=asked,
+        changes=changes,
         columns=IMAGE_RUN_COLUMNS,
         headline=headline(found) if found else "",
         networks=networks_in_words(scale),
@@ -136,10 +167,13 @@ def _write(
     *,
     command: str,
     scale: Scale,
+    asked: Asked | None,
+    changes: str,
     columns: tuple[Column, ...],
     **values: Any,
 ) -> Path:
     runs = distinct_runs(evidence)
+    about = [claim for claim in claims if asked is None or claim.claim.id in asked.claims]
     environment = environment_json(evidence, command=command, scale=scale)
     files = {
         "claims.csv": as_csv(claims_csv(verdicts)),
@@ -156,6 +190,9 @@ def _write(
         names=names_of({group_of(run.config) for run in runs}),
         hours=sum(run.seconds for run in runs) / 3600,
         claims=claims,
+        changes=changes,
+        about=about,
+        asked="" if asked is None else asked_in_words(asked, about),
         verdict_of={claim.claim.id: claim for claim in claims},
         environment=environment,
         command=command,
@@ -187,6 +224,16 @@ def _at_scale(text: str, scale: Scale) -> str:
     'sparseflow reproduce --scale cifar paths'
     """
     return text.replace(REPRODUCE, f"{REPRODUCE}--scale {scale.name} ")
+
+
+def asked_in_words(asked: Asked, about: Sequence[Judged]) -> str:
+    """The first sentence of a page about a part of the paper.
+
+    >>> asked_in_words(Asked(("fig2a",), ()), [])
+    'Asked for: fig2a. No claim is about that alone.'
+    """
+    said = f"Asked for: {', '.join(asked.items)}."
+    return f"{said} {headline(about)}" if about else f"{said} No claim is about that alone."
 
 
 def networks_in_words(scale: Scale) -> str:

@@ -18,7 +18,7 @@ from sparseflow.paper.exhibits.all import EXHIBITS
 from sparseflow.paper.matrix.measured import TABLES
 from sparseflow.paper.matrix.scale import Groups, Scale
 from sparseflow.paper.measures.measurement import Measurement, read_tables
-from sparseflow.paper.page import write_image_report, write_paper_report
+from sparseflow.paper.page import Asked, write_image_report, write_paper_report
 from sparseflow.suggest import did_you_mean
 from sparseflow.training.runs import is_done, load_run
 from sparseflow.training.sweep import Training
@@ -103,11 +103,7 @@ class Matrix:
         """Groups and measurements of one item."""
         if item == "all":
             return list(self.groups), list(self.measurements)
-        exhibits = [
-            exhibit
-            for name, exhibit in self.exhibits.items()
-            if fnmatchcase(name, item) or name.rstrip("abc") == item or item in exhibit.claims
-        ]
+        exhibits = self._exhibits_named(item)
         patterns = (item, *(pattern for exhibit in exhibits for pattern in exhibit.groups))
         matches = [
             name
@@ -130,6 +126,30 @@ class Matrix:
             )
         return matches, measured
 
+    def asked(self, items: Sequence[str]) -> Asked | None:
+        """What a page about these items is headed with; None for everything.
+
+        >>> from sparseflow.paper.matrix.scales import DEMO
+        >>> Matrix.of(DEMO).asked(["fig3b"]).claims, Matrix.of(DEMO).asked(["all"])
+        (('C17', 'C18', 'C19'), None)
+        """
+        if "all" in items:
+            return None
+        about = [claim for item in items for one in self._exhibits_named(item) for claim in one.claims]
+        named = [item for item in items if item in self._claims]
+        return Asked(tuple(items), tuple(sorted({*(named or about)})))
+
+    @property
+    def _claims(self) -> Mapping[str, Judge]:
+        return _CLAIMS[self.scale.name]
+
+    def _exhibits_named(self, item: str) -> list[Exhibit]:
+        return [
+            exhibit
+            for name, exhibit in self.exhibits.items()
+            if fnmatchcase(name, item) or name.rstrip("abc") == item or item in exhibit.claims
+        ]
+
     def _tables(self) -> list[str]:
         return list(dict.fromkeys(table for one in self.measurements for table in TABLES[one.kind]))
 
@@ -145,14 +165,33 @@ class Matrix:
 
     def judge(self, evidence: Evidence) -> list[Verdict]:
         """The verdicts on the claims that the scale's runs can decide."""
-        return judge(evidence, _CLAIMS[self.scale.name])
+        return judge(evidence, self._claims)
 
     def report(
-        self, evidence: Evidence, verdicts: Sequence[Verdict], out: Path, *, command: str, watched: Watched = iter
+        self,
+        evidence: Evidence,
+        verdicts: Sequence[Verdict],
+        out: Path,
+        *,
+        command: str,
+        asked: Asked | None = None,
+        changes: str = "",
+        watched: Watched = iter,
     ) -> Path:
-        """Write the page; ``watched`` iterates over the exhibits as they are drawn."""
+        """Write the page.
+
+        Args:
+            evidence: What there is.
+            verdicts: Of :meth:`judge`.
+            out: Folder of the page.
+            command: What was typed.
+            asked: Of :meth:`asked`.
+            changes: How the runs differ from the scale's; it stands at the head of the page.
+            watched: Iterates over the exhibits as they are drawn.
+        """
         write = _PAGES[self.scale.page]
-        return write(evidence, verdicts, out, command=command, scale=self.scale, watched=watched)
+        said = {"command": command, "asked": asked, "changes": changes}
+        return write(evidence, verdicts, out, scale=self.scale, watched=watched, **said)
 
     def evidence(self, root: Path) -> Evidence:
         """The finished runs and measurements, by the names that claims and figures ask for."""

@@ -11,6 +11,7 @@ import pandas as pd
 
 from sparseflow.lab.demo import figures, findings
 from sparseflow.lab.demo.headline import certainty, comparisons
+from sparseflow.lab.demo.live_filters import draw_live, live_filters, live_how, live_words
 from sparseflow.lab.page import signal
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.exhibit import Content, Drawing, Exhibit
@@ -39,7 +40,24 @@ def _pruned(evidence: Evidence, _: object) -> Content:
         )
     runs = evidence.runs(PRUNED)
     table = summarize(runs)
-    return Content(shows=[findings.accuracy_words(table)], drawings=[_dots("pruned-masks", runs, table)])
+    shows, drawings, missing = [findings.accuracy_words(table)], [_dots("pruned-masks", runs, table)], []
+    try:
+        data = live_filters(runs)
+    except NotEnoughRunsError as error:
+        missing.append(str(error))
+    else:
+        words = live_words(data)
+        shows.append(words)
+        drawings.append(
+            Drawing(
+                name="live-filters",
+                how=live_how(data),
+                alt=f"Dots: final test accuracy over the live filters of the first layer. {words}",
+                draw=partial(draw_live, data),
+                data=data,
+            )
+        )
+    return Content(shows=shows, drawings=drawings, missing=missing)
 
 
 def _dots(name: str, runs: list[Run], table: pd.DataFrame) -> Drawing:
