@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +78,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         for (column, method), number in sorted(_passed.items()):
             rows.setdefault(column, {})[method] = number
         Path(path).write_text(json.dumps(rows, indent=1) + "\n")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _releases(record_testsuite_property: Callable[[str, object], None]) -> None:
+    """A result file (``--junitxml``) says with which releases it came about; ``benchmarks.versions`` reads them."""
+    record_testsuite_property("python", platform.python_version())
+    for name in ("torch", "numba", "numpy"):
+        record_testsuite_property(name, metadata.version(name))
 
 
 @pytest.fixture(autouse=True)
