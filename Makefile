@@ -7,7 +7,7 @@ RUNS ?= runs/demo
 # Arguments of the battery, such as BATTERY=--check.
 BATTERY ?=
 
-.PHONY: demo test lint types unit bounds bench faults soak battery docs clean help
+.PHONY: demo test lint types unit bounds bench faults soak battery status docs clean help
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -38,6 +38,9 @@ faults: $(VENV)/.installed  ## make every call of every kind of save fail, in ea
 
 battery: $(VENV)-battery/.installed  ## try every optimizer of seven libraries, write docs/optimizers.md
 	$(VENV)-battery/bin/python -m battery $(BATTERY)
+
+status: $(VENV)/.installed  ## run the tests of each method's cells, write docs/status.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.status
 
 soak: $(VENV)/.installed  ## 100,000 steps of the state machine of what users do to a sparse run
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak

@@ -1,10 +1,12 @@
-"""``python -m benchmarks.status``: run the tests with the mark ``status``, write which passed into docs/status.md."""
+"""``make status``: run the tests with the mark ``status``, write what became of them into docs/status.md."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.table import filled
@@ -12,6 +14,8 @@ from sparseflow.training.names import METHODS
 
 ROOT = Path(__file__).parent.parent
 PAGE, COUNTS = ROOT / "docs" / "status.md", ROOT / "docs" / "status.json"
+#: Column -> case -> outcome -> number of tests.
+Found = Mapping[str, Mapping[str, Mapping[str, int]]]
 #: Where the tests with the mark are.
 TESTS = ("tests/methods", "tests/engine/test_methods.py", "tests/sparsifier")
 COLUMNS = ("masked", "engine", "compiled", "DDP", "FSDP2", "AMP")
@@ -34,41 +38,51 @@ def row_of(case: str) -> str:
     return {"gmp": "prune", "rigl_replaces_step": "rigl"}.get(name, name)
 
 
-def counts() -> dict[str, dict[str, int]]:
-    """Column -> case -> number of tests that passed.
+def run_tests() -> int:
+    """Run the tests with the mark, in one process, and write what became of each into docs/status.json.
 
-    Raises:
-        subprocess.CalledProcessError: if a test fails.
+    Returns: pytest's exit code.
     """
     command = [sys.executable, "-m", "pytest", "-q", "-m", "status", "--status", str(COUNTS), *TESTS]
-    subprocess.run(command, cwd=ROOT, check=True)
-    found: dict[str, dict[str, int]] = json.loads(COUNTS.read_text())
-    return found
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
-def markdown(found: dict[str, dict[str, int]]) -> str:
-    """The table: how many tests of each kind passed for each method; a dash where there is none.
+def markdown(found: Found) -> str:
+    """The table: a cross where a test failed or was not run, a tick where all passed, a dash where there is none.
 
     Raises:
         ValueError: if a test has a column or a method that the table does not show.
     """
-    cells = {(column, row_of(case)): 0 for column, cases in found.items() for case in cases}
+    cells: dict[tuple[str, str], Counter[str]] = {}
     for column, cases in found.items():
-        for case, number in cases.items():
-            cells[column, row_of(case)] += number
+        for case, outcomes in cases.items():
+            cells.setdefault((column, row_of(case)), Counter()).update(outcomes)
     if unknown := [cell for cell in cells if cell[0] not in COLUMNS or cell[1] not in ROWS]:
         raise ValueError(f"benchmarks.status shows no {unknown}; add them to COLUMNS and ROWS.")
     lines = [f"| method | {' | '.join(COLUMNS)} |", "|---|" + "---|" * len(COLUMNS)]
     for key, name in ROWS.items():
-        found_here = [cells.get((column, key), 0) for column in COLUMNS]
-        shown = [f"✓ {number}" if number else "–" for number in found_here]
-        lines.append(f"| {name} | {' | '.join(shown)} |")
+        lines.append(f"| {name} | {' | '.join(shown(cells.get((column, key), Counter())) for column in COLUMNS)} |")
     return "\n".join(lines)
 
 
+def shown(outcomes: Counter[str]) -> str:
+    """A cell.
+
+    >>> shown(Counter(passed=8)), shown(Counter(passed=7, failed=1)), shown(Counter())
+    ('✓ 8', '✗ 1 failed, 7 passed', '–')
+    """
+    if not outcomes:
+        return "–"
+    if set(outcomes) == {"passed"}:
+        return f"✓ {outcomes['passed']}"
+    return "✗ " + ", ".join(f"{number} {outcome}" for outcome, number in sorted(outcomes.items()))
+
+
 def main() -> None:
-    """Run the tests, and write the page."""
-    PAGE.write_text(filled(PAGE.read_text(), "status", markdown(counts())))
+    """Run the tests, write the page, and end as the tests did."""
+    code = run_tests()
+    PAGE.write_text(filled(PAGE.read_text(), "status", markdown(json.loads(COUNTS.read_text()))))
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

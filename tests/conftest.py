@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import platform
-from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from importlib import metadata
@@ -14,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
+
+from status_record import StatusRecord
 
 # The same examples every time, and no time limit that a busy machine could break.
 settings.register_profile("reproducible", derandomize=True, deadline=None)
@@ -44,40 +44,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Together(config, log) if config.getoption("dist") == "loadfile" else None
 
 
-# -- docs/status.json: which tests with the mark ``status`` passed, by column and method -------------------------------
-
-_passed: Counter[tuple[str, str]] = Counter()
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--status", metavar="FILE", help="write the number of passed tests by column and method")
+    parser.addoption("--status", metavar="FILE", help="write what became of the tests with the mark status")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A property travels with the report, from other processes too."""
-    for item in items:
-        for mark in item.iter_markers("status"):
-            method = item.callspec.params[mark.kwargs.get("by", "method")]  # type: ignore[attr-defined]
-            item.user_properties.append(("status", (mark.args[0], method)))
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    if session.config.option.collectonly:
-        _passed.update(tuple(value) for item in session.items for key, value in item.user_properties if key == "status")
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.when == "call" and report.passed:
-        _passed.update(tuple(value) for key, value in report.user_properties if key == "status")
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    path = session.config.getoption("--status", default=None)
-    if path and not hasattr(session.config, "workerinput"):
-        rows: dict[str, dict[str, int]] = {}
-        for (column, method), number in sorted(_passed.items()):
-            rows.setdefault(column, {})[method] = number
-        Path(path).write_text(json.dumps(rows, indent=1) + "\n")
+def pytest_configure(config: pytest.Config) -> None:
+    if (path := config.getoption("--status", default=None)) is None:
+        return
+    if config.getoption("numprocesses", default=None):
+        raise pytest.UsageError("--status counts the tests of one process. Leave -n out.")
+    config.pluginmanager.register(StatusRecord(Path(path)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -67,7 +67,7 @@ class Job:
         """Kill the process with SIGKILL."""
         self._process.kill()
 
-    def wait(self, timeout: float = 120) -> Ended:
+    def wait(self, timeout: float = 600) -> Ended:
         """Wait for the end of the process and return its result; fail if it does not end in time."""
         self._process.join(timeout)
         code = self._process.exitcode
