@@ -201,6 +201,22 @@ def test_most_negative_eigenvalue_only_at_checkpoints(evidence: Evidence) -> Non
     assert (data["mean"] > 0).all()
 
 
+def test_mean_over_training_is_the_claims_and_curvature_along_the_gradient_is_shown(evidence: Evidence) -> None:
+    """Of |smallest| 1 and 4, and 2 and 8, in two runs: sqrt(sqrt(1 * 4) * sqrt(2 * 8)) = 2.83; means of 1, 3 are 2."""
+    first, second = (DEMO.often * k for k in DEMO.checkpoints[:2])
+    rows = pd.DataFrame([
+        {"group": "lenet5/rigl/sparse/f100", "seed": seed, "step": step, "moment": "at", "examples": 9,
+         "smallest": -value, "rayleigh": quotient, "negative_sum": -5.0}
+        for seed, step, value, quotient in (
+            (0, first, 1.0, 1.0), (0, second, 4.0, 6.0), (1, first, 2.0, 3.0), (1, second, 8.0, 6.0),
+        )
+    ])  # fmt: skip
+    content = spectra.fig11a(Evidence({}, {"spectra": rows}), DEMO)
+    assert "RigL+ 2.83" in content.shows[0]
+    (table,) = content.tables
+    assert table.data["rayleigh"].tolist() == [2.0, 6.0]
+
+
 def test_stills_are_spread_over_the_film(evidence: Evidence) -> None:
     content = film.film(evidence, DEMO)
     moving, still = content.drawings

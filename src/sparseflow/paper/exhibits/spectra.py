@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -13,10 +14,10 @@ from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.exhibit import Content, Drawing, Row
 from sparseflow.lab.page.figure_data import condensed
 from sparseflow.lab.page.panels import NARROW, Curve
-from sparseflow.lab.page.table import Table, cell, records
+from sparseflow.lab.page.table import Cell, Table, cell, records
 from sparseflow.lab.page.words import listed, number
 from sparseflow.paper.exhibits import densities
-from sparseflow.paper.exhibits.curves import curve_of, geometric_mean
+from sparseflow.paper.exhibits.curves import curve_of
 from sparseflow.paper.exhibits.densities import Moment, Spectra
 from sparseflow.paper.matrix.scale import Scale
 
@@ -71,7 +72,9 @@ def fig11a(evidence: Evidence, scale: Scale) -> Content:
         ],
         ignore_index=True,
     )
-    means = {curve.label: geometric_mean(data[data["group"] == curve.group]) for curve in present}
+    # As C27 has it: of each run, and then over runs.
+    logs = values.assign(log=np.log(values["value"])).groupby(["group", "seed"])["log"].mean().groupby("group").mean()
+    means = {curve.label: float(np.exp(logs[curve.group])) for curve in present}
     ranked = sorted(means.items(), key=lambda pair: -pair[1])
     seeds = listed([f"{curve.label} {int(data.loc[data['group'] == curve.group, 'n'].max())}" for curve in present])
     sentence = (
@@ -87,7 +90,38 @@ def fig11a(evidence: Evidence, scale: Scale) -> Content:
         draw=partial(draw_smallest, present, data),
         data=data,
     )
-    return Content(shows=[sentence], drawings=[drawing])
+    steps = densities.chosen_steps(sorted(rows["step"].unique()), often=scale.often)
+    return Content(shows=[sentence], drawings=[drawing], tables=[curvature_table(present, rows, steps)])
+
+
+def curvature_table(curves: Sequence[Curve], rows: pd.DataFrame, steps: Sequence[int]) -> Table:
+    r"""The second-order term of the loss's change along the gradient (Eq. 28), and all downward curvature together.
+
+    .. math:: L(w - \eta g) - L(w) \approx -\eta \lVert g \rVert^2 + \tfrac{1}{2} \eta^2\, g^\top H g
+
+    Shown is :math:`g^\top H g / g^\top g`: a step along the gradient gains nothing once the learning rate is above two
+    over it.
+    """
+    data = (
+        rows[rows["step"].isin(steps)]
+        .groupby(["group", "step"], sort=False)[["rayleigh", "negative_sum"]]
+        .mean()
+        .reset_index()
+    )
+    found = {(str(row["group"]), int(row["step"])): row for row in records(data)}
+
+    def shown(group: str, step: int) -> Cell:
+        row = found.get((group, step))
+        return cell("-") if row is None else cell(number(row["rayleigh"], 2), f"sum {number(row['negative_sum'], 2)}")
+
+    return Table(
+        name="fig11a-curvature",
+        caption="Curvature along the gradient, g'Hg / g'g, by step; below it the sum of all negative eigenvalues. Means "
+        "over runs.",
+        head=["Network", *(f"Step {step}" for step in steps)],
+        rows=[[cell(curve.label), *(shown(curve.group, step) for step in steps)] for curve in curves],
+        data=data,
+    )
 
 
 def draw_smallest(curves: Sequence[Curve], data: pd.DataFrame, *, narrow: bool = False) -> Figure:
