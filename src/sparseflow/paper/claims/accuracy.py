@@ -44,8 +44,8 @@ INITS = {SCHEMES[key].label: key for key in cells.INITS}
 GAIN = 5.0
 #: Why LeNet5's masks move every 100 steps where claims are judged.
 OFTEN = (
-    "LeNet5's masks move every 100 steps now: at 500, which Table 4 prints, three of the six cells of Table 1 end 0.36 "
-    "to 0.58 points below the paper's, at 100, as in the authors' configs and Figures 8b and 10, none does."
+    "LeNet5's masks move every 100 steps now, as in the authors' configs and Figures 8b and 10: at 500, which Table 4 "
+    "prints, SET ends below the paper's Table 1, at 100 it does not."
 )
 #: How sentences describe what a method does with connections.
 _DOES = {

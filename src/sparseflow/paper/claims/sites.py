@@ -94,8 +94,8 @@ class Site:
     def cell(self, network: str, method: str, init: str) -> str:
         """The group of a cell of Table 1, at the update period that it is judged at.
 
-        LeNet5's is 100: at 500, which Table 4 prints, three of six cells are 0.36 to 0.58 points below the paper's, and
-        at 100, as in the authors' configs and Figures 8b and 10, all six agree.
+        LeNet5's is 100, as in the authors' configs and Figures 8b and 10. At 500, which Table 4 prints, SET ends below
+        the paper's table, at 100 it does not.
 
         >>> MNIST.cell("lenet5", "rigl", "sparse"), MNIST.cell("mlp", "rigl", "sparse")
         ('lenet5/rigl/sparse/f100', 'mlp/rigl/sparse')

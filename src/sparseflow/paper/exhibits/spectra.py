@@ -116,8 +116,8 @@ def curvature_table(curves: Sequence[Curve], rows: pd.DataFrame, steps: Sequence
 
     return Table(
         name="fig11a-curvature",
-        caption="Curvature along the gradient, g'Hg / g'g, by step; below it the sum of all negative eigenvalues. Means "
-        "over runs.",
+        caption="Curvature along the gradient, g'Hg / g'g, by step; below it the sum of all negative eigenvalues. "
+        "Means over runs.",
         head=["Network", *(f"Step {step}" for step in steps)],
         rows=[[cell(curve.label), *(shown(curve.group, step) for step in steps)] for curve in curves],
         data=data,
