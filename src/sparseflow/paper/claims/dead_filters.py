@@ -16,7 +16,7 @@ from scipy import stats
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.summary import accuracy_percent
 from sparseflow.paper.claims.statistics import spearman_above
-from sparseflow.paper.claims.verdict import FEWEST_RANKED, Outcome, Part, all_of
+from sparseflow.paper.claims.verdict import FEWEST_RANKED, Part, all_of, directed
 from sparseflow.paper.matrix.cells import INITS, METHODS
 from sparseflow.training.runs import Run
 from sparseflow.training.units import first_layer, unit_count
@@ -133,7 +133,7 @@ def signed_rank_greater(a: ArrayLike, b: ArrayLike, *, alpha: float) -> Part:
         float(stats.wilcoxon(sign * difference, alternative="greater").pvalue) if difference.any() else 1.0
         for sign in (1, -1)
     )
-    outcome: Outcome = "held" if p < alpha else "failed" if opposite < alpha else "inconclusive"
+    outcome = directed(p, right=p < opposite, shown=p < alpha, refuted=opposite < alpha)
     up = int((difference > 0).sum())
     text = f"signed ranks, {up} of {len(difference)} up, median change {np.median(difference):.2g}, p = {p:.2g}"
-    return Part(outcome, text, str(len(difference)), p)
+    return Part(outcome, text, str(len(difference)), p, "pairs by start")
