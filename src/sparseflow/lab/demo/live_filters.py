@@ -46,7 +46,7 @@ def live_words(data: pd.DataFrame) -> str:
      correlation 0.95, p = 0.051).'
     """
     ours = data[data["init"] == "sparse"]
-    parts = []
+    parts: list[str] = []
     for live, runs in ours.groupby("live"):
         filters, networks = str(live), str(len(runs))
         if not parts:
