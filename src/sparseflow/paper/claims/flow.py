@@ -56,18 +56,18 @@ def c15(evidence: Evidence) -> Verdict:
     parts, old, gaps = {}, {}, {}
     for moment, before_updates in (("off-cycle", False), ("before updates", True)):
         for label, init in (("Liu", "liu"), ("Ours", "sparse")):
-            window = {"first": 500, "last": 6000, "before_updates": before_updates}
-            flows = rigl_and_scratch(
-                evidence, MNIST, "lenet5", init, **window, at_least=FEWEST_RANKED,
-                learned_above=evidence.collapse_percent,
+            flows_at = partial(
+                rigl_and_scratch, evidence, network="lenet5", init=init, first=500, last=6000,
+                before_updates=before_updates, at_least=FEWEST_RANKED,
             )  # fmt: skip
+            flows = flows_at(MNIST, learned_above=evidence.collapse_percent)
             # One-sided at 0.025: the two-sided 95 % interval lies above 0.
             name = f"{label}, {moment}"
             test = partial(paired_not_different, alpha=0.05) if init == "liu" else partial(paired_greater, alpha=0.025)
             parts[name] = test(*flows)
             gaps[name] = _gap(flows)
             if evidence.groups.get(f"lenet5/rigl/{init}"):
-                before = rigl_and_scratch(evidence, CIFAR, "lenet5", init, **window, at_least=FEWEST_RANKED)
+                before = flows_at(CIFAR)
                 gaps[f"{name}, every 500"] = _gap(before)
                 former = partial(not_different, alpha=0.05) if init == "liu" else partial(greater, alpha=0.025)
                 old[name] = former(*before)

@@ -109,9 +109,9 @@ def c16(evidence: Evidence) -> Verdict:
     the masks are, and the ratio on noise, are reported.
     """
     table = evidence.table("pruned_signal")
-    ratios: dict[str, Any] = {}
-    noise: dict[str, Any] = {}
-    means: dict[str, Any] = {}
+    ratios: dict[str, Interval] = {}
+    noise: dict[str, Interval] = {}
+    means: dict[str, Interval] = {}
     for network in ("lenet5", "mlp"):
         for name, base in BASES.items():
             rows = table[(table["network"] == network) & (table["masks"] == "pruned") & (table["base"] == base)]

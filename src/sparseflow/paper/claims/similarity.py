@@ -180,7 +180,8 @@ def _other_pruned(evidence: Evidence, name: str) -> pd.Series[float]:
     # As in function_reference: from_model is KL(model || pruned), where the pruned network is b, and then a.
     columns = {"kl_from_model": ("kl_ab", "kl_ba"), "kl_from_reference": ("kl_ba", "kl_ab")}.get(name, (name, name))
     seeds = pd.concat([pairs["b"], pairs["a"]])
-    return pd.concat([pairs[column] for column in columns]).groupby(seeds).mean()
+    means: pd.Series[float] = pd.concat([pairs[column] for column in columns]).groupby(seeds).mean()
+    return means
 
 
 def pairwise(evidence: Evidence, *groups: str) -> list[Values]:

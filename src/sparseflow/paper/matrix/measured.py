@@ -57,7 +57,7 @@ def digit_measurements(scale: Scale, *, data_root: Path | None = None) -> Iterat
     def functions() -> Iterator[Measurement]:
         first, *others = groups["tickets/prune"]
         # Each run against the solution that its masks come from.
-        compared: dict[str, DigitRun] = dict.fromkeys(COMPARED, first)
+        compared = {group: first for group in COMPARED}  # noqa: C420
         for number, pruned in enumerate(others, start=1):
             compared |= {f"{group}/mask{number}": pruned for group in COMPARED if group != "tickets/prune"}
         for group, pruned in compared.items():
