@@ -42,7 +42,7 @@ FLOORS = [
     {"paper.matrix"},
     {"paper.claims"},
     {"paper.exhibits"},
-    {"paper.page", "paper.reproduce", "paper.changed"},
+    {"paper.page", "paper.reproduce", "paper.changed", "paper.committed"},
     {"cli", "__main__"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

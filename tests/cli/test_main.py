@@ -74,7 +74,7 @@ def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("info", 24),
         ("doctor", 26),
         ("train", 58),
-        ("reproduce", 34),
+        ("reproduce", 36),
     ],
 )
 def test_help_fits_a_screen(command: str, lines: int, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,8 @@ class Reproduce:
     """Folder of the page; None: <out>/report."""
     data: _OptionalPath = None
     """Folder of datasets; None: $SPARSEFLOW_DATA, or a cache."""
+    verdicts: _OptionalPath = None
+    """A page's folder: judge again from its tables, train nothing."""
     list: bool = False
     """Show every item and its cost, and train nothing."""
     tflops: Annotated[Positive | None, tyro.conf.arg(metavar="FLOAT")] = None
@@ -68,6 +70,9 @@ class Reproduce:
         from sparseflow.training.pool import check_jobs, local_jobs, run_tasks
         from sparseflow.training.sweep import Training, prepare
 
+        if self.verdicts is not None:
+            _judge_again(self.verdicts)
+            return
         check_jobs(self.jobs)
         settings = parsed_settings(self.set, SCALES[self.scale])
         root = self.out or Path("runs") / "-".join([self.scale, *(f"{name}-{to}" for name, to in settings.items())])
@@ -125,6 +130,27 @@ class Reproduce:
             scale = scale.with_seeds(self.seeds)
         rate = SUSTAINED if self.tflops is None else self.tflops * 1e12
         return Matrix.of(scale, data_root=data, rate=rate)
+
+
+def _judge_again(folder: Path) -> None:
+    """Compare a page's verdicts with what its tables say.
+
+    Raises:
+        ValueError: if there are no tables; SystemExit(1) if a verdict differs.
+    """
+    import json
+
+    from sparseflow.paper.matrix.scales import SCALES
+    from sparseflow.paper.reproduce import Matrix
+
+    stored = folder / "environment.json"
+    if not stored.is_file():
+        raise ValueError(f"{folder} has no page of sparseflow reproduce. Name its folder, such as results/paper.")
+    matrix = Matrix.of(SCALES[json.loads(stored.read_text())["scale"]])
+    if found := matrix.rejudged(folder):
+        _err.print("\n".join(found), markup=False, soft_wrap=True)
+        raise SystemExit(1)
+    _out.print(f"Every verdict in {folder / 'claims.csv'} is what the tables beside it say.", soft_wrap=True)
 
 
 def _listing(matrix: Matrix, root: Path) -> Table:

@@ -15,6 +15,7 @@ from sparseflow.lab.page.page import Missing, Shown, Watched, as_csv, show_all, 
 from sparseflow.lab.page.table import Column
 from sparseflow.lab.page.words import DATASETS_IN_WORDS, count
 from sparseflow.paper.claims.verdict import Verdict
+from sparseflow.paper.committed import committed_files
 from sparseflow.paper.exhibits.all import EXHIBITS, image_exhibits
 from sparseflow.paper.exhibits.contradictions import contradictions
 from sparseflow.paper.exhibits.records import (
@@ -179,6 +180,7 @@ def _write(
         "claims.csv": as_csv(claims_csv(verdicts)),
         "runs.csv": as_csv(runs_csv(evidence, columns)),
         "environment.json": as_json(environment),
+        **(committed_files(evidence, scale) if verdicts else {}),
     }
     return write_page(
         out,
@@ -191,6 +193,7 @@ def _write(
         hours=sum(run.seconds for run in runs) / 3600,
         claims=claims,
         changes=changes,
+        has_tables=bool(verdicts and runs),
         about=about,
         asked="" if asked is None else asked_in_words(asked, about),
         verdict_of={claim.claim.id: claim for claim in claims},

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.lab.page.exhibit import Exhibit
-from sparseflow.lab.page.page import Watched
+from sparseflow.lab.page.page import Watched, as_csv
 from sparseflow.paper.claims import CIFAR_CLAIMS, CLAIMS, IMAGENET_CLAIMS, Judge, judge
 from sparseflow.paper.claims.verdict import Verdict
+from sparseflow.paper.committed import read_committed
 from sparseflow.paper.cost import SUSTAINED, device_seconds
 from sparseflow.paper.exhibits.all import EXHIBITS
+from sparseflow.paper.exhibits.verdicts import claims_csv
 from sparseflow.paper.matrix.measured import TABLES
 from sparseflow.paper.matrix.scale import Groups, Scale
 from sparseflow.paper.measures.measurement import Measurement, read_tables
@@ -166,6 +171,27 @@ class Matrix:
     def judge(self, evidence: Evidence) -> list[Verdict]:
         """The verdicts on the claims that the scale's runs can decide."""
         return judge(evidence, self._claims)
+
+    def rejudged(self, folder: Path) -> list[str]:
+        """Judge every claim again from the tables beside a page, and say in a line each what differs from its CSV.
+
+        Raises:
+            ValueError: if the folder has no such tables.
+        """
+        verdicts = self.judge(read_committed(folder, self.groups, self.scale))
+        table = as_csv(claims_csv(verdicts))
+        ours, theirs = (
+            pd.read_csv(source, dtype=str, keep_default_na=False).set_index("id")
+            for source in (io.BytesIO(table), folder / "claims.csv")
+        )
+        if list(ours.index) != list(theirs.index) or list(ours.columns) != list(theirs.columns):
+            return [f"{folder / 'claims.csv'} is about other claims, or says other things of them."]
+        differs = ours != theirs
+        return [
+            f"{id} {column}: {ours.loc[id, column]!r}, but the page has {theirs.loc[id, column]!r}"
+            for id in ours.index[differs.any(axis=1)]
+            for column in ours.columns[differs.loc[id]]
+        ]
 
     def report(
         self,

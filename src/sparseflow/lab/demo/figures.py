@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,7 +56,7 @@ def _dots(axes: Axes, position: float, runs: pd.DataFrame, *, colour: str) -> No
     accuracy, learned = runs["accuracy"].to_numpy(), ~runs["collapsed"].to_numpy()
     # Seeds side by side across the row, so that equal accuracies do not hide each other.
     across = 0.7 * (np.arange(len(accuracy)) - (len(accuracy) - 1) / 2) / max(len(accuracy), 3)
-    edge = {"markeredgecolor": INK, "markeredgewidth": 0.4}
+    edge: dict[str, Any] = {"markeredgecolor": INK, "markeredgewidth": 0.4}
     axes.plot(accuracy, position + across, "o", markersize=4.2, color=colour, alpha=0.8, **edge)
     if learned.any():
         axes.plot(np.median(accuracy[learned]), position, "|", markersize=15, markeredgewidth=1.6, color=INK)

@@ -11,8 +11,8 @@ from sparseflow.lab.page.estimates import share_interval
 from sparseflow.lab.page.summary import COLLAPSE_PERCENT, accuracy_percent
 from sparseflow.lab.page.table import Record, records
 from sparseflow.lab.page.words import listed
-from sparseflow.training.config import defaults_of
 from sparseflow.training.names import shown_methods
+from sparseflow.training.naming import defaults_of
 from sparseflow.training.runs import Run
 
 _WRITES = ("log_every", "eval_every", "checkpoint_every")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -47,7 +48,8 @@ def live_words(data: pd.DataFrame) -> str:
     """
     ours = data[data["init"] == "sparse"]
     parts: list[str] = []
-    for live, runs in ours.groupby("live"):
+    for live in sorted({int(live) for live in ours["live"]}):
+        runs = ours[ours["live"] == live]
         filters, networks = str(live), str(len(runs))
         if not parts:
             filters = f"{count(live, 'live filter')} in the first layer"
@@ -74,7 +76,12 @@ def draw_live(data: pd.DataFrame, *, narrow: bool = False) -> Figure:
         rows = data[data["init"] == init]
         beside = 0.22 * (place - (len(inits) - 1) / 2)
         look = SCHEMES[init].look
-        marks = {"color": PALETTE[look.colour], "markeredgecolor": INK, "markeredgewidth": 0.4, "alpha": 0.8}
+        marks: dict[str, Any] = {
+            "color": PALETTE[look.colour],
+            "markeredgecolor": INK,
+            "markeredgewidth": 0.4,
+            "alpha": 0.8,
+        }
         axes.plot(rows["live"] + beside, rows["accuracy"], look.marker, markersize=5, **marks)
     axes.set_xticks(np.arange(data["live"].min(), data["live"].max() + 1))
     axes.set_xlim(data["live"].min() - 0.5, data["live"].max() + 0.5)

@@ -55,7 +55,8 @@ def map_exhibit(name: str, setting: str, evidence: Evidence, _: object) -> Conte
         name=name,
         how="Each point is a network: all its weights, laid out on a plane so that distances between points are as "
         "near as possible to distances between weights (multi-dimensional scaling). Directions mean nothing, closeness "
-        "does. Stress is the sum of squared errors of these distances.",
+        "does. Stress is Kruskal's stress-1: the error of these distances as a share of them; he calls 0.05 good "
+        "and 0.2 poor.",
         alt=f"Scatter plot of {len(found)} networks. {sentence}",
         draw=partial(draw_map, found),
         data=found,
