@@ -172,7 +172,7 @@ def test_masks_of_pruning_beside_random_ones(source: Source) -> None:
     (row,) = spread[(spread["masks"] == "pruned") & (spread["layer"] == "fc1")].to_dict("records")
     assert row["fan_in_cv"] == pytest.approx(float(fans.std(correction=0) / fans.mean()))
     assert (row["dead_units"], row["units"]) == (int((fans == 0).sum()), 120)
-    levels = found["pruned_signal"].set_index(["inputs", "masks", "scheme", "base"])["logit_std"]
+    levels = found["pruned_signal"].set_index(["inputs", "masks", "scheme", "base"])["logit_std"].sort_index()
     for inputs in ("noise", "images"):
         random = levels[inputs, "random"]
         assert random["sparse", "kaiming_normal"] > 50 * random["dense", "kaiming_normal"]

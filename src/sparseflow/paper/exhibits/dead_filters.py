@@ -57,7 +57,9 @@ def dead_filter_exhibit(evidence: Evidence, scale: Scale) -> Content:
     return Content(
         shows=sentences,
         drawings=[drawing],
-        tables=[_pairs_table(table), _avoiding_table(table, evidence.collapse_percent)],
+        tables=[
+            found for found in (_pairs_table(table), _avoiding_table(table, evidence.collapse_percent)) if found.rows
+        ],
         missing=missing,
     )
 
