@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,10 +15,10 @@ from sparseflow.lab.page.evidence import Evidence
 from sparseflow.lab.page.exhibit import Content, Exhibit
 from sparseflow.lab.page.page import compact
 from sparseflow.lab.page.svg import INK, PALETTE
-from sparseflow.paper.claims.verdict import Outcome, Verdict
+from sparseflow.paper.claims.verdict import Former, Outcome, Verdict
 from sparseflow.paper.exhibits.all import EXHIBITS
 from sparseflow.paper.exhibits.records import RUN_COLUMNS
-from sparseflow.paper.exhibits.verdicts import COLUMNS, headline, judged, spoken_p
+from sparseflow.paper.exhibits.verdicts import COLUMNS, FORMER, headline, judged, spoken_p
 from sparseflow.paper.matrix.scales import DEMO
 from sparseflow.paper.page import write_paper_report
 from sparseflow.paper.published import claims
@@ -36,6 +37,12 @@ VERDICTS = [
     verdict("C01"),
     verdict("C02", "failed", note="Dead <units> stop 95 % of the signal.", p_value=1e-9),
     verdict("C03", "inconclusive", note="Too few runs.", p_value=None),
+    replace(
+        verdict("C04"),
+        design="pairs by seed",
+        p_corrected=0.5,
+        former=Former("slope above 3", "failed", "A slope of 2 is what the paper says."),
+    ),
 ]
 
 
@@ -159,7 +166,7 @@ def test_paths_of_the_film_lie_within_the_drawing(page: ElementTree.Element) -> 
 def test_summary_counts_and_links_the_failed(page: ElementTree.Element) -> None:
     box = next(element for element in page.iter("div") if element.get("class") == "headline")
     assert words(box).startswith(
-        "Of 53 claims of the paper 1 held, 1 failed and 1 is inconclusive; 50 were not judged."
+        "Of 53 claims of the paper 2 held, 1 failed and 1 is inconclusive; 49 were not judged."
     )
     assert "C02 ✗ failed Dead <units> stop 95 % of the signal." in words(box)
     assert [link.get("href") for link in box.iter("a")] == ["#C02", "#C03"]
@@ -174,15 +181,15 @@ def test_claims_are_all_there_with_words_not_only_signs(page: ElementTree.Elemen
     assert "p = 0.25, n = 20" in rows["C01"]
     assert "p < 0.0001" in rows["C02"]
     assert "C03 ? inconclusive Too few runs." in rows["C03"]
-    assert "C04 – not judged" in rows["C04"]
+    assert "C05 – not judged" in rows["C05"]
     for claim in claims():
         assert claim.criterion.split(";")[0][:40] in rows[claim.id]
 
 
 def test_claims_csv_is_the_verdicts(report: Path) -> None:
     table = pd.read_csv(report.parent / "claims.csv")
-    assert list(table.columns) == list(COLUMNS)
-    assert table["id"].to_list() == ["C01", "C02", "C03"]
+    assert list(table.columns) == [*COLUMNS, *FORMER]
+    assert table["id"].to_list() == ["C01", "C02", "C03", "C04"]
     assert table["p_value"].to_list()[:2] == [0.25, 1e-9]
     assert pd.isna(table["p_value"][2])
 
@@ -235,6 +242,21 @@ def test_page_without_evidence_says_what_to_type(bare: ElementTree.Element) -> N
     assert "0 networks were trained" in words(bare)
     assert not list(bare.iter("svg"))
     assert len(list(found(bare, "C01").iter("details"))) == 1
+
+
+def test_former_criterion_stands_beside_the_new_one(report: Path, page: ElementTree.Element) -> None:
+    row = words(found(page, "C04"))
+    assert "✓ held" in row
+    assert "By its former criterion: ✗ failed" in row
+    assert "Criterion: slope above 3" in row
+    assert "Changed because: A slope of 2 is what the paper says." in row
+    assert "Corrected: p = 0.5" in row
+    assert "Compares: pairs by seed" in row
+    assert "1 of them is judged by another criterion than before" in words(page)
+    assert "on the same runs: C04 (failed → held)." in words(page)
+    table = pd.read_csv(report.parent / "claims.csv", keep_default_na=False).set_index("id")
+    assert table.loc["C04", ["former_verdict", "design"]].to_list() == ["failed", "pairs by seed"]
+    assert table.loc["C01", "change_reason"] == ""
 
 
 def test_part_of_an_exhibit_is_shown_and_the_rest_named(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import pandas as pd
 
 from sparseflow.lab.page.words import count, number
-from sparseflow.paper.claims.verdict import Verdict
+from sparseflow.paper.claims.verdict import Former, Verdict
 from sparseflow.paper.published import Claim, claims
 
 #: Verdict -> the sign beside it; the last is for claims that were not judged.
 SIGNS = {"held": "✓", "failed": "✗", "inconclusive": "?", "not judged": "–"}
-COLUMNS = ("id", "verdict", "statistic", "p_value", "n", "ours", "published", "note")
+COLUMNS = ("id", "verdict", "statistic", "p_value", "n", "ours", "published", "note", "design", "p_corrected")
+#: Column of ``claims.csv`` -> what it says of the criterion before it was changed.
+FORMER = {"former_criterion": "criterion", "former_verdict": "verdict", "change_reason": "reason"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class Judged:
     n: str = ""
     ours: str = ""
     note: str = ""
+    design: str = ""
+    p_corrected: str = ""
+    former: Former | None = None
 
     @property
     def parts(self) -> list[str]:
@@ -43,6 +48,11 @@ class Judged:
     def sign(self) -> str:
         """The sign beside the word."""
         return SIGNS[self.verdict]
+
+    @property
+    def former_sign(self) -> str:
+        """The sign of the verdict by the former criterion."""
+        return SIGNS[self.former.verdict] if self.former else ""
 
 
 def judged(verdicts: Sequence[Verdict]) -> list[Judged]:
@@ -61,12 +71,24 @@ def judged(verdicts: Sequence[Verdict]) -> list[Judged]:
             f"every verdict must be on a claim of its own, got {[verdict.id for verdict in verdicts]}; claims are "
             f"{min(known)} to {max(known)}."
         )
-    return [
-        Judged(claim, one.verdict, one.statistic, spoken_p(one.p_value), str(one.n), one.ours, one.note)
-        if (one := by_id.get(claim.id))
-        else Judged(claim, "not judged")
-        for claim in claims()
-    ]
+    return [_judged(claim, by_id.get(claim.id)) for claim in claims()]
+
+
+def _judged(claim: Claim, found: Verdict | None) -> Judged:
+    if found is None:
+        return Judged(claim, "not judged")
+    return Judged(
+        claim,
+        found.verdict,
+        found.statistic,
+        spoken_p(found.p_value),
+        str(found.n),
+        found.ours,
+        found.note,
+        found.design,
+        spoken_p(found.p_corrected),
+        found.former,
+    )
 
 
 def spoken_p(p_value: float | None) -> str:
@@ -98,5 +120,10 @@ def headline(found: Sequence[Judged]) -> str:
 
 
 def claims_csv(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """Columns ``COLUMNS``, one row per verdict."""
-    return pd.DataFrame([[getattr(verdict, name) for name in COLUMNS] for verdict in verdicts], columns=list(COLUMNS))
+    """Columns ``COLUMNS`` and ``FORMER``, one row per verdict."""
+    rows = [
+        [getattr(verdict, name) for name in COLUMNS]
+        + [getattr(verdict.former, name) if verdict.former else "" for name in FORMER.values()]
+        for verdict in verdicts
+    ]
+    return pd.DataFrame(rows, columns=[*COLUMNS, *FORMER])
