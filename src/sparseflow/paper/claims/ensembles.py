@@ -9,13 +9,17 @@ import pandas as pd
 
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims.contrasts import contrast, spread_above, subset_spread
+from sparseflow.paper.claims.former import on_first_masks, pairs_before
 from sparseflow.paper.claims.intervals import Spread
 from sparseflow.paper.claims.landscape import BY_PRUNING_RUN
 from sparseflow.paper.claims.pruning_runs import mask_of, of_same_masks, on_all_masks
 from sparseflow.paper.claims.similarity import LOTTERY, PRUNED, SCRATCH, SCRATCH_SAME, pairwise
 from sparseflow.paper.claims.statistics import paired_greater
 from sparseflow.paper.claims.tables import rows
-from sparseflow.paper.claims.verdict import FEWEST_RANKED, Verdict, all_of, conclude, need
+from sparseflow.paper.claims.verdict import FEWEST_RANKED, Part, Verdict, all_of, conclude, need
+
+#: Ensembles that C40 asked for.
+ENSEMBLES = 10
 
 
 def c40(evidence: Evidence) -> Verdict:
@@ -35,12 +39,33 @@ def c40(evidence: Evidence) -> Verdict:
         "C40",
         all_of(parts),
         design=BY_PRUNING_RUN,
+        former=on_first_masks("t tests of jackknife estimates", lambda: _diverse_before(evidence, groups)),
         ours=f"a start each vs one for all: pairwise disagreement {pairs[0].mean():.4f} vs {pairs[1].mean():.4f}, "
         f"ensembles {ensembles[0].mean():.2f} vs {ensembles[1].mean():.2f} %",
         held="Networks from different random weights differ more, and together answer better, than networks from the "
         "same weights.",
         failed="Networks from different random weights do not both differ more and answer better together.",
     )
+
+
+def _diverse_before(evidence: Evidence, groups: tuple[str, str]) -> Part:
+    spreads = {
+        "disagreement": [pairs_before(evidence, group) for group in groups],
+        "ensemble accuracy": [_left_out_before(evidence, group) for group in groups],
+    }
+    return all_of(
+        {
+            name: spread_above(contrast(both, [1.0, -1.0]), alpha=0.05, n=f"{both[0].freedom + 1:.0f}", test="t")
+            for name, both in spreads.items()
+        }
+    )
+
+
+def _left_out_before(evidence: Evidence, group: str) -> Spread:
+    """Accuracy of ensembles of some of the runs on the masks of the first pruning run."""
+    drawn, runs = _draws(evidence, group, at_least=ENSEMBLES)
+    values = drawn["probabilities"]
+    return subset_spread(float(values.mean()), values, members=int(drawn["members"].iloc[0]), models=runs)
 
 
 def c41(evidence: Evidence) -> Verdict:

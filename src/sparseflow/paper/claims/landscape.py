@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims.bounds import interval_above, reaches
+from sparseflow.paper.claims.former import UNPAIRED, on_first_masks, runs_before, tickets_before
 from sparseflow.paper.claims.intervals import Values, mean_interval, ratio_interval
 from sparseflow.paper.claims.pruning_runs import (
     TicketsAndScratch,
     distances_by_pruning_run,
+    lottery_and_scratch,
     of_tickets,
 )
 from sparseflow.paper.claims.run_statistics import mean_and_std
 from sparseflow.paper.claims.sites import MNIST, Site
-from sparseflow.paper.claims.statistics import above, paired_greater
-from sparseflow.paper.claims.verdict import Former, Part, Verdict, all_of, conclude, decided
+from sparseflow.paper.claims.statistics import Greater, above, greater, paired_greater, permutation_greater
+from sparseflow.paper.claims.tables import rows
+from sparseflow.paper.claims.verdict import FEWEST_RANKED, Former, Part, Verdict, all_of, conclude, decided
 
 #: Nats up to which there is no barrier (protocol I.2).
 NO_BARRIER = 0.01
@@ -48,9 +51,10 @@ def c30(evidence: Evidence, site: Site) -> Verdict:
     original = table[table["group"] == f"{site.main_tickets}/lottery-k0"].groupby("prune_seed")["init"].mean()
     return conclude(
         "C30",
-        _starts_nearer(found),
+        _starts_nearer(found, test=paired_greater),
         where=site.tickets.phrase,
         design=BY_PRUNING_RUN,
+        former=Former("Welch's t test of means of pruning runs", _starts_nearer(found, test=greater).outcome, UNPAIRED),
         ours=f"distance at the start: {found.text()}, ratio {found.ratio:.2f}; a random direction as long as the "
         f"ticket {control.mean():.2f}"
         + (f"; original ticket {original.mean():.2f}" if len(original) else "")
@@ -61,13 +65,13 @@ def c30(evidence: Evidence, site: Site) -> Verdict:
     )
 
 
-def _starts_nearer(found: TicketsAndScratch) -> Part:
+def _starts_nearer(found: TicketsAndScratch, *, test: Greater) -> Part:
     """C30's criterion on distances at the start, of the same pruning runs in the same order."""
     lottery, scratch = found
     n = f"{len(lottery)} pruning runs"
     parts = {
         "every pruning run": reaches(float((scratch / lottery).min()), at_least=1.0, n=n, of="smallest ratio"),
-        "means": paired_greater(scratch, lottery, alpha=0.01),
+        "means": test(scratch, lottery, alpha=0.01),
         "size": reaches(found.ratio, at_least=1.1, n=n, of="ratio of means"),
     }
     return all_of(parts)
@@ -103,21 +107,37 @@ def c32(evidence: Evidence, site: Site) -> Verdict:
     """
     found = distances_by_pruning_run(evidence, site, "final")
     n = f"{len(found.lottery)} pruning runs"
-    parts = {
-        "half": reaches(1 / found.ratio, at_most=0.5, n=n, of="ratio of mean distances"),
-        "smaller": paired_greater(found.scratch, found.lottery, alpha=0.01),
-    }
     return conclude(
         "C32",
-        all_of(parts),
+        _halved(found, paired_greater(found.scratch, found.lottery, alpha=0.01), n=n),
         where=site.tickets.phrase,
         design=BY_PRUNING_RUN,
+        former=on_first_masks("permutation test", lambda: _halved_before(evidence, site), site=site),
         ours=f"distance to the pruned network: {found.text()}; below half of Scratch's on "
         f"{int((found.lottery < found.scratch / 2).sum())} of {n}",
         held="Trained lottery tickets lie around the pruned network, runs from random weights far away from it.",
         failed="Trained lottery tickets do not lie much closer around the pruned network than runs from random "
         "weights.",
     )
+
+
+def _halved(found: TicketsAndScratch, smaller: Part, *, n: str) -> Part:
+    """C32's criterion on distances at the end."""
+    parts = {
+        "half": reaches(1 / found.ratio, at_most=0.5, n=n, of="ratio of mean distances"),
+        "smaller": smaller,
+    }
+    return all_of(parts)
+
+
+def _halved_before(evidence: Evidence, site: Site) -> Part:
+    """C32's former criterion: runs were permuted, on MNIST those of the first pruning run."""
+    groups = lottery_and_scratch(site, site.main_tickets)
+    first = int(rows(evidence, "distances", group=groups[0])["prune_seed"].min())
+    labels = {"prune_seed": first} if site.one_pruning_run else {}
+    lottery, scratch = runs_before(evidence, groups, "distances", "final", at_least=FEWEST_RANKED, **labels)
+    smaller = permutation_greater(scratch, lottery, alpha=0.01)
+    return _halved(TicketsAndScratch(lottery, scratch), smaller, n=smaller.n)
 
 
 def c33(evidence: Evidence, site: Site) -> Verdict:
@@ -132,11 +152,17 @@ def c33(evidence: Evidence, site: Site) -> Verdict:
         paired_greater(scratch, lottery, alpha=0.01),
         where=site.tickets.phrase,
         design=BY_PRUNING_RUN,
+        former=on_first_masks("Welch's t test", lambda: _sooner_before(evidence, site), site=site),
         ours=f"area under the log loss: lottery {mean_and_std(lottery)}, scratch {mean_and_std(scratch)}",
         held="Walking straight to the pruned network, the loss falls sooner from a lottery ticket's start than from a "
         "random one.",
         failed="Walking straight to the pruned network, the loss does not fall sooner from a lottery ticket's start.",
     )
+
+
+def _sooner_before(evidence: Evidence, site: Site) -> Part:
+    lottery, scratch = tickets_before(evidence, site, site.main_tickets, "barriers", "area", start="init")
+    return greater(scratch, lottery, alpha=0.01)
 
 
 def c34(evidence: Evidence, site: Site) -> Verdict:
@@ -174,6 +200,7 @@ def c35(evidence: Evidence, site: Site) -> Verdict:
         all_of({network: separated(both) for network, both in found.items()}),
         where=site.tickets.phrase,
         design=BY_PRUNING_RUN,
+        former=on_first_masks("Welch's t test", lambda: _separated_before(evidence, site), site=site),
         ours="barrier, nats: " + "; ".join(f"{network} {_barriers_text(both)}" for network, both in found.items()),
         held="On the straight line from a network trained from random weights to the pruned network the loss rises "
         "high.",
@@ -206,13 +233,21 @@ def none_in_nats(lottery: Values) -> Part:
     return Part(decided(barrier.estimate, met=met), text, barrier.n)
 
 
-def separated(both: TicketsAndScratch) -> Part:
+def separated(both: TicketsAndScratch, *, test: Greater = paired_greater) -> Part:
     """Whether the barrier of Scratch is above 10 times that of tickets (paired t) and above 0.1 nats (t); p < 0.01."""
     parts = {
-        "10 times": paired_greater(both.scratch, 10 * both.lottery, alpha=0.01),
+        "10 times": test(both.scratch, 10 * both.lottery, alpha=0.01),
         "0.1 nats": above(both.scratch, 0.1, alpha=0.01),
     }
     return all_of(parts)
+
+
+def _separated_before(evidence: Evidence, site: Site) -> Part:
+    found = {
+        network: tickets_before(evidence, site, setting, "barriers", "barrier", start="solution")
+        for network, setting in site.tickets.groups.items()
+    }
+    return all_of({network: separated(both, test=greater) for network, both in found.items()})
 
 
 def barriers(evidence: Evidence, setting: str, site: Site = MNIST) -> TicketsAndScratch:

@@ -6,18 +6,36 @@ Scratch is that with a start each, as in Figure 5, unless it says that the start
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims.bounds import reaches
+from sparseflow.paper.claims.contrasts import contrast, spread_above
 from sparseflow.paper.claims.exchange import Block, nearer_to_each_other
-from sparseflow.paper.claims.intervals import Values, mean_spread
+from sparseflow.paper.claims.former import on_first_masks, pairs_before, runs_before, tickets_before
+from sparseflow.paper.claims.intervals import Values
 from sparseflow.paper.claims.landscape import BY_PRUNING_RUN
-from sparseflow.paper.claims.pruning_runs import mask_of, measured, of_same_masks, of_tickets, on_all_masks
+from sparseflow.paper.claims.pruning_runs import (
+    TicketsAndScratch,
+    mask_of,
+    measured,
+    of_same_masks,
+    of_tickets,
+    on_all_masks,
+)
 from sparseflow.paper.claims.run_statistics import labelled_means
 from sparseflow.paper.claims.sites import Site
-from sparseflow.paper.claims.statistics import paired_equivalent, paired_greater
+from sparseflow.paper.claims.statistics import (
+    Equivalent,
+    Greater,
+    equivalent,
+    greater,
+    paired_equivalent,
+    paired_greater,
+)
 from sparseflow.paper.claims.tables import rows
 from sparseflow.paper.claims.verdict import Part, Verdict, all_of, conclude, decided
 
@@ -33,16 +51,13 @@ def c36(evidence: Evidence, site: Site) -> Verdict:
     """
     found = of_tickets(evidence, site, site.main_tickets, "function_reference", "disagreement")
     n = f"{len(found.lottery)} pruning runs"
-    parts = {
-        "less": paired_greater(found.scratch, found.lottery, alpha=0.01),
-        "ratio": reaches(found.ratio, at_least=2.0, n=n, of="ratio"),
-    }
     halved = int((found.lottery < found.scratch / 2).sum())
     return conclude(
         "C36",
-        all_of(parts),
+        _disagree_less(found, test=paired_greater, n=n),
         where=site.tickets.phrase,
         design=BY_PRUNING_RUN,
+        former=on_first_masks("Welch's t test", lambda: _disagree_less_before(evidence, site), site=site),
         ours=f"disagreement with the pruned network: {found.text(digits=4)}, ratio {found.ratio:.1f}; above 2 on "
         f"{halved} of {n}",
         held="A trained lottery ticket answers like the pruned network it comes from, far more than other networks on "
@@ -50,6 +65,20 @@ def c36(evidence: Evidence, site: Site) -> Verdict:
         failed="A trained lottery ticket does not answer much more like the pruned network than other networks on the "
         "same connections.",
     )
+
+
+def _disagree_less(found: TicketsAndScratch, *, test: Greater, n: str) -> Part:
+    """C36's criterion on disagreements with the pruning solution."""
+    parts = {
+        "less": test(found.scratch, found.lottery, alpha=0.01),
+        "ratio": reaches(found.ratio, at_least=2.0, n=n, of="ratio"),
+    }
+    return all_of(parts)
+
+
+def _disagree_less_before(evidence: Evidence, site: Site) -> Part:
+    found = tickets_before(evidence, site, site.main_tickets, "function_reference", "disagreement")
+    return _disagree_less(found, test=greater, n=str(len(found.lottery)))
 
 
 def c37(evidence: Evidence) -> Verdict:
@@ -82,22 +111,32 @@ def c38(evidence: Evidence) -> Verdict:
     kinds = {"restart": RESTART, "lottery": LOTTERY, "scratch": SCRATCH}
     values = measured(evidence, list(kinds.values()), "function_reference", "disagreement")
     found = dict(zip(kinds, values, strict=True))
-    restart, lottery, scratch = values
-    larger = float(max(restart.mean(), lottery.mean()) / scratch.mean())
-    parts = {
-        "restart and lottery": paired_equivalent(restart, lottery, margin=0.004, alpha=0.05),
-        "half of scratch": reaches(larger, at_most=0.5, n=f"{len(scratch)} pruning runs", of="larger / scratch"),
-    }
     return conclude(
         "C38",
-        all_of(parts),
+        _alike(*values, test=paired_equivalent, n=f"{len(values[0])} pruning runs"),
         design=BY_PRUNING_RUN,
+        former=on_first_masks("TOST", lambda: _alike_before(evidence, list(kinds.values()))),
         ours=f"disagreement with the pruned network: {labelled_means(found, digits=4)}",
         held="A lottery ticket ends as near to the function of the pruned network as training on from that network "
         "does.",
         failed="A lottery ticket does not end as near to the function of the pruned network as training on from it "
         "does.",
     )
+
+
+def _alike(restart: Values, lottery: Values, scratch: Values, *, test: Equivalent, n: str) -> Part:
+    """C38's criterion on disagreements with the pruning solution."""
+    larger = float(max(restart.mean(), lottery.mean()) / scratch.mean())
+    parts = {
+        "restart and lottery": test(restart, lottery, margin=0.004, alpha=0.05),
+        "half of scratch": reaches(larger, at_most=0.5, n=n, of="larger / scratch"),
+    }
+    return all_of(parts)
+
+
+def _alike_before(evidence: Evidence, groups: list[str]) -> Part:
+    restart, lottery, scratch = runs_before(evidence, groups, "function_reference", "disagreement")
+    return _alike(restart, lottery, scratch, test=equivalent, n=str(len(scratch)))
 
 
 def c39(evidence: Evidence) -> Verdict:
@@ -117,11 +156,22 @@ def c39(evidence: Evidence) -> Verdict:
         "C39",
         all_of(parts),
         design=BY_PRUNING_RUN,
+        former=on_first_masks("Welch's t test of jackknife means over pairs", lambda: _less_alike_before(evidence)),
         ours=f"pairwise disagreement: scratch from one start {scratch.mean():.4f}, lottery {lottery.mean():.4f}, ratio "
         f"{ratio:.1f}",
         held="Random initial weights, shared, do not make networks alike as a lottery ticket's do.",
         failed="Networks from shared random weights are not much less alike than lottery tickets.",
     )
+
+
+def _less_alike_before(evidence: Evidence) -> Part:
+    scratch, lottery = (pairs_before(evidence, group) for group in (SCRATCH_SAME, LOTTERY))
+    n = f"{scratch.freedom + 1:.0f} vs {lottery.freedom + 1:.0f}"
+    parts = {
+        "more": spread_above(contrast([scratch, lottery], [1.0, -1.0]), alpha=0.01, n=n, test="jackknife t"),
+        "ratio": reaches(scratch.estimate / lottery.estimate, at_least=3.0, n=n, of="ratio"),
+    }
+    return all_of(parts)
 
 
 def c42(evidence: Evidence) -> Verdict:
@@ -140,19 +190,12 @@ def c42(evidence: Evidence) -> Verdict:
         found = {network: named[network] for network in ("restart", "lottery", "other pruned", "scratch")}
         described.append(f"{label} " + ", ".join(f"{network} {x.mean():.4f}" for network, x in found.items()))
         if label != "KL reversed":
-            parts |= {
-                f"{label}, restart not above lottery": _not_above(found["restart"], found["lottery"], alpha=0.05),
-                f"{label}, other pruned above lottery": paired_greater(
-                    found["other pruned"], found["lottery"], alpha=0.05
-                ),
-                f"{label}, scratch above other pruned": paired_greater(
-                    found["scratch"], found["other pruned"], alpha=0.05
-                ),
-            }
+            parts[label] = _in_order(*found.values(), test=paired_greater)
     return conclude(
         "C42",
         all_of(parts),
         design=BY_PRUNING_RUN,
+        former=on_first_masks("Welch's t test", lambda: _in_order_before(evidence)),
         ours="from the pruned network, nats: " + "; ".join(described),
         held="By probabilities too, lottery tickets are near to their pruned network, other pruned networks farther, "
         "networks from random weights farthest.",
@@ -160,12 +203,26 @@ def c42(evidence: Evidence) -> Verdict:
     )
 
 
-def _not_above(a: Values, b: Values, *, alpha: float) -> Part:
-    """Whether ``a`` is not significantly above ``b``; no p-value, for what is not significant proves nothing."""
-    spread, n = mean_spread(a - b), f"{len(a)} pruning runs"
-    p = spread.p_above(0.0)
-    text = f"paired t, mean {spread.interval(n)} not significantly above 0, p = {p:.2g}"
-    return Part(decided(spread.estimate, met=p >= alpha), text, n)
+def _in_order(restart: Values, lottery: Values, other: Values, scratch: Values, *, test: Greater) -> Part:
+    """C42's criterion on divergences from the pruning solution."""
+    parts = {
+        "restart not above lottery": _not(test(restart, lottery, alpha=0.05), alpha=0.05),
+        "other pruned above lottery": test(other, lottery, alpha=0.05),
+        "scratch above other pruned": test(scratch, other, alpha=0.05),
+    }
+    return all_of(parts)
+
+
+def _in_order_before(evidence: Evidence) -> Part:
+    groups = (RESTART, LOTTERY, PRUNED, SCRATCH)
+    found = {name: runs_before(evidence, groups, "function_reference", name) for name in ("jsd", "kl_from_model")}
+    return all_of({name: _in_order(*values, test=greater) for name, values in found.items()})
+
+
+def _not(above: Part, *, alpha: float) -> Part:
+    """Whether a test is not significant; no p-value, for what is not significant proves nothing."""
+    p = math.nan if above.p_value is None else above.p_value
+    return Part(decided(p, met=p >= alpha), f"{above.text}, not significant", above.n, design=above.design)
 
 
 def _with_pruned(evidence: Evidence, group: str, name: str) -> pd.Series[float]:

@@ -52,6 +52,8 @@ class Site:
     """The paper's name of runs on pruned masks -> end of their groups' names (C29)."""
     random_kind: str
     """End of the names of groups of Scratch on pruned masks (C30 to C36)."""
+    one_pruning_run: bool = False
+    """Whether tickets were judged before on the masks of one pruning run alone (C32 to C47)."""
     ticket_flow: Networks
     """Networks whose tickets' gradients are judged (C29)."""
     dropping: str
@@ -132,6 +134,7 @@ MNIST = Site(
     tickets=Networks({"LeNet5": "tickets", "MLP": "mlp-tickets"}),
     ticket_kinds={"lottery": "lottery", "Scratch": "scratch/dense", "Scratch+": "scratch/sparse"},
     random_kind="scratch",
+    one_pruning_run=True,
     ticket_flow=_DIGITS,
     dropping="lenet5/scratch/sparse/step",
     dropping_phrase="On LeNet5, as ResNet-50 was not trained",

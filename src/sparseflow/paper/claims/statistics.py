@@ -8,7 +8,7 @@ within the margin, *failed* if it lies outside, else *inconclusive*. Values of N
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,6 +20,20 @@ from sparseflow.paper.claims.verdict import Outcome, Part, decided, directed
 
 #: What values are compared: see :attr:`.Part.design`.
 INDEPENDENT, PAIRS = "independent runs", "pairs by seed"
+
+
+class Greater(Protocol):
+    """A test that one mean is above another: :func:`greater` or :func:`paired_greater`."""
+
+    def __call__(self, a: ArrayLike, b: ArrayLike, *, alpha: float, margin: float = 0.0) -> Part:
+        """Whether the mean of ``a`` is above that of ``b`` by more than ``margin``."""
+
+
+class Equivalent(Protocol):
+    """A test that two means are alike: :func:`equivalent` or :func:`paired_equivalent`."""
+
+    def __call__(self, a: ArrayLike, b: ArrayLike, *, margin: float, alpha: float) -> Part:
+        """Whether the means differ by less than ``margin``."""
 
 
 def greater(a: ArrayLike, b: ArrayLike, *, alpha: float, margin: float = 0.0) -> Part:

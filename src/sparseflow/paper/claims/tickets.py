@@ -7,14 +7,15 @@ of training, unless they are called the original ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims.bounds import reaches
 from sparseflow.paper.claims.contrasts import contrast, spread_above, spread_within
-from sparseflow.paper.claims.intervals import Values, mean_spread
+from sparseflow.paper.claims.former import on_first_masks
+from sparseflow.paper.claims.intervals import Spread, Values, mean_spread, welch_spread
 from sparseflow.paper.claims.landscape import BY_PRUNING_RUN
 from sparseflow.paper.claims.pruning_runs import of_runs
 from sparseflow.paper.claims.run_statistics import (
@@ -197,6 +198,10 @@ def c45(evidence: Evidence) -> Verdict:
         "C45",
         paired_greater(found["restart"], found["lottery"], margin=-0.05, alpha=0.05),
         design=BY_PRUNING_RUN,
+        former=on_first_masks(
+            "Welch's t test",
+            lambda: greater(*(accuracies_of(evidence, f"tickets/{kind}") for kind in kinds), margin=-0.05, alpha=0.05),
+        ),
         ours=f"accuracy: {labelled_means(found)}",
         held="Training on from the pruned network ends as accurate as starting over from its early weights.",
         failed="Training on from the pruned network ends less accurate than starting over from its early weights.",
@@ -253,22 +258,36 @@ def c47(evidence: Evidence) -> Verdict:
         for sparsity, setting in SPARSITIES.items()
     }
     gaps = {sparsity: mean_spread(lottery - scratch) for sparsity, (lottery, scratch) in found.items()}
-    judged = [gaps[sparsity] for sparsity in (80, 90, 95)]
     n = ", ".join(str(len(found[sparsity][0])) for sparsity in (80, 90, 95)) + " pruning runs"
+    return conclude(
+        "C47",
+        _starker(gaps, n=n),
+        design=BY_PRUNING_RUN,
+        former=on_first_masks("linear contrast of differences of means", lambda: _starker_before(evidence)),
+        ours="lottery - scratch, points: " + ", ".join(f"{s} % {gap.estimate:.2f}" for s, gap in gaps.items()),
+        held="The more connections are gone, the more lottery tickets gain on random weights; at 95 % over a point.",
+        failed="What lottery tickets gain on random weights does not grow to over a point at 95 % zeros.",
+    )
+
+
+def _starker(gaps: Mapping[int, Spread], *, n: str) -> Part:
+    """C47's criterion on the gaps by sparsity."""
+    judged = [gaps[sparsity] for sparsity in (80, 90, 95)]
     steps = np.diff([gap.estimate for gap in judged])
     parts = {
         "order": reaches(float(steps.min()), at_least=0.0, n=n, of="smaller of the two rises of the gap"),
         "trend": spread_above(contrast(judged, [-1.0, 0.0, 1.0]), alpha=0.05, n=n, test="linear contrast"),
         "size": reaches(gaps[95].estimate, at_least=1.0, n=n, of="gap at 95 %"),
     }
-    return conclude(
-        "C47",
-        all_of(parts),
-        design=BY_PRUNING_RUN,
-        ours="lottery - scratch, points: " + ", ".join(f"{s} % {gap.estimate:.2f}" for s, gap in gaps.items()),
-        held="The more connections are gone, the more lottery tickets gain on random weights; at 95 % over a point.",
-        failed="What lottery tickets gain on random weights does not grow to over a point at 95 % zeros.",
-    )
+    return all_of(parts)
+
+
+def _starker_before(evidence: Evidence) -> Part:
+    gaps = {
+        sparsity: welch_spread(*(accuracies_of(evidence, f"{setting}/{kind}") for kind in ("lottery", "scratch")))
+        for sparsity, setting in SPARSITIES.items()
+    }
+    return _starker(gaps, n="")
 
 
 def _same(gap: Values) -> Part:
