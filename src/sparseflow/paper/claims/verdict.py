@@ -47,7 +47,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Former:
-    """The criterion that a claim was judged by before, and what it says of the same runs."""
+    """The criterion that a claim was judged by before, and what it says of the same runs, or of those it was about."""
 
     criterion: str
     verdict: Outcome
