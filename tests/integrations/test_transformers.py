@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import shutil
 import signal
@@ -28,6 +29,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback
 import trainer_runs as runs
 from equal import same
 from pages import python_blocks
+from processes import run_ranks
 from sparseflow.integrations.transformers import STATE, SparsifierCallback, save_pretrained
 from sparseflow.state_file import read_checkpoint
 
@@ -126,6 +128,24 @@ def test_without_the_mixin_the_clipped_norm_is_that_of_a_dense_network_and_a_war
     ).train()
 
 
+def test_steps_that_a_scaler_skips_are_not_counted(tmp_path: Path) -> None:
+    """float16 with a real GradScaler: accelerate makes none on a CPU and trains in float32, so it is given one."""
+    callback = SparsifierCallback(runs.magnitude, sf.RigL(update_every=2, schedule="constant", update_until=10))
+    trainer = make(tmp_path, callback, fp16=True, save_strategy="no")
+    assert trainer.accelerator.scaler is None
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**26)
+    trainer.accelerator.native_amp = True
+    trainer.train()
+    skipped = 26 - math.log2(trainer.accelerator.scaler.get_scale())  # each one halves the scale
+    assert skipped > 2
+    assert callback.sparsifier is not None
+    assert callback.sparsifier.step_count == trainer.state.global_step - skipped
+    for name, mask in callback.masks.items():
+        assert not trainer.model.get_parameter(name)[~mask].any(), name
+        assert not torch.equal(mask, runs.magnitude(runs.network())[name]), name
+    assert sf.sparsity_of(callback.masks) == pytest.approx(0.9, abs=1e-4)
+
+
 # -- killed and continued --------------------------------------------------------------------------------------------
 
 
@@ -209,6 +229,34 @@ def test_two_processes_keep_the_same_masks_and_resume(tmp_path: Path) -> None:
     same(ends[0], ends[1])
     same(ends[0], before)
     assert ends[0]["sparsifier"]["step_count"] == 20
+
+
+def test_two_processes_that_share_the_weights_take_the_steps_of_one_and_resume(tmp_path: Path) -> None:
+    """FSDP2, with whole checkpoints and with those in parts; continued, equal to the last bit to a run left alone."""
+    ends = {}
+    for name in ("alone", "resumed"):
+        done = run_ranks(runs.sharded, tmp_path, name, name == "resumed")
+        assert [end.returncode for end in done] == [0, 0], done
+        ends[name] = [torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1)]
+        for kind in runs.KINDS:
+            for step in (15, 20):
+                shutil.rmtree(tmp_path / kind / f"checkpoint-{step}")
+    one, callback = runs.clipped(tmp_path / "one", 8)
+    one.train()
+    total = sum(mask.numel() for mask in callback.masks.values())
+    for kind in runs.KINDS:
+        alone, other = (end[kind] for end in ends["alone"])
+        assert (alone["off"], other["off"]) == (0, 0)
+        assert alone["part"] + other["part"] == total
+        for end in (other, *(end[kind] for end in ends["resumed"])):
+            same(end["weights"], alone["weights"])
+            same(end["masks"], alone["masks"])
+        same(alone["masks"], dict(callback.masks))
+        exported = AutoModelForCausalLM.from_pretrained(tmp_path / kind / "out")
+        same(dict(exported.state_dict()), alone["weights"])
+        for name, weight in one.model.named_parameters():  # gradients of two halves add up in another order
+            torch.testing.assert_close(alone["weights"][name], weight.detach(), rtol=0.0, atol=1e-5, msg=name)
+    assert not torch.equal(callback.masks["lm_head.weight"], runs.magnitude(runs.network())["lm_head.weight"])
 
 
 # -- checkpoints -----------------------------------------------------------------------------------------------------
@@ -347,6 +395,18 @@ def test_an_exported_model_is_read_by_the_dense_class(tmp_path: Path, is_convert
     same(dict(found.state_dict()), dict(model.state_dict()))
     assert sf.masks_of(found).keys() == masks.keys()
     assert all(torch.equal(mask, masks[name]) for name, mask in sf.masks_of(found).items())
+
+
+def test_of_two_processes_the_first_exports(tmp_path: Path) -> None:
+    """The other must not put its empty folder in the place of the model; tied weights are in the file once."""
+    done = run_ranks(runs.exported, tmp_path)
+    assert [end.returncode for end in done] == [0, 0], done
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "one")
+    same(dict(found.state_dict()), dict(runs.network().state_dict()))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "tied"]
+    save_pretrained(runs.tied(), tmp_path / "alone")
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "tied" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
 
 
 def test_a_second_export_replaces_the_first_whole_or_not_at_all(

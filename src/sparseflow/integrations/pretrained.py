@@ -7,17 +7,19 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, distributed, nn
 
 from sparseflow.disk import File, make_folder, remove_folder, rename, sync_folder
 from sparseflow.masks.select import unwrap
+from sparseflow.sharded import full, is_sharded
 
 
 def save_pretrained(model: nn.Module, folder: str | os.PathLike[str], **options: Any) -> None:
     """Save a sparse model as its dense class reads it, ``from_pretrained``: zeros where no weights are.
 
     A model of :func:`sparseflow.engine.convert` is made dense first. The folder is written whole beside its place and
-    takes its name by one rename; one that is there before is put aside until then.
+    takes its name by one rename; one that is there before is put aside until then. Of several processes the first one
+    writes; all must call it where weights are in parts (FSDP2).
 
     Args:
         model: With a ``save_pretrained`` of its own; masked, or of :func:`sparseflow.engine.convert`.
@@ -40,6 +42,11 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str], **options:
         from sparseflow.engine.convert import to_dense
 
         model = to_dense(model)
+    is_first = not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
+    if any(map(is_sharded, model.parameters())):
+        options = {"state_dict": _gathered(model, keep=is_first), **options}
+    if not is_first:
+        return  # the model's own save_pretrained writes nothing here, and an empty folder would take the place
     make_folder(folder.parent)
     beside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old")
@@ -60,3 +67,18 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str], **options:
     finally:
         remove_folder(beside)
     remove_folder(aside)
+
+
+def _gathered(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
+    """What all processes hold together, tied weights tied, on the CPU; nothing where it is not kept."""
+    whole: dict[str, Tensor] = {}
+    first: dict[int, str] = {}
+    for name, part in model.state_dict(keep_vars=True).items():
+        if id(part) not in first:
+            first[id(part)] = name
+            tensor = full(part.detach())  # by all processes
+            if keep:
+                whole[name] = tensor.cpu()
+        elif keep:
+            whole[name] = whole[first[id(part)]]
+    return whole
