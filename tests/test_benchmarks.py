@@ -25,7 +25,7 @@ from benchmarks.timing import Timings, alternate, take_turns  # noqa: E402
 
 
 def every_benchmark() -> list[str]:
-    return [*performance.CONTESTS, *performance.OTHERS, performance.PEERS, *performance.CURVATURE]
+    return [*performance.CONTESTS, *performance.OTHERS, performance.COVER, performance.PEERS, *performance.CURVATURE]
 
 
 def test_every_benchmark_runs(tmp_path: Path) -> None:

@@ -162,6 +162,10 @@ CALLS: Mapping[str, tuple[Callable[..., Any], Arguments]] = {
     **{f"init.{name}": (getattr(init, name), lambda: {
         **weight(), "a": 0.0, "mode": "fan_in", "nonlinearity": "relu", "scaling": "unit"})
        for name in ("kaiming_normal_", "kaiming_uniform_", "kaiming_truncated_normal_")},
+    "init.flip_silent_": (init.flip_silent_, lambda: {
+        "weight": -torch.ones(5, 6), "outputs": -torch.ones(3, 5)}),
+    "init.silence_unit_": (init.silence_unit_, lambda: {
+        "weight": torch.ones(5, 6), "generator": torch.Generator().manual_seed(0)}),
     "init.scale_to_mask_": (init.scale_to_mask_, lambda: {
         "weight": torch.ones(5, 6), "mask": torch.eye(5, 6, dtype=torch.bool), "mode": "fan_in", "scaling": "unit"}),
     "methods.GMP": (sf.GMP, lambda: {

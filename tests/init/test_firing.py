@@ -76,6 +76,8 @@ def test_how_many_are_silent() -> None:
 def test_outputs_of_other_units_are_refused(outputs: Tensor) -> None:
     with pytest.raises(ValueError, match=r"outputs must be .* at least one example and 2 units, got shape"):
         flip_silent_(torch.ones(2, 3), outputs)
+    with pytest.raises(ValueError, match=r"bias must have one number for each of 2 units, got shape \(2, 1\)"):
+        flip_silent_(torch.ones(2, 3), torch.ones(4, 2), bias=torch.zeros(2, 1))
 
 
 def test_a_unit_is_silenced() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from sparseflow.cli.main import main
 from sparseflow.paper.exhibits.all import EXHIBITS
+from sparseflow.paper.exhibits.verdicts import COLUMNS, FORMER
 from sparseflow.paper.matrix.scales import DEMO, PAPER
 from sparseflow.paper.measures.measurement import Measurement
 from sparseflow.paper.reproduce import Matrix
@@ -41,7 +42,7 @@ def test_one_group_makes_its_runs_and_a_page_that_says_what_is_missing(
     assert "runs 1, measurements 0; to do: 1, about" in told.err
     report = tmp_path / "runs" / "demo" / "report"
     claims = pd.read_csv(report / "claims.csv")
-    assert list(claims.columns) == ["id", "verdict", "statistic", "p_value", "n", "ours", "published", "note"]
+    assert list(claims.columns) == [*COLUMNS, *FORMER]
     assert len(claims) == 53
     assert (claims["verdict"] == "inconclusive").all()
     assert claims["p_value"].isna().all()
@@ -53,7 +54,7 @@ def test_one_group_makes_its_runs_and_a_page_that_says_what_is_missing(
 
 
 def test_a_figure_of_spectra_makes_its_own_spectra_only() -> None:
-    """Counted by hand: 2 methods around 3 updates of 2 seeds and their aftermath; 3 networks over training."""
+    """Counted by hand: 2 methods around 3 updates and 18 steps after the first; 3 networks over training."""
 
     def steps(item: str) -> Counter[tuple[str, int]]:
         tasks = Matrix.of(PAPER).tasks([item])
@@ -62,11 +63,13 @@ def test_a_figure_of_spectra_makes_its_own_spectra_only() -> None:
 
     seeds, followed = PAPER.some, 3 * PAPER.spectrum_seeds
     around = steps("fig10")
-    # Step 200 once more, with all images, for one seed.
-    assert around["before", 200] == around["after", 200] == 2 * seeds + 2
-    assert around["before", 500] == around["after", 1000] == 2 * seeds
-    assert around["at", 201] == around["at", 220] == 2 * seeds
-    assert sum(around.values()) == 2 * (2 * seeds + 2) + 4 * 2 * seeds + 11 * 2 * seeds
+    # Step 200 once more, with all images, for one seed; and before RigL's updates for the seeds that are followed.
+    assert around["after", 200] == 2 * seeds + 2
+    assert around["before", 200] == 2 * seeds + 2 + PAPER.spectrum_seeds - 1
+    assert around["before", 500] == around["before", 1000] == 2 * seeds + PAPER.spectrum_seeds
+    assert around["after", 500] == around["after", 1000] == 2 * seeds
+    assert around["at", 201] == around["at", 220] == around["at", 290] == 2 * seeds
+    assert sum(around.values()) == (6 + 18) * 2 * seeds + 2 + 2 + 3 * PAPER.spectrum_seeds - 1
     assert steps("fig11b") == {("at", step): followed for step in (200, 500, 2000, 10000)}
     assert sum(steps("film").values()) == len(PAPER.checkpoints) * followed
 

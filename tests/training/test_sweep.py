@@ -64,7 +64,7 @@ def test_parents_come_first_and_once() -> None:
     assert plan([*runs, BASE, runs[0]]) == [pruning_parent(BASE), *runs, BASE]
     configs = demo(seeds=3)
     planned = plan(configs)
-    assert len(planned) == len(configs) == 36
+    assert len(planned) == len(configs) == 45
     assert set(planned) == set(configs)
     for config in planned:
         assert config.mask_from is None or planned.index(config.mask_from) < planned.index(config)

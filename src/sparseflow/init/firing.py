@@ -40,7 +40,7 @@ def flip_silent_(weight: Tensor, outputs: Tensor, *, layout: Layout = PLAIN, bia
     Returns: bool, ``(units,)``: the units that were negated.
 
     Raises:
-        ValueError: if the outputs are of another number of units, or there are none.
+        ValueError: if outputs or bias are of another number of units, or there are no outputs.
 
     >>> weight = torch.tensor([[-1.0, -2.0], [-1.0, 2.0], [0.0, 0.0]])
     >>> inputs = torch.tensor([[1.0, 0.0], [0.5, 3.0]])
@@ -56,6 +56,8 @@ def flip_silent_(weight: Tensor, outputs: Tensor, *, layout: Layout = PLAIN, bia
             f"outputs must be (examples and positions, units) of at least one example and {units} units, got shape "
             f"{tuple(outputs.shape)}."
         )
+    if bias is not None and bias.shape != (units,):
+        raise ValueError(f"bias must have one number for each of {units} units, got shape {tuple(bias.shape)}.")
     twice = 0.0 if bias is None else 2 * bias.detach()
     flipped = (outputs.amax(0) <= 0) & ((twice - outputs).amax(0) > 0)
     signs = torch.where(flipped, -1.0, 1.0).to(rows.dtype).view(*rows.shape[:2], 1)
@@ -77,11 +79,16 @@ def silence_unit_(weight: Tensor, *, generator: torch.Generator, layout: Layout 
 
     Returns: bool, ``(units,)``: the unit that was silenced; none if no unit has a positive weight.
 
+    Raises:
+        ValueError: if there is no weight.
+
     >>> weight = torch.tensor([[-1.0, -2.0], [-1.0, 2.0]])
     >>> silence_unit_(weight, generator=torch.Generator().manual_seed(0)), weight
     (tensor([False,  True]), tensor([[-1., -2.],
             [-1., -2.]]))
     """
+    if not weight.numel():
+        raise ValueError(f"weight must have at least one unit with an input, got shape {tuple(weight.shape)}.")
     rows = matrices(weight.detach(), layout)
     awake = (rows > 0).any(2).flatten()
     chosen = torch.zeros_like(awake)
