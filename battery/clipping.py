@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from battery.network import SPARSITY, batch, network
-from sparseflow.integrations.transformers import SparseTrainerMixin, SparsifierCallback
 
 MAX_NORM = 0.1
 
@@ -22,7 +21,7 @@ MAX_NORM = 0.1
 def clipping() -> dict[str, float]:
     """Norm of the active weights' gradients over ``max_grad_norm`` after the Trainer has clipped; two digits.
 
-    ``as_it_is`` with the callback alone; ``masked_first`` with :class:`SparseTrainerMixin` too.
+    ``as_it_is`` with the callback alone; ``masked_first`` with ``SparseTrainerMixin`` too.
     """
     logging.getLogger("transformers").setLevel(logging.ERROR)
     return {"sparsity": SPARSITY, "as_it_is": _share(masked_first=False), "masked_first": _share(masked_first=True)}
@@ -39,10 +38,12 @@ class _WithLoss(nn.Module):
 
 
 def _share(*, masked_first: bool) -> float:
+    # Not before the libraries, which make torchvision importable beside a torch for CPUs; the Trainer imports it.
     transformers: Any = importlib.import_module("transformers")
+    ours: Any = importlib.import_module("sparseflow.integrations.transformers")
     model, masks = network(0)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    callback = SparsifierCallback({f"model.{name}": mask for name, mask in masks.items()})
+    callback = ours.SparsifierCallback({f"model.{name}": mask for name, mask in masks.items()})
     shares: list[float] = []
 
     class Watch(transformers.TrainerCallback):  # type: ignore[misc]
@@ -51,7 +52,7 @@ def _share(*, masked_first: bool) -> float:
             gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
             shares.append(float(torch.cat([gradient.flatten() for gradient in gradients]).norm()) / MAX_NORM)
 
-    class SparseTrainer(SparseTrainerMixin, transformers.Trainer):  # type: ignore[misc]
+    class SparseTrainer(ours.SparseTrainerMixin, transformers.Trainer):  # type: ignore[misc]
         pass
 
     points, labels = batch(0)
