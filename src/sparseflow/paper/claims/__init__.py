@@ -17,6 +17,7 @@ from sparseflow.paper.claims import (
     ensembles,
     flow,
     landscape,
+    learning,
     mlp,
     overall,
     signal,
@@ -38,6 +39,7 @@ class _SiteJudge(Protocol):
 #: Id -> the function that judges the claim on any site.
 _ON_SITES: Mapping[str, _SiteJudge] = {
     **start.ON_SITES,
+    **learning.ON_SITES,
     **accuracy.ON_SITES,
     **batch_norm.ON_SITES,
     **flow.ON_SITES,
@@ -58,6 +60,7 @@ CLAIMS: Mapping[str, Judge] = dict(
         {
             **signal.CLAIMS,
             **start.CLAIMS,
+            **learning.CLAIMS,
             **accuracy.CLAIMS,
             **flow.CLAIMS,
             **curvature.CLAIMS,
@@ -72,7 +75,7 @@ CLAIMS: Mapping[str, Judge] = dict(
 )
 #: The claims about ImageNet by the runs on CIFAR-10, on the groups of :mod:`sparseflow.paper.matrix.cifar`.
 CIFAR_CLAIMS: Mapping[str, Judge] = dict(
-    sorted({**_on(CIFAR), "C06": accuracy.c06_gain, "C44": tickets.c44_late}.items())
+    sorted({**_on(CIFAR), "C06": learning.c06_gain, "C44": tickets.c44_late}.items())
 )
 #: The claims that read groups of the paper's own networks, which are trained on ImageNet.
 IMAGENET_CLAIMS: Mapping[str, Judge] = {

@@ -6,10 +6,10 @@ import math
 from functools import partial
 
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.paper.claims.accuracy import OFTEN
+from sparseflow.paper.claims.former import former_if_whole
 from sparseflow.paper.claims.intervals import Values
 from sparseflow.paper.claims.run_statistics import PAPER_STEPS, mean_log_norm, mean_log_norm_before_updates, of_each
-from sparseflow.paper.claims.sites import CIFAR, MNIST, Site
+from sparseflow.paper.claims.sites import CIFAR, MNIST, OFTEN, Site
 from sparseflow.paper.claims.starts import SHARED, all_starts, same_starts
 from sparseflow.paper.claims.statistics import different, greater, not_different, paired_greater, paired_not_different
 from sparseflow.paper.claims.verdict import FEWEST, FEWEST_RANKED, Former, Part, Verdict, all_of, conclude
@@ -75,11 +75,9 @@ def c15(evidence: Evidence) -> Verdict:
         "C15",
         all_of(parts),
         ours="log norm, RigL - Scratch: " + ", ".join(f"{name} {gap:+.3f}" for name, gap in gaps.items()),
-        former=Former(
-            "the same of independent runs, with updates every 500 steps", all_of(old).outcome, f"{SHARED} {OFTEN}"
-        )
-        if len(old) == len(parts)
-        else None,
+        former=former_if_whole(
+            "the same of independent runs, with updates every 500 steps", old, f"{SHARED} {OFTEN}", of=parts
+        ),
         held="RigL raises the gradients of networks scaled by unit, and not of those scaled by layer.",
         failed="It is not so that RigL raises the gradients of networks scaled by unit, and only of these.",
     )

@@ -6,7 +6,7 @@ masks of the others in ``tickets/lottery/mask1`` and on. On CIFAR-10 there alway
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
@@ -15,7 +15,7 @@ from sparseflow.paper.claims.intervals import Spread, Values
 from sparseflow.paper.claims.pruning_runs import TicketsAndScratch, lottery_and_scratch, of_tickets
 from sparseflow.paper.claims.sites import MNIST, Site
 from sparseflow.paper.claims.tables import column, rows
-from sparseflow.paper.claims.verdict import FEWEST, Former, Part, need
+from sparseflow.paper.claims.verdict import FEWEST, Former, Part, all_of, need
 
 #: Why claims about tickets were judged anew on MNIST.
 ONE_PRUNING_RUN = (
@@ -43,6 +43,24 @@ def formerly(criterion: str, judge: Callable[[], Part], reason: str) -> Former |
         return Former(criterion, judge().outcome, reason)
     except NotEnoughRunsError:
         return None
+
+
+def former_if_whole(criterion: str, old: Mapping[str, Part], reason: str, *, of: Mapping[str, Part]) -> Former | None:
+    """The former criterion from its parts; None where the runs of some part are not there.
+
+    Args:
+        criterion: In few words.
+        old: Its parts, those whose runs are there.
+        reason: Why it was changed.
+        of: The parts of the new criterion, as many as the old one has.
+
+    >>> part = Part("held", "2", "5")
+    >>> former_if_whole("above 1", {"LeNet5": part}, "It is about 3.", of={"LeNet5": part})
+    Former(criterion='above 1', verdict='held', reason='It is about 3.')
+    >>> former_if_whole("above 1", {"LeNet5": part}, "It is about 3.", of={"LeNet5": part, "MLP": part}) is None
+    True
+    """
+    return Former(criterion, all_of(old).outcome, reason) if len(old) == len(of) else None
 
 
 def on_first_masks(test: str, judge: Callable[[], Part], *, site: Site = MNIST) -> Former | None:

@@ -8,12 +8,11 @@ from collections.abc import Callable
 import numpy as np
 
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.paper.claims.accuracy import INITS
 from sparseflow.paper.claims.bounds import reaches
 from sparseflow.paper.claims.flow import rigl_above_scratch, rigl_and_scratch
 from sparseflow.paper.claims.landscape import SHARE_REASON, barriers, connected, none_in_nats, separated
 from sparseflow.paper.claims.run_statistics import accuracies_of, accuracy, labelled_means
-from sparseflow.paper.claims.sites import MNIST
+from sparseflow.paper.claims.sites import INITS, MNIST
 from sparseflow.paper.claims.start import gradient_at_start
 from sparseflow.paper.claims.starts import SHARED, paired_values
 from sparseflow.paper.claims.statistics import (

@@ -12,12 +12,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sparseflow.init.schemes import SCHEMES
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims.run_statistics import at_share
+from sparseflow.paper.matrix import cells
 from sparseflow.paper.matrix.cells import MOVING
 from sparseflow.paper.matrix.cifar import RESNET, VGG
+from sparseflow.training import names
 from sparseflow.training.optimizer import DROPS, StepSchedule
 from sparseflow.training.runs import Run
+
+#: The paper's label of a method or an initialisation -> its key in names of groups.
+METHODS = {names.METHODS[key].paper: key for key in cells.METHODS}
+INITS = {SCHEMES[key].label: key for key in cells.INITS}
+#: Why LeNet5's masks move every 100 steps where claims are judged.
+OFTEN = (
+    "LeNet5's masks move every 100 steps now, as in the authors' configs and Figures 8b and 10: at 500, which Table 4 "
+    "prints, SET ends below the paper's Table 1, at 100 it does not."
+)
 
 
 @dataclass(frozen=True)

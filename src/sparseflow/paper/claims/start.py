@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.paper.claims.accuracy import INITS, METHODS
 from sparseflow.paper.claims.bounds import reaches
 from sparseflow.paper.claims.intervals import Values
 from sparseflow.paper.claims.run_statistics import (
@@ -22,7 +21,7 @@ from sparseflow.paper.claims.run_statistics import (
     of_each,
     onsets,
 )
-from sparseflow.paper.claims.sites import Site, pooled
+from sparseflow.paper.claims.sites import INITS, METHODS, Site, pooled
 from sparseflow.paper.claims.starts import SHARED, paired_values
 from sparseflow.paper.claims.statistics import (
     equivalent,

@@ -165,16 +165,23 @@ def _tickets(name: str, base: DigitRun, scale: Scale) -> Iterator[tuple[str, lis
         yield f"{name}/scratch-same{variant}", _pruned(base, count, init="dense", init_seed=start, **same)
 
 
+def _tickets_and_scratch(
+    name: str, base: DigitRun, prunes: list[DigitRun], *, on_first: int
+) -> Iterator[tuple[str, list[DigitRun]]]:
+    """On the masks of each pruning run: ``on_first`` of both on those of the first, fewer on those of the others."""
+    for number, parent in enumerate(prunes):
+        variant = f"/mask{number}" if number else ""
+        same: dict[str, Any] = {"mask": parent, "first": REPEATS * (number + 1)}
+        count = TICKETS if number else on_first
+        yield f"{name}/lottery{variant}", _pruned(base, count, method="lottery", **same)
+        yield f"{name}/scratch{variant}", _pruned(base, count, init="dense", **same)
+
+
 def _mlp_tickets(base: DigitRun, scale: Scale) -> Iterator[tuple[str, list[DigitRun]]]:
     """Figure 9c: tickets and scratch on the masks of a pruning run of the MLP, and two each on those of the others."""
     prunes = repeat(pruning_parent(base), scale.many)
     yield "mlp-tickets/prune", prunes
-    for number, parent in enumerate(prunes):
-        variant = f"/mask{number}" if number else ""
-        same: dict[str, Any] = {"mask": parent, "first": REPEATS * (number + 1)}
-        count = TICKETS if number else scale.some
-        yield f"mlp-tickets/lottery{variant}", _pruned(base, count, method="lottery", **same)
-        yield f"mlp-tickets/scratch{variant}", _pruned(base, count, init="dense", **same)
+    yield from _tickets_and_scratch("mlp-tickets", base, prunes, on_first=scale.some)
 
 
 def _variants(base: DigitRun, scale: Scale) -> Iterator[tuple[str, list[DigitRun]]]:
@@ -226,12 +233,7 @@ def _sparsities(base: DigitRun, scale: Scale) -> Iterator[tuple[str, list[DigitR
         prunes = repeat(pruning_parent(at), scale.seeds)
         name = f"tickets/s{100 * sparsity:.0f}"
         yield f"{name}/prune", prunes
-        for number, parent in enumerate(prunes):
-            variant = f"/mask{number}" if number else ""
-            same: dict[str, Any] = {"mask": parent, "first": REPEATS * (number + 1)}
-            count = TICKETS if number else scale.seeds
-            yield f"{name}/lottery{variant}", _pruned(at, count, method="lottery", **same)
-            yield f"{name}/scratch{variant}", _pruned(at, count, init="dense", **same)
+        yield from _tickets_and_scratch(name, at, prunes, on_first=scale.seeds)
 
 
 #: The authors' grid (protocol A.10).
