@@ -5,11 +5,10 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich import box
@@ -78,7 +77,7 @@ class Reproduce:
         root = self.out or Path("runs") / "-".join([self.scale, *(f"{name}-{to}" for name, to in settings.items())])
         # Other machines have other working folders.
         data = self.data and self.data.absolute()
-        matrix = self._matrix(data, settings)
+        matrix = self._matrix(data)
         if self.list:
             _out.print(_listing(matrix, root))
             return
@@ -119,15 +118,13 @@ class Reproduce:
         _err.print(f"{_duration(time.monotonic() - began)}.")
         _out.print(f"Open [bold]{page}[/bold] in a browser.", soft_wrap=True)
 
-    def _matrix(self, data: Path | None, settings: Mapping[str, Any]) -> Matrix:
-        from sparseflow.paper.changed import changed
+    def _matrix(self, data: Path | None) -> Matrix:
+        from sparseflow.paper.changed import as_planned
         from sparseflow.paper.cost import SUSTAINED
         from sparseflow.paper.matrix.scales import SCALES
         from sparseflow.paper.reproduce import Matrix
 
-        scale = changed(SCALES[self.scale], settings)
-        if self.seeds is not None:
-            scale = scale.with_seeds(self.seeds)
+        scale = as_planned(SCALES[self.scale], seeds=self.seeds, set=self.set)
         rate = SUSTAINED if self.tflops is None else self.tflops * 1e12
         return Matrix.of(scale, data_root=data, rate=rate)
 
@@ -138,16 +135,9 @@ def _judge_again(folder: Path) -> None:
     Raises:
         ValueError: if there are no tables; SystemExit(1) if a verdict differs.
     """
-    import json
-
-    from sparseflow.paper.matrix.scales import SCALES
     from sparseflow.paper.reproduce import Matrix
 
-    stored = folder / "environment.json"
-    if not stored.is_file():
-        raise ValueError(f"{folder} has no page of sparseflow reproduce. Name its folder, such as results/paper.")
-    matrix = Matrix.of(SCALES[json.loads(stored.read_text())["scale"]])
-    if found := matrix.rejudged(folder):
+    if found := Matrix.of_page(folder).rejudged(folder):
         _err.print("\n".join(found), markup=False, soft_wrap=True)
         raise SystemExit(1)
     _out.print(f"Every verdict in {folder / 'claims.csv'} is what the tables beside it say.", soft_wrap=True)

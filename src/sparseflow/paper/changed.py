@@ -68,6 +68,30 @@ def changed(scale: Scale, settings: Mapping[str, Any]) -> Scale:
     return replace(scale, base=scale.base.with_(**settings)) if settings else scale
 
 
+def as_typed(scale: Scale, whole: Scale) -> dict[str, Any]:
+    """What made a scale of a whole one, as the options of the command line: ``seeds``, None for as many, and ``set``.
+
+    >>> from sparseflow.paper.matrix.scales import DEMO
+    >>> as_typed(changed(DEMO, {"sparsity": 0.9}).with_seeds(1), DEMO), as_typed(DEMO, DEMO)
+    ({'seeds': 1, 'set': ['sparsity=0.9']}, {'seeds': None, 'set': []})
+    """
+    settings = {name: value for name, value in settings_of(scale).items() if value != getattr(whole.base, name)}
+    seeds = None if scale == replace(whole, base=scale.base) else scale.seeds
+    return {"seeds": seeds, "set": [f"{name}={value}" for name, value in settings.items()]}
+
+
+def as_planned(whole: Scale, *, seeds: int | None, set: Sequence[str]) -> Scale:
+    """The scale that :func:`as_typed` tells of.
+
+    >>> from sparseflow.paper.matrix.scales import DEMO
+    >>> planned = as_planned(DEMO, seeds=1, set=["sparsity=0.9"])
+    >>> planned.base.sparsity, planned.many
+    (0.9, 1)
+    """
+    scale = changed(whole, parsed_settings(set, whole))
+    return scale if seeds is None else scale.with_seeds(seeds)
+
+
 def check_read(settings: Mapping[str, Any], tasks: Sequence[Task]) -> None:
     """Refuse a setting that no run of the items has.
 

@@ -19,6 +19,8 @@ PER_RUN = "per_run.csv"
 MEASURED = "measured"
 #: Tables that figures read and no claim does.
 _OF_FIGURES = ("paths", "mds")
+#: Columns that are text where it looks like a number: the seeds of an ensemble of one.
+_TEXT = {"seeds": str}
 
 
 def committed_files(evidence: Evidence, scale: Scale) -> dict[str, bytes]:
@@ -56,7 +58,7 @@ def read_committed(folder: Path, groups: Groups, scale: Scale) -> Evidence:
         scale: Its scale.
 
     Raises:
-        ValueError: if the folder has no such table.
+        ValueError: if the folder has no such table, or one of runs that are not planned.
     """
     if not (folder / PER_RUN).is_file():
         raise ValueError(
@@ -64,9 +66,14 @@ def read_committed(folder: Path, groups: Groups, scale: Scale) -> Evidence:
         )
     rows = pd.read_csv(folder / PER_RUN, dtype={"config": str}).set_index("config")  # a hash may be all digits
     configs = {config.hash: config for members in groups.values() for config in members}
-    found = {str(hash): _run(configs[str(hash)], row) for hash, row in rows.iterrows() if str(hash) in configs}
+    if unknown := [hash for hash in rows.index if hash not in configs]:
+        raise ValueError(
+            f"{len(unknown)} of {len(rows)} runs in {folder / PER_RUN} are in no group of --scale {scale.name}, such "
+            f"as {unknown[0]}: the page is of another version of sparseflow. Write it once more with this one."
+        )
+    found = {str(hash): _run(configs[str(hash)], row) for hash, row in rows.iterrows()}
     runs = {name: [found[config.hash] for config in of if config.hash in found] for name, of in groups.items()}
-    tables = {path.stem: pd.read_csv(path) for path in sorted((folder / MEASURED).glob("*.csv"))}
+    tables = {path.stem: pd.read_csv(path, dtype=_TEXT) for path in sorted((folder / MEASURED).glob("*.csv"))}
     return Evidence(runs, tables, scale.name, scale.collapse_percent)
 
 

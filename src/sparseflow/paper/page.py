@@ -29,7 +29,7 @@ from sparseflow.paper.exhibits.records import (
 from sparseflow.paper.exhibits.verdicts import Judged, claims_csv, headline, judged
 from sparseflow.paper.matrix.mnist import groups
 from sparseflow.paper.matrix.scale import Scale
-from sparseflow.paper.matrix.scales import PAPER
+from sparseflow.paper.matrix.scales import DEMO, PAPER
 from sparseflow.training.images import ImageRun
 
 #: Part of the page on MNIST -> its heading.
@@ -132,8 +132,7 @@ def write_image_report(
     watched: Watched = iter,
 ) -> Path:
     """Write the page about runs on images, as :func:`write_paper_report` does: at any time, with whatever is there."""
-    spoken = [replace(verdict, note=_at_scale(verdict.note, scale)) for verdict in verdicts]
-    found = [claim for claim in judged(spoken) if claim.verdict != "not judged"]
+    found = [claim for claim in judged(verdicts) if claim.verdict != "not judged"]
     known = {claim.claim.id for claim in found}
     exhibits = {
         name: replace(exhibit, claims=tuple(id for id in exhibit.claims if id in known))
@@ -145,7 +144,7 @@ def write_image_report(
         "images.html.j2",
         shown,
         evidence,
-        spoken,
+        verdicts,
         found,
         command=command,
         scale=scale,
@@ -207,7 +206,7 @@ def _with_groups_as_one(shown: Shown, scale: Scale) -> Shown:
     """An exhibit whose missing groups are named in one sentence: there may be dozens while runs are being made."""
     groups = [name for one in shown.missing if (name := one.command.removeprefix(REPRODUCE)) in scale.groups]
     missing = [
-        Missing(one.text, _at_scale(one.command, scale))
+        Missing(one.text, at_scale(one.command, scale))
         for one in shown.missing
         if one.command.removeprefix(REPRODUCE) not in scale.groups
     ]
@@ -215,18 +214,18 @@ def _with_groups_as_one(shown: Shown, scale: Scale) -> Shown:
         settings = dict.fromkeys(f"{name.split('/')[0]}/*" for name in groups)
         more = f" and {count(len(groups) - NAMED, 'other')}" if len(groups) > NAMED else ""
         text = f"Not there, or not as often as planned: {', '.join(groups[:NAMED])}{more}. Make them:"
-        missing = [Missing(text, _at_scale(REPRODUCE + shlex.join(settings), scale)), *missing]
+        missing = [Missing(text, at_scale(REPRODUCE + shlex.join(settings), scale)), *missing]
     return replace(shown, missing=missing)
 
 
-def _at_scale(text: str, scale: Scale) -> str:
-    """The commands in a text with their scale.
+def at_scale(text: str, scale: Scale) -> str:
+    """The commands in a text with their scale, where that is not what the command takes by itself.
 
     >>> from sparseflow.paper.matrix.scales import SCALES
-    >>> _at_scale("sparseflow reproduce paths", SCALES["cifar"])
-    'sparseflow reproduce --scale cifar paths'
+    >>> at_scale("sparseflow reproduce paths", SCALES["cifar"]), at_scale("sparseflow reproduce paths", DEMO)
+    ('sparseflow reproduce --scale cifar paths', 'sparseflow reproduce paths')
     """
-    return text.replace(REPRODUCE, f"{REPRODUCE}--scale {scale.name} ")
+    return text if scale.name == DEMO.name else text.replace(REPRODUCE, f"{REPRODUCE}--scale {scale.name} ")
 
 
 def asked_in_words(asked: Asked, about: Sequence[Judged]) -> str:

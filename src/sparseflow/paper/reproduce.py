@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,19 @@ import pandas as pd
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.lab.page.exhibit import Exhibit
 from sparseflow.lab.page.page import Watched, as_csv
+from sparseflow.disk import read_bytes
+from sparseflow.paper.changed import as_planned
 from sparseflow.paper.claims import CIFAR_CLAIMS, CLAIMS, IMAGENET_CLAIMS, Judge, judge
 from sparseflow.paper.claims.verdict import Verdict
-from sparseflow.paper.committed import read_committed
+from sparseflow.paper.committed import PER_RUN, read_committed
 from sparseflow.paper.cost import SUSTAINED, device_seconds
 from sparseflow.paper.exhibits.all import EXHIBITS
 from sparseflow.paper.exhibits.verdicts import claims_csv
 from sparseflow.paper.matrix.measured import TABLES
 from sparseflow.paper.matrix.scale import Groups, Scale
+from sparseflow.paper.matrix.scales import SCALES
 from sparseflow.paper.measures.measurement import Measurement, read_tables
-from sparseflow.paper.page import Asked, write_image_report, write_paper_report
+from sparseflow.paper.page import Asked, at_scale, write_image_report, write_paper_report
 from sparseflow.suggest import did_you_mean
 from sparseflow.training.runs import is_done, load_run
 from sparseflow.training.sweep import Training
@@ -59,6 +63,25 @@ class Matrix:
         (True, True)
         """
         return cls(scale, scale.measurements(data_root=data_root), rate)
+
+    @classmethod
+    def of_page(cls, folder: Path) -> Matrix:
+        """The matrix whose runs a page was written about.
+
+        Raises:
+            ValueError: if the folder has no page of ``sparseflow reproduce``, or one whose verdicts cannot be judged
+                again.
+        """
+        stored = folder / "environment.json"
+        if not stored.is_file():
+            raise ValueError(f"{folder} has no page of sparseflow reproduce. Name its folder, such as results/paper.")
+        made = json.loads(read_bytes(stored))
+        if not {"seeds", "set"} <= made.keys() or not (folder / PER_RUN).is_file():
+            raise ValueError(
+                f"{folder} has a page, but no {PER_RUN} that its verdicts can be judged from again. Write it once "
+                f"more: {made['command']}"
+            )
+        return cls.of(as_planned(SCALES[made["scale"]], seeds=made["seeds"], set=made["set"]))
 
     @property
     def groups(self) -> Groups:
@@ -169,14 +192,15 @@ class Matrix:
         return device_seconds(run, rate=self.rate) if self.scale.machine == "device" else self.scale.cost(run)
 
     def judge(self, evidence: Evidence) -> list[Verdict]:
-        """The verdicts on the claims that the scale's runs can decide."""
-        return judge(evidence, self._claims)
+        """The verdicts on the claims that the scale's runs can decide; what their notes say to type is at the scale."""
+        found = judge(evidence, self._claims)
+        return [replace(verdict, note=at_scale(verdict.note, self.scale)) for verdict in found]
 
     def rejudged(self, folder: Path) -> list[str]:
         """Judge every claim again from the tables beside a page, and say in a line each what differs from its CSV.
 
         Raises:
-            ValueError: if the folder has no such tables.
+            ValueError: if the folder has no such tables, or they are of other runs.
         """
         verdicts = self.judge(read_committed(folder, self.groups, self.scale))
         table = as_csv(claims_csv(verdicts))

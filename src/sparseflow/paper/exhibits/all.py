@@ -202,6 +202,7 @@ EXHIBITS: dict[str, Exhibit] = {
         build=masks.masks_twice,
     ),
     "dead-filters": Exhibit(
+        title="Dead filters: accuracy by the first-layer filters that are alive",
         question="Why do some sparse networks end low?",
         groups=dead_filters.GROUPS,
         build=dead_filters.dead_filter_exhibit,

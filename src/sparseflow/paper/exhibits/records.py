@@ -12,7 +12,9 @@ from sparseflow.lab.page.groups import group_of
 from sparseflow.lab.page.page import hardware
 from sparseflow.lab.page.summary import accuracy_percent, onset_step
 from sparseflow.lab.page.table import Column, Table
+from sparseflow.paper.changed import as_typed
 from sparseflow.paper.matrix.scale import Scale
+from sparseflow.paper.matrix.scales import SCALES
 from sparseflow.training.environment import describe_environment
 from sparseflow.training.runs import Run
 
@@ -85,11 +87,12 @@ def distinct_runs(evidence: Evidence) -> list[Run]:
 
 
 def environment_json(evidence: Evidence, *, command: str, scale: Scale) -> dict[str, Any]:
-    """Machine and versions of the runs and of this page, the command, and the seconds of training."""
+    """Machine and versions of the runs and of this page, what was typed, and the seconds of training."""
     runs = distinct_runs(evidence)
     return {
         "command": command,
         "scale": scale.name,
+        **as_typed(scale, SCALES[scale.name]),
         "num_runs": len(runs),
         "training_seconds": sum(run.seconds for run in runs),
         "runs": hardware(runs),
