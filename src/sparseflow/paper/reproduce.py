@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 
+from sparseflow.disk import read_bytes
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.lab.page.exhibit import Exhibit
 from sparseflow.lab.page.page import Watched, as_csv
-from sparseflow.disk import read_bytes
 from sparseflow.paper.changed import as_planned
 from sparseflow.paper.claims import CIFAR_CLAIMS, CLAIMS, IMAGENET_CLAIMS, Judge, judge
 from sparseflow.paper.claims.verdict import Verdict
