@@ -17,7 +17,7 @@ from sparseflow.lab.page.evidence import Evidence
 from sparseflow.lab.page.exhibit import Exhibit
 from sparseflow.lab.page.page import Watched, as_csv
 from sparseflow.paper.changed import as_planned
-from sparseflow.paper.claims import CIFAR_CLAIMS, CLAIMS, IMAGENET_CLAIMS, Judge, judge
+from sparseflow.paper.claims import CIFAR_CLAIMS, CIFAR_LONG_CLAIMS, CLAIMS, IMAGENET_CLAIMS, Judge, judge
 from sparseflow.paper.claims.verdict import Verdict
 from sparseflow.paper.committed import PER_RUN, read_committed
 from sparseflow.paper.cost import SUSTAINED, device_seconds
@@ -39,7 +39,7 @@ _CLAIMS: Mapping[str, Mapping[str, Judge]] = {
     "paper": CLAIMS,
     "smoke": {},
     "cifar": CIFAR_CLAIMS,
-    "cifar-long": {},
+    "cifar-long": CIFAR_LONG_CLAIMS,
     "imagenet": IMAGENET_CLAIMS,
 }
 _PAGES: Mapping[str, Callable[..., Path]] = {"paper": write_paper_report, "images": write_image_report}

@@ -20,7 +20,7 @@ from sparseflow.paper.matrix.mnist import groups
 from sparseflow.paper.matrix.scales import DEMO
 from sparseflow.training.runs import Run
 from synthetic_evidence import make_evidence
-from synthetic_images import image_verdict, ticket_rows
+from synthetic_images import long_rows, long_verdict, returning
 from synthetic_runs import runs_like, verdict_on
 from synthetic_tables import Rows, distances, pairs_on_masks
 
@@ -98,9 +98,10 @@ def test_images_had_several_pruning_runs_before() -> None:
     Welch's error is sqrt(2 * 0.05^2 / 3) = 0.041: 0.2 above is t = 4.9 on 4, p = 0.004; 0.11 above 2.7, p = 0.03.
     """
     for more, expected in ((0.2, "held"), (0.11, "inconclusive")):
-        table = ticket_rows("disagreement", lottery=0.1, spread=0.5)
-        scratch = table.assign(group="resnet14/ticket-scratch", disagreement=table["disagreement"] + more)
-        found = image_verdict("C36", {}, function_reference=pd.concat([table, scratch], ignore_index=True))
+        table = long_rows("disagreement", lottery=0.1, spread=0.5)
+        scratch = table.assign(group="resnet20/ticket-scratch", disagreement=table["disagreement"] + more)
+        both = pd.concat([table, scratch], ignore_index=True)
+        found = long_verdict("C36", {}, function_reference=both, distances=returning())
         assert found.verdict == "held"
         assert found.former is not None
         assert (found.former.verdict, found.former.reason) == (expected, UNPAIRED)
@@ -109,9 +110,10 @@ def test_images_had_several_pruning_runs_before() -> None:
 
 def test_barriers_on_images_were_a_share_without_a_test() -> None:
     """C34: tickets at 0.02, 0.04 and 0.06 nats beside 1 of Scratch, 4 %: met on average, and not shown."""
-    table = ticket_rows("barrier", others={"start": "solution"}, lottery=0.04, spread=0.5)
-    scratch = table.assign(group="resnet14/ticket-scratch", barrier=1.0)
-    found = image_verdict("C34", {}, barriers=pd.concat([table, scratch], ignore_index=True))
+    table = long_rows("barrier", others={"start": "solution"}, lottery=0.04, spread=0.5)
+    scratch = table.assign(group="resnet20/ticket-scratch", barrier=1.0)
+    both = pd.concat([table, scratch], ignore_index=True)
+    found = long_verdict("C34", {}, barriers=both, distances=returning())
     assert found.former is not None
     assert (found.verdict, found.former.verdict) == ("inconclusive", "held")
     assert "5 % of that of Scratch" in found.former.criterion

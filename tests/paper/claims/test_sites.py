@@ -54,7 +54,7 @@ def c52(*, count: int = 5, erk: float) -> Groups:
     [
         ("C09", c09(), "held"),
         ("C09", c09(accuracy=92.0), "failed"),
-        ("C09", c09(spread=8.0), "inconclusive"),
+        ("C09", c09(std=8.0), "inconclusive"),
         ("C10", c10(start=2.0), "held"),
         ("C10", c10(start=0.5), "failed"),
         ("C10", c10(start=2.0, later=1.5), "failed"),

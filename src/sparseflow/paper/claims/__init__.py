@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
 
 from scipy import stats
 
@@ -26,18 +25,16 @@ from sparseflow.paper.claims import (
     tickets,
     updates,
 )
-from sparseflow.paper.claims.sites import CIFAR, IMAGENET, MNIST, Site
+from sparseflow.paper.claims.returning import SiteJudge
+from sparseflow.paper.claims.sites import CIFAR, CIFAR_LONG, IMAGENET, MNIST, Site
 from sparseflow.paper.claims.verdict import Verdict, undecided
+from sparseflow.paper.claims.withdrawn import REASONS, withdrawn
 
 Judge = Callable[[Evidence], Verdict]
 
 
-class _SiteJudge(Protocol):
-    def __call__(self, evidence: Evidence, site: Site) -> Verdict: ...
-
-
 #: Id -> the function that judges the claim on any site.
-_ON_SITES: Mapping[str, _SiteJudge] = {
+_ON_SITES: Mapping[str, SiteJudge] = {
     **start.ON_SITES,
     **learning.ON_SITES,
     **accuracy.ON_SITES,
@@ -50,8 +47,15 @@ _ON_SITES: Mapping[str, _SiteJudge] = {
 }
 
 
-def _on(site: Site) -> dict[str, Judge]:
-    return {id: partial(judged, site=site) for id, judged in _ON_SITES.items()}
+#: Those that the narrow networks were not made for.
+_OF_RUNS_THAT_LEARN: Mapping[str, SiteJudge] = {"C13": accuracy.c13, "C52": overall.c52}
+#: Those whose half about large networks is another function.
+_OF_IMAGES: Mapping[str, SiteJudge] = {"C06": learning.c06_gain, "C44": tickets.c44_late}
+
+
+def _on(site: Site, *more: Mapping[str, SiteJudge]) -> dict[str, Judge]:
+    claims = {id: judged for found in (_ON_SITES, *more) for id, judged in found.items()}
+    return {id: partial(claims[id], site=site) for id in sorted(claims)}
 
 
 #: Id -> the function that judges the claim by the runs on MNIST, in the order of the paper.
@@ -69,20 +73,19 @@ CLAIMS: Mapping[str, Judge] = dict(
             **tickets.CLAIMS,
             **mlp.CLAIMS,
             **overall.CLAIMS,
-            **_on(MNIST),
+            **_on(MNIST, _OF_RUNS_THAT_LEARN),
         }.items()
     )
 )
 #: The claims about ImageNet by the runs on CIFAR-10, on the groups of :mod:`sparseflow.paper.matrix.cifar`.
-CIFAR_CLAIMS: Mapping[str, Judge] = dict(
-    sorted({**_on(CIFAR), "C06": learning.c06_gain, "C44": tickets.c44_late}.items())
-)
+CIFAR_CLAIMS: Mapping[str, Judge] = {
+    id: withdrawn(judged, REASONS[id]) if id in REASONS else judged for id, judged in _on(CIFAR, _OF_IMAGES).items()
+}
+#: The same by networks that learn, on the groups of :mod:`sparseflow.paper.matrix.cifar_long`.
+CIFAR_LONG_CLAIMS: Mapping[str, Judge] = _on(CIFAR_LONG, _OF_IMAGES, _OF_RUNS_THAT_LEARN)
 #: The claims that read groups of the paper's own networks, which are trained on ImageNet.
 IMAGENET_CLAIMS: Mapping[str, Judge] = {
-    "C09": _on(IMAGENET)["C09"],
-    "C10": _on(IMAGENET)["C10"],
-    "C13": CLAIMS["C13"],
-    "C52": CLAIMS["C52"],
+    id: judged for id, judged in _on(IMAGENET, _OF_RUNS_THAT_LEARN).items() if id in ("C09", "C10", "C13", "C52")
 }
 
 

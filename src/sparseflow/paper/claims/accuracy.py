@@ -48,12 +48,12 @@ def c08(evidence: Evidence, site: Site) -> Verdict:
 
     Criterion, on every network, for three methods, over 10 seeds: accuracies within 0.5 points (TOST paired by seed,
     p < 0.05) of the starts with which both learn; how many collapse is C07's. LeNet5's masks move every 100 steps.
-    Differs on CIFAR-10: 3 seeds.
+    Differs on CIFAR-10: 3 seeds, and of networks that learn the methods that were trained from both.
     """
     below = evidence.collapse_percent
     parts, old, described = {}, {}, []
     for network, group in site.networks.groups.items():
-        for method, key in METHODS.items():
+        for method, key in site.methods(group, "liu", "sparse").items():
             cells = [site.cell(group, key, init) for init in ("liu", "sparse")]
             for cell in cells:
                 evidence.runs(cell, at_least=site.some)
@@ -81,18 +81,20 @@ def c08(evidence: Evidence, site: Site) -> Verdict:
     )
 
 
-def c13(evidence: Evidence) -> Verdict:
+def c13(evidence: Evidence, site: Site) -> Verdict:
     """Small Dense beats static sparse training of its size on ResNet-50, even with good initial weights.
 
-    Criterion, on ResNet-50: Small Dense ends more than half a point above Scratch, one-sided Welch p < 0.05, for every
-    initialisation. The same comparison on LeNet5 and the MLP is reported without a verdict, as the criterion asks.
+    Criterion, on a ResNet: Small Dense ends more than half a point above Scratch, one-sided Welch p < 0.05, for every
+    initialisation; the widths differ, so no start is shared. The same comparison on LeNet5 and the MLP is reported
+    without a verdict, as the criterion asks.
     """
-    if evidence.groups.get("resnet50/small_dense"):
-        small = accuracies_of(evidence, "resnet50/small_dense")
-        by_init = {name: accuracies_of(evidence, f"resnet50/scratch/{init}") for name, init in INITS.items()}
+    for network in site.residual.groups.values():
+        small = accuracies_of(evidence, f"{network}/small_dense")
+        by_init = {name: accuracies_of(evidence, f"{network}/scratch/{init}") for name, init in INITS.items()}
         return conclude(
             "C13",
             all_of({name: greater(small, found, margin=0.5, alpha=0.05) for name, found in by_init.items()}),
+            where=site.residual.phrase,
             ours=f"Small Dense {mean_and_std(small)}; Scratch {labelled_means(by_init)}",
             held="A small dense ResNet ends better than a sparse one of its size with fixed connections.",
             failed="A small dense ResNet does not end half a point better than every sparse one of its size.",
@@ -141,13 +143,14 @@ def c23(evidence: Evidence, site: Site) -> Verdict:
     """The order is RigL, SET, Scratch; on MNIST only RigL above Scratch is asked for.
 
     Criterion, on every network, with Ours: each adjacent gap is above 0, one-sided t paired by seed, p < 0.05. LeNet5's
-    masks move every 100 steps.
+    masks move every 100 steps. Differs: of VGG16 on CIFAR-10 that learns, which SET does not train, the two others.
     """
     parts, old, described = {}, {}, []
     for network, group in site.networks.groups.items():
-        cells = [site.cell(group, key, "sparse") for key in METHODS.values()]
-        found = dict(zip(METHODS, paired_values(evidence, accuracy, *cells), strict=True))
-        for better, worse in pairwise(site.order):
+        methods = site.methods(group, "sparse")
+        cells = [site.cell(group, key, "sparse") for key in methods.values()]
+        found = dict(zip(methods, paired_values(evidence, accuracy, *cells), strict=True))
+        for better, worse in pairwise(method for method in site.order if method in methods):
             name = f"{network}, {better} above {worse}"
             parts[name] = paired_greater(found[better], found[worse], alpha=0.05)
             before = [accuracies(evidence.groups.get(f"{group}/{METHODS[one]}/sparse", ())) for one in (better, worse)]
@@ -215,5 +218,5 @@ def _off_cycle(rigl: list[Run], small: list[Run]) -> list[Values]:
 
 
 #: Judged on MNIST alone.
-CLAIMS = {"C13": c13, "C24": c24}
+CLAIMS = {"C24": c24}
 ON_SITES = {"C08": c08, "C20": c20, "C23": c23}

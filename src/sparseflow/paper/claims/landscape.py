@@ -20,6 +20,7 @@ from sparseflow.paper.claims.pruning_runs import (
     lottery_and_scratch,
     of_tickets,
 )
+from sparseflow.paper.claims.returning import if_tickets_return
 from sparseflow.paper.claims.run_statistics import mean_and_std
 from sparseflow.paper.claims.sites import MNIST, Site
 from sparseflow.paper.claims.statistics import Greater, above, greater, paired_greater, permutation_greater
@@ -283,4 +284,11 @@ def _barriers_text(both: TicketsAndScratch) -> str:
     return f"{both.text(digits=4)}, at most {NO_BARRIER:g} for tickets of {connected} of {len(both.lottery)}"
 
 
-ON_SITES = {"C30": c30, "C31": c31, "C32": c32, "C33": c33, "C34": c34, "C35": c35}
+ON_SITES = {
+    "C30": c30,
+    "C31": if_tickets_return(c31),
+    "C32": if_tickets_return(c32),
+    "C33": c33,
+    "C34": if_tickets_return(c34),
+    "C35": c35,
+}

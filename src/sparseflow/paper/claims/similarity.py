@@ -26,6 +26,7 @@ from sparseflow.paper.claims.pruning_runs import (
     of_tickets,
     on_all_masks,
 )
+from sparseflow.paper.claims.returning import if_tickets_return
 from sparseflow.paper.claims.run_statistics import labelled_means
 from sparseflow.paper.claims.sites import Site
 from sparseflow.paper.claims.statistics import (
@@ -268,4 +269,4 @@ def _block(evidence: Evidence, group: str) -> Block:
 
 
 CLAIMS = {"C37": c37, "C38": c38, "C39": c39, "C42": c42}
-ON_SITES = {"C36": c36}
+ON_SITES = {"C36": if_tickets_return(c36)}

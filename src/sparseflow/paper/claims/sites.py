@@ -1,8 +1,10 @@
 """The sites at which claims are judged, MNIST, CIFAR-10 and ImageNet, and the differences of their criteria.
 
-On CIFAR-10 the networks are those of :mod:`sparseflow.paper.matrix.cifar`: VGG16 at three sparsities, and ResNet-14,
-which is ResNet-50 with one block per group; both have 1/8 of their channels and train for an epoch or two. Verdicts
-call them narrow. Where a criterion counts steps of ImageNet, the same share of training is meant.
+There are two on CIFAR-10. The networks of :mod:`sparseflow.paper.matrix.cifar` are VGG16 at three sparsities, and
+ResNet-14, which is ResNet-50 with one block per group; both have 1/8 of their channels and train for an epoch or two.
+Verdicts call them narrow, and most of them are :mod:`withdrawn <.withdrawn>`. Those of
+:mod:`sparseflow.paper.matrix.cifar_long` learn: ResNet-20, and VGG16 of a quarter of the width. Where a criterion
+counts steps of ImageNet, the same share of training is meant.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 from sparseflow.init.schemes import SCHEMES
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims.run_statistics import at_share
-from sparseflow.paper.matrix import cells
+from sparseflow.paper.matrix import cells, cifar_long
 from sparseflow.paper.matrix.cells import MOVING
 from sparseflow.paper.matrix.cifar import RESNET, VGG
 from sparseflow.training import names
@@ -57,7 +59,9 @@ class Site:
     flowing: Networks
     """Networks whose gradients under RigL and Scratch are compared (C21)."""
     residual: Networks
-    """The network with batch norm and skip connections (C09, C10); none on MNIST."""
+    """The network with batch norm and skip connections (C09, C10, C13); none on MNIST."""
+    cells: frozenset[str] | None = None
+    """The cells of Table 1 that are trained, as :meth:`cell` names them; ``None``: every method from every start."""
     tickets: Networks
     """Settings of section 4.3; the first is that of the paper's figures (C30 to C36)."""
     ticket_kinds: Mapping[str, str]
@@ -68,6 +72,11 @@ class Site:
     """Whether tickets were judged before on the masks of one pruning run alone (C32 to C47)."""
     ticket_flow: Networks
     """Networks whose tickets' gradients are judged (C29)."""
+    returns: bool = False
+    """Whether tickets must end nearer to the pruning solution than they start for claims about their ends to be judged
+    (C31, C32, C34, C36)."""
+    plain_tickets: Networks = Networks({})
+    """Networks without batch norm whose tickets are reported (C44)."""
     dropping: str
     """The group whose learning rate drops in steps (C11)."""
     dropping_phrase: str
@@ -116,6 +125,27 @@ class Site:
         """
         often = self.often if method in MOVING and network in self.plain.groups.values() else ""
         return f"{network}/{method}/{init}{often}"
+
+    def methods(self, network: str, *inits: str) -> dict[str, str]:
+        """The paper's label -> key of the methods that train a network from all of these initialisations.
+
+        >>> CIFAR_LONG.methods("vgg16", "liu", "sparse"), list(MNIST.methods("lenet5", "liu"))
+        ({'Scratch': 'scratch', 'RigL': 'rigl'}, ['Scratch', 'SET', 'RigL'])
+        """
+        cells = self.cells
+        return {
+            label: key
+            for label, key in METHODS.items()
+            if cells is None or all(self.cell(network, key, init) in cells for init in inits)
+        }
+
+    def inits(self, network: str, method: str) -> list[str]:
+        """The initialisations that a method trains a network from.
+
+        >>> CIFAR_LONG.inits("resnet20", "set"), MNIST.inits("lenet5", "set")
+        (['dense', 'sparse'], ['dense', 'liu', 'sparse'])
+        """
+        return [key for key in INITS.values() if self.cells is None or self.cell(network, method, key) in self.cells]
 
     @property
     def main_tickets(self) -> str:
@@ -196,6 +226,31 @@ CIFAR = Site(
     drop_window=at_share(40 / 600),
     halves_of_updates=True,
     farther=3,
+    plain_tickets=Networks({"VGG16 at 90 %": "vgg16-90"}),
+)
+
+_RESNET20 = Networks({"ResNet-20": cifar_long.RESNET}, "On CIFAR-10, with a ResNet-20")
+_LONG_VGG = Networks({"VGG16": cifar_long.VGG}, "On CIFAR-10, with a VGG16 of a quarter of the width")
+_LEARNING = Networks({**_RESNET20.groups, **_LONG_VGG.groups}, "On CIFAR-10, with a ResNet-20 and a VGG16")
+#: Networks that learn; three seeds of a cell. What 16 hours of two cores leave out is not judged, see ``cells``.
+CIFAR_LONG = replace(
+    CIFAR,
+    networks=_LEARNING,
+    plain=_LONG_VGG,
+    starting=_LONG_VGG,
+    moving=_RESNET20,
+    flowing=_LEARNING,
+    residual=_RESNET20,
+    cells=frozenset(cifar_long.CELLS),
+    tickets=_RESNET20,
+    ticket_flow=_RESNET20,
+    returns=True,
+    order_caveat="; of VGG16 only RigL and Scratch were compared",
+    plain_tickets=_LONG_VGG,
+    dropping=f"{cifar_long.RESNET}/scratch/sparse",
+    dropping_phrase=_RESNET20.phrase,
+    # The criterion's own window, in which two or three norms are logged.
+    drop_window=at_share(500 / 32_000),
 )
 #: The site of the claims that read groups of the paper's own networks.
 IMAGENET = replace(MNIST, residual=Networks({"ResNet-50": "resnet50"}))

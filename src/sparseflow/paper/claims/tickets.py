@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.paper.claims.bounds import reaches
 from sparseflow.paper.claims.contrasts import contrast, spread_above, spread_within
-from sparseflow.paper.claims.former import on_first_masks
+from sparseflow.paper.claims.former import UNPAIRED, on_first_masks
 from sparseflow.paper.claims.intervals import Spread, Values, mean_spread, welch_spread
 from sparseflow.paper.claims.landscape import BY_PRUNING_RUN
 from sparseflow.paper.claims.pruning_runs import of_runs
@@ -29,7 +30,7 @@ from sparseflow.paper.claims.run_statistics import (
     num_collapsed,
     of_each,
 )
-from sparseflow.paper.claims.sites import CIFAR, Site
+from sparseflow.paper.claims.sites import Site
 from sparseflow.paper.claims.starts import paired_values
 from sparseflow.paper.claims.statistics import above, greater, paired_greater, spearman_above
 from sparseflow.paper.claims.tables import rows
@@ -53,7 +54,7 @@ def c29(evidence: Evidence, site: Site) -> Verdict:
     Criterion, on LeNet5 and the MLP, mean log norm over the first 1000 steps, paired by the pruning run whose masks all
     have: that of tickets is below that of Scratch+, and less than twice that of Scratch (Original), which the claim
     says they do not improve; one-sided t, p < 0.05. The norms at step 0 are reported.
-    Differs on CIFAR-10: ResNet-14, over the same share of training.
+    Differs on CIFAR-10: ResNets, over the same share of training.
     """
     parts, old, described = {}, {}, []
     for network, group in site.ticket_flow.groups.items():
@@ -149,21 +150,28 @@ def c44_original(evidence: Evidence) -> Verdict:
     )
 
 
-def c44_late(evidence: Evidence) -> Verdict:
+def c44_late(evidence: Evidence, site: Site) -> Verdict:
     """On large networks the original ticket (K = 0) fails; late rewinding is needed.
 
-    Criterion, its other half, on CIFAR-10: tickets of ResNet-14 with K = 0 end more than 1 point below those of K = 6 %
-    of training, the share that 2000 are of the paper's 32000 steps; one-sided Welch p < 0.05. Reported of VGG16 at
-    90 %: accuracy, how many end at chance and the gradient norm at step 0, which tells a signal that vanished from a
-    ticket that failed.
-    Differs: values are means of pruning runs, 3 against 3.
+    Criterion, its other half, on CIFAR-10: tickets of a ResNet with K = 0 end more than 1 point below those of K = 6 %
+    of training, the share that 2000 are of the paper's 32000 steps; one-sided t paired by pruning run, p < 0.05.
+    Reported of VGG16: accuracy, how many end at chance and the gradient norm at step 0, which tells a signal that
+    vanished from a ticket that failed.
+    Differs: values are means of pruning runs.
     """
-    late, original = of_runs(evidence, CIFAR.main_tickets, ("lottery", "lottery-k0"), accuracy)
+    late, original = of_runs(evidence, site.main_tickets, ("lottery", "lottery-k0"), accuracy)
+    (label,) = site.tickets.groups
     return conclude(
         "C44",
-        greater(late, original, margin=LOSS, alpha=0.05),
-        where=CIFAR.tickets.phrase,
-        ours=f"ResNet-14: K = 6 % {mean_and_std(late)}, K = 0 {mean_and_std(original)}" + _vgg_text(evidence),
+        paired_greater(late, original, margin=LOSS, alpha=0.05),
+        where=site.tickets.phrase,
+        design=BY_PRUNING_RUN,
+        former=Former(
+            "Welch's t test of means of pruning runs",
+            greater(late, original, margin=LOSS, alpha=0.05).outcome,
+            UNPAIRED,
+        ),
+        ours=f"{label}: K = 6 % {mean_and_std(late)}, K = 0 {mean_and_std(original)}" + _plain_text(evidence, site),
         held="Lottery tickets end more than a point worse from the very first weights than from those a little into "
         "training.",
         failed="Lottery tickets do not end a point worse from the very first weights than from those a little into "
@@ -171,16 +179,17 @@ def c44_late(evidence: Evidence) -> Verdict:
     )
 
 
-def _vgg_text(evidence: Evidence) -> str:
+def _plain_text(evidence: Evidence, site: Site) -> str:
     """A sentence on VGG16's tickets on one mask, rewound late and not rewound, as far as they were trained."""
     described = []
-    for name, kind in (("K = 0", "lottery-k0"), ("K = 6 %", "lottery")):
-        runs = evidence.groups.get(f"vgg16-90/{kind}/mask0", ())
+    kinds = (("K = 0", "lottery-k0"), ("K = 6 %", "lottery"))
+    for (network, group), (name, kind) in product(site.plain_tickets.groups.items(), kinds):
+        runs = evidence.groups.get(f"{group}/{kind}/mask0", ())
         if runs:
             lost = num_collapsed(runs, below=evidence.collapse_percent)
             norm = of_each(runs, lambda run: norm_at(run, 0)).mean()
             described.append(
-                f"; VGG16 at 90 %, {name} {mean_and_std(accuracies(runs))}, {lost} of {len(runs)} at chance, gradient "
+                f"; {network}, {name} {mean_and_std(accuracies(runs))}, {lost} of {len(runs)} at chance, gradient "
                 f"norm at step 0 {norm:.3g}"
             )
     return "".join(described)

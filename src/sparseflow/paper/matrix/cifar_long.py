@@ -24,6 +24,15 @@ RESNET, VGG = "resnet20", "vgg16"
 RESNET_BASE = usual_run(RESNET).with_(channels_last=True)
 #: The paper's sparsity, allocation (ERK), learning rate and drop fraction of VGG16.
 VGG_BASE = RESNET_BASE.with_(network=VGG, width=1 / 4, sparsity=0.8, learning_rate=0.04, drop_fraction=0.1)
+#: Network -> method -> the initialisations of Table 1 that it is trained from; what 16 hours of two cores allow.
+TABLE = {
+    RESNET: {"scratch": ("sparse", "dense", "liu"), "set": ("sparse", "dense"), "rigl": ("sparse", "dense")},
+    VGG: {"scratch": ("sparse", "dense", "liu"), "rigl": ("sparse", "dense", "liu")},
+}
+#: The names of these groups.
+CELLS = tuple(
+    f"{network}/{method}/{init}" for network, row in TABLE.items() for method, inits in row.items() for init in inits
+)
 #: Beside 0.1, so that Original and Ours are compared at the rate that suits each; repetitions of these runs.
 RATES, FEW = (0.03, 0.3), 2
 

@@ -17,7 +17,7 @@ from sparseflow.analysis.distances import (
 from sparseflow.analysis.embedding import metric_mds
 from sparseflow.analysis.landscape import ALPHAS, area_under_log_loss, barrier, linear_path
 from sparseflow.analysis.recalibrate import running_norms
-from sparseflow.paper.measures.source import Source, Tables, network, trained_names
+from sparseflow.paper.measures.source import Source, Tables, network, weight_names
 from sparseflow.rng import stream
 from sparseflow.training.config import RunConfig
 
@@ -76,7 +76,8 @@ def path(
 def distances(source: Source, runs: tuple[RunConfig, ...], /) -> Tables:
     """Distance of runs to the pruning solution whose masks they have, at the start and at the end.
 
-    Beside each distance stands that of a random direction of the same norm, which the norm alone explains.
+    Weights and biases count, batch norms' parameters do not. Beside each distance stands that of a random direction of
+    the same norm, which the norm alone explains.
 
     Args:
         source: The runs.
@@ -131,7 +132,7 @@ def embedding(source: Source, runs: tuple[RunConfig, ...], /) -> Tables:
 
 def _vector(config: RunConfig, state: Mapping[str, Tensor]) -> Tensor:
     # Inactive weights are zero, so they add nothing to a distance.
-    return parameter_vector(state, names=trained_names(config))
+    return parameter_vector(state, names=weight_names(config))
 
 
 def _pruned(config: RunConfig) -> RunConfig:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparseflow._fast import has_numba
 from sparseflow.gradients import trainable
@@ -90,11 +91,21 @@ def network(config: RunConfig, masks: Mapping[str, Tensor]) -> nn.Sequential:
 
 
 @cache
-def trained_names(config: RunConfig) -> tuple[str, ...]:
-    """Names of a state's entries that are trained: not the running statistics of batch norms.
+def weight_names(config: RunConfig) -> tuple[str, ...]:
+    """Names of a state's entries that distances are between: weights and biases, and nothing of batch norms.
+
+    The scales of batch norms begin at 1; of a ResNet for small images they are longer than all kernels together, so
+    that a distance would be one between scales.
 
     >>> from sparseflow.training.images import ImageRun
-    >>> trained_names(ImageRun(network="resnet14", width=1 / 16))[:3]
-    ('conv1.weight', 'norm1.weight', 'norm1.bias')
+    >>> weight_names(ImageRun(network="resnet14", width=1 / 16))[:2]
+    ('conv1.weight', 'layer1.0.conv1.weight')
     """
-    return tuple(trainable(dense_network(config)))
+    model = dense_network(config)
+    of_norms = {
+        f"{name}.{parameter}"
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+        for parameter, _ in module.named_parameters()
+    }
+    return tuple(name for name in trainable(model) if name not in of_norms)
