@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from sparseflow.masks.report import mask_statistics, sparsity_report
     from sparseflow.masks.select import prunable
-    from sparseflow.methods import GMP, SET, SNFS, OneShot, RigL, RigLInverted, Static, drop_and_grow
+    from sparseflow.methods import ACDC, GMP, SET, SNFS, OneShot, RigL, RigLInverted, Static, drop_and_grow
     from sparseflow.record import record
     from sparseflow.sparsifier.check import check
     from sparseflow.sparsifier.sparsifier import Sparsifier
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ACDC",
     "GMP",
     "SET",
     "SNFS",
@@ -87,6 +88,7 @@ __all__ = [
 
 #: Public name -> its module, loaded when first asked for: so the command line answers before torch is loaded.
 _HOMES = {
+    "ACDC": "sparseflow.methods",
     "GMP": "sparseflow.methods",
     "SET": "sparseflow.methods",
     "SNFS": "sparseflow.methods",

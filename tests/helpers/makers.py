@@ -15,12 +15,14 @@ MAKERS: dict[str, Callable[..., sf.updaters.Method]] = {
     "one_shot": sf.OneShot,
 }
 DROP_GROW = {"drop_fraction": 0.3, "update_every": 3}
-#: Updates fall at 3, 6, 9, 12; pruning's at 2, 5, 8 and, whatever the period, at its end 10.
+#: Updates fall at 3, 6, 9, 12; pruning's at 2, 5, 8 and, whatever the period, at its end 10; the phases of AC/DC begin
+#: at 2 (sparse), 4 (dense), 6, 8 and 9.
 SETTINGS: dict[str, dict[str, Any]] = {
     "static": {},
     **{name: DROP_GROW for name, row in METHODS.items() if row.moves == "swap"},
     "prune": {"sparsity": 0.7, "begin": 2, "end": 10, "update_every": 3},
     "one_shot": {"sparsity": 0.7, "at": 4},
+    "acdc": {"sparsity": 0.7, "begin": 2, "phase_steps": 2, "end": 9},
 }
 #: Blocks that divide the layers of ``tiny_model``: of whole units, of several inputs, of one input.
 BLOCKS = {"0.weight": (3, 1), "3.weight": (2, 4), "5.weight": (4, 1)}
@@ -48,4 +50,4 @@ def block_size(case: str, name: str) -> int:
 
 #: Methods with a constant active count, and those that start from dense masks; with blocks and without.
 MOVING = [case for case in CASES if (row := METHODS.get(case.removesuffix(_SUFFIX))) and row.moves == "swap"]
-PRUNING = [case for case in CASES if case.startswith(("prune", "one_shot"))]
+PRUNING = [case for case in CASES if case.startswith(("prune", "one_shot", "acdc"))]

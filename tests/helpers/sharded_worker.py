@@ -39,6 +39,7 @@ METHODS: dict[str, sf.updaters.Method] = {
     "snfs": sf.SNFS(**_moving),
     "gmp": sf.GMP(sparsity=0.8, begin=4, end=16, update_every=4),
     "gmp_global": sf.GMP(sparsity=0.8, begin=4, end=16, update_every=4, scope="global"),
+    "acdc": sf.ACDC(sparsity=0.8, begin=4, phase_steps=4, end=16),
     "own": OneByOne(every=4, turned="4.weight"),
     "set_blocks": sf.SET(**_moving, block=BLOCKS),
     "rigl_blocks": sf.RigL(**_moving, block=BLOCKS),
@@ -50,6 +51,8 @@ OPTIMIZERS: dict[str, Any] = {
     "nesterov": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
     "adam": lambda p: torch.optim.Adam(p, lr=0.01),
 }
+#: Beginnings of the names of methods that start from dense masks.
+DENSE = ("gmp", "acdc")
 #: Pairs of method and optimizer.
 CASES = [*((method, "momentum") for method in METHODS), ("rigl", "nesterov"), ("rigl", "adam")]
 
@@ -87,7 +90,7 @@ def made(
 ) -> tuple[nn.Sequential, torch.optim.Optimizer, sf.Sparsifier]:
     model = network()
     block = getattr(METHODS[method], "block", (1, 1))
-    masks = sf.dense_masks(model) if method.startswith("gmp") else sf.random_masks(model, 0.5, seed=0, block=block)
+    masks = sf.dense_masks(model) if method.startswith(DENSE) else sf.random_masks(model, 0.5, seed=0, block=block)
     if ranks.world > 1:
         cut(model)
     optimizer = OPTIMIZERS[optimizer_name](model.parameters())

@@ -3,6 +3,7 @@
 A new method is a file here and a row in ``sparseflow.training.names``.
 """
 
+from sparseflow.methods.acdc import ACDC
 from sparseflow.methods.base import Layer, Method, Swap
 from sparseflow.methods.drop_grow import DropGrow, drop_and_grow
 from sparseflow.methods.pruning import GMP, OneShot
@@ -12,6 +13,7 @@ from sparseflow.methods.snfs import SNFS
 from sparseflow.methods.static import Static
 
 __all__ = [
+    "ACDC",
     "GMP",
     "SET",
     "SNFS",

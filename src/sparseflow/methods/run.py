@@ -1,6 +1,7 @@
 """What a method knows of the run around it: whether it fits the weights, when it ends, and what it has not reached.
 
-A method may have ``check_start(shapes, active)``, ``unfinished(step, shapes, active)`` and ``until``; one that leaves
+A method may have ``check_start(shapes, active)``, ``unfinished(step, shapes, active)``, ``until``, and
+``resets_momentum(step)``, which says whether optimizers forget their momentum once masks have changed; one that leaves
 them out is asked nothing.
 """
 

@@ -19,7 +19,7 @@ from sparseflow.sparsifier.guard import Guard, check_agreement, stop_copies
 from sparseflow.sparsifier.kinds import keeps_zeros
 from sparseflow.sparsifier.last_update import Before, before_update
 from sparseflow.sparsifier.observer import Observer
-from sparseflow.sparsifier.optimizers import PeakRates, is_scheduled, leaves_gradients, weight_states
+from sparseflow.sparsifier.optimizers import PeakRates, is_scheduled, leaves_gradients, reset_momentum_, weight_states
 from sparseflow.sparsifier.part import Part
 from sparseflow.sparsifier.roots import QuickRoots
 from sparseflow.sparsifier.tensors import chain
@@ -307,6 +307,9 @@ class Listener:
             generator=self.generator,
         )
         changes = self._weights.change_(new, want_changes=bool(self.after_update or self.observers))
+        if (resets := getattr(self.method, "resets_momentum", None)) is not None and resets(self.step_count):
+            for optimizer in self._optimizers:
+                reset_momentum_(optimizer)
         self.guard.see()
         self.last_update, self.is_updating = self.step_count, False
         self.is_untrained = True

@@ -16,6 +16,10 @@ from sparseflow.sparsifier.tensors import WHOLE, Kept, Path, WeightState, chain,
 Switches = tuple[Any, ...]
 
 
+#: Names of state that is a running mean of gradients.
+_MOMENTA = {"momentum_buffer", "exp_avg"}
+
+
 class _Known(NamedTuple):
     parameter: ReferenceType[Tensor]
     switches: Switches
@@ -163,6 +167,25 @@ def _at(optimizer: Any, parameter: Tensor, path: Path) -> Tensor | None:
         else:
             value = getattr(value, str(key), None)
     return value if isinstance(value, Tensor) and value.dim() else None
+
+
+def reset_momentum_(optimizer: Any) -> None:
+    """Zero the running means of gradients that an optimizer, and those it holds, move by, of all their parameters.
+
+    These are ``momentum_buffer`` of SGD and its kin and ``exp_avg`` of Adam and its kin. What scales a step by the size
+    of gradients stays: without it the next steps would be too long.
+
+    >>> weight = nn.Parameter(torch.ones(1))
+    >>> optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    >>> weight.sum().backward(); optimizer.step(); reset_momentum_(optimizer)
+    >>> optimizer.state[weight]["momentum_buffer"]
+    tensor([0.])
+    """
+    for each in chain(optimizer):
+        for state in each.state.values():
+            for key in _MOMENTA & (state.keys() if isinstance(state, Mapping) else set()):
+                if isinstance(state[key], Tensor):
+                    state[key].zero_()
 
 
 def optimizers_of(

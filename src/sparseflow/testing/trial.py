@@ -45,6 +45,11 @@ class Trial:
     block: BlockLike = (1, 1)
     """Blocks of the masks at the start."""
 
+    def resets_momentum(self, step: int) -> bool:
+        """Whether the method asks for momentum to be forgotten after this step, see :mod:`sparseflow.methods.run`."""
+        resets = getattr(self.make(), "resets_momentum", None)
+        return resets is not None and bool(resets(step))
+
     def run(self, *, seed: int = 0) -> Run:
         """A new run at step 0."""
         return Run(self, seed=seed)

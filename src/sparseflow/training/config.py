@@ -225,6 +225,11 @@ class RunConfig(ABC):
                 "end": self.prune_end,
                 "update_every": self.prune_every or self.update_every,
             }
+        elif self.row.moves == "alternate":
+            settings = {
+                "sparsity": self.sparsity if sparsity is None else sparsity,
+                "total_steps": self.steps,
+            }
         if settings and blocks:
             settings["block"] = blocks
         return self.row.updater(**settings)

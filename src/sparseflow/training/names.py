@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sparseflow.methods import GMP, SET, SNFS, RigL, RigLInverted, Static
+from sparseflow.methods import ACDC, GMP, SET, SNFS, RigL, RigLInverted, Static
 from sparseflow.methods.base import Method
 from sparseflow.types import Look
 
@@ -27,10 +27,10 @@ class MethodRow:
     start: Literal["dense", "masked", "ticket"]
     """``dense``: all weights; ``masked``: masks, and weights drawn for them; ``ticket``: masks and weights of a pruning
     run."""
-    moves: Literal["never", "swap", "prune"] = "never"
+    moves: Literal["never", "swap", "prune", "alternate"] = "never"
     """How masks change. It decides which settings of a run the updater is given: for ``swap`` ``drop_fraction``,
     ``update_every``, ``update_until`` and ``schedule``; for ``prune`` ``sparsity``, ``begin``, ``end`` and
-    ``update_every``."""
+    ``update_every``; for ``alternate`` ``sparsity`` and ``total_steps``."""
     updater: Callable[..., Method] = Static
     """Makes the updater from these settings."""
     authors: Mapping[str, Any] = field(default_factory=dict)
@@ -112,6 +112,14 @@ METHODS: dict[str, MethodRow] = {
         moves="swap",
         updater=SNFS,
         look=Look("vermillion", "-.", "D"),
+    ),
+    "acdc": MethodRow(
+        label="AC/DC",
+        meaning="starts dense; phases with its largest weights alone take turns with dense ones; the last is sparse.",
+        start="dense",
+        moves="alternate",
+        updater=ACDC,
+        look=Look("grey", "-.", "X"),
     ),
 }
 #: ``dense`` on the narrow twin of a network: no method of its own, but a row of every table.

@@ -90,7 +90,7 @@ def set_up(
     model: nn.Module = dense_network(config)
     masks = _begin_(model, config, start, images=None if growth is None else growth[0])
     shares = None
-    if config.row.moves == "prune" and config.prunes_to_masks:
+    if config.row.moves in ("prune", "alternate") and config.prunes_to_masks:
         shares = {name: 1 - float(mask.double().mean()) for name, mask in _random_masks(model, config).items()}
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
