@@ -74,6 +74,7 @@ def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("info", 24),
         ("doctor", 26),
         ("train", 58),
+        ("train text", 66),
         ("reproduce", 36),
     ],
 )
@@ -162,6 +163,12 @@ def test_bad_values_of_train(arguments: str, message: str, capsys: pytest.Captur
         ("info here", "sparseflow info takes no 'here'. Leave it out."),
         ("train images --network vgg17", "network must be one of vgg16, resnet50, "),
         ("train images --netwrk vgg16", "there is no option --netwrk. Did you mean --network? See sparseflow train im"),
+        ("train text --one-in 0", "one_in must be at least 1, got 0."),
+        (
+            "train text --one-inn 9",
+            "there is no option --one-inn. Did you mean --one-in? See sparseflow train text --h",
+        ),
+        ("train text --package simpy", "package must be one of sympy, got 'simpy'. Did you mean sympy?"),
         ("bench lenet55", "there is no folder and no model 'lenet55'. Models: "),
         ("doctor nowhere", "nowhere is no run, and no checkpoint of one. For the state dict of a network of your own "),
         ("demo --jobs 0", "jobs must be at least 1, got 0."),
@@ -195,6 +202,20 @@ def test_what_is_no_command_line(arguments: str, capsys: pytest.CaptureFixture[s
     assert told.out == ""
     assert 0 < len(told.err.splitlines()) <= 24
     assert not list(Path.cwd().iterdir())
+
+
+def test_train_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """A run of few steps, and its dense twin: said where they are, and how well they predict."""
+    sizes = {"width": 16, "depth": 1, "heads": 2, "context": 16, "steps": 4, "one-in": 5}
+    size = [f"--{name}={value}" for name, value in sizes.items()] + ["--engine", "masked", "--out", "runs"]
+    for more, kind in (([], "sparse-5-w16"), (["--small-dense"], "dense-w4")):
+        main(["train", "text", *size, *more])
+        told = capsys.readouterr().out
+        found = re.search(
+            rf"validation/bits_per_byte: (\d+\.\d+)\nweights: [\d,]+\ntable: 65,536\n.* in runs/{kind}-", told
+        )
+        assert found is not None, told
+        assert 4 < float(found[1]) < 12
 
 
 def test_a_run_that_fails_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ class Row(NamedTuple):
 #: Word on the command line -> its row. Modules are imported when their command is asked for.
 COMMANDS: dict[str, Row] = {
     "demo": Row("lab:Demo", "Train 95 %-sparse networks on real digits (offline, minutes), and write a page."),
-    "train": Row("train:Train", "Train one run, or continue it. For images: train images."),
+    "train": Row("train:Train", "Train one run, or continue it. For images: train images. For text: train text."),
     "doctor": Row("doctor:Doctor", "Say why a sparse network does not learn, and what to type."),
     "reproduce": Row("reproduce:Reproduce", "Re-measure the paper, and write a page about its claims."),
     "report": Row("lab:Report", "Write the page about a folder of finished runs; trains nothing."),
@@ -86,6 +86,8 @@ def _command(word: str, rest: list[str]) -> Command:
     """The command with its options, checked."""
     from sparseflow.cli.options import parsed
 
+    if word == "train" and rest[:1] == ["text"]:
+        return parsed(_load("train_text:TrainText"), "sparseflow train text", rest[1:])
     says_images = rest[:1] == ["images"]
     # Digits have a --model; only images have a --network.
     if word == "train" and (says_images or any(one.partition("=")[0] == "--network" for one in rest)):

@@ -24,7 +24,7 @@ _OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 
 @dataclass(frozen=True)
 class Train:
-    """Train one run, or continue it. For images: train images."""
+    """Train one run, or continue it. For images: train images. For text: train text."""
 
     config: Annotated[TypedDigits, tyro.conf.arg(name="")]
     out: Path = Path("runs/train")

@@ -70,7 +70,7 @@ def train(
         )  # fmt: skip
     if not is_done(root, config):
         with ExitStack() as stack:
-            stack.enter_context(_one_thread() if config.one_process else nullcontext())
+            stack.enter_context(one_thread() if config.one_process else nullcontext())
             # Before there is a folder: what cannot be set up leaves none.
             with ranks.together():
                 data = open_data(config, root=data_root, ranks=ranks, workers=workers)
@@ -187,7 +187,8 @@ def _memory_explained(config: RunConfig) -> Iterator[None]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Compute on one thread, whatever torch is set to."""
     # The order of a sum depends on the number of threads, and with it the last bits of a run.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -17,7 +17,10 @@ from sparseflow.training.config import RunConfig
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.images import ImageRun
 from sparseflow.training.naming import defaults_of
+from sparseflow.training.text import TextRun
 
+#: What a folder of runs holds.
+AnyRun = RunConfig | TextRun
 CONFIG = "config.json"
 ENVIRONMENT = "env.json"
 METRICS = "metrics.jsonl"
@@ -31,7 +34,7 @@ class Run:
     """A finished run, read only."""
 
     config: Any
-    """A ``DigitRun``, or an ``ImageRun``."""
+    """A ``DigitRun``, ``ImageRun`` or ``TextRun``."""
     folder: Path
     metrics: pd.DataFrame
     """Columns step (int), name (str), value (float), in the order of logging."""
@@ -88,7 +91,7 @@ def load_run(folder: Path) -> Run:
     )
 
 
-def stamp(config: RunConfig, step: int, *, before_update: bool = False) -> dict[str, Any]:
+def stamp(config: AnyRun, step: int, *, before_update: bool = False) -> dict[str, Any]:
     """What a checkpoint or snapshot says of itself, so that a renamed or copied one is not taken for another.
 
     Args:
@@ -182,7 +185,7 @@ def unfinished_runs(root: Path) -> list[Path]:
     return [folder for folder in _run_folders(root) if not (folder / DONE).is_file()]
 
 
-def is_done(root: Path, config: RunConfig) -> bool:
+def is_done(root: Path, config: AnyRun) -> bool:
     """Whether ``root`` has this run, finished.
 
     Args:
@@ -199,7 +202,7 @@ def is_done(root: Path, config: RunConfig) -> bool:
     return True
 
 
-def require_config(folder: Path, config: RunConfig) -> None:
+def require_config(folder: Path, config: AnyRun) -> None:
     """Raise if a folder holds a run of another config, or no run.
 
     Args:
@@ -215,7 +218,7 @@ def require_config(folder: Path, config: RunConfig) -> None:
         )
 
 
-def read_config(folder: Path) -> RunConfig:
+def read_config(folder: Path) -> Any:
     """The config of a run, finished or not.
 
     Raises:
@@ -226,7 +229,7 @@ def read_config(folder: Path) -> RunConfig:
         raise ValueError(f"{folder} has no {CONFIG}: it is not the folder of a run. Move it away.")
     try:
         values = _read_json(path)
-        fitting = [kind for kind in (DigitRun, ImageRun) if set(values) <= set(defaults_of(kind))]
+        fitting = [kind for kind in (DigitRun, ImageRun, TextRun) if set(values) <= set(defaults_of(kind))]
         return (fitting or [DigitRun])[0].from_dict(values)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not the config of a run of this version: {error}") from error

@@ -15,7 +15,6 @@ from sparseflow.atomic import remove_leftovers, write_atomically
 from sparseflow.disk import File, listed, make_folder, remove, remove_folder, rename, sync_folder, undoing
 from sparseflow.sealed import DamagedError, to_json
 from sparseflow.state_file import read_checkpoint, write_checkpoint
-from sparseflow.training.config import RunConfig
 from sparseflow.training.environment import describe_environment
 from sparseflow.training.runs import (
     CHECKPOINTS,
@@ -24,6 +23,7 @@ from sparseflow.training.runs import (
     ENVIRONMENT,
     METRICS,
     SNAPSHOTS,
+    AnyRun,
     require_config,
     snapshot_name,
     stamp,
@@ -61,7 +61,7 @@ class RunStore:
     (True, 0.75, [0.5])
     """
 
-    def __init__(self, root: Path, config: RunConfig) -> None:
+    def __init__(self, root: Path, config: AnyRun) -> None:
         self.config = config
         self.folder = root / config.name
         with ExitStack() as opened:
@@ -231,7 +231,7 @@ class RunStore:
             self._metrics.truncate(data.rfind(b"\n") + 1)
 
 
-def _create(folder: Path, config: RunConfig) -> File | None:
+def _create(folder: Path, config: AnyRun) -> File | None:
     """Make the folder, complete at once, and return its lock; None if it exists.
 
     The lock is taken in a folder of another name, which then gets its name in one rename, lock and all. A staging
@@ -262,7 +262,7 @@ def _create(folder: Path, config: RunConfig) -> File | None:
     return lock
 
 
-def _open_existing(folder: Path, config: RunConfig) -> File:
+def _open_existing(folder: Path, config: AnyRun) -> File:
     """The lock of a folder that exists."""
     require_config(folder, config)
     lock = File(folder / LOCK, "append")

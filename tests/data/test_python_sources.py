@@ -1,0 +1,98 @@
+"""The text against its files: which they are, who is held out, and windows against slices by hand."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparseflow.data import text as module
+from sparseflow.data.text import BYTES, FILE_BEGINS, SOURCES, drawn_windows, every_window, is_held_out, load_text
+
+TEXT = load_text("sympy")
+
+
+def test_every_file_is_in_one_part_whole() -> None:
+    (folder,) = importlib.util.find_spec("sympy").submodule_search_locations  # type: ignore[union-attr, misc]
+    for name in ("core/add.py", "core/logic.py"):
+        part = TEXT.held_out if is_held_out(f"sympy/{name}") else TEXT.training
+        other = TEXT.training if is_held_out(f"sympy/{name}") else TEXT.held_out
+        data = bytes([FILE_BEGINS]) + (Path(folder) / name).read_bytes() + bytes([FILE_BEGINS])
+        assert bytes(part.numpy().tobytes()).count(data) == 1
+        assert data not in other.numpy().tobytes()
+    assert is_held_out("sympy/core/logic.py")
+    assert not is_held_out("sympy/core/add.py")
+
+
+def test_one_byte_in_twenty_or_so_is_held_out() -> None:
+    """By the lengths of 840 files of which each is held out with probability 1/20: 5 % to four standard deviations."""
+    share = len(TEXT.held_out) / (len(TEXT.held_out) + len(TEXT.training))
+    assert 0.02 < share < 0.08
+    assert int(TEXT.training.max()) < BYTES
+
+
+def test_the_byte_between_files_is_in_none() -> None:
+    files = dict(module._files("sympy", SOURCES["sympy"]))
+    assert not any(FILE_BEGINS in data for data in files.values())
+    begins = int((TEXT.training == FILE_BEGINS).sum() + (TEXT.held_out == FILE_BEGINS).sum())
+    assert begins == len(files)
+
+
+def test_windows_are_slices() -> None:
+    text = torch.arange(100, dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(3)
+    found = drawn_windows(text, size=10, count=200, generator=generator)
+    assert found.dtype == torch.int64
+    assert all(torch.equal(row, torch.arange(row[0], row[0] + 10)) for row in found)
+    # 91 places: each of the first and last is missed by 200 draws with probability 0.11; all of ten at each end never.
+    assert set(found[:, 0].tolist()) <= set(range(91))
+    assert found[:, 0].max() > 80
+    assert found[:, 0].min() < 10
+
+
+def test_every_byte_is_predicted_once() -> None:
+    text = torch.arange(101, dtype=torch.uint8)
+    assert every_window(text, context=10)[:, 1:].flatten().tolist() == list(range(1, 101))
+    some = every_window(text, context=10, most=3)
+    assert some[:, 0].tolist() == [0, 30, 60]
+    assert torch.equal(every_window(text, context=10, most=99), every_window(text, context=10))
+
+
+@pytest.mark.parametrize("cut", [lambda text: drawn_windows(text, size=4, count=1, generator=torch.Generator()),
+                                 lambda text: every_window(text, context=3)])  # fmt: skip
+def test_a_window_that_does_not_fit(cut) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=r"a window of 4 bytes is longer than the text, 3.*Lower the context"):
+        cut(torch.zeros(3, dtype=torch.uint8))
+
+
+def test_another_package() -> None:
+    with pytest.raises(ValueError, match=r"package must be one of sympy, got 'simpy'\. Did you mean sympy\?"):
+        load_text("simpy")
+
+
+@pytest.mark.parametrize("version", ["1.13.0", None])
+def test_another_version(version: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def installed(name: str) -> str:
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    with pytest.raises(ModuleNotFoundError, match=rf"here is {version or 'none'}\. Type: pip install sympy==1\.14\.0"):
+        load_text("sympy")
+
+
+def test_a_file_that_was_edited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "read_bytes", lambda path: path.read_bytes() + b"#" * (path.name == "add.py"))
+    with pytest.raises(ValueError, match=r"sympy/core/add\.py was changed after sympy 1\.14\.0 was installed"):
+        load_text("sympy")
+
+
+def test_a_release_of_other_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installation without digests, as of a linked folder, is seen by the digest of all."""
+    monkeypatch.setitem(SOURCES, "sympy", module.Sources("1.14.0", "0" * 64, ("/tests/",)))
+    with pytest.raises(ValueError, match=r"others than those of its release\. Type: pip install --force-reinstall"):
+        load_text("sympy")
