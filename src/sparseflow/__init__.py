@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from sparseflow.masks.report import mask_statistics, sparsity_report
     from sparseflow.masks.select import prunable
-    from sparseflow.methods import ACDC, GMP, SET, SNFS, OneShot, RigL, RigLInverted, Static, drop_and_grow
+    from sparseflow.methods import ACDC, GMP, MEST, SET, SNFS, OneShot, RigL, RigLInverted, Static, drop_and_grow
     from sparseflow.record import record
     from sparseflow.sparsifier.check import check
     from sparseflow.sparsifier.sparsifier import Sparsifier
@@ -39,6 +39,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ACDC",
     "GMP",
+    "MEST",
     "SET",
     "SNFS",
     "BrokenPromiseError",
@@ -90,6 +91,7 @@ __all__ = [
 _HOMES = {
     "ACDC": "sparseflow.methods",
     "GMP": "sparseflow.methods",
+    "MEST": "sparseflow.methods",
     "SET": "sparseflow.methods",
     "SNFS": "sparseflow.methods",
     "BrokenPromiseError": "sparseflow.types",

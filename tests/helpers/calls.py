@@ -173,7 +173,7 @@ CALLS: Mapping[str, tuple[Callable[..., Any], Arguments]] = {
     "methods.OneShot": (sf.OneShot, lambda: {"sparsity": 0.9, "at": 3, "scope": "layer"}),
     **{f"methods.{name}": (getattr(sf, name), lambda: {
         "drop_fraction": 0.3, "update_every": 10, "update_until": 100, "schedule": "cosine"})
-       for name in ("RigL", "RigLInverted", "SET")},
+       for name in ("MEST", "RigL", "RigLInverted", "SET")},
     "methods.SNFS": (sf.SNFS, lambda: {"decay": 0.9, "drop_fraction": 0.3, "update_every": 10, "update_until": 90,
         "schedule": "cosine"}),
 }  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import sparseflow as sf
-from sparseflow.training.names import METHODS
+from sparseflow.training.names import METHODS, MethodRow
 
 #: Name -> function that makes the method.
 MAKERS: dict[str, Callable[..., sf.updaters.Method]] = {
@@ -15,11 +15,18 @@ MAKERS: dict[str, Callable[..., sf.updaters.Method]] = {
     "one_shot": sf.OneShot,
 }
 DROP_GROW = {"drop_fraction": 0.3, "update_every": 3}
+
+
+def _last(row: MethodRow) -> dict[str, int]:
+    """The last update, for schedules that need to know it."""
+    return {"update_until": 12} if row.settings.get("schedule") == "stages" else {}
+
+
 #: Updates fall at 3, 6, 9, 12; pruning's at 2, 5, 8 and, whatever the period, at its end 10; the phases of AC/DC begin
 #: at 2 (sparse), 4 (dense), 6, 8 and 9.
 SETTINGS: dict[str, dict[str, Any]] = {
     "static": {},
-    **{name: DROP_GROW for name, row in METHODS.items() if row.moves == "swap"},
+    **{name: {**DROP_GROW, **row.settings, **_last(row)} for name, row in METHODS.items() if row.moves == "swap"},
     "prune": {"sparsity": 0.7, "begin": 2, "end": 10, "update_every": 3},
     "one_shot": {"sparsity": 0.7, "at": 4},
     "acdc": {"sparsity": 0.7, "begin": 2, "phase_steps": 2, "end": 9},

@@ -40,6 +40,8 @@ METHODS: dict[str, sf.updaters.Method] = {
     "gmp": sf.GMP(sparsity=0.8, begin=4, end=16, update_every=4),
     "gmp_global": sf.GMP(sparsity=0.8, begin=4, end=16, update_every=4, scope="global"),
     "acdc": sf.ACDC(sparsity=0.8, begin=4, phase_steps=4, end=16),
+    "mest": sf.MEST(**_moving),
+    "mest_soft": sf.MEST(**_moving, soft=True, schedule="stages", update_until=16),
     "own": OneByOne(every=4, turned="4.weight"),
     "set_blocks": sf.SET(**_moving, block=BLOCKS),
     "rigl_blocks": sf.RigL(**_moving, block=BLOCKS),

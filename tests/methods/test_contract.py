@@ -56,7 +56,11 @@ def expected_active(method: str, size: int, name: str, step: int) -> int:
     """Constant, or in exact rational arithmetic the count at the last update of the pruning schedule."""
     is_dense = method.startswith("acdc") and step in (0, 1, 4, 5, 8)
     if method not in PRUNING or (method.startswith("acdc") and not is_dense):
-        return (ACTIVE if block_of(method) == (1, 1) else ACTIVE_IN_BLOCKS)[name]
+        held = (ACTIVE if block_of(method) == (1, 1) else ACTIVE_IN_BLOCKS)[name]
+        if method.startswith("mest_soft") and 3 <= step < 12:  # 0.3 of them grow first, from three quarters on half
+            more = int(held * Fraction(3, 10) / (1 if step < 9 else 2))
+            held += more - more % block_size(method, name)
+        return held
     if is_dense:
         return size
     updates = [4] if method.startswith("one_shot") else [2, 5, 8, 10]

@@ -246,7 +246,10 @@ def test_without_regrowth_no_more_go_than_may_come() -> None:
         ({"update_every": 0}, "update_every must be at least 1 optimizer step, got 0"),
         ({"first_update": 0}, "first_update must be at least 1, got 0: masks change after an optimizer step"),
         ({"first_update": -1, "replaces_step": True}, "first_update must be at least 0, got -1"),
-        ({"schedule": "linear"}, "schedule must be one of 'constant', 'cosine', 'learning_rate', got 'linear'"),
+        (
+            {"schedule": "linear"},
+            "schedule must be one of 'constant', 'cosine', 'learning_rate', 'stages', got 'linear'",
+        ),
         ({"schedule": "cosine"}, "schedule='cosine' needs its end: give total_steps= or update_until="),
         ({"schedule": cosine}, "schedule='cosine' needs its end: give total_steps= or update_until="),
         (

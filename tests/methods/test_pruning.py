@@ -19,7 +19,11 @@ MLP = {"fc1": (300, 784), "fc2": (100, 300), "fc3": (10, 100)}
 
 
 def prune(updater: sf.GMP, weights: dict[str, Tensor], masks: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-    layers = [WholeLayer(name, weights[name] * mask, mask, None, 1.0, int(mask.sum())) for name, mask in masks.items()]
+    counts = {name: int(mask.sum()) for name, mask in masks.items()}
+    layers = [
+        WholeLayer(name, weights[name] * mask, mask, None, 1.0, counts[name], counts[name])
+        for name, mask in masks.items()
+    ]
     pruned = dict(updater.update(layers, step=step, generator=stream(0, "grow")))
     for name, mask in pruned.items():
         assert not (mask & ~masks[name]).any()

@@ -6,6 +6,7 @@ A new method is a file here and a row in ``sparseflow.training.names``.
 from sparseflow.methods.acdc import ACDC
 from sparseflow.methods.base import Layer, Method, Swap
 from sparseflow.methods.drop_grow import DropGrow, drop_and_grow
+from sparseflow.methods.mest import MEST
 from sparseflow.methods.pruning import GMP, OneShot
 from sparseflow.methods.rigl import RigL, RigLInverted
 from sparseflow.methods.set import SET
@@ -15,6 +16,7 @@ from sparseflow.methods.static import Static
 __all__ = [
     "ACDC",
     "GMP",
+    "MEST",
     "SET",
     "SNFS",
     "DropGrow",

@@ -34,6 +34,11 @@ class Layer(Protocol):
         ...
 
     @property
+    def budget(self) -> int:
+        """Number of active weights that the training began with, which saved states keep."""
+        ...
+
+    @property
     def learning_rate_ratio(self) -> float:
         """Learning rate of this weight's group over the largest that it has had or announced."""
         ...
@@ -50,7 +55,7 @@ class Layer(Protocol):
 
     @property
     def gradient(self) -> Tensor | None:
-        """The dense gradient, if the method asked for it."""
+        """The dense gradient, if the method asked for it; that of active weights alone, if it asked for that."""
         ...
 
     @property
@@ -82,7 +87,8 @@ class Method(Protocol):
     """A rule by which masks change: the steps of its updates, the gradients it needs, and a request for each layer.
 
     It may also say what it knows of the run around it, see :mod:`sparseflow.methods.run`, and have a ``block``, as
-    :func:`sparseflow.random_masks` takes it: its masks are then made of such blocks.
+    :func:`sparseflow.random_masks` takes it: its masks are then made of such blocks. One without ``needs_gradient``
+    may set ``reads_active_gradient``: its scores are then given the gradient of active weights, which is there anyway.
     """
 
     @property

@@ -136,8 +136,31 @@ def learning_rate(step: int, *, until: int | None, learning_rate_ratio: float) -
     return min(1.0, learning_rate_ratio)
 
 
+def stages(step: int, *, until: int | None, learning_rate_ratio: float) -> float:
+    r"""The elastic mutation of MEST: 1, from three quarters of the way to the last update 1/2, and 0 from there on.
+
+    With ``total_steps`` that is at 9/16 and 3/4 of the run, as in the authors' scripts (epochs 90 and 120 of 160).
+    Arguments and errors as :func:`cosine`.
+
+    Reference: Yuan et al. (2021), MEST.
+
+    >>> [stages(t, until=120, learning_rate_ratio=1.0) for t in (0, 89, 90, 119, 120)]
+    [1.0, 1.0, 0.5, 0.5, 0.0]
+    """
+    if until is None:
+        raise ValueError("the schedule in stages needs its end: give update_until=, in optimizer steps.")
+    return 1.0 if 4 * step < 3 * until else 0.5 if step < until else 0.0
+
+
 #: Name -> schedule of the drop fraction.
-DROP_SCHEDULES: dict[str, DropSchedule] = {"constant": constant, "cosine": cosine, "learning_rate": learning_rate}
+DROP_SCHEDULES: dict[str, DropSchedule] = {
+    "constant": constant,
+    "cosine": cosine,
+    "learning_rate": learning_rate,
+    "stages": stages,
+}
+#: Those that are laid out between the start and the last update.
+_ENDING = ("cosine", cosine, "stages", stages)
 
 
 # --- the methods ------------------------------------------------------------------------------------------------------
@@ -176,10 +199,12 @@ class DropGrow:
         replaces_step: Whether the optimizer step is skipped when masks change (TF1's RigL).
         needs_gradient: Whether scores look at the dense gradient.
         gradient_decay: Decay of a running mean of the gradient, see :func:`sparseflow.SNFS`.
+        reads_active_gradient: Whether the drop score looks at the gradient of active weights, without the dense one.
+        soft: Whether growth comes before its drop: see :func:`sparseflow.MEST`.
 
     Raises:
         ValueError: if a fraction is outside [0, 1], an update would come too early or never, the schedule is unknown,
-            or the cosine has no end.
+            or it or a soft bound has no end.
 
     Warns: :class:`~sparseflow.methods.run.UnfinishedWarning` when the Sparsifier is made, if no layer has weights
         enough for one swap.
@@ -198,6 +223,8 @@ class DropGrow:
     replaces_step: bool = False
     needs_gradient: bool = False
     gradient_decay: float = 0.0
+    reads_active_gradient: bool = False
+    soft: bool = False
 
     def __post_init__(self) -> None:
         checked_block(self.block)
@@ -228,8 +255,16 @@ class DropGrow:
             raise TypeError(
                 f"schedule must be one of {', '.join(DROP_SCHEDULES)} or a function, got {self.schedule!r}."
             )
-        if self.schedule in ("cosine", cosine) and not self.until:
-            raise ValueError("schedule='cosine' needs its end: give total_steps= or update_until=, in optimizer steps.")
+        if self.schedule in _ENDING and not self.until:
+            name = self.schedule if isinstance(self.schedule, str) else getattr(self.schedule, "__name__", "")
+            raise ValueError(
+                f"schedule={name!r} needs its end: give total_steps= or update_until=, in optimizer steps."
+            )
+        if self.soft and not self.until:
+            raise ValueError(
+                "a soft bound holds more weights than the masks until the last update: give total_steps= or "
+                "update_until=, in optimizer steps."
+            )
         if self.until is not None and self.first > self.until:
             warn(
                 f"masks never change: the first update is at step {self.first}, the last may be at {self.until}. Lower "
@@ -253,8 +288,9 @@ class DropGrow:
         return self.total_steps * 3 // 4 if self.total_steps is not None else self.update_until
 
     def due(self, step: int) -> bool:
-        """Whether masks change once ``step`` optimizer steps are done."""
-        return periodic(step, every=self.update_every, first=self.first, until=self.until)
+        """Whether masks change once ``step`` optimizer steps are done; a soft bound is given up at its last step."""
+        given_up = self.soft and step == self.until and step >= self.first
+        return given_up or periodic(step, every=self.update_every, first=self.first, until=self.until)
 
     def check_start(self, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> None:
         """Warn if no update can change anything; see :func:`sparseflow.methods.run.check_start`."""
@@ -271,9 +307,14 @@ class DropGrow:
             )
 
     def unfinished(self, step: int, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> str:
-        """Whether no update came yet; see :func:`sparseflow.methods.run.unfinished`."""
+        """Whether no update came yet, or no last one; see :func:`sparseflow.methods.run.unfinished`."""
         if step >= self.first:
-            return ""
+            if not self.soft or self.until is None or step >= self.until:
+                return ""
+            return (
+                f"layers hold more weights than their masks began with until step {self.until}. Train until then, or "
+                "give a total_steps= that fits the run."
+            )
         return f"no mask has changed yet: the first update is at step {self.first}. Lower update_every= for short runs."
 
     def num_drop(self, active: int, *, step: int, learning_rate_ratio: float) -> int:
@@ -302,13 +343,18 @@ class DropGrow:
             )
 
     def _ask(self, layer: Layer, *, step: int, counts: list[int]) -> tuple[str, Swap]:
-        count = self.num_drop(layer.num_active, step=step, learning_rate_ratio=layer.learning_rate_ratio)
+        size, active = math.prod(layer.shape), layer.num_active
+        share_of = layer.budget if self.soft else active
+        count = self.num_drop(share_of, step=step, learning_rate_ratio=layer.learning_rate_ratio)
         if layer.grid is not None:
             count -= count % layer.grid.size
         counts.append(count)
-        if not self.regrow:
-            count = min(count, math.prod(layer.shape) - layer.num_active)
-        return layer.name, Swap(count, count, self.drop_score, self.grow_score, self.regrow)
+        if not self.soft:
+            count = count if self.regrow else min(count, size - active)
+            return layer.name, Swap(count, count, self.drop_score, self.grow_score, self.regrow)
+        surplus = max(0, active - layer.budget)
+        more = 0 if step == self.until else min(count, size - (active - surplus if self.regrow else active))
+        return layer.name, Swap(surplus, more, self.drop_score, self.grow_score, self.regrow)
 
 
 def periodic(step: int, *, every: int, first: int, until: int | None) -> bool:

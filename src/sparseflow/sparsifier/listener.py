@@ -23,7 +23,7 @@ from sparseflow.sparsifier.optimizers import PeakRates, is_scheduled, leaves_gra
 from sparseflow.sparsifier.part import Part
 from sparseflow.sparsifier.roots import QuickRoots
 from sparseflow.sparsifier.tensors import chain
-from sparseflow.sparsifier.update import new_masks, warn_open_end
+from sparseflow.sparsifier.update import new_masks, reads_active_gradient, warn_open_end
 from sparseflow.sparsifier.weights import MaskedWeights
 from sparseflow.sparsifier.wrappers import listen
 from sparseflow.types import MaskUpdate
@@ -157,7 +157,7 @@ class Listener:
             # off the mask is cleared in _after_step.
             part.ran_dense = True
         else:
-            if self._update_reads_step():
+            if self._copies_gradients(part):
                 self._keep_dense_gradients(part)
             self._weights.clear_gradients_(part.weights)
         return None
@@ -199,7 +199,7 @@ class Listener:
                 if evaluations == 0:
                     self._observe_gradients(part)
                 evaluations += 1
-                if self._update_reads_step():
+                if self._copies_gradients(part):
                     self._keep_dense_gradients(part)
                 self._weights.clear_gradients_(part.weights)
             return loss
@@ -326,9 +326,9 @@ class Listener:
             weight.keep_gradients(self._reads_next_gradients())
 
     def _growth_gradients(self) -> Mapping[str, Tensor]:
-        if not self.method.needs_gradient:
+        if not (self.method.needs_gradient or reads_active_gradient(self.method)):
             return {}
-        if self.gradient_fn is not None:
+        if self.gradient_fn is not None and self.method.needs_gradient:
             with torch.enable_grad():
                 given = self.gradient_fn()
             if not isinstance(given, Mapping) or not all(isinstance(each, Tensor) for each in given.values()):
@@ -356,9 +356,15 @@ class Listener:
         """Whether the next step's own dense gradient decides what grows right after it."""
         return self._grows_by_step_gradients() and not self.method.gradient_decay and self._update_follows()
 
+    def _copies_gradients(self, part: Part) -> bool:
+        """Whether the update after the next step looks at gradients that are then masked, or overwritten."""
+        reads_active = reads_active_gradient(self.method) and self._update_follows()
+        return self._update_reads_step() or (reads_active and not self._leaves_gradients_alone(part))
+
     def _leaves_gradients_alone(self, part: Part) -> bool:
         """Whether growth can read the gradients after the step, and the step's writes off the mask can be cleared."""
-        return part.elementwise and leaves_gradients(part.optimizer, part.weights.values())
+        held = (*part.weights.values(), *self._stored_in(part).values())
+        return part.elementwise and leaves_gradients(part.optimizer, held)
 
     def _update_follows(self) -> bool:
         """Whether masks change right after, or instead of, the next optimizer step."""
@@ -371,6 +377,15 @@ class Listener:
         kept = keep_dense(part.weights, self._weights.dense, self._dense_gradients)
         self._forget_dense_gradients(part)
         self._dense_gradients |= kept
+        if reads_active_gradient(self.method):
+            for name, values in self._stored_in(part).items():
+                if (gradient := values.grad) is not None:
+                    self._dense_gradients[name] = gradient, gradient.clone()
+
+    def _stored_in(self, part: Part) -> dict[str, Tensor]:
+        """The active values of weights that are stored alone and that this optimizer steps."""
+        weights = self._weights
+        return {n: weights.tensors[n] for n in weights.stored if weights.optimizer_of.get(n) is part.optimizer}
 
     def _forget_dense_gradients(self, part: Part) -> None:
         for name in part.weights:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sparseflow.methods.base import Method
 from sparseflow.methods.drop_grow import DropGrow
+from sparseflow.methods.mest import MEST, MagnitudeAndGradient
 from sparseflow.methods.rigl import RigL, RigLInverted
 from sparseflow.methods.set import SET
 from sparseflow.methods.snfs import SNFS
@@ -73,7 +74,7 @@ def method_words(method: Any) -> str:
 
 def _made_by(method: DropGrow) -> tuple[str, DropGrow | None]:
     """The function that a user made the method by, and what it makes where nothing is said."""
-    for make in (RigL, RigLInverted, SET, SNFS):
+    for make in (RigL, RigLInverted, SET, SNFS, MEST):
         usual = make()
         if _rule(usual) == _rule(method):
             return make.__name__, usual
@@ -81,14 +82,19 @@ def _made_by(method: DropGrow) -> tuple[str, DropGrow | None]:
 
 
 def _rule(method: DropGrow) -> tuple[Any, ...]:
-    return method.drop_score, method.grow_score, method.needs_gradient, method.gradient_decay > 0
+    drop = MagnitudeAndGradient if isinstance(method.drop_score, MagnitudeAndGradient) else method.drop_score
+    return drop, method.grow_score, method.needs_gradient, method.gradient_decay > 0
 
 
 def _options(method: Any, usual: Any | None) -> Iterator[tuple[str, Any]]:
     for field in fields(method):
         default = field.default if usual is None else getattr(usual, field.name)
         value = getattr(method, field.name)
-        if default is MISSING or value != default:
+        if field.name == "reads_active_gradient" or (default is not MISSING and value == default):
+            continue
+        if isinstance(value, MagnitudeAndGradient):
+            yield "gradient_weight", value.gradient_weight
+        else:
             yield ("decay" if usual is not None and field.name == "gradient_decay" else field.name), value
 
 

@@ -274,6 +274,7 @@ class Sparsifier:
             "last_update": self._listener.last_update,
             "generator": self._listener.generator.get_state(),
             "gradient_mean": {name: mean.clone() for name, mean in self._listener.gradient_mean.items()},
+            "budgets": dict(self._weights.budgets),
             "learning_rates": self._listener.rates.state(),
             "states_left_alone": self._weights.states_left_alone(),
             **({"stepped": stepped} if stepped else {}),
@@ -324,6 +325,7 @@ class Sparsifier:
         """Take over a state that was checked."""
         listener, parameters = self._listener, self._weights.parameters
         self._weights.load_(state["masks"])
+        self._weights.budgets = dict(state.get("budgets", self._weights.counts))  # earlier versions saved none
         self._weights.leave_states_alone(state.get("states_left_alone", {}))  # earlier versions saved none
         listener.step_count, listener.last_update = int(state["step_count"]), int(state["last_update"])
         listener.generator.set_state(state["generator"].cpu())

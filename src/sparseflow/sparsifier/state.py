@@ -77,6 +77,9 @@ def check_state(state: Mapping[str, Any], *, shapes: Mapping[str, torch.Size]) -
     rates = state["learning_rates"]
     if not isinstance(rates, list | tuple) or not all(isinstance(rate, float | int) and rate >= 0 for rate in rates):
         raise ValueError(f"the state's learning_rates must be numbers from 0 on, got {state['learning_rates']!r}.")
+    budgets = state.get("budgets", dict.fromkeys(shapes, 0))
+    if not isinstance(budgets, Mapping) or set(budgets) != set(shapes) or not all(map(_is_count, budgets.values())):
+        raise ValueError(f"the state's budgets must be a number of weights for each mask, got {budgets!r}.")
     left = state.get("states_left_alone", {})
     if not isinstance(left, Mapping) or not all(name in shapes and _are_names(keys) for name, keys in left.items()):
         raise ValueError(f"the state's states_left_alone must be lists of names for each weight, got {left!r}.")
@@ -102,6 +105,10 @@ def check_state_blocks(state: Mapping[str, Any], grids: Mapping[str, BlockGrid])
 
 def _is_pair(block: Any) -> bool:
     return isinstance(block, list | tuple) and len(block) == 2 and all(isinstance(size, int) for size in block)
+
+
+def _is_count(count: Any) -> bool:
+    return isinstance(count, int) and count >= 0
 
 
 def _are_names(keys: Any) -> bool:

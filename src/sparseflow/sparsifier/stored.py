@@ -146,6 +146,8 @@ class StoredLayer(NamedTuple):
     """Dense gradient of the outputs [first, last), if the method asked for it."""
     learning_rate_ratio: float
     """Learning rate of this weight's group over its initial one."""
+    budget: int
+    """Number of active weights that the training began with."""
     grid: BlockGrid | None = None
     """The blocks that move as a whole, if any do."""
 
@@ -187,7 +189,7 @@ class StoredLayer(NamedTuple):
 
         >>> from sparseflow.methods.scores import gradient_magnitude, magnitude
         >>> w, g = torch.tensor([3.0, 1.0, 2.0]), torch.tensor([[0.0, 0.2, 0.0, 0.1, 0.9]])
-        >>> layer = StoredLayer("w", (1, 5), torch.tensor([0, 1, 2]), w, None, lambda a, b: g[a:b], 1.0)
+        >>> layer = StoredLayer("w", (1, 5), torch.tensor([0, 1, 2]), w, None, lambda a, b: g[a:b], 1.0, 3)
         >>> swap = Swap(1, 1, drop_score=magnitude, grow_score=gradient_magnitude)
         >>> layer.begin(swap, generator=torch.Generator(), gradient_name="the gradient")
         tensor([0, 2, 4])

@@ -28,11 +28,13 @@ class WholeLayer(NamedTuple):
     weight: Tensor
     mask: Tensor
     gradient: Tensor | None
-    """The dense gradient, if the method asked for it."""
+    """The dense gradient, if the method asked for it, or that of active weights, if it reads that."""
     learning_rate_ratio: float
     """Learning rate of this weight's group over its initial one."""
     num_active: int
     """Number of active weights."""
+    budget: int
+    """Number of active weights that the training began with."""
     grid: BlockGrid | None = None
     """The blocks that move as a whole, if any do."""
 
@@ -91,6 +93,16 @@ def warn_open_end(method: Method, *, rate_is_scheduled: bool) -> None:
         )
 
 
+def reads_active_gradient(method: Method) -> bool:
+    """Whether an update looks at the gradient of active weights, and of no others.
+
+    >>> from sparseflow.methods import MEST, RigL
+    >>> reads_active_gradient(MEST()), reads_active_gradient(RigL())
+    (True, False)
+    """
+    return bool(getattr(method, "reads_active_gradient", False)) and not method.needs_gradient
+
+
 def new_masks(
     method: Method,
     weights: MaskedWeights,
@@ -105,7 +117,7 @@ def new_masks(
     A frozen weight, and one without the gradient that growth needs, sits the update out.
 
     Args:
-        gradients: Name -> dense gradient for growth, as far as there is one.
+        gradients: Name -> dense gradient for growth, or that of active weights, as far as there is one.
         learning_rate_ratios: ``id`` of a parameter -> the learning rate of its group over the initial one.
         generator: For random scores; drawn from layer by layer, in the order of the masks.
 
@@ -150,7 +162,9 @@ def _takes_part(method: Method, weights: MaskedWeights, name: str, gradient: Ten
     stored = weights.stored.get(name)
     held = weights.parameters[name] if stored is None else stored.values
     known = gradient is not None or (stored is not None and stored.gradient_rows() is not None)
-    return held.requires_grad and (known or not method.needs_gradient)
+    if reads_active_gradient(method):
+        known = known or (stored is not None and held.grad is not None)
+    return held.requires_grad and (known or not (method.needs_gradient or reads_active_gradient(method)))
 
 
 def _look(
@@ -163,13 +177,15 @@ def _look(
         if method.needs_gradient:
             rows = stored.gradient_rows() if gradient is None else (lambda first, last: gradient[first:last])
         positions, ratio = stored.positions(), ratios.get(id(values), 1.0)
-        held = stored.weight_shape, positions, values.detach(), values.grad
-        return StoredLayer(name, *held, rows, ratio, weights.grids.get(name))
+        copied = gradient is not None and reads_active_gradient(method)  # before the optimizer overwrote it
+        held = stored.weight_shape, positions, values.detach(), gradient if copied else values.grad
+        return StoredLayer(name, *held, rows, ratio, weights.budgets[name], weights.grids.get(name))
     parameter, mask = weights.parameters[name], weights.dense[name]
     weight, ratio = parameter.detach(), ratios.get(id(parameter), 1.0)
     if name in weights.sharded:
         weight, mask, gradient = full(weight), full(mask), None if gradient is None else full(gradient)
-    return WholeLayer(name, weight, mask, gradient, ratio, weights.counts[name], weights.grids.get(name))
+    counts = weights.counts[name], weights.budgets[name]
+    return WholeLayer(name, weight, mask, gradient, ratio, *counts, weights.grids.get(name))
 
 
 class _Begun(NamedTuple):

@@ -104,6 +104,8 @@ class MaskedWeights:
         """Fingerprints of sharded masks, as this process computed them whole; where ranks disagree, these differ."""
         self._parts = {name: local(mask) for name, mask in self.dense.items()}
         self._take_(masks)
+        self.budgets = dict(self.counts)
+        """Active weights that the training began with; a state that is loaded brings its own."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -110,7 +110,8 @@ def inputs_stay_unchanged(trial: Trial) -> None:
     for name, mask in masks.items():
         gradient = torch.randn(mask.shape, generator=stream(0, "gradient", name))
         weight = model.get_parameter(name).detach() * mask
-        layers.append(WholeLayer(name, weight, mask, gradient, 1.0, int(mask.sum()), grids.get(name)))
+        count = int(mask.sum())
+        layers.append(WholeLayer(name, weight, mask, gradient, 1.0, count, count, grids.get(name)))
         before.append((weight.clone(), mask.clone(), gradient.clone()))
     generator = stream(0, "grow")
     requests = list(method.update(layers, step=10, generator=generator))

@@ -46,7 +46,7 @@ def save_checkpoint(folder: Path, trainer: Trainer, *, extra: Mapping[str, Any])
     tensors = _tensors(trainer, state)
     content = {
         "world": ranks.world,
-        "sparsifier": {name: state[name] for name in ("step_count", "last_update", "learning_rates")},
+        "sparsifier": {name: state[name] for name in ("step_count", "last_update", "learning_rates", "budgets")},
         "extra": dict(extra),
         "tensors": {name: _kind(tensor) for name, tensor in tensors.items()},
     }

@@ -214,8 +214,9 @@ class RunConfig(ABC):
             settings = {
                 "drop_fraction": self.drop_fraction,
                 "update_every": self.update_every,
-                "update_until": self.steps if self.update_until is None else self.update_until,
+                "update_until": int(self.steps * self.row.ends) if self.update_until is None else self.update_until,
                 "schedule": "cosine",
+                **self.row.settings,
                 **(self.row.authors if self.follows_authors else {}),
             }
         elif self.row.moves == "prune":

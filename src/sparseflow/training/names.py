@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sparseflow.methods import ACDC, GMP, SET, SNFS, RigL, RigLInverted, Static
+from sparseflow.methods import ACDC, GMP, MEST, SET, SNFS, RigL, RigLInverted, Static
 from sparseflow.methods.base import Method
 from sparseflow.types import Look
 
@@ -33,6 +33,10 @@ class MethodRow:
     ``update_every``; for ``alternate`` ``sparsity`` and ``total_steps``."""
     updater: Callable[..., Method] = Static
     """Makes the updater from these settings."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """More arguments of the updater in every run; they replace those of the run."""
+    ends: float = 1.0
+    """Share of a run's steps in which masks change, where the run does not say: 1 for exchanges that fade away."""
     authors: Mapping[str, Any] = field(default_factory=dict)
     """More arguments of the updater in runs that follow the authors' ImageNet code (protocol C.3 and C.4)."""
     look: Look
@@ -120,6 +124,26 @@ METHODS: dict[str, MethodRow] = {
         moves="alternate",
         updater=ACDC,
         look=Look("grey", "-.", "X"),
+    ),
+    "mest": MethodRow(
+        label="MEST",
+        meaning="like SET, but small weights with a large gradient stay, and the exchange ends in two stages.",
+        start="masked",
+        moves="swap",
+        updater=MEST,
+        settings={"schedule": "stages"},
+        ends=0.75,
+        look=Look("green", "--", "P"),
+    ),
+    "mest_soft": MethodRow(
+        label="MEST soft",
+        meaning="like MEST, but new connections are trained beside the old ones before the weakest of all are dropped.",
+        start="masked",
+        moves="swap",
+        updater=MEST,
+        settings={"schedule": "stages", "soft": True},
+        ends=0.75,
+        look=Look("green", "-.", "X"),
     ),
 }
 #: ``dense`` on the narrow twin of a network: no method of its own, but a row of every table.
