@@ -165,6 +165,14 @@ def test_docs_show_the_committed_signal() -> None:
     assert filled(text, "signal", markdown(pd.read_csv(RESULT))) == text, "run python -m benchmarks.signal"
 
 
+def test_docs_show_the_committed_starts_with_batch_norm() -> None:
+    from benchmarks.batch_norm import PAGE, kept
+    from benchmarks.table import filled
+
+    text = PAGE.read_text()
+    assert filled(text, "batch-norm", kept()) == text, "run python -m benchmarks.batch_norm"
+
+
 def test_docs_show_the_committed_last_updates() -> None:
     from benchmarks.last_update import PAGE, RESULT, markdown
     from benchmarks.table import filled

@@ -158,6 +158,8 @@ def test_cost_of_a_run() -> None:
 
 
 LONG = SCALES["cifar-long"].groups
+#: The runs for a quarter of the steps at three learning rates.
+SHORT = {name: group for name, group in LONG.items() if name.startswith("resnet20-short/")}
 
 
 def test_cifar_long_has_the_cells_that_claims_ask_for() -> None:
@@ -181,42 +183,63 @@ def test_cifar_long_has_the_cells_that_claims_ask_for() -> None:
 
 
 def test_cifar_long_trains_for_20_epochs_and_sees_enough_images_between_updates() -> None:
-    for run in (run for group in LONG.values() for run in group):
+    for run in (run for name, group in LONG.items() if name not in SHORT for run in group):
         assert run.steps * run.batch_size == pytest.approx(20 * 50_000, rel=0.01)
         assert run.update_every * run.batch_size >= 100 * 128
         assert (run.steps // run.update_every, run.engine, run.precision) == (78, "auto", "float32")
         # As the paper's 25000 of 32000 steps.
         assert run.method == "prune" or run.update_until / run.steps == pytest.approx(25 / 32, abs=1e-3)
+        # Four checkpoints an epoch and more: what is lost is less than three minutes of a dense run.
+        assert run.checkpoint_every == 390
 
 
 def test_cifar_long_s_tickets() -> None:
-    """Rewound to 6 % of the pruning run and not at all, and scratch on its masks: three on its first, one on others."""
+    """Rewound to 6 % of the pruning run and not at all, and scratch on its masks: some twice on its first."""
     prunes = LONG["resnet20/prune"]
-    assert [run.snapshots for run in prunes] == 3 * [(488,)]  # 2000 of 32000 steps
-    for kind, method, rewind in (
-        ("lottery", "lottery", 488),
-        ("lottery-k0", "lottery", 0),
-        ("ticket-scratch", "scratch", 0),
+    assert [run.snapshots for run in prunes] == 4 * [(488,)]  # 2000 of 32000 steps
+    for kind, method, rewind, count in (
+        ("lottery", "lottery", 488, 2),
+        ("lottery-k0", "lottery", 0, 1),
+        ("ticket-scratch", "scratch", 0, 2),
+        ("ticket-scratch-sparse", "scratch", 0, 1),
     ):
         for number, parent in enumerate(prunes):
             found = LONG[f"resnet20/{kind}/mask{number}"]
             assert {(run.method, run.rewind_step, run.mask_from) for run in found} == {(method, rewind, parent)}
-            assert [run.seed for run in found] == [100 * (number + 1) + k for k in range(1 if number else 3)]
+            assert [run.seed for run in found] == [100 * (number + 1) + k for k in range(1 if number else count)]
 
 
-def test_rates_of_cifar_long_differ_in_the_rate_alone() -> None:
+def test_learning_rates_of_cifar_long_are_chosen_on_held_out_images() -> None:
+    """Three rates of two starts, a quarter of the steps; the same masks, draws and data as in the long runs."""
+    assert list(SHORT) == [
+        f"resnet20-short/scratch/{init}/lr{rate}" for rate in (0.03, 0.1, 0.3) for init in ("dense", "sparse")
+    ]
+    for group in SHORT.values():
+        assert [run.seed for run in group] == [0, 1, 2]
+        assert {(run.steps, run.holdout, run.batch_size, run.sparsity) for run in group} == {(1950, 5000, 128, 0.9)}
     for init in ("dense", "sparse"):
-        usual = LONG[f"resnet20/scratch/{init}"]
+        usual = SHORT[f"resnet20-short/scratch/{init}/lr0.1"]
+        assert {run.learning_rate for run in usual} == {LONG[f"resnet20/scratch/{init}"][0].learning_rate}
         for rate in (0.03, 0.3):
-            found = LONG[f"resnet20/scratch/{init}/lr{rate:g}"]
-            assert found == [run.with_(learning_rate=rate) for run in usual[:2]]
+            found = SHORT[f"resnet20-short/scratch/{init}/lr{rate:g}"]
+            assert found == [run.with_(learning_rate=rate) for run in usual]
 
 
 def test_a_part_of_cifar_long_is_worth_having() -> None:
-    """The dense network and every method from Ours come first; all of it fits 16 hours of two cores."""
-    assert list(LONG)[:4] == ["resnet20/dense", *(f"resnet20/{m}/sparse" for m in ("scratch", "set", "rigl"))]
+    """One run of everything before the second of anything, ResNet-20 from Ours first; all of it fits 16 hours."""
     matrix = Matrix.of(SCALES["cifar-long"])
-    assert matrix.seconds(matrix.tasks(["all"])) < 2 * 16 * 3600
+    tasks = matrix.tasks(["all"])
+    order = [task.config for task in tasks if isinstance(task, Training)]
+    assert [(run.method, run.init, run.seed) for run in order[:4]] == [
+        ("scratch", "sparse", 0), ("rigl", "sparse", 0), ("set", "sparse", 0), ("rigl_inverted", "sparse", 0),
+    ]  # fmt: skip
+    place = {run: number for number, run in enumerate(order)}
+    first = {name: place[group[0]] for name, group in LONG.items() if not re.search("mask[1-9]", name)}
+    second = min(place[group[1]] for group in LONG.values() if len(group) > 1)
+    assert max(first.values()) < second < min(place[group[2]] for group in LONG.values() if len(group) > 2)
+    assert max(first.values()) < place[LONG["resnet20/lottery/mask1"][0]]
+    # Steps alone; probes, evaluation, checkpoints and the counts of units took 16 % more of a sparse ResNet-20.
+    assert 1.16 * matrix.seconds(tasks) < 2 * 16 * 3600
 
 
 def test_items_of_a_scale() -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.paper.claims import CIFAR_CLAIMS, judge
+from sparseflow.paper.claims import CIFAR_CLAIMS, CIFAR_LONG_CLAIMS, judge
 from sparseflow.paper.exhibits.all import image_exhibits
 from sparseflow.paper.exhibits.networks import LONGER, SETTINGS, rows_of
 from sparseflow.paper.matrix.measured import TABLES, image_measurements
@@ -106,7 +106,11 @@ def test_the_whole_page(tmp_path: Path) -> None:
 
 def test_the_whole_page_of_networks_that_learn(tmp_path: Path) -> None:
     scale = SCALES["cifar-long"].with_seeds(2)
-    text = write_image_report(evidence(scale), [], tmp_path, command="made up", scale=scale).read_text()
+    given = evidence(scale)
+    found = judge(given, CIFAR_LONG_CLAIMS)
+    text = write_image_report(given, found, tmp_path, command="made up", scale=scale).read_text()
+    assert pd.read_csv(tmp_path / "claims.csv")["id"].to_list() == list(CIFAR_LONG_CLAIMS)
+    assert text.count('<tr id="C') == len(CIFAR_LONG_CLAIMS)
     for name in image_exhibits(scale):
         assert f'<section id="{name}">' in text
     assert "Nothing of this is there yet" not in text
@@ -115,7 +119,10 @@ def test_the_whole_page_of_networks_that_learn(tmp_path: Path) -> None:
     resnet = pd.read_csv(tmp_path / "tables" / "accuracy-resnet20.csv").set_index("network")
     assert resnet.loc["Scratch, Ours", "paper_mean"] == 70.63
     # No number of the paper's stands beside another learning rate.
-    assert resnet.loc[["Scratch, Ours, lr0.3"], "paper_mean"].isna().all()
+    short = pd.read_csv(tmp_path / "tables" / "accuracy-resnet20-short.csv").set_index("network")
+    assert len(short) == 6
+    assert short.loc["Scratch, Ours, lr0.3", "runs"] == 2
+    assert short["paper_mean"].isna().all()
 
 
 def test_a_part_of_the_runs_makes_a_page_that_says_what_is_missing(tmp_path: Path) -> None:

@@ -24,11 +24,13 @@ from sparseflow.engine.files.export import load, load_state
 from sparseflow.lab.page.groups import check_comparable
 from sparseflow.masks.make import sparsity_of
 from sparseflow.training.config import pruning_parent
+from sparseflow.training.datasets import load_images
 from sparseflow.training.images import ImageRun, rescaled, usual_run
 from sparseflow.training.ranks import Ranks
 from sparseflow.training.run import start_of, train
 from sparseflow.training.runs import Run, final_state, load_run, read_snapshot
 from sparseflow.training.setup import dense_network
+from sparseflow.training.streams import ImageData
 from sparseflow.types import OnEveryRankError
 
 RUN = ImageRun(
@@ -58,6 +60,7 @@ def test_every_field_is_in_the_name() -> None:
         "prune_end": 4, "updates": "authors", "precision": "bfloat16", "channels_last": True, "compiled": True,
         "engine": "auto", "log_every": 2, "probe_images": 7, "eval_every": 4, "checkpoint_every": 5,
         "allocation": "uniform", "snapshots": (2,), "block": "4x1", "mask_from": pruning_parent(RUN), "rewind_step": 2,
+        "holdout": 5,
     }  # fmt: skip
     assert set(other) == {field.name for field in fields(ImageRun)}
     kept = pruning_parent(RUN.with_(rewind_step=2))
@@ -65,6 +68,27 @@ def test_every_field_is_in_the_name() -> None:
     runs += [RUN.with_(method="lottery", mask_from=kept, rewind_step=step) for step in (0, 2)]
     assert len({run.name for run in runs}) == len(runs)
     assert all(ImageRun.from_dict(run.to_dict()) == run for run in runs)
+
+
+def test_held_out_images_are_measured_and_not_trained_on(data: Path, tmp_path: Path) -> None:
+    """15 of 40: with the rest in batches of 25 every step sees all of these, and the runs see different images."""
+    held = train(RUN.with_(holdout=15, steps=2), root=tmp_path, data_root=data)
+    assert held.final["holdout/accuracy"] in [number / 15 for number in range(16)]
+    assert held.final["holdout/loss"] > 0
+    assert "holdout/accuracy" not in train(RUN.with_(steps=2), root=tmp_path, data_root=data).final
+    assert RUN.hash == RUN.with_(holdout=0).hash
+    training, test = load_images(RUN, root=data)
+    one_batch = RUN.with_(holdout=15, batch_size=25, micro_batch=25)
+    stream = ImageData(one_batch, training, test)
+    labels = next(stream.training()).parts()[0][1]
+    tested = {name: torch.cat([found for _, found in batches]) for name, batches in stream.tests().items()}
+    assert {name: len(found) for name, found in tested.items()} == {"test": 20, "holdout": 15}
+    every = torch.bincount(torch.cat([labels, tested["holdout"]]), minlength=10)
+    assert every.tolist() == [4] * 10
+    with pytest.raises(ValueError, match="holdout must be at most half of the 40 training images, got 21"):
+        train(RUN.with_(holdout=21), root=tmp_path, data_root=data)
+    with pytest.raises(ValueError, match="holdout is for images of 32x32"):
+        RUN.with_(holdout=1, stem="imagenet")
 
 
 def test_a_run_is_trained_once(data: Path, tmp_path: Path) -> None:

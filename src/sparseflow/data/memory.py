@@ -14,6 +14,7 @@ from sparseflow.data.loader import MAX_BROKEN, ImageBatches, Reader
 from sparseflow.data.order import DatasetOrder, TrainingOrder, rank_slices
 from sparseflow.data.sources import ImageSource
 from sparseflow.data.transforms import PadCropFlip, Unchanged
+from sparseflow.rng import stream
 
 
 class DecodedImages(NamedTuple):
@@ -35,6 +36,32 @@ class DecodedImages(NamedTuple):
         kept = torch.ones(len(self.labels), dtype=torch.bool)
         kept[list(self.stand_ins)] = False
         return self._replace(images=self.images[kept], labels=self.labels[kept], stand_ins=())
+
+    def held_out(self, size: int) -> tuple[DecodedImages, DecodedImages]:
+        """The same without some images, the same ones for every run, and these, to select by.
+
+        Args:
+            size: How many images are held out.
+
+        Raises:
+            ValueError: if fewer than half of the images would remain.
+
+        >>> decoded = DecodedImages(torch.zeros(10, 3, 32, 32, dtype=torch.uint8), torch.arange(10), {})
+        >>> rest, held = decoded.held_out(3)
+        >>> len(rest.labels), sorted(rest.labels.tolist() + held.labels.tolist()) == list(range(10))
+        (7, True)
+        """
+        count = len(self.labels)
+        if not 0 < size <= count // 2:
+            raise ValueError(f"holdout must be at most half of the {count} training images, got {size}.")
+        order = torch.randperm(count, generator=stream(0, "holdout"))
+        rest, held = (self._of(rows.sort().values) for rows in (order[size:], order[:size]))
+        return rest, held.of_their_own()
+
+    def _of(self, rows: Tensor) -> DecodedImages:
+        copies = set(self.stand_ins)
+        stand_ins = tuple(place for place, row in enumerate(rows.tolist()) if row in copies)
+        return DecodedImages(self.images[rows], self.labels[rows], self.broken, stand_ins)
 
 
 def decode_all(

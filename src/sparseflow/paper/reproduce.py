@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sparseflow.lab.page.exhibit import Exhibit
 from sparseflow.lab.page.page import Watched, as_csv
 from sparseflow.paper.changed import as_planned
 from sparseflow.paper.claims import CIFAR_CLAIMS, CIFAR_LONG_CLAIMS, CLAIMS, IMAGENET_CLAIMS, Judge, judge
+from sparseflow.paper.claims.pruning_runs import mask_of
 from sparseflow.paper.claims.verdict import Verdict
 from sparseflow.paper.committed import PER_RUN, read_committed
 from sparseflow.paper.cost import SUSTAINED, device_seconds
@@ -105,7 +107,7 @@ class Matrix:
         }
 
     def tasks(self, items: Iterable[str], *, data_root: Path | None = None) -> list[Task]:
-        """The runs and measurements that items need, in order.
+        """The runs and measurements that items need, in order: one run of every group before the second of any.
 
         Args:
             items: ``all``, exhibits, ids of claims, names of groups or of tables; ``*`` stands for anything.
@@ -124,7 +126,9 @@ class Matrix:
             names, found = self._named(item)
             wanted.update(dict.fromkeys(names))
             measured.update(dict.fromkeys(found))
-        runs = dict.fromkeys(config for name in wanted for config in self.groups[name])
+        # Those on other masks count as repetitions of those on the first.
+        rounds = [(mask_of(name) + place, config) for name in wanted for place, config in enumerate(self.groups[name])]
+        runs = dict.fromkeys(config for _, config in sorted(rounds, key=itemgetter(0)))
         return in_order([*(Training(config, data_root) for config in runs), *measured])
 
     def _named(self, item: str) -> tuple[list[str], list[Measurement]]:

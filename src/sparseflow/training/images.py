@@ -115,9 +115,13 @@ class ImageRun(RunConfig):
     """Steps whose weights and masks are kept, beside the last."""
     block: str = "1x1"
     """Outputs x inputs of the masks' blocks, in layers that it divides; 4 is 4x1."""
+    holdout: tyro.conf.Suppress[WholeNumber] = 0
+    """Training images of 32x32 kept out of training, to select by."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.holdout and self.stem != "cifar":
+            raise ValueError(f"holdout is for images of 32x32, which are in memory; stem is {self.stem!r}. Give 0.")
         if self.batch_size % self.micro_batch:
             fitting = max(size for size in range(1, self.micro_batch + 1) if self.batch_size % size == 0)
             raise ValueError(
@@ -213,7 +217,7 @@ OWN: dict[str, dict[str, Any]] = {
         "log_every": 50,
         "probe_images": 128,
         "eval_every": 780,
-        "checkpoint_every": 780,
+        "checkpoint_every": 390,
     },
 }
 

@@ -127,7 +127,10 @@ class ImageData:
     ) -> None:
         for split in (training, test):
             check_classes(split, config)
-        self._config, self._training, self._test = config, training, test
+        self._sets = {"test": test}
+        if config.holdout and isinstance(training, DecodedImages):
+            training, self._sets["holdout"] = training.held_out(config.holdout)
+        self._config, self._training = config, training
         self._ranks, self._workers = ranks or Ranks(), workers
         self._prepare = preparation(config, self._ranks.device)
         self.growth: Batch | None = None
@@ -155,10 +158,12 @@ class ImageData:
             yield MicroBatches(local)
 
     def tests(self) -> dict[str, Iterable[Batch]]:
-        """This process's part of the test images."""
-        broken = self.unreadable["test"]
-        plain = plain_batches(self._test, self._config, self._ranks, workers=self._workers, broken=broken)
-        return {"test": map(self._prepare, plain)}
+        """This process's part of the test images, and of those held out of training."""
+        options = {"ranks": self._ranks, "workers": self._workers, "broken": self.unreadable["test"]}
+        return {
+            name: map(self._prepare, plain_batches(images, self._config, **options))
+            for name, images in self._sets.items()
+        }
 
 
 #: The images of a run: ``probe`` and ``growth``, training batches, and test sets by name.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sparseflow.init.schemes import SCHEMES
-from sparseflow.paper.matrix import cifar
+from sparseflow.paper.matrix import cifar, cifar_long
 from sparseflow.paper.matrix.scale import Scale
 from sparseflow.training.names import shown_methods
 
@@ -35,12 +35,13 @@ SETTINGS = {
         Setting("resnet50", "ResNet-50, 80 % zeros", "ResNet50"),
     ),
 }
-#: Controls: a setting with more steps.
+#: Controls: a setting with more steps, or fewer.
 LONGER = {
     "cifar": (
         Setting("vgg16-90-longer", f"VGG16, 90 % zeros, {cifar.LONGER} times the steps", "VGG16"),
         Setting("resnet14-longer", f"ResNet-14, 90 % zeros, {cifar.LONGER} times the steps", "ResNet50"),
     ),
+    "cifar-long": (Setting(cifar_long.SHORT, f"ResNet-20, 90 % zeros, 1/{cifar_long.SHARE} of the steps", "ResNet50"),),
 }
 #: Runs on the masks of a pruning run: second part of a group's name -> label.
 ON_PRUNED_MASKS = {

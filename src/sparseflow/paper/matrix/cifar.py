@@ -11,7 +11,7 @@ Reference: protocol 0, C.4, D.4 and G.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sparseflow.paper.matrix.cells import INITS, METHODS, REPEATS, repeat
@@ -28,6 +28,13 @@ RESNET_SPARSITY = 0.9
 SMALL_DENSE = 0.34
 #: Share of training after which a ticket takes the weights: 2000 of ResNet-50's 32000 steps.
 REWIND = 2000 / 32_000
+#: Kind of runs on pruned masks -> its settings; ``lottery`` is rewound late.
+TICKETS: dict[str, dict[str, Any]] = {
+    "lottery": {"method": "lottery"},
+    "lottery-k0": {"method": "lottery"},
+    "ticket-scratch": {"method": "scratch", "init": "dense"},
+    "ticket-scratch-sparse": {"method": "scratch", "init": "sparse"},
+}
 #: Factor on the number of steps, to see whether an order of methods is one of short training.
 LONGER = 4
 
@@ -89,7 +96,7 @@ def groups(scale: Scale) -> Groups:
     return {
         **dict(table(middle, settings[middle], seeds)),
         **dict(table(RESNET, RESNET_BASE, seeds)),
-        **dict(tickets(RESNET, RESNET_BASE, seeds)),
+        **dict(tickets(RESNET, RESNET_BASE, seeds, on_first=dict.fromkeys(TICKETS, seeds))),
         **dict(table("vgg16-95", settings["vgg16-95"], seeds)),
         **dict(table("vgg16-80", settings["vgg16-80"], seeds)),
         **dict(_controls(middle, settings[middle], seeds)),
@@ -131,24 +138,25 @@ def _longer(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[I
         yield f"{name}-longer/{method}/sparse", repeat(longer.with_(method=method), seeds)
 
 
-def tickets(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[ImageRun]]]:
+def tickets(
+    name: str, base: ImageRun, prunes: int, *, on_first: Mapping[str, int]
+) -> Iterator[tuple[str, list[ImageRun]]]:
     """Section 4.3: tickets, rewound late and not at all, and scratch on the masks of pruning runs (C29 to C36, C44).
 
-    ``seeds`` runs on the masks of the first pruning run, and one on those of each other.
+    Args:
+        name: Begins the names of groups.
+        base: Of which all runs change some fields.
+        prunes: Number of pruning runs.
+        on_first: Kind in :data:`TICKETS` -> runs on the masks of the first pruning run; on those of others there is
+            one each. Kinds come in this order.
     """
-    prunes = [pruning_parent(base.with_(rewind_step=rewind_step(base), seed=seed)) for seed in range(seeds)]
-    yield f"{name}/prune", prunes
-    kinds: dict[str, dict[str, Any]] = {
-        "lottery": {"method": "lottery", "rewind_step": rewind_step(base)},
-        "lottery-k0": {"method": "lottery"},
-        "ticket-scratch": {"method": "scratch", "init": "dense"},
-        "ticket-scratch-sparse": {"method": "scratch", "init": "sparse"},
-    }
-    for kind, changes in kinds.items():
-        for number, parent in enumerate(prunes):
-            count = 1 if number else seeds
-            runs = repeat(base.with_(mask_from=parent, **changes), count, first=REPEATS * (number + 1))
-            yield f"{name}/{kind}/mask{number}", runs
+    parents = [pruning_parent(base.with_(rewind_step=rewind_step(base), seed=seed)) for seed in range(prunes)]
+    yield f"{name}/prune", parents
+    for kind, count in on_first.items():
+        rewound = {"rewind_step": rewind_step(base)} if kind == "lottery" else {}
+        for number, parent in enumerate(parents):
+            run = base.with_(mask_from=parent, **TICKETS[kind], **rewound)
+            yield f"{name}/{kind}/mask{number}", repeat(run, 1 if number else count, first=REPEATS * (number + 1))
 
 
 def original_tickets(name: str, base: ImageRun, seeds: int) -> Iterator[tuple[str, list[ImageRun]]]:

@@ -74,8 +74,8 @@ CIFAR = Scale(
     some=3,
     many=3,
 )
-#: The same on networks that learn.
-CIFAR_LONG = replace(CIFAR, name="cifar-long", base=cifar_long.RESNET_BASE, make=cifar_long.groups)
+#: The same on networks that learn; of pruning runs, which tickets are counted by, there are four.
+CIFAR_LONG = replace(CIFAR, name="cifar-long", base=cifar_long.RESNET_BASE, make=cifar_long.groups, many=4)
 #: A few steps, from which nothing can be learned.
 SMOKE = replace(
     CIFAR,

@@ -99,7 +99,7 @@ def weight_names(config: RunConfig) -> tuple[str, ...]:
 
     >>> from sparseflow.training.images import ImageRun
     >>> weight_names(ImageRun(network="resnet14", width=1 / 16))[:2]
-    ('conv1.weight', 'layer1.0.conv1.weight')
+    ('conv1.weight', 'group1.block1.residual.conv1.weight')
     """
     model = dense_network(config)
     of_norms = {
