@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sparseflow.init.live import live_inputs
     from sparseflow.init.model import initialize_
     from sparseflow.init.prune import grasp, snip, synflow_masks
+    from sparseflow.masks.constant_fan_in import constant_fan_in_masks
     from sparseflow.masks.edges import masks_from_edges
     from sparseflow.masks.files import load_block, load_masks, save_masks
     from sparseflow.masks.imported import masks_of, remove_pruning, remove_pruning_
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     )
     from sparseflow.masks.report import mask_statistics, sparsity_report
     from sparseflow.masks.select import prunable
-    from sparseflow.methods import ACDC, GMP, MEST, SET, SNFS, OneShot, RigL, RigLInverted, Static, drop_and_grow
+    from sparseflow.methods import ACDC, GMP, MEST, SET, SNFS, OneShot, RigL, RigLInverted, SRigL, Static, drop_and_grow
     from sparseflow.record import record
     from sparseflow.sparsifier.check import check
     from sparseflow.sparsifier.sparsifier import Sparsifier
@@ -48,12 +49,14 @@ __all__ = [
     "OneShot",
     "RigL",
     "RigLInverted",
+    "SRigL",
     "Sparsifier",
     "Static",
     "analysis",
     "apply_masks_",
     "check",
     "compile_sparse",
+    "constant_fan_in_masks",
     "dense_masks",
     "diagnose",
     "doctor",
@@ -100,12 +103,14 @@ _HOMES = {
     "OneShot": "sparseflow.methods",
     "RigL": "sparseflow.methods",
     "RigLInverted": "sparseflow.methods",
+    "SRigL": "sparseflow.methods",
     "Sparsifier": "sparseflow.sparsifier.sparsifier",
     "Static": "sparseflow.methods",
     "analysis": "sparseflow.analysis",
     "apply_masks_": "sparseflow.masks.make",
     "check": "sparseflow.sparsifier.check",
     "compile_sparse": "sparseflow.engine",
+    "constant_fan_in_masks": "sparseflow.masks.constant_fan_in",
     "dense_masks": "sparseflow.masks.make",
     "diagnose": "sparseflow.doctor",
     "doctor": "sparseflow.doctor",

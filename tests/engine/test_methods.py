@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from allocations import Allocations
-from makers import CASES, DROP_GROW, PRUNING, block_of, method_of
+from makers import CASES, DROP_GROW, masks_of, method_of
 from sparseflow.engine.layers.geometry import Window
 from sparseflow.engine.layers.modules import SparseLinear
 from sparseflow.methods import Swap
@@ -37,7 +37,7 @@ class Run:
 
     def __init__(self, method: str, optimizer_name: str, *, sparse: bool, seed: int = 0, **changed: Any) -> None:
         model = tiny_model(dtype=torch.float64)
-        masks = sf.dense_masks(model) if method in PRUNING else masked(model, block=block_of(method))
+        masks = masks_of(method, model)
         sf.apply_masks_(model, masks)
         self.model = sf.engine.convert(model, masks) if sparse else model
         self.optimizer = OPTIMIZERS[optimizer_name](self.model.parameters())

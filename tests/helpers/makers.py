@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from torch import nn
+
 import sparseflow as sf
 from sparseflow.training.names import METHODS, MethodRow
 
@@ -29,15 +31,22 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{name: {**DROP_GROW, **row.settings, **_last(row)} for name, row in METHODS.items() if row.moves == "swap"},
     "prune": {"sparsity": 0.7, "begin": 2, "end": 10, "update_every": 3},
     "one_shot": {"sparsity": 0.7, "at": 4},
+    "srigl": {**DROP_GROW, "salient_share": 0.0},  # where units leave, counts are those of test_srigl.py
     "acdc": {"sparsity": 0.7, "begin": 2, "phase_steps": 2, "end": 9},
 }
 #: Blocks that divide the layers of ``tiny_model``: of whole units, of several inputs, of one input.
 BLOCKS = {"0.weight": (3, 1), "3.weight": (2, 4), "5.weight": (4, 1)}
 _SUFFIX = " in blocks"
+#: Methods that move single weights alone.
+SINGLE = {name for name, row in METHODS.items() if not row.moves_blocks}
 #: The settings of every method, and of every method on masks made of blocks.
 CASES: dict[str, dict[str, Any]] = {
     **SETTINGS,
-    **{name + _SUFFIX: {**given, "block": BLOCKS} if given else {} for name, given in SETTINGS.items()},
+    **{
+        name + _SUFFIX: {**given, "block": BLOCKS} if given else {}
+        for name, given in SETTINGS.items()
+        if name not in SINGLE
+    },
 }
 
 
@@ -53,6 +62,14 @@ def block_of(case: str) -> Any:
 def block_size(case: str, name: str) -> int:
     outputs, inputs = BLOCKS[name] if case.endswith(_SUFFIX) else (1, 1)
     return outputs * inputs
+
+
+def masks_of(case: str, model: nn.Module, *, sparsity: float = 0.7, seed: int = 0) -> sf.Masks:
+    """The masks that a method begins with."""
+    if case in PRUNING:
+        return sf.dense_masks(model)
+    make = METHODS[case].masks if case in SINGLE else sf.random_masks
+    return make(model, sparsity, seed=seed, **({} if case in SINGLE else {"block": block_of(case)}))
 
 
 #: Methods with a constant active count, and those that start from dense masks; with blocks and without.

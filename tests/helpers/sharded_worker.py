@@ -42,6 +42,7 @@ METHODS: dict[str, sf.updaters.Method] = {
     "acdc": sf.ACDC(sparsity=0.8, begin=4, phase_steps=4, end=16),
     "mest": sf.MEST(**_moving),
     "mest_soft": sf.MEST(**_moving, soft=True, schedule="stages", update_until=16),
+    "srigl": sf.SRigL(**_moving, salient_share=0.9),
     "own": OneByOne(every=4, turned="4.weight"),
     "set_blocks": sf.SET(**_moving, block=BLOCKS),
     "rigl_blocks": sf.RigL(**_moving, block=BLOCKS),
@@ -93,6 +94,8 @@ def made(
     model = network()
     block = getattr(METHODS[method], "block", (1, 1))
     masks = sf.dense_masks(model) if method.startswith(DENSE) else sf.random_masks(model, 0.5, seed=0, block=block)
+    if method == "srigl":
+        masks = sf.constant_fan_in_masks(model, 0.5, seed=0)
     if ranks.world > 1:
         cut(model)
     optimizer = OPTIMIZERS[optimizer_name](model.parameters())

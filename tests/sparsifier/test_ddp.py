@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import sparseflow as sf
-from makers import PRUNING, SETTINGS, method_of
+from makers import SETTINGS, masks_of, method_of
 from processes import run_ranks
-from tiny import batch, masked, tiny_model
+from tiny import batch, tiny_model
 
 STEPS, BATCH = 9, 16
 
@@ -24,7 +24,7 @@ def train(method: str, *, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
     if world_size > 1:
         model = nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
-    masks = sf.dense_masks(model) if method in PRUNING else masked(model)
+    masks = masks_of(method, model)
     sparsifier = sf.Sparsifier(model, optimizer, masks, method_of(method), seed=0)
     losses = []
     for step in range(STEPS):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import sparseflow as sf
-from makers import PRUNING, SETTINGS, method_of
+from makers import SETTINGS, masks_of, method_of
 from sparseflow.methods import DropGrow
 from tiny import OPTIMIZERS, assert_same_bits, loss_of, masked, snapshot, tiny_model, train_step
 
@@ -27,7 +27,7 @@ def attach(model: nn.Module, updater: Any = None, *, optimizer_name: str = "mome
 
 def attach_method(model: Any, method: str) -> tuple[Any, sf.Sparsifier]:
     optimizer = OPTIMIZERS["momentum"](model.parameters())
-    masks = sf.dense_masks(model) if method in PRUNING else masked(model)
+    masks = masks_of(method, model)
     return optimizer, sf.Sparsifier(model, optimizer, masks, method_of(method), seed=0)
 
 

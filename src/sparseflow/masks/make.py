@@ -37,7 +37,7 @@ def _sparsities(
     return shares
 
 
-def _allocate(
+def sparsities_of(
     chosen: Mapping[str, Weight], sparsity: float, allocation: AllocationLike, overrides: Mapping[str, float] | None
 ) -> dict[str, float]:
     """Each weight's sparsity. To an allocation every expert of a stack is a layer; all of one stack get the same."""
@@ -121,14 +121,14 @@ def random_masks(
     chosen = prunable(model, include=include, exclude=exclude, first_layer_dense=first_layer_dense)
     grids = grids_of(model, block, chosen)
     sizes = {name: weight.parameter.numel() for name, weight in chosen.items()}
-    counts = _counts(sizes, _allocate(chosen, sparsity, allocation, overrides), grids)
+    counts = _counts(sizes, sparsities_of(chosen, sparsity, allocation, overrides), grids)
     masks = {}
     for name, weight in chosen.items():
         grid, shape = grids.get(name), weight.parameter.shape
         mask = torch.zeros(shape if grid is None else grid.grid_shape, dtype=torch.bool)
         order = torch.randperm(mask.numel(), generator=stream(seed, "mask", name))
         mask.view(-1)[order[: counts[name] * mask.numel() // max(1, sizes[name])]] = True
-        masks[name] = _like(mask if grid is None else grid.spread(mask), weight.parameter)
+        masks[name] = mask_like(mask if grid is None else grid.spread(mask), weight.parameter)
     return masks
 
 
@@ -169,7 +169,7 @@ def magnitude_masks(
     scores = {name: full(weight.parameter.detach()).abs() for name, weight in chosen.items()}
     grids = grids_of(model, block, chosen)
     if scope == "layer":
-        shares = _allocate(chosen, sparsity, allocation, overrides)
+        shares = sparsities_of(chosen, sparsity, allocation, overrides)
         return masks_by_score(scores, sparsity, grids, scope=scope, allocation=lambda *_, **__: shares, seed=seed)
     return masks_by_score(scores, sparsity, grids, scope=scope, allocation=allocation, seed=seed, overrides=overrides)
 
@@ -271,7 +271,7 @@ def apply_masks_(model: nn.Module, masks: Masks) -> nn.Module:
     return model
 
 
-def _like(mask: Tensor, parameter: Tensor) -> Tensor:
+def mask_like(mask: Tensor, parameter: Tensor) -> Tensor:
     """The mask on the parameter's device, in its memory format and parts, so that the two are read in step."""
     made = _empty_like(parameter)
     local(made).copy_(local(shard_like(mask.to(made.device), parameter)))

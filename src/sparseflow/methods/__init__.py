@@ -11,6 +11,7 @@ from sparseflow.methods.pruning import GMP, OneShot
 from sparseflow.methods.rigl import RigL, RigLInverted
 from sparseflow.methods.set import SET
 from sparseflow.methods.snfs import SNFS
+from sparseflow.methods.srigl import ConstantFanIn, SRigL
 from sparseflow.methods.static import Static
 
 __all__ = [
@@ -19,12 +20,14 @@ __all__ = [
     "MEST",
     "SET",
     "SNFS",
+    "ConstantFanIn",
     "DropGrow",
     "Layer",
     "Method",
     "OneShot",
     "RigL",
     "RigLInverted",
+    "SRigL",
     "Static",
     "Swap",
     "drop_and_grow",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparseflow.masks.blocks import BlockGrid
+from sparseflow.masks.fans import Layout
 from sparseflow.methods.scores import ScoreFn
 
 
@@ -26,6 +27,11 @@ class Layer(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the weight."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """Which axes of the weight are units and inputs."""
         ...
 
     @property

@@ -166,8 +166,8 @@ _ENDING = ("cosine", cosine, "stages", stages)
 # --- the methods ------------------------------------------------------------------------------------------------------
 
 
-class Options(TypedDict, total=False):
-    """The arguments that all methods of this kind share; defaults as :class:`DropGrow`."""
+class Times(TypedDict, total=False):
+    """When masks change and how many connections move; defaults as :class:`DropGrow`."""
 
     drop_fraction: float
     update_every: int
@@ -175,6 +175,11 @@ class Options(TypedDict, total=False):
     total_steps: int | None
     first_update: int | None
     schedule: str | Callable[..., float]
+
+
+class Options(Times, total=False):
+    """The arguments that all methods of this kind share; defaults as :class:`DropGrow`."""
+
     regrow: bool
     block: BlockLike
 

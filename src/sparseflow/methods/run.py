@@ -1,15 +1,15 @@
 """What a method knows of the run around it: whether it fits the weights, when it ends, and what it has not reached.
 
-A method may have ``check_start(shapes, active)``, ``unfinished(step, shapes, active)``, ``until``, and
-``resets_momentum(step)``, which says whether optimizers forget their momentum once masks have changed; one that leaves
-them out is asked nothing.
+A method may have ``check_start(shapes, active)``, ``check_layers(layers)``, ``unfinished(step, shapes, active)``,
+``until``, and ``resets_momentum(step)``, which says whether optimizers forget their momentum once masks have changed;
+one that leaves them out is asked nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from sparseflow.methods.base import Method
+from sparseflow.methods.base import Layer, Method
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -31,6 +31,22 @@ def check_start(method: Method, shapes: Shapes, active: Mapping[str, int]) -> No
     """
     if (check := getattr(method, "check_start", None)) is not None:
         check(shapes, active)
+
+
+def check_layers(method: Method, layers: Iterable[Layer]) -> None:
+    """Let a method look at the masks that it is given, when the Sparsifier is made.
+
+    Args:
+        layers: As an update shows them, without gradients; made as they are asked for.
+
+    Raises:
+        ValueError: if the method cannot do there what it promises.
+
+    >>> from sparseflow.methods import RigL
+    >>> check_layers(RigL(), [])
+    """
+    if (check := getattr(method, "check_layers", None)) is not None:
+        check(layers)
 
 
 def unfinished(method: Method, step: int, shapes: Shapes, active: Mapping[str, int]) -> str:

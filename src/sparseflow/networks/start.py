@@ -85,7 +85,8 @@ def network_masks(
     seed: int,
     allocation: str | None = None,
     block: BlockLike = SINGLE,
-) -> dict[str, Tensor]:
+    make: Callable[..., Masks] = random_masks,
+) -> Masks:
     r"""The paper's random masks: ERK on all 14 kernels of VGG16, uniform on all of ResNet-50 but the first.
 
     ResNet-50's ``conv1`` has no mask, its shortcuts and ``fc`` have. A layer of :math:`n_l` weights and sparsity
@@ -98,6 +99,7 @@ def network_masks(
         seed: Each layer draws from ``stream(seed, "mask", name)``.
         allocation: Key of ``sparseflow.masks.allocation.ALLOCATIONS``; default the network's.
         block: Of the masks, as :func:`sparseflow.random_masks` takes it.
+        make: Makes them, with arguments as that function, but for ``block`` where there are no blocks.
 
     Returns: Parameter name -> mask, on the model's device.
 
@@ -120,7 +122,8 @@ def network_masks(
     chosen = allocation or network.allocation
     # The authors' code for digits rounds the counts, as sparseflow.random_masks does.
     shares = chosen if network.nonlinearity is None else partial(_whole_zeros, chosen)
-    return random_masks(model, sparsity, allocation=shares, exclude=network.dense, seed=seed, block=block)
+    blocks: dict[str, Any] = {} if block == SINGLE else {"block": block}
+    return make(model, sparsity, allocation=shares, exclude=network.dense, seed=seed, **blocks)
 
 
 def draw_sparse_(

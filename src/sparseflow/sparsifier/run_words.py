@@ -67,7 +67,9 @@ def method_words(method: Any) -> str:
     """
     if not is_dataclass(method):
         return type(method).__name__
-    name, usual = _made_by(method) if isinstance(method, DropGrow) else (type(method).__name__, None)
+    name, usual = (
+        _made_by(method) if isinstance(method, DropGrow) else (getattr(method, "made_by", type(method).__name__), None)
+    )
     options = ", ".join(f"{key}={_shown(value)}" for key, value in _options(method, usual))
     return f"{name}({options})"
 
@@ -90,6 +92,10 @@ def _options(method: Any, usual: Any | None) -> Iterator[tuple[str, Any]]:
     for field in fields(method):
         default = field.default if usual is None else getattr(usual, field.name)
         value = getattr(method, field.name)
+        if isinstance(value, DropGrow):  # when a method changes masks
+            plain = RigL()
+            yield from ((n, v) for n, v in _options(value, plain) if getattr(plain, n) != v)
+            continue
         if field.name == "reads_active_gradient" or (default is not MISSING and value == default):
             continue
         if isinstance(value, MagnitudeAndGradient):

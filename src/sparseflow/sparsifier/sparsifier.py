@@ -13,7 +13,7 @@ from sparseflow import attached
 from sparseflow.masks.blocks import SINGLE, LostBlocksWarning
 from sparseflow.masks.select import unwrap
 from sparseflow.methods.base import Method
-from sparseflow.methods.run import UnfinishedWarning, check_start, unfinished
+from sparseflow.methods.run import UnfinishedWarning, check_layers, check_start, unfinished
 from sparseflow.methods.static import Static
 from sparseflow.rng import stream
 from sparseflow.sharded import shard_like
@@ -24,6 +24,7 @@ from sparseflow.sparsifier.listener import Listener
 from sparseflow.sparsifier.run_words import describe_run
 from sparseflow.sparsifier.state import check_arguments, check_state, check_state_blocks
 from sparseflow.sparsifier.stored import check_can_move
+from sparseflow.sparsifier.update import shown_layers
 from sparseflow.sparsifier.weights import MaskedWeights
 from sparseflow.sparsifier.wrappers import stepping
 from sparseflow.types import Masks
@@ -118,6 +119,7 @@ class Sparsifier:
         self._weights = weights = MaskedWeights(model, self.optimizers, masks, getattr(method, "block", SINGLE))
         check_state_blocks(state or {}, weights.grids)
         check_start(method, weights.shapes, weights.counts)
+        check_layers(method, shown_layers(method, weights))
         if not isinstance(method, Static) and (lost := weights.in_lost_blocks()):
             warn(
                 f"the mask of {lost[0]!r} is made of blocks of 4 outputs x 1 inputs, and the method moves single "

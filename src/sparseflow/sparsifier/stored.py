@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sparseflow._checks import check_finite
 from sparseflow.masks.blocks import SINGLE, BlockGrid
+from sparseflow.masks.fans import PLAIN, Layout
 from sparseflow.masks.topk import topk_mask
 from sparseflow.methods.base import Swap
 from sparseflow.sharded import is_sharded
@@ -150,6 +151,8 @@ class StoredLayer(NamedTuple):
     """Number of active weights that the training began with."""
     grid: BlockGrid | None = None
     """The blocks that move as a whole, if any do."""
+    layout: Layout = PLAIN
+    """Which axes of the weight are units and inputs."""
 
     @property
     def num_active(self) -> int:

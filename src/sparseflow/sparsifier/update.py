@@ -11,6 +11,7 @@ from torch import Tensor
 from sparseflow._checks import check_finite
 from sparseflow._fast import Exchange, Magnitude, StagedMask, exchange, unstaged
 from sparseflow.masks.blocks import BlockGrid, check_made_of
+from sparseflow.masks.fans import PLAIN, Layout
 from sparseflow.methods.base import Layer, Method, Swap
 from sparseflow.methods.drop_grow import drop_and_grow
 from sparseflow.methods.run import OpenEndWarning
@@ -37,6 +38,8 @@ class WholeLayer(NamedTuple):
     """Number of active weights that the training began with."""
     grid: BlockGrid | None = None
     """The blocks that move as a whole, if any do."""
+    layout: Layout = PLAIN
+    """Which axes of the weight are units and inputs."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -170,6 +173,7 @@ def _takes_part(method: Method, weights: MaskedWeights, name: str, gradient: Ten
 def _look(
     method: Method, weights: MaskedWeights, name: str, gradient: Tensor | None, ratios: Mapping[int, float]
 ) -> WholeLayer | StoredLayer:
+    grid, layout = weights.grids.get(name), weights.layouts[name]
     if name in weights.stored:
         stored = weights.stored[name]
         values = stored.values
@@ -179,13 +183,19 @@ def _look(
         positions, ratio = stored.positions(), ratios.get(id(values), 1.0)
         copied = gradient is not None and reads_active_gradient(method)  # before the optimizer overwrote it
         held = stored.weight_shape, positions, values.detach(), gradient if copied else values.grad
-        return StoredLayer(name, *held, rows, ratio, weights.budgets[name], weights.grids.get(name))
+        return StoredLayer(
+            name, *held, rows, ratio, weights.budgets[name], weights.grids.get(name), weights.layouts[name]
+        )
     parameter, mask = weights.parameters[name], weights.dense[name]
     weight, ratio = parameter.detach(), ratios.get(id(parameter), 1.0)
     if name in weights.sharded:
         weight, mask, gradient = full(weight), full(mask), None if gradient is None else full(gradient)
-    counts = weights.counts[name], weights.budgets[name]
-    return WholeLayer(name, weight, mask, gradient, ratio, *counts, weights.grids.get(name))
+    return WholeLayer(name, weight, mask, gradient, ratio, weights.counts[name], weights.budgets[name], grid, layout)
+
+
+def shown_layers(method: Method, weights: MaskedWeights) -> Iterator[Layer]:
+    """The layers as an update would show them to a method, without gradients; one at a time."""
+    return (_look(method, weights, name, None, {}) for name in weights.masks)
 
 
 class _Begun(NamedTuple):

@@ -90,7 +90,8 @@ class MaskedWeights:
         self.grids = grids(block, self._shapes(masks), layouts)
         """Name -> blocks, of those whose connections move in blocks."""
         self._check_blocks(masks)
-        self._layouts = layouts
+        self.layouts = layouts
+        """Name -> which axes of the weight are units and inputs."""
         self.dense = HeldMasks(
             (name, torch.empty_like(parameter, dtype=torch.bool, requires_grad=False))
             for name, parameter in self.parameters.items()
@@ -263,7 +264,7 @@ class MaskedWeights:
     def in_lost_blocks(self) -> list[str]:
         """Names of weights whose masks are made of blocks of four outputs, and whose connections move one by one."""
         others = {name: full(mask) for name, mask in self.masks.items() if name not in self.grids}
-        return lost_blocks(others, self._layouts)
+        return lost_blocks(others, self.layouts)
 
     def _shapes(self, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
         stored = {name: tuple(weight.weight_shape) for name, weight in self.stored.items()}

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from torch import nn
 
 from sparseflow.masks.blocks import BlockLike
 from sparseflow.methods.base import Method
 from sparseflow.testing.promises import PROMISES
 from sparseflow.testing.trial import Trial
-from sparseflow.types import BrokenPromiseError
+from sparseflow.types import BrokenPromiseError, Masks
 
 _OPTIMIZERS = (
     partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01),
@@ -24,6 +25,7 @@ def check_method(
     *,
     active: Callable[[str, int, int], int] | None = None,
     starts_dense: bool = False,
+    masks: Callable[[nn.Module], Masks] | None = None,
     moves: bool = True,
     block: BlockLike = (1, 1),
 ) -> list[str]:
@@ -34,6 +36,7 @@ def check_method(
         active: Active weights of a layer by its name, size and the step, where their number changes. Default: as many
             as at the start.
         starts_dense: Whether runs start from dense masks, as pruning does. Default: random masks at sparsity 0.7.
+        masks: Makes the masks that runs start with, where the method needs some of its own.
         moves: Whether masks change at all.
         block: Blocks that the method keeps; they have to divide weights of ``(3, 1, 3, 3)``, ``(10, 48)`` and
             ``(4, 10)``. Default: single weights.
@@ -61,7 +64,13 @@ def check_method(
         )
     for optimizer in _OPTIMIZERS:
         trial = Trial(
-            make=make, optimizer=optimizer, active=active, starts_dense=starts_dense, moves=moves, block=block
+            make=make,
+            optimizer=optimizer,
+            active=active,
+            starts_dense=starts_dense,
+            masks=masks,
+            moves=moves,
+            block=block,
         )
         for name, promise in PROMISES.items():
             try:

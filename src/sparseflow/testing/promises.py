@@ -14,7 +14,7 @@ from sparseflow.methods.drop_grow import drop_and_grow
 from sparseflow.rng import stream
 from sparseflow.sparsifier.optimizers import reset_momentum_
 from sparseflow.sparsifier.update import WholeLayer
-from sparseflow.testing.trial import STEPS, Trial, loss, network, snapshot, start, state_of
+from sparseflow.testing.trial import STEPS, Trial, loss, network, snapshot, state_of
 from sparseflow.types import BrokenPromiseError, MaskUpdate
 
 Promise = Callable[[Trial], None]
@@ -104,7 +104,7 @@ def updates_are_told(trial: Trial) -> None:
 def inputs_stay_unchanged(trial: Trial) -> None:
     """``update`` writes to no weight, mask or gradient, and the masks that it yields are new tensors."""
     method, model = trial.make(), network()
-    masks = start(model, trial.block)
+    masks = trial.start(model)
     grids = grids_of(model, trial.block, masks)
     layers, before = [], []
     for name, mask in masks.items():

@@ -15,6 +15,7 @@ from sparseflow.masks.make import dense_masks, random_masks
 from sparseflow.methods.base import Method
 from sparseflow.rng import stream
 from sparseflow.sparsifier.sparsifier import Sparsifier
+from sparseflow.types import Masks
 
 #: Steps of a run; a method under trial has its updates among them.
 STEPS = 13
@@ -40,6 +41,8 @@ class Trial:
     """Whether runs start from dense masks, as pruning does; else from random ones at sparsity 0.7."""
     active: Callable[[str, int, int], int] | None = None
     """Active weights of a layer by its name, size and the step; ``None``: as many as at the start."""
+    masks: Callable[[nn.Module], Masks] | None = None
+    """Makes the masks of the start, for methods that need some of their own."""
     moves: bool = True
     """Whether masks change at all."""
     block: BlockLike = (1, 1)
@@ -49,6 +52,10 @@ class Trial:
         """Whether the method asks for momentum to be forgotten after this step, see :mod:`sparseflow.methods.run`."""
         resets = getattr(self.make(), "resets_momentum", None)
         return resets is not None and bool(resets(step))
+
+    def start(self, model: nn.Module) -> Masks:
+        """The masks that a run starts with, unless it starts dense."""
+        return start(model, self.block) if self.masks is None else self.masks(model)
 
     def run(self, *, seed: int = 0) -> Run:
         """A new run at step 0."""
@@ -61,7 +68,7 @@ class Run:
     def __init__(self, trial: Trial, *, seed: int) -> None:
         self.trial = trial
         self.model = network()
-        masks = dense_masks(self.model) if trial.starts_dense else start(self.model, trial.block)
+        masks = dense_masks(self.model) if trial.starts_dense else trial.start(self.model)
         self.optimizer = trial.optimizer(self.model.parameters())
         self.sparsifier = Sparsifier(self.model, self.optimizer, masks, trial.make(), seed=seed)
         self.weights = {name: self.model.get_parameter(name) for name in masks}

@@ -295,6 +295,10 @@ class RunConfig(ABC):
                 f"{self.method} looks at the dense gradient of every step, which the sparse engine does not compute. "
                 "Leave engine at 'auto', or write engine='masked'."
             )
+        if not self.row.moves_blocks and block_sizes(self.block) != SINGLE:
+            raise ValueError(
+                f"{self.method} moves single weights, not blocks of {self.block}. Leave block (--block) out."
+            )
         if self.snapshots and not 0 <= self.snapshots[0] <= self.snapshots[-1] <= self.steps:
             raise ValueError(f"snapshots must be steps from 0 to {self.steps}, got {list(self.snapshots)}.")
         self._check_start()

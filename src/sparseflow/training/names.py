@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sparseflow.methods import ACDC, GMP, MEST, SET, SNFS, RigL, RigLInverted, Static
+from sparseflow.masks.constant_fan_in import constant_fan_in_masks
+from sparseflow.masks.make import random_masks
+from sparseflow.methods import ACDC, GMP, MEST, SET, SNFS, RigL, RigLInverted, SRigL, Static
 from sparseflow.methods.base import Method
-from sparseflow.types import Look
+from sparseflow.types import Look, Masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,10 @@ class MethodRow:
     """More arguments of the updater in every run; they replace those of the run."""
     ends: float = 1.0
     """Share of a run's steps in which masks change, where the run does not say: 1 for exchanges that fade away."""
+    masks: Callable[..., Masks] = random_masks
+    """Makes masks from a model, a sparsity, ``allocation``, ``exclude`` and ``seed``, for a ``masked`` start."""
+    moves_blocks: bool = True
+    """Whether the updater has ``block``."""
     authors: Mapping[str, Any] = field(default_factory=dict)
     """More arguments of the updater in runs that follow the authors' ImageNet code (protocol C.3 and C.4)."""
     look: Look
@@ -144,6 +150,17 @@ METHODS: dict[str, MethodRow] = {
         settings={"schedule": "stages", "soft": True},
         ends=0.75,
         look=Look("green", "-.", "X"),
+    ),
+    "srigl": MethodRow(
+        label="SRigL",
+        meaning="like RigL, but all units of a layer have as many inputs; units without enough important ones leave.",
+        start="masked",
+        moves="swap",
+        updater=SRigL,
+        ends=0.75,
+        masks=constant_fan_in_masks,
+        moves_blocks=False,
+        look=Look("orange", "--", "s"),
     ),
 }
 #: ``dense`` on the narrow twin of a network: no method of its own, but a row of every table.

@@ -189,7 +189,7 @@ def _random_masks(model: nn.Module, config: RunConfig) -> Masks:
     allocation = None if config.allocation == "paper" else config.allocation
     return network_masks(
         config.architecture, model, config.sparsity, seed=config.start_seed, allocation=allocation,
-        block=config.blocks(model) or SINGLE,
+        block=config.blocks(model) or SINGLE, make=config.row.masks,
     )  # fmt: skip
 
 
