@@ -14,7 +14,7 @@ import pandas as pd
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.lab.page.exhibit import Content
 from sparseflow.paper.exhibits.all import EXHIBITS
-from sparseflow.paper.matrix.mnist import after_update, groups
+from sparseflow.paper.matrix.mnist import after_update, groups, settling
 from sparseflow.paper.matrix.scale import Scale
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.runs import Run
@@ -116,6 +116,7 @@ def make_tables(scale: Scale) -> dict[str, pd.DataFrame]:
         "mds": _mds(),
         "distances": _distances(scale),
         "paths": pd.concat([_paths("tickets", scale), _paths("mlp-tickets", scale)], ignore_index=True),
+        "barriers": _barriers(scale),
         "spectra": spectra,
         "eigenvalues": eigenvalues,
         **_functions(scale),
@@ -138,7 +139,7 @@ def _distances(scale: Scale) -> pd.DataFrame:
     noise = np.random.default_rng(1)
     rows = []
     for prune_seed, seed, (kind, start, end) in itertools.product(
-        range(2), range(scale.seeds), (("lottery", 13.6, 8.0), ("scratch", 17.5, 25.6))
+        range(scale.many), range(scale.seeds), (("lottery", 13.6, 8.0), ("scratch", 17.5, 25.6))
     ):
         jitter = 1 + 0.02 * noise.standard_normal()
         rows.append(
@@ -168,11 +169,26 @@ def _paths(setting: str, scale: Scale) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def _barriers(scale: Scale) -> pd.DataFrame:
+    """Of a ticket and of a scratch run on the masks of every pruning run."""
+    noise = np.random.default_rng(4)
+    rows = []
+    for setting, number, (kind, height) in itertools.product(
+        ("tickets", "mlp-tickets"), range(scale.many), (("lottery", 0.004), ("scratch", 1.8))
+    ):
+        group = f"{setting}/{kind}" + (f"/mask{number}" if number else "")
+        of = {"setting": setting, "group": group, "seed": 100 * (number + 1)}
+        size = 1 + 0.1 * noise.standard_normal()
+        rows.append({**of, "start": "solution", "barrier": height * size, "area": 1.0})
+        rows.append({**of, "start": "init", "barrier": 0.1, "area": (2.0 + height) * size})
+    return pd.DataFrame(rows)
+
+
 def _spectra(scale: Scale) -> tuple[pd.DataFrame, pd.DataFrame]:
     rows, values = [], []
     moment = 2 * scale.often
     wanted = [
-        (group, seed, step, "at", 1000)
+        (group, seed, step, "at", scale.all_examples)
         for group in EXTREMES
         for seed in range(scale.spectrum_seeds)
         for step in sorted(scale.often * k for k in scale.checkpoints)
@@ -180,9 +196,9 @@ def _spectra(scale: Scale) -> tuple[pd.DataFrame, pd.DataFrame]:
     ]
     for group in ("lenet5/set/sparse/f100", "lenet5/rigl/sparse/f100"):
         for seed in range(scale.seeds):
-            wanted += [(group, seed, moment, around, 1000) for around in ("before", "after")]
-            wanted += [(group, seed, step, "at", 1000) for step in after_update(scale)]
-        wanted += [(group, 0, moment, around, 6000) for around in ("before", "after")]
+            wanted += [(group, seed, moment, around, scale.spectrum_examples) for around in ("before", "after")]
+            later = sorted({*after_update(scale), *settling(scale), moment + scale.often // 2})
+            wanted += [(group, seed, step, "at", scale.spectrum_examples) for step in later]
     for group, seed, step, around, examples in wanted:
         noise = np.random.default_rng(zlib.crc32(f"{group}{seed}{step}{around}{examples}".encode()))
         largest, smallest = EXTREMES[group]
@@ -228,6 +244,12 @@ def _functions(scale: Scale) -> dict[str, pd.DataFrame]:
             size = 1.3 * level * (1 + 0.1 * noise.standard_normal())
             divergences = {"kl_from_model": 2.3 * size, "kl_from_reference": 2.1 * size, "jsd": 0.45 * size}
             references.append({"group": group, "seed": seed, "accuracy": 98.0, "disagreement": size, **divergences})
+        if group != "tickets/prune":
+            references += [
+                {**references[-1], "group": f"{group}/mask{number}", "seed": 100 * (number + 1),
+                 "disagreement": 1.3 * level * (1 + 0.1 * noise.standard_normal())}
+                for number in range(1, scale.many)
+            ]  # fmt: skip
         for draw in range(21 if len(seeds) > 5 else 1):
             accuracy = 98.2 + 25 * level + 0.05 * noise.standard_normal()
             accuracies = {"member_accuracy": 98.2, "probabilities": accuracy, "logits": 98.3, "votes": 98.3}

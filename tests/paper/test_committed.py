@@ -80,6 +80,23 @@ def test_seeds_of_an_ensemble_of_one_come_back_as_text(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(read_committed(tmp_path, {}, DEMO).tables["function_ensembles"], ensembles)
 
 
+def test_only_the_eigenvalues_that_a_claim_compares_are_kept() -> None:
+    rows = [
+        ("lenet5/rigl/sparse/f100", 2, "at", DEMO.all_examples),
+        ("lenet5/small_dense", 100, "at", DEMO.all_examples),
+        ("lenet5/scratch/sparse", 2, "at", DEMO.all_examples),
+        ("lenet5/rigl/sparse/f100", 3, "at", DEMO.all_examples),
+        ("lenet5/rigl/sparse/f100", 2, "before", DEMO.all_examples),
+        ("lenet5/rigl/sparse/f100", 2, "at", 1),
+    ]
+    table = pd.DataFrame(
+        [(group, DEMO.often * hundreds, *rest, 0.5) for group, hundreds, *rest in rows],
+        columns=["group", "step", "moment", "examples", "eigenvalue"],
+    )
+    kept = committed_files(Evidence({}, {"eigenvalues": table}, "demo"), DEMO)["measured/eigenvalues.csv"]
+    assert kept == table.iloc[:2].to_csv(index=False).encode()
+
+
 def test_rows_of_runs_that_are_not_planned_are_refused(tmp_path: Path) -> None:
     (tmp_path / "per_run.csv").write_text("config,seconds\n0123456789ab,1.0\n")
     with pytest.raises(ValueError, match=r"1 of 1 runs in .*per_run.csv are in no group of --scale demo, such as 0123"):

@@ -18,12 +18,14 @@ from sparseflow.lab.page.svg import INK, PALETTE
 from sparseflow.paper.claims.verdict import Former, Outcome, Verdict
 from sparseflow.paper.exhibits.all import EXHIBITS
 from sparseflow.paper.exhibits.records import RUN_COLUMNS
+from sparseflow.paper.exhibits.topics import TOPICS
 from sparseflow.paper.exhibits.verdicts import COLUMNS, FORMER, headline, judged, spoken_p
-from sparseflow.paper.matrix.scales import DEMO
+from sparseflow.paper.matrix.scales import DEMO, PAPER
 from sparseflow.paper.page import write_paper_report
 from sparseflow.paper.published import claims
 from synthetic_evidence import make_evidence, paper_run
 
+SVG = "{http://www.w3.org/2000/svg}"
 COMMAND = "sparseflow reproduce all && echo '<done>'"
 
 
@@ -75,14 +77,37 @@ def found(page: ElementTree.Element, id: str) -> ElementTree.Element:
     return next(element for element in page.iter() if element.get("id") == id)
 
 
+def summary_of(page: ElementTree.Element, name: str) -> str:
+    """What is seen of an exhibit while it is folded."""
+    (whole,) = (
+        fold for fold in page.iter("details") if any(part.get("id") == name for part in fold.findall("section"))
+    )
+    (summary,) = whole.findall("summary")
+    assert whole.get("open") is None
+    return words(summary)
+
+
+def sources(page: ElementTree.Element) -> set[str]:
+    """The pictures that a page shows, wide and narrow."""
+    wide, narrow = (
+        {element.attrib[key] for element in page.iter(tag)} for tag, key in (("img", "src"), ("source", "srcset"))
+    )
+    assert {name.removesuffix(".svg") for name in wide} == {name.removesuffix("-narrow.svg") for name in narrow}
+    return wide | narrow
+
+
 def test_every_exhibit_has_its_section(page: ElementTree.Element) -> None:
+    assert EXHIBITS["claims"].question in words(found(page, "claims"))
     for name, exhibit in EXHIBITS.items():
-        section = found(page, name)
-        assert exhibit.question in words(section)
         if exhibit.build is not None:
-            assert exhibit.title in words(section)
-            assert section.findall(".//table") or section.findall(".//svg"), name
+            section = found(page, name)
+            assert summary_of(page, name) == f"{exhibit.question} {exhibit.title}"
+            assert section.findall(".//table") or section.findall(".//img"), name
             assert "reproduce" not in words(section), name  # nothing is missing
+
+
+def test_every_exhibit_has_a_title() -> None:
+    assert [name for name, exhibit in EXHIBITS.items() if not exhibit.title] == []
 
 
 def test_an_exhibit_that_is_added_has_its_section(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -91,16 +116,19 @@ def test_an_exhibit_that_is_added_has_its_section(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(EXHIBITS, "loss", added)
     out = write_paper_report(Evidence({}, {}, "demo"), [], tmp_path, command=COMMAND, scale=DEMO)
     page = ElementTree.fromstring(out.read_text(encoding="utf-8"))
-    assert "How is it? Loss. It is as it is." in words(found(page, "loss"))
+    assert summary_of(page, "loss") == "How is it? Loss"
+    assert words(found(page, "loss")) == "It is as it is."
 
 
 def test_page_loads_nothing(report: Path, page: ElementTree.Element) -> None:
     text = report.read_text(encoding="utf-8")
     assert "http" not in text
     assert "@import" not in text
-    for tag in ("script", "img", "link", "iframe"):
+    for tag in ("script", "link", "iframe", "svg"):
         assert not list(page.iter(tag))
-    assert not [element for element in page.iter() if "src" in element.attrib]
+    assert {element.tag for element in page.iter() if "src" in element.attrib} == {"img"}
+    for name in sources(page):
+        assert (report.parent / name).is_file()
 
 
 def test_links_lead_somewhere(report: Path, page: ElementTree.Element) -> None:
@@ -119,19 +147,28 @@ def test_every_figure_has_words_and_numbers(report: Path, page: ElementTree.Elem
     drawings = list(page.iter("figure"))
     assert len(drawings) == 22
     for figure in drawings:
-        wide, narrow = figure.iter("svg")
-        for svg in (wide, narrow):
-            assert svg.get("role") == "img"
-            assert re.search(r"\d", svg.attrib["aria-label"])
-            assert len(svg.attrib["aria-label"]) > 60
+        (image,) = figure.iter("img")
+        assert re.search(r"\d", image.attrib["alt"])
+        assert len(image.attrib["alt"]) > 60
+        _, _, width, height = read(report, image.attrib["src"]).attrib["viewBox"].split()
+        ratio = float(image.attrib["width"]) / float(image.attrib["height"])
+        assert ratio == pytest.approx(float(width) / float(height), rel=0.01)  # its place is kept free
         table, drawing = (report.parent / link.attrib["href"] for link in figure.iter("a"))
         assert len(pd.read_csv(table)) > 0
         assert ElementTree.parse(drawing).getroot().tag == "{http://www.w3.org/2000/svg}svg"
 
 
+def read(report: Path, name: str) -> ElementTree.Element:
+    """A picture beside the page."""
+    return ElementTree.parse(report.parent / name).getroot()
+
+
 def test_ink_is_the_pages_and_colours_are_the_palettes(report: Path) -> None:
-    for path in (report, *report.parent.glob("figures/*.svg")):
-        drawings = "".join(re.findall(r"<svg.*?</svg>", path.read_text(encoding="utf-8"), flags=re.DOTALL))
+    for path in report.parent.glob("figures/*.svg"):
+        drawings = path.read_text(encoding="utf-8")
+        colours = set(re.findall(r"color: (#[0-9a-f]{6})", drawings))
+        assert colours == {"#1b1f24", "#e6e8eb"}  # of the page, by day and by night
+        drawings = re.sub(r"<style>svg .*?</style>", "", drawings)
         assert "currentColor" in drawings
         assert INK not in drawings
         colours = {colour.lower() for colour in re.findall(r"(?:fill|stroke)(?:: ?|=\")(#[0-9a-fA-F]{6})", drawings)}
@@ -139,25 +176,26 @@ def test_ink_is_the_pages_and_colours_are_the_palettes(report: Path) -> None:
 
 
 def test_film_shows_every_frame_in_turn_and_stands_still_where_asked(report: Path, page: ElementTree.Element) -> None:
-    figure = next(figure for figure in found(page, "film").iter("figure"))
-    wide, narrow = figure.iter("svg")
-    for svg in (wide, narrow):
-        frames = [element for element in svg.iter("g") if "film-frame" in (element.get("class") or "")]
+    (moving,) = (fold for fold in page.iter("details") if fold.get("class") == "moving")
+    assert moving in list(found(page, "film").iter("details"))
+    assert moving.get("open") is None  # it moves when it is asked for
+    assert [image.get("src") for image in moving.iter("img")] == ["figures/film.svg"]
+    for name in ("figures/film.svg", "figures/film-narrow.svg"):
+        svg = read(report, name)
+        frames = [element for element in svg.iter(f"{SVG}g") if "film-frame" in (element.get("class") or "")]
         assert [words(frame) for frame in frames] == [f"Step {DEMO.often * k}" for k in DEMO.checkpoints]
         delays = [re.search(r"[\d.]+", frame.attrib["style"]) for frame in frames]
         assert [float(delay.group()) for delay in delays if delay] == [0.5 * k for k in range(len(frames))]
-        assert all(len(list(frame.iter("path"))) == 6 for frame in frames)  # three networks, two panels
-        (style,) = svg.iter("style")
-        assert "prefers-reduced-motion" in words(style)
+        assert all(len(list(frame.iter(f"{SVG}path"))) == 6 for frame in frames)  # three networks, two panels
+        assert any("prefers-reduced-motion" in words(style) for style in svg.iter(f"{SVG}style"))
         assert [frame.get("class") for frame in frames].count("film-frame film-last") == 1
-    assert [box.get("id") for box in page.iter("input")] == ["pause-film"]
 
 
-def test_paths_of_the_film_lie_within_the_drawing(page: ElementTree.Element) -> None:
-    svg = next(found(page, "film").iter("svg"))
+def test_paths_of_the_film_lie_within_the_drawing(report: Path) -> None:
+    svg = read(report, "figures/film.svg")
     _, _, width, height = (float(number) for number in svg.attrib["viewBox"].split())
-    for frame in (element for element in svg.iter("g") if "film-frame" in (element.get("class") or "")):
-        for path in frame.iter("path"):
+    for frame in (element for element in svg.iter(f"{SVG}g") if "film-frame" in (element.get("class") or "")):
+        for path in frame.iter(f"{SVG}path"):
             numbers = [float(number) for number in re.findall(r"[\d.]+", path.attrib["d"])]
             assert 0 <= min(numbers[::2]) <= max(numbers[::2]) <= width
             assert 0 <= min(numbers[1::2]) <= max(numbers[1::2]) <= height
@@ -168,20 +206,83 @@ def test_summary_counts_and_links_the_failed(page: ElementTree.Element) -> None:
     assert words(box).startswith(
         "Of 53 claims of the paper 2 held, 1 failed and 1 is inconclusive; 49 were not judged."
     )
-    assert "C02 ✗ failed Dead <units> stop 95 % of the signal." in words(box)
-    assert [link.get("href") for link in box.iter("a")] == ["#C02", "#C03"]
+    first, *others = (element for element in page.iter("div") if element.get("class") == "topic")
+    assert "MNIST, small ✓ 2 held ✗ 1 failed ? 1 inconclusive – 4 not judged" in words(first.findall(".//summary")[0])
+    (failed,) = first.findall("ul")  # beside what is folded
+    assert words(failed) == "C02 ✗ failed Dead <units> stop 95 % of the signal."
+    assert [link.get("href") for link in failed.iter("a")] == ["#C02"]
+    assert len(others) == len(TOPICS) - 1
+    assert not any(other.findall("ul") for other in others)
+
+
+def test_every_claim_has_one_topic() -> None:
+    assert sorted(id for ids in TOPICS.values() for id in ids) == [claim.id for claim in claims()]
+
+
+def test_findings_beyond_the_paper_stand_on_the_first_screen(page: ElementTree.Element) -> None:
+    ids = [element.get("id") for element in page.iter() if element.tag == "h2"]
+    assert ids.index("claims") < ids.index("beyond") < ids.index("part-tables")
+    assert "Choosing settings by test images, as the paper did, reports between" in words(page)
+
+
+def test_verdicts_of_pages_beside_it_stand_beside_its_own(tmp_path: Path) -> None:
+    """A page of another scale is found, one of the same and a folder without claims are not; it is linked to."""
+    found_there = 'id,verdict,note\nC04,held,"On CIFAR-10: it does, <well>."\nC02,inconclusive,Too few.\n'
+    for folder, scale, table in (("cifar", "cifar", found_there), ("old", "demo", found_there), ("x", "smoke", "id")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "environment.json").write_text(json.dumps({"scale": scale}))
+        (tmp_path / folder / "claims.csv").write_text("id,verdict,note\n" if table == "id" else table)
+        (tmp_path / folder / "index.html").touch()
+    (tmp_path / "y").mkdir()
+    out = write_paper_report(Evidence({}, {}, "demo"), VERDICTS, tmp_path / "here", command=COMMAND, scale=DEMO)
+    page = ElementTree.fromstring(out.read_text(encoding="utf-8"))
+    heads = [words(cell) for cell in next(page.iter("thead")).iter("th")]
+    assert heads == ["Claim", "MNIST, small", "CIFAR-10, two epochs", "What came out"]
+    rows = {row.get("id"): [words(cell) for cell in row.iter("td")] for row in page.iter("tr") if row.get("id")}
+    assert [cell.split(": ")[-1] for cell in rows["C04"][:2]] == ["✓ held", "✓ held"]
+    assert "CIFAR-10, two epochs: On CIFAR-10: it does, <well>." in rows["C04"][2]
+    assert rows["C05"][1] == "–"
+    links = {link.attrib["href"] for link in page.iter("a")}
+    assert "../cifar/index.html" in links
+    assert {link for link in links if link.startswith("..")} == {"../cifar/index.html"}
+
+
+def test_a_page_of_a_part_of_the_runs_says_what_claims_wait_for(tmp_path: Path) -> None:
+    """Planned and finished runs; claims by what is to be typed, at the page's scale."""
+    make = "lenet5/dense has 0 finished runs of at least 3 needed. Make them: sparseflow reproduce --scale paper x/y"
+    waiting = [verdict("C08", "inconclusive", note=make), verdict("C06", "inconclusive", note=make)]
+    runs = make_evidence(DEMO, only=["lenet5/dense"]).groups
+    out = write_paper_report(Evidence(runs, {}, "paper"), [*VERDICTS, *waiting], tmp_path, command=COMMAND, scale=PAPER)
+    page = ElementTree.fromstring(out.read_text(encoding="utf-8"))
+    box = next(element for element in page.iter("div") if element.get("class") == "headline")
+    planned = len({run for group in PAPER.groups.values() for run in group})
+    assert (
+        f"{DEMO.seeds} of {planned} runs are there. 4 claims of 6 can be judged from them so far; the others wait for"
+        in words(box)
+    )
+    assert words(box).endswith("The rest: sparseflow reproduce --scale paper all")
+    (waits,) = (fold for fold in page.iter("details") if fold.get("class") == "missing")
+    assert words(waits).endswith(
+        "C06, C08: lenet5/dense has 0 finished runs of at least 3 needed. sparseflow reproduce --scale paper x/y"
+    )
+    commands = [words(code) for code in page.iter("code")]
+    assert all(
+        "--scale paper" in text
+        for text in commands
+        if text.startswith("sparseflow reproduce") and "--verdicts" not in text and text != COMMAND
+    )
 
 
 def test_claims_are_all_there_with_words_not_only_signs(page: ElementTree.Element) -> None:
-    (table,) = (table for table in page.iter("table") if table.get("class") == "claims")
-    rows = {row.get("id"): words(row) for row in table.iter("tr") if row.get("id")}
-    assert list(rows) == [claim.id for claim in claims()]
-    assert rows["C01"].startswith("C01 ✓ held It is so.")
+    tables = [table for table in page.iter("table") if table.get("class") == "claims"]
+    rows = {row.get("id"): words(row) for table in tables for row in table.iter("tr") if row.get("id")}
+    assert sorted(map(str, rows)) == [claim.id for claim in claims()]
+    assert rows["C01"].startswith("C01 MNIST, small: ✓ held It is so.")
     assert "Ours: 1.5" in rows["C01"]
     assert "p = 0.25, n = 20" in rows["C01"]
     assert "p < 0.0001" in rows["C02"]
-    assert "C03 ? inconclusive Too few runs." in rows["C03"]
-    assert "C05 – not judged" in rows["C05"]
+    assert "? inconclusive Too few runs." in rows["C03"]
+    assert "– not judged" in rows["C05"]
     for claim in claims():
         assert claim.criterion.split(";")[0][:40] in rows[claim.id]
 
@@ -220,14 +321,15 @@ def test_environment_says_what_it_was_made_with(report: Path) -> None:
 
 def test_files_are_those_of_this_report(report: Path, page: ElementTree.Element) -> None:
     written = {path.relative_to(report.parent).as_posix() for path in report.parent.rglob("*") if path.is_file()}
-    linked = {link.attrib["href"] for link in page.iter("a") if not link.attrib["href"].startswith("#")}
+    linked = {link.attrib["href"] for link in page.iter("a") if not link.attrib["href"].startswith("#")} | sources(page)
     measured = {name for name in written if name.startswith("measured/")}
     assert measured  # what verdicts are judged from
     assert written - measured == linked | {"index.html", "SHA256SUMS"}
 
 
-def test_page_is_a_few_megabytes_at_most(report: Path) -> None:
-    assert report.stat().st_size < 4e6
+def test_page_is_small_and_so_is_each_figure(report: Path) -> None:
+    assert report.stat().st_size < 4e5
+    assert max(path.stat().st_size for path in report.parent.glob("figures/*")) < 1e6
 
 
 def test_small_runs_are_called_small(page: ElementTree.Element) -> None:
@@ -240,7 +342,7 @@ def test_page_without_evidence_says_what_to_type(bare: ElementTree.Element) -> N
         if exhibit.build is not None:
             assert f"sparseflow reproduce {name}" in words(found(bare, name))
     assert "0 networks were trained" in words(bare)
-    assert not list(bare.iter("svg"))
+    assert not list(bare.iter("img"))
     assert len(list(found(bare, "C01").iter("details"))) == 1
 
 
@@ -250,7 +352,7 @@ def test_former_criterion_stands_beside_the_new_one(report: Path, page: ElementT
     assert "By its former criterion: ✗ failed" in row
     assert "Criterion: slope above 3" in row
     assert "Changed because: A slope of 2 is what the paper says." in row
-    assert "Corrected: p = 0.5" in row
+    assert "corrected p = 0.5" in row
     assert "Compares: pairs by seed" in row
     assert "1 of them is judged by another criterion than before" in words(page)
     assert "on the same runs: C04 (failed → held)." in words(page)
@@ -264,7 +366,7 @@ def test_part_of_an_exhibit_is_shown_and_the_rest_named(tmp_path: Path) -> None:
     runs = {name: runs[:1] if name == "lenet5/rigl/sparse" else runs for name, runs in evidence.groups.items()}
     page = write_paper_report(Evidence(runs, {}, "demo"), [], tmp_path, command=COMMAND, scale=DEMO)
     section = found(ElementTree.fromstring(page.read_text(encoding="utf-8")), "table1")
-    assert section.findall(".//svg")
+    assert section.findall(".//img")
     assert (
         "lenet5/dense has 0 finished runs of at least 1 needed. Make them: sparseflow reproduce lenet5/dense"
         in words(section)

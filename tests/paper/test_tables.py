@@ -329,12 +329,18 @@ def test_choice_by_held_out_images_and_by_test_images() -> None:
         grid_run(97.5, 97.0, update_every=50),
     ]
     content = grid.grid(Evidence({"grid": runs}, {}), PAPER)
-    assert content.shows[0].startswith("The held-out images choose learning rate 0.1, weight decay 0.0005")
-    assert content.shows[0].endswith("98.00 % on them, 98.00 % on the test images.")
-    assert content.shows[1].startswith("The test images choose learning rate 0.05, weight decay 0.0005")
-    assert "reports 0.50 points more" in content.shows[2]
-    assert "97.00 % on the held-out images; 2 of 3 points are above that." in content.shows[3]
-    rates, updates = content.tables
+    assert "reports between 0.50 and 0.50 points more than choosing by held-out images, in 1 search" in content.shows[0]
+    assert content.beyond == content.shows[:1]
+    assert content.shows[1] == (
+        "LeNet5, RigL: held-out images choose learning rate 0.1, weight decay 0.0005, updates every 500 steps, drop "
+        "fraction 0.3, 98.00 % on the test images; the test images learning rate 0.05, weight decay 0.0005, updates "
+        "every 500 steps, drop fraction 0.3, 98.50 %. 2 of 3 points are above the published settings on the held-out "
+        "images."
+    )
+    summary, rates, updates = content.tables
+    assert summary.data.iloc[0][["points", "by_holdout_test", "by_test_test", "published_test"]].to_list() == (
+        pytest.approx([3, 98.0, 98.5, 98.5])
+    )
     cells = {
         (line[0].lines[0], head): line[place].lines
         for line in rates.rows
@@ -346,7 +352,22 @@ def test_choice_by_held_out_images_and_by_test_images() -> None:
     assert cells["0.2", "0.001"] == ("-", "not run")
     assert len(rates.rows) == 5
     assert len(updates.rows) == 3
-    assert len(content.missing) == 1  # 3 of 33
+    assert len(content.missing) == 6  # 3 of 33 here, and five searches that were not made
+
+
+def test_every_search_is_shown_and_only_masks_that_move_have_periods() -> None:
+    content = build("grid", make_evidence(DEMO, only=list(grid.SEARCHES)), DEMO)
+    assert content.tables[0].data["search"].to_list() == [
+        f"{network}, {method}" for network in ("LeNet5", "MLP") for method in ("Scratch", "SET", "RigL")
+    ]
+    assert [table.name for table in content.tables[1:]] == [
+        f"grid-{network}-{method}-{plane}"
+        for network in ("lenet5", "mlp")
+        for method in ("scratch", "set", "rigl")
+        for plane in (("rates",) if method == "scratch" else ("rates", "updates"))
+    ]
+    assert set(grid.SEARCHES) == {name for name in DEMO.groups if name.split("/")[0] == "grid"}
+    assert not content.missing
 
 
 # --- contradictions ---------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from sparseflow.engine.stepper import Stepper
 from sparseflow.masks.topk import active_count
 from sparseflow.training import run as train_module
 from sparseflow.training.config import pruning_parent
-from sparseflow.training.datasets import open_data
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.probes import evaluate
 from sparseflow.training.run import train
@@ -364,11 +363,3 @@ def test_the_folder_of_another_config_is_refused(tmp_path: Path) -> None:
 def test_a_run_that_blows_up_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"NaN or infinite\. Lower the learning rate"):
         train(BASE.with_(method="rigl", learning_rate=1e30, steps=10), root=tmp_path)
-
-
-def test_runs_in_a_process_share_their_digits() -> None:
-    first, second = (DigitRun(dataset="mnist-5k", seed=seed) for seed in (0, 1))
-    of_first, of_second = (next(open_data(run).training()).whole()[0] for run in (first, second))
-    assert of_first is of_second
-    held_out = next(open_data(first.with_(holdout=500)).training()).whole()[0]
-    assert len(held_out) == len(of_first) - 500

@@ -12,6 +12,8 @@ from typing import Any
 import pandas as pd
 
 from sparseflow.lab.page.evidence import Evidence
+from sparseflow.paper.claims.curvature import SHOWN, SMALL_DENSE
+from sparseflow.paper.claims.updates import RIGL
 from sparseflow.paper.matrix.scale import Groups, Scale
 from sparseflow.training.runs import Run
 
@@ -39,10 +41,11 @@ def committed_files(evidence: Evidence, scale: Scale) -> dict[str, bytes]:
 
 
 def _of_claims(name: str, table: pd.DataFrame, scale: Scale) -> pd.DataFrame:
-    """Of all eigenvalues those at a step's weights, from all images: the claims' share, a tenth of the rows."""
+    """Of all eigenvalues those that C28 compares, a twentieth of the rows."""
     if name != "eigenvalues":
         return table
-    return table[(table["moment"] == "at") & (table["examples"] == scale.all_examples)]
+    compared = table["group"].isin((RIGL, SMALL_DENSE)) & table["step"].isin([scale.often * step for step in SHOWN])
+    return table[compared & (table["moment"] == "at") & (table["examples"] == scale.all_examples)]
 
 
 def _csv(table: pd.DataFrame) -> bytes:

@@ -26,7 +26,8 @@ from sparseflow.paper.exhibits.records import (
     environment_json,
     runs_csv,
 )
-from sparseflow.paper.exhibits.verdicts import Judged, claims_csv, headline, judged
+from sparseflow.paper.exhibits.topics import HEADS, on_how_many, other_pages, topics, waiting
+from sparseflow.paper.exhibits.verdicts import SIGNS, Judged, claims_csv, headline, judged
 from sparseflow.paper.matrix.mnist import groups
 from sparseflow.paper.matrix.scale import Scale
 from sparseflow.paper.matrix.scales import DEMO, PAPER
@@ -82,7 +83,7 @@ def write_paper_report(
         ValueError: If a verdict is on no claim, or two are on the same.
     """
     found = judged(verdicts)
-    shown = show_all(EXHIBITS, evidence, scale, watched=watched)
+    shown = [_at_scale(each, scale) for each in show_all(EXHIBITS, evidence, scale, watched=watched)]
     return _write(
         out,
         "paper.html.j2",
@@ -105,6 +106,7 @@ def write_paper_report(
             for part, heading in PARTS.items()
         },
         claims_question=EXHIBITS["claims"].question,
+        make={each.name: at_scale(REPRODUCE + each.name, scale) for each in shown},
         contradictions=contradictions(),
     )
 
@@ -153,7 +155,6 @@ def write_image_report(
         columns=IMAGE_RUN_COLUMNS,
         headline=headline(found) if found else "",
         networks=networks_in_words(scale),
-        planned=len({run for group in scale.groups.values() for run in group}),
     )
 
 
@@ -193,13 +194,25 @@ def _write(
         claims=claims,
         changes=changes,
         has_tables=bool(verdicts and runs),
-        about=about,
+        planned=len({run for group in scale.groups.values() for run in group}),
+        whole=at_scale(f"{REPRODUCE}all", scale),
+        topics=topics(about),
+        head=HEADS.get(scale.name, scale.name),
+        others=other_pages(out, scale.name),
+        waiting=waiting(about),
+        judged_so_far=on_how_many(about),
+        signs=SIGNS,
         asked="" if asked is None else asked_in_words(asked, about),
         verdict_of={claim.claim.id: claim for claim in claims},
         environment=environment,
         command=command,
         **values,
     )
+
+
+def _at_scale(shown: Shown, scale: Scale) -> Shown:
+    """An exhibit whose commands are at the scale."""
+    return replace(shown, missing=[Missing(one.text, at_scale(one.command, scale)) for one in shown.missing])
 
 
 def _with_groups_as_one(shown: Shown, scale: Scale) -> Shown:

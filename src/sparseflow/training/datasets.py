@@ -1,4 +1,4 @@
-"""The data of a run by the name of its dataset; those that fit in memory are read once per process."""
+"""The data of a run by the name of its dataset; small image datasets are decoded once per process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparseflow.data import ImageSource, decode_all, open_images
-from sparseflow.data.digits import Dataset, data_path, fetch, load_dataset
+from sparseflow.data.digits import fetch, load_dataset
 from sparseflow.suggest import did_you_mean
 from sparseflow.training.config import RunConfig
 from sparseflow.training.images import ImageRun
@@ -56,7 +56,7 @@ def open_data(config: RunConfig, *, root: Path | None = None, ranks: Ranks | Non
     """
     run: Any = config
     if config.channels == 1:
-        return DigitData(run, _digits(config.dataset, root, data_path(config.dataset, root), run.holdout))
+        return DigitData(run, load_dataset(config.dataset, root=root).held_out(run.holdout))
     return ImageData(run, *load_images(run, root=root), ranks, workers=workers)
 
 
@@ -101,13 +101,6 @@ def check_images(run: ImageRun, *, root: Path | None = None) -> None:
     if run.num_classes != known.num_classes:
         raise ValueError(f"{run.dataset} has {known.num_classes} classes, the run {run.num_classes}. Give num_classes.")
     _open(run.dataset, _place(run.dataset, root))
-
-
-# A run's objects refer to each other, and wait for Python's next look for such cycles: they must not each own a copy.
-@lru_cache(maxsize=1)
-def _digits(dataset: str, root: Path | None, where: Path, holdout: int) -> Dataset:
-    del where  # so that what lies elsewhere by now is read anew
-    return load_dataset(dataset, root=root).held_out(holdout)
 
 
 @lru_cache(maxsize=1)

@@ -84,11 +84,10 @@ def train(
                 record = _Record(config, store, data, ranks)
                 checkpoints = record.checkpoints(root)
                 first = checkpoints.resume(trainer)
-                log: Log = record.log
                 if tensorboard and store is not None:
-                    log = stack.enter_context(_tensorboard(store))
+                    record.log = stack.enter_context(_tensorboard(store))
                 final = run_steps(
-                    config, data, trainer=trainer, stepper=stepper, log=_both(log, watch), keep=record.keep,
+                    config, data, trainer=trainer, stepper=stepper, log=_both(record.log, watch), keep=record.keep,
                     checkpoints=checkpoints, first=first, progress=None if progress is None else
                     lambda step: progress(step, config.steps),
                 )  # fmt: skip
@@ -114,8 +113,9 @@ class _Record:
     def __init__(self, config: RunConfig, store: RunStore | None, data: RunData, ranks: Ranks) -> None:
         self._config, self._store, self._data, self._ranks = config, store, data, ranks
         self._began, self._before = time.perf_counter(), 0.0
+        self.log: Log = self._log
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def _log(self, step: int, values: Mapping[str, float]) -> None:
         assert self._store is not None
         self._store.log(step, values)
 

@@ -38,7 +38,7 @@ def write_report(
 ) -> Path:
     """Write ``index.html``, ``figures/*.svg`` and ``figures/*.csv`` under ``out``; return the page's path.
 
-    The page needs no network and no other file. Every file is written whole or not at all, the page last.
+    The page needs no network and nothing but its folder. Every file is written whole or not at all, the page last.
 
     Args:
         runs: Finished runs that differ in method, initialisation, seed, and where their masks are from.

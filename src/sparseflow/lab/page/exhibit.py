@@ -46,6 +46,8 @@ class Content:
     tables: Sequence[Table] = ()
     missing: Sequence[str] = ()
     """Texts of :class:`NotEnoughRunsError` about the parts that are not there."""
+    beyond: Sequence[str] = ()
+    """Findings that the paper has not, for the page's first screen."""
 
 
 def every_row(row: Row, scale: Any) -> bool:

@@ -1,4 +1,4 @@
-"""A page in one HTML file, with its tables and figures as files beside it."""
+"""A page: an HTML file, with its figures and tables as files beside it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sparseflow.disk import listed, make_folder, remove
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.exhibit import Content, Drawing, Exhibit
 from sparseflow.lab.page.panels import WIDE
-from sparseflow.lab.page.svg import STYLE, inline_svg, standalone_svg
+from sparseflow.lab.page.svg import STYLE, svg_file, svg_text
 from sparseflow.sealed import SUMS, sums
 from sparseflow.training.runs import Run
 
@@ -30,13 +30,20 @@ Watched = Callable[[Sequence[tuple[str, Exhibit]]], Iterable[tuple[str, Exhibit]
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing in both widths, ready for the page."""
+    """A drawing in both widths, as files that the page shows."""
 
     drawing: Drawing
-    wide: str
-    narrow: str
+    wide: bytes
+    narrow: bytes
     share: float
     """Fraction of the page's width that the wide one takes, so that all are drawn at one scale."""
+    aspect: tuple[float, float]
+    """Width and height of the wide one: the page keeps its place free before it is loaded."""
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """File name below ``figures/`` -> SVG."""
+        return {f"{self.drawing.name}.svg": self.wide, f"{self.drawing.name}-narrow.svg": self.narrow}
 
 
 @dataclass(frozen=True)
@@ -92,11 +99,13 @@ def missing_of(messages: Sequence[str]) -> list[Missing]:
 def _picture(drawing: Drawing) -> Picture:
     with rc_context(STYLE):
         wide, narrow = drawing.draw(narrow=False), drawing.draw(narrow=True)
-    wide_svg = compact(inline_svg(wide, name=drawing.name, alt=drawing.alt))
-    narrow_svg = compact(inline_svg(narrow, name=f"{drawing.name}-narrow", alt=drawing.alt))
+    texts = [compact(svg_text(figure, name=drawing.name, alt=drawing.alt)) for figure in (wide, narrow)]
     if drawing.finish is not None:
-        wide_svg, narrow_svg = drawing.finish(wide_svg, wide), drawing.finish(narrow_svg, narrow)
-    return Picture(drawing, wide_svg, narrow_svg, share=min(1.0, wide.get_figwidth() / WIDE))
+        texts = [drawing.finish(text, figure) for text, figure in zip(texts, (wide, narrow), strict=True)]
+    width, height = wide.get_size_inches()
+    return Picture(
+        drawing, *map(svg_file, texts), share=min(1.0, width / WIDE), aspect=(round(100 * width), round(100 * height))
+    )
 
 
 def compact(svg: str) -> str:
@@ -124,9 +133,9 @@ def write_page(
 ) -> Path:
     """Write ``index.html`` and everything beside it under ``out``; return the page's path.
 
-    The page needs no network and no other file. Every file is written whole or not at all, the page last; figures and
-    tables of an earlier page that are not on this one are removed. ``SHA256SUMS`` has the digests of all files, for
-    ``sha256sum --check``.
+    The page needs no network and nothing but its folder. Every file is written whole or not at all, the page last;
+    figures and tables of an earlier page that are not on this one are removed. ``SHA256SUMS`` has the digests of all
+    files, for ``sha256sum --check``.
 
     Args:
         out: Folder; made where it does not exist.
@@ -153,7 +162,7 @@ def _files_of(shown: Sequence[Shown], *, digits: int | None) -> dict[str, bytes]
     files = {}
     for each in shown:
         for picture in each.pictures:
-            files[f"figures/{picture.drawing.name}.svg"] = standalone_svg(picture.wide)
+            files |= {f"figures/{name}": svg for name, svg in picture.files.items()}
             files[f"figures/{picture.drawing.name}.csv"] = as_csv(picture.drawing.data, digits=digits)
         for table in each.content.tables if each.content else ():
             files[f"tables/{table.name}.csv"] = as_csv(table.data, digits=digits)

@@ -64,18 +64,18 @@ _FONT_FAMILY = re.compile(r"font-family: [^;]*(; |$)")
 _DAY_AND_NIGHT = "svg { color: #1b1f24 } @media (prefers-color-scheme: dark) { svg { color: #e6e8eb } }"
 
 
-def inline_svg(figure: Figure, *, name: str, alt: str) -> str:
-    """The figure as an ``<svg>`` element to put into an HTML page.
+def svg_text(figure: Figure, *, name: str, alt: str) -> str:
+    """The figure as an ``<svg>`` element.
 
-    Text stays text and takes the page's font, ``INK`` becomes ``currentColor``, every id is prefixed with ``name`` so
-    that several figures can share a page, and nothing in it refers to another file.
+    Text stays text in the reader's font, ``INK`` becomes ``currentColor``, every id is prefixed with ``name``, and
+    nothing in it refers to another file.
 
     Args:
         figure: drawn under ``STYLE``, colours from ``PALETTE`` and ``INK``.
         name: unique on the page.
         alt: what is seen, in words and numbers; becomes ``aria-label``.
 
-    >>> text = inline_svg(Figure(figsize=(1, 1), facecolor="none"), name="empty", alt="nothing at all")
+    >>> text = svg_text(Figure(figsize=(1, 1), facecolor="none"), name="empty", alt="nothing at all")
     >>> text.startswith("<svg"), 'aria-label="nothing at all"' in text, "http" in text
     (True, True, False)
     """
@@ -93,9 +93,9 @@ def inline_svg(figure: Figure, *, name: str, alt: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def standalone_svg(inline: str) -> bytes:
-    """The SVG of :func:`inline_svg` as a file of its own: with a title, and with its own light and dark ink."""
-    root = ElementTree.fromstring(inline)
+def svg_file(text: str) -> bytes:
+    """The SVG of :func:`svg_text` as a file: with a title, and with light and dark ink, whichever its reader has."""
+    root = ElementTree.fromstring(text)
     root.set("xmlns", "http://www.w3.org/2000/svg")
     title, style = ElementTree.Element("title"), ElementTree.Element("style")
     title.text, style.text = root.get("aria-label"), _DAY_AND_NIGHT

@@ -98,10 +98,10 @@ def signed(value: float) -> str:
     return ("+" if value > 0 else "") + number(value, 2)
 
 
-def count(found: int, noun: str) -> str:
+def count(found: int, noun: str, plural: str = "") -> str:
     """A count with its noun.
 
-    >>> count(1, "claim"), count(3, "claim")
-    ('1 claim', '3 claims')
+    >>> count(1, "claim"), count(3, "claim"), count(2, "search", "searches")
+    ('1 claim', '3 claims', '2 searches')
     """
-    return f"{found} {noun}" + ("" if found == 1 else "s")
+    return f"{found} {noun if found == 1 else plural or f'{noun}s'}"

@@ -109,10 +109,12 @@ def c19(evidence: Evidence, site: Site) -> Verdict:
 
 def halves(evidence: Evidence, group: str, site: Site = MNIST) -> tuple[Values, Values]:
     """Mean changes of the gradient norm at the mask updates of each run, in the first and in the second half."""
-    return _halves(evidence.runs(group, at_least=site.few), site)
+    return halves_of(evidence.runs(group, at_least=site.few), site)
 
 
-def _halves(runs: Sequence[Run], site: Site) -> tuple[Values, Values]:
+def halves_of(runs: Sequence[Run], site: Site) -> tuple[Values, Values]:
+    """Mean changes of the gradient norm at the mask updates of each run, in both halves of the site's time."""
+
     def end(run: Run) -> float:
         return at_share(run.config.update_until / run.config.steps) if site.halves_of_updates else PAPER_STEPS
 
@@ -124,7 +126,7 @@ def _beside_rigl(evidence: Evidence, method: str, site: Site) -> dict[str, list[
     """By network: mean changes in the first half, of RigL and of another method."""
     return {
         network: [
-            _halves(runs, site)[0]
+            halves_of(runs, site)[0]
             for runs in same_starts(
                 evidence,
                 *(f"{group}/{one}/sparse{site.often}" for one in ("rigl", method)),

@@ -129,7 +129,6 @@ EXHIBITS: dict[str, Exhibit] = {
     "fig5b": Exhibit(
         title="Figure 5b: distances to the pruned network",
         question="How far is that from the pruned network?",
-        groups=("tickets/lottery", "tickets/scratch"),
         tables=("distances",),
         claims=("C30", "C31"),
         build=landscape.fig5b,
@@ -137,7 +136,7 @@ EXHIBITS: dict[str, Exhibit] = {
     "fig5c": Exhibit(
         title="Figure 5c: loss on the way to the pruned network",
         question="Is there a barrier on the way?",
-        tables=("paths",),
+        tables=("paths", "barriers"),
         shows=interpolation.shows("tickets"),
         claims=("C33", "C34", "C35"),
         build=partial(interpolation.interpolation, "fig5c", "tickets"),
@@ -159,7 +158,7 @@ EXHIBITS: dict[str, Exhibit] = {
     "fig9c": Exhibit(
         title="Figure 9c: loss on the way to the pruned network, MLP",
         question="The MLP: is there a barrier on the way to the pruned network?",
-        tables=("paths",),
+        tables=("paths", "barriers"),
         shows=interpolation.shows("mlp-tickets"),
         claims=("C50",),
         build=partial(interpolation.interpolation, "fig9c", "mlp-tickets"),
@@ -208,9 +207,9 @@ EXHIBITS: dict[str, Exhibit] = {
         build=dead_filters.dead_filter_exhibit,
     ),
     "grid": Exhibit(
-        title="Grid search: choosing settings by held-out and by test images",
+        title="Grid searches: choosing settings by held-out and by test images",
         question="What if settings are chosen without looking at the test images?",
-        groups=("grid",),
+        groups=tuple(grid.SEARCHES),
         build=grid.grid,
     ),
     "claims": Exhibit(

@@ -37,7 +37,9 @@ SHOWN = 6.0
 def dead_filter_exhibit(evidence: Evidence, scale: Scale) -> Content:
     """Runs of Table 1's cells by the live filters of their start, with both controls and ``avoid_dead``."""
     table = filters(evidence)
-    sentences = [_verdict(evidence), _correlation(table), *_changes(table)]
+    unknown = "Whether dead first filters make a run end lower is not judged: there are too few starts."
+    outcome = _judged(evidence)
+    sentences = [outcome.sentence if outcome else unknown, _correlation(table), *_changes(table)]
     best = float(table["accuracy"].max())
     drawing = Drawing(
         name="dead-filters",
@@ -61,15 +63,33 @@ def dead_filter_exhibit(evidence: Evidence, scale: Scale) -> Content:
             found for found in (_pairs_table(table), _avoiding_table(table, evidence.collapse_percent)) if found.rows
         ],
         missing=missing,
+        beyond=[
+            "A first filter whose weights are all negative never fires; that runs end lower for it is "
+            f"{outcome.word}. {' '.join(_changes(table))}"
+        ]
+        if outcome
+        else [],
     )
 
 
-def _verdict(evidence: Evidence) -> str:
+class _Outcome(NamedTuple):
+    """Whether dead first filters make a run end lower."""
+
+    word: str
+    text: str
+
+    @property
+    def sentence(self) -> str:
+        return f"That dead first filters make a run end lower is {self.word}: {self.text}."
+
+
+def _judged(evidence: Evidence) -> _Outcome | None:
+    """The outcome; None where there are too few starts."""
     try:
         part = dead_filters(evidence)
     except NotEnoughRunsError:
-        return "Whether dead first filters make a run end lower is not judged: there are too few starts."
-    return f"That dead first filters make a run end lower is {OUTCOMES[part.outcome]}: {part.text}."
+        return None
+    return _Outcome(OUTCOMES[part.outcome], part.text)
 
 
 def _counted(table: pd.DataFrame, group: str) -> int:

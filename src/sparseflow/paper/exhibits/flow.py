@@ -11,12 +11,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sparseflow.lab.page import panels
-from sparseflow.lab.page.evidence import Evidence
+from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.exhibit import Content, Drawing
 from sparseflow.lab.page.figure_data import logged
 from sparseflow.lab.page.panels import Curve
 from sparseflow.lab.page.table import Column, Record, Table, records
 from sparseflow.lab.page.words import listed, number, times
+from sparseflow.paper.claims.run_statistics import at_paper_step, mean_log_norm, norm_at, of_each
+from sparseflow.paper.claims.sites import MNIST
 from sparseflow.paper.exhibits.curves import curve_of, geometric_mean, off_cycle, over_seeds, right_after
 from sparseflow.paper.exhibits.networks import Setting
 from sparseflow.paper.exhibits.shortfalls import found_and_missing
@@ -25,15 +27,22 @@ from sparseflow.paper.matrix.scale import Scale
 from sparseflow.training.runs import Run
 from sparseflow.types import Look
 
-#: What counts as the start, in units of ``often``: the first thousand steps, as in the paper (section 4.1).
-START = 10
+#: What counts as the start: the first thousand of the paper's steps (section 4.1).
+START = 1000
 
-FIG2A = tuple(
-    curve_of(f"lenet5/{name}")
-    for name in ("scratch/dense", "scratch/sparse", "rigl/dense", "rigl/sparse", "lottery", "small_dense")
+
+def _cells(network: str, *cells: tuple[str, str]) -> tuple[Curve, ...]:
+    """Curves of methods and initialisations, at the update period at which claims are judged."""
+    return tuple(curve_of(MNIST.cell(network, method, init)) for method, init in cells)
+
+
+FIG2A = (
+    *_cells("lenet5", *((method, init) for method in ("scratch", "rigl") for init in ("dense", "sparse"))),
+    curve_of("lenet5/lottery"),
+    curve_of("lenet5/small_dense"),
 )
-FIG7A = tuple(curve_of(f"lenet5/{name}/{init}") for name in METHODS for init in ("dense", "sparse"))
-FIG7B = tuple(curve_of(f"lenet5/{name}/liu") for name in METHODS)
+FIG7A = _cells("lenet5", *((method, init) for method in METHODS for init in ("dense", "sparse")))
+FIG7B = _cells("lenet5", *((method, "liu") for method in METHODS))
 FIG7C = (
     curve_of("lenet5/scratch/dense"),
     curve_of("lenet5/scratch/sparse"),
@@ -65,7 +74,7 @@ def flow_exhibit(name: str, curves: Sequence[Curve], evidence: Evidence, scale: 
     between = over_seeds(pairs, off_cycle, phase="between updates")
     after = over_seeds(pairs, right_after, phase="right after an update")
     first = min(run.config.log_every for runs in found.values() for run in runs)
-    start = START * scale.often
+    start = at_paper_step(scale.base, START)
     drawing = Drawing(
         name=name,
         how=_HOW + (_AFTER if len(after) else "") if name == "fig2a" else _AS_BEFORE,
@@ -73,7 +82,7 @@ def flow_exhibit(name: str, curves: Sequence[Curve], evidence: Evidence, scale: 
         draw=partial(draw_flow, shown, between, after, first=first),
         data=pd.concat([table for table in (between, after) if len(table)], ignore_index=True),
     )
-    means = _table(name, pairs, between, after, start)
+    means = _table(name, pairs, after, start)
     return Content(
         shows=[*_gains(means.data, start), *_artefact(means.data)],
         drawings=[drawing],
@@ -127,19 +136,37 @@ class Norms(NamedTuple):
 
     curve: Curve
     runs: Sequence[Run]
-    between: pd.DataFrame
-    """Between mask updates."""
     after: pd.DataFrame
-    """Right after them."""
+    """Right after mask updates."""
+    period: int | None
+    """Between the updates of the figure's masks that move."""
 
     def jump(self) -> float:
         """Ratio of the norm right after an update to that between updates; NaN without updates."""
-        near = np.interp(self.after["step"].to_numpy(dtype=float), self.between["step"], self.between["mean"])
-        return geometric_mean(self.after) / float(np.exp(np.log(near).mean())) if len(near) else np.nan
+        if self.after.empty:
+            return np.nan
+        between = over_seeds([(self.curve, self.runs)], off_cycle, phase="")
+        near = np.interp(self.after["step"].to_numpy(dtype=float), between["step"], between["mean"])
+        return geometric_mean(self.after) / float(np.exp(np.log(near).mean()))
 
-    def mean(self, *, first: int = 0, last: float = np.inf) -> float:
-        """Geometric mean over the steps from ``first`` to ``last``."""
-        return geometric_mean(self.between[self.between["step"].between(first, last)])
+    def first(self) -> float:
+        """Mean before the first step, as C05 has it."""
+        return float(of_each(self.runs, lambda run: norm_at(run, 0)).mean())
+
+    def early(self) -> float:
+        """Over the start between a run's own updates, as C29 has it: geometric means over steps, and over runs."""
+        own = self.period if self.runs[0].config.row.moves == "swap" else None
+        return self._mean(lambda run: mean_log_norm(run, 0, START, off_cycle=own))
+
+    def late(self) -> float:
+        """From there on, as C21 has it: all curves at the steps between mask updates."""
+        return self._mean(lambda run: mean_log_norm(run, START, off_cycle=self.period))
+
+    def _mean(self, log_norm: Callable[[Run], float]) -> float:
+        try:
+            return float(np.exp(of_each(self.runs, log_norm).mean()))
+        except NotEnoughRunsError:  # too short for that part of training
+            return np.nan
 
 
 def _norm(name: str) -> Callable[[Record], str]:
@@ -151,9 +178,9 @@ def _columns(start: int) -> tuple[Column, ...]:
         Column("network", lambda of: of.curve.label, "Network"),
         Column("group", lambda of: of.curve.group),
         Column("runs", lambda of: len(of.runs), "Runs"),
-        Column("first", lambda of: of.mean(last=0), "Before the first step", _norm("first")),
-        Column("early", lambda of: of.mean(last=start), f"To step {start}", _norm("early")),
-        Column("late", lambda of: of.mean(first=start + 1), "Later", _norm("late")),
+        Column("first", Norms.first, "Before the first step", _norm("first")),
+        Column("early", Norms.early, f"To step {start}", _norm("early")),
+        Column("late", Norms.late, "Later", _norm("late")),
         Column(
             "after_over_between",
             Norms.jump,
@@ -163,18 +190,15 @@ def _columns(start: int) -> tuple[Column, ...]:
     )
 
 
-def _table(
-    name: str, pairs: Sequence[tuple[Curve, Sequence[Run]]], between: pd.DataFrame, after: pd.DataFrame, start: int
-) -> Table:
+def _table(name: str, pairs: Sequence[tuple[Curve, Sequence[Run]]], after: pd.DataFrame, start: int) -> Table:
+    moving = [runs[0].config.update_every for _, runs in pairs if runs[0].config.row.moves == "swap"]
+    period = moving[0] if moving else None
     note = "The last column says how many times larger the norm is right after a mask update than between updates."
     return Table.of(
         _columns(start),
-        [
-            Norms(curve, runs, *(table[table["group"] == curve.group] for table in (between, after)))
-            for curve, runs in pairs
-        ],
+        [Norms(curve, runs, after[after["group"] == curve.group], period) for curve, runs in pairs],
         name=f"{name}-means",
-        caption="Gradient norm between mask updates, geometric mean over steps.",
+        caption="Gradient norm between mask updates, geometric mean over steps and runs.",
         note=note if len(after) else "",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,16 +19,16 @@ from sparseflow.lab.page.exhibit import Content, Drawing, Row
 from sparseflow.lab.page.panels import NARROW, Curve
 from sparseflow.lab.page.svg import INK
 from sparseflow.lab.page.words import interval, listed
+from sparseflow.paper.claims.landscape import NO_BARRIER
+from sparseflow.paper.claims.landscape import barriers as barriers_of
 from sparseflow.paper.claims.tables import rows
 from sparseflow.paper.exhibits.landscape import NAMES, SCRATCH, TICKET
-from sparseflow.paper.exhibits.networks import kind_labels
+from sparseflow.paper.exhibits.networks import kind_labels, site_of
 from sparseflow.paper.matrix.scale import Scale
 from sparseflow.types import Look
 
 #: Level of the paper's bands of loss along a line.
 BAND_LEVEL = 0.8
-#: A barrier up to here is none (protocol I.2).
-NO_BARRIER = 0.01
 
 #: (kind of run, start) -> curve of the loss along a line.
 LINES = {
@@ -87,14 +88,27 @@ def _content(name: str, how: str, curves: Lines, sentences: Sequence[str]) -> Co
     return Content(shows=sentences, drawings=[drawing])
 
 
-def interpolation(name: str, setting: str, evidence: Evidence, _: Scale) -> Content:
+def _over_pruning_runs(evidence: Evidence, setting: str, scale: Scale) -> list[str]:
+    """The barriers as C34 and C35 have them; none where there are too few pruning runs."""
+    try:
+        lottery, scratch = barriers_of(evidence, setting, site_of(scale))
+    except NotEnoughRunsError:
+        return []
+    return [
+        f"Over {len(lottery)} pruning runs, each the mean of its runs, the barrier is {lottery.mean():.4f} nats high "
+        f"from lottery tickets and {scratch.mean():.4f} from scratch runs; it is at most {NO_BARRIER:g} for the "
+        f"tickets of {int((lottery <= NO_BARRIER).sum())} of them."
+    ]
+
+
+def interpolation(name: str, setting: str, evidence: Evidence, scale: Scale) -> Content:
     """Loss along straight lines to the pruned network."""
     curves, barriers = _lines(rows(evidence, "paths", setting=setting), setting, LINES, NAMES)
-    sentences = []
+    sentences = _over_pruning_runs(evidence, setting, scale)
     for kind, heights in barriers.items():
         spread = f", 95 % interval {interval(heights.low, heights.high, 3)}" if heights.n > 1 else ""
         sentences.append(
-            f"From the end of {NAMES[kind].lower()} training to the pruned network the barrier is "
+            f"On the masks of the first pruning run the barrier from the end of {NAMES[kind].lower()} training is "
             f"{heights.mean:.3f} nats high (mean of {heights.n} runs{spread}): "
             + ("no barrier." if heights.mean <= NO_BARRIER else "a barrier.")
         )
@@ -104,10 +118,24 @@ def interpolation(name: str, setting: str, evidence: Evidence, _: Scale) -> Cont
         "barrier between two valleys. The vertical axis is logarithmic. A line is the mean over runs, its band the "
         f"{100 * BAND_LEVEL:.0f} % confidence interval of the mean, as in the paper."
     )
-    return _content(name, how, curves, sentences)
+    return replace(_content(name, how, curves, sentences), beyond=_not_everywhere(evidence, setting, scale))
 
 
-def path_exhibit(setting: str, evidence: Evidence, _: Scale) -> Content:
+def _not_everywhere(evidence: Evidence, setting: str, scale: Scale) -> list[str]:
+    """Where the tickets of some pruning runs have a barrier: the paper's are of one."""
+    try:
+        lottery, _ = barriers_of(evidence, setting, site_of(scale))
+    except NotEnoughRunsError:
+        return []
+    apart = int((lottery > NO_BARRIER).sum())
+    said = (
+        f"Whether tickets stay in the valley of their pruned network hangs on the mask: of {len(lottery)} pruning runs "
+        f"the tickets of {apart} have a barrier above {NO_BARRIER:g} nats, up to {lottery.max():.2f}."
+    )
+    return [said] if apart and setting == "tickets" else []
+
+
+def path_exhibit(setting: str, evidence: Evidence, scale: Scale) -> Content:
     """Loss along straight lines to the pruned network, on images."""
     paths = evidence.table("paths")
     curves, barriers = _lines(paths, setting, IMAGE_LINES, kind_labels())
@@ -120,7 +148,8 @@ def path_exhibit(setting: str, evidence: Evidence, _: Scale) -> Content:
         "barrier between two. A line is the mean over runs on the masks of all pruning runs, its band the "
         f"{100 * BAND_LEVEL:.0f} % confidence interval of the mean. The vertical axis is logarithmic."
     )
-    return _content("paths", how, curves, [f"{between}: {listed(heights)}."] if heights else [])
+    of_runs = [f"{between}, mean over runs: {listed(heights)}."] if heights else []
+    return _content("paths", how, curves, [*_over_pruning_runs(evidence, setting, scale), *of_runs])
 
 
 def with_band(of_line: pd.DataFrame) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 
@@ -14,10 +15,10 @@ from sparseflow.lab.page.estimates import estimate
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.lab.page.exhibit import Content, Drawing
 from sparseflow.lab.page.panels import NARROW, legend, marker_key
-from sparseflow.lab.page.summary import accuracy_percent
 from sparseflow.lab.page.svg import PALETTE
-from sparseflow.lab.page.table import Column, Columns, Table, cell, mean_and_std, records, verdict_cell
+from sparseflow.lab.page.table import Column, Columns, Table, cell, mean_and_std, verdict_cell
 from sparseflow.lab.page.words import interval, number, plus_minus, times
+from sparseflow.paper.claims.pruning_runs import TicketsAndScratch
 from sparseflow.paper.claims.tables import rows
 from sparseflow.paper.exhibits.networks import kind_labels
 from sparseflow.paper.matrix.scale import Scale
@@ -96,21 +97,21 @@ DISTANCES = {
 }
 
 
+def by_pruning_run(distances: pd.DataFrame) -> pd.DataFrame:
+    """Means of each kind of network on the masks of each pruning run, as C30 and C31 have them."""
+    return distances.groupby(["group", "prune_seed"], sort=False)[list(DISTANCES)].mean().reset_index()
+
+
 def fig5b(evidence: Evidence, _: Scale) -> Content:
-    """L2 distances to the pruned network, and test accuracies, ours beside the paper's."""
-    everywhere = rows(evidence, "distances", setting="tickets")
-    first = everywhere[everywhere["prune_seed"] == everywhere["prune_seed"].min()]
-    values: dict[tuple[str, str], list[float]] = {}
-    for kind in NAMES:
-        of_kind = first[first["group"] == f"tickets/{kind}"]
-        values["test_top1_percent", kind] = [
-            accuracy_percent(run) for run in evidence.groups.get(f"tickets/{kind}", ())
-        ]
-        for column in DISTANCES:
-            values[column, kind] = of_kind[column].to_list()
-    labels = {"test_top1_percent": ("Test accuracy, %", "test_top1_percent"), **DISTANCES}
+    """L2 distances to the pruned network, ours beside the paper's."""
+    means = by_pruning_run(rows(evidence, "distances", setting="tickets"))
+    values = {
+        (column, kind): means.loc[means["group"] == f"tickets/{kind}", column].to_list()
+        for kind in NAMES
+        for column in DISTANCES
+    }
     found, cells = [], []
-    for measure, (label, printed) in labels.items():
+    for measure, (label, printed) in DISTANCES.items():
         line = [cell(label)]
         for kind, paper_name in (("lottery", "LT"), ("scratch", "Scratch")):
             ours = estimate(values[measure, kind])
@@ -139,41 +140,43 @@ def fig5b(evidence: Evidence, _: Scale) -> Content:
         head=["", "Lottery", "Paper", "In interval", "Scratch", "Paper", "In interval"],
         rows=cells,
         data=data,
-        note="Mean ± population standard deviation over runs on the mask of one pruning run; below it the 95 % "
-        "interval of the mean, and whether the paper's number is in it. Random, same length: how far a random network "
-        "would be that is as long as the start.",
+        note="Mean ± population standard deviation over pruning runs, each with the mean of the runs on its mask; "
+        "below it the 95 % interval of the mean, and whether the paper's number is in it. Random, same length: how far "
+        "a random network would be that is as long as the start.",
     )
-    return Content(shows=[*_farther(data), *_on_other_masks(everywhere)], tables=[table])
+    papers = {
+        when: [reported("figure_numbers", method=who, metric=DISTANCES[when][1]).mean for who in ("LT", "Scratch")]
+        for when in ("init", "final")
+    }
+    farther = {when: f"in the paper {times(scratch / ticket)}" for when, (ticket, scratch) in papers.items()}
+    return Content(shows=_farther(means, [f"tickets/{kind}" for kind in NAMES], farther), tables=[table])
 
 
-def _farther(data: pd.DataFrame) -> list[str]:
-    means = {(row["measure"], row["network"]): row for row in records(data)}
-    sentences = []
-    for key, when in (("init", "start"), ("final", "end")):
-        ticket, scratch = (means[DISTANCES[key][0], name] for name in NAMES.values())
-        if not np.isnan(ticket["mean"] + scratch["mean"]):
-            ratios = [scratch[column] / ticket[column] for column in ("mean", "paper_mean")]
-            sentences.append(_ratio(when, ratios[0], f" (in the paper {times(ratios[1])})"))
-    return sentences or [_ONE_KIND]
+def _farther(means: pd.DataFrame, groups: Sequence[str], papers: Mapping[str, str]) -> list[str]:
+    """Ratios of Scratch to tickets as C30 and C31 have them, and how far the latter differs between pruning runs."""
+    wide = means.pivot_table(index="prune_seed", columns="group", values=["init", "final"])
+    if not {(when, group) for when in ("init", "final") for group in groups} <= set(wide.columns):
+        return [_ONE_KIND]
+    wide = wide.dropna()
+    ends = {
+        when: TicketsAndScratch(*(wide[when, group].to_numpy(dtype=float) for group in groups))
+        for when in ("init", "final")
+    }
+    ratios = ends["final"].scratch / ends["final"].lottery
+    several = f"; on the masks of {len(ratios)} pruning runs it is between {number(ratios.min())} and "
+    return [
+        _ratio("start", ends["init"].ratio, papers.get("init", "")),
+        _ratio("end", float(np.exp(np.log(ratios).mean())), papers.get("final", "")).removesuffix(".")
+        + (f"{several}{number(ratios.max())}." if len(ratios) > 1 else "."),
+    ]
 
 
 _ONE_KIND = "Distances of only one kind of network were measured."
 
 
 def _ratio(when: str, ratio: float, papers: str) -> str:
-    return f"At the {when}, scratch is {times(ratio)} as far from the pruned network as a lottery ticket{papers}."
-
-
-def _on_other_masks(distances: pd.DataFrame) -> list[str]:
-    """The ratio of final distances for every pruning run, where there are several."""
-    final = distances.pivot_table(index="prune_seed", columns="group", values="final")
-    if len(final) < 2 or len(final.columns) < 2:
-        return []
-    ratios = (final["tickets/scratch"] / final["tickets/lottery"]).dropna()
-    return [
-        f"On the masks of {len(ratios)} pruning runs that ratio at the end is between {number(ratios.min())} and "
-        f"{number(ratios.max())}."
-    ]
+    said = f" ({papers})" if papers else ""
+    return f"At the {when}, scratch is {ratio:.2f} times as far from the pruned network as a lottery ticket{said}."
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
@@ -195,7 +198,7 @@ def _distance(name: str, head: str) -> Columns:
 #: The item is a label and the rows of one kind of network.
 COLUMNS = (
     Column("network", lambda of: of[0], "Network"),
-    Column("runs", lambda of: len(of[1]), "Runs"),
+    Column("pruning_runs", lambda of: len(of[1]), "Pruning runs"),
     *(column for name, head in HEADS.items() for column in _distance(name, head)),
 )
 
@@ -203,25 +206,23 @@ COLUMNS = (
 def distance_exhibit(setting: str, evidence: Evidence, _: Scale) -> Content:
     """Distances of tickets and random starts on images to the pruned network whose masks they have."""
     labels = kind_labels()
-    kinds = evidence.table("distances").groupby("group", sort=False)
+    means = by_pruning_run(evidence.table("distances"))
+    kinds = means.groupby("group", sort=False)
     table = Table.of(
         COLUMNS,
         [(labels[str(group).removeprefix(f"{setting}/")], of_group) for group, of_group in kinds],
         name="distances",
         caption="L2 distance between all that is trained in a network and in the pruned network whose masks it has, "
         "batch norms included.",
-        note="Mean ± population standard deviation over runs, on the masks of all pruning runs. Random, same length: "
-        "how far a random network would be that is as long as the start.",
+        note="Mean ± population standard deviation over pruning runs, each with the mean of its runs. Random, same "
+        "length: how far a random network would be that is as long as the start.",
     )
-    by_name = {row["network"]: row for row in records(table.data)}
-    ticket, scratch = (by_name.get(labels[kind]) for kind in ("lottery", "ticket-scratch"))
-    sentences = []
-    for name, when, printed in (("init", "start", "at_init"), ("final", "end", "final")):
-        if ticket and scratch:
-            one, other = (_papers(who, printed) for who in ("LT", "Scratch"))
-            papers = f" (in the paper, ResNet-50 on ImageNet, {times(other.mean / one.mean)})" if one and other else ""
-            sentences.append(_ratio(when, scratch[f"{name}_mean"] / ticket[f"{name}_mean"], papers))
-    return Content(shows=sentences or [_ONE_KIND], tables=[table])
+    papers = {}
+    for name, printed in (("init", "at_init"), ("final", "final")):
+        one, other = (_papers(who, printed) for who in ("LT", "Scratch"))
+        if one and other:
+            papers[name] = f"in the paper, ResNet-50 on ImageNet, {times(other.mean / one.mean)}"
+    return Content(shows=_farther(means, [f"{setting}/lottery", f"{setting}/ticket-scratch"], papers), tables=[table])
 
 
 def _papers(who: str, when: str) -> Reported | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sparseflow.init.schemes import SCHEMES
+from sparseflow.paper.claims import sites
+from sparseflow.paper.claims.sites import Site
 from sparseflow.paper.matrix import cifar, cifar_long
 from sparseflow.paper.matrix.scale import Scale
 from sparseflow.training.names import shown_methods
@@ -51,6 +53,18 @@ ON_PRUNED_MASKS = {
     "ticket-scratch": "Scratch on pruned masks",
     "ticket-scratch-sparse": "Scratch on pruned masks, Ours",
 }
+
+
+def site_of(scale: Scale) -> Site:
+    """The site at which a scale's runs are judged.
+
+    >>> from sparseflow.paper.matrix.scales import CIFAR, DEMO
+    >>> site_of(DEMO).halves_of_updates, site_of(CIFAR).halves_of_updates
+    (False, True)
+    """
+    if scale.page == "paper":
+        return sites.MNIST
+    return sites.CIFAR_LONG if scale.name == "cifar-long" else sites.CIFAR
 
 
 def kind_labels() -> dict[str, str]:

@@ -16,6 +16,8 @@ from sparseflow.lab.page.summary import accuracy_percent
 from sparseflow.lab.page.table import Cell, Column, Record, Table, cell, records
 from sparseflow.lab.page.words import count, fixed, interval, plus_minus, times, yes_no
 from sparseflow.paper.claims.contrasts import pair_spread
+from sparseflow.paper.claims.pruning_runs import of_tickets
+from sparseflow.paper.claims.sites import MNIST
 from sparseflow.paper.claims.tables import rows
 from sparseflow.paper.exhibits.networks import kind_labels
 from sparseflow.paper.exhibits.shortfalls import shortfalls
@@ -175,7 +177,7 @@ def similarity_table(name: str, metrics: Sequence[str], evidence: Evidence, scal
         note=_NOTE,
         paired=True,
     )
-    findings = _functions(data) if name == "table2" else _divergences(data)
+    findings = [*_over_pruning_runs(evidence), *_functions(data)] if name == "table2" else _divergences(data)
     return Content(shows=findings, tables=[table], missing=[*missing, *shortfalls(evidence, scale, GROUPS)])
 
 
@@ -213,6 +215,19 @@ def _record(row: Row, metric: str, ours: Estimate, paper: Reported, other: Repor
     }
 
 
+def _over_pruning_runs(evidence: Evidence) -> list[str]:
+    """Disagreement with the pruned network as C36 has it; none where there are too few pruning runs."""
+    try:
+        found = of_tickets(evidence, MNIST, MNIST.main_tickets, "function_reference", "disagreement")
+    except NotEnoughRunsError:
+        return []
+    return [
+        f"Over {len(found.lottery)} pruning runs, each the mean of its runs, lottery tickets name "
+        f"{100 * found.lottery.mean():.2f} % of the test images differently from the pruned network that they come "
+        f"from, scratch runs {100 * found.scratch.mean():.2f} %: {found.ratio:.1f} times as many."
+    ]
+
+
 def _functions(data: pd.DataFrame) -> list[str]:
     values = data.set_index(["network", "metric"])["mean"]
     sentences = []
@@ -221,8 +236,8 @@ def _functions(data: pd.DataFrame) -> list[str]:
     )
     if ticket and scratch and not np.isnan(ticket + scratch):
         sentences.append(
-            f"Lottery tickets name {100 * ticket:.2f} % of the test images differently from the pruned network that "
-            f"they come from, scratch runs {100 * scratch:.2f} %: {times(scratch / ticket)} as many."
+            f"On the masks of the first pruning run lottery tickets name {100 * ticket:.2f} % of them differently, "
+            f"scratch runs {100 * scratch:.2f} %: {times(scratch / ticket)} as many."
         )
     if reference := _above_pruned(data):
         sentences.append(reference)

@@ -16,6 +16,7 @@ from sparseflow.lab.page.figure_data import condensed
 from sparseflow.lab.page.panels import NARROW, Curve
 from sparseflow.lab.page.table import Cell, Table, cell, records
 from sparseflow.lab.page.words import listed, number
+from sparseflow.paper.claims.spectra import mean_log_smallest
 from sparseflow.paper.exhibits import densities
 from sparseflow.paper.exhibits.curves import curve_of
 from sparseflow.paper.exhibits.densities import Moment, Spectra
@@ -72,15 +73,7 @@ def fig11a(evidence: Evidence, scale: Scale) -> Content:
         ],
         ignore_index=True,
     )
-    # As C27 has it: of each run, and then over runs.
-    logs = values.assign(log=np.log(values["value"])).groupby(["group", "seed"])["log"].mean().groupby("group").mean()
-    means = {curve.label: float(np.exp(logs[curve.group])) for curve in present}
-    ranked = sorted(means.items(), key=lambda pair: -pair[1])
-    seeds = listed([f"{curve.label} {int(data.loc[data['group'] == curve.group, 'n'].max())}" for curve in present])
-    sentence = (
-        "Magnitude of the most negative eigenvalue, geometric mean over training: "
-        f"{', '.join(f'{label} {number(value)}' for label, value in ranked)}. Runs: {seeds}."
-    )
+    sentence = _over_training(evidence, present, scale)
     drawing = Drawing(
         name="fig11a",
         how="The more negative the smallest eigenvalue, the steeper the steepest way down that a step along the "
@@ -92,6 +85,23 @@ def fig11a(evidence: Evidence, scale: Scale) -> Content:
     )
     steps = densities.chosen_steps(sorted(rows["step"].unique()), often=scale.often)
     return Content(shows=[sentence], drawings=[drawing], tables=[curvature_table(present, rows, steps)])
+
+
+def _over_training(evidence: Evidence, curves: Sequence[Curve], scale: Scale) -> str:
+    """The mean over training as C27 has it, of runs measured at every step."""
+    logs = {
+        curve.label: mean_log_smallest(evidence, curve.group, "at", checkpoints(scale), examples=scale.all_examples)
+        for curve in curves
+    }
+    logs = {label: found for label, found in logs.items() if len(found)}
+    if not logs:
+        return "No run was measured at every step yet, so there is no mean over training."
+    ranked = sorted(logs.items(), key=lambda pair: -pair[1].mean())
+    return (
+        "Magnitude of the most negative eigenvalue, geometric mean over training: "
+        f"{', '.join(f'{label} {np.exp(found.mean()):.3g}' for label, found in ranked)}. Runs: "
+        f"{listed([f'{label} {len(found)}' for label, found in ranked])}."
+    )
 
 
 def curvature_table(curves: Sequence[Curve], rows: pd.DataFrame, steps: Sequence[int]) -> Table:

@@ -11,12 +11,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sparseflow.lab.page import panels
-from sparseflow.lab.page.estimates import estimate
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.exhibit import Content, Drawing, Row
 from sparseflow.lab.page.figure_data import condensed
 from sparseflow.lab.page.panels import Curve
 from sparseflow.lab.page.words import number
+from sparseflow.paper.claims.spectra import log_change
 from sparseflow.paper.exhibits import densities
 from sparseflow.paper.exhibits.curves import curve_of
 from sparseflow.paper.exhibits.densities import Moment, Spectra
@@ -47,7 +47,7 @@ def fig10(evidence: Evidence, scale: Scale) -> Content:
         for moment, look in MOMENTS.items()
     ]
     shown, data = densities.chosen(stored, wanted)
-    sentences, missing = _around(evidence, step)
+    sentences, missing = _around(evidence, scale, step)
     drawings = [
         Drawing(
             name="fig10",
@@ -64,24 +64,26 @@ def fig10(evidence: Evidence, scale: Scale) -> Content:
     return Content(shows=sentences, drawings=drawings, missing=missing)
 
 
-def _around(evidence: Evidence, step: int) -> tuple[list[str], list[str]]:
-    """Change of the extreme eigenvalues at an update, over all seeds, and what is missing."""
+def _around(evidence: Evidence, scale: Scale, step: int) -> tuple[list[str], list[str]]:
+    """Change of the extreme eigenvalues at an update as C25 and C26 have it, over all seeds, and what is missing."""
     try:
         table = evidence.table("spectra")
     except NotEnoughRunsError as error:
         return [f"The densities are those of step {step}."], [str(error)]
     sentences = []
     for group in MOVING:
-        rows = _of_most_seeds(table[(table["group"] == group) & (table["step"] == step) & (table["moment"] != "at")])
-        before, after = (rows[rows["moment"] == moment].set_index("seed") for moment in MOMENTS)
-        if len(before.index.intersection(after.index)):
-            low = estimate((after["smallest"] / before["smallest"]).dropna().to_numpy(dtype=float))
-            high = estimate((after["largest"] / before["largest"]).dropna().to_numpy(dtype=float))
-            counts = [estimate(rows["num_negative"].to_numpy(dtype=float)).mean for rows in (before, after)]
+        low, high = (
+            log_change(evidence, group, name, step, examples=scale.spectrum_examples)
+            for name in ("smallest", "largest")
+        )
+        rows = table[(table["group"] == group) & (table["step"] == step)]
+        rows = rows[(rows["examples"] == scale.spectrum_examples) & rows["seed"].isin(low.index)]
+        counts = [rows.loc[rows["moment"] == moment, "num_negative"].mean() for moment in MOMENTS]
+        if len(low):
             sentences.append(
                 f"The {curve_of(group).label} update at step {step} multiplies the most negative eigenvalue by "
-                f"{number(low.mean)} and the largest by {number(high.mean)} (means of {low.n} runs); negative "
-                f"eigenvalues go from {number(counts[0])} to {number(counts[1])}."
+                f"{np.exp(low.mean()):.2f} and the largest by {np.exp(high.mean()):.2f} (geometric means of {len(low)} "
+                f"runs); negative eigenvalues go from {number(counts[0])} to {number(counts[1])}."
             )
     return sentences or [f"The densities are those of step {step}."], []
 

@@ -21,8 +21,9 @@ from sparseflow.lab.page.panels import Curve
 from sparseflow.lab.page.svg import INK
 from sparseflow.lab.page.table import Column, Table, low_and_high, records
 from sparseflow.lab.page.words import signed
+from sparseflow.paper.claims.updates import halves_of
 from sparseflow.paper.exhibits.curves import curve_of, over_seeds
-from sparseflow.paper.exhibits.networks import Setting
+from sparseflow.paper.exhibits.networks import Setting, site_of
 from sparseflow.paper.exhibits.shortfalls import found_and_missing
 from sparseflow.paper.matrix.cells import INITS
 from sparseflow.paper.matrix.scale import Scale
@@ -76,12 +77,13 @@ def update_exhibit(
     data = over_seeds([(curve, found[curve.group]) for curve in curves], update_change, phase="change at an update")
     changes = Table.of(
         COLUMNS,
-        [Changes(curve, found[curve.group], *halves(found[curve.group])) for curve in curves],
+        [changes_of(curve, found[curve.group], scale) for curve in curves],
         name=f"{name}-changes",
-        caption="Mean change of the gradient norm at a mask update.",
+        caption="Mean change of the gradient norm at a mask update."
+        + (" Halves are those of the time in which masks move." if site_of(scale).halves_of_updates else ""),
     )
     spoken = ", ".join(f"{row['network']} {signed(row['first_half'])}" for row in records(changes.data))
-    sentence = f"In the first half of training an update changes the gradient norm, on average, by: {spoken}."
+    sentence = f"In the first half an update changes the gradient norm, on average, by: {spoken}."
     drawing = Drawing(
         name=name,
         how=how,
@@ -113,35 +115,30 @@ def draw_updates(shown: Panels, data: pd.DataFrame, *, narrow: bool = False, str
     return figure
 
 
-def halves(runs: Sequence[Run]) -> tuple[Estimate, Estimate, float]:
-    """Mean change over both halves of training, over seeds, and the share of updates that raise the norm."""
-    first, second, raised = [], [], []
-    for run in runs:
-        change = update_change(run)
-        early = change["step"] <= run.config.steps / 2
-        first.append(change.loc[early, "value"].mean())
-        second.append(change.loc[~early, "value"].mean())
-        raised.append((change["value"] > 0).mean())
-    return estimate(first), estimate(second), float(np.mean(raised))
-
-
 class Changes(NamedTuple):
     """Changes of the gradient norm of one curve, over seeds."""
 
     curve: Curve
     runs: Sequence[Run]
     first: Estimate
-    """In the first half of training."""
+    """In the first half, as C17 has it."""
     second: Estimate
     raised: float
     """Share of updates that raise the norm."""
+
+
+def changes_of(curve: Curve, runs: Sequence[Run], scale: Scale) -> Changes:
+    """Mean changes in both halves, over seeds, and the share of updates that raise the norm."""
+    first, second = halves_of(runs, site_of(scale))
+    raised = float(np.mean([(update_change(run)["value"] > 0).mean() for run in runs]))
+    return Changes(curve, runs, estimate(first.tolist()), estimate(second.tolist()), raised)
 
 
 COLUMNS = (
     Column("network", lambda of: of.curve.label, "Network"),
     Column("group", lambda of: of.curve.group),
     Column("runs", lambda of: len(of.runs), "Runs"),
-    Column("first_half", lambda of: of.first.mean, "First half of training", lambda row: signed(row["first_half"])),
+    Column("first_half", lambda of: of.first.mean, "First half", lambda row: signed(row["first_half"])),
     *low_and_high(lambda of: of.first, text=signed),
     Column("second_half", lambda of: of.second.mean, "Second half", lambda row: signed(row["second_half"])),
     Column("raised", lambda of: of.raised, "Updates that raise it", lambda row: f"{100 * row['raised']:.0f} %"),
