@@ -29,7 +29,20 @@ if TYPE_CHECKING:
     )
     from sparseflow.masks.report import mask_statistics, sparsity_report
     from sparseflow.masks.select import prunable
-    from sparseflow.methods import ACDC, GMP, MEST, SET, SNFS, OneShot, RigL, RigLInverted, SRigL, Static, drop_and_grow
+    from sparseflow.methods import (
+        ACDC,
+        GMP,
+        MEST,
+        SET,
+        SNFS,
+        GraNet,
+        OneShot,
+        RigL,
+        RigLInverted,
+        SRigL,
+        Static,
+        drop_and_grow,
+    )
     from sparseflow.record import record
     from sparseflow.sparsifier.check import check
     from sparseflow.sparsifier.sparsifier import Sparsifier
@@ -44,6 +57,7 @@ __all__ = [
     "SET",
     "SNFS",
     "BrokenPromiseError",
+    "GraNet",
     "MaskUpdate",
     "Masks",
     "OneShot",
@@ -98,6 +112,7 @@ _HOMES = {
     "SET": "sparseflow.methods",
     "SNFS": "sparseflow.methods",
     "BrokenPromiseError": "sparseflow.types",
+    "GraNet": "sparseflow.methods",
     "MaskUpdate": "sparseflow.types",
     "Masks": "sparseflow.types",
     "OneShot": "sparseflow.methods",

@@ -31,6 +31,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{name: {**DROP_GROW, **row.settings, **_last(row)} for name, row in METHODS.items() if row.moves == "swap"},
     "prune": {"sparsity": 0.7, "begin": 2, "end": 10, "update_every": 3},
     "one_shot": {"sparsity": 0.7, "at": 4},
+    "granet": {
+        "sparsity": 0.7,
+        "begin": 2,
+        "end": 10,
+        "drop_fraction": 0.3,
+        "update_every": 3,
+        "update_until": 12,
+        "scope": "layer",  # in all layers together counts are those of test_granet.py
+    },
     "srigl": {**DROP_GROW, "salient_share": 0.0},  # where units leave, counts are those of test_srigl.py
     "acdc": {"sparsity": 0.7, "begin": 2, "phase_steps": 2, "end": 9},
 }
@@ -74,4 +83,4 @@ def masks_of(case: str, model: nn.Module, *, sparsity: float = 0.7, seed: int = 
 
 #: Methods with a constant active count, and those that start from dense masks; with blocks and without.
 MOVING = [case for case in CASES if (row := METHODS.get(case.removesuffix(_SUFFIX))) and row.moves == "swap"]
-PRUNING = [case for case in CASES if case.startswith(("prune", "one_shot", "acdc"))]
+PRUNING = [case for case in CASES if case.startswith(("prune", "one_shot", "acdc", "granet"))]

@@ -42,6 +42,7 @@ METHODS: dict[str, sf.updaters.Method] = {
     "acdc": sf.ACDC(sparsity=0.8, begin=4, phase_steps=4, end=16),
     "mest": sf.MEST(**_moving),
     "mest_soft": sf.MEST(**_moving, soft=True, schedule="stages", update_until=16),
+    "granet": sf.GraNet(sparsity=0.8, begin=4, end=12, drop_fraction=0.4, update_every=4, update_until=20),
     "srigl": sf.SRigL(**_moving, salient_share=0.9),
     "own": OneByOne(every=4, turned="4.weight"),
     "set_blocks": sf.SET(**_moving, block=BLOCKS),
@@ -55,7 +56,7 @@ OPTIMIZERS: dict[str, Any] = {
     "adam": lambda p: torch.optim.Adam(p, lr=0.01),
 }
 #: Beginnings of the names of methods that start from dense masks.
-DENSE = ("gmp", "acdc")
+DENSE = ("gmp", "acdc", "granet")
 #: Pairs of method and optimizer.
 CASES = [*((method, "momentum") for method in METHODS), ("rigl", "nesterov"), ("rigl", "adam")]
 

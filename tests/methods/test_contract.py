@@ -74,7 +74,7 @@ def expected_active(method: str, size: int, name: str, step: int) -> int:
     if step < updates[0]:
         return size
     last = max(update for update in updates if update <= step)
-    remaining = Fraction(10 - last, 8) if method.startswith("prune") else Fraction(0)
+    remaining = Fraction(10 - last, 8) if method.startswith(("prune", "granet")) else Fraction(0)
     together = block_size(method, name)
     return together * max(1, round(size // together * (1 - Fraction(7, 10) * (1 - remaining**3))))
 

@@ -6,6 +6,7 @@ A new method is a file here and a row in ``sparseflow.training.names``.
 from sparseflow.methods.acdc import ACDC
 from sparseflow.methods.base import Layer, Method, Swap
 from sparseflow.methods.drop_grow import DropGrow, drop_and_grow
+from sparseflow.methods.granet import GraNet, Regeneration
 from sparseflow.methods.mest import MEST
 from sparseflow.methods.pruning import GMP, OneShot
 from sparseflow.methods.rigl import RigL, RigLInverted
@@ -22,9 +23,11 @@ __all__ = [
     "SNFS",
     "ConstantFanIn",
     "DropGrow",
+    "GraNet",
     "Layer",
     "Method",
     "OneShot",
+    "Regeneration",
     "RigL",
     "RigLInverted",
     "SRigL",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import Any
 
 from sparseflow.methods.base import Method
 from sparseflow.methods.drop_grow import DropGrow
 from sparseflow.methods.mest import MEST, MagnitudeAndGradient
+from sparseflow.methods.pruning import GMP
 from sparseflow.methods.rigl import RigL, RigLInverted
 from sparseflow.methods.set import SET
 from sparseflow.methods.snfs import SNFS
@@ -92,9 +93,14 @@ def _options(method: Any, usual: Any | None) -> Iterator[tuple[str, Any]]:
     for field in fields(method):
         default = field.default if usual is None else getattr(usual, field.name)
         value = getattr(method, field.name)
+        if isinstance(value, GMP):  # what a method prunes
+            yield from _options(value, None)
+            continue
         if isinstance(value, DropGrow):  # when a method changes masks
             plain = RigL()
-            yield from ((n, v) for n, v in _options(value, plain) if getattr(plain, n) != v)
+            if isinstance(getattr(method, "pruning", None), GMP):  # which was told these already
+                plain = replace(plain, first_update=value.first_update, update_every=value.update_every)
+            yield from _options(value, plain)
             continue
         if field.name == "reads_active_gradient" or (default is not MISSING and value == default):
             continue

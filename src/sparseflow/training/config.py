@@ -209,7 +209,7 @@ class RunConfig(ABC):
         True
         """
         settings: dict[str, Any] = {}
-        if self.row.moves == "swap":
+        if self.row.moves in ("swap", "regenerate"):
             # The cosine over the whole run is the shape of the learning rate: the paper's "proportional to" it.
             settings = {
                 "drop_fraction": self.drop_fraction,
@@ -219,14 +219,14 @@ class RunConfig(ABC):
                 **self.row.settings,
                 **(self.row.authors if self.follows_authors else {}),
             }
-        elif self.row.moves == "prune":
-            settings = {
+        if self.row.moves in ("prune", "regenerate"):
+            settings |= {
                 "sparsity": self.sparsity if sparsity is None else sparsity,
                 "begin": self.prune_begin,
                 "end": self.prune_end,
                 "update_every": self.prune_every or self.update_every,
             }
-        elif self.row.moves == "alternate":
+        if self.row.moves == "alternate":
             settings = {
                 "sparsity": self.sparsity if sparsity is None else sparsity,
                 "total_steps": self.steps,

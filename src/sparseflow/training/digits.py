@@ -111,7 +111,8 @@ class DigitRun(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.method == "prune" and not (0 <= self.prune_begin <= self.prune_end <= self.steps and self.prune_end):
+        within = 0 <= self.prune_begin <= self.prune_end <= self.steps and self.prune_end
+        if self.row.moves in ("prune", "regenerate") and not within:
             raise ValueError(
                 f"pruning must begin and end within the run: got begin {self.prune_begin}, end {self.prune_end}, "
                 f"{self.steps} steps. Lower prune_begin and prune_end, or raise steps."

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sparseflow.masks.constant_fan_in import constant_fan_in_masks
 from sparseflow.masks.make import random_masks
-from sparseflow.methods import ACDC, GMP, MEST, SET, SNFS, RigL, RigLInverted, SRigL, Static
+from sparseflow.methods import ACDC, GMP, MEST, SET, SNFS, GraNet, RigL, RigLInverted, SRigL, Static
 from sparseflow.methods.base import Method
 from sparseflow.types import Look, Masks
 
@@ -29,10 +29,10 @@ class MethodRow:
     start: Literal["dense", "masked", "ticket"]
     """``dense``: all weights; ``masked``: masks, and weights drawn for them; ``ticket``: masks and weights of a pruning
     run."""
-    moves: Literal["never", "swap", "prune", "alternate"] = "never"
+    moves: Literal["never", "swap", "prune", "regenerate", "alternate"] = "never"
     """How masks change. It decides which settings of a run the updater is given: for ``swap`` ``drop_fraction``,
     ``update_every``, ``update_until`` and ``schedule``; for ``prune`` ``sparsity``, ``begin``, ``end`` and
-    ``update_every``; for ``alternate`` ``sparsity`` and ``total_steps``."""
+    ``update_every``; for ``regenerate`` all of these; for ``alternate`` ``sparsity`` and ``total_steps``."""
     updater: Callable[..., Method] = Static
     """Makes the updater from these settings."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -150,6 +150,14 @@ METHODS: dict[str, MethodRow] = {
         settings={"schedule": "stages", "soft": True},
         ends=0.75,
         look=Look("green", "-.", "X"),
+    ),
+    "granet": MethodRow(
+        label="GraNet",
+        meaning="like Pruned, but at each step some small weights are dropped and others grow by their gradient.",
+        start="dense",
+        moves="regenerate",
+        updater=GraNet,
+        look=Look("grey", "--", "P"),
     ),
     "srigl": MethodRow(
         label="SRigL",
