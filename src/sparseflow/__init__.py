@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         score_masks,
         sparsity_of,
     )
+    from sparseflow.masks.receptive_field import receptive_field_masks
     from sparseflow.masks.report import mask_statistics, sparsity_report
     from sparseflow.masks.select import prunable
     from sparseflow.methods import (
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         MEST,
         SET,
         SNFS,
+        CHTs,
         GraNet,
         OneShot,
         RigL,
@@ -57,6 +59,7 @@ __all__ = [
     "SET",
     "SNFS",
     "BrokenPromiseError",
+    "CHTs",
     "GraNet",
     "MaskUpdate",
     "Masks",
@@ -91,6 +94,7 @@ __all__ = [
     "overlap",
     "prunable",
     "random_masks",
+    "receptive_field_masks",
     "record",
     "remove_pruning",
     "remove_pruning_",
@@ -112,6 +116,7 @@ _HOMES = {
     "SET": "sparseflow.methods",
     "SNFS": "sparseflow.methods",
     "BrokenPromiseError": "sparseflow.types",
+    "CHTs": "sparseflow.methods",
     "GraNet": "sparseflow.methods",
     "MaskUpdate": "sparseflow.types",
     "Masks": "sparseflow.types",
@@ -146,6 +151,7 @@ _HOMES = {
     "overlap": "sparseflow.masks.make",
     "prunable": "sparseflow.masks.select",
     "random_masks": "sparseflow.masks.make",
+    "receptive_field_masks": "sparseflow.masks.receptive_field",
     "record": "sparseflow.record",
     "remove_pruning": "sparseflow.masks.imported",
     "remove_pruning_": "sparseflow.masks.imported",

@@ -31,6 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{name: {**DROP_GROW, **row.settings, **_last(row)} for name, row in METHODS.items() if row.moves == "swap"},
     "prune": {"sparsity": 0.7, "begin": 2, "end": 10, "update_every": 3},
     "one_shot": {"sparsity": 0.7, "at": 4},
+    "chts": {**DROP_GROW, "update_until": 12},
     "granet": {
         "sparsity": 0.7,
         "begin": 2,

@@ -43,6 +43,7 @@ METHODS: dict[str, sf.updaters.Method] = {
     "mest": sf.MEST(**_moving),
     "mest_soft": sf.MEST(**_moving, soft=True, schedule="stages", update_until=16),
     "granet": sf.GraNet(sparsity=0.8, begin=4, end=12, drop_fraction=0.4, update_every=4, update_until=20),
+    "chts": sf.CHTs(**_moving, update_until=20),
     "srigl": sf.SRigL(**_moving, salient_share=0.9),
     "own": OneByOne(every=4, turned="4.weight"),
     "set_blocks": sf.SET(**_moving, block=BLOCKS),

@@ -5,6 +5,7 @@ A new method is a file here and a row in ``sparseflow.training.names``.
 
 from sparseflow.methods.acdc import ACDC
 from sparseflow.methods.base import Layer, Method, Swap
+from sparseflow.methods.chts import CHTs, SampledTopology
 from sparseflow.methods.drop_grow import DropGrow, drop_and_grow
 from sparseflow.methods.granet import GraNet, Regeneration
 from sparseflow.methods.mest import MEST
@@ -21,6 +22,7 @@ __all__ = [
     "MEST",
     "SET",
     "SNFS",
+    "CHTs",
     "ConstantFanIn",
     "DropGrow",
     "GraNet",
@@ -31,6 +33,7 @@ __all__ = [
     "RigL",
     "RigLInverted",
     "SRigL",
+    "SampledTopology",
     "Static",
     "Swap",
     "drop_and_grow",

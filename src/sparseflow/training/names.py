@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from sparseflow.masks.constant_fan_in import constant_fan_in_masks
 from sparseflow.masks.make import random_masks
-from sparseflow.methods import ACDC, GMP, MEST, SET, SNFS, GraNet, RigL, RigLInverted, SRigL, Static
+from sparseflow.masks.receptive_field import receptive_field_masks
+from sparseflow.methods import ACDC, GMP, MEST, SET, SNFS, CHTs, GraNet, RigL, RigLInverted, SRigL, Static
 from sparseflow.methods.base import Method
 from sparseflow.types import Look, Masks
 
@@ -169,6 +170,16 @@ METHODS: dict[str, MethodRow] = {
         masks=constant_fan_in_masks,
         moves_blocks=False,
         look=Look("orange", "--", "s"),
+    ),
+    "chts": MethodRow(
+        label="CHTs",
+        meaning="small weights are likely to go, and connections to grow where others close a path of three.",
+        start="masked",
+        moves="swap",
+        updater=CHTs,
+        masks=receptive_field_masks,
+        moves_blocks=False,
+        look=Look("purple", "-.", "D"),
     ),
 }
 #: ``dense`` on the narrow twin of a network: no method of its own, but a row of every table.
