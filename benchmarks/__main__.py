@@ -31,13 +31,14 @@ def main() -> None:
         masked_adamw,
         masked_step,
         peers,
+        text_phases,
     )
     from benchmarks.command import measure
 
     torch.set_num_threads(THREADS)
     modules = (masked_step, masked_adamw, mask_update, initialise, import_time)
     engine = (engine_rows, engine_before, engine_cover, engine_bytes, engine_memory, engine_growth)
-    several = (*engine, peers, hand_over, hessian)
+    several = (*engine, peers, hand_over, hessian, text_phases)
     every = [*(module.BENCHMARK for module in modules), *(found for module in several for found in module.BENCHMARKS)]
     benchmarks = {benchmark.name: benchmark for benchmark in every}
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)

@@ -32,13 +32,15 @@ CURVATURE = ("hessian", "hessian_float32", "spectrum", "hessian_product")
 IMAGES = ("vision_ranks", "vision_compiled", "vision_input", "vision_memory")
 #: What masking costs under AdamW; the README has its row too.
 ADAMW = "masked_adamw"
+#: A decoder's step in each phase of its annealing.
+PHASES = "text_phases"
 RIVALS = (FLOAT32, BF16, INT8)
 NOTHING = "Not measured yet: `make bench`, then `python -m benchmarks.table`."
 
 
 def blocks(results: Iterable[Result]) -> dict[str, str]:
     """Name of each block of docs/performance.md -> its table."""
-    known = (*CONTESTS, *OTHERS, COVER, PEERS, *CURVATURE, *IMAGES, ADAMW)
+    known = (*CONTESTS, *OTHERS, COVER, PEERS, *CURVATURE, *IMAGES, ADAMW, PHASES)
     found = {result["name"]: result for result in results if result["name"] in known}
 
     def table(make: Any, *names: str) -> str:
@@ -58,6 +60,7 @@ def blocks(results: Iterable[Result]) -> dict[str, str]:
             details, "engine_lenet5_modules", "engine_lenet5_plan", "engine_mlp_modules", "engine_mlp_plan"
         ),
         "transformer": table(details, "engine_transformer"),
+        "phases": table(phases, PHASES),
         "conv": table(details, "engine_conv", "engine_vgg16", "engine_resnet14", "engine_resnet14_plan"),
         "batch": table(details, "engine_batch_1"),
         "bytes": table(others, "engine_bytes"),
@@ -123,6 +126,30 @@ def _side_by_side(cases: Sequence[Case | None], key: str) -> str:
     """Speedups as ``4.5x / 8x / -``; nothing where no case has one."""
     numbers = ["-" if case is None or case[key] is None else f"{1 / case[key]:.3g}x" for case in cases]
     return " / ".join(numbers) if set(numbers) != {"-"} else ""
+
+
+def phases(results: Sequence[Result]) -> str:
+    """A line for each share of active weights: the steps there, and what of the sparse one stays dense."""
+    lines = [
+        "| active | ms, active weights alone | ms, dense with masks | times as fast | reach | "
+        "of it attention, GELU, norms, sums | ms, a step that keeps the largest |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        rows: dict[int, dict[str, Case]] = {}
+        for case in result["cases"]:
+            its = case["configuration"]
+            rows.setdefault(its["one_in"], {})[its["row"]] = case
+        for one_in, row in rows.items():
+            stored, annealed, dense = row["stored"], row["annealed"], row["dense parts"]
+            times = {name: 1000 * seconds for name, seconds in stored["median_seconds"].items()}
+            reach = "" if stored["reach"] is None else f"{1 / stored['reach']:g}x"
+            lines.append(
+                f"| 1 in {one_in} | {times['subject']:.3g} | {times['baseline']:.3g} | "
+                f"{shown(stored['ratio'], speedup=True)} | {reach} | {dense['ratio']:.0%} | "
+                f"{1000 * annealed['median_seconds']['subject']:.3g} |"
+            )
+    return "\n".join(lines)
 
 
 def user_level(results: Iterable[Result]) -> str:

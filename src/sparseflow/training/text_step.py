@@ -15,7 +15,7 @@ import sparseflow as sf
 from sparseflow.init.fill import kaiming_normal_
 from sparseflow.networks.decoder import Decoder
 from sparseflow.training.text import TextRun
-from sparseflow.training.top_weights import DENSE, annealed, keep_, top_masks
+from sparseflow.training.top_weights import DENSE, annealed, counts, keep_, top_masks
 from sparseflow.types import Masks
 
 #: Decay of AdamW's first and second moments, the authors'.
@@ -33,16 +33,17 @@ class TextTraining:
         self.run, self.step_count = run, 0
         self.model: nn.Module = start(run)
         self.optimizer = adamw(self.model, run)
-        self.masks: Masks = top_masks(self.model, run.annealing.density(0), floor=run.floor)
-        """Of all that is annealed."""
         self.sparsifier: sf.Sparsifier | None = None
         """From the step on at which the masks are final."""
-        self._whole = sum(each.numel() for name, each in self.model.named_parameters() if name not in self.masks)
+        self._masks = top_masks(self.model, run.annealing.density(0), floor=run.floor)
+        self._whole = sum(each.numel() for name, each in self.model.named_parameters() if name not in self._masks)
+        self.num_active = self._whole + sum(counts(self.model, run.annealing.density(0)).values())
+        """Entries that are active; scales of norms and the bigram table, which have no mask, are counted whole."""
 
     @property
-    def num_active(self) -> int:
-        """Entries that are active; scales of norms and the bigram table, which have no mask, are counted whole."""
-        return self._whole + sum(int(mask.sum()) for mask in self.masks.values())
+    def masks(self) -> Masks:
+        """Of all that is annealed, by name; those of stored weights are made anew at each call."""
+        return self._masks if self.sparsifier is None else {**self._masks, **self.sparsifier.masks}
 
     @property
     def num_in_table(self) -> int:
@@ -62,24 +63,26 @@ class TextTraining:
             log({"train/loss": loss.item(), "train/density": run.annealing.density(step)})
         self.optimizer.step()
         self.step_count += 1
-        if self.sparsifier is not None:
-            self.masks = {**self.masks, **self.sparsifier.masks}
-        elif (density := run.annealing.density(step)) < 1:
-            self.masks = top_masks(self.model, density, floor=run.floor)
-            keep_(self.model, self.masks)
+        if self.sparsifier is None and (density := run.annealing.density(step)) < 1:
+            self._keep_largest_(density)
         if self.step_count == run.settled < run.steps:
-            self.masks = top_masks(self.model, run.annealing.end, floor=run.floor)
-            keep_(self.model, self.masks)
+            self._keep_largest_(run.annealing.end)
             self._settle()
         return loss.item()
 
+    def _keep_largest_(self, density: float) -> None:
+        self._masks = top_masks(self.model, density, floor=self.run.floor)
+        self.num_active = self._whole + sum(counts(self.model, density).values())
+        keep_(self.model, self._masks)
+
     def _scale_gradients_(self) -> None:
         """Divide all gradients by their root mean square over active entries, which a hand-over leaves as it is."""
-        squares, count = 0.0, self.num_active
+        squares = 0.0
+        masks = self._masks if self.run.engine == "sparse" else self.masks
         for name, parameter in self.model.named_parameters():
             gradient = parameter.grad
             assert gradient is not None
-            mask = self.masks.get(name)
+            mask = masks.get(name)
             if self.sparsifier is not None and mask is not None and gradient.dim() == 1:
                 gradient *= mask  # a bias, which no Sparsifier holds
             active = gradient if mask is None else gradient * mask
@@ -87,23 +90,23 @@ class TextTraining:
         if squares > 0:
             for parameter in self.model.parameters():
                 assert parameter.grad is not None
-                parameter.grad /= math.sqrt(squares / count)
+                parameter.grad /= math.sqrt(squares / self.num_active)
 
     def _settle(self) -> None:
         """Go on with what is left: active values alone, or dense weights with zeros, and their moments."""
         run = self.run
-        weights = {name: mask for name, mask in self.masks.items() if mask.dim() > 1}
+        weights = {name: mask for name, mask in self._masks.items() if mask.dim() > 1}
+        self._masks = {name: mask for name, mask in self._masks.items() if mask.dim() == 1}
         if run.engine == "sparse":
             dense, old = self.model, self.optimizer
             self.model = sf.engine.convert(dense, weights)
             self.optimizer = adamw(self.model, run)
             hand_over_(old, dense, self.optimizer, self.model)
-        for name, mask in self.masks.items():
-            if mask.dim() == 1:  # a bias, which no Sparsifier holds; its moments would move it
-                parameter = self.model.get_parameter(name)
-                for value in self.optimizer.state[parameter].values():
-                    if value.shape == parameter.shape:
-                        value *= mask
+        for name, mask in self._masks.items():  # biases, which no Sparsifier holds: their moments would move them
+            parameter = self.model.get_parameter(name)
+            for value in self.optimizer.state[parameter].values():
+                if value.shape == parameter.shape:
+                    value *= mask
         method: Any = sf.Static()
         if run.update_every:
             method = sf.RigL(
@@ -129,9 +132,10 @@ class TextTraining:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a :meth:`state_dict`; only for a training at step 0."""
-        self.step_count, self.masks = state["step"], state["masks"]
+        self.step_count, self._masks = state["step"], state["masks"]
+        self.num_active = self._whole + sum(int(mask.sum()) for mask in self._masks.values())
         if state["sparsifier"] is not None:
-            keep_(self.model, self.masks)
+            keep_(self.model, self._masks)
             self._settle()
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
