@@ -36,6 +36,7 @@ FLOORS = [
     {"data"},
     {"networks"},
     {"training"},
+    {"circuits"},
     {"lab.page"},
     {"lab.demo"},
     {"paper.published", "paper.cost"},
