@@ -239,7 +239,7 @@ def test_verdicts_of_pages_beside_it_stand_beside_its_own(tmp_path: Path) -> Non
     heads = [words(cell) for cell in next(page.iter("thead")).iter("th")]
     assert heads == ["Claim", "MNIST, small", "CIFAR-10, two epochs", "What came out"]
     rows = {row.get("id"): [words(cell) for cell in row.iter("td")] for row in page.iter("tr") if row.get("id")}
-    assert [cell.split(": ")[-1] for cell in rows["C04"][:2]] == ["✓ held", "✓ held"]
+    assert [cell.split(": ")[-1] for cell in rows["C04"][:2]] == ["✓ held n = 20", "✓ held"]
     assert "CIFAR-10, two epochs: On CIFAR-10: it does, <well>." in rows["C04"][2]
     assert rows["C05"][1] == "–"
     links = {link.attrib["href"] for link in page.iter("a")}
@@ -277,11 +277,11 @@ def test_claims_are_all_there_with_words_not_only_signs(page: ElementTree.Elemen
     tables = [table for table in page.iter("table") if table.get("class") == "claims"]
     rows = {row.get("id"): words(row) for table in tables for row in table.iter("tr") if row.get("id")}
     assert sorted(map(str, rows)) == [claim.id for claim in claims()]
-    assert rows["C01"].startswith("C01 MNIST, small: ✓ held It is so.")
+    assert rows["C01"].startswith("C01 MNIST, small: ✓ held n = 20 It is so.")
     assert "Ours: 1.5" in rows["C01"]
     assert "p = 0.25, n = 20" in rows["C01"]
     assert "p < 0.0001" in rows["C02"]
-    assert "? inconclusive Too few runs." in rows["C03"]
+    assert "? inconclusive n = 20 Too few runs." in rows["C03"]
     assert "– not judged" in rows["C05"]
     for claim in claims():
         assert claim.criterion.split(";")[0][:40] in rows[claim.id]
