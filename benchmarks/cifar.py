@@ -27,9 +27,13 @@ def markdown(claims: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> str:
     """Number of claims that held, and the accuracy of each method from each initialisation."""
     counts = claims["verdict"].value_counts()
     held, failed, open_ = (int(counts.get(verdict, 0)) for verdict in ("held", "failed", "inconclusive"))
+    withdrawn = int(claims["note"].str.startswith("Withdrawn.").sum())
     lines = [
         f"Of {len(claims)} claims about these networks {held} held, {failed} failed and {open_} are open at this "
-        "scale. Test accuracy in percent, mean ± population std:",
+        "scale.",
+        f"{withdrawn} of the open ones had a verdict that networks so narrow, trained so shortly, cannot give; the "
+        "page says why each is withdrawn.",
+        "Test accuracy in percent, mean ± population std:",
         "",
         f"| | {' | '.join(COLUMNS)} |",
         "|---|" + "---|" * len(COLUMNS),

@@ -7,12 +7,14 @@ import runpy
 import subprocess
 import sys
 import textwrap
+from html import unescape
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import sparseflow as sf
+from sparseflow.paper.claims.withdrawn import REASONS, former_of, note_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results.md"
@@ -145,6 +147,22 @@ def test_the_manual_shows_the_committed_images() -> None:
 
     text = RESULTS.read_text()
     assert filled(text, "cifar", kept()) == text, "run python -m benchmarks.cifar"
+
+
+def test_the_committed_images_have_no_verdict_that_is_withdrawn() -> None:
+    """In the table and on the page; what the verdict was stands beside the reason."""
+    claims = pd.read_csv(ROOT / "results" / "cifar" / "claims.csv").set_index("id")
+    page = unescape((ROOT / "results" / "cifar" / "index.html").read_text())
+    for claim in REASONS:
+        row = claims.loc[claim]
+        assert (row["verdict"], row["note"]) == ("inconclusive", note_of(claim))
+        assert pd.isna(row["p_value"])
+        former = former_of(claim, row["former_verdict"])
+        assert (row["former_criterion"], row["change_reason"]) == (former.criterion, former.reason)
+        # In its row, and once in the head for all claims that share the reason.
+        assert page.count(note_of(claim)) == 1 + list(REASONS.values()).count(REASONS[claim])
+        assert f"The verdict was “{former.verdict}”" in page
+    assert set(claims.index[claims["verdict"] != "inconclusive"]) == {"C05", "C33", "C35"}
 
 
 def test_the_committed_claims_have_a_verdict_each() -> None:

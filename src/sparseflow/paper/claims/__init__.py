@@ -79,7 +79,7 @@ CLAIMS: Mapping[str, Judge] = dict(
 )
 #: The claims about ImageNet by the runs on CIFAR-10, on the groups of :mod:`sparseflow.paper.matrix.cifar`.
 CIFAR_CLAIMS: Mapping[str, Judge] = {
-    id: withdrawn(judged, REASONS[id]) if id in REASONS else judged for id, judged in _on(CIFAR, _OF_IMAGES).items()
+    id: withdrawn(id, judged) if id in REASONS else judged for id, judged in _on(CIFAR, _OF_IMAGES).items()
 }
 #: The same by networks that learn, on the groups of :mod:`sparseflow.paper.matrix.cifar_long`.
 CIFAR_LONG_CLAIMS: Mapping[str, Judge] = _on(CIFAR_LONG, _OF_IMAGES, _OF_RUNS_THAT_LEARN)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sparseflow.lab.page.evidence import Evidence
-from sparseflow.paper.claims.verdict import Former, Verdict
+from sparseflow.paper.claims.verdict import Former, Outcome, Verdict
 
 _CENSORED = (
     "no VGG16 leaves chance from the usual weights before training ends, which it does in the paper. The direction is "
@@ -34,7 +34,7 @@ _TRIVIAL = (
 REASONS = {
     **dict.fromkeys(("C04", "C06", "C07"), _CENSORED),
     "C10": "what is called the very start is one logged step, and what follows was judged by a bound without a test",
-    "C11": "training ends long before the norm has settled at any rate, and the window held two logged steps",
+    "C11": "training is a few hundred steps, and the window around a drop was widened to hold two logged norms a side",
     **dict.fromkeys(("C17", "C18", "C19"), _NO_INPUT),
     **dict.fromkeys(("C20", "C21", "C23"), _SHORT),
     **dict.fromkeys(("C30", "C31", "C32", "C34"), _TRIVIAL),
@@ -42,21 +42,33 @@ REASONS = {
 }
 
 
-def withdrawn(judge: Callable[[Evidence], Verdict], reason: str) -> Callable[[Evidence], Verdict]:
+def note_of(claim: str) -> str:
+    """What stands in place of the sentence about a claim whose verdict is withdrawn.
+
+    >>> note_of("C10").startswith("Withdrawn. On CIFAR-10, with narrow networks after two epochs, what is called the")
+    True
+    """
+    return f"Withdrawn. On CIFAR-10, with narrow networks after two epochs, {REASONS[claim]}."
+
+
+def former_of(claim: str, verdict: Outcome) -> Former:
+    """The verdict that is withdrawn, with the reason.
+
+    >>> former_of("C30", "held").verdict
+    'held'
+    """
+    reason = REASONS[claim]
+    return Former("the claim's criterion, by the same runs", verdict, f"{reason[0].upper()}{reason[1:]}.")
+
+
+def withdrawn(claim: str, judge: Callable[[Evidence], Verdict]) -> Callable[[Evidence], Verdict]:
     """The same claim without a verdict: its numbers stay, its former verdict and the reason stand beside them."""
 
     def judged(evidence: Evidence) -> Verdict:
-        verdict = judge(evidence)
-        if not verdict.statistic:
-            return verdict  # runs are missing
-        return replace(
-            verdict,
-            verdict="inconclusive",
-            p_value=None,
-            note=f"Withdrawn. On CIFAR-10, with narrow networks after two epochs, {reason}.",
-            former=Former(
-                "the claim's criterion, by the same runs", verdict.verdict, f"{reason[0].upper()}{reason[1:]}."
-            ),
-        )
+        found = judge(evidence)
+        if not found.statistic:
+            return found  # runs are missing
+        former = former_of(claim, found.verdict)
+        return replace(found, verdict="inconclusive", p_value=None, note=note_of(claim), former=former)
 
     return judged
