@@ -212,6 +212,4 @@ def CHTs(  # noqa: N802 - the field's name
     >>> CHTs(update_every=100, total_steps=600).due(400)
     True
     """
-    return SampledTopology(
-        times=RigL(**options), importance=importance, predictor=predictor, sharpness=tuple(sharpness)
-    )
+    return SampledTopology(times=RigL(**options), importance=importance, predictor=predictor, sharpness=sharpness)
