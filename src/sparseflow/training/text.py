@@ -74,8 +74,8 @@ class TextRun:
     """Optimizer steps."""
     batch_size: Count = 16
     """Windows of text in a step."""
-    learning_rate: Positive = 3e-3
-    """At the final share of active weights, after the warm-up; linear to 0."""
+    learning_rate: Positive = 0.005
+    """Of a dense decoder after the warm-up, linear to 0; over the root of the share that is active."""
     warmup: Fraction = 0.01
     """Share of the steps until the peak."""
     weight_decay: NotNegative = 0.1
@@ -135,19 +135,19 @@ class TextRun:
         return Annealing(1 / self.start_one_in, 1 / self.one_in, min(begin, self.settled), self.settled)
 
     def rate(self, step: int) -> float:
-        r"""Learning rate of the update that follows ``step`` others: linear up and down, smaller while more is active.
+        r"""Learning rate of the update that follows ``step`` others: linear up and down, larger where less is active.
 
-        .. math:: \eta(t) = \eta_0 \min\Big(\frac{t}{t_w}, \frac{T - t}{T - t_w}\Big) \sqrt{D_1 / D(t)}
+        .. math:: \eta(t) = \eta_0 \min\Big(\frac{t}{t_w}, \frac{T - t}{T - t_w}\Big) / \sqrt{D(t)}
 
-        The shape is the paper's "sharkfin", with :math:`\eta_0` that of the final density.
+        The shape is the paper's "sharkfin".
 
         >>> run = TextRun(one_in=100, steps=1000, learning_rate=0.1)
         >>> [round(run.rate(step), 4) for step in (0, 10, 500, 1000)]
-        [0.0, 0.01, 0.0505, 0.0]
+        [0.0, 0.1, 0.5051, 0.0]
         """
         warm = max(1, round(self.warmup * self.steps))
         shape = min(step / warm, (self.steps - step) / max(1, self.steps - warm))
-        return self.learning_rate * shape * float((self.annealing.end / self.annealing.density(step)) ** 0.5)
+        return self.learning_rate * shape / float(self.annealing.density(step) ** 0.5)
 
     @property
     def hash(self) -> str:
