@@ -87,7 +87,7 @@ def main() -> None:
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     table = arguments.out / "circuits.csv"
-    rows = pd.read_csv(table).to_dict("records") if table.is_file() else []
+    rows: list[dict[Any, Any]] = pd.read_csv(table).to_dict("records") if table.is_file() else []
     done = {(row["run"], row["task"]) for row in rows}
     for found in load_runs(arguments.runs):
         for task in arguments.tasks:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor
 
 from sparseflow.circuits.prune import Circuit
-from sparseflow.networks.decoder import Decoder
+from sparseflow.networks.decoder import Decoder, DecoderBlock
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,19 +37,21 @@ def edges(model: Decoder, circuit: Circuit) -> list[Edge]:
     """
     found = []
     for number, block in enumerate(model.blocks):
-        query, key, value = block.project.weight.chunk(3)  # type: ignore[union-attr, operator]
+        assert isinstance(block, DecoderBlock)
+        query, key, value = block.project.weight.chunk(3)
         products = (
             ("attention_input", "query", query), ("attention_input", "key", key), ("attention_input", "value", value),
             ("value", "attention_output", block.out.weight), ("mlp_input", "neuron", block.widen.weight),
             ("neuron", "mlp_output", block.narrow.weight),
         )  # fmt: skip
         for source, target, weight in products:
-            names = [f"blocks.{number}.units.{place}" for place in (source, target)]
-            found += _edges(*names, weight.detach(), circuit)  # type: ignore[union-attr]
+            ends = (f"blocks.{number}.units.{source}", f"blocks.{number}.units.{target}")
+            found += _edges(ends, weight.detach(), circuit)
     return found
 
 
-def _edges(source: str, target: str, weight: Tensor, circuit: Circuit) -> list[Edge]:
+def _edges(ends: tuple[str, str], weight: Tensor, circuit: Circuit) -> list[Edge]:
+    source, target = ends
     kept = circuit.kept[target].unsqueeze(1) & circuit.kept[source] & (weight != 0)
     return [Edge((source, i), (target, o), float(weight[o, i])) for o, i in kept.nonzero().tolist()]
 

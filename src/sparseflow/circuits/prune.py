@@ -52,8 +52,8 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (tau,) = ctx.saved_tensors
-        slope = tau.sigmoid()
-        return gradients[0] * slope * (1 - slope)
+        slope: Tensor = tau.sigmoid()
+        return gradients[0] * (slope * (1 - slope))
 
 
 def places(model: nn.Module) -> dict[str, Units]:

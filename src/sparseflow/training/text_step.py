@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import sparseflow as sf
 from sparseflow.init.fill import kaiming_normal_
-from sparseflow.networks.decoder import Decoder
+from sparseflow.networks.decoder import Decoder, DecoderBlock
 from sparseflow.training.text import TextRun
 from sparseflow.training.top_weights import DENSE, annealed, counts, keep_, top_masks
 from sparseflow.types import Masks
@@ -169,8 +169,9 @@ def start(run: TextRun) -> Decoder:
             model, masks, scheme=run.init, seed=run.seed, base=partial(kaiming_normal_, nonlinearity="linear")
         )
         for block in model.blocks:
-            block.out.weight /= math.sqrt(2 * run.depth)  # type: ignore[union-attr, operator]
-            block.narrow.weight /= math.sqrt(2 * run.depth)  # type: ignore[union-attr, operator]
+            assert isinstance(block, DecoderBlock)
+            for layer in (block.out, block.narrow):
+                layer.weight /= math.sqrt(2 * run.depth)
     return model
 
 
