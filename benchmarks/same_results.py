@@ -26,7 +26,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 #: Fields of ``done.json`` and columns of ``summary.csv`` and ``runs.csv`` that are times; metrics hold none.
-TIMES = frozenset({"seconds"})
+TIMES = frozenset({"seconds", "measuring"})
 #: Fields that say what else belongs to a file: what they name is compared itself.
 PROOFS = frozenset({"sha256", "run", "metrics"})
 #: Columns of ``claims.csv`` that may be reworded.

@@ -51,7 +51,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return str(value.dtype), tuple(value.shape), value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items() if key != "seconds"}
+        return {key: plain(inner) for key, inner in value.items() if key not in ("seconds", "measuring")}
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
     return value

@@ -50,9 +50,9 @@ def outcome(root: Path, config: DigitRun) -> tuple[bytes, dict[str, object], dic
     """Metrics as bytes, final checkpoint and results less seconds, and the names of all files."""
     folder = root / config.name
     saved = torch.load(folder / CHECKPOINTS / f"{config.steps:06d}.pt", weights_only=True)
-    assert saved["state"].pop("seconds") > 0
+    assert saved["state"].pop("seconds") > saved["state"].pop("measuring") >= 0
     done = read_json(folder / DONE, cure="")
-    assert done.pop("seconds") > 0
+    assert done.pop("seconds") > done.pop("measuring") > 0
     return (folder / METRICS).read_bytes(), saved, done, {str(p.relative_to(folder)) for p in folder.rglob("*")}
 
 

@@ -106,7 +106,8 @@ def test_files_are_the_documented_ones(tmp_path: Path) -> None:
     assert lines == '{"step": 1000, "name": "test/accuracy", "value": 0.971}\n'
     logged = {"bytes": len(lines), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
     assert read_json(store.folder / "done.json", cure="") == {
-        "run": CONFIG.name, "final": FINAL, "seconds": 12.3, "steps": 300, "unreadable": {}, "metrics": logged,
+        "run": CONFIG.name, "final": FINAL, "seconds": 12.3, "measuring": 0.0, "steps": 300, "unreadable": {},
+        "metrics": logged,
     }  # fmt: skip
     assert DigitRun.from_dict(read_json(store.folder / "config.json", cure="")) == CONFIG
 

@@ -11,6 +11,7 @@ from sparseflow.engine.stepper import Stepper
 from sparseflow.methods.run import UnfinishedWarning
 from sparseflow.networks import NETWORKS
 from sparseflow.sharded import full
+from sparseflow.training.clock import Clock
 from sparseflow.training.config import RunConfig
 from sparseflow.training.images import ImageRun
 from sparseflow.training.probes import Log, Probes
@@ -34,6 +35,7 @@ def run_steps(
     progress: Callable[[int], None] | None = None,
     checkpoints: Checkpoints | None = None,
     first: int = 0,
+    clock: Clock | None = None,
 ) -> dict[str, float]:
     """Train a run to its end.
 
@@ -42,7 +44,8 @@ def run_steps(
     right before and right after every mask update; of images ``gradient/training`` too (of the training batch with L2,
     the authors' way on ImageNet). Every ``config.eval_every`` steps and at the end: ``test/accuracy``, ``test/loss``.
     At the start and at the end: how many units of each layer are alive, and why others are not, see
-    :func:`.unit_counts`.
+    :func:`.unit_counts`. At the start and where a mask update changes it: ``density/<weight>``, the share of active
+    weights.
 
     Args:
         config: The run.
@@ -54,6 +57,7 @@ def run_steps(
         progress: Called after every step with the steps taken.
         checkpoints: Saves the run every ``config.checkpoint_every`` steps and at the end; not by default.
         first: Batches used before, of :meth:`.Checkpoints.resume`.
+        clock: Tells what is measured from what is trained.
 
     Returns: the results at the end, by metric name.
 
@@ -80,7 +84,7 @@ def run_steps(
 
     if config.keeps_before_updates:
         sparsifier.before_update.append(lambda step: snapshot(step, before_update=True))
-    probes = Probes(config, trainer, stepper, data, log=log_on_first)
+    probes = Probes(config, trainer, stepper, data, log=log_on_first, clock=clock or Clock())
     stepper.reload()
     if first == 0:
         snapshot(0)

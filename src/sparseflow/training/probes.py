@@ -12,6 +12,7 @@ from sparseflow.analysis.flow import GradientFlow, gradient_flow
 from sparseflow.engine.stepper import Stepper
 from sparseflow.masks.make import sparsity_of
 from sparseflow.sharded import num_true
+from sparseflow.training.clock import Clock
 from sparseflow.training.config import RunConfig
 from sparseflow.training.ranks import Ranks
 from sparseflow.training.step import Trainer
@@ -27,7 +28,8 @@ class Probes:
     """Gradient norms of fixed images in plain cross-entropy over active weights, and accuracy on test images.
 
     Logged as ``flow/norm`` and ``flow/loss``; around a mask update as ``update/before``, ``update/after`` and
-    ``update/moved``, the number of weights that changed places; and as ``test/accuracy`` and ``test/loss``. At the
+    ``update/moved``, the number of weights that changed places; and as ``test/accuracy`` and ``test/loss``. The share
+    of active weights of a layer, ``density/<weight>``, is logged at the start and where an update changes it. At the
     start and at the end the units of each layer are counted, see :func:`.unit_counts`.
 
     Args:
@@ -36,12 +38,16 @@ class Probes:
         stepper: Measures sparse networks faster.
         data: Images of the norms, and test images.
         log: Gets the measurements.
+        clock: Counts the time of measuring.
 
     Reference: protocol A.0 and A.3; the norms of ImageNet in the paper are those of :func:`.training_norm`.
     """
 
-    def __init__(self, config: RunConfig, trainer: Trainer, stepper: Stepper, data: RunData, *, log: Log) -> None:
+    def __init__(
+        self, config: RunConfig, trainer: Trainer, stepper: Stepper, data: RunData, *, log: Log, clock: Clock
+    ) -> None:
         self._config, self._trainer, self._stepper, self._data, self._log = config, trainer, stepper, data, log
+        self._clock = clock
         self._images = data.probe
         self._before = 0.0
         self._records: list[tuple[int, dict[str, float]]] = []
@@ -50,14 +56,18 @@ class Probes:
 
     def begin(self) -> None:
         """Log what is due before a run that is not continued."""
-        self._log_units(0)
+        with self._clock.measures():
+            self._log_units(0)
+            masks = self._trainer.sparsifier.masks
+            self._log(0, {f"density/{name}": num_true(mask) / mask.numel() for name, mask in masks.items()})
 
     def before_step(self, step: int) -> None:
         """Log what is due before the step that follows ``step`` others."""
-        if step % self._config.log_every == 0:
-            self._log_flow(step)
-        if self._config.measures_ends and step % self._config.eval_every == 0:
-            self._test(step, only="test")
+        with self._clock.measures():
+            if step % self._config.log_every == 0:
+                self._log_flow(step)
+            if self._config.measures_ends and step % self._config.eval_every == 0:
+                self._test(step, only="test")
 
     def log_updates(self) -> None:
         """Log the mask updates since the last call."""
@@ -68,10 +78,15 @@ class Probes:
         """Log what is due after ``step`` steps; the end has a method of its own."""
         due = step < self._config.steps and step % self._config.eval_every == 0
         if due and not self._config.measures_ends:
-            self._test(step, only="test")
+            with self._clock.measures():
+                self._test(step, only="test")
 
     def end(self, step: int) -> dict[str, float]:
         """Log what is due at the end, and return the results of the run, those on held-out images among them."""
+        with self._clock.measures():
+            return self._end(step)
+
+    def _end(self, step: int) -> dict[str, float]:
         self._log_units(step)
         if self._config.measures_ends:
             self._log_flow(step)
@@ -111,12 +126,19 @@ class Probes:
         return gradient_flow(sparsifier.model, F.cross_entropy, self._images, sparsifier.masks)
 
     def _before_update(self, step: int) -> None:
-        self._before = self._measure().norm
+        with self._clock.measures():
+            self._before = self._measure().norm
 
     def _after_update(self, step: int, changes: Mapping[str, MaskUpdate]) -> None:
-        after = self._measure().norm
-        moved = sum(max(num_true(change.grown), num_true(change.dropped)) for change in changes.values())
-        self._records.append((step, {"update/before": self._before, "update/after": after, "update/moved": moved}))
+        with self._clock.measures():
+            after, moved, found = self._measure().norm, 0, dict[str, float]()
+            for name, change in changes.items():
+                grown, dropped = num_true(change.grown), num_true(change.dropped)
+                moved += max(grown, dropped)
+                if grown != dropped:
+                    found[f"density/{name}"] = num_true(change.mask) / change.mask.numel()
+            found |= {"update/before": self._before, "update/after": after, "update/moved": moved}
+        self._records.append((step, found))
 
 
 def evaluate(

@@ -14,6 +14,9 @@ from sparseflow.training.naming import defaults_of
 from sparseflow.training.step import Trainer
 from sparseflow.training.store import RunStore
 
+#: Of the clock of a run.
+_TIMES = ("seconds", "measuring")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileCheckpoints:
@@ -21,7 +24,7 @@ class FileCheckpoints:
 
     store: RunStore
     mark: Callable[[], Mapping[str, Any]]
-    """Plain values to keep with a checkpoint: the seconds spent."""
+    """Plain values to keep with a checkpoint: the seconds spent, and those of measuring."""
     restore: Callable[[Mapping[str, Any]], None]
     """Called with them where a run goes on."""
 
@@ -37,16 +40,17 @@ class FileCheckpoints:
         trainer.sparsifier.load_state_dict(state["sparsifier"])
         self.store.truncate_metrics(step)
         self.store.remove_older_checkpoints()
-        self.restore({"seconds": state["seconds"]})
+        self.restore({name: state[name] for name in _TIMES if name in state})
         return step
 
     def save(self, trainer: Trainer, *, batches: int) -> None:
         """Write a checkpoint between two batches; here every batch is a step."""
+        mark = self.mark()
         state = {
             "model": trainer.sparsifier.model.state_dict(),
             "optimizer": trainer.optimizer.state_dict(),
             "sparsifier": trainer.sparsifier.state_dict(),
-            "seconds": self.mark()["seconds"],
+            **{name: mark[name] for name in _TIMES},
         }
         self.store.save_checkpoint(batches, state)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from sparseflow.data.loader import MAX_BROKEN
 from sparseflow.disk import naming, read_bytes, remove_folder
 from sparseflow.training.checkpoint_folder import latest_checkpoint
+from sparseflow.training.clock import Clock
 from sparseflow.training.config import RunConfig
 from sparseflow.training.datasets import open_data
 from sparseflow.training.loop import run_steps, stepper_of
@@ -89,7 +89,7 @@ def train(
                 final = run_steps(
                     config, data, trainer=trainer, stepper=stepper, log=_both(record.log, watch), keep=record.keep,
                     checkpoints=checkpoints, first=first, progress=None if progress is None else
-                    lambda step: progress(step, config.steps),
+                    lambda step: progress(step, config.steps), clock=record.clock,
                 )  # fmt: skip
                 record.finish(final)
         ranks.everyones("done")  # none leaves before the first has written its files
@@ -112,7 +112,7 @@ class _Record:
 
     def __init__(self, config: RunConfig, store: RunStore | None, data: RunData, ranks: Ranks) -> None:
         self._config, self._store, self._data, self._ranks = config, store, data, ranks
-        self._began, self._before = time.perf_counter(), 0.0
+        self.clock = Clock()
         self.log: Log = self._log
 
     def _log(self, step: int, values: Mapping[str, float]) -> None:
@@ -135,14 +135,15 @@ class _Record:
     def _mark(self) -> dict[str, Any]:
         """Plain values that a checkpoint keeps."""
         return {
-            "seconds": self._seconds(),
+            "seconds": self.clock.seconds,
+            "measuring": self.clock.measuring,
             "metrics": None if self._store is None else self._store.metrics_mark(),
             "unreadable": self._unreadable(),
         }
 
     def _restore(self, kept: Mapping[str, Any]) -> None:
         """Forget what was logged after a checkpoint, and remember what was met before it."""
-        self._before = kept["seconds"]
+        self.clock.continue_from(kept["seconds"], kept.get("measuring", 0.0))
         for split, broken in kept.get("unreadable", {}).items():
             self._data.unreadable[split].update(broken)
         if self._store is not None and "metrics" in kept:
@@ -151,7 +152,8 @@ class _Record:
     def finish(self, final: Mapping[str, float]) -> None:
         unreadable = self._unreadable()
         if self._store is not None:
-            self._store.finish(final, self._seconds(), unreadable=unreadable)
+            seconds, measuring = self.clock.seconds, self.clock.measuring
+            self._store.finish(final, seconds, measuring=measuring, unreadable=unreadable)
 
     def _unreadable(self) -> Unreadable:
         """The images that no process could read, whose number has a limit."""
@@ -166,9 +168,6 @@ class _Record:
                     "them again; the run then continues."
                 )
         return found
-
-    def _seconds(self) -> float:
-        return self._before + time.perf_counter() - self._began
 
 
 @contextmanager

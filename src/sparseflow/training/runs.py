@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ class Run:
     """Split -> name -> what is wrong, of each image that could not be read."""
     statistics: dict[str, float] = field(default_factory=dict)
     """Numbers that were computed from it, by name: all that is left of a run in a table."""
+    measuring: float = math.nan
+    """Seconds of these in which it was measured rather than trained; NaN of a run that is older than the count."""
 
     def warnings(self) -> list[str]:
         """A sentence for each split with images that could not be read; evaluation leaves such out.
@@ -88,6 +91,7 @@ def load_run(folder: Path) -> Run:
         env=_read_json(folder / ENVIRONMENT),
         seconds=done["seconds"],
         unreadable=done["unreadable"],
+        measuring=done.get("measuring", math.nan),
     )
 
 

@@ -190,18 +190,25 @@ class RunStore:
         self._metrics.sync()
 
     def finish(
-        self, final: Mapping[str, float], seconds: float, *, unreadable: Mapping[str, Mapping[str, str]] | None = None
+        self,
+        final: Mapping[str, float],
+        seconds: float,
+        *,
+        measuring: float = 0.0,
+        unreadable: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         """Declare the run complete: all metrics reach the disk first, ``done.json`` last.
 
         Args:
             final: The results, by metric name.
             seconds: Training time, over all processes that took part.
+            measuring: Of these, the seconds in which the run was measured.
             unreadable: Split -> name -> what is wrong, of each image that could not be read; default none.
         """
         mark = self.metrics_mark()
         values = {name: float(value) for name, value in final.items()}
-        done = {"run": self.config.name, "final": values, "seconds": float(seconds), "steps": self.config.steps}
+        done = {"run": self.config.name, "final": values, "seconds": float(seconds), "measuring": float(measuring)}
+        done |= {"steps": self.config.steps}
         done |= {"unreadable": dict(unreadable or {}), "metrics": mark}
         write_atomically(self.folder / DONE, to_json(done, indent=2))
 
