@@ -45,6 +45,7 @@ FLOORS = [
     {"paper.claims", "paper.changed"},
     {"paper.exhibits"},
     {"paper.page", "paper.reproduce", "paper.committed"},
+    {"compare"},
     {"cli", "__main__"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -30,6 +30,7 @@ COMMANDS: dict[str, Row] = {
     "demo": Row("lab:Demo", "Train 95 %-sparse networks on real digits (offline, minutes), and write a page."),
     "train": Row("train:Train", "Train one run, or continue it. For images: train images. For text: train text."),
     "doctor": Row("doctor:Doctor", "Say why a sparse network does not learn, and what to type."),
+    "compare": Row("compare:Compare", "Compare methods on one budget, paired by seed, and write a page."),
     "reproduce": Row("reproduce:Reproduce", "Re-measure the paper, and write a page about its claims."),
     "report": Row("lab:Report", "Write the page about a folder of finished runs; trains nothing."),
     "export": Row("export:Export", "Write a trained model: its active weights alone, or for other tools."),
