@@ -105,6 +105,8 @@ class Site:
     """Whether training may be too short to start: parts that this leaves unknown are then open (C04, C22)."""
     first_steps: float
     """End of the start of training, in the paper's steps (C05)."""
+    very_start: float = 100
+    """End of the very start, in steps of the paper's ResNet-50 (C10)."""
     drop_window: float
     """Window on either side of a drop, in the paper's steps (C11)."""
     halves_of_updates: bool
@@ -249,6 +251,9 @@ CIFAR_LONG = replace(
     plain_tickets=_LONG_VGG,
     dropping=f"{cifar_long.RESNET}/scratch/sparse",
     dropping_phrase=_RESNET20.phrase,
+    # The span that the claim is measured over: of the first 100 steps step 0 alone is logged, and residual branches,
+    # whose last scales start at zero, are silent then, so that no masked kernel in them has a gradient.
+    very_start=500,
     # The criterion's own window, in which two or three norms are logged.
     drop_window=at_share(500 / 32_000),
 )

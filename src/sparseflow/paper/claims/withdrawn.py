@@ -33,7 +33,10 @@ _TRIVIAL = (
 #: Claim -> why the narrow networks' verdict on it is withdrawn.
 REASONS = {
     **dict.fromkeys(("C04", "C06", "C07"), _CENSORED),
-    "C10": "what is called the very start is one logged step, and what follows was judged by a bound without a test",
+    "C10": (
+        "training is a few hundred steps, so that what follows the very start is still a start; and it was judged by a "
+        "bound without a test"
+    ),
     "C11": "training is a few hundred steps, and the window around a drop was widened to hold two logged norms a side",
     **dict.fromkeys(("C17", "C18", "C19"), _NO_INPUT),
     **dict.fromkeys(("C20", "C21", "C23"), _SHORT),
@@ -45,10 +48,10 @@ REASONS = {
 def note_of(claim: str) -> str:
     """What stands in place of the sentence about a claim whose verdict is withdrawn.
 
-    >>> note_of("C10").startswith("Withdrawn. On CIFAR-10, with narrow networks after two epochs, what is called the")
-    True
+    >>> note_of("C11")[:71]
+    'Withdrawn. On CIFAR-10, with narrow networks after two epochs or less, '
     """
-    return f"Withdrawn. On CIFAR-10, with narrow networks after two epochs, {REASONS[claim]}."
+    return f"Withdrawn. On CIFAR-10, with narrow networks after two epochs or less, {REASONS[claim]}."
 
 
 def former_of(claim: str, verdict: Outcome) -> Former:
