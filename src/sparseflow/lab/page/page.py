@@ -99,13 +99,13 @@ def missing_of(messages: Sequence[str]) -> list[Missing]:
 def _picture(drawing: Drawing) -> Picture:
     with rc_context(STYLE):
         wide, narrow = drawing.draw(narrow=False), drawing.draw(narrow=True)
-    texts = [compact(svg_text(figure, name=drawing.name, alt=drawing.alt)) for figure in (wide, narrow)]
-    if drawing.finish is not None:
-        texts = [drawing.finish(text, figure) for text, figure in zip(texts, (wide, narrow), strict=True)]
+    files = []
+    for figure in (wide, narrow):
+        text = compact(svg_text(figure, name=drawing.name, alt=drawing.alt))
+        files.append(svg_file(text if drawing.finish is None else drawing.finish(text, figure)))
     width, height = wide.get_size_inches()
-    return Picture(
-        drawing, *map(svg_file, texts), share=min(1.0, width / WIDE), aspect=(round(100 * width), round(100 * height))
-    )
+    aspect = round(100 * width), round(100 * height)
+    return Picture(drawing, files[0], files[1], share=min(1.0, width / WIDE), aspect=aspect)
 
 
 def compact(svg: str) -> str:
@@ -159,7 +159,7 @@ def write_page(
 
 
 def _files_of(shown: Sequence[Shown], *, digits: int | None) -> dict[str, bytes]:
-    files = {}
+    files: dict[str, bytes] = {}
     for each in shown:
         for picture in each.pictures:
             files |= {f"figures/{name}": svg for name, svg in picture.files.items()}
