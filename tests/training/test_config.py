@@ -21,6 +21,7 @@ from sparseflow.training.images import ImageRun, paper_run
 from sparseflow.training.names import METHODS, MethodRow
 from sparseflow.training.run import train
 from sparseflow.training.runs import final_state, load_runs
+from sparseflow.training.setup import set_up
 from sparseflow.types import Look
 
 PRUNED, PRUNED_IMAGES = pruning_parent(DigitRun(seed=2)), pruning_parent(paper_run("resnet50", seed=2))
@@ -155,3 +156,27 @@ def test_a_ticket_has_the_blocks_of_its_pruning_run() -> None:
     with pytest.raises(ValueError, match="mask_from must be a run of the same block: it has '1x1', this run '4x1'"):
         DigitRun(method="lottery", mask_from=DigitRun(method="prune"), block="4")
     assert pruning_parent(DigitRun(block="4")).block == "4x1"
+
+
+def test_methods_with_an_end_or_masks_of_their_own() -> None:
+    """MEST and SRigL stop after three quarters of a run, as their papers; SRigL's masks have one fan-in each."""
+    for method in ("mest", "mest_soft", "srigl"):
+        assert DigitRun(method=method, steps=400).updater().until == 300
+    for method in ("rigl", "chts", "granet"):
+        run = DigitRun(method=method, steps=400, prune_begin=100, prune_end=200)
+        assert run.updater().until == 400
+    assert DigitRun(method="mest", steps=400).updater().schedule == "stages"
+    trainer = set_up(DigitRun(method="srigl", model="mlp", steps=4))
+    for mask in trainer.sparsifier.masks.values():
+        assert len(mask.sum(1).unique()) == 1
+
+
+def test_methods_of_single_weights_refuse_blocks() -> None:
+    for method in ("srigl", "chts"):
+        with pytest.raises(ValueError, match=rf"{method} moves single weights, no.* blocks of 4x1\. Leave block"):
+            DigitRun(method=method, block="4")
+
+
+def test_a_regenerating_run_prunes_within_its_steps() -> None:
+    with pytest.raises(ValueError, match="must begin and end within the run: got begin 3000, end 7000, 400 steps"):
+        DigitRun(method="granet", steps=400)
