@@ -8,6 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from short_text import short_text
+from sparseflow.training import text_loop
 from sparseflow.training.text import TextRun
 from sparseflow.training.text_loop import train_text
 
@@ -23,6 +25,7 @@ RUN = TextRun(
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(text_loop, "load_text", short_text)
     train_text(RUN, root=tmp_path / "runs")
     for name, value in {"PROMPTS": 8, "STEPS": 2, "BATCH": 4, "TRIES": 3}.items():
         monkeypatch.setattr(text_circuits, name, value)

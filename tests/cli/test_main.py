@@ -19,11 +19,13 @@ import torch
 from torch import nn
 
 import sparseflow
+from short_text import short_text
 from sparseflow.__main__ import main as entry
 from sparseflow.cli import info, lab
 from sparseflow.cli import main as cli
 from sparseflow.cli.main import main
 from sparseflow.lab.demo import signal as signal_at_init
+from sparseflow.training import text_loop
 from sparseflow.training.config import pruning_parent
 from sparseflow.training.digits import DigitRun
 from sparseflow.training.run import train
@@ -204,8 +206,9 @@ def test_what_is_no_command_line(arguments: str, capsys: pytest.CaptureFixture[s
     assert not list(Path.cwd().iterdir())
 
 
-def test_train_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of few steps, and its dense twin: said where they are, and how well they predict."""
+    monkeypatch.setattr(text_loop, "load_text", short_text)
     sizes = {"width": 16, "depth": 1, "heads": 2, "context": 16, "steps": 4, "one-in": 5}
     size = [f"--{name}={value}" for name, value in sizes.items()] + ["--engine", "masked", "--out", "runs"]
     for more, kind in (([], "sparse-5-w16"), (["--small-dense"], "dense-w4")):

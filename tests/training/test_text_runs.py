@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from processes import Job
+from short_text import short_text
 from sparseflow.networks.decoder import Decoder
 from sparseflow.sealed import read_json
+from sparseflow.training import text_loop
 from sparseflow.training.runs import CHECKPOINTS, DONE, METRICS, load_run
 from sparseflow.training.text import TextRun, small_dense
 from sparseflow.training.text_loop import bits_per_byte, train_text, trained_decoder
@@ -22,6 +24,12 @@ TINY = TextRun(
     width=16, depth=2, heads=2, context=16, batch_size=4, one_in=5, steps=12, log_every=2, eval_every=6, eval_windows=4,
     checkpoint_every=4, anneal_begin=0.2, learning_rate=0.01,
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def little_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluating all held-out text takes a tiny decoder ten seconds."""
+    monkeypatch.setattr(text_loop, "load_text", short_text)
 
 
 def windows(step: int, run: TextRun = TINY) -> torch.Tensor:
@@ -168,6 +176,7 @@ def the_same(one: object, two: object) -> bool:
 
 
 def in_a_process(run: TextRun, root: Path) -> None:
+    text_loop.load_text = short_text
     train_text(run, root=root)
 
 
