@@ -29,7 +29,7 @@ FLOORS = [
     {"init", "methods"},
     {"sparsifier"},
     {"tickets", "analysis"},
-    {"record"},
+    {"record", "rules"},
     {"engine"},
     {"formats", "doctor", "testing"},
     {"integrations"},

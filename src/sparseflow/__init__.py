@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparseflow import analysis, doctor, engine, formats, init, tickets
+    from sparseflow import analysis, doctor, engine, formats, init, rules, tickets
     from sparseflow import methods as updaters
     from sparseflow.analysis import gradient_flow
     from sparseflow.doctor import diagnose
@@ -98,6 +98,7 @@ __all__ = [
     "record",
     "remove_pruning",
     "remove_pruning_",
+    "rules",
     "save_masks",
     "score_masks",
     "snip",
@@ -155,6 +156,7 @@ _HOMES = {
     "record": "sparseflow.record",
     "remove_pruning": "sparseflow.masks.imported",
     "remove_pruning_": "sparseflow.masks.imported",
+    "rules": "sparseflow.rules",
     "save_masks": "sparseflow.masks.files",
     "score_masks": "sparseflow.masks.make",
     "snip": "sparseflow.init.prune",
@@ -185,7 +187,7 @@ def __dir__() -> list[str]:
     return [*__all__, *(name for name in globals() if name.startswith("__"))]
 
 
-_MODULES = {"analysis", "doctor", "engine", "formats", "init", "tickets", "updaters"}
+_MODULES = {"analysis", "doctor", "engine", "formats", "init", "rules", "tickets", "updaters"}
 
 
 class _Package(ModuleType):

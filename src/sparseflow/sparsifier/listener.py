@@ -22,6 +22,8 @@ from sparseflow.sparsifier.observer import Observer
 from sparseflow.sparsifier.optimizers import PeakRates, is_scheduled, leaves_gradients, reset_momentum_, weight_states
 from sparseflow.sparsifier.part import Part
 from sparseflow.sparsifier.roots import QuickRoots
+from sparseflow.sparsifier.rule import StepRule
+from sparseflow.sparsifier.rules import Rules
 from sparseflow.sparsifier.tensors import chain
 from sparseflow.sparsifier.update import new_masks, reads_active_gradient, warn_open_end
 from sparseflow.sparsifier.weights import MaskedWeights
@@ -42,6 +44,7 @@ class Listener:
         generator: Growth draws from it.
         gradient_fn: See :class:`sparseflow.Sparsifier`.
         group: Processes that train together, see :func:`sparseflow.sparsifier.guard.process_group`.
+        rules: Changes to the optimizers' steps.
 
     >>> layer = nn.Linear(2, 1, bias=False)
     >>> optimizer = torch.optim.SGD(layer.parameters())
@@ -64,6 +67,7 @@ class Listener:
         generator: torch.Generator,
         gradient_fn: Callable[[], Mapping[str, Tensor]] | None = None,
         group: Any = None,
+        rules: Sequence[StepRule] = (),
     ) -> None:
         self.method, self.gradient_fn, self.generator = method, gradient_fn, generator
         self.step_count, self.last_update = 0, -1
@@ -92,6 +96,7 @@ class Listener:
         self._model, self._optimizers, self._weights, self._group = model, optimizers, weights, group
         self._dense_gradients: dict[str, tuple[Tensor, Tensor]] = {}
         self._parts = {id(each): self._part(each) for each in optimizers}
+        self.rules = Rules(rules, optimizers, weights)
 
     def listen(self) -> list[Any]:
         """Register with the optimizers; ``remove()`` of each handle ends it."""
@@ -152,7 +157,8 @@ class Listener:
             part.parked = [(parameter, parameter.grad) for parameter in part.held if parameter.grad is not None]
             for parameter, _ in part.parked:
                 parameter.grad = None
-        elif self._update_reads_step() and self._leaves_gradients_alone(part) and not masked_before:
+            return None
+        if self._update_reads_step() and self._leaves_gradients_alone(part) and not masked_before:
             # The step runs on dense gradients, so that growth can read them afterwards without a copy; what it wrote
             # off the mask is cleared in _after_step.
             part.ran_dense = True
@@ -160,6 +166,7 @@ class Listener:
             if self._copies_gradients(part):
                 self._keep_dense_gradients(part)
             self._weights.clear_gradients_(part.weights)
+        self.rules.before_step(part)
         return None
 
     def _with_masked_closure(
@@ -192,6 +199,7 @@ class Listener:
                 # LBFGS's directions remember weights that were dropped since.
                 self._weights.clear_(part.weights, steady=False)
             if evaluations:
+                self._check_one_evaluation(part)
                 self._forget_dense_gradients(part)
             with torch.enable_grad():
                 loss = closure()
@@ -202,6 +210,7 @@ class Listener:
                 if self._copies_gradients(part):
                     self._keep_dense_gradients(part)
                 self._weights.clear_gradients_(part.weights)
+                self.rules.before_step(part)
             return loss
 
         if "closure" in kwargs:
@@ -229,6 +238,8 @@ class Listener:
             if not part.elementwise:
                 self._weights.drop_mistaken_states(part.weights, everywhere=updates)
             self._weights.clear_(part.weights, steady=part.ran_dense or updates)
+        if part.parked is None:
+            self.rules.after_step(part)
         self.guard.see()
         for each in self.observers:
             each.part_stepped(part)
@@ -306,7 +317,9 @@ class Listener:
             step=self.step_count,
             generator=self.generator,
         )
+        self.rules.begin_update()
         changes = self._weights.change_(new, want_changes=bool(self.after_update or self.observers))
+        self.rules.end_update()
         if (resets := getattr(self.method, "resets_momentum", None)) is not None and resets(self.step_count):
             for optimizer in self._optimizers:
                 reset_momentum_(optimizer)
@@ -363,8 +376,9 @@ class Listener:
 
     def _leaves_gradients_alone(self, part: Part) -> bool:
         """Whether growth can read the gradients after the step, and the step's writes off the mask can be cleared."""
+        # Rules are shown masked gradients, and may change them.
         held = (*part.weights.values(), *self._stored_in(part).values())
-        return part.elementwise and leaves_gradients(part.optimizer, held)
+        return not self.rules and part.elementwise and leaves_gradients(part.optimizer, held)
 
     def _update_follows(self) -> bool:
         """Whether masks change right after, or instead of, the next optimizer step."""
@@ -372,6 +386,14 @@ class Listener:
 
     def _replacement_due(self) -> bool:
         return self.method.due(self.step_count) and self.last_update != self.step_count
+
+    def _check_one_evaluation(self, part: Part) -> None:
+        if self.rules:
+            raise ValueError(
+                f"{type(part.optimizer).__name__} evaluates its closure more than once in a step, and the rules "
+                f"{', '.join(self.rules.names)} change a step by the gradients of one. Use another optimizer, or none "
+                "of these rules."
+            )
 
     def _keep_dense_gradients(self, part: Part) -> None:
         kept = keep_dense(part.weights, self._weights.dense, self._dense_gradients)

@@ -21,6 +21,7 @@ from sparseflow.sparsifier.check import Checked
 from sparseflow.sparsifier.guard import allow_copies, copy_of, process_group
 from sparseflow.sparsifier.last_update import take_back_, untrained
 from sparseflow.sparsifier.listener import Listener
+from sparseflow.sparsifier.rule import StepRule
 from sparseflow.sparsifier.run_words import describe_run
 from sparseflow.sparsifier.state import check_arguments, check_state, check_state_blocks
 from sparseflow.sparsifier.stored import check_can_move
@@ -69,10 +70,11 @@ class Sparsifier:
         gradient_fn: Called at an update, after the step; returns name -> dense gradient for growth. Default: the
             gradients of the step itself.
         state: A saved :meth:`state_dict` to go on from; its masks take the place of ``masks``.
+        rules: Changes to the optimizer's steps, in the order in which they act: see :mod:`sparseflow.rules`.
 
     Raises:
         TypeError, ValueError: if a mask does not fit, an optimizer does not hold a masked parameter, another
-            Sparsifier holds one, or the method cannot do there what it promises.
+            Sparsifier holds one, or the method or a rule cannot do there what it promises.
 
     Warns:
         :class:`~sparseflow.methods.run.OpenEndWarning` at the first update, if nothing will end updates;
@@ -106,6 +108,7 @@ class Sparsifier:
         seed: int,
         gradient_fn: Callable[[], Mapping[str, Tensor]] | None = None,
         state: Mapping[str, Any] | None = None,
+        rules: Sequence[StepRule] = (),
     ) -> None:
         check_arguments(model, masks, method, seed)
         given: Sequence[Any] = optimizer if isinstance(optimizer, list | tuple) else [optimizer]
@@ -135,6 +138,7 @@ class Sparsifier:
             generator=stream(seed, "grow"),
             gradient_fn=gradient_fn,
             group=group,
+            rules=rules,
         )
         self.before_update = listener.before_update
         """Called with the step count just before masks change."""
@@ -147,6 +151,7 @@ class Sparsifier:
                 check_can_move(model, each)
         self._names = {id(tensor): name for name, tensor in weights.tensors.items()}
         if state is not None:
+            listener.rules.check(state.get("rules", {}))
             self._take_(state)
         listener.compare_ranks("where the Sparsifier is made")
         attached.hold(self, weights.tensors, made_from=given_masks)
@@ -159,6 +164,11 @@ class Sparsifier:
     def method(self) -> Method:
         """The rule by which masks change."""
         return self._listener.method
+
+    @property
+    def rules(self) -> tuple[StepRule, ...]:
+        """Changes to the optimizer's steps, in the order in which they act."""
+        return self._listener.rules.all
 
     @property
     def gradient_fn(self) -> Callable[[], Mapping[str, Tensor]] | None:
@@ -281,6 +291,7 @@ class Sparsifier:
             "states_left_alone": self._weights.states_left_alone(),
             **({"stepped": stepped} if stepped else {}),
             **({"block": self.block} if self.block else {}),
+            **({"rules": self._listener.rules.state()} if self.rules else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -293,6 +304,7 @@ class Sparsifier:
         """
         check_state(state, shapes={name: mask.shape for name, mask in self.masks.items()})
         check_state_blocks(state, self._weights.grids)
+        self._listener.rules.check(state.get("rules", {}))
         self._weights.check_fit(state["masks"])
         self._listener.guard.restore_()
         self._take_(state)
@@ -338,6 +350,7 @@ class Sparsifier:
         listener.rates.load(state["learning_rates"])
         listener.stepped = {id(each) for n, each in enumerate(self.optimizers) if n in state.get("stepped", ())}
         listener.is_untrained = listener.last_update == listener.step_count
+        listener.rules.load(state.get("rules", {}))
 
     def _unfinished(self) -> tuple[str, ...]:
         """What would be undone if training ended now; nothing is before the first step."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
@@ -52,7 +53,8 @@ def copy_of(sparsifier: Any, memo: dict[int, Any]) -> Any:
         )
     model, optimizers = copy.deepcopy(sparsifier.model, memo), copy.deepcopy(sparsifier.optimizers, memo)
     method, state = copy.deepcopy(sparsifier.method, memo), sparsifier.state_dict()
-    copied = type(sparsifier)(model, optimizers, sparsifier.masks, method, seed=0, state=state)
+    rules = [replace(rule) for rule in sparsifier.rules]
+    copied = type(sparsifier)(model, optimizers, sparsifier.masks, method, seed=0, state=state, rules=rules)
     memo[id(sparsifier)] = copied
     copied.before_update.extend(sparsifier.before_update)
     copied.after_update.extend(sparsifier.after_update)

@@ -13,11 +13,18 @@ from sparseflow.sparsifier.tensors import WeightState
 
 
 class _Kept(NamedTuple):
+    given: Tensor
+    """The tensor itself; what writes to one in parts counts there, not at the part."""
     tensor: Tensor
-    version: int
+    """This process's part of it."""
     before: Tensor
-    is_whole: bool = False
+    is_whole: bool
     """Whether to give back all of it, not only where it is zero now."""
+    versions: tuple[int, int] = (0, 0)
+
+    @property
+    def versions_now(self) -> tuple[int, int]:
+        return self.given._version, self.tensor._version
 
 
 class Cut:
@@ -35,7 +42,7 @@ class Cut:
     """
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[Tensor, Tensor, bool]] = []
+        self._waiting: list[_Kept] = []
         self._kept: list[_Kept] = []
 
     def keep(self, tensors: Iterable[tuple[Tensor, Tensor]]) -> list[bool]:
@@ -51,12 +58,12 @@ class Cut:
             tensor = local(given.detach())
             nonzero.append(bool(((tensor != 0) & ~local(mask)).any()))
             if nonzero[-1]:
-                self._waiting.append((tensor, tensor.clone(), False))
+                self._waiting.append(_Kept(given, tensor, tensor.clone(), is_whole=False))
         return nonzero
 
     def done(self) -> None:
         """The tensors are cut: what is written to them from now on stays."""
-        self._kept += [_Kept(tensor, tensor._version, before, is_whole) for tensor, before, is_whole in self._waiting]
+        self._kept += [kept._replace(versions=kept.versions_now) for kept in self._waiting]
         self._waiting.clear()
 
     def keep_states(self, states: Iterable[tuple[WeightState, Tensor]]) -> None:
@@ -64,14 +71,15 @@ class Cut:
         for state, mask in states:
             if state.num_stale(~mask):
                 tensor = local(state.tensor)
-                self._waiting.append((tensor, tensor.clone(), True))
+                self._waiting.append(_Kept(state.tensor, tensor, tensor.clone(), is_whole=True))
 
     def restore_(self) -> None:
         """Give back what was cut from tensors that nothing has written since, and forget it."""
         with torch.no_grad():
-            for tensor, version, before, is_whole in self._kept:
-                if tensor._version == version:
-                    tensor.data.copy_(before if is_whole else torch.where(tensor == 0, before, tensor))
+            for kept in self._kept:
+                if kept.versions == kept.versions_now:
+                    tensor, before = kept.tensor, kept.before
+                    tensor.data.copy_(before if kept.is_whole else torch.where(tensor == 0, before, tensor))
         self.forget()
 
     def forget(self) -> None:

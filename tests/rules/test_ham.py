@@ -1,0 +1,77 @@
+"""HAM against its equation, written out in NumPy over a whole run of SGD, and worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sparseflow as sf
+
+
+def test_by_hand() -> None:
+    """exp(0.1 (-2 * 1 * 0.5 - 0.3)) for a weight that is asked to shrink, and the cut of large exponents at 5."""
+    weight = torch.tensor([3.0, -3.0, 0.0, 1.0], dtype=torch.float64)
+    gradient = torch.tensor([0.5, 0.5, 9.0, -1e6], dtype=torch.float64)
+    found = sf.rules.hyperbolic_step_(weight.clone(), gradient, rate=0.1, alpha=2.0, beta=0.3)
+    want = [3 * math.exp(-0.13), -3 * math.exp(0.07), 0.0, math.exp(5)]
+    assert found.tolist() == pytest.approx(want, rel=1e-14)
+
+
+def test_a_run_of_sgd_is_the_two_steps_in_turn() -> None:
+    """A step w - lr g, then the hyperbolic step by the same gradient, of a least-squares problem.
+
+    The second layer has no mask and moves by the rule too; biases do not.
+    """
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 2)).double()
+    mask = torch.rand(4, 5) < 0.5
+    x, y = torch.randn(7, 5).double(), torch.randn(7, 2).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    sf.Sparsifier(model, optimizer, {"0.weight": mask}, sf.Static(), seed=0, rules=[sf.rules.HAM(alpha=3.0, beta=0.2)])
+    a, b, c, d = (parameter.detach().clone().numpy() for parameter in model.parameters())
+    for _ in range(6):
+        optimizer.zero_grad()
+        ((model(x) - y) ** 2).sum().backward()
+        optimizer.step()
+        hidden = x.numpy() @ a.T + b
+        error = 2 * (hidden @ c.T + d - y.numpy())
+        through = error @ c
+        gradients = [through.T @ x.numpy() * mask.numpy(), through.sum(0), error.T @ hidden, error.sum(0)]
+        for array, gradient in zip((a, b, c, d), gradients, strict=True):
+            array -= 0.05 * gradient
+            if array.ndim == 2:
+                array *= np.exp(np.clip(0.05 * (-3 * np.sign(array) * gradient - 0.2), -5, 5))
+    for array, parameter in zip((a, b, c, d), model.parameters(), strict=True):
+        assert parameter.detach().numpy() == pytest.approx(array, rel=1e-10, abs=1e-12)
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"alpha": -1.0}, "alpha must be at least 0, got -1.0"), ({"beta": "much"}, "beta must be a number, got 'much'"),
+])  # fmt: skip
+def test_options_out_of_range(options: dict[str, float], words: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=words):
+        sf.rules.HAM(**options)
+
+
+class WithoutRate(torch.optim.Optimizer):
+    """An optimizer whose step has no learning rate."""
+
+    def __init__(self, parameters: object) -> None:
+        super().__init__(parameters, {})
+
+    def step(self, closure: object = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            parameter.data -= 0.1 * parameter.grad
+
+
+def test_an_optimizer_without_a_learning_rate_is_refused() -> None:
+    layer = nn.Linear(4, 2)
+    with pytest.raises(ValueError, match="HAM multiplies by the learning rate, and WithoutRate has none"):
+        sf.Sparsifier(
+            layer, WithoutRate(layer.parameters()), sf.random_masks(layer, 0.5, seed=0), sf.Static(), seed=0,
+            rules=[sf.rules.HAM()],
+        )  # fmt: skip
