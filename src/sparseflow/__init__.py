@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sparseflow.engine import compile_sparse
     from sparseflow.init.live import live_inputs
     from sparseflow.init.model import initialize_
+    from sparseflow.init.obd import fisher_obd, hutchinson_obd
     from sparseflow.init.prune import grasp, snip, synflow_masks
     from sparseflow.masks.constant_fan_in import constant_fan_in_masks
     from sparseflow.masks.edges import masks_from_edges
@@ -79,9 +80,11 @@ __all__ = [
     "doctor",
     "drop_and_grow",
     "engine",
+    "fisher_obd",
     "formats",
     "gradient_flow",
     "grasp",
+    "hutchinson_obd",
     "init",
     "initialize_",
     "live_inputs",
@@ -137,9 +140,11 @@ _HOMES = {
     "doctor": "sparseflow.doctor",
     "drop_and_grow": "sparseflow.methods",
     "engine": "sparseflow.engine",
+    "fisher_obd": "sparseflow.init.obd",
     "formats": "sparseflow.formats",
     "gradient_flow": "sparseflow.analysis",
     "grasp": "sparseflow.init.prune",
+    "hutchinson_obd": "sparseflow.init.obd",
     "init": "sparseflow.init",
     "initialize_": "sparseflow.init.model",
     "live_inputs": "sparseflow.init.live",

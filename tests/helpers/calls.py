@@ -48,6 +48,10 @@ def hessian() -> Tensor:
     return torch.diag(torch.arange(1.0, 7.0, dtype=torch.float64))
 
 
+def ratios() -> dict[str, Any]:
+    return init.supar_ratios(model(), masks(), model(), output=["2.weight"])
+
+
 def logits() -> Tensor:
     return torch.randn(3, 8, 4)
 
@@ -66,6 +70,9 @@ CALLS: Mapping[str, tuple[Callable[..., Any], Arguments]] = {
         "model": masked(), "loss_fn": F.cross_entropy, "batches": batches(), "masks": masks()}),
     "sf.grasp": (sf.grasp, lambda: {"model": model(), "loss_fn": F.cross_entropy, "batches": batches()}),
     "sf.snip": (sf.snip, lambda: {"model": model(), "loss_fn": F.cross_entropy, "batches": batches()}),
+    "sf.fisher_obd": (sf.fisher_obd, lambda: {"model": model(), "loss_fn": F.cross_entropy, "batches": batches()}),
+    "sf.hutchinson_obd": (sf.hutchinson_obd, lambda: {
+        "model": model(), "loss_fn": F.cross_entropy, "batches": batches(), "samples": 2, "seed": 0}),
     "sf.initialize_": (sf.initialize_, lambda: {
         "model": model(), "masks": masks(), "scheme": "sparse", "seed": 0, "base": "kaiming_normal"}),
     "sf.live_inputs": (sf.live_inputs, lambda: {
@@ -157,6 +164,21 @@ CALLS: Mapping[str, tuple[Callable[..., Any], Arguments]] = {
     "tickets.snapshot": (tickets.snapshot, lambda: {"model": model()}),
     "tickets.reset_optimizer_": (tickets.reset_optimizer_, lambda: {
         "optimizer": torch.optim.SGD(model().parameters(), lr=0.1)}),
+    "init.exact_orthogonal_": (init.exact_orthogonal_, lambda: {
+        "weight": torch.zeros(5, 6), "count": 12, "gain": 1.0, "generator": draws()}),
+    "init.exact_orthogonal_model_": (init.exact_orthogonal_model_, lambda: {
+        "model": model(), "masks": masks(), "gain": 1.0, "seed": 0}),
+    "init.sparse_orthogonal": (init.sparse_orthogonal, lambda: {
+        "rows": 5, "columns": 6, "count": 12, "generator": draws()}),
+    "init.fisher_diagonal": (init.fisher_diagonal, lambda: {
+        "model": model(), "loss_fn": F.cross_entropy, "batches": batches()}),
+    "init.hutchinson_diagonal": (init.hutchinson_diagonal, lambda: {
+        "model": model(), "loss_fn": F.cross_entropy, "batches": batches(), "samples": 2, "seed": 0}),
+    "init.supar_ratios": (init.supar_ratios, lambda: {
+        "model": model(), "masks": masks(), "base": model(), "output": ["2.weight"]}),
+    "init.supar_initialize_": (init.supar_initialize_, lambda: {
+        "model": model(), "masks": masks(), "ratios": ratios(), "std": 0.1, "seed": 0}),
+    "init.supar_groups": (init.supar_groups, lambda: {"model": model(), "ratios": ratios(), "lr": 0.1}),
     "init.xavier_normal_": (init.xavier_normal_, lambda: {**weight(), "gain": 1.0, "scaling": "unit"}),
     "init.xavier_uniform_": (init.xavier_uniform_, lambda: {**weight(), "gain": 1.0, "scaling": "unit"}),
     **{f"init.{name}": (getattr(init, name), lambda: {

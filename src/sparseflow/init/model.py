@@ -121,7 +121,7 @@ def initialize_(
                 continue
             _draw_(weight, mask, base, scaling=SCHEMES[scheme].scaling, seed=seed, live=live.get(name))
             drawn.append(name)
-            for bias, parameter in _biases(weight).items() if zero_biases else ():
+            for bias, parameter in biases_of(weight).items() if zero_biases else ():
                 if float(full(parameter.detach()).abs().max()) < 1 or _matches(bias, overwrite):
                     parameter.zero_()
                 else:
@@ -170,7 +170,7 @@ def _meaning(weight: Weight) -> str:
     return "" if bool(full((numbers != 0).any())) else "all zeros"
 
 
-def _biases(weight: Weight) -> dict[str, Tensor]:
+def biases_of(weight: Weight) -> dict[str, Tensor]:
     """The biases of a weight's units, by parameter name: those of its module, but for what another weight's units have.
 
     Experts have a row of biases each.
