@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,20 @@ def resumed(ranks: Any) -> dict[str, Any]:
     return {"weights": torch.stack(weights), "masks": torch.stack(masks), "fingerprints": [end[2] for end in ends]}
 
 
+def written(ranks: Any) -> dict[str, Any]:
+    """Load dense weights between steps, four times; the Sparsifier notices each time, before the next step."""
+    model, optimizer, sparsifier = made(ranks, "static", "momentum")
+    noticed = []
+    for step in range(4):
+        model.load_state_dict({name: value.detach() + 1 for name, value in model.state_dict().items()})
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            train(ranks, model, optimizer, range(step, step + 1))
+        noticed.append(any("had nonzero weights off the mask" in str(each.message) for each in said))
+        sparsifier.check()
+    return {"noticed": noticed}
+
+
 def mask_makers(ranks: Any) -> dict[str, Any]:
     """Make masks from sharded weights, to compare with those from whole weights."""
     model = network()
@@ -321,7 +336,7 @@ def images(ranks: Any, data: Path, run: ImageRun) -> dict[str, Any]:
 
 SCENES = {
     "clipped": clipped, "scaled": scaled, "given": given, "watched": watched, "kept gradients": kept_gradients,
-    "resumed": resumed,
+    "resumed": resumed, "written": written,
 }  # fmt: skip
 TINY = ImageRun(
     width=1 / 16, num_classes=3, sparsity=0.5, steps=4, batch_size=8, micro_batch=4, update_every=2, update_until=4,

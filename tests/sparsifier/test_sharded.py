@@ -106,6 +106,11 @@ def test_measuring_writes_no_gradient(ends: list[dict[str, Any]]) -> None:
     assert all(end["kept gradients"]["same"] for end in ends)
 
 
+def test_dense_weights_that_are_loaded_are_noticed(ends: list[dict[str, Any]]) -> None:
+    """By every process: a load into parts counts at the whole, not at the part."""
+    assert [end["written"]["noticed"] for end in ends] == [[True] * 4] * 3
+
+
 def test_a_resumed_run_continues_bit_for_bit(ends: list[dict[str, Any]]) -> None:
     for end in ends:
         for through, *others in (end["resumed"]["weights"], end["resumed"]["masks"]):

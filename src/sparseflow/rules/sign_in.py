@@ -121,7 +121,7 @@ class SignIn(StepRule):
             m, w, states = self._m[name], self._w[name], self._states(name)
             if moved.source is None:
                 for tensor in (m, w.detach()):
-                    local(tensor).mul_(moved.stays)
+                    local(tensor).masked_fill_(~moved.stays, 0)  # by a product it could be -0.0
                 for state in states:
                     state.reset_(moved.stays)
             else:
@@ -156,7 +156,7 @@ class SignIn(StepRule):
             self._w[name].grad = None
             w = local(self._w[name].detach())
             if weight.mask is not None and not keeps_zeros(second, [w]):
-                w.mul_(weight.mask)
+                w.masked_fill_(~weight.mask, 0)
                 for state in self._states(name):
                     state.reset_(weight.mask)
             local(self._m[name]).copy_(weight.value)

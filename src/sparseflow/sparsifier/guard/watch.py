@@ -22,7 +22,7 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class _Seen(NamedTuple):
-    version: int
+    version: tuple[int, int]
     address: int
     mask: Tensor
     mask_version: int
@@ -62,10 +62,11 @@ class Watch:
         for name, given in masks.items():
             tensor, seen = self._part(name), self._seen.get(name)
             mask = local(given) if self._parameters[name][1] else given
+            version = self._version(name)
             if seen is None or (seen.address, seen.mask.data_ptr()) != (tensor.data_ptr(), mask.data_ptr()):
-                self._seen[name] = _look(tensor, mask)
-            elif (seen.version, seen.mask_version) != (tensor._version, mask._version):
-                self._seen[name] = seen._replace(version=tensor._version, mask_version=mask._version)
+                self._seen[name] = _look(tensor, version, mask)
+            elif (seen.version, seen.mask_version) != (version, mask._version):
+                self._seen[name] = seen._replace(version=version, mask_version=mask._version)
 
     def forget(self, names: Iterable[str]) -> None:
         """Take these for written, so that they are looked at before the next step."""
@@ -77,7 +78,7 @@ class Watch:
         found = []
         for name in self._parameters:
             tensor, seen = self._part(name), self._seen.get(name)
-            if seen is None or seen.version != tensor._version or seen.address != tensor.data_ptr():
+            if seen is None or seen.version != self._version(name) or seen.address != tensor.data_ptr():
                 found.append(name)
         return found or self._probed()
 
@@ -88,6 +89,10 @@ class Watch:
     def _part(self, name: str) -> Tensor:
         parameter, sharded = self._parameters[name]
         return local(parameter) if sharded else parameter
+
+    def _version(self, name: str) -> tuple[int, int]:
+        """Writes to the weight and to this process's part of it, which torch counts apart."""
+        return self._parameters[name][0]._version, self._part(name)._version
 
     def _probed(self) -> list[str]:
         names = list(self._seen)
@@ -102,11 +107,11 @@ class Watch:
         return found
 
 
-def _look(tensor: Tensor, mask: Tensor) -> _Seen:
+def _look(tensor: Tensor, version: tuple[int, int], mask: Tensor) -> _Seen:
     memory = mask_memory = None
     dense = tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
     if tensor.device.type == "cpu" and dense and tensor.stride() == mask.stride() and tensor.itemsize in _INTEGERS:
         integers = tensor.detach().view(_INTEGERS[tensor.itemsize])
         memory = torch.as_strided(integers, (tensor.numel(),), (1,)).numpy()
         mask_memory = torch.as_strided(mask, (mask.numel(),), (1,)).numpy()
-    return _Seen(tensor._version, tensor.data_ptr(), mask, mask._version, memory, mask_memory)
+    return _Seen(version, tensor.data_ptr(), mask, mask._version, memory, mask_memory)
