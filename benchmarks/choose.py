@@ -22,6 +22,8 @@ from sparseflow.training.names import METHODS
 
 KEPT = ROOT / "results" / "compare"
 PAGE = ROOT / "docs" / "how-to-choose.md"
+#: What makes a page that is read here.
+MAKES = "sparseflow compare --report results/compare/digits"
 #: Factors that a reader chooses by; learning rate and weight decay depend on the usual ones of each network.
 CHOSEN = ("init", "drop_fraction", "period", "prune_end")
 
@@ -33,7 +35,10 @@ def pages(kept: Path = KEPT) -> list[Path]:
 
 def block(kept: Path = KEPT) -> str:
     """The part of the manual that the tables of all pages make."""
-    return "\n\n".join(line for folder in pages(kept) for line in _part(folder))
+    found = pages(kept)
+    if not found:
+        return f"No comparison is kept in the repository yet. Make one: `{MAKES}`"
+    return "\n\n".join(line for folder in found for line in _part(folder) if line)
 
 
 def _part(folder: Path) -> Iterator[str]:
@@ -122,8 +127,8 @@ def settings(search: pd.DataFrame) -> list[str]:
         level = f"{row['level']:g}" if isinstance(row["level"], float) else f"`{row['level']}`"
         lines.append(
             f"| {FACTORS[row['factor']].label} | {level} | {fixed(row['gain'], 2)} | "
-            f"{interval(row['low'], row['high'], 2) or 'one cell'} | {row['learned']} of {row['n']} | {row['chosen']} | "
-            f"{sure} |"
+            f"{interval(row['low'], row['high'], 2) or 'one cell'} | {row['learned']} of {row['n']} | "
+            f"{row['chosen']} | {sure} |"
         )
     return lines
 

@@ -165,6 +165,14 @@ def test_the_committed_images_have_no_verdict_that_is_withdrawn() -> None:
     assert set(claims.index[claims["verdict"] != "inconclusive"]) == {"C05", "C33", "C35"}
 
 
+def test_the_manual_shows_the_committed_comparisons() -> None:
+    from benchmarks.choose import PAGE, block
+    from benchmarks.table import filled
+
+    text = PAGE.read_text()
+    assert filled(text, "compare", block()) == text, "run python -m benchmarks.choose"
+
+
 def test_the_committed_claims_have_a_verdict_each() -> None:
     """53 rows; a p-value only where there is a verdict or a test that did not decide."""
     claims = pd.read_csv(ROOT / "results" / "paper" / "claims.csv")

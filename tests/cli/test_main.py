@@ -158,8 +158,8 @@ def test_bad_values_of_train(arguments: str, message: str, capsys: pytest.Captur
     [
         (
             "trian",
-            "there is no command 'trian'. Commands: demo, train, doctor, reproduce, report, export, import, bench, "
-            "data, info. Did you mean train? See sparseflow --help.",
+            "there is no command 'trian'. Commands: demo, train, doctor, compare, reproduce, report, export, import, "
+            "bench, data, info. Did you mean train? See sparseflow --help.",
         ),
         ("", "a command is missing. Commands: demo, train, "),
         ("info here", "sparseflow info takes no 'here'. Leave it out."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from sparseflow.compare.budget import Rate, affordable, flops_rate, num_updates
+from sparseflow.compare.budget import affordable, flops_like, num_updates
 from sparseflow.compare.flops import layer_flops, training_flops
 from sparseflow.compare.tables import mean_density
 from sparseflow.paper.cost import forward_flops
@@ -89,22 +89,56 @@ def test_a_log_without_densities() -> None:
 
 
 @pytest.mark.parametrize("method", ["scratch", "set", "rigl", "snfs"])
-def test_rates_give_the_total_back(method: str) -> None:
-    """A training of twice the steps, whose updates are as many, costs what is counted for it."""
-    short, long = mlp(method, update_every=10), mlp(method, steps=200, update_every=20)
-    rate = flops_rate(short, training_flops(short, log(*start(0.1))))
-    assert rate.total(long) == pytest.approx(training_flops(long, log(*start(0.1))))
+def test_what_a_longer_training_costs_is_known_from_a_shorter_one(method: str) -> None:
+    """Twice the steps, as many updates, and no images held out, so that an update looks at more of them."""
+    short, long = (
+        mlp(method, update_every=10, dataset="mnist-5k", holdout=1600),
+        mlp(method, steps=200, update_every=20),
+    )
+    cost = flops_like(short, training_flops(short, log(*start(0.1))))
+    assert cost(long) == pytest.approx(training_flops(long, log(*start(0.1))))
+
+
+def test_an_update_on_images_is_known_too() -> None:
+    def run(steps: int) -> ImageRun:
+        return ImageRun(
+            network="resnet20", stem="cifar", image_size=32, num_classes=10, batch_size=8, micro_batch=8, steps=steps,
+            update_every=5, update_until=steps,
+        )  # fmt: skip
+
+    metrics = log(*((0, name.removesuffix(".weight"), 0.25) for name in layer_flops(run(10))))
+    cost = flops_like(run(10), training_flops(run(10), metrics))
+    assert cost(run(40)) == pytest.approx(training_flops(run(40), metrics))
 
 
 def test_the_steps_of_a_budget() -> None:
-    """A step costs 2 and each of ten updates 3: a budget of 100 has 35 steps, and one of 10 has none."""
+    """A step costs 2 and each of ten updates 3: a budget of 100 has 35 steps, and one of 1 has none."""
 
     def make(steps: int) -> RunConfig:
         return mlp("rigl", steps=steps, update_every=max(1, steps // 10))
 
-    rate = Rate(2.0, 3.0)
-    found = affordable(make, rate, 100.0, most=1000, what="RigL")
-    assert rate.total(make(found)) <= 100 < rate.total(make(found + 1))
-    assert affordable(make, Rate(1.0), 50.0, most=20, what="RigL") == 20
-    with pytest.raises(ValueError, match=r"^the budget of RigL is below one step: it has 1, a step costs 5. Give more"):
-        affordable(make, rate, 1.0, most=1000, what="RigL")
+    def cost(run: RunConfig) -> float:
+        return 2.0 * run.steps + 3.0 * num_updates(run)
+
+    found = affordable(make, cost, 100.0, most=1000, what="RigL")
+    assert cost(make(found)) <= 100 < cost(make(found + 1))
+    assert affordable(make, lambda run: run.steps, 50.0, most=20, what="RigL") == 20
+    with pytest.raises(
+        ValueError, match=r"^the budget of RigL is below one step: it has 1, a step costs 5\. Give more"
+    ):
+        affordable(make, cost, 1.0, most=1000, what="RigL")
+
+
+def test_weights_that_are_trained_and_not_used() -> None:
+    """A method that trains 30 % and computes with 10 %: two of the three passes are of the smaller set."""
+
+    class Trains:
+        gradient_decay, needs_gradient = 0.0, False
+        used = None
+
+    class Run(DigitRun):
+        def updater(self, **_: object) -> Trains:  # type: ignore[override]
+            return Trains()
+
+    run = Run(model="mlp", method="scratch", steps=100, batch_size=10, sparsity=0.9)
+    assert training_flops(run, log(*start(0.3))) == pytest.approx(100 * 10 * (2 * 0.1 + 0.3) * WHOLE)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from sparseflow.compare.comparison import Comparison
     from sparseflow.compare.task import Trial
+    from sparseflow.training.config import RunConfig
 
 _out = Console()
 _err = Console(stderr=True)
@@ -118,7 +119,7 @@ def _listing(plan: Comparison, root: Path, *, jobs: int) -> Table:
         show_edge=False,
     )
     rows: dict[tuple[str, str], tuple[int, int, float]] = {}
-    for cell, runs, done, seconds in plan.seconds(root):
+    for cell, runs, done, seconds in plan.seconds(root, _seconds):
         key = cell.network, cell.method
         before = rows.get(key, (0, 0, 0.0))
         rows[key] = (before[0] + runs, before[1] + done, before[2] + seconds)
@@ -131,6 +132,18 @@ def _listing(plan: Comparison, root: Path, *, jobs: int) -> Table:
     for cell, reason in plan.unmet.items():
         table.add_row(cell.network, cell.method, "0", "-", f"not at {cell.sparsity:g}: {reason}")
     return table
+
+
+def _seconds(config: RunConfig) -> float:
+    """Estimated seconds of a run on one core."""
+    from sparseflow.paper.cost import START_AND_END, core_seconds, digit_seconds
+    from sparseflow.training.digits import DigitRun
+    from sparseflow.training.images import ImageRun
+
+    if isinstance(config, DigitRun):
+        return START_AND_END + digit_seconds(config)
+    assert isinstance(config, ImageRun)
+    return core_seconds(config)
 
 
 def _duration(seconds: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from sparseflow.compare.flops import layer_flops, update_flops
 from sparseflow.training.config import RunConfig
@@ -18,18 +17,8 @@ BUDGETS = {
 }
 
 
-@dataclass(frozen=True)
-class Rate:
-    """What a step of a method costs, and an update of its masks, from a run of its search."""
-
-    step: float
-    """Operations, or seconds, of a step without update."""
-    update: float = 0.0
-    """Of an update; nothing where a step's cost is a mean over all of them."""
-
-    def total(self, config: RunConfig) -> float:
-        """Cost of a whole training."""
-        return config.steps * self.step + (num_updates(config) * self.update if self.update else 0.0)
+#: Operations, or seconds, of a whole training.
+Cost = Callable[[RunConfig], float]
 
 
 def num_updates(config: RunConfig) -> int:
@@ -43,33 +32,34 @@ def num_updates(config: RunConfig) -> int:
     return sum(method.due(step) for step in range(1, config.steps + 1))
 
 
-def flops_rate(config: RunConfig, total: float) -> Rate:
-    """Operations of a step and of an update, from those of a whole training.
+def flops_like(config: RunConfig, total: float) -> Cost:
+    """Operations of trainings whose steps cost as much as those of one, and whose updates cost what they do.
 
     Args:
-        config: The run.
-        total: Of :func:`.training_flops`.
+        config: That run.
+        total: Its operations, of :func:`.training_flops`.
     """
-    method = config.updater()
-    if method.gradient_decay or not method.needs_gradient or not (updates := num_updates(config)):
-        return Rate(total / config.steps)
-    whole = sum(layer_flops(config).values())
-    if config.channels == 1:
-        # Twice the active part and the whole, for its images; the active part is a third of a step's operations.
-        images = update_flops(config, 0.0, whole) / whole
-        active = (total - updates * images * whole) / (3 * config.batch_size * config.steps + 2 * images * updates)
-    else:
-        active = (total - updates * config.batch_size * whole) / (config.batch_size * (3 * config.steps - updates))
-    return Rate(3 * config.batch_size * active, update_flops(config, active, whole))
+    method, whole, updates = config.updater(), sum(layer_flops(config).values()), num_updates(config)
+    if method.gradient_decay or not method.needs_gradient or not updates:
+        return lambda other: other.steps * total / config.steps
+    # The total is linear in the operations of the active weights: with none of them, and as many again.
+    steps = 3 * config.batch_size * config.steps
+    without, per_active = (updates * update_flops(config, active, 1.0) for active in (0.0, 1.0))
+    active = (total - without * whole) / (steps + per_active - without)
+
+    def cost(other: RunConfig) -> float:
+        return 3 * other.batch_size * other.steps * active + num_updates(other) * update_flops(other, active, whole)
+
+    return cost
 
 
-def seconds_rate(run: Run) -> Rate:
-    """Seconds of a step with all that is due around it, without what was measured.
+def seconds_like(run: Run) -> Cost:
+    """Seconds of trainings whose steps take as long as those of one, with all that is due around them.
 
     Args:
-        run: Of the search.
+        run: That run; what was measured in it is left out.
     """
-    return Rate(training_seconds(run) / run.config.steps)
+    return lambda other: other.steps * training_seconds(run) / run.config.steps
 
 
 def training_seconds(run: Run) -> float:
@@ -77,13 +67,13 @@ def training_seconds(run: Run) -> float:
     return run.seconds - (0.0 if math.isnan(run.measuring) else run.measuring)
 
 
-def affordable(make: Callable[[int], RunConfig], rate: Rate, budget: float, *, most: int, what: str) -> int:
+def affordable(make: Callable[[int], RunConfig], cost: Cost, budget: float, *, most: int, what: str) -> int:
     """The largest number of steps whose training costs at most a budget.
 
     Args:
         make: Takes a number of steps, gives the run with so many.
-        rate: Of the method.
-        budget: In the rate's unit.
+        cost: Of a training of the method.
+        budget: In its unit.
         most: Steps that are looked at.
         what: Method and network, in the error.
 
@@ -92,11 +82,11 @@ def affordable(make: Callable[[int], RunConfig], rate: Rate, budget: float, *, m
     """
 
     def fits(steps: int) -> bool:
-        return rate.total(make(steps)) <= budget
+        return cost(make(steps)) <= budget
 
     if not fits(1):
         raise ValueError(
-            f"the budget of {what} is below one step: it has {budget:.3g}, a step costs {rate.total(make(1)):.3g}. "
+            f"the budget of {what} is below one step: it has {budget:.3g}, a step costs {cost(make(1)):.3g}. "
             "Give more --steps, or leave the method out with --methods."
         )
     low, high = 1, 1

@@ -8,23 +8,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from sparseflow.compare.budget import BUDGETS, Rate, affordable, flops_rate, seconds_rate
+from sparseflow.compare.budget import BUDGETS, Cost, affordable, flops_like, seconds_like
 from sparseflow.compare.flops import layer_flops, training_flops
 from sparseflow.compare.search import Level, search_runs, with_levels
 from sparseflow.compare.settings import SETTINGS, STATIC, Setting, chosen_names, compared_methods
 from sparseflow.compare.task import Result, Trial, result_of
 from sparseflow.lab.page.words import DATASETS_IN_WORDS
-from sparseflow.paper.cost import core_seconds, digit_seconds
 from sparseflow.ranges import SPARSITIES
 from sparseflow.training.config import RunConfig
 from sparseflow.training.datasets import check_data
-from sparseflow.training.digits import DigitRun
-from sparseflow.training.images import ImageRun
 from sparseflow.training.names import METHODS
 from sparseflow.training.setup import set_up
 
-#: Seconds a run on digits takes beside its steps on one core: data is read, the ends are measured.
-_AROUND = 2.0
 #: Static masks' steps, times this, are the most that a budget can give a method.
 _MOST = 8
 
@@ -163,13 +158,17 @@ class Comparison:
         if budget != "steps" and cell.method != STATIC:
             of_static = chosen(searched[cell._replace(method=STATIC)])
             usual = setting.run(STATIC, cell.sparsity, steps=steps, seed=0)
-            allowed = _rate(of_static, budget, cell).total(with_levels(usual, of_static.levels))
+            allowed = _cost(of_static, budget, cell)(with_levels(usual, of_static.levels))
             what = f"{_in_words(cell)} in {budget}"
-            steps = affordable(make, _rate(best, budget, cell), allowed, most=_MOST * steps, what=what)
+            steps = affordable(make, _cost(best, budget, cell), allowed, most=_MOST * steps, what=what)
         return [make(steps, seed) for seed in range(self.seeds)]
 
-    def seconds(self, root: Path) -> Iterator[tuple[Cell, int, int, float]]:
-        """Cell, its runs, how many are done as far as they are known, and core seconds of the others, as estimated.
+    def seconds(self, root: Path, cost: Cost) -> Iterator[tuple[Cell, int, int, float]]:
+        """Cell, its runs, how many of its search are done, and the core seconds of the others, as estimated.
+
+        Args:
+            root: Folder of all runs.
+            cost: Estimated seconds of a run.
 
         What a budget of operations or seconds gives is not known before the search; it counts as static masks' steps,
         which cost the same.
@@ -181,11 +180,11 @@ class Comparison:
             static = setting.run(STATIC, cell.sparsity, steps=setting.steps, seed=0)
             usual = setting.run(cell.method, cell.sparsity, steps=setting.steps, seed=0)
             runs = [config for _, config in found]
-            seconds = sum(_seconds(config) for config in runs if not self._known(config, root, counted))
+            seconds = sum(cost(config) for config in runs if not self._known(config, root, counted))
             done = sum(Trial(config).is_done(root) for config in runs)
             if cell in self.cells:
                 for budget in self.budgets:
-                    seconds += self.seeds * _seconds(usual if budget == "steps" else static)
+                    seconds += self.seeds * cost(usual if budget == "steps" else static)
             yield cell, len(runs) + (self.seeds * len(self.budgets) if cell in self.cells else 0), done, seconds
 
     @staticmethod
@@ -290,21 +289,13 @@ def _least_flops(setting: Setting, cell: Cell) -> float:
     return 3 * run.batch_size * share * sum(layer_flops(run).values())
 
 
-def _seconds(config: RunConfig) -> float:
-    """Estimated seconds on one core."""
-    if isinstance(config, DigitRun):
-        return _AROUND + digit_seconds(config)
-    assert isinstance(config, ImageRun)
-    return core_seconds(config)
-
-
-def _rate(candidate: Candidate, budget: str, cell: Cell) -> Rate:
-    """What a step costs, from a run of the search."""
+def _cost(candidate: Candidate, budget: str, cell: Cell) -> Cost:
+    """What trainings cost, from a run of the search."""
     if (run := candidate.result.run) is None:
         raise ValueError(
             f"every run of the search for {_in_words(cell)} diverged, so what a step of it takes in {budget} is "
             "unknown. Leave the method out with --methods, or give --budget steps."
         )
     if budget == "seconds":
-        return seconds_rate(run)
-    return flops_rate(run.config, training_flops(run.config, run.metrics))
+        return seconds_like(run)
+    return flops_like(run.config, training_flops(run.config, run.metrics))

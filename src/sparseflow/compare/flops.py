@@ -62,10 +62,11 @@ def training_flops(config: RunConfig, metrics: pd.DataFrame) -> float:
     .. math:: 3 B \sum_l F_l \, d_l(t),
 
     with the operations :math:`F_l` of a dense layer and its density :math:`d_l` after :math:`t` steps, dense phases
-    among them. A method that grows by the dense gradient computes it at each update: of the step's own batch it costs
-    :math:`B \sum_l F_l (1 - d_l)` more; of :math:`G` images of its own, as on digits (protocol C.3),
-    :math:`G \sum_l F_l (2 d_l + 1)`. One that keeps a running mean of dense gradients computes them at every step. What
-    is measured on the way is left out, and so are choosing and moving weights.
+    among them. Where a method trains weights that the network does not use, as Top-KAST does, :math:`d_l` is that of
+    the used ones in two of the three terms. A method that grows by the dense gradient computes it at each update: of
+    the step's own batch it costs :math:`B \sum_l F_l (1 - d_l)` more; of :math:`G` images of its own, as on digits
+    (protocol C.3), :math:`G \sum_l F_l (2 d_l + 1)`. One that keeps a running mean of dense gradients computes them at
+    every step. What is measured on the way is left out, and so are choosing and moving weights.
 
     Args:
         config: The run.
@@ -80,12 +81,14 @@ def training_flops(config: RunConfig, metrics: pd.DataFrame) -> float:
     if (table := densities(config, metrics)).empty:
         raise ValueError(f"{config.name} has no densities in its log. Delete it and run again.")
     lengths = table["steps"].to_numpy()
-    active = np.zeros(len(table))
+    method, whole = config.updater(), sum(flops.values())
+    most = 1 - config.sparsity if hasattr(method, "used") else 1.0  # of what the network computes with
+    active, trained = np.zeros(len(table)), np.zeros(len(table))
     for name, count in flops.items():
-        active += count * (table[name].to_numpy() if name in table else 1.0)
-    whole = sum(flops.values())
-    total = float((3 * config.batch_size * active * lengths).sum())
-    method = config.updater()
+        share = table[name].to_numpy() if name in table else np.ones(len(table))
+        trained += count * share
+        active += count * (np.minimum(share, most) if name in table else share)
+    total = float((config.batch_size * (2 * active + trained) * lengths).sum())
     if method.gradient_decay:
         total += float((config.batch_size * (whole - active) * lengths).sum())
     elif method.needs_gradient:

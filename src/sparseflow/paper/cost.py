@@ -64,8 +64,10 @@ def digit_seconds(run: DigitRun) -> float:
     True
     """
     dense = _STEP.get((run.model, False), _STEP["lenet5", False])
-    step = _STEP.get((run.model, True), dense) if run.method not in ("dense", "prune") else dense
-    share = _PRUNING_SHARE if run.method == "prune" else 1.0
+    # A mean of dense gradients needs one at every step, which torch computes.
+    is_sparse = run.row.start != "dense" and not run.updater().gradient_decay
+    step = _STEP.get((run.model, True), dense) if is_sparse else dense
+    share = _PRUNING_SHARE if run.row.moves == "prune" else 1.0
     return share * run.steps * step * run.batch_size / 128 / 1000
 
 
