@@ -22,7 +22,11 @@ COLUMNS = ("masked", "engine", "compiled", "DDP", "FSDP2", "AMP")
 #: Key of a method in the tests -> its name.
 ROWS = {
     "static": "`Static`",
-    **{key: f"`{getattr(row.updater, '__name__', key)}`" for key, row in METHODS.items() if row.moves != "never"},
+    **{
+        key: f"`{getattr(row.updater, '__name__', key)}`"
+        for key, row in METHODS.items()
+        if row.moves != "never" and not row.block
+    },
     "one_shot": "`OneShot`",
     "own": "a method of one's own",
 }

@@ -28,6 +28,7 @@ from sparseflow.lab.demo import signal as signal_at_init
 from sparseflow.training import text_loop
 from sparseflow.training.config import pruning_parent
 from sparseflow.training.digits import DigitRun
+from sparseflow.training.names import METHODS
 from sparseflow.training.run import train
 from sparseflow.training.runs import load_runs
 
@@ -116,7 +117,7 @@ def test_help_of_train_has_every_field_with_its_default(capsys: pytest.CaptureFi
         ("--sparsity 95", "sparsity must be in [0, 1), got 95.0. For 95% zeros write 0.95, not 95."),
         (
             "--method rigel",
-            "method must be one of dense, prune, lottery, restart, scratch, set, rigl, rigl_inverted, snfs, got",
+            f"method must be one of {', '.join(METHODS)}, got",
         ),
         ("--init spars", "init must be one of dense, liu, sparse, live, got 'spars'. Did you mean sparse?"),
         ("--init-base he", "init_base must be one of kaiming_normal, "),

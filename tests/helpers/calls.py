@@ -58,6 +58,9 @@ def logits() -> Tensor:
 
 CALLS: Mapping[str, tuple[Callable[..., Any], Arguments]] = {
     "sf.apply_masks_": (sf.apply_masks_, lambda: {"model": model(), "masks": masks()}),
+    "sf.check_n_of_m": (sf.check_n_of_m, lambda: {
+        "masks": sf.n_of_m_masks(model(), {"0.*": (1, 2)}), "model": model(), "pattern": {"0.*": (1, 2)}}),
+    "sf.n_of_m_masks": (sf.n_of_m_masks, lambda: {"model": model(), "pattern": {"0.*": (1, 2)}}),
     "sf.dense_masks": (sf.dense_masks, lambda: {"model": model()}),
     "sf.diagnose": (sf.diagnose, lambda: {
         "model": masked(), "masks": masks(), "batches": batches(), "total_steps": 100}),

@@ -10,10 +10,10 @@ from torch import nn
 import sparseflow as sf
 from sparseflow.training.names import METHODS, MethodRow
 
-#: Name -> function that makes the method.
+#: Name -> function that makes the method; a row that is another one with blocks is the other's case in blocks.
 MAKERS: dict[str, Callable[..., sf.updaters.Method]] = {
     "static": sf.Static,
-    **{name: row.updater for name, row in METHODS.items() if row.moves != "never"},
+    **{name: row.updater for name, row in METHODS.items() if row.moves != "never" and not row.block},
     "one_shot": sf.OneShot,
 }
 DROP_GROW = {"drop_fraction": 0.3, "update_every": 3}
@@ -28,7 +28,11 @@ def _last(row: MethodRow) -> dict[str, int]:
 #: at 2 (sparse), 4 (dense), 6, 8 and 9.
 SETTINGS: dict[str, dict[str, Any]] = {
     "static": {},
-    **{name: {**DROP_GROW, **row.settings, **_last(row)} for name, row in METHODS.items() if row.moves == "swap"},
+    **{
+        name: {**DROP_GROW, **row.settings, **_last(row)}
+        for name, row in METHODS.items()
+        if row.moves == "swap" and not row.block
+    },
     "prune": {"sparsity": 0.7, "begin": 2, "end": 10, "update_every": 3},
     "one_shot": {"sparsity": 0.7, "at": 4},
     "chts": {**DROP_GROW, "update_until": 12},
@@ -42,6 +46,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "scope": "layer",  # in all layers together counts are those of test_granet.py
     },
     "srigl": {**DROP_GROW, "salient_share": 0.0},  # where units leave, counts are those of test_srigl.py
+    "top_kast": {"sparsity": 0.7, "backward_sparsity": 0.5, "update_every": 3, "update_until": 12},
+    "sr_ste": {"sparsity": 0.7, "update_until": 12},
+    "n_of_m": {"sparsity": 0.7, "begin": 2, "end": 10, "update_every": 3},
     "acdc": {"sparsity": 0.7, "begin": 2, "phase_steps": 2, "end": 9},
 }
 #: Blocks that divide the layers of ``tiny_model``: of whole units, of several inputs, of one input.
@@ -84,4 +91,6 @@ def masks_of(case: str, model: nn.Module, *, sparsity: float = 0.7, seed: int = 
 
 #: Methods with a constant active count, and those that start from dense masks; with blocks and without.
 MOVING = [case for case in CASES if (row := METHODS.get(case.removesuffix(_SUFFIX))) and row.moves == "swap"]
-PRUNING = [case for case in CASES if case.startswith(("prune", "one_shot", "acdc", "granet"))]
+PRUNING = [
+    case for case in CASES if case.startswith(("prune", "one_shot", "n_of_m", "sr_ste", "acdc", "top_kast", "granet"))
+]

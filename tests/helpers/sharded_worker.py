@@ -46,6 +46,9 @@ METHODS: dict[str, sf.updaters.Method] = {
     "granet": sf.GraNet(sparsity=0.8, begin=4, end=12, drop_fraction=0.4, update_every=4, update_until=20),
     "chts": sf.CHTs(**_moving, update_until=20),
     "srigl": sf.SRigL(**_moving, salient_share=0.9),
+    "n_of_m": sf.NOfM(sparsity=0.8, begin=4, end=16, update_every=4),
+    "top_kast": sf.TopKAST(sparsity=0.8, update_every=4, update_until=16),
+    "sr_ste": sf.SRSTE(sparsity=0.8, update_every=4, update_until=16),
     "own": OneByOne(every=4, turned="4.weight"),
     "set_blocks": sf.SET(**_moving, block=BLOCKS),
     "rigl_blocks": sf.RigL(**_moving, block=BLOCKS),
@@ -58,7 +61,7 @@ OPTIMIZERS: dict[str, Any] = {
     "adam": lambda p: torch.optim.Adam(p, lr=0.01),
 }
 #: Beginnings of the names of methods that start from dense masks.
-DENSE = ("gmp", "acdc", "granet")
+DENSE = ("gmp", "acdc", "granet", "n_of_m", "top_kast", "sr_ste")
 #: Pairs of method and optimizer.
 CASES = [*((method, "momentum") for method in METHODS), ("rigl", "nesterov"), ("rigl", "adam")]
 

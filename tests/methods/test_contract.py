@@ -59,6 +59,11 @@ def test_every_method_has_settings() -> None:
 
 def expected_active(method: str, size: int, name: str, step: int) -> int:
     """Constant, or in exact rational arithmetic the count at the last update of the pruning schedule."""
+    if method.startswith("top_kast"):
+        together = block_size(method, name)
+        return together * round(size // together * (Fraction(1, 2) if step < 12 else Fraction(3, 10)))
+    if method == "sr_ste":
+        return size if step < 12 else expected_n_of_m(size, Fraction(0))
     is_dense = method.startswith("acdc") and step in (0, 1, 4, 5, 8)
     if method not in PRUNING or (method.startswith("acdc") and not is_dense):
         held = (ACTIVE if block_of(method) == (1, 1) else ACTIVE_IN_BLOCKS)[name]
@@ -74,9 +79,17 @@ def expected_active(method: str, size: int, name: str, step: int) -> int:
     if step < updates[0]:
         return size
     last = max(update for update in updates if update <= step)
+    if method == "n_of_m":
+        return expected_n_of_m(size, Fraction(10 - last, 8))
     remaining = Fraction(10 - last, 8) if method.startswith(("prune", "granet")) else Fraction(0)
     together = block_size(method, name)
     return together * max(1, round(size // together * (1 - Fraction(7, 10) * (1 - remaining**3))))
+
+
+def expected_n_of_m(size: int, remaining: Fraction) -> int:
+    """3 of the 9 columns of 3 units (2.7), 3 of every 10 of 4 units, 14 of the 48 of 10 units (14.4), by the cubic."""
+    units, groups, n, m = {27: (3, 1, 3, 9), 480: (10, 1, 14, 48), 40: (4, 1, 3, 10)}[size]
+    return units * groups * max(n, round(m * (1 - (1 - Fraction(n, m)) * (1 - remaining**3))))
 
 
 #: Promises that do not depend on the optimizer.

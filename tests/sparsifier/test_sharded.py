@@ -67,9 +67,17 @@ def test_two_processes_take_the_steps_of_one(name: str, ends: list[dict[str, Any
         assert one["gained"] == pytest.approx(other["gained"], rel=1e-10)
         assert not any(other["off"].values())
     method = name.split("/")[0].removesuffix("_blocks")
-    updates = {"static": 0, "gmp": 4, "gmp_global": 4, "rigl_replaces_step": 4, "mest_soft": 4, "acdc": 3}.get(
-        method, 5
-    )
+    updates = {
+        "static": 0,
+        "gmp": 4,
+        "gmp_global": 4,
+        "rigl_replaces_step": 4,
+        "mest_soft": 4,
+        "acdc": 3,
+        "n_of_m": 4,
+        "top_kast": 4,
+        "sr_ste": 4,
+    }.get(method, 5)
     assert len(one["moved"]) == updates
 
 

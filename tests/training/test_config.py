@@ -12,6 +12,7 @@ from torch import nn
 from here import Here
 from sparseflow.cli.main import main
 from sparseflow.masks.make import sparsity_of
+from sparseflow.masks.n_of_m import check_n_of_m
 from sparseflow.methods import SET
 from sparseflow.networks import NETWORKS, Network
 from sparseflow.training import pool
@@ -21,7 +22,7 @@ from sparseflow.training.images import ImageRun, paper_run
 from sparseflow.training.names import METHODS, MethodRow
 from sparseflow.training.run import train
 from sparseflow.training.runs import final_state, load_runs
-from sparseflow.training.setup import set_up
+from sparseflow.training.setup import dense_network, set_up
 from sparseflow.types import Look
 
 PRUNED, PRUNED_IMAGES = pruning_parent(DigitRun(seed=2)), pruning_parent(paper_run("resnet50", seed=2))
@@ -68,6 +69,7 @@ def test_what_neither_data_takes(kind: type[DigitRun | ImageRun]) -> None:
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"drop_fraction": 1.5}, r"drop_fraction must be in \[0, 1\], got 1.5"),
         ({"steps": 2.5}, "steps must be a whole number, got 2.5"),
+        ({"method": "top_kast", "engine": "sparse"}, "top_kast trains weights that the network does not use"),
         ({"method": "snfs", "engine": "sparse"}, "snfs looks at the dense gradient of every step"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -180,3 +182,37 @@ def test_methods_of_single_weights_refuse_blocks() -> None:
 def test_a_regenerating_run_prunes_within_its_steps() -> None:
     with pytest.raises(ValueError, match="must begin and end within the run: got begin 3000, end 7000, 400 steps"):
         DigitRun(method="granet", steps=400)
+
+
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        ("rigl_blocks", {}),
+        ("rigl_blocks", {"block": "2x2"}),
+        *((m, {}) for m in ("acdc", "n_of_m", "top_kast", "sr_ste")),
+    ],
+)
+def test_rows_of_methods_train_to_what_they_promise(method: str, given: dict[str, str], tmp_path: Path) -> None:
+    """The sparsity of the run; blocks, the run's before the row's; N of every M, or of a whole row."""
+    config = DigitRun(
+        dataset="mnist-5k", model="mlp", method=method, steps=20, batch_size=16, update_every=5, prune_begin=2,
+        prune_end=16, prune_every=4, sparsity=0.9, **given,
+    )  # fmt: skip
+    assert "block" in config.changed() or not given
+    train(config, root=tmp_path)
+    masks = final_state(config, root=tmp_path)["masks"]
+    assert abs(sparsity_of(masks) - 0.9) < 0.002
+    if method == "rigl_blocks":
+        outputs, inputs = (2, 2) if given else (4, 1)
+        tiles = masks["fc1.weight"].unflatten(1, (-1, inputs)).unflatten(0, (-1, outputs)).float().mean((1, 3))
+        assert set(tiles.unique().tolist()) == {0.0, 1.0}
+    if method in ("n_of_m", "sr_ste"):
+        pattern = {"fc1.weight": (78, 784), "fc2.weight": (1, 10), "fc3.weight": (1, 10)}
+        assert check_n_of_m(masks, dense_network(config), pattern) == 300 + 100 * 30 + 10 * 10
+
+
+def test_pruning_rows_end_within_their_run() -> None:
+    for method in ("prune", "n_of_m"):
+        with pytest.raises(ValueError, match="pruning must begin and end within the run: got begin 3000, end 7000, 20"):
+            DigitRun(method=method, steps=20)
+    assert DigitRun(method="acdc", steps=20).updater().due(17)

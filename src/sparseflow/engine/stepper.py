@@ -49,8 +49,9 @@ class Stepper:
         self._sparsifier.after_update.append(lambda step, changes: self.reload())
 
     def _make(self) -> Plan | None:
-        if self._sparsifier.method.gradient_decay and not self._always:
-            return None  # the mean of dense gradients needs one at every step
+        method = self._sparsifier.method
+        if hasattr(method, "used") or (method.gradient_decay and not self._always):
+            return None  # weights that wait outside of the network, or the mean of dense gradients at every step
         try:
             from sparseflow.engine.plans.plan import plan
 

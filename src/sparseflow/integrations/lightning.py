@@ -165,7 +165,7 @@ class SparsifierCallback(pl.Callback):
         if self.sparsifier is None:
             return {}
         state = self.sparsifier.state_dict()
-        for key in ("masks", "gradient_mean"):
+        for key in state.keys() & {"masks", "gradient_mean", "reserve"}:
             state[key] = {name: full(tensor) for name, tensor in state[key].items()}
         return state
 

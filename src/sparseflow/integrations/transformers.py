@@ -176,7 +176,7 @@ class SparsifierCallback(TrainerCallback):
             OSError: if the disk is full; a file of before stays.
         """
         state = self._held().state_dict()
-        for key in ("masks", "gradient_mean"):
+        for key in state.keys() & {"masks", "gradient_mean", "reserve"}:
             state[key] = {name: full(tensor) for name, tensor in state[key].items()}
         if folder is not None:
             make_folder(folder)

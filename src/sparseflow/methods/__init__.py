@@ -9,12 +9,15 @@ from sparseflow.methods.chts import CHTs, SampledTopology
 from sparseflow.methods.drop_grow import DropGrow, drop_and_grow
 from sparseflow.methods.granet import GraNet, Regeneration
 from sparseflow.methods.mest import MEST
+from sparseflow.methods.n_of_m import NOfM
 from sparseflow.methods.pruning import GMP, OneShot
 from sparseflow.methods.rigl import RigL, RigLInverted
 from sparseflow.methods.set import SET
 from sparseflow.methods.snfs import SNFS
+from sparseflow.methods.sr_ste import SRSTE
 from sparseflow.methods.srigl import ConstantFanIn, SRigL
 from sparseflow.methods.static import Static
+from sparseflow.methods.top_kast import TopKAST
 
 __all__ = [
     "ACDC",
@@ -22,12 +25,14 @@ __all__ = [
     "MEST",
     "SET",
     "SNFS",
+    "SRSTE",
     "CHTs",
     "ConstantFanIn",
     "DropGrow",
     "GraNet",
     "Layer",
     "Method",
+    "NOfM",
     "OneShot",
     "Regeneration",
     "RigL",
@@ -36,5 +41,6 @@ __all__ = [
     "SampledTopology",
     "Static",
     "Swap",
+    "TopKAST",
     "drop_and_grow",
 ]

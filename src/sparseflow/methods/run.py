@@ -2,7 +2,8 @@
 
 A method may have ``check_start(shapes, active)``, ``check_layers(layers)``, ``unfinished(step, shapes, active)``,
 ``until``, and ``resets_momentum(step)``, which says whether optimizers forget their momentum once masks have changed;
-one that leaves them out is asked nothing.
+one that leaves them out is asked nothing. One with ``used(layer)`` and ``decay_of_unused(decay, share)`` trains weights
+that the network does not use, see :class:`sparseflow.TopKAST`.
 """
 
 from __future__ import annotations

@@ -5,12 +5,14 @@ One file, though long: between two announcements of optimizers each method here 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sparseflow._fast import StagedMask
 from sparseflow.methods.base import Method
 from sparseflow.sharded import full, reshard_
 from sparseflow.sparsifier.dense_gradients import keep_dense, observe_
@@ -21,6 +23,7 @@ from sparseflow.sparsifier.last_update import Before, before_update
 from sparseflow.sparsifier.observer import Observer
 from sparseflow.sparsifier.optimizers import PeakRates, is_scheduled, leaves_gradients, reset_momentum_, weight_states
 from sparseflow.sparsifier.part import Part
+from sparseflow.sparsifier.reserve import Reserve
 from sparseflow.sparsifier.roots import QuickRoots
 from sparseflow.sparsifier.rule import StepRule
 from sparseflow.sparsifier.rules import Rules
@@ -76,6 +79,8 @@ class Listener:
         self.observers: list[Observer] = []
         self.gradient_mean: dict[str, Tensor] = {}
         self.rates = PeakRates(optimizers)
+        self.reserve = Reserve(weights, method) if hasattr(method, "used") else None
+        """What is trained and not used, of methods that part the two."""
         self.guard = Guard(model, optimizers, weights)
         self.ranks = 1
         """Processes that were found to agree."""
@@ -107,6 +112,12 @@ class Listener:
         self._dense_gradients.clear()
         self.before = None
         self.keep_stored_gradients()
+
+    def begin_reserve_(self) -> None:
+        """Choose what is trained, and what is used, of the weights that training starts with."""
+        if self.reserve is not None and not self.reserve.values:
+            with self.reserve.opened_():
+                self._weights.change_(self._new_masks(), want_changes=False)
 
     @torch.no_grad()
     def mask_gradients_(self) -> None:
@@ -166,6 +177,8 @@ class Listener:
             if self._copies_gradients(part):
                 self._keep_dense_gradients(part)
             self._weights.clear_gradients_(part.weights)
+        if self.reserve is not None:
+            self.reserve.bring_(part.weights)
         self.rules.before_step(part)
         return None
 
@@ -201,6 +214,8 @@ class Listener:
             if evaluations:
                 self._check_one_evaluation(part)
                 self._forget_dense_gradients(part)
+                if self.reserve is not None:
+                    self.reserve.hide_(part.weights)
             with torch.enable_grad():
                 loss = closure()
             with torch.no_grad():
@@ -210,6 +225,8 @@ class Listener:
                 if self._copies_gradients(part):
                     self._keep_dense_gradients(part)
                 self._weights.clear_gradients_(part.weights)
+                if self.reserve is not None:
+                    self.reserve.bring_(part.weights)
                 self.rules.before_step(part)
             return loss
 
@@ -240,6 +257,8 @@ class Listener:
             self._weights.clear_(part.weights, steady=part.ran_dense or updates)
         if part.parked is None:
             self.rules.after_step(part)
+        if self.reserve is not None:
+            self.reserve.hide_(part.weights)
         self.guard.see()
         for each in self.observers:
             each.part_stepped(part)
@@ -309,7 +328,26 @@ class Listener:
         if self._weights.sharded:
             reshard_(self._model)
         self.before = before_update(self._weights) if self.keeps_before else None
-        new = new_masks(
+        with nullcontext() if self.reserve is None else self.reserve.opened_():
+            new = self._new_masks()
+            self.rules.begin_update()
+            changes = self._weights.change_(new, want_changes=bool(self.after_update or self.observers))
+            self.rules.end_update()
+        if (resets := getattr(self.method, "resets_momentum", None)) is not None and resets(self.step_count):
+            for optimizer in self._optimizers:
+                reset_momentum_(optimizer)
+        self.guard.see()
+        self.last_update, self.is_updating = self.step_count, False
+        self.is_untrained = self.reserve is None  # else what grew comes with a value, or is not used yet
+        self._dense_gradients.clear()
+        self.compare_ranks(f"at the mask update of step {self.step_count}")
+        for notify in self.after_update:
+            notify(self.step_count, changes)
+        for each in self.observers:
+            each.masks_changed(changes)
+
+    def _new_masks(self) -> Iterator[tuple[str, Tensor | StagedMask]]:
+        return new_masks(
             self.method,
             self._weights,
             gradients=self._growth_gradients(),
@@ -317,21 +355,6 @@ class Listener:
             step=self.step_count,
             generator=self.generator,
         )
-        self.rules.begin_update()
-        changes = self._weights.change_(new, want_changes=bool(self.after_update or self.observers))
-        self.rules.end_update()
-        if (resets := getattr(self.method, "resets_momentum", None)) is not None and resets(self.step_count):
-            for optimizer in self._optimizers:
-                reset_momentum_(optimizer)
-        self.guard.see()
-        self.last_update, self.is_updating = self.step_count, False
-        self.is_untrained = True
-        self._dense_gradients.clear()
-        self.compare_ranks(f"at the mask update of step {self.step_count}")
-        for notify in self.after_update:
-            notify(self.step_count, changes)
-        for each in self.observers:
-            each.masks_changed(changes)
 
     def keep_stored_gradients(self) -> None:
         """Let stored weights keep the parts of the next step's dense gradient, if growth will look at it."""

@@ -157,6 +157,8 @@ class Sparsifier:
         attached.hold(self, weights.tensors, made_from=given_masks)
         listener.guard.settle_()
         listener.begin()
+        listener.begin_reserve_()
+        listener.guard.see()
         self._handles = listener.listen()
         listener.owner = self
 
@@ -279,6 +281,7 @@ class Sparsifier:
                 f"step {self.step_count} is taken and its mask update is not: a run resumed from here would miss it. "
                 "Save in after_update, or after optimizer.step()."
             )
+        reserve = self._listener.reserve
         stepped = [place for place, each in enumerate(self.optimizers) if id(each) in self._listener.stepped]
         return {
             "masks": {name: mask.clone() for name, mask in self.masks.items()},
@@ -290,6 +293,7 @@ class Sparsifier:
             "learning_rates": self._listener.rates.state(),
             "states_left_alone": self._weights.states_left_alone(),
             **({"stepped": stepped} if stepped else {}),
+            **({"reserve": {name: value.clone() for name, value in reserve.values.items()}} if reserve else {}),
             **({"block": self.block} if self.block else {}),
             **({"rules": self._listener.rules.state()} if self.rules else {}),
         }
@@ -347,9 +351,14 @@ class Sparsifier:
         listener.gradient_mean = {
             name: shard_like(mean.to(like.device, copy=True), like) for name, (mean, like) in means.items()
         }
+        if listener.reserve is not None and "reserve" in state:
+            kept = {name: (value, parameters[name]) for name, value in state["reserve"].items()}
+            listener.reserve.load_(
+                {name: shard_like(value.to(like.device, copy=True), like) for name, (value, like) in kept.items()}
+            )
         listener.rates.load(state["learning_rates"])
         listener.stepped = {id(each) for n, each in enumerate(self.optimizers) if n in state.get("stepped", ())}
-        listener.is_untrained = listener.last_update == listener.step_count
+        listener.is_untrained = listener.last_update == listener.step_count and listener.reserve is None
         listener.rules.load(state.get("rules", {}))
 
     def _unfinished(self) -> tuple[str, ...]:

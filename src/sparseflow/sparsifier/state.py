@@ -74,6 +74,9 @@ def check_state(state: Mapping[str, Any], *, shapes: Mapping[str, torch.Size]) -
                 f"the state's gradient_mean of {name!r} does not fit: needed {tuple(shapes.get(name, ()))}, got "
                 f"{tuple(mean.shape) if isinstance(mean, Tensor) else type(mean).__name__}."
             )
+    for name, value in state.get("reserve", {}).items():
+        if name not in shapes or not isinstance(value, Tensor) or value.shape != shapes[name]:
+            raise ValueError(f"the state's reserve of {name!r} does not fit a weight of {tuple(shapes.get(name, ()))}.")
     rates = state["learning_rates"]
     if not isinstance(rates, list | tuple) or not all(isinstance(rate, float | int) and rate >= 0 for rate in rates):
         raise ValueError(f"the state's learning_rates must be numbers from 0 on, got {state['learning_rates']!r}.")

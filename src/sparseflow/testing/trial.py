@@ -57,6 +57,11 @@ class Trial:
         """The masks that a run starts with, unless it starts dense."""
         return start(model, self.block) if self.masks is None else self.masks(model)
 
+    @property
+    def keeps_values(self) -> bool:
+        """Whether the method keeps values of weights that the network does not use."""
+        return hasattr(self.make(), "used")
+
     def run(self, *, seed: int = 0) -> Run:
         """A new run at step 0."""
         return Run(self, seed=seed)

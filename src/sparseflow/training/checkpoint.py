@@ -92,7 +92,15 @@ def load_checkpoint(path: Path, trainer: Trainer) -> dict[str, Any]:
             "param_groups": trainer.optimizer.state_dict()["param_groups"],
         }
     )
-    sparsifier.load_state_dict({**state, **content["sparsifier"], "gradient_mean": _part(tensors, "gradient_mean.")})
+    reserve = _part(tensors, "reserve.")
+    sparsifier.load_state_dict(
+        {
+            **state,
+            **content["sparsifier"],
+            "gradient_mean": _part(tensors, "gradient_mean."),
+            **({"reserve": reserve} if reserve else {}),
+        }
+    )
     trainer.statistics.read()
     extra: dict[str, Any] = content["extra"]
     return extra
@@ -106,6 +114,7 @@ def _tensors(trainer: Trainer, state: Mapping[str, Any]) -> dict[str, Tensor]:
     found = {f"model.{name}": tensor for name, tensor in trainer.sparsifier.model.state_dict().items()}
     found |= {f"mask.{name}": mask for name, mask in state["masks"].items()}
     found |= {f"gradient_mean.{name}": mean for name, mean in state["gradient_mean"].items()}
+    found |= {f"reserve.{name}": value for name, value in state.get("reserve", {}).items()}
     found["generator"] = state["generator"]
     # Not by torch's get_optimizer_state_dict: for a fresh optimizer it takes a step, and the Sparsifier listens.
     parameters = list(trainer.optimizer.state)

@@ -187,8 +187,12 @@ class RunConfig(ABC):
         >>> from sparseflow.training.digits import DigitRun
         >>> DigitRun(block="4").blocks(nn.Linear(3, 8)) == {"weight": (4, 1)}, DigitRun().blocks(nn.Linear(3, 8))
         (True, {})
+        >>> DigitRun(method="rigl_blocks").blocks(nn.Linear(3, 8)) == {"weight": (4, 1)}
+        True
         """
         block = block_sizes(self.block)
+        if block == SINGLE and self.row.block:
+            block = block_sizes(self.row.block)
         never = NETWORKS[self.architecture].dense
         return {} if block == SINGLE else fitting(block, model, exclude=never)
 
@@ -230,6 +234,13 @@ class RunConfig(ABC):
             settings = {
                 "sparsity": self.sparsity if sparsity is None else sparsity,
                 "total_steps": self.steps,
+            }
+        elif self.row.moves == "use":
+            settings = {
+                "sparsity": self.sparsity,
+                "update_every": self.update_every,
+                "update_until": self.steps,
+                **self.row.settings,
             }
         if settings and blocks:
             settings["block"] = blocks
@@ -290,6 +301,11 @@ class RunConfig(ABC):
                 value = getattr(self, name)
                 suggestion = did_you_mean(value, choices)
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.{suggestion}")
+        if self.engine == "sparse" and hasattr(self.updater(), "used"):
+            raise ValueError(
+                f"{self.method} trains weights that the network does not use, and the sparse engine has no place for "
+                "them. Leave engine at 'auto', or write engine='masked'."
+            )
         if self.engine == "sparse" and self.updater().gradient_decay:
             raise ValueError(
                 f"{self.method} looks at the dense gradient of every step, which the sparse engine does not compute. "

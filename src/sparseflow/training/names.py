@@ -9,7 +9,22 @@ from typing import Any, Literal
 from sparseflow.masks.constant_fan_in import constant_fan_in_masks
 from sparseflow.masks.make import random_masks
 from sparseflow.masks.receptive_field import receptive_field_masks
-from sparseflow.methods import ACDC, GMP, MEST, SET, SNFS, CHTs, GraNet, RigL, RigLInverted, SRigL, Static
+from sparseflow.methods import (
+    ACDC,
+    GMP,
+    MEST,
+    SET,
+    SNFS,
+    SRSTE,
+    CHTs,
+    GraNet,
+    NOfM,
+    RigL,
+    RigLInverted,
+    SRigL,
+    Static,
+    TopKAST,
+)
 from sparseflow.methods.base import Method
 from sparseflow.types import Look, Masks
 
@@ -30,10 +45,11 @@ class MethodRow:
     start: Literal["dense", "masked", "ticket"]
     """``dense``: all weights; ``masked``: masks, and weights drawn for them; ``ticket``: masks and weights of a pruning
     run."""
-    moves: Literal["never", "swap", "prune", "regenerate", "alternate"] = "never"
+    moves: Literal["never", "swap", "prune", "regenerate", "alternate", "use"] = "never"
     """How masks change. It decides which settings of a run the updater is given: for ``swap`` ``drop_fraction``,
     ``update_every``, ``update_until`` and ``schedule``; for ``prune`` ``sparsity``, ``begin``, ``end`` and
-    ``update_every``; for ``regenerate`` all of these; for ``alternate`` ``sparsity`` and ``total_steps``."""
+    ``update_every``; for ``regenerate`` all of these; for ``alternate`` ``sparsity`` and ``total_steps``; for ``use``
+    ``sparsity``, ``update_every`` and ``update_until``."""
     updater: Callable[..., Method] = Static
     """Makes the updater from these settings."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -46,6 +62,8 @@ class MethodRow:
     """Whether the updater has ``block``."""
     authors: Mapping[str, Any] = field(default_factory=dict)
     """More arguments of the updater in runs that follow the authors' ImageNet code (protocol C.3 and C.4)."""
+    block: str = ""
+    """Blocks of its masks, outputs x inputs, where the run says none; "" are single weights."""
     look: Look
 
 
@@ -124,6 +142,26 @@ METHODS: dict[str, MethodRow] = {
         updater=SNFS,
         look=Look("vermillion", "-.", "D"),
     ),
+    "rigl_blocks": MethodRow(
+        label="RigL 4x1",
+        meaning="like RigL, but four weights of neighbouring outputs come and go together, which trains faster.",
+        start="masked",
+        moves="swap",
+        updater=RigL,
+        block="4x1",
+        authors={"first_update": 0, "replaces_step": True},
+        look=Look("orange", ":", "p"),
+    ),
+    "sr_ste": MethodRow(
+        label="SR-STE",
+        meaning="always computes with the same number of weights in each group of inputs, and trains all of them.",
+        start="dense",
+        moves="use",
+        updater=SRSTE,
+        settings={"update_every": 1},
+        moves_blocks=False,
+        look=Look("sky", "-.", "h"),
+    ),
     "acdc": MethodRow(
         label="AC/DC",
         meaning="starts dense; phases with its largest weights alone take turns with dense ones; the last is sparse.",
@@ -180,6 +218,23 @@ METHODS: dict[str, MethodRow] = {
         masks=receptive_field_masks,
         moves_blocks=False,
         look=Look("purple", "-.", "D"),
+    ),
+    "top_kast": MethodRow(
+        label="Top-KAST",
+        meaning="always computes with its largest weights, and trains as many others beside them.",
+        start="dense",
+        moves="use",
+        updater=TopKAST,
+        look=Look("green", ":", "d"),
+    ),
+    "n_of_m": MethodRow(
+        label="N:M",
+        meaning="like Pruned, but every unit keeps the same number of weights in each group of its inputs.",
+        start="dense",
+        moves="prune",
+        updater=NOfM,
+        moves_blocks=False,
+        look=Look("sky", ":", "p"),
     ),
 }
 #: ``dense`` on the narrow twin of a network: no method of its own, but a row of every table.
