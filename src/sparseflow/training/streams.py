@@ -159,11 +159,12 @@ class ImageData:
 
     def tests(self) -> dict[str, Iterable[Batch]]:
         """This process's part of the test images, and of those held out of training."""
-        options = {"ranks": self._ranks, "workers": self._workers, "broken": self.unreadable["test"]}
-        return {
-            name: map(self._prepare, plain_batches(images, self._config, **options))
-            for name, images in self._sets.items()
-        }
+
+        def plain(name: str, images: Images) -> Iterable[Batch]:
+            broken = self.unreadable["test" if name == "test" else "training"]
+            return plain_batches(images, self._config, self._ranks, workers=self._workers, broken=broken)
+
+        return {name: map(self._prepare, plain(name, images)) for name, images in self._sets.items()}
 
 
 #: The images of a run: ``probe`` and ``growth``, training batches, and test sets by name.

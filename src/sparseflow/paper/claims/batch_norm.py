@@ -56,7 +56,7 @@ def c09(evidence: Evidence, site: Site) -> Verdict:
             "C09", "The claim is about networks with batch norm and skip connections; those of MNIST have none."
         )
     (network,) = site.residual.groups.values()
-    values = {}
+    values: dict[str, Values] = {}
     for method in METHODS:
         cells = [f"{method}/{init}" for init in site.inits(network, method)]
         found = paired_values(evidence, accuracy, *(f"{network}/{cell}" for cell in cells))

@@ -12,7 +12,7 @@ Reference: protocol 0, C.4, D.4 and G.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from sparseflow.networks import NETWORKS
 from sparseflow.paper.matrix.cells import repeat
@@ -26,7 +26,7 @@ RESNET_BASE = usual_run(RESNET).with_(channels_last=True, eval_every=2600)
 #: The paper's sparsity, allocation (ERK), learning rate and drop fraction of VGG16.
 VGG_BASE = RESNET_BASE.with_(network=VGG, width=1 / 4, sparsity=0.8, learning_rate=0.04, drop_fraction=0.1)
 #: Network -> method -> the initialisations of Table 1 that it is trained from.
-TABLE = {
+TABLE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     RESNET: {"scratch": ("sparse", "dense", "liu"), "rigl": ("sparse", "dense"), "set": ("sparse", "dense")},
     VGG: {"scratch": ("sparse", "dense", "liu"), "rigl": ("sparse", "dense", "liu")},
 }
