@@ -38,7 +38,8 @@ def test_every_method_keeps_its_promises(case: str, method: str) -> None:
             assert not (weight[~mask] != 0).any()
             assert not weight[~mask].signbit().any()  # -0.0 would count as written
     # SMET acts on grown weights alone, SparseOpt where units differ in their inputs.
-    if (case, method) != ("sparse_opt", "srigl") and (case != "smet" or method.startswith(("set", "rigl", "snfs"))):
+    equal = case == "sparse_opt" and method in ("srigl", "n_of_m", "sr_ste")
+    if not equal and (case != "smet" or method.startswith(("set", "rigl", "snfs"))):
         assert any(not torch.equal(a, b) for a, b in zip(run.tensors(), plain.tensors(), strict=True))
 
 
