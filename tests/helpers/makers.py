@@ -47,7 +47,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "srigl": {**DROP_GROW, "salient_share": 0.0},  # where units leave, counts are those of test_srigl.py
     "top_kast": {"sparsity": 0.7, "backward_sparsity": 0.5, "update_every": 3, "update_until": 12},
-    "sr_ste": {"sparsity": 0.7, "update_until": 12},
+    "sr_ste": {"sparsity": 0.7, "update_until": 9},
     "n_of_m": {"sparsity": 0.7, "begin": 2, "end": 10, "update_every": 3},
     "acdc": {"sparsity": 0.7, "begin": 2, "phase_steps": 2, "end": 9},
 }

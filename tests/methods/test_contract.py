@@ -63,7 +63,7 @@ def expected_active(method: str, size: int, name: str, step: int) -> int:
         together = block_size(method, name)
         return together * round(size // together * (Fraction(1, 2) if step < 12 else Fraction(3, 10)))
     if method == "sr_ste":
-        return size if step < 12 else expected_n_of_m(size, Fraction(0))
+        return size if step < 9 else expected_n_of_m(size, Fraction(0))
     is_dense = method.startswith("acdc") and step in (0, 1, 4, 5, 8)
     if method not in PRUNING or (method.startswith("acdc") and not is_dense):
         held = (ACTIVE if block_of(method) == (1, 1) else ACTIVE_IN_BLOCKS)[name]
