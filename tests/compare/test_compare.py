@@ -137,7 +137,7 @@ def test_a_method_that_cannot_be_met(
         "do not divide.\n"
     )
     main([*ASKED, "--methods", "all", "--list"])
-    assert "not at 0.5: fc3.weight has 100" in " ".join(capsys.readouterr().out.split())
+    assert "left out: sevens on mlp at 0.5: fc3.weight has 100 columns" in capsys.readouterr().err
 
 
 def test_a_run_that_diverges_is_noted_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

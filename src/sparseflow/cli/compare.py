@@ -72,9 +72,10 @@ class Compare:
         plan.check()
         if self.list:
             _out.print(_listing(plan, self.out, jobs=self._jobs))
-            return
         for cell, reason in plan.unmet.items():
             _err.print(f"left out: {cell.method} on {cell.network} at {cell.sparsity:g}: {reason}", soft_wrap=True)
+        if self.list:
+            return
         began = time.monotonic()
         data = self.data and self.data.absolute()
         search = [Trial(config, data) for found in plan.search().values() for _, config in found]
@@ -129,8 +130,6 @@ def _listing(plan: Comparison, root: Path, *, jobs: int) -> Table:
     totals = [sum(row[index] for row in rows.values()) for index in range(3)]
     table.add_row("all", "", str(totals[0]), str(totals[1]), _duration(totals[2]))
     table.add_row("all", f"by {jobs} processes", "", "", _duration(totals[2] / jobs))
-    for cell, reason in plan.unmet.items():
-        table.add_row(cell.network, cell.method, "0", "-", f"not at {cell.sparsity:g}: {reason}")
     return table
 
 

@@ -53,8 +53,8 @@ class Comparison:
         skips: Whether a method that cannot be met is left out, with its reason, rather than an error.
 
     >>> comparison = Comparison(networks=("mlp",), methods=("scratch", "rigl"), sparsities=(0.9,), budgets=("steps",))
-    >>> len(comparison.search()), comparison.cells[1]
-    (18, Cell(network='mlp', sparsity=0.9, method='rigl'))
+    >>> [len(runs) for runs in comparison.search().values()], comparison.cells[1]
+    ([9, 9], Cell(network='mlp', sparsity=0.9, method='rigl'))
     """
 
     networks: tuple[str, ...]

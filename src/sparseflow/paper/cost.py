@@ -126,7 +126,8 @@ def device_seconds(run: ImageRun, *, rate: float = SUSTAINED) -> float:
 def core_seconds(run: ImageRun) -> float:
     """Seconds on one core, in proportion to the networks that were timed.
 
-    A pruning run is taken to be dense until half its weights are pruned away.
+    A pruning run is taken to be dense until half its weights are pruned away; others that start dense, for as large a
+    share of their steps as on digits.
 
     >>> from sparseflow.paper.matrix.cifar import VGG_BASE
     >>> round(core_seconds(VGG_BASE.with_(sparsity=0.9, width=1 / 4, steps=1000)))  # 64000 images, 1800 a second
@@ -137,7 +138,8 @@ def core_seconds(run: ImageRun) -> float:
     timed = ImageRun(network=name, width=rate.width, stem="cifar", image_size=32, num_classes=10)
     dense = 1.0
     if run.engine != "masked" and rate.sparse and run.method != "dense":
-        dense = (run.prune_begin + run.prune_end) / 2 / run.steps if run.method == "prune" else 0.0
+        pruned = (run.prune_begin + run.prune_end) / 2 / run.steps
+        dense = pruned if run.row.moves == "prune" else _PRUNING_SHARE if run.row.start == "dense" else 0.0
     seconds = dense / rate.masked + ((1 - dense) / rate.at(run.sparsity) if dense < 1 else 0.0)
     return START_AND_END + run.num_batches * run.batch_size * seconds * _flops_of(run) / _flops_of(timed)
 
