@@ -33,7 +33,12 @@ def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "folder", [*(f"tests/golden/{v}" for v in VERSIONS), *(f"results/{n}" for n in ("cifar", "demo", "paper", "smoke"))]
+    "folder",
+    [
+        *(f"tests/golden/{v}" for v in VERSIONS),
+        *(f"results/{n}" for n in ("cifar", "demo", "paper", "smoke")),
+        *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "results" / "compare").glob("*/"))),
+    ],
 )
 def test_committed_files_are_whole(folder: str) -> None:
     lines = (ROOT / folder / SUMS).read_text().splitlines()
