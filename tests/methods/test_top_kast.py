@@ -184,6 +184,15 @@ def test_what_cannot_be_is_refused_when_made() -> None:
         sf.Sparsifier(layer, optimizer, masks, sf.TopKAST(**SETTINGS), seed=0)
 
 
+def test_rules_of_the_step_are_refused() -> None:
+    layer = layer_of()
+    optimizer = torch.optim.SGD(layer.parameters(), lr=RATE)
+    with pytest.raises(ValueError, match="TopKAST trains weights that the network does not use, and rules such as"):
+        sf.Sparsifier(
+            layer, optimizer, sf.dense_masks(layer), sf.TopKAST(**SETTINGS), seed=0, rules=[sf.rules.SparseOpt()]
+        )
+
+
 def test_stored_weights_are_refused() -> None:
     pytest.importorskip("numba")
     model = nn.Sequential(nn.Linear(6, 4))

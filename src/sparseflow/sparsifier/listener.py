@@ -102,6 +102,11 @@ class Listener:
         self._dense_gradients: dict[str, tuple[Tensor, Tensor]] = {}
         self._parts = {id(each): self._part(each) for each in optimizers}
         self.rules = Rules(rules, optimizers, weights)
+        if self.reserve is not None and self.rules:
+            raise ValueError(
+                f"{type(method).__name__} trains weights that the network does not use, and rules such as "
+                f"{self.rules.names[0]} know of used ones alone. Leave rules= out, or take another method."
+            )
 
     def listen(self) -> list[Any]:
         """Register with the optimizers; ``remove()`` of each handle ends it."""
