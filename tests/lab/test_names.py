@@ -15,7 +15,7 @@ from sparseflow.lab.page.summary import summarize
 from sparseflow.methods import SET
 from sparseflow.paper.exhibits.curves import curve_of
 from sparseflow.training.images import ImageRun
-from sparseflow.training.names import METHODS, MethodRow
+from sparseflow.training.names import METHODS, MethodRow, shown_methods
 from sparseflow.training.runs import Run
 from sparseflow.types import Look
 from synthetic_runs import make_run
@@ -32,6 +32,11 @@ MADE_UP = MethodRow(
 
 def words_of(drawing: Path) -> str:
     return "".join(ElementTree.parse(drawing).getroot().itertext())
+
+
+def test_methods_are_told_apart_without_colours() -> None:
+    looks = [row.look[1:] for row in shown_methods().values()]
+    assert len(set(looks)) == len(looks)
 
 
 def test_runs_of_a_new_method_are_tabled_and_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ METHODS: dict[str, MethodRow] = {
         updater=MEST,
         settings={"schedule": "stages"},
         ends=0.75,
-        look=Look("green", "--", "P"),
+        look=Look("green", "--", "^"),
     ),
     "mest_soft": MethodRow(
         label="MEST soft",
@@ -188,7 +188,7 @@ METHODS: dict[str, MethodRow] = {
         updater=MEST,
         settings={"schedule": "stages", "soft": True},
         ends=0.75,
-        look=Look("green", "-.", "X"),
+        look=Look("green", "-.", "v"),
     ),
     "granet": MethodRow(
         label="GraNet",
@@ -196,7 +196,7 @@ METHODS: dict[str, MethodRow] = {
         start="dense",
         moves="regenerate",
         updater=GraNet,
-        look=Look("grey", "--", "P"),
+        look=Look("grey", "--", "o"),
     ),
     "srigl": MethodRow(
         label="SRigL",
@@ -207,7 +207,7 @@ METHODS: dict[str, MethodRow] = {
         ends=0.75,
         masks=constant_fan_in_masks,
         moves_blocks=False,
-        look=Look("orange", "--", "s"),
+        look=Look("orange", "--", "D"),
     ),
     "chts": MethodRow(
         label="CHTs",
@@ -217,7 +217,7 @@ METHODS: dict[str, MethodRow] = {
         updater=CHTs,
         masks=receptive_field_masks,
         moves_blocks=False,
-        look=Look("purple", "-.", "D"),
+        look=Look("purple", "-.", "s"),
     ),
     "top_kast": MethodRow(
         label="Top-KAST",
@@ -234,7 +234,7 @@ METHODS: dict[str, MethodRow] = {
         moves="prune",
         updater=NOfM,
         moves_blocks=False,
-        look=Look("sky", ":", "p"),
+        look=Look("sky", ":", "h"),
     ),
 }
 #: ``dense`` on the narrow twin of a network: no method of its own, but a row of every table.
