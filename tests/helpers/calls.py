@@ -85,6 +85,10 @@ CALLS: Mapping[str, tuple[Callable[..., Any], Arguments]] = {
     "sf.mask_statistics": (sf.mask_statistics, lambda: {"mask": torch.ones(3, 4, dtype=torch.bool)}),
     "sf.overlap": (sf.overlap, lambda: {"a": masks(), "b": masks()}),
     "sf.prunable": (sf.prunable, lambda: {"model": model()}),
+    "sf.constant_fan_in_masks": (sf.constant_fan_in_masks, lambda: {
+        "model": model(), "sparsity": 0.5, "allocation": "uniform", "seed": 0}),
+    "sf.receptive_field_masks": (sf.receptive_field_masks, lambda: {
+        "model": model(), "sparsity": 0.5, "randomness": 0.25, "degrees": "fixed", "allocation": "uniform", "seed": 0}),
     "sf.random_masks": (sf.random_masks, lambda: {
         "model": model(), "sparsity": 0.5, "allocation": "uniform", "seed": 0}),
     "sf.score_masks": (sf.score_masks, lambda: {

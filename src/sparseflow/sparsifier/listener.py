@@ -102,7 +102,8 @@ class Listener:
         self._dense_gradients: dict[str, tuple[Tensor, Tensor]] = {}
         self._parts = {id(each): self._part(each) for each in optimizers}
         self.rules = Rules(rules, optimizers, weights)
-        if self.reserve is not None and self.rules:
+        self._has_rules = bool(self.rules)
+        if self.reserve is not None and self._has_rules:
             raise ValueError(
                 f"{type(method).__name__} trains weights that the network does not use, and rules such as "
                 f"{self.rules.names[0]} know of used ones alone. Leave rules= out, or take another method."
@@ -184,7 +185,8 @@ class Listener:
             self._weights.clear_gradients_(part.weights)
         if self.reserve is not None:
             self.reserve.bring_(part.weights)
-        self.rules.before_step(part)
+        if self._has_rules:
+            self.rules.before_step(part)
         return None
 
     def _with_masked_closure(
@@ -232,7 +234,8 @@ class Listener:
                 self._weights.clear_gradients_(part.weights)
                 if self.reserve is not None:
                     self.reserve.bring_(part.weights)
-                self.rules.before_step(part)
+                if self._has_rules:
+                    self.rules.before_step(part)
             return loss
 
         if "closure" in kwargs:
@@ -260,7 +263,7 @@ class Listener:
             if not part.elementwise:
                 self._weights.drop_mistaken_states(part.weights, everywhere=updates)
             self._weights.clear_(part.weights, steady=part.ran_dense or updates)
-        if part.parked is None:
+        if self._has_rules and part.parked is None:
             self.rules.after_step(part)
         if self.reserve is not None:
             self.reserve.hide_(part.weights)
@@ -335,9 +338,11 @@ class Listener:
         self.before = before_update(self._weights) if self.keeps_before else None
         with nullcontext() if self.reserve is None else self.reserve.opened_():
             new = self._new_masks()
-            self.rules.begin_update()
+            if self._has_rules:
+                self.rules.begin_update()
             changes = self._weights.change_(new, want_changes=bool(self.after_update or self.observers))
-            self.rules.end_update()
+            if self._has_rules:
+                self.rules.end_update()
         if (resets := getattr(self.method, "resets_momentum", None)) is not None and resets(self.step_count):
             for optimizer in self._optimizers:
                 reset_momentum_(optimizer)
@@ -406,7 +411,7 @@ class Listener:
         """Whether growth can read the gradients after the step, and the step's writes off the mask can be cleared."""
         # Rules are shown masked gradients, and may change them.
         held = (*part.weights.values(), *self._stored_in(part).values())
-        return not self.rules and part.elementwise and leaves_gradients(part.optimizer, held)
+        return not self._has_rules and part.elementwise and leaves_gradients(part.optimizer, held)
 
     def _update_follows(self) -> bool:
         """Whether masks change right after, or instead of, the next optimizer step."""
@@ -416,7 +421,7 @@ class Listener:
         return self.method.due(self.step_count) and self.last_update != self.step_count
 
     def _check_one_evaluation(self, part: Part) -> None:
-        if self.rules:
+        if self._has_rules:
             raise ValueError(
                 f"{type(part.optimizer).__name__} evaluates its closure more than once in a step, and the rules "
                 f"{', '.join(self.rules.names)} change a step by the gradients of one. Use another optimizer, or none "

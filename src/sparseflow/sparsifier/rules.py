@@ -70,8 +70,6 @@ class Rules:
     def before_step(self, part: Part) -> None:
         """Show the masked gradients of the step that an optimizer is about to take."""
         self._gradients.clear()
-        if not self.all:
-            return
         shown = self._shown(part)
         for rule in self.all:
             rule.before_step(shown)
@@ -80,8 +78,6 @@ class Rules:
 
     def after_step(self, part: Part) -> None:
         """Show the step that an optimizer has taken; its gradients are those that it stepped by."""
-        if not self.all:
-            return
         for gradient, copy in self._gradients:
             gradient.copy_(copy)
         self._gradients.clear()
@@ -91,14 +87,11 @@ class Rules:
 
     def begin_update(self) -> None:
         """Remember where weights are active."""
-        if self.all:
-            self._before = {name: local(mask).clone() for name, mask in self._weights.dense.items()}
-            self._before |= {name: weight.positions().clone() for name, weight in self._weights.stored.items()}
+        self._before = {name: local(mask).clone() for name, mask in self._weights.dense.items()}
+        self._before |= {name: weight.positions().clone() for name, weight in self._weights.stored.items()}
 
     def end_update(self) -> None:
         """Show where weights are active now."""
-        if not self.all:
-            return
         carry = {name: self._carry(name, before) for name, before in self._before.items()}
         self._before.clear()
         shapes = self._shapes()
