@@ -23,7 +23,7 @@ COLUMNS = ("masked", "engine", "compiled", "DDP", "FSDP2", "AMP")
 ROWS = {
     "static": "`Static`",
     **{
-        key: f"`{getattr(row.updater, '__name__', key)}`"
+        key: f"`{getattr(row.updater, '__name__', key)}{'(soft=True)' if row.settings.get('soft') else ''}`"
         for key, row in METHODS.items()
         if row.moves != "never" and not row.block
     },

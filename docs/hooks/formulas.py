@@ -22,6 +22,7 @@ _SPELLED = {
     r"\ge ": r"\geq ",
     r"\max": r"\operatorname{max}",
     r"\textstyle": "",
+    **dict.fromkeys((r"\bigl", r"\bigr", r"\Bigl", r"\Bigr", r"\Big"), ""),
 }
 
 #: An argument of one character, without its braces.

@@ -170,7 +170,8 @@ def test_image_networks_train_as_on_one_process(network: str, ends: list[dict[st
         assert_same(one["weights"], other["weights"], atol=1e-5)
     names = {name for _, values in one["logged"] for name in values}
     assert any(name.startswith("units/live/") for name in names)
-    assert {name for name in names if not name.startswith("units/")} == {
+    assert any(name.startswith("density/") for name in names)
+    assert {name for name in names if not name.startswith(("units/", "density/"))} == {
         *("train/loss", "gradient/training", "flow/norm", "flow/loss", "test/accuracy", "test/loss", "sparsity"),
         *("update/before", "update/after", "update/moved"),
     }

@@ -61,7 +61,7 @@ def prompts_of(text: Tensor, task: str, *, context: int, most: int, generator: t
     >>> text = torch.frombuffer(bytearray(b"f('one two') or g(\"three four\") " * 3), dtype=torch.uint8)
     >>> found = prompts_of(text, "quote", context=9, most=2, generator=torch.Generator().manual_seed(0))
     >>> [bytes(row.tolist()) for row in found.windows], found.answers.tolist()
-    ([b"f('one two", b"f('one two"], [0, 0, 1, 1])
+    ([b"('one two", b"('one two", b'hree four', b'hree four'], [0, 0, 1, 1])
     """
     choices, patterns = TASKS[task]
     data = text.numpy().tobytes()

@@ -72,7 +72,7 @@ class Carry(NamedTuple):
 
 @dataclass
 class StepRule:
-    """A change to the optimizer's steps, made inside ``optimizer.step()``; :mod:`sparseflow.rules` has those known.
+    """A change to the optimizer's steps, made inside ``optimizer.step()``; ``sparseflow.rules`` has those known.
 
     Whatever a rule does not say is left as it is. A rule belongs to one Sparsifier; its fields are its options, and
     what it remembers is no argument (``field(init=False)``).

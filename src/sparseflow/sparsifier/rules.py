@@ -20,7 +20,7 @@ class Rules:
     """Rules, the last next to the optimizer's step: before it they act in their order, after it in the other.
 
     Args:
-        rules: See :mod:`sparseflow.rules`.
+        rules: See ``sparseflow.rules``.
         optimizers: Those whose steps are listened to.
         weights: Masked weights.
 

@@ -70,7 +70,7 @@ class Sparsifier:
         gradient_fn: Called at an update, after the step; returns name -> dense gradient for growth. Default: the
             gradients of the step itself.
         state: A saved :meth:`state_dict` to go on from; its masks take the place of ``masks``.
-        rules: Changes to the optimizer's steps, in the order in which they act: see :mod:`sparseflow.rules`.
+        rules: Changes to the optimizer's steps, in the order in which they act: see ``sparseflow.rules``.
 
     Raises:
         TypeError, ValueError: if a mask does not fit, an optimizer does not hold a masked parameter, another
