@@ -7,14 +7,14 @@ RUNS ?= runs/demo
 # Arguments of the battery, such as BATTERY=--check.
 BATTERY ?=
 
-.PHONY: demo test lint types unit bounds bench faults soak battery status docs clean help
+.PHONY: demo test lint types unit slow bounds bench faults soak battery status docs clean help
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 demo: $(VENV)/.installed  ## train 95 %-sparse networks on real digits, open the page it names
 	$(BIN)/sparseflow demo --out $(RUNS)
 
-test: lint  ## lint, types and all tests
+test: lint  ## lint, types and the tests
 	$(MAKE) -j 2 types unit
 
 lint: $(VENV)/.installed
@@ -25,7 +25,10 @@ types: $(VENV)/.installed
 	$(BIN)/mypy
 
 unit: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile -m "not slow"
+
+slow: $(VENV)/.installed  ## the tests that take 20 seconds and more each
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m slow
 
 bounds: $(VENV)/.installed  ## the engine's tests once more, with every array access of its kernels checked
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/bounds OMP_NUM_THREADS=1 $(BIN)/pytest tests/engine

@@ -96,6 +96,7 @@ def trained(repository: Path, *options: str) -> dict[str, float]:
     return final
 
 
+@pytest.mark.slow
 def test_add_a_method(repository: Path, types: Path) -> None:
     changed = follow("Add a method", repository)
     lint(repository, changed, types)
@@ -112,6 +113,7 @@ def test_add_a_method(repository: Path, types: Path) -> None:
     assert sum("noisy_rigl" in table or "Noisy RigL" in table for table in tables) >= 2
 
 
+@pytest.mark.slow
 def test_add_a_network(repository: Path, types: Path) -> None:
     changed = follow("Add a network", repository)
     lint(repository, changed, types)
@@ -122,6 +124,7 @@ def test_add_a_network(repository: Path, types: Path) -> None:
     assert "a network of two layers" in (repository / "page" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_add_a_figure(repository: Path, types: Path) -> None:
     changed = follow("Add a figure", repository)
     lint(repository, changed, types)

@@ -220,6 +220,7 @@ def told(arguments: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
 
 
+@pytest.mark.slow
 def test_a_lab_model_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = told("lenet5 --batches 2,4 --sparsity 0.9 --json speed.json", capsys)
     assert lines[0].startswith("At batch 4 the sparse model trains ")

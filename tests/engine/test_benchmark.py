@@ -207,6 +207,7 @@ def test_the_example_is_made_to_each_size() -> None:
     assert resized(x, 3) is not x
 
 
+@pytest.mark.slow
 def test_the_example_of_the_readme_can_be_measured(tmp_path: Path) -> None:
     """As a newcomer types it behind the loop: the model is held by a Sparsifier whose masks have moved."""
     (block,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)

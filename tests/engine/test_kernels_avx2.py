@@ -13,6 +13,7 @@ AVX2 = "+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+bmi,+bmi2,+f
 HERE = Path(__file__).parent
 
 
+@pytest.mark.slow
 def test_kernels_without_avx512_are_right(tmp_path: Path) -> None:
     if sys.platform != "linux" or "avx2" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("needs an x86 machine that runs AVX2, and Linux to ask it")

@@ -155,6 +155,7 @@ def test_only_a_step_moves_running_statistics_and_only_write_gives_them_away() -
     assert not any(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
 
 
+@pytest.mark.slow
 def test_evaluation_in_slices_and_training_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the cache and the batch: a norm that measures sees all examples."""
     monkeypatch.setattr(program_module, "_CACHE", 1)

@@ -140,6 +140,7 @@ def test_authors_updates_use_batches_without_steps(folder: Path) -> None:
     assert TINY.with_(updates="authors", method="set").num_batches == TINY.steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["vgg16", "resnet50"])
 def test_the_papers_settings(network: str) -> None:
     """Protocol 0 and C.4: 251 updates of RigL from step 0, 250 of SET from step 1, for ResNet-50."""

@@ -156,6 +156,7 @@ class Scribble:
         (root / self.name).touch()
 
 
+@pytest.mark.slow
 def test_order_number_at_once_and_killed_workers(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One at a time on two CPUs, with one retry: dead once is done; dead twice failed, what needs it does not begin."""
     from sparseflow.training import ray_pool

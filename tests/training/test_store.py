@@ -396,6 +396,7 @@ def test_another_process_makes_the_run_while_this_one_begins(
     assert [path.name for path in tmp_path.iterdir()] == [CONFIG.name]
 
 
+@pytest.mark.slow
 def test_of_processes_that_begin_at_once_one_gets_the_run(tmp_path: Path) -> None:
     code = """
         import json, sys
