@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from benchmarks.result import RESULTS, THREADS
@@ -48,8 +47,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     chosen = [benchmark for name, benchmark in benchmarks.items() if not arguments.only or name in arguments.only]
+    only = ["--only", *arguments.only] if arguments.only else []  # where the files go is no part of what they say
     out = None if arguments.smoke else arguments.out
-    measure(chosen, smoke=arguments.smoke, out=out, command=" ".join(["python -m benchmarks", *sys.argv[1:]]))
+    measure(chosen, smoke=arguments.smoke, out=out, command=" ".join(["python -m benchmarks", *only]))
 
 
 if __name__ == "__main__":

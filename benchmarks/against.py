@@ -114,7 +114,8 @@ def main() -> None:
         before = Path(temporary).resolve() / "before"
         _clone(commit, before)
         benchmark = Benchmark(name=f"against_{commit}", what=f"this checkout / {commit}", reach=1.05, run=run)
-        command = " ".join(["python -m benchmarks.against", *sys.argv[1:]])
+        options = ["--only", *given.only, "--rounds", str(given.rounds)]
+        command = " ".join(["python -m benchmarks.against", commit, *options])
         measure([benchmark], smoke=given.smoke, out=None if given.smoke else given.out, command=command)
 
 

@@ -92,3 +92,14 @@ def pull(layer: nn.Linear, *gradient: float) -> None:
 def active(sparsifier: sf.Sparsifier) -> list[int]:
     """Indices of the active ones among the eight weights."""
     return sparsifier.masks["weight"].flatten().nonzero().flatten().tolist()
+
+
+def the_same(one: object, two: object) -> bool:
+    """Whether two nested values are equal, tensors in their type and to the last bit."""
+    if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):
+        return one.dtype == two.dtype and torch.equal(one, two)
+    if isinstance(one, dict) and isinstance(two, dict):
+        return list(one) == list(two) and all(the_same(one[key], two[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(two, list | tuple):
+        return len(one) == len(two) and all(map(the_same, one, two))
+    return one == two

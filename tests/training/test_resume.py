@@ -19,6 +19,7 @@ from sparseflow.training.digits import DigitRun
 from sparseflow.training.run import train
 from sparseflow.training.runs import CHECKPOINTS, DONE, METRICS
 from sparseflow.training.store import RunStore
+from tiny import the_same
 
 CONFIG = DigitRun(
     dataset="mnist-5k",
@@ -34,16 +35,6 @@ CONFIG = DigitRun(
 
 class StoppedError(Exception):
     """Stands for a crash in this process."""
-
-
-def the_same(one: object, two: object) -> bool:
-    if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):
-        return one.dtype == two.dtype and torch.equal(one, two)
-    if isinstance(one, dict) and isinstance(two, dict):
-        return list(one) == list(two) and all(the_same(one[key], two[key]) for key in one)
-    if isinstance(one, list | tuple) and isinstance(two, list | tuple):
-        return len(one) == len(two) and all(map(the_same, one, two))
-    return one == two
 
 
 def outcome(root: Path, config: DigitRun) -> tuple[bytes, dict[str, object], dict[str, float], set[str]]:

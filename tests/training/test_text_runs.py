@@ -19,6 +19,7 @@ from sparseflow.training.runs import CHECKPOINTS, DONE, METRICS, load_run
 from sparseflow.training.text import TextRun, small_dense
 from sparseflow.training.text_loop import bits_per_byte, train_text, trained_decoder
 from sparseflow.training.text_step import BETAS, TextTraining, cross_entropy
+from tiny import the_same
 
 TINY = TextRun(
     width=16, depth=2, heads=2, context=16, batch_size=4, one_in=5, steps=12, log_every=2, eval_every=6, eval_windows=4,
@@ -163,16 +164,6 @@ def test_a_run_that_is_stopped_and_continued(run: TextRun, tmp_path: Path) -> No
     assert whole[0] == parts[0]
     assert whole[2] == parts[2]
     assert the_same(whole[1], parts[1])
-
-
-def the_same(one: object, two: object) -> bool:
-    if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):
-        return one.dtype == two.dtype and torch.equal(one, two)
-    if isinstance(one, dict) and isinstance(two, dict):
-        return list(one) == list(two) and all(the_same(one[key], two[key]) for key in one)
-    if isinstance(one, list | tuple) and isinstance(two, list | tuple):
-        return len(one) == len(two) and all(map(the_same, one, two))
-    return one == two
 
 
 def in_a_process(run: TextRun, root: Path) -> None:

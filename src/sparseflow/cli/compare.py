@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from sparseflow.cli.options import OptionalPath
+from sparseflow.cli.words import duration, typed_command
 from sparseflow.ranges import Count
 
 if TYPE_CHECKING:
@@ -86,9 +85,9 @@ class Compare:
         self._compute("comparison", runs)
         page = write_comparison(
             plan, searched, compared, root=self.out, out=self.report or self.out / "report",
-            command=shlex.join(["sparseflow", *sys.argv[1:]]),
+            command=typed_command(),
         )  # fmt: skip
-        _err.print(f"{_duration(time.monotonic() - began)}.")
+        _err.print(f"{duration(time.monotonic() - began)}.")
         _out.print(f"Open [bold]{page}[/bold] in a browser.", soft_wrap=True)
 
     @property
@@ -125,11 +124,11 @@ def _listing(plan: Comparison, root: Path, *, jobs: int) -> Table:
         before = rows.get(key, (0, 0, 0.0))
         rows[key] = (before[0] + runs, before[1] + done, before[2] + seconds)
     for (network, method), (runs, done, seconds) in rows.items():
-        table.add_row(network, method, str(runs), str(done), _duration(seconds))
+        table.add_row(network, method, str(runs), str(done), duration(seconds))
     table.add_section()
     totals = [sum(row[index] for row in rows.values()) for index in range(3)]
-    table.add_row("all", "", str(totals[0]), str(totals[1]), _duration(totals[2]))
-    table.add_row("all", f"by {jobs} processes", "", "", _duration(totals[2] / jobs))
+    table.add_row("all", "", str(totals[0]), str(totals[1]), duration(totals[2]))
+    table.add_row("all", f"by {jobs} processes", "", "", duration(totals[2] / jobs))
     return table
 
 
@@ -143,14 +142,3 @@ def _seconds(config: RunConfig) -> float:
         return START_AND_END + digit_seconds(config)
     assert isinstance(config, ImageRun)
     return core_seconds(config)
-
-
-def _duration(seconds: float) -> str:
-    """A duration, rounded for people.
-
-    >>> _duration(40), _duration(340), _duration(8000)
-    ('40 s', '6 min', '2.2 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

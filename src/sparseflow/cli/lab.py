@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ import pandas as pd
 import tyro
 from rich.console import Console
 
+from sparseflow.cli.words import typed_command
 from sparseflow.ranges import Count
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class Demo:
         configs = demo(seeds=self.seeds, steps=self.steps, quick=self.quick)
         runs = sweep(configs, root=self.out, jobs=self.jobs, ray=self.ray, tensorboard=self.tensorboard, console=_err)
         signal = _signal(self.out / "signal.csv", networks=1 if self.quick else 5)
-        page = write_report(runs, self.out / "report", signal=signal, title=_TITLE, command=_typed())
+        page = write_report(runs, self.out / "report", signal=signal, title=_TITLE, command=typed_command())
         _tell(runs, page)
 
 
@@ -79,7 +78,7 @@ class Report:
         signal = _read_signal(table) if table.is_file() else None
         unfinished = unfinished_runs(self.runs)
         out = self.out or self.runs / "report"
-        page = write_report(runs, out, signal=signal, title=_TITLE, command=_typed(), unfinished=unfinished)
+        page = write_report(runs, out, signal=signal, title=_TITLE, command=typed_command(), unfinished=unfinished)
         _tell(runs, page)
 
 
@@ -120,7 +119,3 @@ def _read_signal(path: Path) -> pd.DataFrame:
 
     data = read_with_digest(path, cure=f"Make it again: sparseflow demo --out {path.parent}")
     return pd.read_csv(io.BytesIO(data))
-
-
-def _typed() -> str:
-    return shlex.join(["sparseflow", *sys.argv[1:]])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Column, Table
 
+from sparseflow.cli.words import duration, typed_command
 from sparseflow.ranges import Count, Positive
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ class Reproduce:
             jobs, where = 1, "one GPU"
         _err.print(
             f"runs {runs}, measurements {len(tasks) - runs}; to do: {len(todo)}, about "
-            f"{_duration(matrix.seconds(todo) / jobs)} on {where}",
+            f"{duration(matrix.seconds(todo) / jobs)} on {where}",
             soft_wrap=True,
         )
         began = time.monotonic()
@@ -101,7 +100,7 @@ class Reproduce:
         with _err.status("reading runs, judging claims"):
             evidence = matrix.evidence(root)
             verdicts = matrix.judge(evidence)
-        command = shlex.join(["sparseflow", *sys.argv[1:]])
+        command = typed_command()
         drawing = partial(track, description="drawing", console=_err, transient=True)
         page = matrix.report(
             evidence,
@@ -115,7 +114,7 @@ class Reproduce:
         if verdicts:
             counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in ("held", "failed", "inconclusive")}
             _out.print(", ".join(f"{count} claims {kind}" for kind, count in counts.items()))
-        _err.print(f"{_duration(time.monotonic() - began)}.")
+        _err.print(f"{duration(time.monotonic() - began)}.")
         _out.print(f"Open [bold]{page}[/bold] in a browser.", soft_wrap=True)
 
     def _matrix(self, data: Path | None) -> Matrix:
@@ -169,16 +168,5 @@ def _row(table: Table, name: str, title: str, matrix: Matrix, root: Path) -> Non
     tasks = matrix.tasks([name])
     runs = sum(isinstance(task, Training) for task in tasks)
     done = sum(task.is_done(root) for task in tasks)
-    cost = _duration(matrix.seconds(tasks))
+    cost = duration(matrix.seconds(tasks))
     table.add_row(name, title, str(runs), str(len(tasks) - runs), cost, f"{done}/{len(tasks)}")
-
-
-def _duration(seconds: float) -> str:
-    """A duration, rounded for people.
-
-    >>> _duration(40), _duration(340), _duration(8000)
-    ('40 s', '6 min', '2.2 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
