@@ -390,3 +390,24 @@ def test_contradictions_have_the_papers_numbers() -> None:
 def test_demo_scale_has_every_planned_number() -> None:
     content = build("table1", make_evidence(DEMO, only=["lenet5/dense"]), DEMO)
     assert row(content, "Dense")[["runs", "planned"]].to_list() == [DEMO.seeds, DEMO.seeds]
+
+
+def test_update_periods_are_compared_where_every_cell_is_there() -> None:
+    """By hand: cells of 0.1 and 0.4 points from a paper whose runs all learned."""
+    rows = [
+        {
+            "group": f"lenet5/{method}/{init}{variant}",
+            "learned_mean": 98.0 + gap,
+            "paper_mean": 98.0,
+            "paper_std": 0.1,
+            "paper_n": 5,
+        }
+        for variant, gap in (("/f100", 0.1), ("", -0.4))
+        for method in ("set", "rigl")
+        for init in ("dense", "liu", "sparse")
+    ]
+    (sentence,) = tables.by_period(pd.DataFrame(rows))
+    assert "every 100 steps the 6 cells" in sentence
+    assert "within 0.10 points" in sentence
+    assert sentence.endswith("prints, within 0.40.")
+    assert tables.by_period(pd.DataFrame(rows[:-1])) == []
