@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from sparseflow.ranges import SPARSITIES
+from sparseflow.ranges import SPARSITIES, Range
 from sparseflow.sharded import full, local, shard_like
 from sparseflow.suggest import did_you_mean
 
@@ -29,10 +29,10 @@ def check_fraction(value: float, *, name: str) -> None:
     """Check that a value is in [0, 1].
 
     Raises:
-        ValueError: if it is not.
+        TypeError: if it is no number.
+        ValueError: if it is outside.
     """
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be in [0, 1], got {value!r}.")
+    Range(0, 1).check(value, name=name)
 
 
 def check_choice(value: str, choices: Iterable[str], *, name: str) -> None:
@@ -68,10 +68,10 @@ def check_steps(value: float, *, name: str, least: int) -> None:
     """Check that a number of optimizer steps is whole and large enough.
 
     Raises:
-        ValueError: if it is not.
+        TypeError: if it is no number.
+        ValueError: if it is not whole, or too small.
     """
-    if value % 1 or value < least:  # the remainder of NaN and of infinity is NaN, which counts as true
-        raise ValueError(f"{name} must be at least {least} optimizer step{'s' * (least != 1)}, got {value!r}.")
+    Range(least, hint="It counts optimizer steps.").check(value, name=name, whole=True)
 
 
 def check_finite(scores: Tensor, *, name: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -108,3 +110,19 @@ def test_scores_become_masks_and_bad_input_is_refused() -> None:
         sf.synflow_masks(model, 95, torch.ones(1, 5))
     with pytest.raises(ValueError, match="batches is empty"):
         sf.snip(model, F.cross_entropy, [])
+
+
+@pytest.mark.parametrize("score", [sf.snip, sf.grasp, sf.fisher_obd, partial(sf.hutchinson_obd, samples=1, seed=0)])
+def test_a_frozen_weight_is_named_or_left_out(score: Callable[..., dict[str, Tensor]]) -> None:
+    model = network()
+    model[0].weight.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"'0\.weight' is frozen.*leave it out with exclude=\['0\.weight'\]"):
+        score(model, F.cross_entropy, batches())
+    assert list(score(model, F.cross_entropy, batches(), exclude=["0.weight"])) == ["2.weight"]
+
+
+def test_synaptic_flow_goes_through_frozen_weights_too() -> None:
+    model, frozen = network(), network().requires_grad_(False)
+    masks, same = (sf.synflow_masks(each, 0.8, torch.ones(1, 5), rounds=3) for each in (model, frozen))
+    assert all(torch.equal(masks[name], same[name]) for name in masks)
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())

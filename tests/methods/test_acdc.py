@@ -98,6 +98,21 @@ def test_momentum_of_other_optimizers_is_known_by_its_name() -> None:
         assert optimizer.state[parameter]["exp_avg_sq"].any()
 
 
+def test_a_dense_phase_begins_without_the_momentum_of_both_factors() -> None:
+    """Sign-In steps the second factor of each weight by an optimizer of its own."""
+    layer = nn.Linear(6, 4)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.01, momentum=0.9)
+    rule = sf.rules.SignIn(reset_every=100)
+    sf.Sparsifier(layer, optimizer, sf.dense_masks(layer), sf.ACDC(sparsity=0.5, **PHASES), seed=0, rules=[rule])
+    for step in range(1, DENSE[0] + 1):
+        optimizer.zero_grad()
+        layer(torch.ones(2, 6)).square().sum().backward()
+        optimizer.step()
+        momenta = [state["momentum_buffer"] for each in rule.optimizers for state in each.state.values()]
+        assert len(momenta) == 1
+        assert bool(momenta[0].any()) == (step != DENSE[0])
+
+
 def test_a_run_says_what_is_left_of_it() -> None:
     layer = nn.Linear(6, 4)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
@@ -119,6 +134,8 @@ def test_what_cannot_be_is_refused_when_it_is_made() -> None:
         sf.ACDC(sparsity=0.9, total_steps=20, end=50)
     with pytest.raises(ValueError, match="sparsity"):
         sf.ACDC(sparsity=1.0, total_steps=20)
+    with pytest.raises(TypeError, match="total_steps must be a whole number, got '20'"):
+        sf.ACDC(sparsity=0.9, total_steps="20")
     layer = nn.Linear(6, 4)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     with pytest.raises(ValueError, match=r"Start from sparseflow\.dense_masks"):

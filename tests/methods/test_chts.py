@@ -159,7 +159,10 @@ def test_no_gradient_decides() -> None:
     ("options", "message"),
     [
         ({}, "sharpness rises until the last update: give total_steps= or update_until="),
-        ({"sharpness": (-1, 1), "total_steps": 9}, r"sharpness must be two finite powers from 0 on, got \(-1, 1\)"),
+        *(
+            ({"sharpness": given, "total_steps": 9}, "sharpness must be two finite powers from 0 on, such as")
+            for given in ((-1, 1), 3.0, (1, 2, 3), ("1", "3"), (1, float("nan")), None)
+        ),
         ({"importance": "size", "total_steps": 9}, "importance must be one of 'magnitude', 'relative', got 'size'"),
         ({"predictor": "CH1", "total_steps": 9}, "predictor must be one of 'CH2-L3n', 'CH3-L3n', got 'CH1'"),
     ],

@@ -243,7 +243,7 @@ def test_without_regrowth_no_more_go_than_may_come() -> None:
     ("arguments", "message"),
     [
         ({"drop_fraction": 1.5}, r"drop_fraction must be in \[0, 1\], got 1.5"),
-        ({"update_every": 0}, "update_every must be at least 1 optimizer step, got 0"),
+        ({"update_every": 0}, "update_every must be at least 1, got 0. It counts optimizer steps"),
         ({"first_update": 0}, "first_update must be at least 1, got 0: masks change after an optimizer step"),
         ({"first_update": -1, "replaces_step": True}, "first_update must be at least 0, got -1"),
         (
@@ -256,10 +256,10 @@ def test_without_regrowth_no_more_go_than_may_come() -> None:
             {"schedule": "cosine", "update_until": 0, "first_update": 0, "replaces_step": True},
             "schedule='cosine' needs its end: give total_steps= or update_until=",
         ),
-        ({"update_every": 2.5}, "update_every must be at least 1 optimizer step, got 2.5"),
-        ({"update_every": float("nan")}, "update_every must be at least 1 optimizer step, got nan"),
-        ({"update_until": 0}, "update_until must be at least 1 optimizer step, got 0"),
-        ({"total_steps": -1}, "total_steps must be at least 1 optimizer step, got -1"),
+        ({"update_every": 2.5}, "update_every must be a whole number, got 2.5. It counts optimizer steps"),
+        ({"update_every": float("nan")}, "update_every must be at least 1, got nan"),
+        ({"update_until": 0}, "update_until must be at least 1, got 0"),
+        ({"total_steps": -1}, "total_steps must be at least 1, got -1"),
         ({"total_steps": 600, "update_until": 500}, "total_steps= stops updates after 75 % .* give one of them"),
         ({"gradient_decay": 1.0}, "gradient_decay=1.0 would never look at a gradient"),
     ],
@@ -267,6 +267,12 @@ def test_without_regrowth_no_more_go_than_may_come() -> None:
 def test_wrong_settings(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sf.RigL(**arguments)
+
+
+@pytest.mark.parametrize("name", ["drop_fraction", "update_every", "update_until", "total_steps", "first_update"])
+def test_what_is_no_number_is_named(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a (whole )?number, got '9' "):
+        sf.RigL(**{name: "9"})
 
 
 @pytest.mark.parametrize(

@@ -164,8 +164,8 @@ def test_training_that_ends_with_the_bound_open_is_told() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gradient_weight": -0.1}, "gradient_weight must be a finite number from 0 on, got -0.1"),
-        ({"gradient_weight": float("nan")}, "gradient_weight must be a finite number from 0 on, got nan"),
+        ({"gradient_weight": -0.1}, "gradient_weight must be at least 0, got -0.1"),
+        ({"gradient_weight": float("nan")}, "gradient_weight must be at least 0, got nan"),
         ({"soft": True}, "a soft bound holds more weights than the masks until the last update: give total_steps="),
         ({"schedule": "stages"}, "schedule='stages' needs its end: give total_steps="),
     ],
@@ -173,6 +173,11 @@ def test_training_that_ends_with_the_bound_open_is_told() -> None:
 def test_options_that_cannot_be_met(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sf.MEST(**options)
+
+
+def test_what_is_no_number_is_named() -> None:
+    with pytest.raises(TypeError, match="gradient_weight must be a number, got 'half'"):
+        sf.MEST(gradient_weight="half")
 
 
 def test_a_method_says_how_it_was_made() -> None:

@@ -88,16 +88,29 @@ def test_masks_that_are_sparser_are_refused() -> None:
     layer = nn.Linear(8, 3)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     method = sf.NOfM(pattern=(2, 4), begin=1, end=1)
-    with pytest.raises(ValueError, match=r"weight has 5 active weights, less than 2 of every 4; none comes back"):
+    with pytest.raises(ValueError, match=r"a group of 4 of weight has 0 active weights, less than 2; none comes back"):
         sf.Sparsifier(layer, optimizer, sf.random_masks(layer, 0.8, seed=0), method, seed=0)
     mask = torch.ones(3, 8, dtype=torch.bool)
-    mask[0, :3] = False
-    sf.Sparsifier(layer, optimizer, {"weight": mask}, method, seed=0)
-    layer(torch.ones(1, 8)).sum().backward()
-    with pytest.raises(
-        ValueError, match="a group of 4 in the mask of 'weight' has less than 2 active weights at step 1"
-    ):
+    mask[0, :3] = False  # enough in all, and too few in one group
+    with pytest.raises(ValueError, match=r"a group of 4 of weight has 1 active weights, less than 2; none comes back"):
+        sf.Sparsifier(layer, optimizer, {"weight": mask}, method, seed=0)
+
+
+def test_masks_that_are_sparse_already_go_on_from_there() -> None:
+    """Two or three of four are active at the start: no group has more than two from the first update on."""
+    layer = nn.Linear(8, 2)
+    mask = torch.ones(2, 8, dtype=torch.bool)
+    mask[0, 0] = mask[1, 4] = mask[1, 5] = False
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    method = sf.NOfM(pattern=(1, 4), begin=1, end=3, update_every=1)
+    sparsifier = sf.Sparsifier(layer, optimizer, {"weight": mask}, method, seed=0)
+    counts = []
+    for _ in range(3):
+        layer(torch.ones(1, 8)).sum().backward()
         optimizer.step()
+        counts.append(sparsifier.masks["weight"].reshape(-1, 4).sum(1).unique().tolist())
+        assert not bool((sparsifier.masks["weight"] & ~mask).any())
+    assert counts == [[2], [1], [1]]  # of 4, round(4 - 3 * 7 / 8) and 1 by the cubic
 
 
 def test_a_run_that_ends_early_says_so() -> None:

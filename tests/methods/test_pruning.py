@@ -136,15 +136,21 @@ def test_at_least_one_weight_stays_in_each_layer() -> None:
         ({"scope": "all"}, "scope must be one of 'layer', 'global', got 'all'"),
         ({"sparsity": {"a": 0.5}, "scope": "global"}, "scope='global' ranks all layers together: give one sparsity"),
         ({"begin": 5, "end": 4}, "pruning needs 0 <= begin <= end, in optimizer steps, got 5 and 4"),
-        ({"begin": -1}, "pruning needs 0 <= begin <= end, in optimizer steps, got -1 and 10"),
+        ({"begin": -1}, "begin must be at least 0, got -1. It counts optimizer steps"),
         ({"begin": 0, "end": 0}, "at step 0 use sparseflow.magnitude_masks"),
-        ({"update_every": 0}, "update_every must be at least 1 optimizer step, got 0"),
-        ({"end": 9.5}, "end must be at least 0 optimizer steps, got 9.5"),
+        ({"update_every": 0}, "update_every must be at least 1, got 0"),
+        ({"end": 9.5}, "end must be a whole number, got 9.5"),
     ],
 )
 def test_wrong_settings(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sf.GMP(**{"sparsity": 0.5, "begin": 1, "end": 10, **arguments})
+
+
+@pytest.mark.parametrize("name", ["begin", "end", "update_every"])
+def test_what_is_no_number_is_named(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a whole number, got '9' "):
+        sf.GMP(**{"sparsity": 0.5, "begin": 1, "end": 10, name: "9"})
 
 
 def test_one_shot_cannot_precede_the_first_step() -> None:

@@ -81,6 +81,22 @@ def test_enough_units_stay_for_the_budget() -> None:
     assert found.sum(1).tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("salient_share", [0.0, 1.0])
+def test_no_more_units_stay_than_there_are_weights(salient_share: float) -> None:
+    """By hand: three weights cannot fill four units; each of the three most salient units has one."""
+    weight = torch.diag(torch.tensor([3.0, 2.0, 1.0, 0.0]))
+    found = constant_fan_in_update(
+        weight, torch.zeros(4, 4), weight != 0, budget=3, num_drop=0, salient_share=salient_share
+    )
+    assert torch.equal(found, weight != 0)
+    # Two units of two columns are full; of the six others none is salient, and four weights cannot fill eight units.
+    wide = torch.zeros(8, 2)
+    wide[2:4] = 1.0
+    found = constant_fan_in_update(wide, torch.zeros(8, 2), wide != 0, budget=4, num_drop=0, salient_share=1.0)
+    assert int(found.sum()) == 4
+    assert found.sum(1)[2:4].tolist() == [1, 1]
+
+
 class Run:
     def __init__(self, *, stored: bool) -> None:
         model = tiny_model(dtype=torch.float64)
@@ -159,6 +175,8 @@ def test_what_cannot_be_met() -> None:
         sf.constant_fan_in_masks(model, 0.8, overrides={"5.weight": 0.99}, seed=0)
     with pytest.raises(ValueError, match=r"salient_share must be in \[0, 1\], got 1\.5"):
         sf.SRigL(salient_share=1.5)
+    with pytest.raises(TypeError, match=r"salient_share must be a number, got 'all'"):
+        sf.SRigL(salient_share="all")
 
 
 def test_a_method_says_how_it_was_made() -> None:

@@ -49,6 +49,20 @@ def test_a_run_of_sgd_is_the_two_steps_in_turn() -> None:
         assert parameter.detach().numpy() == pytest.approx(array, rel=1e-10, abs=1e-12)
 
 
+def test_a_gain_that_is_maximised_moves_weights_as_its_negative_loss() -> None:
+    ends = []
+    for maximize in (False, True):
+        torch.manual_seed(0)
+        layer = nn.Linear(5, 4)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, maximize=maximize)
+        sf.Sparsifier(layer, optimizer, sf.dense_masks(layer), sf.Static(), seed=0, rules=[sf.rules.HAM(alpha=10.0)])
+        loss = layer(torch.ones(2, 5)).square().sum()
+        (-loss if maximize else loss).backward()
+        optimizer.step()
+        ends.append(layer.weight.detach())
+    assert torch.equal(*ends)
+
+
 @pytest.mark.parametrize(("options", "words"), [
     ({"alpha": -1.0}, "alpha must be at least 0, got -1.0"), ({"beta": "much"}, "beta must be a number, got 'much'"),
 ])  # fmt: skip

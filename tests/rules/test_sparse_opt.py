@@ -102,5 +102,6 @@ def test_patterns_that_match_nothing_are_refused() -> None:
             layer, optimizer, sf.random_masks(layer, 0.5, seed=0), sf.Static(), seed=0,
             rules=[sf.rules.SparseOpt(exclude=["head"])],
         )  # fmt: skip
-    with pytest.raises(TypeError, match=r"exclude takes a list of names or patterns, got 'head'"):
-        sf.rules.SparseOpt(exclude="head")
+    for given in ("head", 5, [5], None):
+        with pytest.raises(TypeError, match=r"exclude takes a list of names or patterns, such as \['head.*'\], got"):
+            sf.rules.SparseOpt(exclude=given)

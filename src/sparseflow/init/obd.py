@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from sparseflow.batches import Batch, each, forward, loss_of, map_tensors
 from sparseflow.boundary import checked
 from sparseflow.gradients import trainable, twice_differentiable, undisturbed
-from sparseflow.masks.select import Rule, prunable, unwrap
+from sparseflow.init.prune import scored
+from sparseflow.masks.select import Rule, unwrap
 from sparseflow.ranges import Range
 from sparseflow.rng import stream
 from sparseflow.types import Batches, LossFn
@@ -137,10 +138,8 @@ def fisher_obd(
     >>> fisher_obd(layer, lambda output, _: output.sum(), [(torch.tensor([[1.0], [3.0]]), torch.zeros(2))])
     {'weight': tensor([[10.]])}
     """
-    chosen = prunable(model, include=include, exclude=exclude)
-    return _damage(
-        {name: weight.parameter for name, weight in chosen.items()}, fisher_diagonal(model, loss_fn, batches)
-    )
+    chosen = scored(model, include=include, exclude=exclude)
+    return _damage(chosen, fisher_diagonal(model, loss_fn, batches))
 
 
 @checked(samples=Range(1))
@@ -171,9 +170,8 @@ def hutchinson_obd(
     >>> hutchinson_obd(layer, half_square, [(torch.tensor([[3.0, 0.0]]), torch.zeros(1))], seed=0)
     {'weight': tensor([[18., 0.]])}
     """
-    chosen = prunable(model, include=include, exclude=exclude)
-    diagonal = hutchinson_diagonal(model, loss_fn, batches, samples=samples, seed=seed)
-    return _damage({name: weight.parameter for name, weight in chosen.items()}, diagonal)
+    chosen = scored(model, include=include, exclude=exclude)
+    return _damage(chosen, hutchinson_diagonal(model, loss_fn, batches, samples=samples, seed=seed))
 
 
 def _damage(weights: Mapping[str, Tensor], diagonal: Mapping[str, Tensor]) -> dict[str, Tensor]:

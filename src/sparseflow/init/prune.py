@@ -21,6 +21,24 @@ from sparseflow.precision import in_widest_dtype
 from sparseflow.types import Batches, LossFn
 
 
+def scored(model: nn.Module, *, include: Iterable[Rule] = (), exclude: Iterable[Rule] = ()) -> dict[str, nn.Parameter]:
+    """The weights that get masks, by name: those that a gradient can score.
+
+    Raises:
+        ValueError: naming one that is frozen.
+
+    >>> list(scored(nn.Linear(2, 1)))
+    ['weight']
+    """
+    found = {name: weight.parameter for name, weight in prunable(model, include=include, exclude=exclude).items()}
+    if frozen := [name for name, parameter in found.items() if not parameter.requires_grad]:
+        raise ValueError(
+            f"{frozen[0]!r} is frozen, so that no gradient scores it. Call requires_grad_(True) on it, or leave it out "
+            f"with exclude={frozen!r}."
+        )
+    return found
+
+
 @checked()
 def snip(
     model: nn.Module,
@@ -44,6 +62,9 @@ def snip(
 
     Returns: parameter name -> score; the highest should stay.
 
+    Raises:
+        ValueError: naming a weight that is frozen.
+
     Reference: Lee et al. (2019), *SNIP: Single-shot network pruning based on connection sensitivity*.
 
     >>> layer = nn.Linear(2, 1, bias=False)
@@ -51,9 +72,9 @@ def snip(
     >>> snip(layer, lambda output, target: output.sum(), [(torch.tensor([[1.0, 4.0]]), torch.zeros(1))])
     {'weight': tensor([[3., 4.]])}
     """
-    chosen = prunable(model, include=include, exclude=exclude)
+    chosen = scored(model, include=include, exclude=exclude)
     _, gradient = loss_gradient(model, loss_fn, batches)
-    return {name: (weight.parameter.detach() * gradient[name]).abs() for name, weight in chosen.items()}
+    return {name: (weight.detach() * gradient[name]).abs() for name, weight in chosen.items()}
 
 
 @checked()
@@ -74,7 +95,7 @@ def grasp(
 
     No temperature: the loss is used as given.
 
-    Arguments as :func:`snip`.
+    Arguments and errors as :func:`snip`.
 
     Returns: parameter name -> score; the highest should stay.
 
@@ -87,7 +108,7 @@ def grasp(
     {'weight': tensor([[1., 0.]])}
     """
     found = list(each(batches))
-    chosen = prunable(model, include=include, exclude=exclude)
+    chosen = scored(model, include=include, exclude=exclude)
     _, gradient = loss_gradient(model, loss_fn, found)
     parameters = trainable(model)
     total = sum(batch.size for batch in found)
@@ -109,7 +130,7 @@ def grasp(
             for name, part in zip(parameters, second, strict=True):
                 if part is not None:
                     product[name] += part
-    return {name: weight.parameter.detach() * product[name] for name, weight in chosen.items()}
+    return {name: weight.detach() * product[name] for name, weight in chosen.items()}
 
 
 @checked()
@@ -170,7 +191,7 @@ def _synflow_masks(
     include: Iterable[Rule],
     exclude: Iterable[Rule],
 ) -> dict[str, Tensor]:
-    probe = copy.deepcopy(unwrap(model)).to(dtype).eval()
+    probe = copy.deepcopy(unwrap(model)).to(dtype).eval().requires_grad_()
     ones = map_tensors(lambda a: torch.ones_like(a, dtype=dtype) if a.is_floating_point() else a, example_inputs)
     with torch.no_grad():
         for name, parameter in probe.named_parameters():

@@ -125,8 +125,10 @@ class SampledTopology:
     def __post_init__(self) -> None:
         check_choice(self.importance, IMPORTANCES, name="importance")
         check_choice(self.predictor, PREDICTORS, name="predictor")
-        if not 0 <= min(self.sharpness) <= max(self.sharpness) < torch.inf:
-            raise ValueError(f"sharpness must be two finite powers from 0 on, got {self.sharpness!r}.")
+        pair = self.sharpness
+        is_pair = isinstance(pair, tuple | list) and len(pair) == 2
+        if not is_pair or not all(isinstance(each, int | float) and 0 <= each < torch.inf for each in pair):
+            raise ValueError(f"sharpness must be two finite powers from 0 on, such as (1, 3), got {pair!r}.")
         if self.sharpness[0] != self.sharpness[1] and not self.until:
             raise ValueError(
                 "sharpness rises until the last update: give total_steps= or update_until=, in optimizer steps, or one "

@@ -242,14 +242,14 @@ class DropGrow:
             )
         check_steps(self.update_every, name="update_every", least=1)
         earliest = 0 if self.replaces_step else 1
+        for name, least in {"first_update": 0, "update_until": earliest, "total_steps": 1}.items():
+            if (value := getattr(self, name)) is not None:
+                check_steps(value, name=name, least=least)
         if self.first_update is not None and self.first_update < earliest:
             raise ValueError(
                 f"first_update must be at least {earliest}, got {self.first_update}: masks change after an optimizer "
                 "step, and before the first one only where the update replaces it (replaces_step=True)."
             )
-        for name, least in {"first_update": earliest, "update_until": earliest, "total_steps": 1}.items():
-            if (value := getattr(self, name)) is not None:
-                check_steps(value, name=name, least=least)
         if self.total_steps is not None and self.update_until is not None:
             raise ValueError(
                 "total_steps= stops updates after 75 % of the run and update_until= at a step: give one of them."

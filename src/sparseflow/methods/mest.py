@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Unpack
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from sparseflow.methods.drop_grow import DropGrow, Options
 from sparseflow.methods.scores import uniform_random
+from sparseflow.ranges import Range
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def MEST(  # noqa: N802 - the field's name
             with the soft bound 5 points at either. ``schedule``: their own is ``"stages"``.
 
     Raises:
-        ValueError: as :func:`sparseflow.RigL`; if :math:`\lambda` is negative or not finite, or a soft bound has no
-            end.
+        TypeError, ValueError: as :func:`sparseflow.RigL`; if :math:`\lambda` is negative or not finite, or a soft bound
+            has no end.
 
     Note:
         Paper and code differ. The authors' code sets :math:`\lambda = 0` unless told otherwise, and none of its scripts
@@ -74,8 +74,7 @@ def MEST(  # noqa: N802 - the field's name
     >>> [mest.num_drop(1000, step=step, learning_rate_ratio=1.0) for step in (400, 500, 600)]
     [300, 150, 0]
     """
-    if not 0 <= gradient_weight < math.inf:
-        raise ValueError(f"gradient_weight must be a finite number from 0 on, got {gradient_weight!r}.")
+    Range(0).check(gradient_weight, name="gradient_weight")
     return DropGrow(
         drop_score=MagnitudeAndGradient(gradient_weight),
         grow_score=uniform_random,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -29,8 +28,9 @@ class NOfM:
     r"""Gradual pruning to exactly N of every M: start from :func:`sparseflow.dense_masks`.
 
     In each group the number of active weights falls from M to N along the cubic of :class:`sparseflow.GMP`,
-    :math:`k(t) = \mathrm{round}(M (1 - s(t)))`, and is the same in all groups of a layer at every step. Which inputs
-    are a group is said at :func:`sparseflow.masks.n_of_m.in_groups`. Weights that no name pattern matches stay dense.
+    :math:`k(t) = \mathrm{round}(M (1 - s(t)))`, and is the same in all groups of a layer from the first update on: of
+    masks that are sparse already, at most what the sparsest group has. Which inputs are a group is said at
+    :func:`sparseflow.masks.n_of_m.in_groups`. Weights that no name pattern matches stay dense.
 
     Args:
         pattern: N and M, such as ``(2, 4)``, or name pattern -> N and M.
@@ -87,16 +87,16 @@ class NOfM:
         """Check that every M divides its columns; see :func:`sparseflow.methods.run.check_layers`.
 
         Raises:
-            ValueError: naming the weights that cannot be N:M, or one that has less than N of M active.
+            ValueError: naming the weights that cannot be N:M, or one with a group of less than N active weights.
         """
-        seen = [(each.name, each.shape, each.layout, each.num_active) for each in layers]
+        seen = [(each.name, each.mask, each.layout) for each in layers]
         if self.pattern is not None:
-            patterns(self.pattern, {name: shape for name, shape, *_ in seen}, {name: axes for name, _, axes, _ in seen})
-        for name, shape, layout, active in seen:
-            n, m = self.pattern_of(name, shape, layout) or (0, 1)
-            if active * m < n * math.prod(shape):
+            patterns(self.pattern, {name: mask.shape for name, mask, _ in seen}, {name: axes for name, _, axes in seen})
+        for name, mask, layout in seen:
+            n, m = self.pattern_of(name, tuple(mask.shape), layout) or (0, 1)
+            if (fewest := _fewest(mask, m, layout)) < n:
                 raise ValueError(
-                    f"{name} has {active} active weights, less than {n} of every {m}; none comes back. Start from "
+                    f"a group of {m} of {name} has {fewest} active weights, less than {n}; none comes back. Start from "
                     "sparseflow.dense_masks(model)."
                 )
 
@@ -117,13 +117,9 @@ class NOfM:
 
     def _prune(self, layer: Layer, n: int, m: int, *, step: int) -> Tensor:
         sparsity = cubic_sparsity(step, initial=0.0, final=1 - n / m, begin=self.begin, end=self.end)
-        kept, mask = max(n, round(m * (1 - sparsity))), layer.mask
-        if int(in_groups(mask, m, layer.layout).sum(-1).min()) < kept:
-            raise ValueError(
-                f"a group of {m} in the mask of {layer.name!r} has less than {kept} active weights at step {step}, and "
-                "none comes back. Start from sparseflow.dense_masks(model)."
-            )
-        return best_in_groups(layer.weight.abs(), kept, m, layer.layout, among=mask)
+        mask, layout = layer.mask, layer.layout
+        kept = min(max(n, round(m * (1 - sparsity))), _fewest(mask, m, layout))
+        return best_in_groups(layer.weight.abs(), kept, m, layout, among=mask)
 
     def pattern_of(self, name: str, shape: tuple[int, ...], layout: Layout) -> tuple[int, int] | None:
         """The N and M of one weight; ``None`` where no name pattern matches."""
@@ -136,3 +132,8 @@ class NOfM:
     def _steps(self) -> GMP:
         """Pruning at the same steps."""
         return GMP(sparsity=0.0, begin=self.begin, end=self.end, update_every=self.update_every)
+
+
+def _fewest(mask: Tensor, m: int, layout: Layout) -> int:
+    """Active weights of the sparsest group."""
+    return int(in_groups(mask, m, layout).sum(-1).min())

@@ -100,11 +100,10 @@ class GMP:
         check_choice(self.scope, ("layer", "global"), name="scope")
         if isinstance(self.sparsity, Mapping) and self.scope == "global":
             raise ValueError("scope='global' ranks all layers together: give one sparsity, not one per layer.")
-        check_steps(self.update_every, name="update_every", least=1)
-        if not 0 <= self.begin <= self.end:
+        for name, least in {"update_every": 1, "begin": 0, "end": 0}.items():
+            check_steps(getattr(self, name), name=name, least=least)
+        if self.begin > self.end:
             raise ValueError(f"pruning needs 0 <= begin <= end, in optimizer steps, got {self.begin} and {self.end}.")
-        check_steps(self.begin, name="begin", least=0)
-        check_steps(self.end, name="end", least=0)
         if self.end < 1:
             raise ValueError("pruning follows an optimizer step; at step 0 use sparseflow.magnitude_masks instead.")
 

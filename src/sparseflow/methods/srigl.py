@@ -25,7 +25,8 @@ def constant_fan_in_update(
     1. Of the active weights all but the ``num_drop`` smallest survive. Salient are the survivors and the ``num_drop``
        inactive weights of largest gradient.
     2. A unit stays if it has :math:`\max(1, \lfloor \gamma k \rfloor)` salient weights, :math:`k` being the fan-in
-       before any was ablated; and more units than the budget fills whole do, those with the most.
+       before any was ablated; and more units than the budget fills whole do, but no more than it has weights, those
+       with the most.
     3. A unit keeps its survivors, at most :math:`k'`, the largest ones, and grows where its gradient is largest.
 
     Ties: the lower flat index first.
@@ -61,7 +62,8 @@ def constant_fan_in_update(
     else:
         least = min(least, int(salient.sort(descending=True).values[filled]))
     stays = salient >= least
-    fan_in = min(columns, budget // int(stays.sum()))
+    stays = topk_mask(salient.double(), min(budget, int(stays.sum())), among=stays)
+    fan_in = min(columns, budget // max(1, int(stays.sum())))
     kept = _best_of_rows(weight.abs().masked_fill(~survives, -1.0), torch.full_like(salient, fan_in)) & survives
     kept &= stays[:, None]
     missing = (fan_in - kept.sum(1)) * stays

@@ -91,4 +91,5 @@ class HAM(StepRule):
     def after_step(self, weights: Sequence[RuleWeight]) -> None:
         """Take the hyperbolic step."""
         for weight in weights:
-            hyperbolic_step_(weight.value, weight.gradient, rate=weight.group["lr"], alpha=self.alpha, beta=self.beta)
+            gradient = weight.gradient.neg() if weight.group.get("maximize") else weight.gradient
+            hyperbolic_step_(weight.value, gradient, rate=weight.group["lr"], alpha=self.alpha, beta=self.beta)

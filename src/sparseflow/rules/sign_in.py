@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -97,6 +97,11 @@ class SignIn(StepRule):
 
     def __post_init__(self) -> None:
         vars(self).update(checked_fields(self))
+
+    @property
+    def optimizers(self) -> Iterable[torch.optim.Optimizer]:
+        """Those that step the second factors."""
+        return self._seconds.values()
 
     def attach(self, optimizers: Sequence[torch.optim.Optimizer], shapes: Mapping[str, MaskedShape]) -> None:
         """Make the second optimizers."""

@@ -69,8 +69,9 @@ class SparseOpt(StepRule):
     _scales: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.exclude, str):
-            raise TypeError(f"exclude takes a list of names or patterns, got {self.exclude!r}. Write [...] around it.")
+        is_list = isinstance(self.exclude, Iterable) and not isinstance(self.exclude, str)
+        if not is_list or not all(isinstance(each, str) for each in self.exclude):
+            raise TypeError(f"exclude takes a list of names or patterns, such as ['head.*'], got {self.exclude!r}.")
         self.exclude = tuple(self.exclude)
 
     def attach(self, optimizers: Sequence[torch.optim.Optimizer], shapes: Mapping[str, MaskedShape]) -> None:

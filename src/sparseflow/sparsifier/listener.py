@@ -344,7 +344,7 @@ class Listener:
             if self._has_rules:
                 self.rules.end_update()
         if (resets := getattr(self.method, "resets_momentum", None)) is not None and resets(self.step_count):
-            for optimizer in self._optimizers:
+            for optimizer in (*self._optimizers, *self.rules.optimizers):
                 reset_momentum_(optimizer)
         self.guard.see()
         self.last_update, self.is_updating = self.step_count, False

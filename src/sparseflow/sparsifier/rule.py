@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -80,6 +80,11 @@ class StepRule:
 
     replaces_step: ClassVar[bool] = False
     """Whether it puts steps of its own in the place of the optimizer's; such a rule is the last, and alone in this."""
+
+    @property
+    def optimizers(self) -> Iterable[torch.optim.Optimizer]:
+        """Optimizers of its own, which forget their momentum when the others do."""
+        return ()
 
     def attach(self, optimizers: Sequence[torch.optim.Optimizer], shapes: Mapping[str, MaskedShape]) -> None:
         """Take note of what is trained.

@@ -67,6 +67,11 @@ class Rules:
         """Class names, in order."""
         return [type(rule).__name__ for rule in self.all]
 
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Those that rules step themselves."""
+        return [optimizer for rule in self.all for optimizer in rule.optimizers]
+
     def before_step(self, part: Part) -> None:
         """Show the masked gradients of the step that an optimizer is about to take."""
         self._gradients.clear()
