@@ -363,7 +363,7 @@ def _cube(step: int, *, until: int | None, learning_rate_ratio: float) -> float:
         ),
         (
             sf.updaters.DropGrow(drop_score=abs, grow_score=abs, update_every=7),
-            "DropGrow(drop_score=abs, grow_score=abs, update_every=7)",
+            "DropGrow(update_every=7, drop_score=abs, grow_score=abs)",
             "next update after step 7",
         ),
     ],

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import sparseflow as sf
 from makers import CASES, MAKERS, MOVING, PRUNING, SETTINGS, SINGLE, block_of, block_size, masks_of, method_of
-from sparseflow.methods import DropGrow
+from sparseflow.methods import UpdateSchedule
 from sparseflow.rng import stream
 from sparseflow.testing import PROMISES, Trial
 from tiny import FRESH, OPTIMIZERS, assert_same_bits, snapshot, tiny_model, train_step
@@ -166,10 +166,9 @@ def test_density_one_is_dense_training_bit_for_bit(optimizer_name: str) -> None:
 
 
 def test_settings_are_read_as_the_rows_say() -> None:
-    """Guard of this file: drop-and-grow rows are ``DropGrow`` with a learning-rate schedule, constant here."""
+    """Guard of this file: rows that exchange weights have a learning-rate schedule, constant here."""
     for method in MOVING:
         made = method_of(method)
         assert [step for step in range(STEPS) if made.due(step)] == [3, 6, 9, 12]
-        times = getattr(made, "times", made)
-        assert isinstance(times, DropGrow)
-        assert times.num_drop(144, step=3, learning_rate_ratio=1.0) == 43
+        assert isinstance(made, UpdateSchedule)
+        assert made.num_drop(144, step=3, learning_rate_ratio=1.0) == 43

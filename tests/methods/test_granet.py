@@ -91,6 +91,7 @@ def test_a_start_at_half_of_the_weights() -> None:
     ("changed", "message"),
     [
         ({"update_until": None}, "schedule='cosine' needs its end: give total_steps= or update_until="),
+        ({"end": 13}, "pruning ends at step 13, and weights are exchanged until step 12 alone. Lower end="),
         ({"end": 1}, "pruning needs 0 <= begin <= end, in optimizer steps, got 2 and 1"),
         ({"sparsity": 1.0}, r"sparsity must be in \[0, 1\), got 1"),
         ({"initial_sparsity": 0.9}, "initial_sparsity=0.9 is above the final sparsity"),
@@ -99,6 +100,11 @@ def test_a_start_at_half_of_the_weights() -> None:
 def test_options_that_cannot_be_met(changed: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sf.GraNet(**{**OPTIONS, **changed})
+
+
+def test_what_is_no_number_is_named() -> None:
+    with pytest.raises(TypeError, match="begin must be a whole number, got '2'"):
+        sf.GraNet(**{**OPTIONS, "begin": "2"})
 
 
 def test_masks_that_are_sparser_than_the_end_are_refused() -> None:
@@ -110,7 +116,4 @@ def test_masks_that_are_sparser_than_the_end_are_refused() -> None:
 
 def test_a_method_says_how_it_was_made() -> None:
     method = sf.GraNet(sparsity=0.9, begin=0, end=500, update_until=800)
-    assert (
-        method_words(method)
-        == "GraNet(sparsity=0.9, begin=0, end=500, scope='global', update_until=800, schedule='cosine')"
-    )
+    assert method_words(method) == "GraNet(update_until=800, sparsity=0.9, begin=0, end=500)"

@@ -177,6 +177,9 @@ def test_what_cannot_be_met() -> None:
         sf.SRigL(salient_share=1.5)
     with pytest.raises(TypeError, match=r"salient_share must be a number, got 'all'"):
         sf.SRigL(salient_share="all")
+    for option in ("block", "regrow"):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
+            sf.SRigL(**{option: True})
 
 
 def test_a_method_says_how_it_was_made() -> None:

@@ -5,9 +5,9 @@ A new method is a file here and a row in ``sparseflow.training.names``.
 
 from sparseflow.methods.acdc import ACDC
 from sparseflow.methods.base import Layer, Method, Swap
-from sparseflow.methods.chts import CHTs, SampledTopology
-from sparseflow.methods.drop_grow import DropGrow, drop_and_grow
-from sparseflow.methods.granet import GraNet, Regeneration
+from sparseflow.methods.chts import CHTs
+from sparseflow.methods.drop_grow import DropGrow, UpdateSchedule, drop_and_grow
+from sparseflow.methods.granet import GraNet
 from sparseflow.methods.mest import MEST
 from sparseflow.methods.n_of_m import NOfM
 from sparseflow.methods.pruning import GMP, OneShot
@@ -15,7 +15,7 @@ from sparseflow.methods.rigl import RigL, RigLInverted
 from sparseflow.methods.set import SET
 from sparseflow.methods.snfs import SNFS
 from sparseflow.methods.sr_ste import SRSTE
-from sparseflow.methods.srigl import ConstantFanIn, SRigL
+from sparseflow.methods.srigl import SRigL
 from sparseflow.methods.static import Static
 from sparseflow.methods.top_kast import TopKAST
 
@@ -27,20 +27,18 @@ __all__ = [
     "SNFS",
     "SRSTE",
     "CHTs",
-    "ConstantFanIn",
     "DropGrow",
     "GraNet",
     "Layer",
     "Method",
     "NOfM",
     "OneShot",
-    "Regeneration",
     "RigL",
     "RigLInverted",
     "SRigL",
-    "SampledTopology",
     "Static",
     "Swap",
     "TopKAST",
+    "UpdateSchedule",
     "drop_and_grow",
 ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,8 +13,7 @@ from sparseflow._checks import check_choice, check_finite
 from sparseflow.masks.fans import matrices, weight_of
 from sparseflow.masks.topk import topk_mask
 from sparseflow.methods.base import Layer
-from sparseflow.methods.drop_grow import DropGrow, Times
-from sparseflow.methods.rigl import RigL
+from sparseflow.methods.drop_grow import UpdateSchedule
 
 #: By what weights stay, and by what connections grow.
 IMPORTANCES, PREDICTORS = ("magnitude", "relative"), ("CH2-L3n", "CH3-L3n")
@@ -100,29 +99,44 @@ def sampled(scores: Tensor, count: int, among: Tensor, *, power: float = 1.0, ge
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampledTopology:
-    """Sampled removal and gradient-free growth, made by :func:`sparseflow.CHTs`.
+class CHTs(UpdateSchedule):
+    r"""Cannistraci-Hebb training with a soft rule: weights are sampled to stay, connections by topology to grow.
+
+    Of a layer's active weights those that stay are drawn one after the other with :math:`p \propto s^T`, where
+    :math:`s` is the importance. Connections then grow, drawn from the others with :math:`p` proportional to
+    :func:`sparseflow.methods.chts.link_scores` of the mask that stayed. No gradient decides anything. The authors start
+    from :func:`sparseflow.receptive_field_masks`.
 
     Args:
-        times: When masks change, and how many weights are swapped.
-        importance: Key of what decides who stays.
-        predictor: Key of the link predictor.
-        sharpness: The power of importances at step 0 and at the last update.
+        importance: ``"magnitude"``, the default, or ``"relative"``, a weight's share of its row and column.
+        predictor: ``"CH2-L3n"``, the default, or ``"CH3-L3n"``.
+        sharpness: :math:`T` at step 0 and at the last update, linear between; default 1 to 3, see the note.
+        others: As :class:`sparseflow.methods.drop_grow.UpdateSchedule`; the authors' code has ``replaces_step=True``.
 
     Raises:
-        ValueError: if a key is unknown, a power is negative, or it changes and has no end.
+        ValueError: as :func:`sparseflow.RigL`; if a name is unknown, a power negative, or a rising one has no end.
+
+    Note:
+        Paper and code differ. The paper's :math:`\delta` from 0.5 to 0.75 is :math:`T = \delta / (1 - \delta)` from 1
+        to 3, in their code for MLPs linear in :math:`T`; their code for language models has 1 to 9. Their code computes
+        in float32, and removes units that lost all links on one side with their links on the other; this does not.
+        The path-based predictors and the density decay of CHTss are not here; a kernel position is a node of its own.
+
+    Reference: Zhang et al. (2025), *Brain network science modelling of sparse neural networks enables Transformers and
+    LLMs to perform as fully connected*.
+
+    >>> CHTs(update_every=100, total_steps=600).due(400)
+    True
     """
 
-    made_by: ClassVar[str] = "CHTs"
-    times: DropGrow
     importance: str = "magnitude"
     predictor: str = "CH2-L3n"
     sharpness: tuple[float, float] = (1.0, 3.0)
-    needs_gradient: bool = False
-    gradient_decay: float = 0.0
-    replaces_step: bool = False
+    needs_gradient: ClassVar[bool] = False
+    gradient_decay: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice(self.importance, IMPORTANCES, name="importance")
         check_choice(self.predictor, PREDICTORS, name="predictor")
         pair = self.sharpness
@@ -135,29 +149,12 @@ class SampledTopology:
                 "power twice."
             )
 
-    @property
-    def until(self) -> int | None:
-        """Last step at which masks may change; ``None`` never stops."""
-        return self.times.until
-
-    def due(self, step: int) -> bool:
-        """Whether masks change once ``step`` optimizer steps are done."""
-        return self.times.due(step)
-
-    def check_start(self, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> None:
-        """Warn if no update can change anything; see :func:`sparseflow.methods.run.check_start`."""
-        self.times.check_start(shapes, active)
-
-    def unfinished(self, step: int, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> str:
-        """Whether no update came yet; see :func:`sparseflow.methods.run.unfinished`."""
-        return self.times.unfinished(step, shapes, active)
-
     def update(self, layers: Iterable[Layer], *, step: int, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
         """Yield masks of as many weights for each layer; see :meth:`Method.update`."""
         low, high = self.sharpness
         power = high if not self.until else low + (high - low) * min(1.0, step / self.until)
         for layer in layers:
-            count = self.times.num_drop(layer.num_active, step=step, learning_rate_ratio=layer.learning_rate_ratio)
+            count = self.num_drop(layer.num_active, step=step, learning_rate_ratio=layer.learning_rate_ratio)
             if count:
                 yield layer.name, self._next_mask(layer, count, power, step, generator)
             else:
@@ -176,42 +173,3 @@ class SampledTopology:
             links += _SMALL
         grown = sampled(links, count, ~kept, generator=generator)
         return weight_of(kept | grown, layer.shape, layer.layout)
-
-
-def CHTs(  # noqa: N802 - the field's name
-    *,
-    importance: str = "magnitude",
-    predictor: str = "CH2-L3n",
-    sharpness: tuple[float, float] = (1.0, 3.0),
-    **options: Unpack[Times],
-) -> SampledTopology:
-    r"""Cannistraci-Hebb training with a soft rule: weights are sampled to stay, connections by topology to grow.
-
-    Of a layer's active weights those that stay are drawn one after the other with :math:`p \propto s^T`, where
-    :math:`s` is the importance. Connections then grow, drawn from the others with :math:`p` proportional to
-    :func:`sparseflow.methods.chts.link_scores` of the mask that stayed. No gradient decides anything. The authors start
-    from :func:`sparseflow.receptive_field_masks`.
-
-    Args:
-        importance: ``"magnitude"``, the default, or ``"relative"``, a weight's share of its row and column.
-        predictor: ``"CH2-L3n"``, the default, or ``"CH3-L3n"``.
-        sharpness: :math:`T` at step 0 and at the last update, linear between; default 1 to 3, see the note.
-        options: ``drop_fraction``, ``update_every``, ``update_until`` or ``total_steps``, ``first_update`` and
-            ``schedule``, as :func:`sparseflow.RigL`.
-
-    Raises:
-        ValueError: as :func:`sparseflow.RigL`; if a name is unknown, a power negative, or a rising one has no end.
-
-    Note:
-        Paper and code differ. The paper's :math:`\delta` from 0.5 to 0.75 is :math:`T = \delta / (1 - \delta)` from 1
-        to 3, in their code for MLPs linear in :math:`T`; their code for language models has 1 to 9. Their code computes
-        in float32, and removes units that lost all links on one side with their links on the other; this does not.
-        The path-based predictors and the density decay of CHTss are not here; a kernel position is a node of its own.
-
-    Reference: Zhang et al. (2025), *Brain network science modelling of sparse neural networks enables Transformers and
-    LLMs to perform as fully connected*.
-
-    >>> CHTs(update_every=100, total_steps=600).due(400)
-    True
-    """
-    return SampledTopology(times=RigL(**options), importance=importance, predictor=predictor, sharpness=sharpness)

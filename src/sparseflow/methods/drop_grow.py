@@ -166,8 +166,8 @@ _ENDING = ("cosine", cosine, "stages", stages)
 # --- the methods ------------------------------------------------------------------------------------------------------
 
 
-class Times(TypedDict, total=False):
-    """When masks change and how many connections move; defaults as :class:`DropGrow`."""
+class Options(TypedDict, total=False):
+    """The arguments that all methods of this kind share; defaults as :class:`DropGrow`."""
 
     drop_fraction: float
     update_every: int
@@ -175,22 +175,15 @@ class Times(TypedDict, total=False):
     total_steps: int | None
     first_update: int | None
     schedule: str | Callable[..., float]
-
-
-class Options(Times, total=False):
-    """The arguments that all methods of this kind share; defaults as :class:`DropGrow`."""
-
     regrow: bool
     block: BlockLike
 
 
 @dataclass(frozen=True, kw_only=True)
-class DropGrow:
-    """Dynamic sparse training with a constant active count per layer: every method of this kind is one of these.
+class UpdateSchedule:
+    """When masks change, and how many weights are exchanged: what all methods that exchange some have in common.
 
     Args:
-        drop_score: The lowest active scores go.
-        grow_score: The highest scores among the others come.
         drop_fraction: Share of a layer's active weights swapped at an update, at step 0 (Evci et al., 2020: 0.3).
         update_every: Optimizer steps between updates (100 in the authors' configs).
         update_until: Last step at which masks may change; ``None`` never stops, unless ``total_steps`` is given.
@@ -198,48 +191,26 @@ class DropGrow:
             and what grew last is trained. Instead of ``update_until``.
         first_update: First step of an update; ``None`` means ``update_every`` (protocol C.3; TF1's RigL: 0).
         schedule: Key of ``DROP_SCHEDULES`` or a function: how the drop fraction falls.
-        regrow: Whether just-dropped weights may come back at once.
-        block: Blocks that move as a whole, as :func:`sparseflow.random_masks` made them: their weights' scores are
-            summed. Default: single weights.
         replaces_step: Whether the optimizer step is skipped when masks change (TF1's RigL).
-        needs_gradient: Whether scores look at the dense gradient.
-        gradient_decay: Decay of a running mean of the gradient, see :func:`sparseflow.SNFS`.
-        reads_active_gradient: Whether the drop score looks at the gradient of active weights, without the dense one.
-        soft: Whether growth comes before its drop: see :func:`sparseflow.MEST`.
 
     Raises:
-        ValueError: if a fraction is outside [0, 1], an update would come too early or never, the schedule is unknown,
-            or it or a soft bound has no end.
+        TypeError, ValueError: if a fraction is outside [0, 1], an update would come too early or never, the schedule is
+            unknown, or it has no end.
 
     Warns: :class:`~sparseflow.methods.run.UnfinishedWarning` when the Sparsifier is made, if no layer has weights
         enough for one swap.
     """
 
-    drop_score: ScoreFn
-    grow_score: ScoreFn
     drop_fraction: float = 0.3
     update_every: int = 100
     update_until: int | None = None
     total_steps: int | None = None
     first_update: int | None = None
     schedule: str | Callable[..., float] = "learning_rate"
-    regrow: bool = True
-    block: BlockLike = SINGLE
     replaces_step: bool = False
-    needs_gradient: bool = False
-    gradient_decay: float = 0.0
-    reads_active_gradient: bool = False
-    soft: bool = False
 
     def __post_init__(self) -> None:
-        checked_block(self.block)
         check_fraction(self.drop_fraction, name="drop_fraction")
-        check_fraction(self.gradient_decay, name="gradient_decay")
-        if self.gradient_decay == 1 or (self.gradient_decay and not self.needs_gradient):
-            raise ValueError(
-                f"gradient_decay={self.gradient_decay} would never look at a gradient: at 1 the running mean stays 0, "
-                "and without needs_gradient=True no score sees it. Write, for instance, gradient_decay=0.9."
-            )
         check_steps(self.update_every, name="update_every", least=1)
         earliest = 0 if self.replaces_step else 1
         for name, least in {"first_update": 0, "update_until": earliest, "total_steps": 1}.items():
@@ -265,11 +236,6 @@ class DropGrow:
             raise ValueError(
                 f"schedule={name!r} needs its end: give total_steps= or update_until=, in optimizer steps."
             )
-        if self.soft and not self.until:
-            raise ValueError(
-                "a soft bound holds more weights than the masks until the last update: give total_steps= or "
-                "update_until=, in optimizer steps."
-            )
         if self.until is not None and self.first > self.until:
             warn(
                 f"masks never change: the first update is at step {self.first}, the last may be at {self.until}. Lower "
@@ -293,14 +259,13 @@ class DropGrow:
         return self.total_steps * 3 // 4 if self.total_steps is not None else self.update_until
 
     def due(self, step: int) -> bool:
-        """Whether masks change once ``step`` optimizer steps are done; a soft bound is given up at its last step."""
-        given_up = self.soft and step == self.until and step >= self.first
-        return given_up or periodic(step, every=self.update_every, first=self.first, until=self.until)
+        """Whether masks change once ``step`` optimizer steps are done."""
+        return periodic(step, every=self.update_every, first=self.first, until=self.until)
 
     def check_start(self, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> None:
         """Warn if no update can change anything; see :func:`sparseflow.methods.run.check_start`."""
         sparse = {name: count for name, count in active.items() if 0 < count < math.prod(shapes[name])}
-        sizes = {name: math.prod(block_of(self.block, name)) for name in sparse}
+        sizes = {name: math.prod(block_of(getattr(self, "block", SINGLE), name)) for name in sparse}
         drops = (int(round(n * self.drop_fraction, 6)) // sizes[name] for name, n in sparse.items())
         if self.drop_fraction and sparse and not any(drops):
             one = "one" if max(sizes.values()) == 1 else "one block"
@@ -312,14 +277,9 @@ class DropGrow:
             )
 
     def unfinished(self, step: int, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> str:
-        """Whether no update came yet, or no last one; see :func:`sparseflow.methods.run.unfinished`."""
+        """Whether no update came yet; see :func:`sparseflow.methods.run.unfinished`."""
         if step >= self.first:
-            if not self.soft or self.until is None or step >= self.until:
-                return ""
-            return (
-                f"layers hold more weights than their masks began with until step {self.until}. Train until then, or "
-                "give a total_steps= that fits the run."
-            )
+            return ""
         return f"no mask has changed yet: the first update is at step {self.first}. Lower update_every= for short runs."
 
     def num_drop(self, active: int, *, step: int, learning_rate_ratio: float) -> int:
@@ -330,6 +290,65 @@ class DropGrow:
         schedule = DROP_SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
         factor = schedule(step, until=self.until, learning_rate_ratio=learning_rate_ratio)
         return int(round(active * self.drop_fraction * factor, 6))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropGrow(UpdateSchedule):
+    """Dynamic sparse training with a constant active count per layer: every method of this kind is one of these.
+
+    Args:
+        drop_score: The lowest active scores go.
+        grow_score: The highest scores among the others come.
+        regrow: Whether just-dropped weights may come back at once.
+        block: Blocks that move as a whole, as :func:`sparseflow.random_masks` made them: their weights' scores are
+            summed. Default: single weights.
+        needs_gradient: Whether scores look at the dense gradient.
+        gradient_decay: Decay of a running mean of the gradient, see :func:`sparseflow.SNFS`.
+        reads_active_gradient: Whether the drop score looks at the gradient of active weights, without the dense one.
+        soft: Whether growth comes before its drop: see :func:`sparseflow.MEST`.
+        others: As :class:`UpdateSchedule`.
+
+    Raises:
+        TypeError, ValueError: as :class:`UpdateSchedule`; if the decay is none of a gradient that is looked at, or a
+            soft bound has no end.
+    """
+
+    drop_score: ScoreFn
+    grow_score: ScoreFn
+    regrow: bool = True
+    block: BlockLike = SINGLE
+    needs_gradient: bool = False
+    gradient_decay: float = 0.0
+    reads_active_gradient: bool = False
+    soft: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checked_block(self.block)
+        check_fraction(self.gradient_decay, name="gradient_decay")
+        if self.gradient_decay == 1 or (self.gradient_decay and not self.needs_gradient):
+            raise ValueError(
+                f"gradient_decay={self.gradient_decay} would never look at a gradient: at 1 the running mean stays 0, "
+                "and without needs_gradient=True no score sees it. Write, for instance, gradient_decay=0.9."
+            )
+        if self.soft and not self.until:
+            raise ValueError(
+                "a soft bound holds more weights than the masks until the last update: give total_steps= or "
+                "update_until=, in optimizer steps."
+            )
+
+    def due(self, step: int) -> bool:
+        """Whether masks change once ``step`` optimizer steps are done; a soft bound is given up at its last step."""
+        return super().due(step) or (self.soft and step == self.until and step >= self.first)
+
+    def unfinished(self, step: int, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> str:
+        """Whether no update came yet, or no last one; see :func:`sparseflow.methods.run.unfinished`."""
+        if not self.soft or self.until is None or not self.first <= step < self.until:
+            return super().unfinished(step, shapes, active)
+        return (
+            f"layers hold more weights than their masks began with until step {self.until}. Train until then, or "
+            "give a total_steps= that fits the run."
+        )
 
     def update(self, layers: Iterable[Layer], *, step: int, generator: torch.Generator) -> Iterator[tuple[str, Swap]]:
         """Ask for the same number of connections to leave and to enter each layer; see :meth:`Method.update`.

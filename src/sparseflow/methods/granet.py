@@ -2,50 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from functools import cached_property
+from typing import ClassVar
 
 import torch
 
 from sparseflow._fast import count_true
 from sparseflow.masks.blocks import SINGLE, BlockLike
 from sparseflow.methods.base import Layer, Swap
-from sparseflow.methods.drop_grow import DropGrow, Times
+from sparseflow.methods.drop_grow import UpdateSchedule
 from sparseflow.methods.pruning import GMP
-from sparseflow.methods.rigl import RigL
 from sparseflow.methods.scores import gradient_magnitude, magnitude
 
 
 @dataclass(frozen=True, kw_only=True)
-class Regeneration:
-    """Pruning whose every update exchanges weights too, made by :func:`sparseflow.GraNet`.
+class GraNet(UpdateSchedule):
+    r"""Gradual pruning with neuroregeneration: at each update weights are pruned, then some are exchanged.
+
+    .. math:: s(t) = s_f + (s_i - s_f)\left(1 - \frac{t - t_0}{t_1 - t_0}\right)^3
+
+    1. Of all layers together the weights of largest magnitude stay, until the sparsity is :math:`s(t)`.
+    2. Each layer drops :math:`\lfloor r(t)\, n \rfloor` of its :math:`n` weights left, the smallest, and as many grow
+       where the dense gradient is largest, just-dropped and just-pruned ones among them.
+
+    After ``end`` the exchange goes on, down to 0 at the last update. Start from :func:`sparseflow.dense_masks`, or from
+    random masks of ``initial_sparsity`` (the paper: 0.5).
 
     Args:
-        pruning: Which weights leave for good, and when.
-        times: How many weights are exchanged, and until when.
+        sparsity: :math:`s_f`, fraction of zeros over all layers; of each layer where the scope is ``"layer"``.
+        begin: :math:`t_0`, first update, optimizer steps.
+        end: :math:`t_1`, last step that prunes.
+        initial_sparsity: :math:`s_i`, at ``begin``.
+        scope: ``"global"`` ranks all weights together, ``"layer"`` gives each layer the sparsity.
+        block: As :func:`sparseflow.RigL`.
+        schedule: Of the exchange, default ``"cosine"``, as theirs. It needs its end: ``update_until`` (theirs: the last
+            step of the run) or ``total_steps``.
+        first_update: Of the exchange; default ``begin``.
+        others: As :class:`sparseflow.methods.drop_grow.UpdateSchedule`: ``drop_fraction`` is :math:`r(0)` (default 0.3;
+            the authors' code: 0.5).
+
+    Raises:
+        TypeError, ValueError: as :class:`sparseflow.GMP` and :func:`sparseflow.RigL`; if pruning ends after the last
+            exchange.
+
+    Warns: :class:`~sparseflow.masks.topk.EmptiedLayerWarning` if the global ranking takes every weight of a layer.
+
+    Note:
+        Paper and code differ. The code stops pruning one update early, so that it ends a little denser than the
+        formula, which is followed here; it rounds the exchange up where this rounds down, and its rate ends at 0.005
+        instead of 0.
+
+    Reference: Liu et al. (2021), *Sparse Training via Boosting Pruning Plasticity with Neuroregeneration*.
+
+    >>> granet = GraNet(sparsity=0.9, begin=0, end=500, update_every=100, update_until=800)
+    >>> [step for step in range(0, 1000, 50) if granet.due(step)]
+    [0, 100, 200, 300, 400, 500, 600, 700, 800]
     """
 
-    made_by: ClassVar[str] = "GraNet"
-    pruning: GMP
-    times: DropGrow
-    needs_gradient: bool = True
-    gradient_decay: float = 0.0
-    replaces_step: bool = False
+    sparsity: float | Mapping[str, float]
+    begin: int
+    end: int
+    initial_sparsity: float = 0.0
+    scope: str = "global"
+    block: BlockLike = SINGLE
+    schedule: str | Callable[..., float] = "cosine"
+    needs_gradient: ClassVar[bool] = True
+    gradient_decay: ClassVar[float] = 0.0
+
+    def __post_init__(self) -> None:
+        self.pruning  # noqa: B018 - checks its options
+        super().__post_init__()
+        if self.until is not None and self.end > self.until:
+            raise ValueError(
+                f"pruning ends at step {self.end}, and weights are exchanged until step {self.until} alone. Lower end= "
+                "or raise update_until= or total_steps=."
+            )
+
+    @cached_property
+    def pruning(self) -> GMP:
+        """Which weights leave for good, and when."""
+        names = ("sparsity", "begin", "end", "update_every", "initial_sparsity", "scope", "block")
+        return GMP(**{name: getattr(self, name) for name in names})
 
     @property
-    def block(self) -> BlockLike:
-        """Blocks that move as a whole."""
-        return self.pruning.block
-
-    @property
-    def until(self) -> int | None:
-        """Last step at which masks may change."""
-        return None if self.times.until is None else max(self.pruning.end, self.times.until)
+    def first(self) -> int:
+        """Step of the first exchange: with the first pruning, unless told otherwise."""
+        return self.begin if self.begin and self.first_update is None else super().first
 
     def due(self, step: int) -> bool:
         """Whether masks change once ``step`` optimizer steps are done: while pruning goes on, and after it."""
-        return self.pruning.due(step) or self.times.due(step)
+        return self.pruning.due(step) or super().due(step)
 
     def check_start(self, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> None:
         """Check that the final sparsity can be reached; see :func:`sparseflow.methods.run.check_start`.
@@ -71,71 +119,7 @@ class Regeneration:
             kept = {name: count_true(mask) for name, mask in pruned}
         for layer in layers:
             stay, ratio = kept[layer.name], layer.learning_rate_ratio
-            count = self.times.num_drop(stay, step=step, learning_rate_ratio=ratio)
+            count = self.num_drop(stay, step=step, learning_rate_ratio=ratio)
             if layer.grid is not None:
                 count -= count % layer.grid.size
             yield layer.name, Swap(layer.num_active - stay + count, count, magnitude, gradient_magnitude)
-
-
-def GraNet(  # noqa: N802 - the field's name
-    *,
-    sparsity: float | Mapping[str, float],
-    begin: int,
-    end: int,
-    initial_sparsity: float = 0.0,
-    scope: str = "global",
-    block: BlockLike = SINGLE,
-    **options: Unpack[Times],
-) -> Regeneration:
-    r"""Gradual pruning with neuroregeneration: at each update weights are pruned, then some are exchanged.
-
-    .. math:: s(t) = s_f + (s_i - s_f)\left(1 - \frac{t - t_0}{t_1 - t_0}\right)^3
-
-    1. Of all layers together the weights of largest magnitude stay, until the sparsity is :math:`s(t)`.
-    2. Each layer drops :math:`\lfloor r(t)\, n \rfloor` of its :math:`n` weights left, the smallest, and as many grow
-       where the dense gradient is largest, just-dropped and just-pruned ones among them.
-
-    After ``end`` the exchange goes on, down to 0 at the last update. Start from :func:`sparseflow.dense_masks`, or from
-    random masks of ``initial_sparsity`` (the paper: 0.5).
-
-    Args:
-        sparsity: :math:`s_f`, fraction of zeros over all layers; of each layer where the scope is ``"layer"``.
-        begin: :math:`t_0`, first update, optimizer steps.
-        end: :math:`t_1`, last step that prunes.
-        initial_sparsity: :math:`s_i`, at ``begin``.
-        scope: ``"global"`` ranks all weights together, ``"layer"`` gives each layer the sparsity.
-        block: As :func:`sparseflow.RigL`.
-        options: ``drop_fraction`` is :math:`r(0)` (default 0.3; the authors' code: 0.5), ``update_every`` (default
-            100), ``schedule`` (default ``"cosine"``, as theirs) and its end: ``update_until`` (theirs: the last step of
-            the run) or ``total_steps``.
-
-    Raises:
-        ValueError: as :class:`sparseflow.GMP` and :func:`sparseflow.RigL`.
-
-    Warns: :class:`~sparseflow.masks.topk.EmptiedLayerWarning` if the global ranking takes every weight of a layer.
-
-    Note:
-        Paper and code differ. The code stops pruning one update early, so that it ends a little denser than the
-        formula, which is followed here; it rounds the exchange up where this rounds down, and its rate ends at 0.005
-        instead of 0.
-
-    Reference: Liu et al. (2021), *Sparse Training via Boosting Pruning Plasticity with Neuroregeneration*.
-
-    >>> granet = GraNet(sparsity=0.9, begin=0, end=500, update_every=100, update_until=800)
-    >>> [step for step in range(0, 1000, 50) if granet.due(step)]
-    [0, 100, 200, 300, 400, 500, 600, 700, 800]
-    """
-    options = {"schedule": "cosine", "first_update": begin or None, **options}
-    every = options.get("update_every", 100)
-    return Regeneration(
-        pruning=GMP(
-            sparsity=sparsity,
-            begin=begin,
-            end=end,
-            update_every=every,
-            initial_sparsity=initial_sparsity,
-            scope=scope,
-            block=block,
-        ),
-        times=RigL(**options),
-    )

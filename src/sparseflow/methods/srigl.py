@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,8 +13,7 @@ from sparseflow._checks import check_finite, check_fraction
 from sparseflow.masks.fans import matrices, weight_of
 from sparseflow.masks.topk import topk_mask
 from sparseflow.methods.base import Layer
-from sparseflow.methods.drop_grow import DropGrow, Times
-from sparseflow.methods.rigl import RigL
+from sparseflow.methods.drop_grow import UpdateSchedule
 
 
 def constant_fan_in_update(
@@ -78,85 +77,7 @@ def _best_of_rows(scores: Tensor, counts: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConstantFanIn:
-    """A method whose units have one fan-in in each layer, made by :func:`sparseflow.SRigL`.
-
-    Args:
-        times: When masks change, and how many weights are swapped.
-        salient_share: Share of the fan-in that has to be salient for a unit to stay; 0 ablates none.
-
-    Raises:
-        ValueError: if the share is outside [0, 1].
-    """
-
-    made_by: ClassVar[str] = "SRigL"
-    times: DropGrow
-    salient_share: float = 0.3
-    needs_gradient: bool = True
-    gradient_decay: float = 0.0
-    replaces_step: bool = False
-
-    def __post_init__(self) -> None:
-        check_fraction(self.salient_share, name="salient_share")
-
-    @property
-    def until(self) -> int | None:
-        """Last step at which masks may change; ``None`` never stops."""
-        return self.times.until
-
-    def due(self, step: int) -> bool:
-        """Whether masks change once ``step`` optimizer steps are done."""
-        return self.times.due(step)
-
-    def check_start(self, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> None:
-        """Warn if no update can change anything; see :func:`sparseflow.methods.run.check_start`."""
-        self.times.check_start(shapes, active)
-
-    def check_layers(self, layers: Iterable[Layer]) -> None:
-        """Check that the units of each layer have one fan-in, or none; see :func:`sparseflow.methods.run.check_layers`.
-
-        Raises:
-            ValueError: naming the first layer that has not.
-        """
-        for layer in layers:
-            counts = matrices(layer.mask, layer.layout).flatten(0, 1).sum(1)
-            found = counts[counts > 0].unique().tolist()
-            if len(found) > 1:
-                raise ValueError(
-                    f"SRigL needs one fan-in for all units of a layer, and those of {layer.name!r} have {found[0]} to "
-                    f"{found[-1]} weights. Make masks with sparseflow.constant_fan_in_masks(model, sparsity, seed=0)."
-                )
-
-    def unfinished(self, step: int, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> str:
-        """Whether no update came yet; see :func:`sparseflow.methods.run.unfinished`."""
-        return self.times.unfinished(step, shapes, active)
-
-    def update(self, layers: Iterable[Layer], *, step: int, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-        """Yield masks of one fan-in for each layer; the units of the last one all stay. See :meth:`Method.update`."""
-        waiting: Layer | None = None
-        for layer in layers:
-            if waiting is not None:
-                yield waiting.name, self._next_mask(waiting, step, self.salient_share)
-            waiting = layer
-        if waiting is not None:
-            yield waiting.name, self._next_mask(waiting, step, 0.0)
-
-    def _next_mask(self, layer: Layer, step: int, salient_share: float) -> Tensor:
-        gradient = layer.gradient
-        assert gradient is not None  # needs_gradient: a layer without one is not shown
-        check_finite(gradient, name=f"the gradient of {layer.name!r} at the mask update of step {step}")
-        weight, gradient, mask = (
-            matrices(tensor, layer.layout).flatten(0, 1) for tensor in (layer.weight, gradient, layer.mask)
-        )
-        count = self.times.num_drop(layer.num_active, step=step, learning_rate_ratio=layer.learning_rate_ratio)
-        new = constant_fan_in_update(
-            weight, gradient, mask, budget=layer.budget, num_drop=count, salient_share=salient_share
-        )
-        shape = matrices(layer.mask, layer.layout).shape
-        return weight_of(new.view(shape), layer.shape, layer.layout)
-
-
-def SRigL(*, salient_share: float = 0.3, **options: Unpack[Times]) -> ConstantFanIn:  # noqa: N802 - the field's name
+class SRigL(UpdateSchedule):
     r"""Structured RigL: RigL among masks with one fan-in for all units of a layer, which may lose whole units.
 
     A unit stays if it has :math:`\max(1, \lfloor \gamma k \rfloor)` salient weights; the budget of the others goes to
@@ -166,8 +87,8 @@ def SRigL(*, salient_share: float = 0.3, **options: Unpack[Times]) -> ConstantFa
 
     Args:
         salient_share: :math:`\gamma` (default 0.3; the authors' vision transformer has 0.95); 0 ablates no unit.
-        options: ``drop_fraction``, ``update_every``, ``update_until`` or ``total_steps``, ``first_update`` and
-            ``schedule``, as :func:`sparseflow.RigL`; the authors have ``schedule="cosine"``.
+        others: As :class:`sparseflow.methods.drop_grow.UpdateSchedule`; the authors have ``schedule="cosine"`` and
+            ``replaces_step=True``.
 
     Raises:
         ValueError: as :func:`sparseflow.RigL`; if the share is outside [0, 1]; when the Sparsifier is made, if masks
@@ -186,4 +107,50 @@ def SRigL(*, salient_share: float = 0.3, **options: Unpack[Times]) -> ConstantFa
     >>> SRigL(update_every=100, total_steps=600).due(400)
     True
     """
-    return ConstantFanIn(times=RigL(**options), salient_share=salient_share)
+
+    salient_share: float = 0.3
+    needs_gradient: ClassVar[bool] = True
+    gradient_decay: ClassVar[float] = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fraction(self.salient_share, name="salient_share")
+
+    def check_layers(self, layers: Iterable[Layer]) -> None:
+        """Check that the units of each layer have one fan-in, or none; see :func:`sparseflow.methods.run.check_layers`.
+
+        Raises:
+            ValueError: naming the first layer that has not.
+        """
+        for layer in layers:
+            counts = matrices(layer.mask, layer.layout).flatten(0, 1).sum(1)
+            found = counts[counts > 0].unique().tolist()
+            if len(found) > 1:
+                raise ValueError(
+                    f"SRigL needs one fan-in for all units of a layer, and those of {layer.name!r} have {found[0]} to "
+                    f"{found[-1]} weights. Make masks with sparseflow.constant_fan_in_masks(model, sparsity, seed=0)."
+                )
+
+    def update(self, layers: Iterable[Layer], *, step: int, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        """Yield masks of one fan-in for each layer; the units of the last one all stay. See :meth:`Method.update`."""
+        waiting: Layer | None = None
+        for layer in layers:
+            if waiting is not None:
+                yield waiting.name, self._next_mask(waiting, step, self.salient_share)
+            waiting = layer
+        if waiting is not None:
+            yield waiting.name, self._next_mask(waiting, step, 0.0)
+
+    def _next_mask(self, layer: Layer, step: int, salient_share: float) -> Tensor:
+        gradient = layer.gradient
+        assert gradient is not None  # needs_gradient: a layer without one is not shown
+        check_finite(gradient, name=f"the gradient of {layer.name!r} at the mask update of step {step}")
+        weight, gradient, mask = (
+            matrices(tensor, layer.layout).flatten(0, 1) for tensor in (layer.weight, gradient, layer.mask)
+        )
+        count = self.num_drop(layer.num_active, step=step, learning_rate_ratio=layer.learning_rate_ratio)
+        new = constant_fan_in_update(
+            weight, gradient, mask, budget=layer.budget, num_drop=count, salient_share=salient_share
+        )
+        shape = matrices(layer.mask, layer.layout).shape
+        return weight_of(new.view(shape), layer.shape, layer.layout)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from sparseflow.methods.base import Method
 from sparseflow.methods.drop_grow import DropGrow
 from sparseflow.methods.mest import MEST, MagnitudeAndGradient
-from sparseflow.methods.pruning import GMP
 from sparseflow.methods.rigl import RigL, RigLInverted
 from sparseflow.methods.set import SET
 from sparseflow.methods.snfs import SNFS
@@ -68,9 +67,7 @@ def method_words(method: Any) -> str:
     """
     if not is_dataclass(method):
         return type(method).__name__
-    name, usual = (
-        _made_by(method) if isinstance(method, DropGrow) else (getattr(method, "made_by", type(method).__name__), None)
-    )
+    name, usual = _made_by(method) if isinstance(method, DropGrow) else (type(method).__name__, None)
     options = ", ".join(f"{key}={_shown(value)}" for key, value in _options(method, usual))
     return f"{name}({options})"
 
@@ -93,15 +90,6 @@ def _options(method: Any, usual: Any | None) -> Iterator[tuple[str, Any]]:
     for field in fields(method):
         default = field.default if usual is None else getattr(usual, field.name)
         value = getattr(method, field.name)
-        if isinstance(value, GMP):  # what a method prunes
-            yield from _options(value, None)
-            continue
-        if isinstance(value, DropGrow):  # when a method changes masks
-            plain = RigL()
-            if isinstance(getattr(method, "pruning", None), GMP):  # which was told these already
-                plain = replace(plain, first_update=value.first_update, update_every=value.update_every)
-            yield from _options(value, plain)
-            continue
         if field.name == "reads_active_gradient" or (default is not MISSING and value == default):
             continue
         if isinstance(value, MagnitudeAndGradient):
