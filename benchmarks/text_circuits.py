@@ -1,8 +1,9 @@
 """``python -m benchmarks.text_circuits --runs FOLDER --out FOLDER``: the smallest circuits of finished decoders.
 
 For each finished run of ``sparseflow train text`` and each task: how well the decoder does it, the fewest units that
-keep the loss at ``TARGET`` on held-out prompts, and the weights between them; a row of ``circuits.csv`` and a picture.
-Gates are learned on prompts of the training text. A decoder that does not do the task has no circuit, and says so.
+keep the loss at ``TARGET``, and the weights between them; a row of ``circuits.csv`` and a picture. Gates are learned on
+prompts of the training text, units are cut on those of the validation text, and how good it is says the test text. A
+decoder whose loss on the validation text is above ``TARGET`` has no circuit, and the row says so.
 Rows that are there already are not computed again, so that the same command goes on after a stop.
 """
 
@@ -19,7 +20,7 @@ from rich.console import Console
 
 from sparseflow.atomic import write_atomically
 from sparseflow.circuits.picture import draw, edges
-from sparseflow.circuits.prune import learn_gates, mean_activations, places, smallest
+from sparseflow.circuits.prune import gated, learn_gates, mean_activations, places, smallest
 from sparseflow.circuits.tasks import TASKS, prompts_of
 from sparseflow.cli.progress import shown
 from sparseflow.data.text import Text, drawn_windows, load_text
@@ -36,25 +37,31 @@ PROMPTS, STEPS, BATCH = 200, 400, 32
 TRIES, CONTEXT = 100, 64
 #: In nats: so much more loss is worth all units.
 PENALTY = 1.0
+#: Columns that are empty where there is no circuit: its size, and the task with its units alone.
+CIRCUIT = (
+    "circuit_units", "circuit_weights", "circuit_validation_loss", "circuit_test_loss", "circuit_test_accuracy",
+)  # fmt: skip
 
 
 def circuit_of(run: TextRun, task: str, text: Text, *, root: Path, out: Path, console: Console) -> dict[str, Any]:
     """The row of a run and a task; draws its picture."""
     model = trained_decoder(run, root=root)
-    seeds = {name: stream(run.seed, "circuit", task, name) for name in ("training", "held out", "mean", "batch")}
-    train, held = (
-        prompts_of(part, task, context=CONTEXT, most=most, generator=seeds[name])
-        for name, part, most in (("training", text.training, 10 * PROMPTS), ("held out", text.held_out, PROMPTS))
+    parts = {"training": 10 * PROMPTS, "validation": PROMPTS, "test": PROMPTS}
+    seeds = {name: stream(run.seed, "circuit", task, name) for name in (*parts, "mean", "batch")}
+    train, validation, test = (
+        prompts_of(getattr(text, part), task, context=CONTEXT, most=most, generator=seeds[part])
+        for part, most in parts.items()
     )
     with torch.no_grad():
-        whole = held.loss(model).item()
+        whole = {part: of.loss(model).item() for part, of in (("validation", validation), ("test", test))}
     total = sum(units.count for units in places(model).values())
     row: dict[str, Any] = {
-        "run": run.name, "one_in": run.one_in, "width": run.width, "task": task, "loss": whole,
-        "accuracy": held.accuracy(model), "units": total, "target": TARGET,
+        "run": run.name, "one_in": run.one_in, "width": run.width, "task": task,
+        "validation_loss": whole["validation"], "test_loss": whole["test"], "test_accuracy": test.accuracy(model),
+        "units": total, "target": TARGET,
     }  # fmt: skip
-    if whole > TARGET:
-        return row | {"circuit_units": None, "circuit_weights": None, "circuit_loss": None}
+    if whole["validation"] > TARGET:
+        return row | dict.fromkeys(CIRCUIT)
     batches = [drawn_windows(text.training, size=CONTEXT, count=32, generator=seeds["mean"]) for _ in range(16)]
     means = mean_activations(model, batches)
     with shown(f"{run.name}, {task}", console=console) as bar:
@@ -67,14 +74,16 @@ def circuit_of(run: TextRun, task: str, text: Text, *, root: Path, out: Path, co
             model, lambda: train.drawn(BATCH, seeds["batch"]).loss(model), means, steps=STEPS, penalty=PENALTY,
             progress=progress,
         )  # fmt: skip
-    found = smallest(model, lambda: held.loss(model), means, taus, target=TARGET, tries=TRIES)
+    found = smallest(model, lambda: validation.loss(model), means, taus, target=TARGET, tries=TRIES)
     between = edges(model, found)
     picture = io.BytesIO()
     name = "dense" if run.one_in == 1 else f"1 in {run.one_in}"
     figure = draw(model, found, title=f"{name}, width {run.width}, {task}")
     figure.savefig(picture, format="svg", metadata={"Date": None})
     write_atomically(out / f"{run.name}-{task}.svg", picture.getvalue())
-    return row | {"circuit_units": found.size, "circuit_weights": len(between), "circuit_loss": found.loss}
+    with torch.no_grad(), gated(model, {name: kept.float() for name, kept in found.kept.items()}, means):
+        values = (found.size, len(between), found.loss, test.loss(model).item(), test.accuracy(model))
+    return row | dict(zip(CIRCUIT, values, strict=True))
 
 
 def main() -> None:

@@ -1,27 +1,26 @@
 """``python -m benchmarks.text_runs --runs FOLDER --out FOLDER [--jobs 2]``: dense, sparse and small dense decoders.
 
 For each kind a short run at each learning rate of ``RATES``, the same for all; then one of full length at the rate with
-the fewest bits per byte. Which rate and how good are read from the same held-out text, for every kind alike. What is
-done is not done again, and what was stopped goes on, so the same command continues. Writes ``runs.csv``.
+the fewest bits per byte of the validation text. How good it is says ``test_bits_per_byte``, of files that nothing is
+chosen by. What is done is not done again, and what was stopped goes on, so the same command continues. Writes
+``runs.csv``.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
 
 from sparseflow.atomic import write_atomically
-from sparseflow.cli.progress import shown
+from sparseflow.training.pool import run_tasks
 from sparseflow.training.runs import Run
+from sparseflow.training.sweep import prepare
 from sparseflow.training.text import TextRun, small_dense
-from sparseflow.training.text_loop import train_text
+from sparseflow.training.trial import Trial, end_of_trial
 
 RATES = (0.0025, 0.005, 0.01)
 ONE_IN_10, ONE_IN_100 = TextRun(one_in=10, floor=4), TextRun(one_in=100, floor=1)
@@ -35,32 +34,36 @@ KINDS = {
 }
 
 
-def trained(run: TextRun, *, root: Path) -> Run:
-    """A run at its end, with its progress on the terminal, or in the log."""
-    with shown(run.name, console=Console(stderr=True)) as bar:
-        return train_text(run, root=root, progress=bar.step, watch=bar.log)
+def all_trained(runs: Sequence[TextRun], *, root: Path, jobs: int) -> list[Run | None]:
+    """The runs at their ends, so many at once in processes of one thread; None where the loss did not stay finite."""
+    trials = [Trial(run) for run in runs]
+    prepare([trial for trial in trials if not trial.is_done(root)], root=root)
+    run_tasks(trials, root=root, jobs=jobs)
+    return [end_of_trial(root, run) for run in runs]
 
 
-def all_trained(runs: Sequence[TextRun], *, root: Path, jobs: int) -> list[Run]:
-    """Finished runs, so many of them trained side by side, each in a process of its own with one thread."""
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(partial(trained, root=root), runs))
+def best_of(kind: str, runs: Sequence[Run | None]) -> TextRun:
+    """The config with the fewest bits per byte of the validation text.
 
-
-def best_of(runs: Sequence[Run]) -> TextRun:
-    """The config with the fewest bits per byte."""
-    found: TextRun = min(runs, key=lambda run: run.final["validation/bits_per_byte"]).config
+    Raises:
+        ValueError: if no run kept a finite loss.
+    """
+    finite = [run for run in runs if run is not None]
+    if not finite:
+        raise ValueError(f"no run of the search for {kind} kept a finite loss. Lower RATES.")
+    found: TextRun = min(finite, key=lambda run: run.final["validation/bits_per_byte"]).config
     return found
 
 
-def row(kind: str, run: Run, *, searched: bool) -> dict[str, object]:
-    """A row of the table."""
-    config = run.config
+def row(kind: str, config: TextRun, run: Run | None, *, searched: bool) -> dict[str, object]:
+    """A row of the table, without results where the loss did not stay finite."""
+    final = {} if run is None else run.final
     return {
         "kind": kind, "search": searched, "width": config.width, "one_in": config.one_in,
-        "learning_rate": config.learning_rate, "steps": config.steps, "weights": int(run.final["weights"]),
-        "table": int(run.final["table"]), "bits_per_byte": run.final["validation/bits_per_byte"],
-        "seconds": round(run.seconds), "command": config.command,
+        "learning_rate": config.learning_rate, "steps": config.steps, "weights": final.get("weights"),
+        "table": final.get("table"), "validation_bits_per_byte": final.get("validation/bits_per_byte"),
+        "test_bits_per_byte": final.get("test/bits_per_byte"), "seconds": run and round(run.seconds),
+        "command": config.command,
     }  # fmt: skip
 
 
@@ -73,13 +76,16 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    search = [run.with_(steps=arguments.search_steps, learning_rate=rate) for run in KINDS.values() for rate in RATES]
-    tried = all_trained(search, root=arguments.runs / "search", jobs=arguments.jobs)
-    parts = [tried[first : first + len(RATES)] for first in range(0, len(tried), len(RATES))]
-    longer = [best_of(part).with_(steps=arguments.steps) for part in parts]
-    final = all_trained(longer, root=arguments.runs, jobs=arguments.jobs)
-    rows = [row(kind, run, searched=False) for kind, run in zip(KINDS, final, strict=True)]
-    rows += [row(kind, run, searched=True) for kind, part in zip(KINDS, parts, strict=True) for run in part]
+    search = {
+        kind: [run.with_(steps=arguments.search_steps, learning_rate=rate) for rate in RATES]
+        for kind, run in KINDS.items()
+    }
+    tried = iter(all_trained([*chain(*search.values())], root=arguments.runs / "search", jobs=arguments.jobs))
+    found = {kind: [(config, next(tried)) for config in configs] for kind, configs in search.items()}
+    longer = [best_of(kind, [run for _, run in of]).with_(steps=arguments.steps) for kind, of in found.items()]
+    ended = all_trained(longer, root=arguments.runs, jobs=arguments.jobs)
+    rows = [row(*each, searched=False) for each in zip(KINDS, longer, ended, strict=True)]
+    rows += [row(kind, *each, searched=True) for kind, of in found.items() for each in of]
     table = pd.DataFrame(rows)
     write_atomically(arguments.out / "runs.csv", table.to_csv(index=False).encode())
     print(table.drop(columns="command").to_string(index=False))

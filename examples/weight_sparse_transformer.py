@@ -43,7 +43,7 @@ assert masks["blocks.0.widen.weight"].any(dim=1).all()  # every neuron reads som
 
 matrices = {name: mask for name, mask in masks.items() if mask.dim() > 1}
 sparse = sf.engine.convert(model, matrices)
-windows = every_window(text.held_out, context=32, most=64)
+windows = every_window(text.validation, context=32, most=64)
 assert torch.allclose(loss_of(sparse, windows), loss_of(model, windows), rtol=1e-4)
 
 optimizer = torch.optim.AdamW(sparse.parameters(), lr=3e-3)

@@ -13,6 +13,7 @@ from torch import Tensor
 from sparseflow.ranges import SPARSITIES, Range
 from sparseflow.sharded import full, local, shard_like
 from sparseflow.suggest import did_you_mean
+from sparseflow.types import NotFiniteError
 
 
 def check_sparsity(sparsity: float, *, name: str = "sparsity") -> None:
@@ -80,11 +81,11 @@ def check_finite(scores: Tensor, *, name: str) -> None:
     The sum of finite float32 scores overflows only beyond 1e30; then the slow test decides.
 
     Raises:
-        ValueError: with the number of bad entries.
+        NotFiniteError: with the number of bad entries.
     """
     if scores.numel() and not torch.isfinite(scores.sum()) and not torch.isfinite(scores).all():
         bad = int((~torch.isfinite(scores)).sum())
-        raise ValueError(
+        raise NotFiniteError(
             f"{name} has {bad} of {scores.numel()} entries that are NaN or infinite. Lower the learning rate, clip the "
             "gradients, or look for the first layer whose output is not finite with sparseflow.analysis.signal()."
         )

@@ -34,6 +34,10 @@ class BrokenPromiseError(RuntimeError):
     """A sparse network is not what its masks say; the message names where and how to mend it."""
 
 
+class NotFiniteError(ValueError):
+    """A number that is to decide something is NaN or infinite, as after a training that diverged."""
+
+
 class OnEveryRankError(RuntimeError):
     """An error that all processes raise together, so that rank 0 can print it for them."""
 

@@ -106,7 +106,7 @@ def test_a_circuit_of_a_decoder_counts_its_weights() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_prompts_end_where_their_answer_stands(task: str) -> None:
-    text = load_text("sympy").held_out
+    text = load_text("sympy").validation
     found = prompts_of(text, task, context=32, most=50, generator=torch.Generator().manual_seed(0))
     assert found.answers.tolist() == [0] * 50 + [1] * 50
     data = text.numpy().tobytes()
@@ -122,7 +122,7 @@ def test_a_guess_has_a_loss_of_ln_2() -> None:
     model = Decoder(symbols=256, width=4, depth=1, heads=1)
     model.head.weight.data.zero_()
     model.bigram.weight.data.zero_()
-    text = load_text("sympy").held_out
+    text = load_text("sympy").validation
     prompts = prompts_of(text, "quote", context=16, most=8, generator=torch.Generator().manual_seed(0))
     assert prompts.loss(model).item() == pytest.approx(math.log(2))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -46,6 +47,8 @@ def test_a_target_that_every_decoder_reaches(folder: Path, monkeypatch: pytest.M
     assert table["units"].tolist() == [7 * 8 + 4 * 8] * 2
     assert table["circuit_units"].tolist() == [0, 0]
     assert table["circuit_weights"].tolist() == [0, 0]
+    assert (table["circuit_test_loss"] != table["circuit_validation_loss"]).all()  # of other prompts
+    assert ((table["circuit_test_loss"] - math.log(2)).abs() < 1).all()  # a guess of one answer, or nearly
     assert sorted(path.suffix for path in (folder / "out").iterdir()) == [".csv", ".svg", ".svg"]
     monkeypatch.setattr(text_circuits, "circuit_of", None)  # would be called again
     assert found(folder, monkeypatch, target=100.0).equals(table)
@@ -54,5 +57,5 @@ def test_a_target_that_every_decoder_reaches(folder: Path, monkeypatch: pytest.M
 def test_a_decoder_that_does_not_do_the_task(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = found(folder, monkeypatch, target=0.01)
     assert table["circuit_units"].isna().all()
-    assert (table["loss"] > 0.01).all()
+    assert (table["validation_loss"] > 0.01).all()
     assert [path.name for path in (folder / "out").iterdir()] == ["circuits.csv"]

@@ -16,10 +16,10 @@ from sparseflow.compare import comparison as comparisons
 from sparseflow.compare.comparison import Candidate, Cell, Comparison, chosen, comparison
 from sparseflow.compare.exhibits import EXHIBITS
 from sparseflow.compare.page import evidence_of
+from sparseflow.compare.result import Result, result_of
 from sparseflow.compare.settings import SETTINGS
 from sparseflow.compare.statistics import outcomes
 from sparseflow.compare.tables import RUN_COLUMNS, SEARCH_COLUMNS, read_tables, search_table
-from sparseflow.compare.task import Result, Trial, result_of
 from sparseflow.methods import Static
 from sparseflow.training import pool
 from sparseflow.training.digits import DigitRun
@@ -28,6 +28,7 @@ from sparseflow.training.names import METHODS
 from sparseflow.training.runs import Run
 from sparseflow.training.sweep import Training
 from sparseflow.training.tasks import Task
+from sparseflow.training.trial import Trial
 
 ASKED = [
     "compare", "--networks", "mlp", "--methods", "scratch,rigl", "--sparsity", "0.5", "--seeds", "2", "--steps", "60",
@@ -222,3 +223,17 @@ def test_the_page_names_what_did_not_learn() -> None:
         for drawing in content.drawings:
             for narrow in (False, True):
                 drawing.draw(narrow=narrow)
+
+
+@pytest.mark.parametrize("method", ["rigl", "mest", "granet", "prune"])
+def test_a_loss_that_is_lost_before_a_mask_update(method: str, tmp_path: Path) -> None:
+    """Weights beyond all numbers cannot be ranked: the run has diverged, and ends no comparison."""
+    run = (
+        SETTINGS["mlp"]
+        .run(method, 0.9, steps=40, seed=0)
+        .with_(model="mlp-small", dataset="mnist-5k", engine="masked", learning_rate=1e9)
+    )
+    trial = Trial(run)
+    trial.work(tmp_path, lambda steps: None)
+    assert trial.is_done(tmp_path)
+    assert result_of(tmp_path, run).diverged

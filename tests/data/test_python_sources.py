@@ -1,44 +1,44 @@
-"""The text against its files: which they are, who is held out, and windows against slices by hand."""
+"""The text against its files: which they are, which part each is in, and windows against slices by hand."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
 from sparseflow.data import text as module
-from sparseflow.data.text import BYTES, FILE_BEGINS, SOURCES, drawn_windows, every_window, is_held_out, load_text
+from sparseflow.data.text import BYTES, FILE_BEGINS, SOURCES, drawn_windows, every_window, load_text, part_of
 
 TEXT = load_text("sympy")
 
 
 def test_every_file_is_in_one_part_whole() -> None:
     (folder,) = importlib.util.find_spec("sympy").submodule_search_locations  # type: ignore[union-attr, misc]
-    for name in ("core/add.py", "core/logic.py"):
-        part = TEXT.held_out if is_held_out(f"sympy/{name}") else TEXT.training
-        other = TEXT.training if is_held_out(f"sympy/{name}") else TEXT.held_out
+    parts = {name: part.numpy().tobytes() for name, part in vars(TEXT).items()}
+    for name, wanted in {"core/add.py": "training", "core/logic.py": "validation", "core/sympify.py": "test"}.items():
+        assert part_of(f"sympy/{name}") == wanted
         data = bytes([FILE_BEGINS]) + (Path(folder) / name).read_bytes() + bytes([FILE_BEGINS])
-        assert bytes(part.numpy().tobytes()).count(data) == 1
-        assert data not in other.numpy().tobytes()
-    assert is_held_out("sympy/core/logic.py")
-    assert not is_held_out("sympy/core/add.py")
-
-
-def test_one_byte_in_twenty_or_so_is_held_out() -> None:
-    """By the lengths of 840 files of which each is held out with probability 1/20: 5 % to four standard deviations."""
-    share = len(TEXT.held_out) / (len(TEXT.held_out) + len(TEXT.training))
-    assert 0.02 < share < 0.08
+        assert {part: text.count(data) for part, text in parts.items()} == dict.fromkeys(parts, 0) | {wanted: 1}
     assert int(TEXT.training.max()) < BYTES
+
+
+def test_the_parts_are_pinned() -> None:
+    """Files and bytes of each, and the digest of its text: what a number on test text is about does not move."""
+    files = dict(module._files("sympy", SOURCES["sympy"]))
+    assert Counter(map(part_of, files)) == {"training": 744, "validation": 31, "test": 43}
+    found = {name: hashlib.sha256(part.numpy().tobytes()).hexdigest()[:12] for name, part in vars(TEXT).items()}
+    assert found == {"training": "8cf726c09d48", "validation": "363877df8586", "test": "16beed1f1356"}
 
 
 def test_the_byte_between_files_is_in_none() -> None:
     files = dict(module._files("sympy", SOURCES["sympy"]))
     assert not any(FILE_BEGINS in data for data in files.values())
-    begins = int((TEXT.training == FILE_BEGINS).sum() + (TEXT.held_out == FILE_BEGINS).sum())
-    assert begins == len(files)
+    assert sum(int((part == FILE_BEGINS).sum()) for part in vars(TEXT).values()) == len(files)
 
 
 def test_windows_are_slices() -> None:

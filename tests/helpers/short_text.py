@@ -6,6 +6,6 @@ from sparseflow.data.text import Text, load_text
 
 
 def short_text(package: str) -> Text:
-    """The first 200,000 bytes for training, and 5,000 that are held out."""
+    """The first 200,000 bytes for training, and 5,000 each for validation and test."""
     text = load_text(package)
-    return Text(text.training[:200_000], text.held_out[:5_000])
+    return Text(text.training[:200_000], text.validation[:5_000], text.test[:5_000])

@@ -281,3 +281,19 @@ def test_the_live_table_fits_80_columns() -> None:
     assert len(lines) == 2
     assert "1 of 28 runs done" in lines[0]
     assert "11739/328132" in lines[0]
+
+
+def test_a_log_says_now_and_then_how_far_runs_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal, at most every five minutes by the clock: each run under way with its steps."""
+    clock = iter([0.0, 200.0, 301.0, 400.0, 602.0])
+    monkeypatch.setattr(pool_module.time, "monotonic", lambda: next(clock))
+    tasks = [Training(LONG), Training(LONG.with_(seed=5))]
+    table = pool_module._Table(tasks, told := quiet())
+    for steps in (20, 40, 60, 80):
+        table.show([(tasks[0].name, steps), (tasks[1].name, 2 * steps)])
+    lines = told.file.getvalue().splitlines()
+    whole = LONG.steps
+    assert lines == [
+        f"after {seconds} s: {tasks[0].name} {steps} of {whole}, {tasks[1].name} {2 * steps} of {whole}"
+        for seconds, steps in ((301, 40), (602, 80))
+    ]

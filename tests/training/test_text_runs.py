@@ -29,7 +29,7 @@ TINY = TextRun(
 
 @pytest.fixture(autouse=True)
 def little_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Evaluating all held-out text takes a tiny decoder ten seconds."""
+    """Evaluating all text that is not trained on takes a tiny decoder twenty seconds."""
     monkeypatch.setattr(text_loop, "load_text", short_text)
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sparseflow.compare.comparison import Comparison
-    from sparseflow.compare.task import Trial
     from sparseflow.training.config import RunConfig
+    from sparseflow.training.trial import Trial
 
 _out = Console()
 _err = Console(stderr=True)
@@ -60,8 +60,8 @@ class Compare:
         """Search, compare, and write the page."""
         from sparseflow.compare.comparison import comparison
         from sparseflow.compare.page import write_comparison
-        from sparseflow.compare.task import Trial
         from sparseflow.training.pool import check_jobs
+        from sparseflow.training.trial import Trial
 
         check_jobs(self.jobs)
         plan = comparison(
@@ -102,7 +102,7 @@ class Compare:
 
         todo = [trial for trial in dict.fromkeys(trials) if not trial.is_done(self.out)]
         _err.print(f"{what}: runs {len(dict.fromkeys(trials))}, to do {len(todo)}, by {self._jobs} processes")
-        prepare([trial.training for trial in todo], root=self.out, data_root=self.data and self.data.absolute())
+        prepare(todo, root=self.out, data_root=self.data and self.data.absolute())
         run_tasks(todo, root=self.out, jobs=self.jobs, console=_err)
 
 

@@ -10,15 +10,16 @@ from typing import NamedTuple
 
 from sparseflow.compare.budget import BUDGETS, Cost, affordable, flops_like, seconds_like
 from sparseflow.compare.flops import layer_flops, training_flops
+from sparseflow.compare.result import Result, result_of
 from sparseflow.compare.search import Level, search_runs, with_levels
 from sparseflow.compare.settings import SETTINGS, STATIC, Setting, chosen_names, compared_methods
-from sparseflow.compare.task import Result, Trial, result_of
 from sparseflow.lab.page.words import DATASETS_IN_WORDS
 from sparseflow.ranges import SPARSITIES
 from sparseflow.training.config import RunConfig
 from sparseflow.training.datasets import check_data
 from sparseflow.training.names import METHODS
 from sparseflow.training.setup import set_up
+from sparseflow.training.trial import Trial
 
 #: Static masks' steps, times this, are the most that a budget can give a method.
 _MOST = 8

@@ -11,8 +11,8 @@ import pandas as pd
 from sparseflow.compare.budget import training_seconds
 from sparseflow.compare.comparison import Candidate, Cell, Comparison, chosen
 from sparseflow.compare.flops import densities, layer_flops, training_flops
+from sparseflow.compare.result import Result, result_of
 from sparseflow.compare.search import FACTORS, Level
-from sparseflow.compare.task import Result, result_of
 from sparseflow.lab.page.summary import COLLAPSE_PERCENT
 from sparseflow.training.config import RunConfig
 

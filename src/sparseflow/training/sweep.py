@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from sparseflow.data.text import load_text
 from sparseflow.disk import make_folder
 from sparseflow.training.config import RunConfig
 from sparseflow.training.datasets import check_data
 from sparseflow.training.pool import check_jobs, run_tasks
 from sparseflow.training.ranks import Ranks
-from sparseflow.training.runs import Run, is_done, load_run
+from sparseflow.training.runs import AnyRun, Run, is_done, load_run
 from sparseflow.training.setup import dense_network
 from sparseflow.training.tasks import Task, in_order
+from sparseflow.training.text import TextRun
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,11 @@ class Training:
     ['prune', 'scratch', 'scratch']
     """
 
-    config: RunConfig
+    config: AnyRun
     data_root: Path | None = None
+    """Folder of datasets; text is in a package."""
     tensorboard: bool = False
+    """Of a run on images."""
 
     @property
     def name(self) -> str:
@@ -47,8 +51,8 @@ class Training:
     @property
     def needs(self) -> tuple[Training, ...]:
         """The pruning run that it starts from."""
-        parent = self.config.mask_from
-        return () if parent is None else (Training(parent, self.data_root, self.tensorboard),)
+        parent = None if isinstance(self.config, TextRun) else self.config.mask_from
+        return () if parent is None else (replace(self, config=parent),)
 
     def is_done(self, root: Path) -> bool:
         """Whether the run is finished."""
@@ -57,7 +61,11 @@ class Training:
     def work(self, root: Path, report: Callable[[int], None]) -> None:
         """Train the run, and report its steps."""
         from sparseflow.training.run import train
+        from sparseflow.training.text_loop import train_text
 
+        if isinstance(self.config, TextRun):
+            train_text(self.config, root=root, progress=lambda step, steps: report(step))
+            return
         # Networks for smaller images are as fast on a core, where all runs of a comparison then are.
         on_gpu = self.config.stem == "imagenet" and torch.cuda.is_available()
         train(
@@ -120,10 +128,14 @@ def prepare(tasks: Sequence[Task], *, root: Path, data_root: Path | None = None)
         data_root: Folder of datasets.
 
     Raises:
-        ValueError: if a dataset or model is unknown.
+        ValueError: if a dataset or model is unknown, or the text is not the one that was published.
         ConnectionError: if a dataset is not here and cannot be fetched.
+        ModuleNotFoundError: if the package of the text is not installed.
     """
-    runs = [task.config for task in tasks if isinstance(task, Training)]
+    found = [task.config for task in tasks if isinstance(task, Training)]
+    runs = [config for config in found if not isinstance(config, TextRun)]
+    for package in {config.package for config in found if isinstance(config, TextRun)}:
+        load_text(package)
     for config in {(run.dataset, run.num_classes): run for run in runs}.values():
         check_data(config, root=data_root)
     for config in {run.architecture: run for run in runs}.values():

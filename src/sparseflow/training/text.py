@@ -87,7 +87,7 @@ class TextRun:
     eval_every: Count = 500
     """Steps between validations."""
     eval_windows: Count = 256
-    """Windows of held-out text in a validation; at the end it is all of it."""
+    """Windows of validation text in a validation; at the end it is all of it."""
     checkpoint_every: Count = 250
     """Steps between checkpoints."""
 

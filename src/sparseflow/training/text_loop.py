@@ -30,9 +30,10 @@ def train_text(run: TextRun, *, root: Path, progress: Progress | None = None, wa
 
     It computes on one thread, so that the same config gives the same bits. Logged every ``log_every`` steps, before the
     step: ``train/loss`` in nats and ``train/density``, the share of entries that are active; every ``eval_every`` steps
-    and at the end ``validation/bits_per_byte``, at the end of all held-out text.
+    ``validation/bits_per_byte``, at the end that of all validation text.
 
-    Of its end too: ``weights``, the active entries, and ``table``, those of the bigram table, which are not among them.
+    Results at its end: that, to choose settings by; ``test/bits_per_byte``, of all test text; ``weights``, the active
+    entries, and ``table``, those of the bigram table, which are not among them.
 
     Args:
         run: The run.
@@ -71,7 +72,7 @@ def _continue(
     def seconds() -> float:
         return before + time.perf_counter() - began
 
-    evaluated = every_window(text.held_out, context=run.context, most=run.eval_windows)
+    evaluated = every_window(text.validation, context=run.context, most=run.eval_windows)
     while (step := training.step_count) < run.steps:
         windows = drawn_windows(
             text.training, size=run.context + 1, count=run.batch_size, generator=stream(run.seed, "text", step)
@@ -87,11 +88,14 @@ def _continue(
             progress(taken, run.steps)
     training.check()
     final = {
-        "validation/bits_per_byte": bits_per_byte(training.model, every_window(text.held_out, context=run.context)),
+        f"{part}/bits_per_byte": bits_per_byte(training.model, every_window(each, context=run.context))
+        for part, each in {"validation": text.validation, "test": text.test}.items()
+    }
+    log(final)
+    final |= {
         "weights": float(training.num_active - training.num_in_table),
         "table": float(training.num_in_table),
     }
-    log({"validation/bits_per_byte": final["validation/bits_per_byte"]})
     store.finish(final, seconds())
 
 
