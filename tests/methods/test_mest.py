@@ -7,9 +7,10 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import sparseflow as sf
+from sparseflow.rng import stream
 from sparseflow.sparsifier.run_words import method_words
 from sparseflow.sparsifier.stored import stored_weights
 from tiny import SIZES, active, batch, eight, masked, pull, tiny_model
@@ -183,3 +184,24 @@ def test_what_is_no_number_is_named() -> None:
 def test_a_method_says_how_it_was_made() -> None:
     assert method_words(sf.MEST(total_steps=100)) == "MEST(total_steps=100)"
     assert method_words(sf.MEST(gradient_weight=0.0)) == "MEST(gradient_weight=0.0)"
+
+
+@pytest.mark.parametrize("rules", [[], [sf.rules.SparseOpt]])
+def test_a_gradient_scaler_changes_no_score(rules: list[type[sf.rules.StepRule]]) -> None:
+    """A fused optimizer divides by the scale itself; where a rule changes gradients, copies from before it are read."""
+    ends = []
+    for scale in (None, 1024.0):  # a power of two: exact
+        layer = nn.Linear(12, 8, bias=False)
+        nn.init.normal_(layer.weight, generator=stream(0, "weight"))
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.05, fused=True)
+        method = sf.MEST(update_every=1, update_until=9, gradient_weight=1.0)
+        masks = sf.random_masks(layer, 0.5, seed=0)
+        sparsifier = sf.Sparsifier(layer, optimizer, masks, method, seed=0, rules=[make() for make in rules])
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)
+        for step in range(5):
+            optimizer.zero_grad()
+            scaler.scale(layer(torch.randn(8, 12, generator=stream(step, "x"))).square().mean()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        ends.append(sparsifier.masks["weight"].clone())
+    assert torch.equal(*ends)

@@ -213,3 +213,31 @@ def test_a_run_that_ends_early_says_so() -> None:
     optimizer.step()
     with pytest.warns(sf.updaters.run.UnfinishedWarning, match="Top-KAST has not come to its end, at step 9"):
         sparsifier.remove()
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+@pytest.mark.parametrize(
+    "method",
+    [
+        sf.TopKAST(sparsity=0.5, update_every=2, update_until=9),
+        sf.SRSTE(pattern=(1, 2), update_every=2, update_until=9, decay=0.5),
+    ],
+)
+def test_a_gradient_scaler_changes_no_decay(method: sf.updaters.Method, optimizer: type[torch.optim.Optimizer]) -> None:
+    """Fused optimizers divide by the scale within their kernel, after the decay of unused weights is added."""
+    ends = []
+    for scale in (None, 1024.0):  # a power of two: exact
+        layer = nn.Linear(6, 4)
+        for name, parameter in layer.named_parameters():
+            nn.init.normal_(parameter, generator=stream(0, name))
+        fused = optimizer(layer.parameters(), lr=0.05, weight_decay=0.3, fused=True)
+        sparsifier = sf.Sparsifier(layer, fused, sf.dense_masks(layer), method, seed=0)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)
+        for step in range(5):
+            fused.zero_grad()
+            scaler.scale(layer(torch.randn(8, 6, generator=stream(step, "x"))).square().mean()).backward()
+            scaler.step(fused)
+            scaler.update()
+        ends.append([layer.weight.detach(), *sparsifier.state_dict()["reserve"].values()])
+    for one, other in zip(*ends, strict=True):
+        assert torch.equal(one.nan_to_num(9.0), other.nan_to_num(9.0))

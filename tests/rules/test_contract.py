@@ -17,7 +17,7 @@ import sparseflow as sf
 from makers import SETTINGS, method_of
 from processes import run_ranks
 from rule_cases import RULES, TOGETHER, RuleRun, made
-from tiny import FRESH, OPTIMIZERS, assert_same_bits, states
+from tiny import FRESH, OPTIMIZERS, assert_same_bits, states, tiny_model
 
 STEPS = 13
 every_rule = pytest.mark.parametrize("case", TOGETHER)
@@ -113,6 +113,38 @@ def test_a_resumed_run_on_stored_weights_ends_with_the_same_bits(case: str) -> N
         through.step(step)
         resumed.step(step)
     assert_same_bits(through.tensors(), resumed.tensors())
+
+
+@every_rule
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_state_goes_to_weights_that_are_held_otherwise(case: str, stored: bool) -> None:
+    """Masked weights go on as stored ones and back, with the optimizer's momentum moved by hand; in float64."""
+    through = RuleRun(case, "set", "momentum", dtype=torch.float64, stored=not stored)
+    for step in range(1, 9):
+        through.step(step)
+    masks, dense = dict(through.sparsifier.masks), sf.engine.dense_state_dict(through.model)
+    other = copy.copy(through)
+    plain = tiny_model(dtype=torch.float64)
+    plain.load_state_dict(dense)
+    other.model = other.network = sf.engine.convert(plain, masks) if stored else plain
+    other.optimizer = OPTIMIZERS["momentum"](other.model.parameters())
+    other.optimizer.load_state_dict(copy.deepcopy(through.optimizer.state_dict()))
+    for name, parameter in zip(dense, other.model.parameters(), strict=True):
+        if (mask := masks.get(name)) is not None:
+            held = other.optimizer.state[parameter]["momentum_buffer"]
+            whole = torch.zeros(mask.shape, dtype=held.dtype)
+            other.optimizer.state[parameter]["momentum_buffer"] = (
+                held[mask] if stored else whole.masked_scatter_(mask, held)
+            )
+    state = through.sparsifier.state_dict()
+    other.sparsifier = sf.Sparsifier(
+        other.model, other.optimizer, masks, through.sparsifier.method, seed=1, rules=made(case), state=state
+    )
+    for step in range(9, STEPS + 1):
+        through.step(step)
+        other.step(step)
+    for one, two in zip(through.tensors(), other.tensors(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-11)
 
 
 @every_rule

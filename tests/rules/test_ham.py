@@ -63,6 +63,20 @@ def test_a_gain_that_is_maximised_moves_weights_as_its_negative_loss() -> None:
     assert torch.equal(*ends)
 
 
+def test_sparse_gradients_of_an_embedding_are_gradients_too() -> None:
+    ends = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(6, 4, sparse=sparse), nn.Linear(4, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        masks = sf.random_masks(model, 0.5, seed=0)
+        sf.Sparsifier(model, optimizer, masks, sf.Static(), seed=0, rules=[sf.rules.HAM(alpha=10.0)])
+        model(torch.tensor([1, 3, 3])).square().sum().backward()
+        optimizer.step()
+        ends.append(model[0].weight.detach())
+    torch.testing.assert_close(*ends)  # rows that are read twice add up in another order
+
+
 @pytest.mark.parametrize(("options", "words"), [
     ({"alpha": -1.0}, "alpha must be at least 0, got -1.0"), ({"beta": "much"}, "beta must be a number, got 'much'"),
 ])  # fmt: skip

@@ -91,5 +91,6 @@ class HAM(StepRule):
     def after_step(self, weights: Sequence[RuleWeight]) -> None:
         """Take the hyperbolic step."""
         for weight in weights:
-            gradient = weight.gradient.neg() if weight.group.get("maximize") else weight.gradient
+            gradient = weight.gradient.to_dense()  # of an embedding it may be sparse
+            gradient = gradient.neg() if weight.group.get("maximize") else gradient
             hyperbolic_step_(weight.value, gradient, rate=weight.group["lr"], alpha=self.alpha, beta=self.beta)

@@ -180,19 +180,26 @@ class SignIn(StepRule):
             "optimizers": [second.state_dict() for second in self._seconds.values()],
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], shapes: Mapping[str, MaskedShape]) -> None:
         """Restore them."""
         for name, w in self._w.items():
             self._m[name], loaded = (
-                shard_like(state[factor][name].to(w.device, copy=True), w.detach()) for factor in ("m", "w")
+                shard_like(shapes[name].held(state[factor][name]).to(w.device, copy=True), w.detach())
+                for factor in ("m", "w")
             )
             if loaded.shape == w.shape:  # a DTensor's part is not exchanged with its data
                 local(w.detach()).copy_(local(loaded))
             else:
                 w.data = loaded
         self._steps = dict(state["steps"])
-        for second, own in zip(self._seconds.values(), state["optimizers"], strict=True):
-            second.load_state_dict(copy.deepcopy(own))
+        names = {w: name for name, w in self._w.items()}
+        for second, saved in zip(self._seconds.values(), state["optimizers"], strict=True):
+            own = copy.deepcopy(saved)
+            for there, here in zip(own["param_groups"], second.param_groups, strict=True):
+                for index, w in zip(there["params"], here["params"], strict=True):
+                    if index in own["state"] and state["w"][names[w]].shape != w.shape:
+                        own["state"][index] = _held(own["state"][index], shapes[names[w]])
+            second.load_state_dict(own)
 
     def _balance(self, weight: RuleWeight) -> None:
         """Balance factors that are new, that something else wrote a product for, or whose time has come."""
@@ -209,6 +216,11 @@ class SignIn(StepRule):
     def _states(self, name: str) -> list[WeightState]:
         w = self._w[name]
         return [state for second in self._seconds.values() if w in second.state for state in weight_states(second, w)]
+
+
+def _held(state: Mapping[str, Any], shape: MaskedShape) -> dict[str, Any]:
+    """An optimizer's state of a weight that was held otherwise; numbers of steps are left as they are."""
+    return {key: shape.held(each) if isinstance(each, Tensor) and each.dim() else each for key, each in state.items()}
 
 
 def _follow_(

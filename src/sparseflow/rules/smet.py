@@ -135,10 +135,10 @@ class SMET(StepRule):
         """The ages."""
         return {"ages": {name: age.clone() for name, age in self._ages.items()}}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], shapes: Mapping[str, MaskedShape]) -> None:
         """Restore the ages."""
         for name, age in self._ages.items():
-            self._ages[name] = shard_like(state["ages"][name].to(age.device, copy=True), age)
+            self._ages[name] = shard_like(shapes[name].held(state["ages"][name]).to(age.device, copy=True), age)
 
     def _last(self, group: Mapping[str, Any]) -> int:
         """The age from which on a weight steps as others do: warm, its correction 1 to the last bit of float32."""

@@ -433,9 +433,12 @@ class Listener:
         self._forget_dense_gradients(part)
         self._dense_gradients |= kept
         if reads_active_gradient(self.method):
-            for name, values in self._stored_in(part).items():
-                if (gradient := values.grad) is not None:
-                    self._dense_gradients[name] = gradient, gradient.clone()
+            stored = self._stored_in(part)
+            copied = {name: (each.grad, each.grad.clone()) for name, each in stored.items() if each.grad is not None}
+            self._dense_gradients |= copied
+            if (scale := getattr(part.optimizer, "grad_scale", None)) is not None:
+                for _, copy in (kept | copied).values():
+                    copy.div_(scale)  # its score adds gradients to weights
 
     def _stored_in(self, part: Part) -> dict[str, Tensor]:
         """The active values of weights that are stored alone and that this optimizer steps."""

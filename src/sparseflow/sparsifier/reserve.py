@@ -126,8 +126,8 @@ class Reserve:
     def _decay_(self, name: str, held: Tensor, waiting: Tensor) -> None:
         """Make the weight decay of waiting weights what the method says; the optimizer adds its own."""
         parameter = self._weights.parameters[name]
-        groups = self._weights.optimizer_of[name].param_groups
-        group = next(group for group in groups if any(each is parameter for each in group["params"]))
+        optimizer = self._weights.optimizer_of[name]
+        group = next(group for group in optimizer.param_groups if any(each is parameter for each in group["params"]))
         decay, gradient = float(group.get("weight_decay", 0.0)), parameter.grad
         more = self._method.decay_of_unused(decay, self._used[name]) - decay
         if not more or gradient is None:
@@ -135,5 +135,7 @@ class Reserve:
         if group.get("decoupled_weight_decay"):
             rate = float(group["lr"])
             torch.where(waiting, held * ((1 - rate * (decay + more)) / (1 - rate * decay)), held, out=held)
-        else:
-            local(gradient).addcmul_(held, waiting.to(held.dtype), value=-more if group.get("maximize") else more)
+            return
+        scale = getattr(optimizer, "grad_scale", None)  # of a GradScaler, if the optimizer divides by it itself
+        of_each = waiting.to(held.dtype) if scale is None else waiting * scale
+        local(gradient).addcmul_(held, of_each.to(held.dtype), value=-more if group.get("maximize") else more)

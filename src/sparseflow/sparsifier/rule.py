@@ -50,6 +50,27 @@ class MaskedShape(NamedTuple):
     positions: Tensor | None
     """Of a weight whose active values alone are stored: their places in the flattened dense weight."""
 
+    def held(self, tensor: Tensor) -> Tensor:
+        """What was remembered of each active weight, whole or as active values alone, as this weight is held.
+
+        Raises:
+            ValueError: if it is neither.
+
+        >>> mask = torch.tensor([True, False, True])
+        >>> MaskedShape(mask, PLAIN, nn.Parameter(torch.ones(3)), None).held(torch.tensor([5.0, 7.0]))
+        tensor([5., 0., 7.])
+        """
+        if tensor.shape == self.parameter.shape:
+            return tensor
+        if self.positions is not None and tensor.shape == self.mask.shape:
+            return tensor.flatten()[self.positions]
+        if tensor.shape == (active := int(self.mask.sum()),):
+            return tensor.new_zeros(self.mask.shape).masked_scatter_(self.mask, tensor)
+        raise ValueError(
+            f"the state of a rule has {tuple(tensor.shape)} for a weight of {tuple(self.mask.shape)} with {active} "
+            "active. Load it together with the masks that it was saved with."
+        )
+
 
 class Carry(NamedTuple):
     """Where the entries of a weight went at a mask update."""
@@ -106,5 +127,5 @@ class StepRule:
         """What a resumed run needs; empty if nothing is remembered."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
+    def load_state_dict(self, state: Mapping[str, Any], shapes: Mapping[str, MaskedShape]) -> None:
+        """Restore :meth:`state_dict`, also of a run whose weights were held otherwise, see :meth:`MaskedShape.held`."""

@@ -126,7 +126,7 @@ class Rules:
         shapes = self._shapes() if self.all else {}
         for rule, own in zip(self.all, state.values(), strict=True):
             rule.masks_changed({}, shapes)
-            rule.load_state_dict(own)
+            rule.load_state_dict(own, shapes)
 
     def _shown(self, part: Part) -> list[RuleWeight]:
         names = {id(tensor): name for name, tensor in self._weights.tensors.items()}
