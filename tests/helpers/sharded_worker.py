@@ -45,6 +45,7 @@ METHODS: dict[str, sf.updaters.Method] = {
     "mest_soft": sf.MEST(**_moving, soft=True, schedule="stages", update_until=16),
     "granet": sf.GraNet(sparsity=0.8, begin=4, end=12, drop_fraction=0.4, update_every=4, update_until=20),
     "chts": sf.CHTs(**_moving, update_until=20),
+    "chtss": sf.CHTss(**_moving, sparsity=0.8, end=12, update_until=20, chain=("0.weight", "4.weight", "6.weight")),
     "srigl": sf.SRigL(**_moving, salient_share=0.9),
     "n_of_m": sf.NOfM(sparsity=0.8, begin=4, end=16, update_every=4),
     "top_kast": sf.TopKAST(sparsity=0.8, update_every=4, update_until=16),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import sparseflow as sf
-from sparseflow.methods.chts import link_scores, relative_importance, sampled
+from sparseflow.methods.topology import link_scores, relative_importance, sampled, without_dead_ends
 from sparseflow.sparsifier.run_words import method_words
+from sparseflow.testing import PROMISES, Trial
 from tiny import masked, tiny_model, train_step
 
 
@@ -77,6 +78,86 @@ def test_candidates_without_a_score_come_last() -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(100):
         assert sampled(scores, 2, among, generator=generator).tolist() == [False, False, True, True, False]
+
+
+def test_dead_ends_by_hand() -> None:
+    """Units a, b, c feed d, e, which feed f: b has no input, c and e have no output."""
+    first = torch.tensor([[1, 0], [0, 0], [1, 1]]).bool()
+    second = torch.tensor([[1, 1, 0], [0, 1, 0]]).bool()
+    third = torch.tensor([[1, 0]]).bool()
+    # Backward: e goes, then c. Forward: b goes.
+    found = without_dead_ends([first, second, third])
+    assert [each.int().tolist() for each in found] == [[[1, 0], [0, 0], [0, 0]], [[1, 0, 0], [0, 0, 0]], [[1, 0]]]
+    assert int(first.sum()) == 3  # new masks
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_dead_end_is_left_and_nothing_else_goes(seed: int) -> None:
+    """Against removal one unit at a time until none is left; the second layer sees each of six units at four places."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((6, 9), (7, 6 * 4), (5, 7), (4, 5))
+    masks = [torch.rand(shape, generator=generator) < 1.5 / shape[1] for shape in shapes]
+    wanted, changed = [mask.clone() for mask in masks], True
+    while changed:
+        changed = False
+        for one, other in pairwise(wanted):
+            each = other.shape[1] // len(one)
+            for unit in range(len(one)):
+                seen = other[:, unit * each : (unit + 1) * each]
+                if bool(one[unit].any()) != bool(seen.any()):
+                    one[unit], changed = False, True
+                    seen.fill_(False)
+    assert all(map(torch.equal, without_dead_ends(masks), wanted))
+    assert sum(int(mask.sum()) for mask in wanted) < sum(int(mask.sum()) for mask in masks)
+
+
+def test_a_chain_loses_units_and_keeps_its_counts() -> None:
+    """A convolution, of which the linear layer sees each channel at 16 places, and the layer behind it."""
+    ends = []
+    for chain in ((), ("0.weight", "3.weight", "5.weight")):
+        method = sf.CHTs(drop_fraction=0.5, update_every=2, update_until=6, schedule="constant", chain=chain)
+        model = tiny_model()
+        masks = sf.random_masks(model, 0.9, seed=0)
+        _, sparsifier = run(method, masks)
+        assert [int(mask.sum()) for mask in sparsifier.masks.values()] == [int(mask.sum()) for mask in masks.values()]
+        ends.append([mask.clone() for mask in sparsifier.masks.values()])
+    assert not all(map(torch.equal, *ends))
+    alive = [int((mask.flatten(1).any(1)).sum()) for mask in ends[1]]
+    assert alive[1] <= int(ends[0][1].any(1).sum())
+
+
+@pytest.mark.parametrize("promise", [name for name in PROMISES if name != "counts are exact"])
+def test_a_chain_keeps_every_promise(promise: str) -> None:
+    options = {"update_every": 3, "update_until": 12, "schedule": "constant"}
+    PROMISES[promise](Trial(make=lambda: sf.CHTs(chain=("0.weight", "3.weight", "5.weight"), **options)))
+
+
+def test_a_chain_goes_on_without_a_frozen_layer() -> None:
+    model = tiny_model()
+    model.get_parameter("3.weight").requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    method = sf.CHTs(update_every=1, update_until=3, chain=("0.weight", "3.weight", "5.weight"))
+    sparsifier = sf.Sparsifier(model, optimizer, masked(model), method, seed=0)
+    before = {name: mask.clone() for name, mask in sparsifier.masks.items()}
+    train_step(model, optimizer, 1)
+    assert [torch.equal(mask, before[name]) for name, mask in sparsifier.masks.items()] == [False, True, False]
+
+
+def test_a_chain_that_is_none_is_refused() -> None:
+    model = tiny_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for chain, message in (
+        (("0.weight", "4.weight"), r"chain has '4\.weight', which is no masked weight\. Masked: 0\.weight, 3\.weight"),
+        (
+            ("3.weight", "0.weight"),
+            r"chain: the 10 units of '3\.weight' cannot be the inputs of '0\.weight', .* 9 ",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sf.Sparsifier(model, optimizer, masked(model), sf.CHTs(total_steps=9, chain=chain), seed=0)
+    for chain in ("0.weight", (0, 3), None):
+        with pytest.raises(TypeError, match="chain takes a list of names of weights, in their order, got"):
+            sf.CHTs(total_steps=9, chain=chain)
 
 
 def run(method: sf.updaters.Method, masks: dict[str, Tensor] | None = None) -> tuple[nn.Module, sf.Sparsifier]:

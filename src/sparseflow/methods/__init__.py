@@ -6,10 +6,12 @@ A new method is a file here and a row in ``sparseflow.training.names``.
 from sparseflow.methods.acdc import ACDC
 from sparseflow.methods.base import Layer, Method, Swap
 from sparseflow.methods.chts import CHTs
+from sparseflow.methods.chtss import CHTss
 from sparseflow.methods.drop_grow import DropGrow, UpdateSchedule, drop_and_grow
 from sparseflow.methods.granet import GraNet
 from sparseflow.methods.mest import MEST
 from sparseflow.methods.n_of_m import NOfM
+from sparseflow.methods.prune_and_exchange import PruneAndExchange
 from sparseflow.methods.pruning import GMP, OneShot
 from sparseflow.methods.rigl import RigL, RigLInverted
 from sparseflow.methods.set import SET
@@ -27,12 +29,14 @@ __all__ = [
     "SNFS",
     "SRSTE",
     "CHTs",
+    "CHTss",
     "DropGrow",
     "GraNet",
     "Layer",
     "Method",
     "NOfM",
     "OneShot",
+    "PruneAndExchange",
     "RigL",
     "RigLInverted",
     "SRigL",

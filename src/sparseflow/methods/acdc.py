@@ -11,12 +11,12 @@ from torch import Tensor
 
 from sparseflow._checks import check_steps
 from sparseflow.masks.blocks import SINGLE, BlockLike
-from sparseflow.methods.base import Layer
+from sparseflow.methods.base import Layer, Method
 from sparseflow.methods.pruning import GMP, OneShot
 
 
 @dataclass(frozen=True, kw_only=True)
-class ACDC:
+class ACDC(Method):
     """Alternating compressed and decompressed training: start from :func:`sparseflow.dense_masks`, end sparse.
 
     After a dense start the weights of largest magnitude are kept for a phase of sparse training, then all are trained
@@ -56,9 +56,6 @@ class ACDC:
     scope: str = "layer"
     block: BlockLike = SINGLE
     reset_momentum: bool = True
-    needs_gradient: bool = False
-    gradient_decay: float = 0.0
-    replaces_step: bool = False
 
     def __post_init__(self) -> None:
         if self.total_steps is not None:

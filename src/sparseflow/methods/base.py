@@ -95,22 +95,23 @@ class Method(Protocol):
     It may also say what it knows of the run around it, see :mod:`sparseflow.methods.run`, and have a ``block``, as
     :func:`sparseflow.random_masks` takes it: its masks are then made of such blocks. One without ``needs_gradient``
     may set ``reads_active_gradient``: its scores are then given the gradient of active weights, which is there anyway.
+    A class may inherit it, for the properties that are as they mostly are; any object with these names will do.
     """
 
     @property
     def needs_gradient(self) -> bool:
         """Whether an update looks at the dense gradient."""
-        ...
+        return False
 
     @property
     def gradient_decay(self) -> float:
         """Decay of the running mean of the dense gradient; 0 uses the current gradient alone."""
-        ...
+        return 0.0
 
     @property
     def replaces_step(self) -> bool:
         """Whether an update takes the place of the optimizer step instead of following it."""
-        ...
+        return False
 
     def due(self, step: int) -> bool:
         """Whether masks change once ``step`` optimizer steps are done."""

@@ -16,7 +16,7 @@ from sparseflow._fast import count_true
 from sparseflow.boundary import checked
 from sparseflow.masks.blocks import SINGLE, BlockLike, block_of, checked_block
 from sparseflow.masks.topk import topk_mask
-from sparseflow.methods.base import Layer, Swap
+from sparseflow.methods.base import Layer, Method, Swap
 from sparseflow.methods.run import UnfinishedWarning
 from sparseflow.methods.scores import ScoreFn
 from sparseflow.types import MaskUpdate
@@ -180,7 +180,7 @@ class Options(TypedDict, total=False):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpdateSchedule:
+class UpdateSchedule(Method):
     """When masks change, and how many weights are exchanged: what all methods that exchange some have in common.
 
     Args:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -12,13 +11,12 @@ import torch
 from sparseflow._fast import count_true
 from sparseflow.masks.blocks import SINGLE, BlockLike
 from sparseflow.methods.base import Layer, Swap
-from sparseflow.methods.drop_grow import UpdateSchedule
-from sparseflow.methods.pruning import GMP
+from sparseflow.methods.prune_and_exchange import PruneAndExchange
 from sparseflow.methods.scores import gradient_magnitude, magnitude
 
 
 @dataclass(frozen=True, kw_only=True)
-class GraNet(UpdateSchedule):
+class GraNet(PruneAndExchange):
     r"""Gradual pruning with neuroregeneration: at each update weights are pruned, then some are exchanged.
 
     .. math:: s(t) = s_f + (s_i - s_f)\left(1 - \frac{t - t_0}{t_1 - t_0}\right)^3
@@ -39,13 +37,11 @@ class GraNet(UpdateSchedule):
         block: As :func:`sparseflow.RigL`.
         schedule: Of the exchange, default ``"cosine"``, as theirs. It needs its end: ``update_until`` (theirs: the last
             step of the run) or ``total_steps``.
-        first_update: Of the exchange; default ``begin``.
-        others: As :class:`sparseflow.methods.drop_grow.UpdateSchedule`: ``drop_fraction`` is :math:`r(0)` (default 0.3;
-            the authors' code: 0.5).
+        others: As :class:`sparseflow.methods.PruneAndExchange`; ``drop_fraction`` is :math:`r(0)` (default 0.3; the
+            authors' code: 0.5).
 
     Raises:
-        TypeError, ValueError: as :class:`sparseflow.GMP` and :func:`sparseflow.RigL`; if pruning ends after the last
-            exchange.
+        TypeError, ValueError: as :class:`sparseflow.methods.PruneAndExchange`.
 
     Warns: :class:`~sparseflow.masks.topk.EmptiedLayerWarning` if the global ranking takes every weight of a layer.
 
@@ -61,51 +57,10 @@ class GraNet(UpdateSchedule):
     [0, 100, 200, 300, 400, 500, 600, 700, 800]
     """
 
-    sparsity: float | Mapping[str, float]
-    begin: int
-    end: int
-    initial_sparsity: float = 0.0
     scope: str = "global"
     block: BlockLike = SINGLE
     schedule: str | Callable[..., float] = "cosine"
     needs_gradient: ClassVar[bool] = True
-    gradient_decay: ClassVar[float] = 0.0
-
-    def __post_init__(self) -> None:
-        self.pruning  # noqa: B018 - checks its options
-        super().__post_init__()
-        if self.until is not None and self.end > self.until:
-            raise ValueError(
-                f"pruning ends at step {self.end}, and weights are exchanged until step {self.until} alone. Lower end= "
-                "or raise update_until= or total_steps=."
-            )
-
-    @cached_property
-    def pruning(self) -> GMP:
-        """Which weights leave for good, and when."""
-        names = ("sparsity", "begin", "end", "update_every", "initial_sparsity", "scope", "block")
-        return GMP(**{name: getattr(self, name) for name in names})
-
-    @property
-    def first(self) -> int:
-        """Step of the first exchange: with the first pruning, unless told otherwise."""
-        return self.begin if self.begin and self.first_update is None else super().first
-
-    def due(self, step: int) -> bool:
-        """Whether masks change once ``step`` optimizer steps are done: while pruning goes on, and after it."""
-        return self.pruning.due(step) or super().due(step)
-
-    def check_start(self, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> None:
-        """Check that the final sparsity can be reached; see :func:`sparseflow.methods.run.check_start`.
-
-        Raises:
-            ValueError: as :class:`sparseflow.GMP`.
-        """
-        self.pruning.check_start(shapes, active)
-
-    def unfinished(self, step: int, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> str:
-        """What pruning has not reached; see :func:`sparseflow.methods.run.unfinished`."""
-        return self.pruning.unfinished(step, shapes, active)
 
     def update(self, layers: Iterable[Layer], *, step: int, generator: torch.Generator) -> Iterator[tuple[str, Swap]]:
         """Ask for one exchange in each layer that prunes it and regenerates what stays; see :meth:`Method.update`.

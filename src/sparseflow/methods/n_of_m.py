@@ -19,12 +19,12 @@ from sparseflow.masks.n_of_m import (
     pattern_of,
     patterns,
 )
-from sparseflow.methods.base import Layer
+from sparseflow.methods.base import Layer, Method
 from sparseflow.methods.pruning import GMP, cubic_sparsity
 
 
 @dataclass(frozen=True, kw_only=True)
-class NOfM:
+class NOfM(Method):
     r"""Gradual pruning to exactly N of every M: start from :func:`sparseflow.dense_masks`.
 
     In each group the number of active weights falls from M to N along the cubic of :class:`sparseflow.GMP`,
@@ -56,9 +56,6 @@ class NOfM:
     begin: int
     end: int
     update_every: int = 100
-    needs_gradient: bool = False
-    gradient_decay: float = 0.0
-    replaces_step: bool = False
 
     def __post_init__(self) -> None:
         if (self.pattern is None) == (self.sparsity is None):

@@ -15,7 +15,7 @@ from sparseflow.masks.allocation import uniform
 from sparseflow.masks.blocks import SINGLE, BlockGrid, BlockLike, block_of, check_one_each, checked_block
 from sparseflow.masks.ranking import best_of, best_of_all
 from sparseflow.masks.topk import active_count
-from sparseflow.methods.base import Layer
+from sparseflow.methods.base import Layer, Method
 from sparseflow.methods.drop_grow import periodic
 
 
@@ -47,7 +47,7 @@ def cubic_sparsity(step: int, *, initial: float, final: float, begin: int, end: 
 
 
 @dataclass(frozen=True, kw_only=True)
-class GMP:
+class GMP(Method):
     """Gradual magnitude pruning: start from :func:`sparseflow.dense_masks` and cut along a cubic.
 
     At an update after ``t`` optimizer steps the next forward pass already uses the new masks, as in the paper's code.
@@ -82,9 +82,6 @@ class GMP:
     initial_sparsity: float = 0.0
     scope: str = "layer"
     block: BlockLike = SINGLE
-    needs_gradient: bool = False
-    gradient_decay: float = 0.0
-    replaces_step: bool = False
 
     def __post_init__(self) -> None:
         checked_block(self.block)

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from sparseflow._checks import check_steps
 from sparseflow.masks.n_of_m import PatternLike, best_in_groups
-from sparseflow.methods.base import Layer
+from sparseflow.methods.base import Layer, Method
 from sparseflow.methods.drop_grow import periodic
 from sparseflow.methods.n_of_m import NOfM
 from sparseflow.ranges import Range
 
 
 @dataclass(frozen=True, kw_only=True)
-class SRSTE:
+class SRSTE(Method):
     r"""Sparse-refined straight-through estimator: N:M masks that move; start from :func:`sparseflow.dense_masks`.
 
     The network computes with the N largest of every M values, :math:`\tilde W`, and the optimizer steps all of them by
@@ -51,9 +51,6 @@ class SRSTE:
     update_until: int
     update_every: int = 1
     decay: float = 2e-4
-    needs_gradient: bool = False
-    gradient_decay: float = 0.0
-    replaces_step: bool = False
 
     def __post_init__(self) -> None:
         check_steps(self.update_every, name="update_every", least=1)

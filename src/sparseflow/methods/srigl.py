@@ -87,7 +87,7 @@ class SRigL(UpdateSchedule):
 
     Args:
         salient_share: :math:`\gamma` (default 0.3; the authors' vision transformer has 0.95); 0 ablates no unit.
-        others: As :class:`sparseflow.methods.drop_grow.UpdateSchedule`; the authors have ``schedule="cosine"`` and
+        others: As :class:`sparseflow.methods.UpdateSchedule`; the authors have ``schedule="cosine"`` and
             ``replaces_step=True``.
 
     Raises:
@@ -110,7 +110,6 @@ class SRigL(UpdateSchedule):
 
     salient_share: float = 0.3
     needs_gradient: ClassVar[bool] = True
-    gradient_decay: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparseflow.methods.base import Layer
+from sparseflow.methods.base import Layer, Method
 
 
 @dataclass(frozen=True, kw_only=True)
-class Static:
+class Static(Method):
     """Keep the masks as they are.
 
     Reference: the Scratch and Lottery rows of Evci et al. (2022), Table 1.
@@ -20,10 +20,6 @@ class Static:
     >>> Static().due(100)
     False
     """
-
-    needs_gradient: bool = False
-    gradient_decay: float = 0.0
-    replaces_step: bool = False
 
     def due(self, step: int) -> bool:
         """Whether masks change: never."""

@@ -13,12 +13,12 @@ from sparseflow._checks import check_sparsity, check_steps
 from sparseflow.masks.blocks import SINGLE, BlockLike, block_of, checked_block
 from sparseflow.masks.ranking import best_of
 from sparseflow.masks.topk import active_count
-from sparseflow.methods.base import Layer
+from sparseflow.methods.base import Layer, Method
 from sparseflow.methods.drop_grow import periodic
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopKAST:
+class TopKAST(Method):
     r"""Top-K always sparse training: start from :func:`sparseflow.dense_masks`, and give the optimizer weight decay.
 
     Of each layer's values :math:`\theta` the share D of largest magnitude, A, is what the network computes with, and
@@ -56,9 +56,6 @@ class TopKAST:
     update_every: int = 100
     update_until: int
     block: BlockLike = SINGLE
-    needs_gradient: bool = False
-    gradient_decay: float = 0.0
-    replaces_step: bool = False
 
     def __post_init__(self) -> None:
         checked_block(self.block)
