@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import sparseflow as sf
@@ -15,7 +16,7 @@ from sparseflow.methods.topology import relative_importance
 from sparseflow.rng import stream
 from sparseflow.sparsifier.run_words import method_words
 from sparseflow.testing import PROMISES, Trial
-from tiny import SIZES
+from tiny import OPTIMIZERS, SIZES, batch, tiny_model
 
 OPTIONS: dict[str, Any] = {"sparsity": 0.9, "begin": 2, "end": 8, "update_every": 2, "update_until": 12}
 
@@ -75,6 +76,27 @@ def test_an_exchange_after_pruning_keeps_the_count() -> None:
         came_back |= bool((sparsifier.masks["weight"] & ~before).any())
     assert counts == [120, 120, 120, 109, 109, 35, 35, 24, 24, 24, 24, 24]
     assert came_back
+
+
+def test_stored_weights_have_the_masks_of_masked_ones() -> None:
+    """With a chain through a convolution; in float64."""
+    chain, runs = ("0.weight", "3.weight", "5.weight"), []
+    for stored in (True, False):
+        model = tiny_model(dtype=torch.float64)
+        masks = sf.random_masks(model, 0.5, seed=0)
+        sf.apply_masks_(model, masks)
+        model = sf.engine.convert(model, masks) if stored else model
+        optimizer = OPTIMIZERS["momentum"](model.parameters())
+        sparsifier = sf.Sparsifier(model, optimizer, masks, sf.CHTss(**OPTIONS, chain=chain), seed=0)
+        for step in range(1, 14):
+            x, y = batch(step, dtype=torch.float64)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            sparsifier.check()
+        runs.append(dict(sparsifier.masks))
+    for name, mask in runs[0].items():
+        assert torch.equal(mask, runs[1][name]), name
 
 
 @pytest.mark.parametrize("promise", PROMISES)
