@@ -154,3 +154,29 @@ def test_what_does_not_fit_is_refused() -> None:
         supar_ratios(model, empty, BASE, output=[OUTPUT])
     with pytest.raises(ValueError, match="lr must be positive, got 0"):
         supar_groups(model, {}, lr=0.0)
+
+
+def test_sizes_that_cannot_be_are_refused_before_anything_is_drawn() -> None:
+    model = network(128)
+    ratios = supar_ratios(model, {}, BASE, output=[OUTPUT])
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for size, message in ((-1.0, "must be positive, got -1.0"), ("small", "must be a number, got 'small'")):
+        with pytest.raises((TypeError, ValueError), match=f"std of '{OUTPUT}' {message}"):
+            supar_initialize_(model, {}, ratios, std={**dict.fromkeys(ratios, 0.1), OUTPUT: size}, seed=0)
+    plain = {name: ratio.inputs for name, ratio in ratios.items()}
+    with pytest.raises(TypeError, match=r"ratios must be what sparseflow\.init\.supar_ratios returns, got 1\.0 in it"):
+        supar_initialize_(model, {}, plain, std=0.1, seed=0)
+    with pytest.raises(TypeError, match=r"ratios must be what sparseflow\.init\.supar_ratios returns"):
+        supar_groups(model, plain, lr=0.1)
+    assert all(map(torch.equal, model.parameters(), before))
+
+
+def test_an_embedding_that_makes_the_outputs_is_refused() -> None:
+    """Its rows start at the base's size however wide the network is, and as outputs they would have to be smaller."""
+    models = []
+    for width in (8, 16):
+        models.append(nn.ModuleDict({"table": nn.Embedding(11, width), "head": nn.Linear(width, 11, bias=False)}))
+        models[-1]["head"].weight = models[-1]["table"].weight
+    base, model = models
+    with pytest.raises(ValueError, match=r"'table\.weight' is an embedding and makes the network's outputs too"):
+        supar_ratios(model, {}, base, output=["table.weight"])

@@ -46,7 +46,8 @@ def supar_ratios(
     Returns: parameter name -> :class:`Ratio`, of all weights of a known layer.
 
     Raises:
-        TypeError, ValueError: if the layers are others, a mask does not fit or is empty, or a pattern matches nothing.
+        TypeError, ValueError: if the layers are others, a mask does not fit or is empty, a pattern matches nothing, or
+            an embedding makes the outputs.
 
     Reference: Dey, Bergsma and Hestness (2024), *Sparse maximal update parameterization*, arXiv 2405.15743, Table 1.
 
@@ -75,6 +76,11 @@ def supar_ratios(
         )
         is_output = any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
         is_lookup = weight.layout is not None and weight.layout.lookup
+        if is_lookup and is_output:
+            raise ValueError(
+                f"{name!r} is an embedding and makes the network's outputs too, which start by other sizes. Give the "
+                "last layer a weight of its own."
+            )
         found[name] = Ratio(1.0 if is_lookup else ours / theirs, is_output)
     return found
 
@@ -117,9 +123,12 @@ def supar_initialize_(
     weights = maskable(model)
     check_masks(masks, {name: weight.parameter for name, weight in weights.items()})
     sizes = std if isinstance(std, Mapping) else dict.fromkeys(weights, std)
+    _check_ratios(ratios)
     for known, what in ((ratios, "ratio. Give what supar_ratios returns"), (sizes, "std. Give one for each weight")):
         if missing := [name for name in weights if name not in known]:
             raise ValueError(f"{missing[0]!r} has no {what}.")
+    for name, size in sizes.items():
+        Range(0, with_low=False).check(size, name=f"std of {name!r}")
     with torch.no_grad():
         for name, weight in weights.items():
             ratio = ratios[name]
@@ -165,6 +174,7 @@ def supar_groups(model: nn.Module, ratios: Mapping[str, Ratio], *, lr: float, **
     [(0.05, 1), (0.1, 2), (0.025, 1)]
     >>> optimizer = torch.optim.AdamW(groups)
     """
+    _check_ratios(ratios)
     parameters = _by_weight(unwrap(model))
     if odd := [name for name in ratios if name not in parameters]:
         raise ValueError(f"ratios has {odd[0]!r}, which is no parameter of the model: {', '.join(parameters)}.")
@@ -182,6 +192,11 @@ def _by_weight(model: nn.Module) -> dict[str, nn.Parameter]:
     stored = ((path, each) for path, each in model.named_modules() if hasattr(each, "weight_suffix"))
     of = {f"{path}.values": f"{path}{each.weight_suffix}" for path, each in stored}
     return {of.get(name, name): parameter for name, parameter in model.named_parameters()}
+
+
+def _check_ratios(ratios: Mapping[str, Ratio]) -> None:
+    if odd := [each for each in ratios.values() if not isinstance(each, Ratio)]:
+        raise TypeError(f"ratios must be what sparseflow.init.supar_ratios returns, got {odd[0]!r} in it.")
 
 
 def _active_inputs(weight: Weight, mask: Tensor | None) -> float:
