@@ -96,6 +96,30 @@ class WithoutRate(torch.optim.Optimizer):
             parameter.data -= 0.1 * parameter.grad
 
 
+class DecaysInPlace(torch.optim.Optimizer):
+    """An optimizer that adds its weight decay to the gradients themselves, as several outside of torch do."""
+
+    def __init__(self, parameters: object) -> None:
+        super().__init__(parameters, {"lr": 0.1})
+
+    def step(self, closure: object = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            parameter.grad.add_(parameter.data, alpha=0.5)
+            parameter.data.sub_(parameter.grad, alpha=0.1)
+
+
+def test_the_gradient_is_the_one_before_an_optimizer_writes_to_it() -> None:
+    """By hand, with w = 2 and g = -1: 2 - 0.1 (-1 + 0.5 * 2) = 2, times exp(0.1 * 3)."""
+    layer = nn.Linear(1, 1, bias=False)
+    layer.weight.data.fill_(2.0)
+    rules = [sf.rules.HAM(alpha=3.0, beta=0.0)]
+    optimizer = DecaysInPlace(layer.parameters())
+    sf.Sparsifier(layer, optimizer, sf.dense_masks(layer), sf.Static(), seed=0, rules=rules)
+    layer.weight.grad = torch.tensor([[-1.0]])
+    optimizer.step()
+    assert float(layer.weight.detach()) == pytest.approx(2 * math.exp(0.3), rel=1e-6)
+
+
 def test_an_optimizer_without_a_learning_rate_is_refused() -> None:
     layer = nn.Linear(4, 2)
     with pytest.raises(ValueError, match="HAM multiplies by the learning rate, and WithoutRate has none"):

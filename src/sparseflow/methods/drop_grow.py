@@ -381,12 +381,15 @@ class DropGrow(UpdateSchedule):
         return layer.name, Swap(surplus, more, self.drop_score, self.grow_score, self.regrow)
 
 
-def periodic(step: int, *, every: int, first: int, until: int | None) -> bool:
+def periodic(step: int, *, every: int, first: int, until: int | None, at_end: bool = False) -> bool:
     """Whether ``step`` is one of first, first + every, ..., up to and including ``until``.
 
-    ``until`` may be ``None``: it never stops.
+    ``until`` may be ``None``: it never stops. With ``at_end`` it is one in any case, whatever the period.
 
     >>> [t for t in range(12) if periodic(t, every=3, first=3, until=9)]
     [3, 6, 9]
+    >>> [t for t in range(12) if periodic(t, every=3, first=3, until=10, at_end=True)]
+    [3, 6, 9, 10]
     """
-    return step >= first and (step - first) % every == 0 and (until is None or step <= until)
+    is_in_time = step >= first and (until is None or step <= until)
+    return (at_end and step == until) or (is_in_time and (step - first) % every == 0)

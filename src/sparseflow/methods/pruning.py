@@ -106,7 +106,7 @@ class GMP(Method):
 
     def due(self, step: int) -> bool:
         """Whether masks change: at begin, begin + update_every, ..., and at the end in any case (protocol D.4)."""
-        return step == self.end or periodic(step, every=self.update_every, first=self.begin, until=self.end)
+        return periodic(step, every=self.update_every, first=self.begin, until=self.end, at_end=True)
 
     def check_start(self, shapes: Mapping[str, tuple[int, ...]], active: Mapping[str, int]) -> None:
         """Check that the final sparsity can be reached; see :func:`sparseflow.methods.run.check_start`.

@@ -60,9 +60,7 @@ class SRSTE(Method):
 
     def due(self, step: int) -> bool:
         """Whether masks change: every ``update_every`` steps, and at the last update in any case."""
-        return step == self.update_until or periodic(
-            step, every=self.update_every, first=self.update_every, until=self.update_until
-        )
+        return periodic(step, every=self.update_every, first=self.update_every, until=self.update_until, at_end=True)
 
     def used(self, layer: Layer) -> Tensor:
         """The mask of what the network computes with: the N largest of every M values."""

@@ -72,9 +72,7 @@ class TopKAST(Method):
 
     def due(self, step: int) -> bool:
         """Whether masks change: every ``update_every`` steps, and at the last update in any case."""
-        return step == self.update_until or periodic(
-            step, every=self.update_every, first=self.update_every, until=self.update_until
-        )
+        return periodic(step, every=self.update_every, first=self.update_every, until=self.update_until, at_end=True)
 
     def trained_sparsity(self, step: int) -> float:
         """Sparsity of B once ``step`` optimizer steps are done: from the last update on that of A."""

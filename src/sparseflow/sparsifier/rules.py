@@ -78,7 +78,7 @@ class Rules:
         shown = self._shown(part)
         for rule in self.all:
             rule.before_step(shown)
-        if not leaves_gradients(part.optimizer, [weight.parameter for weight in shown]):
+        if not part.elementwise or not leaves_gradients(part.optimizer, [weight.parameter for weight in shown]):
             self._gradients = [(weight.gradient, weight.gradient.clone()) for weight in shown]
 
     def after_step(self, part: Part) -> None:
