@@ -106,11 +106,14 @@ def test_the_list_says_what_it_costs_and_trains_nothing(small: Path, capsys: pyt
         (["--dataset", "mnist5k"], "there is no dataset 'mnist5k'. Known: mnist-5k, "),
         (["--methods", "scratch,dense", "--sparsity", "0.98", "--steps", "20"],
          "the budget of Dense on mlp at sparsity 0.98 is below one step: static masks take "),
+        (["--steps", "2"], "the budget of RigL on mlp at sparsity 0.5 is below one step: static masks take "),
+        (["--report", "a file"], "[Errno 17] cannot make a file in .: File exists"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_before_anything_is_trained(
     given: list[str], said: str, small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Path("a file").touch()
     with pytest.raises(SystemExit) as ended:
         main([*ASKED, *given])
     assert ended.value.code == 2
@@ -164,6 +167,9 @@ def test_a_run_that_diverges_is_noted_and_counted(tmp_path: Path, monkeypatch: p
         "test/accuracy": 0.9, "test/loss": 0.1, "holdout/accuracy": 0.8, "holdout/loss": 0.2}, {}, 1.0))  # fmt: skip
     candidates = [Candidate({"learning_rate": 2.5}, found), Candidate({"learning_rate": 1.0}, learned)]
     assert chosen(candidates) is candidates[1]
+    worse = {**learned.run.final, "holdout/accuracy": 0.098}  # type: ignore[union-attr]
+    below_guess = Candidate({}, Result(DigitRun(), replace(learned.run, final=worse)))  # type: ignore[arg-type]
+    assert chosen([candidates[0], below_guess]) is below_guess
     table = search_table({Cell("lenet5", 0.9, "scratch"): candidates})
     assert table["diverged"].tolist() == [True, False]
     assert table["chosen"].tolist() == [False, True]
@@ -175,14 +181,15 @@ def log() -> pd.DataFrame:
 
 
 def test_a_budget_of_a_method_that_only_diverged() -> None:
+    """Its steps cost nobody knows what: it has as many as static masks, and stays among the others."""
     plan = Comparison(networks=("lenet5",), methods=("rigl",), sparsities=(0.9,), budgets=("flops",), seeds=1)
-    lost = Result(DigitRun(), None)
-    learned = Result(DigitRun(), Run(DigitRun(), Path(), log(), {"test/loss": 0.1}, {}, 1.0))
-    searched = {
-        Cell("lenet5", 0.9, "rigl"): [Candidate({}, lost)], Cell("lenet5", 0.9, "scratch"): [Candidate({}, learned)],
-    }  # fmt: skip
-    with pytest.raises(ValueError, match=r"every run of the search for RigL on lenet5 at sparsity 0\.9 diverged"):
-        plan.compared(searched)
+    rigl, static = Cell("lenet5", 0.9, "rigl"), Cell("lenet5", 0.9, "scratch")
+    lost = Candidate({}, Result(DigitRun(), None))
+    learned = Candidate({}, Result(DigitRun(), Run(DigitRun(), Path(), log(), {"test/loss": 0.1}, {}, 1.0)))
+    (run,) = plan.compared({rigl: [lost], static: [learned]})["flops"][rigl]
+    assert run.steps == SETTINGS["lenet5"].steps
+    with pytest.raises(ValueError, match=r"every run of the search for Scratch on lenet5 at sparsity 0\.9 diverged"):
+        plan.compared({rigl: [learned], static: [lost]})
 
 
 def test_runs_of_one_seed_have_the_same_images_and_one_dense_network_stands_beside_all() -> None:

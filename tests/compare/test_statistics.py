@@ -71,8 +71,13 @@ def test_one_seed_has_no_intervals() -> None:
     table = runs(accuracy={name: values[:1] for name, values in ACCURACY.items()})
     found: Any = outcomes(table).set_index("method")
     assert found.loc["rigl", "difference"] == 2.0
-    assert np.isnan(found.loc["rigl", "difference_low"])
+    ends = ["low", "high", "difference_low", "difference_high", "rank_low", "rank_high"]
+    assert found[ends].isna().all(axis=None)
+    assert found["rank"].tolist() == [2, 1, 3]
     assert np.isnan(stability(table)["tau"]).all()
+    two: Any = stability(pd.concat([table, table.assign(sparsity=0.95)])).set_index("between")
+    assert two.loc["sparsities", "tau"] == 1.0
+    assert two.loc["sparsities", ["tau_low", "tau_high"]].isna().all()
 
 
 def test_effects_are_free_of_other_factors() -> None:

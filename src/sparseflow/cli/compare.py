@@ -60,6 +60,7 @@ class Compare:
         """Search, compare, and write the page."""
         from sparseflow.compare.comparison import comparison
         from sparseflow.compare.page import write_comparison
+        from sparseflow.disk import make_folder
         from sparseflow.training.pool import check_jobs
         from sparseflow.training.trial import Trial
 
@@ -75,6 +76,8 @@ class Compare:
             _err.print(f"left out: {cell.method} on {cell.network} at {cell.sparsity:g}: {reason}", soft_wrap=True)
         if self.list:
             return
+        report = self.report or self.out / "report"
+        make_folder(report)  # before hours of training, where it cannot be made
         began = time.monotonic()
         data = self.data and self.data.absolute()
         search = [Trial(config, data) for found in plan.search().values() for _, config in found]
@@ -84,7 +87,7 @@ class Compare:
         runs = [Trial(config, data) for cells in compared.values() for of in cells.values() for config in of]
         self._compute("comparison", runs)
         page = write_comparison(
-            plan, searched, compared, root=self.out, out=self.report or self.out / "report",
+            plan, searched, compared, root=self.out, out=report,
             command=typed_command(),
         )  # fmt: skip
         _err.print(f"{duration(time.monotonic() - began)}.")

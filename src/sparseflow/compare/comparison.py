@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from sparseflow.compare.budget import BUDGETS, Cost, affordable, flops_like, seconds_like
-from sparseflow.compare.flops import layer_flops, training_flops
+from sparseflow.compare.budget import BUDGETS, Cost, affordable, flops_like, num_updates, seconds_like
+from sparseflow.compare.flops import layer_flops, training_flops, update_flops
 from sparseflow.compare.result import Result, result_of
 from sparseflow.compare.search import Level, search_runs, with_levels
 from sparseflow.compare.settings import SETTINGS, STATIC, Setting, chosen_names, compared_methods
@@ -105,8 +105,9 @@ class Comparison:
             return
         for cell in self.cells:
             setting = self.settings[cell.network]
-            allowed = setting.steps * _least_flops(setting, cell._replace(method=STATIC))
-            if allowed < (one := _least_flops(setting, cell)):
+            static = setting.run(STATIC, cell.sparsity, steps=setting.steps, seed=0)
+            allowed = _least_flops(static)
+            if allowed < (one := _least_flops(setting.run(cell.method, cell.sparsity, steps=1, seed=0))):
                 raise ValueError(
                     f"the budget of {_in_words(cell)} is below one step: static masks take {allowed:.3g} operations in "
                     f"{setting.steps} steps, and one step of it takes {one:.3g}. Give more --steps, or leave the "
@@ -156,10 +157,11 @@ class Comparison:
             return with_levels(usual, best.levels)
 
         steps = setting.steps
-        if budget != "steps" and cell.method != STATIC:
+        # What a step costs is unknown where every run of the search diverged; others of it will too.
+        if budget != "steps" and cell.method != STATIC and best.result.run is not None:
             of_static = chosen(searched[cell._replace(method=STATIC)])
             usual = setting.run(STATIC, cell.sparsity, steps=steps, seed=0)
-            allowed = _cost(of_static, budget, cell)(with_levels(usual, of_static.levels))
+            allowed = _cost(of_static, budget, cell._replace(method=STATIC))(with_levels(usual, of_static.levels))
             what = f"{_in_words(cell)} in {budget}"
             steps = affordable(make, _cost(best, budget, cell), allowed, most=_MOST * steps, what=what)
         return [make(steps, seed) for seed in range(self.seeds)]
@@ -199,14 +201,16 @@ class Comparison:
 def chosen(candidates: Sequence[Candidate]) -> Candidate:
     """The candidate with the best accuracy on the images that were held out; of equal ones that of the lowest loss.
 
+    One that diverged is chosen only where all did.
+
     Args:
         candidates: Of one cell.
     """
 
-    def merit(candidate: Candidate) -> tuple[float, float]:
+    def merit(candidate: Candidate) -> tuple[bool, float, float]:
         result = candidate.result
         loss = result.final("holdout/loss")
-        return result.percent("holdout"), -loss if loss == loss else -float("inf")
+        return not result.diverged, result.percent("holdout"), -loss if loss == loss else -float("inf")
 
     return max(candidates, key=merit)
 
@@ -283,11 +287,12 @@ def _in_words(cell: Cell) -> str:
     return f"{METHODS[cell.method].label} on {cell.network} at sparsity {cell.sparsity:g}"
 
 
-def _least_flops(setting: Setting, cell: Cell) -> float:
-    """Operations of a first step: dense ones where a method starts so."""
-    run = setting.run(cell.method, cell.sparsity, steps=setting.steps, seed=0)
-    share = 1.0 if run.row.start == "dense" else 1 - cell.sparsity
-    return 3 * run.batch_size * share * sum(layer_flops(run).values())
+def _least_flops(run: RunConfig) -> float:
+    """Operations of a training at the densities of its start, which are dense where a method starts so."""
+    whole = sum(layer_flops(run).values())
+    active = whole if run.row.start == "dense" else (1 - run.sparsity) * whole
+    updates = num_updates(run) if run.updater().needs_gradient else 0
+    return 3 * run.batch_size * run.steps * active + updates * update_flops(run, active, whole)
 
 
 def _cost(candidate: Candidate, budget: str, cell: Cell) -> Cost:
@@ -295,7 +300,7 @@ def _cost(candidate: Candidate, budget: str, cell: Cell) -> Cost:
     if (run := candidate.result.run) is None:
         raise ValueError(
             f"every run of the search for {_in_words(cell)} diverged, so what a step of it takes in {budget} is "
-            "unknown. Leave the method out with --methods, or give --budget steps."
+            "unknown. Give --budget steps."
         )
     if budget == "seconds":
         return seconds_like(run)

@@ -35,7 +35,8 @@ def rank_intervals(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Rank of each method by its mean, 1 for the best, and the 95 % percentile interval when seeds are resampled.
 
-    All methods are resampled together, since they are paired by seed; equal means share the mean of their ranks.
+    All methods are resampled together, since they are paired by seed; equal means share the mean of their ranks. One
+    seed has no interval: NaN.
 
     Args:
         accuracy: ``(methods, seeds)``.
@@ -46,10 +47,13 @@ def rank_intervals(
     >>> ranks.tolist(), low.tolist(), high.tolist()
     ([2.0, 1.0], [2.0, 1.0], [2.0, 1.0])
     """
+    ranks = _ranks(accuracy.mean(axis=1, keepdims=True))[:, 0]
+    if accuracy.shape[1] < 2:
+        return ranks, np.full_like(ranks, np.nan), np.full_like(ranks, np.nan)
     drawn = np.random.default_rng(seed).integers(0, accuracy.shape[1], (resamples, accuracy.shape[1]))
     found = _ranks(accuracy[:, drawn].mean(axis=2))
     low, high = np.quantile(found, [0.025, 0.975], axis=1)
-    return _ranks(accuracy.mean(axis=1, keepdims=True))[:, 0], low, high
+    return ranks, low, high
 
 
 def _ranks(means: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -115,7 +119,7 @@ def stability(runs: pd.DataFrame) -> pd.DataFrame:
     """Kendall's tau-b of the methods' orders: between seeds of a contest, and between sparsities on a budget.
 
     A row for ``seeds`` has the mean over all pairs of seeds; one for two sparsities the tau of mean accuracies, with
-    the percentile interval when the seeds of both are resampled.
+    the percentile interval when the seeds of both are resampled, NaN for one seed.
 
     Args:
         runs: Of :func:`.run_table`.
@@ -160,6 +164,9 @@ def kendall(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
 def _tau_interval(
     first: NDArray[np.float64], second: NDArray[np.float64], *, resamples: int = 500
 ) -> tuple[float, float, float]:
+    tau = kendall(first.mean(axis=1), second.mean(axis=1))
+    if min(first.shape[1], second.shape[1]) < 2:
+        return tau, np.nan, np.nan
     draw = np.random.default_rng(0)
     found = []
     for _ in range(resamples):
@@ -167,7 +174,6 @@ def _tau_interval(
             values[:, draw.integers(0, values.shape[1], values.shape[1])].mean(axis=1) for values in (first, second)
         ]
         found.append(kendall(*means))
-    tau = kendall(first.mean(axis=1), second.mean(axis=1))
     if np.isnan(tau) or np.isnan(found).all():
         return tau, np.nan, np.nan
     low, high = np.nanquantile(found, [0.025, 0.975])

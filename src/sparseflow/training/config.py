@@ -218,7 +218,9 @@ class RunConfig(ABC):
             settings = {
                 "drop_fraction": self.drop_fraction,
                 "update_every": self.update_every,
-                "update_until": int(self.steps * self.row.ends) if self.update_until is None else self.update_until,
+                "update_until": (
+                    max(1, int(self.steps * self.row.ends)) if self.update_until is None else self.update_until
+                ),
                 "schedule": "cosine",
                 **self.row.settings,
                 **(self.row.authors if self.follows_authors else {}),
