@@ -433,6 +433,7 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "a dict without examples": ([{"x": X[:0], "labels": Y[:0]}], ValueError, "batches[0] has no examples"),
     "a pair, not a list of pairs": ((X, Y), TypeError, "batches[0] must be a pair (inputs, targets)"),
     "a tensor": (X, TypeError, "batches must be a list of batches, got one Tensor: write [batch]"),
+    "no list": (None, TypeError, "batches must be a list of batches, got NoneType: write batches=[(x, y)]"),
     "a dict": ({"x": X}, TypeError, "batches must be a list of batches, got one dict: write [batch]"),
     "three parts": ([(X, X, Y)], TypeError, "got a tuple of 3 parts. Write batches=[(x, y)], or [((u, v), y)]"),
     "inputs alone": ([X], TypeError, "got a Tensor. Write batches=[(x, y)]"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -47,6 +47,8 @@ def each(batches: Batches, *, name: str = "batches") -> Iterator[Batch]:
     """
     if isinstance(batches, Tensor | Mapping):
         raise TypeError(f"{name} must be a list of batches, got one {type(batches).__name__}: write [batch].")
+    if not isinstance(batches, Iterable):
+        raise TypeError(f"{name} must be a list of batches, got {type(batches).__name__}: write {name}=[(x, y)].")
     number = -1
     for number, batch in enumerate(batches):
         if isinstance(batch, Batch):

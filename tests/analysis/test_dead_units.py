@@ -206,6 +206,27 @@ def test_the_model_stays_as_it_was() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+def test_a_network_that_has_diverged_is_not_called_alive() -> None:
+    """The first unit outputs NaN, and through it every number behind it is NaN."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    masks = sf.dense_masks(model)
+    with torch.no_grad():
+        model[0].weight[0] = float("nan")
+        model[0].weight[1] = 1.0
+    inputs = torch.rand(8, 2, generator=torch.Generator().manual_seed(0))
+    found = dead_units(model, [(inputs, torch.tensor([0, 1] * 4))], masks)
+    assert (found["0"].never_fire, found["0"].no_gradient) == ((0,), (0, 1))
+    assert (found["2"].never_fire, found["2"].no_gradient) == ((0, 1), (0, 1))
+
+
+def test_a_model_without_values_is_refused() -> None:
+    with torch.device("meta"):
+        model = nn.Linear(2, 2)
+    masks = {"weight": torch.ones(2, 2, dtype=torch.bool)}
+    with pytest.raises(ValueError, match=r"'weight' is on the meta device and has no values. Give the model memory"):
+        dead_units(model, [(torch.ones(1, 2), torch.zeros(1, dtype=torch.long))], masks)
+
+
 def test_weights_off_the_masks_are_refused() -> None:
     model = network()
     with pytest.raises(ValueError, match=r"'0\.weight' is not zero off its mask"):

@@ -199,3 +199,9 @@ def test_examples_are_asked_for() -> None:
     model = linear()
     with pytest.raises(ValueError, match=r"looks at what units do: give one batch of the data, example_inputs=x"):
         initialize_(model, random_masks(model, 0.9, seed=0), seed=0, avoid_dead=True)
+    for scheme in ("sparse", "live"):
+        with pytest.raises(ValueError, match=r"example_inputs has no examples: give one batch of what the model takes"):
+            initialize_(
+                model, random_masks(model, 0.9, seed=0), scheme=scheme, seed=0, avoid_dead=scheme == "sparse",
+                example_inputs=pixels()[:0],
+            )  # fmt: skip

@@ -58,8 +58,8 @@ def dead_units(
 
     Counted over all examples, positions and uses of a layer. A unit *fires* if a small change of its output changes
     what reaches the next layers, and its output is not the same for every example; so a ReLU that is shut for all of
-    them silences the units in front of it, wherever it stands. Paths are those of a copy with positive weights on the
-    masks, as in :func:`sparseflow.live_inputs`.
+    them silences the units in front of it, wherever it stands. One that outputs NaN does not fire, and NaN is no
+    gradient. Paths are those of a copy with positive weights on the masks, as in :func:`sparseflow.live_inputs`.
 
     Args:
         model: The network, zero off the masks; left as it is.
@@ -105,7 +105,7 @@ class _Live:
 
     @property
     def fires(self) -> Tensor:
-        return self.heard & (self.low != self.high)
+        return self.heard & (self.low < self.high)  # false of NaN, too
 
 
 def _live_units(
@@ -127,7 +127,7 @@ def _live_units(
                     seen = live.setdefault(name, _Live(values.shape[1]))
                     seen.low = torch.minimum(seen.low, values.amin(0))
                     seen.high = torch.maximum(seen.high, values.amax(0))
-                    seen.learns |= _is_any(slope, modules[name])
+                    seen.learns |= _is_any(slope.nan_to_num(nan=0.0), modules[name])
                     seen.heard |= _is_any(echo, modules[name])
         for name, seen in live.items():
             if not seen.heard.any() and any(_is_heard(model, batch.inputs, name) for batch in batches):

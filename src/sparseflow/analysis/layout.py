@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sparseflow._checks import check_masks, check_zero_off_mask
+from sparseflow._checks import check_masks, check_values, check_zero_off_mask
 from sparseflow.attached import check_current
 from sparseflow.boundary import checked
 from sparseflow.gradients import trainable
@@ -118,10 +118,11 @@ def active_parameters(model: nn.Module, masks: Masks | None = None) -> ActiveLay
 
 
 def check_masked(model: nn.Module, masks: Masks) -> None:
-    """Raise ``TypeError`` or ``ValueError`` if masks do not fit, are old, or a weight off them is not zero."""
+    """Raise ``TypeError`` or ``ValueError`` if masks do not fit or are old, or weights have no values or are not 0."""
     weights = {name: weight.parameter for name, weight in maskable(model).items()} if masks else {}
     check_masks(masks, weights)
     check_current(masks, weights)
+    check_values({name: weights[name] for name in masks})
     for name, mask in masks.items():
         check_zero_off_mask(name, weights[name], mask)
 

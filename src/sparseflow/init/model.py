@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseflow._checks import check_choice, check_masks, check_values
+from sparseflow.batches import num_examples
 from sparseflow.boundary import checked
 from sparseflow.init.fill import INITIALIZERS, Scaling
 from sparseflow.init.firing import wake_
@@ -95,6 +96,8 @@ def initialize_(
     check_choice(scheme, SCHEMES, name="scheme")
     if avoid_dead and example_inputs is None:
         raise ValueError("avoid_dead=True looks at what units do: give one batch of the data, example_inputs=x.")
+    if num_examples(example_inputs) == 0:
+        raise ValueError("example_inputs has no examples: give one batch of what the model takes.")
     if isinstance(base, str):
         check_choice(base, INITIALIZERS, name="base")
         base = INITIALIZERS[base]
