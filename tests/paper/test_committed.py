@@ -45,6 +45,14 @@ def test_every_verdict_comes_out_of_the_tables_as_it_went_in(kept: Path) -> None
     assert decided["failed"] > 5
 
 
+def test_every_test_names_its_n_and_what_it_compares(kept: Path) -> None:
+    verdicts = pd.read_csv(kept / "claims.csv")
+    tested = verdicts[verdicts["p_value"].notna()]
+    assert len(tested) > 20
+    assert tested["n"].notna().all()
+    assert tested.loc[tested["design"].isna(), "id"].to_list() == []
+
+
 def test_a_changed_number_changes_what_is_said(kept: Path, tmp_path: Path) -> None:
     for path in kept.rglob("*.*"):
         (tmp_path / path.relative_to(kept)).parent.mkdir(exist_ok=True)

@@ -306,7 +306,7 @@ def test_runs_that_never_start_are_counted() -> None:
     groups = changed(c04(), "vgg16-95/scratch/dense", stuck=2)
     found = image_verdict("C04", groups)
     assert "VGG16, 95 % zeros 1500 (2 of 3 never) vs 20, gradient norm" in found.ours
-    assert "medians 600 vs 20" in found.statistic
+    assert "larger in 9 pairs, smaller in 0" in found.statistic
 
 
 def test_norms_that_have_all_but_vanished_keep_their_digits() -> None:

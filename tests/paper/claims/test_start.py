@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sparseflow.training.runs import Run
 from synthetic_runs import runs_like, verdict_on
 
 Settings = dict[str, Any]
@@ -70,7 +71,9 @@ AT_ONCE_ONLY = {"norm": lambda share: 0.02 if share > 0 else 0.34}
         ("C14", c14(he={"onset": 90, "stuck": 4}), "inconclusive"),  # six earlier than all, four never
         ("C14", c14(count=4), "inconclusive"),
         ("C22", c22(), "held"),
-        ("C22", c22(stuck=12), "inconclusive"),  # the few that start do so earlier
+        ("C22", c22(stuck=12), "held"),  # twelve never start with either, and eight do so earlier
+        ("C22", c22(stuck=16), "inconclusive"),  # four are too few
+        ("C22", c22(moved=200), "failed"),  # SET later
         ("C22", c22(stuck=4), "held"),
         ("C22", c22(rigl=200), "failed"),
         ("C22", c22(moved=50), "failed"),
@@ -96,6 +99,30 @@ def test_too_few_runs_say_so_and_give_no_p_value(claim: str, groups: dict[str, A
     assert (verdict.verdict, verdict.p_value) == ("inconclusive", None)
     assert missing in verdict.note
     assert "sparseflow reproduce" in verdict.note
+
+
+def test_starts_are_compared_with_themselves() -> None:
+    """Onsets spread far and alike, each of Scratch one measured step after RigL's: a doubt only if not paired."""
+    onsets = [40 * seed + 100 for seed in range(20)]
+
+    def group(delay: int, **settings: Any) -> list[Run]:
+        return [runs_like(20, onset=onset + delay, **settings)[seed] for seed, onset in enumerate(onsets)]
+
+    groups = {
+        "lenet5/scratch/dense": group(10),
+        "lenet5/rigl/dense/f100": group(0, method="rigl"),
+        "lenet5/set/dense/f100": group(10, method="set"),
+    }
+    verdict = verdict_on("C22", groups)
+    assert (verdict.verdict, verdict.design) == ("held", "pairs by seed")
+    assert verdict.p_value == pytest.approx(2.0**-20)
+    assert verdict.former is not None
+    assert verdict.former.verdict == "inconclusive"
+
+
+def test_a_method_that_delays_the_start_is_named() -> None:
+    note = verdict_on("C22", c22(moved=200)).note
+    assert note.endswith("changes it, too: of 20 starts it delays 20 and hastens 0.")
 
 
 def test_runs_that_never_start_are_counted() -> None:

@@ -154,7 +154,7 @@ def c07(evidence: Evidence, site: Site) -> Verdict:
         former=Former(
             "the same rates over the runs of Scratch, SET and RigL together",
             all_of(old).outcome,
-            "A start that fails fails with every method, and was counted once for each.",
+            "Until masks move, the runs of a start are one run, which was counted once for each method.",
         ),
         ours=f"starts that did not learn: {', '.join(f'{label} {lost[label]}/{total[label]}' for label in INITS)}; "
         + chances

@@ -30,7 +30,7 @@ INITS = {SCHEMES[key].label: key for key in cells.INITS}
 #: Why LeNet5's masks move every 100 steps where claims are judged.
 OFTEN = (
     "LeNet5's masks move every 100 steps now, as in the authors' configs and Figures 8b and 10: at 500, which Table 4 "
-    "prints, SET ends below the paper's Table 1, at 100 it does not."
+    "prints, SET and RigL end farther from the paper's Table 1."
 )
 
 

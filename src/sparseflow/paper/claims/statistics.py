@@ -120,15 +120,39 @@ def mcnemar_greater(a: ArrayLike, b: ArrayLike, *, alpha: float) -> Part:
         ValueError: if there are more of one than of the other.
     """
     first, second = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
-    _differences(first, second)
-    only = int((first & ~second).sum()), int((second & ~first).sum())
-    p, opposite = (
-        float(stats.binomtest(k, sum(only), alternative="greater").pvalue) if sum(only) else 1.0 for k in only
-    )
+    larger, smaller, _ = _signs(first, second)
     counts = f"{first.sum()} of {len(first)} vs {second.sum()} of {len(second)}"
-    text = f"McNemar's exact, {counts}, in {only[0]} and {only[1]} pairs only one, p = {p:.2g}"
-    outcome = directed(p, right=only[0] > only[1], shown=p < alpha, refuted=opposite < alpha)
-    return Part(outcome, text, str(len(first)), p, PAIRS)
+    text = f"McNemar's exact, {counts}, in {larger} and {smaller} pairs only one"
+    return _more_often(larger, smaller, text, alpha=alpha, n=len(first))
+
+
+def sign_greater(a: ArrayLike, b: ArrayLike, *, alpha: float) -> Part:
+    r"""Of most pairs the value of ``a`` is the larger: exact one-sided sign test.
+
+    Of the :math:`n` pairs that differ :math:`a` is larger in :math:`k`; with even chances
+    :math:`p = P(\mathrm{Bin}(n, 1/2) \ge k)`. It only asks which is larger, so values may be known as "not before the
+    last step".
+
+    >>> part = sign_greater([700.0, 900.0, 800.0, 950.0, 990.0], [50.0, 50.0, 50.0, 50.0, 990.0], alpha=0.1)
+    >>> part.outcome, part.text
+    ('held', 'sign test, larger in 4 pairs, smaller in 0, equal in 1, p = 0.062')
+
+    Raises:
+        ValueError: if there are more of one than of the other.
+    """
+    larger, smaller, text = _signs(a, b)
+    return _more_often(larger, smaller, text, alpha=alpha, n=np.size(a))
+
+
+def signs_alike(a: ArrayLike, b: ArrayLike, *, alpha: float) -> Part:
+    """As :func:`paired_not_different`, by the two-sided sign test.
+
+    >>> signs_alike([1.0, 2.0, 3.0], [1.0, 2.5, 2.0], alpha=0.05).outcome
+    'held'
+    """
+    larger, smaller, text = _signs(a, b)
+    p = _sign_p(larger, larger + smaller, "two-sided")
+    return Part(decided(p, met=p >= alpha), f"{text}, p = {p:.2g}, at least {alpha:g}", str(np.size(a)), design=PAIRS)
 
 
 def equivalent(a: ArrayLike, b: ArrayLike, *, margin: float, alpha: float) -> Part:
@@ -267,6 +291,25 @@ def spearman_above(x: ArrayLike, y: ArrayLike, bound: float = 0.0, *, alpha: flo
     )
 
 
+def _signs(a: ArrayLike, b: ArrayLike) -> tuple[int, int, str]:
+    """Pairs in which the first is larger, those in which it is smaller, and a phrase about both."""
+    first, second = as_values(a), as_values(b)
+    _check_pairs(first, second)
+    larger, smaller = int((first > second).sum()), int((first < second).sum())
+    equal = len(first) - larger - smaller
+    return larger, smaller, f"sign test, larger in {larger} pairs, smaller in {smaller}, equal in {equal}"
+
+
+def _more_often(larger: int, smaller: int, text: str, *, alpha: float, n: int) -> Part:
+    p, opposite = (_sign_p(count, larger + smaller, "greater") for count in (larger, smaller))
+    outcome = directed(p, right=larger > smaller, shown=p < alpha, refuted=opposite < alpha)
+    return Part(outcome, f"{text}, p = {p:.2g}", str(n), p, PAIRS)
+
+
+def _sign_p(count: int, total: int, alternative: Literal["greater", "two-sided"]) -> float:
+    return float(stats.binomtest(count, total, alternative=alternative).pvalue) if total else 1.0
+
+
 def _mann_whitney(a: ArrayLike, b: ArrayLike, alternative: Literal["greater", "two-sided"]) -> tuple[float, float, str]:
     first, second = as_values(a), as_values(b)
     # All values equal: there is nothing to rank, and scipy divides by zero.
@@ -292,9 +335,13 @@ def _directed(spread: Spread, bound: float, *, alpha: float) -> Outcome:
 
 def _differences(a: ArrayLike, b: ArrayLike) -> Values:
     first, second = as_values(a), as_values(b)
+    _check_pairs(first, second)
+    return first - second
+
+
+def _check_pairs(first: Values, second: Values) -> None:
     if len(first) != len(second):
         raise ValueError(f"pairs need as many values of one as of the other, got {len(first)} and {len(second)}.")
-    return first - second
 
 
 def _check_margin(margin: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -301,7 +302,8 @@ def _starker_before(evidence: Evidence) -> Part:
 
 def _same(gap: Values) -> Part:
     n = f"{len(gap)} pruning runs"
-    return spread_within(mean_spread(gap), SAME, alpha=0.05, n=n, test="paired TOST, difference")
+    part = spread_within(mean_spread(gap), SAME, alpha=0.05, n=n, test="paired TOST, difference")
+    return replace(part, design=BY_PRUNING_RUN)
 
 
 def _unchanged(loss: Values) -> Part:
