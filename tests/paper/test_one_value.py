@@ -84,6 +84,14 @@ def test_the_gradient_norm_of_rigl_over_that_of_scratch(evidence: Evidence) -> N
     assert claimed != ["1.00"]
 
 
+def test_one_group_has_one_norm_in_every_figure(evidence: Evidence) -> None:
+    """Also in a figure in which no mask moves: there, too, the steps of mask updates are left out."""
+    everywhere, still = table("fig2a", evidence), table("fig7c", evidence)
+    numbers = ["first", "early", "late"]
+    networks = ["Scratch", "Scratch+"]
+    pd.testing.assert_frame_equal(still.loc[networks, numbers], everywhere.loc[networks, numbers])
+
+
 def test_changes_at_mask_updates(evidence: Evidence) -> None:
     changes = table("fig3b", evidence)
     first = said(rf"LeNet5 {NUMBER} \[{NUMBER}, {NUMBER}\]", ours("C17", evidence))

@@ -15,6 +15,7 @@ from sparseflow.lab.page.estimates import Estimate, estimate
 from sparseflow.lab.page.evidence import Evidence, NotEnoughRunsError
 from sparseflow.lab.page.exhibit import Content
 from sparseflow.paper.exhibits import grid, masks, settings, similarity, tables
+from sparseflow.paper.exhibits.all import EXHIBITS
 from sparseflow.paper.exhibits.contradictions import contradictions
 from sparseflow.paper.exhibits.similarity import pair_estimate
 from sparseflow.paper.matrix.mnist import groups
@@ -140,6 +141,15 @@ def test_accuracies_by_hand() -> None:
     assert row(content, "RigL, Ours, every 500 steps")["mean"] == pytest.approx(97.05)
     assert row(content, "Dense")["runs"] == 0
     assert len(content.missing) == len(tables.TABLE1)  # two of them with too few runs, the others without
+
+
+def test_the_papers_cells_are_counted_at_each_update_period_by_itself() -> None:
+    """The paper's mean, 98.13, lies between the two runs of one period and far from those of the other."""
+    groups = {"lenet5/rigl/sparse/f100": [98.1, 98.2], "lenet5/rigl/sparse": [97.0, 97.1]}
+    evidence = Evidence({name: runs_at(ends, method="rigl") for name, ends in groups.items()}, {})
+    shows = build("table1", evidence, PAPER).shows
+    what = "the paper's mean lies in the 95 % interval of ours"
+    assert f"In 1 of 1 row {what}; with updates every 500 steps, in 0 of 1." in shows
 
 
 def test_two_heaps_are_told_apart() -> None:
@@ -371,6 +381,16 @@ def test_every_search_is_shown_and_only_masks_that_move_have_periods() -> None:
 
 
 # --- contradictions ---------------------------------------------------------------------------------------------------
+
+
+def test_update_periods_of_figures_are_those_that_are_said() -> None:
+    (said,) = (each.followed for each in contradictions() if each.topic == "Mask updates")
+    assert said.startswith("LeNet5's 5 times as often; every 500 steps in the rows of table 1 that say so. The MLP")
+    for exhibit in ("fig2a", "fig3b", "fig7a", "fig7b", "fig8b", "fig9a", "fig9b"):
+        planned = [PAPER.groups[name][0] for name in EXHIBITS[exhibit].groups]
+        for run in planned:
+            if run.row.moves == "swap":
+                assert run.update_every == (500 if run.model == "mlp" else 100), (exhibit, run.name)
 
 
 def test_contradictions_have_the_papers_numbers() -> None:

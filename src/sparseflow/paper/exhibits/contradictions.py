@@ -53,7 +53,7 @@ def contradictions() -> list[Contradiction]:
             "Mask updates",
             f"Table 4 has an update every {period} steps. Figures 8b and 10 show updates at steps that are no multiple "
             f"of it, and the published code updates {often}.",
-            f"Every {period} steps in the tables and figures 2, 7 and 9; {often} in figures 3b, 8b, 10 and 11.",
+            f"LeNet5's {often}; every {period} steps in the rows of table 1 that say so. The MLP's every {period}.",
         ),
         Contradiction(
             "Weight decay",

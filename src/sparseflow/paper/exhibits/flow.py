@@ -82,7 +82,7 @@ def flow_exhibit(name: str, curves: Sequence[Curve], evidence: Evidence, scale: 
         draw=partial(draw_flow, shown, between, after, first=first),
         data=pd.concat([table for table in (between, after) if len(table)], ignore_index=True),
     )
-    means = _table(name, pairs, after, start)
+    means = _table(name, pairs, after, start, period=_period(curves, scale))
     return Content(
         shows=[*_gains(means.data, start), *_artefact(means.data)],
         drawings=[drawing],
@@ -138,8 +138,8 @@ class Norms(NamedTuple):
     runs: Sequence[Run]
     after: pd.DataFrame
     """Right after mask updates."""
-    period: int | None
-    """Between the updates of the figure's masks that move."""
+    period: int
+    """Between the updates of masks that move."""
 
     def jump(self) -> float:
         """Ratio of the norm right after an update to that between updates; NaN without updates."""
@@ -190,9 +190,15 @@ def _columns(start: int) -> tuple[Column, ...]:
     )
 
 
-def _table(name: str, pairs: Sequence[tuple[Curve, Sequence[Run]]], after: pd.DataFrame, start: int) -> Table:
-    moving = [runs[0].config.update_every for _, runs in pairs if runs[0].config.row.moves == "swap"]
-    period = moving[0] if moving else None
+def _period(curves: Sequence[Curve], scale: Scale) -> int:
+    """Between updates of the masks that move in a figure; in one without, those of figures with the same curves."""
+    planned = [scale.groups[curve.group][0] for curve in curves]
+    return next((run.update_every for run in planned if run.row.moves == "swap"), scale.often)
+
+
+def _table(
+    name: str, pairs: Sequence[tuple[Curve, Sequence[Run]]], after: pd.DataFrame, start: int, *, period: int
+) -> Table:
     note = "The last column says how many times larger the norm is right after a mask update than between updates."
     return Table.of(
         _columns(start),
