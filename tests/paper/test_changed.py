@@ -20,7 +20,8 @@ from sparseflow.training.sweep import Training
     [
         ("sparsitty=0.9", r"there is no setting 'sparsitty'\. Settings are .* Did you mean sparsity\?"),
         ("method=set", "there is no setting 'method'"),
-        ("sparsity", r"--set takes NAME=VALUE, got 'sparsity'.*Did you mean sparsity\?"),
+        ("sparsity", r"--set takes NAME=VALUE, got 'sparsity'\. Type --set sparsity=0\.95$"),
+        ("fig2a", r"--set takes NAME=VALUE, got 'fig2a'\. Items come first: fig2a --set \.\.\.$"),
         ("steps=0.5", "steps must be a whole number, got '0.5'. Type --set steps=1000."),
         ("sparsity=most", "sparsity must be a number, got 'most'"),
     ],
@@ -28,6 +29,11 @@ from sparseflow.training.sweep import Training
 def test_what_cannot_be_set_is_refused(typed: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parsed_settings([typed], DEMO)
+
+
+def test_a_setting_with_two_values_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"sparsity is --set twice, got 0.9 and 0.8. Leave one out."):
+        parsed_settings(["sparsity=0.9", "sparsity=0.8"], DEMO)
 
 
 def test_a_value_out_of_range_is_refused_by_the_run() -> None:
@@ -53,6 +59,12 @@ def test_a_setting_that_no_run_takes_is_refused() -> None:
     tasks = Matrix.of(changed(DEMO, settings)).tasks(["tickets/s98/prune"])
     with pytest.raises(ValueError, match="no run of these items takes sparsity from --set"):
         check_read(settings, tasks)
+
+
+def test_a_setting_of_an_item_that_trains_nothing_is_refused() -> None:
+    tasks = Matrix.of(changed(DEMO, {"sparsity": 0.9})).tasks(["fig1c"])
+    with pytest.raises(ValueError, match="no run of these items takes sparsity from --set"):
+        check_read({"sparsity": 0.9}, tasks)
 
 
 def test_a_part_is_headed_with_what_was_asked_for(tmp_path: Path) -> None:

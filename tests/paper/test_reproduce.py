@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from sparseflow.cli.main import main
+from sparseflow.paper.claims import CLAIMS
+from sparseflow.paper.claims.verdict import Outcome, undecided
 from sparseflow.paper.exhibits.all import EXHIBITS
 from sparseflow.paper.exhibits.verdicts import COLUMNS, FORMER
 from sparseflow.paper.matrix.scales import DEMO, PAPER
@@ -38,7 +41,7 @@ def test_one_group_makes_its_runs_and_a_page_that_says_what_is_missing(
     arguments = ["reproduce", "mlp/small_dense", "--seeds", "1", "--jobs", "1"]
     main(arguments)
     told = capsys.readouterr()
-    assert "0 claims held, 0 claims failed, 53 claims inconclusive" in told.out
+    assert "Asked for: mlp/small_dense. No claim is about that alone." in told.out
     assert "runs 1, measurements 0; to do: 1, about" in told.err
     report = tmp_path / "runs" / "demo" / "report"
     claims = pd.read_csv(report / "claims.csv")
@@ -51,6 +54,21 @@ def test_one_group_makes_its_runs_and_a_page_that_says_what_is_missing(
     assert len(pd.read_csv(report / "runs.csv")) == 1
     main(arguments)
     assert "runs 1, measurements 0; to do: 0, about" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        (["all"], "Of 53 claims of the paper 2 held, 1 failed and 50 are inconclusive."),
+        (["fig3b", "table1"], "Asked for: fig3b, table1. Of 10 claims of the paper 1 held, 1 failed and 8 are"),
+    ],
+)
+def test_what_is_said_in_the_end_is_about_what_was_asked_for(items: list[str], said: str) -> None:
+    """By hand: C17 is fig3b's, C20 both's or Table 1's, C30 of neither; fig3b has three claims and Table 1 seven."""
+    outcome: dict[str, Outcome] = {"C17": "held", "C20": "failed", "C30": "held"}
+    verdicts = [replace(undecided(id, "open"), verdict=outcome.get(id, "inconclusive")) for id in CLAIMS]
+    matrix = Matrix.of(DEMO)
+    assert matrix.opening(verdicts, matrix.asked(items)).startswith(said)
 
 
 def test_a_figure_of_spectra_makes_its_own_spectra_only() -> None:
@@ -74,6 +92,11 @@ def test_a_figure_of_spectra_makes_its_own_spectra_only() -> None:
     assert sum(steps("film").values()) == len(PAPER.checkpoints) * followed
 
 
+def test_a_claim_in_small_letters_is_suggested() -> None:
+    with pytest.raises(ValueError, match=r"there is no item 'c06' at --scale demo.* Did you mean C06\?"):
+        Matrix.of(DEMO).tasks(["c06"])
+
+
 def test_evidence_is_what_is_finished(tmp_path: Path) -> None:
     found = Matrix.of(DEMO).evidence(tmp_path)
     assert found.scale == "demo"
@@ -87,6 +110,8 @@ def test_evidence_is_what_is_finished(tmp_path: Path) -> None:
         ("fig99", "there is no item 'fig99' at --scale demo. Items are all, groups of runs such as"),
         ("table1 --seeds 0", "seeds must be at least 1, got 0"),
         ("lenet5/dense --jobs 0", "jobs must be at least 1, got 0"),
+        ("table1 --verdicts page", "--verdicts judges a page as it was made and takes no items and no other option."),
+        ("--verdicts page --set sparsity=0.9", "--verdicts judges a page as it was made and takes no items"),
     ],
 )
 def test_bad_input_ends_with_one_line(

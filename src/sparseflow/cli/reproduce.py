@@ -69,6 +69,11 @@ class Reproduce:
         from sparseflow.training.sweep import Training, prepare
 
         if self.verdicts is not None:
+            if self != Reproduce(verdicts=self.verdicts):
+                raise ValueError(
+                    "--verdicts judges a page as it was made and takes no items and no other option. Type sparseflow "
+                    f"reproduce --verdicts {self.verdicts}"
+                )
             _judge_again(self.verdicts)
             return
         check_jobs(self.jobs)
@@ -100,20 +105,19 @@ class Reproduce:
         with _err.status("reading runs, judging claims"):
             evidence = matrix.evidence(root)
             verdicts = matrix.judge(evidence)
-        command = typed_command()
+        command, asked = typed_command(), matrix.asked(items)
         drawing = partial(track, description="drawing", console=_err, transient=True)
         page = matrix.report(
             evidence,
             verdicts,
             self.report or root / "report",
             command=command,
-            asked=matrix.asked(items),
+            asked=asked,
             changes=in_words(settings, SCALES[self.scale]),
             watched=drawing,
         )
         if verdicts:
-            counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in ("held", "failed", "inconclusive")}
-            _out.print(", ".join(f"{count} claims {kind}" for kind, count in counts.items()))
+            _out.print(matrix.opening(verdicts, asked), markup=False, soft_wrap=True)
         _err.print(f"{duration(time.monotonic() - began)}.")
         _out.print(f"Open [bold]{page}[/bold] in a browser.", soft_wrap=True)
 

@@ -45,9 +45,15 @@ def parsed_settings(typed: Sequence[str], scale: Scale) -> dict[str, Any]:
     for text in typed:
         name, equals, value = text.partition("=")
         name = name.strip().replace("-", "_")
-        if not equals or name not in known:
-            said = f"there is no setting {name!r}" if equals else f"--set takes NAME=VALUE, got {text!r}"
-            raise ValueError(f"{said}. Settings are {', '.join(known)}.{did_you_mean(name, known)}")
+        if not equals:
+            instead = f"Type --set {name}={known[name]}" if name in known else f"Items come first: {text} --set ..."
+            raise ValueError(f"--set takes NAME=VALUE, got {text!r}. {instead}")
+        if name not in known:
+            raise ValueError(
+                f"there is no setting {name!r}. Settings are {', '.join(known)}.{did_you_mean(name, known)}"
+            )
+        if name in found:
+            raise ValueError(f"{name} is --set twice, got {found[name]} and {value}. Leave one out.")
         kind = type(known[name])
         try:
             found[name] = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
@@ -100,7 +106,7 @@ def check_read(settings: Mapping[str, Any], tasks: Sequence[Task]) -> None:
     """
     runs = [task.config for task in tasks if isinstance(task, Training)]
     for name, value in settings.items():
-        if runs and not any(getattr(run, name) == value for run in runs):
+        if not any(getattr(run, name) == value for run in runs):
             raise ValueError(
                 f"no run of these items takes {name} from --set: their groups have their own. Leave it out."
             )

@@ -202,7 +202,7 @@ def _write(
         waiting=waiting(about),
         judged_so_far=on_how_many(about),
         signs=SIGNS,
-        asked="" if asked is None else asked_in_words(asked, about),
+        opening=opening(claims, asked),
         verdict_of={claim.claim.id: claim for claim in claims},
         environment=environment,
         command=command,
@@ -241,14 +241,16 @@ def at_scale(text: str, scale: Scale) -> str:
     return text if scale.name == DEMO.name else text.replace(REPRODUCE, f"{REPRODUCE}--scale {scale.name} ")
 
 
-def asked_in_words(asked: Asked, about: Sequence[Judged]) -> str:
-    """The first sentence of a page about a part of the paper.
+def opening(claims: Sequence[Judged], asked: Asked | None) -> str:
+    """What a page begins with: how many claims held, of those that were asked for.
 
-    >>> asked_in_words(Asked(("fig2a",), ()), [])
+    >>> opening([], Asked(("fig2a",), ()))
     'Asked for: fig2a. No claim is about that alone.'
     """
-    said = f"Asked for: {', '.join(asked.items)}."
-    return f"{said} {headline(about)}" if about else f"{said} No claim is about that alone."
+    if asked is None:
+        return headline(claims) if claims else ""
+    about = [claim for claim in claims if claim.claim.id in asked.claims]
+    return f"Asked for: {', '.join(asked.items)}. {headline(about) if about else 'No claim is about that alone.'}"
 
 
 def networks_in_words(scale: Scale) -> str:

@@ -24,12 +24,12 @@ from sparseflow.paper.claims.verdict import Verdict
 from sparseflow.paper.committed import PER_RUN, read_committed
 from sparseflow.paper.cost import SUSTAINED, device_seconds
 from sparseflow.paper.exhibits.all import EXHIBITS
-from sparseflow.paper.exhibits.verdicts import claims_csv
+from sparseflow.paper.exhibits.verdicts import claims_csv, judged
 from sparseflow.paper.matrix.measured import TABLES
 from sparseflow.paper.matrix.scale import Groups, Scale
 from sparseflow.paper.matrix.scales import SCALES
 from sparseflow.paper.measures.measurement import Measurement, read_tables
-from sparseflow.paper.page import Asked, at_scale, write_image_report, write_paper_report
+from sparseflow.paper.page import Asked, at_scale, opening, write_image_report, write_paper_report
 from sparseflow.suggest import did_you_mean
 from sparseflow.training.runs import is_done, load_run
 from sparseflow.training.sweep import Training
@@ -154,7 +154,7 @@ class Matrix:
             raise ValueError(
                 f"there is no item {item!r} at --scale {self.scale.name}. Items are all, groups of runs such as "
                 f"{next(iter(self.groups))!r}, {', '.join(known) or 'and nothing measured'}; see sparseflow reproduce "
-                f"--list --scale {self.scale.name}.{did_you_mean(item, [*known, *self.groups])}"
+                f"--list --scale {self.scale.name}.{did_you_mean(item, [*known, *self.groups, *self._claims])}"
             )
         return matches, measured
 
@@ -199,6 +199,11 @@ class Matrix:
         """The verdicts on the claims that the scale's runs can decide; what their notes say to type is at the scale."""
         found = judge(evidence, self._claims)
         return [replace(verdict, note=at_scale(verdict.note, self.scale)) for verdict in found]
+
+    @staticmethod
+    def opening(verdicts: Sequence[Verdict], asked: Asked | None) -> str:
+        """What the page begins with: how many claims held, of those that were asked for."""
+        return opening([claim for claim in judged(verdicts) if claim.verdict != "not judged"], asked)
 
     def rejudged(self, folder: Path) -> list[str]:
         """Judge every claim again from the tables beside a page, and say in a line each what differs from its CSV.
