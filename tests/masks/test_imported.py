@@ -109,6 +109,22 @@ def test_other_tensors_than_weights_and_other_ways_of_pruning() -> None:
     }
 
 
+def test_attention_computes_with_what_was_loaded_once_the_pruning_is_removed() -> None:
+    # Under prune it computes with the one of before: findings/torch_pruned_attention_computes_with_its_first_weight.sh
+    def attention(seed: int) -> nn.MultiheadAttention:
+        torch.manual_seed(seed)
+        made = nn.MultiheadAttention(4, 2)
+        prune.l1_unstructured(made.out_proj, "weight", 0.5)
+        return made
+
+    trained, loaded, x = attention(0), attention(1), torch.randn(3, 1, 4)
+    loaded.load_state_dict(trained.state_dict())
+    assert not torch.equal(trained(x, x, x)[0], loaded(x, x, x)[0])
+    assert same(sf.masks_of(loaded), sf.masks_of(trained))
+    sf.remove_pruning_(loaded)
+    assert torch.equal(trained(x, x, x)[0], loaded(x, x, x)[0])
+
+
 # --- zeros ------------------------------------------------------------------------------------------------------------
 
 
