@@ -81,7 +81,7 @@ def methods(runs: pd.DataFrame) -> list[str]:
         lines.append(
             f"| {network} | {percent(float(str(sparsity)))} | {budget} | {METHODS[best['method']].label} | "
             f"{fixed(best['mean'], 2)} % ({interval(best['low'], best['high'], 2) or 'one seed'}) | "
-            f"{best['rank_low']:g} to {best['rank_high']:g} | {listed(near) if near else 'none'} |"
+            f"{interval(best['rank_low'], best['rank_high'], 1) or 'one seed'} | {listed(near) if near else 'none'} |"
         )
     return lines
 

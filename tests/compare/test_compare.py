@@ -14,7 +14,7 @@ import pytest
 from sparseflow.cli.main import main
 from sparseflow.compare import comparison as comparisons
 from sparseflow.compare.comparison import Candidate, Cell, Comparison, chosen, comparison
-from sparseflow.compare.exhibits import EXHIBITS
+from sparseflow.compare.exhibits import EXHIBITS, leaders
 from sparseflow.compare.page import evidence_of
 from sparseflow.compare.result import Result, result_of
 from sparseflow.compare.settings import SETTINGS
@@ -226,6 +226,16 @@ def test_the_page_names_what_did_not_learn() -> None:
     )
     assert contents["failures"].tables[0].data["method"].tolist() == ["set"]
     assert [drawing.name for drawing in contents["differences"].drawings] == ["difference-mlp-steps"]
+    assert contents["differences"].shows == [
+        "MLP, budget of steps: one seed has no intervals, so no difference to static masks is clear."
+    ]
+    assert leaders(evidence.table("outcomes"), {"mlp": "MLP"}) == [
+        "MLP, budget of steps: the most accurate is Scratch at 90 % zeros (90.00 %, of one seed)."
+    ]
+    alone = evidence_of(runs[runs["method"] == "set"], search)
+    assert EXHIBITS["differences"].build(alone, {"mlp": "MLP"}).shows == [  # type: ignore[misc]
+        "MLP, budget of steps: differences need Scratch and another method."
+    ]
     for content in contents.values():
         for drawing in content.drawings:
             for narrow in (False, True):

@@ -10,6 +10,7 @@ import pandas as pd
 from sparseflow.compare.budget import BUDGETS
 from sparseflow.compare.figures import COSTS, cost_drawing, difference_drawing, networks_of, percent
 from sparseflow.compare.search import FACTORS
+from sparseflow.compare.settings import STATIC
 from sparseflow.compare.statistics import CONTEST
 from sparseflow.lab.page.evidence import Evidence
 from sparseflow.lab.page.exhibit import Content, Exhibit
@@ -91,6 +92,25 @@ def _cheapest(rows: pd.DataFrame, label: str, name: str) -> str:
     return f"{label}: trainings take from {ends[0]} to {ends[1]}."
 
 
+def leaders(rows: pd.DataFrame, labels: Labels) -> list[str]:
+    """The most accurate method of each network and budget at each sparsity, and how sure its rank is.
+
+    Args:
+        rows: Of :func:`.outcomes`.
+        labels: The networks.
+    """
+    lines = []
+    for (network, budget), of in rows.groupby(["network", "budget"], sort=False):
+        best = records(of.loc[of.groupby("sparsity", sort=False)["mean"].idxmax()])
+        said = [
+            f"{METHODS[row['method']].label} at {percent(row['sparsity'])} zeros ({fixed(row['mean'], 2)} %, "
+            + (f"rank {row['rank_low']:g} to {row['rank_high']:g})" if row["n"] > 1 else "of one seed)")
+            for row in best
+        ]
+        lines.append(f"{labels[str(network)]}, budget of {budget}: the most accurate is {listed(said)}.")
+    return lines
+
+
 def differences(evidence: Evidence, labels: Labels) -> Content:
     """What each method gains on static masks, and everything else of it, in one table for each network and budget."""
     rows = evidence.table("outcomes")
@@ -101,12 +121,16 @@ def differences(evidence: Evidence, labels: Labels) -> Content:
         if drawing is not None:
             drawings.append(drawing)
             shows.append(_clear(of, f"{label}, budget of {budget}"))
+        else:
+            shows.append(f"{label}, budget of {budget}: differences need {METHODS[STATIC].label} and another method.")
         caption = f"{label}: {BUDGETS[str(budget)]}."
         tables.append(Table.of(_OUTCOME, records(of), name=f"outcomes-{network}-{budget}", caption=caption))
     return Content(shows=shows, drawings=drawings, tables=tables)
 
 
 def _clear(rows: pd.DataFrame, where: str) -> str:
+    if rows["difference_low"].isna().all():
+        return f"{where}: one seed has no intervals, so no difference to static masks is clear."
     said = []
     for sparsity, of in rows.groupby("sparsity", sort=False):
         above = of[of["difference_low"] > 0].sort_values("difference", ascending=False)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from sparseflow.compare.budget import BUDGETS
 from sparseflow.compare.comparison import Candidate, Cell, Comparison
-from sparseflow.compare.exhibits import EXHIBITS
+from sparseflow.compare.exhibits import EXHIBITS, leaders
 from sparseflow.compare.figures import percent
 from sparseflow.compare.search import FACTORS
 from sparseflow.compare.statistics import effects, outcomes, stability
@@ -87,6 +87,7 @@ def write_comparison(
             "environment.json": (json.dumps(environment, indent=2) + "\n").encode(),
         },
         headline=_headline(plan, runs),
+        leaders=leaders(evidence.table("outcomes"), labels),
         networks=list(networks.values()),
         budgets=[BUDGETS[name] for name in plan.budgets],
         names=[METHODS[name] for name in plan.methods],
