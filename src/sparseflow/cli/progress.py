@@ -8,9 +8,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from sparseflow.training.runs import Run
 
 #: Lines of a whole run where there is no terminal.
 _LINES = 20
@@ -60,6 +64,22 @@ class Bar:
         self._line = step * _LINES // steps
         left = (time.monotonic() - self._began) / (step - self._first) * (steps - step)
         self._console.print(f"{self._name}: step {step} of {steps}, {self._loss}, {left:.0f} s left", soft_wrap=True)
+
+
+def show_end(run: Run, *, out: Console, err: Console) -> None:
+    """Print what a finished run warns of, its results and where it is.
+
+    Args:
+        run: The run.
+        out: For results.
+        err: For warnings.
+    """
+    for line in run.warnings():
+        err.print(line, soft_wrap=True, markup=False)
+    for name, value in run.final.items():
+        is_count = value > 1 and value.is_integer()
+        out.print(f"{name}: {value:,.0f}" if is_count else f"{name}: {value:.4f}")
+    out.print(f"{run.seconds:.0f} s, in {run.folder}", soft_wrap=True)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ import tyro
 from rich.console import Console
 
 from sparseflow._fast import has_numba
-from sparseflow.cli.progress import shown
+from sparseflow.cli.options import OptionalPath
+from sparseflow.cli.progress import show_end, shown
 from sparseflow.cli.start import TypedDigits, complete
 from sparseflow.suggest import did_you_mean
 from sparseflow.training.datasets import IMAGE_DATASETS
@@ -18,8 +19,6 @@ from sparseflow.training.digits import DigitRun
 
 _out = Console()
 _err = Console(stderr=True)
-
-_OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Train:
     config: Annotated[TypedDigits, tyro.conf.arg(name="")]
     out: Path = Path("runs/train")
     """Folder of all runs."""
-    data: _OptionalPath = None
+    data: OptionalPath = None
     """Folder of datasets; None: $SPARSEFLOW_DATA, else the user's cache."""
     pruned_mask: bool = False
     """Start from a pruning run's masks."""
@@ -57,11 +56,7 @@ class Train:
                 progress=bar.step,
                 watch=bar.log,
             )
-        for line in run.warnings():
-            _err.print(line, soft_wrap=True, markup=False)
-        for name, value in run.final.items():
-            _out.print(f"{name}: {value:.4f}")
-        _out.print(f"{run.seconds:.0f} s, in {run.folder}", soft_wrap=True)
+        show_end(run, out=_out, err=_err)
 
 
 def check_is_digits(dataset: str) -> None:

@@ -11,15 +11,14 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from sparseflow.cli.progress import shown
+from sparseflow.cli.options import OptionalPath
+from sparseflow.cli.progress import show_end, shown
 from sparseflow.cli.start import TypedImages, complete
 from sparseflow.ranges import Count, WholeNumber
 from sparseflow.training.images import ImageRun, rescaled, usual_run
 
 _out = Console()
 _err = Console(stderr=True)
-
-_OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class TrainImages:
     config: Annotated[TypedImages, tyro.conf.arg(name="")]
     out: Path = Path("runs/images")
     """Folder of all runs."""
-    data: _OptionalPath = None
+    data: OptionalPath = None
     """Folder of the images; None: the Hugging Face hub."""
     short: Annotated[tuple[Count, Count] | None, tyro.conf.arg(metavar="STEPS BATCH")] = None
     """The same run on fewer and smaller steps; all that is counted in steps shrinks."""
@@ -63,11 +62,7 @@ class TrainImages:
                     watch=bar.log,
                 )
         if ranks.is_first:
-            for name, value in found.final.items():
-                _out.print(f"{name}: {value:.4f}")
-            _out.print(f"{found.seconds:.0f} s, in {found.folder}", soft_wrap=True)
-            for line in found.warnings():
-                _out.print(line, soft_wrap=True)
+            show_end(found, out=_out, err=_err)
 
     @classmethod
     def default_for(cls, arguments: Sequence[str]) -> TrainImages:

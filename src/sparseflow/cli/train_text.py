@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from sparseflow.cli.progress import shown
+from sparseflow.cli.progress import show_end, shown
 from sparseflow.training.text import TextRun, small_dense
 
 _out = Console()
@@ -33,6 +33,4 @@ class TrainText:
         run = small_dense(self.config) if self.small_dense else self.config
         with shown(run.name, console=_err) as bar:
             found = train_text(run, root=self.out, progress=bar.step, watch=bar.log)
-        for name, value in found.final.items():
-            _out.print(f"{name}: {value:,.0f}" if value == round(value) else f"{name}: {value:.4f}")
-        _out.print(f"{found.seconds:.0f} s, in {found.folder}", soft_wrap=True)
+        show_end(found, out=_out, err=_err)
