@@ -122,7 +122,7 @@ def test_starts_are_compared_with_themselves() -> None:
 
 def test_a_method_that_delays_the_start_is_named() -> None:
     note = verdict_on("C22", c22(moved=200)).note
-    assert note.endswith("changes it, too: of 20 starts it delays 20 and hastens 0.")
+    assert note.endswith("changes when the flat start ends: of 20 starts 20 begin later, and 0 earlier.")
 
 
 def test_runs_that_never_start_are_counted() -> None:
