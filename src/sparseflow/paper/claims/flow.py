@@ -56,7 +56,8 @@ def c15(evidence: Evidence) -> Verdict:
     labels = {"Liu": "liu", "Ours": "sparse"}
     cells = [MNIST.cell("lenet5", method, init) for init in labels.values() for method in ("rigl", "scratch")]
     runs = same_starts(evidence, *cells, at_least=FEWEST_RANKED, learned_above=evidence.collapse_percent)
-    parts, intervals, old, gaps = {}, {}, {}, {}
+    parts, intervals, old = dict[str, Part](), dict[str, Part](), dict[str, Part]()
+    gaps: dict[str, float] = {}
     for moment, before_updates in (("off-cycle", False), ("before updates", True)):
         norm = partial(_log_norm, first=500, last=6000, before_updates=before_updates)
         rigl_liu, liu, rigl_ours, ours = (
