@@ -9,7 +9,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet --disable-pip-version-check torch==2.13.0 numpy==2.4.6
-cat > "$folder/types.py" <<'PYTHON'
+cat > "$folder/dtypes.py" <<'PYTHON'
 import torch
 
 weight = torch.nn.Parameter(torch.arange(3.0))
@@ -34,4 +34,4 @@ except IndexError as error:
 else:
     raise AssertionError("it indexes now: this finding is out of date")
 PYTHON
-"$folder/venv/bin/python" "$folder/types.py"
+"$folder/venv/bin/python" "$folder/dtypes.py"
