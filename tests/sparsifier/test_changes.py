@@ -8,7 +8,7 @@ import torch
 
 from sparseflow._fast import stage
 from sparseflow.methods.drop_grow import changed
-from sparseflow.sparsifier.weights import Changes
+from sparseflow.sparsifier.changes import Changes
 
 
 def test_changes_are_those_of_the_update_for_ever() -> None:

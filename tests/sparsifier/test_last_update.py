@@ -8,6 +8,7 @@ from torch import nn
 
 import sparseflow as sf
 from sparseflow.methods import drop_and_grow
+from sparseflow.sparsifier.check import check_weights
 from sparseflow.sparsifier.last_update import before_update, num_untrained, take_back_
 from sparseflow.sparsifier.weights import MaskedWeights
 from tiny import OPTIMIZERS, masked, snapshot, tiny_model, train_step
@@ -49,10 +50,10 @@ def test_taking_back_restores_masks_and_weights_bit_for_bit(optimizer_name: str,
     assert all(torch.equal(weights.masks[name], mask) for name, mask in old.items())
     for now, before in zip(model.parameters(), values, strict=True):
         assert torch.equal(now, before)
-    weights.check(model)
+    check_weights(model, weights)
     train_step(model, optimizer, 4)  # the optimizer's state fits the weights that are back
     weights.clear_(weights.masks)
-    weights.check(model)
+    check_weights(model, weights)
 
 
 def test_what_only_pruned_stays() -> None:

@@ -184,7 +184,7 @@ def test_nesterov_with_weight_decay_needs_no_copy_of_the_gradients(
         optimizer = OPTIMIZERS["nesterov"](model.parameters(), foreach=foreach)
         sparsifier = sf.Sparsifier(model, optimizer, masked(model), rigl(), seed=0)
         if not masks_first:
-            monkeypatch.setattr("sparseflow.sparsifier.listener.keep_dense", None)
+            monkeypatch.setattr("sparseflow.sparsifier.dense_gradients.keep_dense", None)
         for step in range(9):
             optimizer.zero_grad()
             loss_of(model, step).backward()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -225,3 +226,40 @@ def test_a_weight_that_is_not_finite_at_an_update_raises_before_any_layer_change
         optimizer.step()
     assert_same_bits(list(sparsifier.masks.values()), list(before.values()))
     sparsifier.check()
+
+
+# --- autocast ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [sf.Static(), swap_tiny(sf.RigL)], ids=["static", "rigl"])
+def test_a_loop_inside_one_autocast_block_trains_as_one_with_a_block_for_each_step(method: Any) -> None:
+    def losses(*, one_block: bool) -> list[float]:
+        model = tiny_model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        sf.Sparsifier(model, optimizer, masked(model), method, seed=0)
+        found = []
+        with torch.autocast("cpu", torch.bfloat16) if one_block else nullcontext():
+            for step in range(5):
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss = loss_of(model, step)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                found.append(loss.item())
+        return found
+
+    assert losses(one_block=True) == losses(one_block=False)
+
+
+def test_weights_zeroed_inside_an_autocast_block_are_those_of_the_next_forward_pass() -> None:
+    layer, x = nn.Linear(4, 2, bias=False), torch.ones(1, 4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).any()
+        sf.apply_masks_(layer, {"weight": torch.zeros(2, 4, dtype=torch.bool)})
+        assert not layer(x).any()
+        layer.reset_parameters()
+        torch.clear_autocast_cache()
+        assert layer(x).any()
+        masks = {"weight": torch.zeros(2, 4, dtype=torch.bool)}
+        sf.Sparsifier(layer, torch.optim.SGD(layer.parameters()), masks, sf.Static(), seed=0)
+        assert not layer(x).any()

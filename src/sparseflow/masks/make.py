@@ -268,6 +268,7 @@ def apply_masks_(model: nn.Module, masks: Masks) -> nn.Module:
         for name, mask in masks.items():
             weight = parameters[name].data
             zero_inactive_(local(weight), local(shard_like(mask.to(weight.device), weight)))
+    torch.clear_autocast_cache()  # a block of autocast that is under way would compute with its copies of before
     return model
 
 

@@ -13,6 +13,7 @@ from sparseflow.attached import check_held_masks, elsewhere
 from sparseflow.masks.select import maskable
 from sparseflow.sharded import num_true, shard_like
 from sparseflow.sparsifier.optimizers import weight_states
+from sparseflow.sparsifier.weights import MaskedWeights
 from sparseflow.sparsifier.wrappers import stepping
 from sparseflow.types import BrokenPromiseError, Masks
 
@@ -86,6 +87,20 @@ def check(
         if active_counts is not None and (active := num_true(mask)) != active_counts[name]:
             raise BrokenPromiseError(f"{name!r} has {active} active weights, it must have {active_counts[name]}.")
     return Checked(len(masks), state_tensors, 1)
+
+
+def check_weights(model: nn.Module, weights: MaskedWeights) -> Checked:
+    """Prove every promise about the weights that a Sparsifier holds, see :func:`check`, and of those stored alone.
+
+    Raises:
+        BrokenPromiseError: naming the first that is broken.
+    """
+    optimizers = list({id(optimizer): optimizer for optimizer in weights.optimizer_of.values()}.values())
+    found = check(model, optimizers, weights.dense, active_counts=weights.counts)
+    for name, weight in weights.stored.items():
+        if (count := weight.values.numel()) != weights.counts[name]:
+            raise BrokenPromiseError(f"{name!r} has {count} active weights, it must have {weights.counts[name]}.")
+    return found._replace(weights=found.weights + len(weights.stored))
 
 
 def nonzero_message(name: str, parameter: Tensor, mask: Tensor, count: int) -> str:

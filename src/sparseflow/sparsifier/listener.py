@@ -1,12 +1,14 @@
 """What happens when an optimizer steps: gradients are masked before, weights cleared after, masks moved when due.
 
-One file, though long: between two announcements of optimizers each method here reads what another one left.
+One file, though long: between two announcements of optimizers each method here reads what another one left, and an
+update of RigL is to be read in few files. What its steps do not need is elsewhere: closures, kept gradients, states.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,20 +16,20 @@ from torch import Tensor, nn
 
 from sparseflow._fast import StagedMask
 from sparseflow.methods.base import Method
-from sparseflow.sharded import full, reshard_
-from sparseflow.sparsifier.dense_gradients import keep_dense, observe_
+from sparseflow.sharded import reshard_
+from sparseflow.sparsifier.closures import masked_closure
+from sparseflow.sparsifier.dense_gradients import KeptGradients, given_gradients
 from sparseflow.sparsifier.describe import describe
-from sparseflow.sparsifier.guard import Guard, check_agreement, stop_copies
+from sparseflow.sparsifier.guard import Guard, check_agreement
 from sparseflow.sparsifier.kinds import keeps_zeros
 from sparseflow.sparsifier.last_update import Before, before_update
 from sparseflow.sparsifier.observer import Observer
 from sparseflow.sparsifier.optimizers import PeakRates, is_scheduled, leaves_gradients, reset_momentum_, weight_states
-from sparseflow.sparsifier.part import Part
+from sparseflow.sparsifier.part import Part, part_of
 from sparseflow.sparsifier.reserve import Reserve
 from sparseflow.sparsifier.roots import QuickRoots
 from sparseflow.sparsifier.rule import StepRule
 from sparseflow.sparsifier.rules import Rules
-from sparseflow.sparsifier.tensors import chain
 from sparseflow.sparsifier.update import new_masks, reads_active_gradient, warn_open_end
 from sparseflow.sparsifier.weights import MaskedWeights
 from sparseflow.sparsifier.wrappers import listen
@@ -77,7 +79,8 @@ class Listener:
         self.before_update: list[Callable[[int], object]] = []
         self.after_update: list[Callable[[int, Mapping[str, MaskUpdate]], object]] = []
         self.observers: list[Observer] = []
-        self.gradient_mean: dict[str, Tensor] = {}
+        self.kept = KeptGradients(weights, decay=method.gradient_decay, keeps_active=reads_active_gradient(method))
+        """Dense gradients from before they were masked, where growth will look at them."""
         self.rates = PeakRates(optimizers)
         self.reserve = Reserve(weights, method) if hasattr(method, "used") else None
         """What is trained and not used, of methods that part the two."""
@@ -99,8 +102,7 @@ class Listener:
         self.owner: object = None
         """Lives as long as the optimizers: they hold the listener, and users need not keep the Sparsifier."""
         self._model, self._optimizers, self._weights, self._group = model, optimizers, weights, group
-        self._dense_gradients: dict[str, tuple[Tensor, Tensor]] = {}
-        self._parts = {id(each): self._part(each) for each in optimizers}
+        self._parts = {id(each): part_of(each, weights) for each in optimizers}
         self.rules = Rules(rules, optimizers, weights)
         self._has_rules = bool(self.rules)
         if self.reserve is not None and self._has_rules:
@@ -115,7 +117,7 @@ class Listener:
 
     def begin(self) -> None:
         """Forget what was under way: a state was loaded, or nothing has happened yet."""
-        self._dense_gradients.clear()
+        self.kept.copies.clear()
         self.before = None
         self.keep_stored_gradients()
 
@@ -131,7 +133,7 @@ class Listener:
         self._look_again()
         for part in self._parts.values():
             if self._reads_next_gradients():
-                self._keep_dense_gradients(part)
+                self.kept.keep(part)
             self._weights.clear_gradients_(part.weights)
 
     def compare_ranks(self, moment: str) -> None:
@@ -151,7 +153,7 @@ class Listener:
             return None
         self.is_stepping, self.is_updating = True, False
         part = self._parts[id(optimizer)]
-        part.makes_state = _makes_state(part, kwargs)
+        part.makes_state = kwargs.get("closure", part) is None and part.only_makes_state()
         if part.makes_state:
             return None
         if id(optimizer) in self.stepped:  # another one sat this step out
@@ -167,80 +169,56 @@ class Listener:
         if closure is not None:
             if self.method.replaces_step:
                 raise ValueError("replaces_step=True cannot skip a step that runs a closure; use replaces_step=False.")
-            return self._with_masked_closure(part, closure, args, kwargs)
-        masked_before = any(name in self._dense_gradients for name in part.weights)
+            masked = masked_closure(
+                closure,
+                part,
+                self._weights,
+                dense=self.kept.missing(part) if self._reads_next_gradients() else (),
+                begin_again=partial(self._evaluate_again, part),
+                mask=partial(self._mask_evaluation, part),
+            )
+            if "closure" in kwargs:
+                return (optimizer, *args), {**kwargs, "closure": masked}
+            return (optimizer, masked, *args[1:]), kwargs
+        masked_before = self._is_masked(part)
         self._observe_gradients(part)
         if self.method.replaces_step and self._replacement_due():
             part.parked = [(parameter, parameter.grad) for parameter in part.held if parameter.grad is not None]
             for parameter, _ in part.parked:
                 parameter.grad = None
             return None
-        if self._update_reads_step() and self._leaves_gradients_alone(part) and not masked_before:
-            # The step runs on dense gradients, so that growth can read them afterwards without a copy; what it wrote
-            # off the mask is cleared in _after_step.
-            part.ran_dense = True
-        else:
+        # The step may run on dense gradients, so that growth can read them afterwards without a copy; what it wrote
+        # off the mask is cleared in _after_step.
+        part.ran_dense = self._update_reads_step() and self._leaves_gradients_alone(part) and not masked_before
+        self._mask_step(part)
+        return None
+
+    def _mask_step(self, part: Part) -> None:
+        """Make the gradients of an optimizer's next step those that it shall step by."""
+        if not part.ran_dense:
             if self._copies_gradients(part):
-                self._keep_dense_gradients(part)
+                self.kept.keep(part)
             self._weights.clear_gradients_(part.weights)
         if self.reserve is not None:
             self.reserve.bring_(part.weights)
         if self._has_rules:
             self.rules.before_step(part)
-        return None
 
-    def _with_masked_closure(
-        self, part: Part, closure: Callable[[], Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        evaluations = 0
-        # Some optimizers move by what is there before they call it. But a closure may add to that (Lightning, where it
-        # accumulates), or run no backward pass at all (its manual optimization): growth reads all of it then.
-        dense = (
-            []
-            if not self._reads_next_gradients()
-            else [
-                (weight, weight.grad, weight.grad.clone())
-                for name, weight in part.weights.items()
-                if weight.grad is not None and self._dense_gradients.get(name, (None, None))[0] is not weight.grad
-            ]
-        )
-        self._weights.clear_gradients_(part.weights)
-        versions = [gradient._version for _, gradient, _ in dense]
+    def _mask_evaluation(self, part: Part, is_first: bool) -> None:
+        if is_first:
+            self._observe_gradients(part)
+        self._mask_step(part)
 
-        def masked() -> Any:
-            nonlocal evaluations
-            if evaluations == 0:
-                with torch.no_grad():
-                    for (parameter, gradient, copy), version in zip(dense, versions, strict=True):
-                        if parameter.grad is gradient and gradient._version == version:
-                            gradient.copy_(copy)
-                dense.clear()
-            if not part.elementwise:
-                # LBFGS's directions remember weights that were dropped since.
-                self._weights.clear_(part.weights, steady=False)
-            if evaluations:
-                self._check_one_evaluation(part)
-                self._forget_dense_gradients(part)
-                if self.reserve is not None:
-                    self.reserve.hide_(part.weights)
-            with torch.enable_grad():
-                loss = closure()
-            with torch.no_grad():
-                if evaluations == 0:
-                    self._observe_gradients(part)
-                evaluations += 1
-                if self._copies_gradients(part):
-                    self._keep_dense_gradients(part)
-                self._weights.clear_gradients_(part.weights)
-                if self.reserve is not None:
-                    self.reserve.bring_(part.weights)
-                if self._has_rules:
-                    self.rules.before_step(part)
-            return loss
-
-        if "closure" in kwargs:
-            return (part.optimizer, *args), {**kwargs, "closure": masked}
-        return (part.optimizer, masked, *args[1:]), kwargs
+    def _evaluate_again(self, part: Part) -> None:
+        if self._has_rules:
+            raise ValueError(
+                f"{type(part.optimizer).__name__} evaluates its closure more than once in a step, and the rules "
+                f"{', '.join(self.rules.names)} change a step by the gradients of one. Use another optimizer, or none "
+                "of these rules."
+            )
+        self.kept.forget(part)
+        if self.reserve is not None:
+            self.reserve.hide_(part.weights)
 
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -287,7 +265,7 @@ class Listener:
         self.step_count += not replaced
         if replaced or (not self.method.replaces_step and self.method.due(self.step_count)):
             self._update()
-        self._dense_gradients.clear()
+        self.kept.copies.clear()
         self.keep_stored_gradients()
         for each in self.observers:
             each.step_done(self.step_count)
@@ -295,34 +273,21 @@ class Listener:
     def _look_again(self) -> None:
         """Put right, or refuse, what something else wrote since the last step."""
         for name in self._weights.adopt_(self._optimizers):
-            now = self._part(self._weights.optimizer_of[name])
+            now = part_of(self._weights.optimizer_of[name], self._weights)
             before = self._parts[id(now.optimizer)]
             before.weights, before.elementwise = now.weights, now.elementwise
         for name in self.guard.look_again_():
-            weight = self._weights.parameters[name]
-            if name in self.gradient_mean:
-                self.gradient_mean[name] = self.gradient_mean[name].to(weight.device, weight.dtype)
+            self.kept.follow_(name)
             if part := self._parts.get(id(self._weights.optimizer_of.get(name))):
                 part.elementwise = keeps_zeros(part.optimizer, part.weights.values())
 
     # -- how ----------------------------------------------------------------------------------------------------
 
-    def _part(self, optimizer: torch.optim.Optimizer) -> Part:
-        weights = self._weights
-        held = {name: p for name, p in weights.parameters.items() if weights.optimizer_of.get(name) is optimizer}
-        return Part(optimizer, held, keeps_zeros(optimizer, held.values()))
-
     def _listen(self, optimizer: torch.optim.Optimizer) -> list[Any]:
         describe(optimizer, self._parts[id(optimizer)].weights.values())
-        if hasattr(optimizer, "defaults"):
-            stop_copies(optimizer)
         return [
             *listen(optimizer, self._before_step, self._after_step, self.mask_gradients_),
-            *(
-                each.register_load_state_dict_post_hook(lambda _: self.guard.state_loaded(optimizer))
-                for each in chain(optimizer)
-                if hasattr(each, "_optimizer_load_state_dict_post_hooks")
-            ),
+            *self.guard.listen(optimizer),
             QuickRoots(optimizer),
         ]
 
@@ -349,7 +314,7 @@ class Listener:
         self.guard.see()
         self.last_update, self.is_updating = self.step_count, False
         self.is_untrained = self.reserve is None  # else what grew comes with a value, or is not used yet
-        self._dense_gradients.clear()
+        self.kept.copies.clear()
         self.compare_ranks(f"at the mask update of step {self.step_count}")
         for notify in self.after_update:
             notify(self.step_count, changes)
@@ -375,21 +340,11 @@ class Listener:
         if not (self.method.needs_gradient or reads_active_gradient(self.method)):
             return {}
         if self.gradient_fn is not None and self.method.needs_gradient:
-            with torch.enable_grad():
-                given = self.gradient_fn()
-            if not isinstance(given, Mapping) or not all(isinstance(each, Tensor) for each in given.values()):
-                raise TypeError(
-                    f"gradient_fn must return a mapping of parameter names to gradients, got {type(given).__name__}. "
-                    "Leave out the weights that have none."
-                )
-            if not self._weights.masks.keys() & given.keys():
-                needed, got = ", ".join(self._weights.masks), ", ".join(given)
-                raise ValueError(f"gradient_fn names no masked weight. Needed: {needed}; got: {got}.")
-            return {name: given[name].detach() for name in self._weights.masks if name in given}
+            return given_gradients(self.gradient_fn, self._weights.masks)
         if self.method.gradient_decay:
-            return self.gradient_mean
+            return self.kept.mean
         found = {name: p.grad for name, p in self._weights.parameters.items() if p.grad is not None}
-        return found | {name: dense for name, (_, dense) in self._dense_gradients.items()}
+        return found | {name: dense for name, (_, dense) in self.kept.copies.items()}
 
     def _grows_by_step_gradients(self) -> bool:
         return self.method.needs_gradient and self.gradient_fn is None
@@ -410,7 +365,8 @@ class Listener:
     def _leaves_gradients_alone(self, part: Part) -> bool:
         """Whether growth can read the gradients after the step, and the step's writes off the mask can be cleared."""
         # Rules are shown masked gradients, and may change them.
-        held = (*part.weights.values(), *self._stored_in(part).values())
+        stored = (weight.values for weight in self._weights.stored_of(part.optimizer).values())
+        held = (*part.weights.values(), *stored)
         return not self._has_rules and part.elementwise and leaves_gradients(part.optimizer, held)
 
     def _update_follows(self) -> bool:
@@ -420,64 +376,19 @@ class Listener:
     def _replacement_due(self) -> bool:
         return self.method.due(self.step_count) and self.last_update != self.step_count
 
-    def _check_one_evaluation(self, part: Part) -> None:
-        if self._has_rules:
-            raise ValueError(
-                f"{type(part.optimizer).__name__} evaluates its closure more than once in a step, and the rules "
-                f"{', '.join(self.rules.names)} change a step by the gradients of one. Use another optimizer, or none "
-                "of these rules."
-            )
-
-    def _keep_dense_gradients(self, part: Part) -> None:
-        kept = keep_dense(part.weights, self._weights.dense, self._dense_gradients)
-        self._forget_dense_gradients(part)
-        self._dense_gradients |= kept
-        if reads_active_gradient(self.method):
-            stored = self._stored_in(part)
-            copied = {name: (each.grad, each.grad.clone()) for name, each in stored.items() if each.grad is not None}
-            self._dense_gradients |= copied
-            if (scale := getattr(part.optimizer, "grad_scale", None)) is not None:
-                for _, copy in (kept | copied).values():
-                    copy.div_(scale)  # its score adds gradients to weights
-
-    def _stored_in(self, part: Part) -> dict[str, Tensor]:
-        """The active values of weights that are stored alone and that this optimizer steps."""
-        weights = self._weights
-        return {n: weights.tensors[n] for n in weights.stored if weights.optimizer_of.get(n) is part.optimizer}
-
-    def _forget_dense_gradients(self, part: Part) -> None:
-        for name in part.weights:
-            self._dense_gradients.pop(name, None)
+    def _is_masked(self, part: Part) -> bool:
+        """Whether gradients of an optimizer's weights were masked before its step; there are copies then."""
+        return any(name in self.kept.copies for name in part.weights)
 
     def _observe_gradients(self, part: Part) -> None:
         """Update the running mean of the dense gradient, for methods that grow by momentum."""
-        if any(name in self._dense_gradients for name in part.weights):
-            self._keep_dense_gradients(part)  # masked already: look at what was there before
-        decay = self.method.gradient_decay
-        if decay and self._grows_by_step_gradients():
-            stored = {
-                name: weight
-                for name, weight in self._weights.stored.items()
-                if self._weights.optimizer_of.get(name) is part.optimizer
-            }
-            scale = getattr(part.optimizer, "grad_scale", None)
-            observe_(self.gradient_mean, part.weights, self._dense_gradients, stored, decay=decay, scale=scale)
+        if self._is_masked(part):
+            self.kept.keep(part)  # masked already: look at what was there before
+        if self.method.gradient_decay and self._grows_by_step_gradients():
+            self.kept.observe(part)
 
 
 def _is_skipped(optimizer: torch.optim.Optimizer) -> bool:
     """Whether a fused optimizer will skip inside its kernel, since ``GradScaler`` found an overflow."""
     found = getattr(optimizer, "found_inf", None)
     return isinstance(found, Tensor) and bool(found.item())
-
-
-def _makes_state(part: Part, kwargs: Mapping[str, Any]) -> bool:
-    """Whether a step is none of training: ``torch.distributed.checkpoint`` lets a fresh optimizer make its state.
-
-    It does so before it saves or loads one, by ``step(closure=None)`` with rates and gradients that it sets to zero.
-    """
-    groups = part.optimizer.param_groups
-    asked = "closure" in kwargs and kwargs["closure"] is None and not part.optimizer.state
-    if not asked or any(group.get("lr") != 0 for group in groups):
-        return False
-    gradients = [parameter.grad for parameter in part.held if parameter.grad is not None]
-    return bool(gradients) and not any(full(gradient).any() for gradient in gradients)

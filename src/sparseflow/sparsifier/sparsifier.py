@@ -16,13 +16,13 @@ from sparseflow.methods.base import Method
 from sparseflow.methods.run import UnfinishedWarning, check_layers, check_start, unfinished
 from sparseflow.methods.static import Static
 from sparseflow.rng import stream
-from sparseflow.sharded import shard_like
-from sparseflow.sparsifier.check import Checked
+from sparseflow.sparsifier.check import Checked, check_weights
 from sparseflow.sparsifier.guard import allow_copies, copy_of, process_group
 from sparseflow.sparsifier.last_update import take_back_, untrained
 from sparseflow.sparsifier.listener import Listener
 from sparseflow.sparsifier.rule import StepRule
 from sparseflow.sparsifier.run_words import describe_run
+from sparseflow.sparsifier.saved_state import restore_, state_of
 from sparseflow.sparsifier.state import check_arguments, check_state, check_state_blocks
 from sparseflow.sparsifier.stored import check_can_move
 from sparseflow.sparsifier.update import shown_layers
@@ -152,7 +152,7 @@ class Sparsifier:
         self._names = {id(tensor): name for name, tensor in weights.tensors.items()}
         if state is not None:
             listener.rules.check(state.get("rules", {}))
-            self._take_(state)
+            restore_(weights, listener, self.optimizers, state)
         listener.compare_ranks("where the Sparsifier is made")
         attached.hold(self, weights.tensors, made_from=given_masks)
         listener.guard.settle_()
@@ -225,7 +225,8 @@ class Sparsifier:
         pruning schedule before its end, a first update that is to come, weights that grew and were not trained yet.
         """
         self._listener.guard.check_held()
-        found = self._weights.check(self.model)._replace(ranks=self._listener.ranks, unfinished=self._unfinished())
+        found = check_weights(self.model, self._weights)
+        found = found._replace(ranks=self._listener.ranks, unfinished=self._unfinished())
         for text in found.unfinished:
             warn(text, UnfinishedWarning)
         return found
@@ -276,27 +277,7 @@ class Sparsifier:
         Raises:
             RuntimeError: in ``before_update``, between a step and its mask update, which a resumed run would miss.
         """
-        if self._listener.is_updating:
-            raise RuntimeError(
-                f"step {self.step_count} is taken and its mask update is not: a run resumed from here would miss it. "
-                "Save in after_update, or after optimizer.step()."
-            )
-        reserve = self._listener.reserve
-        stepped = [place for place, each in enumerate(self.optimizers) if id(each) in self._listener.stepped]
-        return {
-            "masks": {name: mask.clone() for name, mask in self.masks.items()},
-            "step_count": self.step_count,
-            "last_update": self._listener.last_update,
-            "generator": self._listener.generator.get_state(),
-            "gradient_mean": {name: mean.clone() for name, mean in self._listener.gradient_mean.items()},
-            "budgets": dict(self._weights.budgets),
-            "learning_rates": self._listener.rates.state(),
-            "states_left_alone": self._weights.states_left_alone(),
-            **({"stepped": stepped} if stepped else {}),
-            **({"reserve": {name: value.clone() for name, value in reserve.values.items()}} if reserve else {}),
-            **({"block": self.block} if self.block else {}),
-            **({"rules": self._listener.rules.state()} if self.rules else {}),
-        }
+        return state_of(self._weights, self._listener, self.optimizers, self.block)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a saved state, with which training continues bit for bit.
@@ -311,7 +292,7 @@ class Sparsifier:
         self._listener.rules.check(state.get("rules", {}))
         self._weights.check_fit(state["masks"])
         self._listener.guard.restore_()
-        self._take_(state)
+        restore_(self._weights, self._listener, self.optimizers, state)
         self._listener.compare_ranks("where the Sparsifier's state is loaded")
         self._listener.guard.settle_()
         self._listener.begin()
@@ -338,28 +319,6 @@ class Sparsifier:
             "a Sparsifier cannot be pickled. Save sparsifier.state_dict() beside the model's and the optimizer's, and "
             "make it with state=."
         )
-
-    def _take_(self, state: Mapping[str, Any]) -> None:
-        """Take over a state that was checked."""
-        listener, parameters = self._listener, self._weights.parameters
-        self._weights.load_(state["masks"])
-        self._weights.budgets = dict(state.get("budgets", self._weights.counts))  # earlier versions saved none
-        self._weights.leave_states_alone(state.get("states_left_alone", {}))  # earlier versions saved none
-        listener.step_count, listener.last_update = int(state["step_count"]), int(state["last_update"])
-        listener.generator.set_state(state["generator"].cpu())
-        means = {name: (mean, parameters.get(name, mean)) for name, mean in state["gradient_mean"].items()}
-        listener.gradient_mean = {
-            name: shard_like(mean.to(like.device, copy=True), like) for name, (mean, like) in means.items()
-        }
-        if listener.reserve is not None and "reserve" in state:
-            kept = {name: (value, parameters[name]) for name, value in state["reserve"].items()}
-            listener.reserve.load_(
-                {name: shard_like(value.to(like.device, copy=True), like) for name, (value, like) in kept.items()}
-            )
-        listener.rates.load(state["learning_rates"])
-        listener.stepped = {id(each) for n, each in enumerate(self.optimizers) if n in state.get("stepped", ())}
-        listener.is_untrained = listener.last_update == listener.step_count and listener.reserve is None
-        listener.rules.load(state.get("rules", {}))
 
     def _unfinished(self) -> tuple[str, ...]:
         """What would be undone if training ended now; nothing is before the first step."""

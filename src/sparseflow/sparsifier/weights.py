@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,35 +13,13 @@ from sparseflow.attached import elsewhere
 from sparseflow.masks.blocks import SINGLE, BlockLike, check_made_of, grids, lost_blocks
 from sparseflow.masks.fans import PLAIN, Layout
 from sparseflow.masks.select import maskable, unwrap
-from sparseflow.methods.drop_grow import changed
 from sparseflow.sharded import cut, full, is_sharded, local, num_true
-from sparseflow.sparsifier.check import Checked, check
+from sparseflow.sparsifier.changes import Changes
 from sparseflow.sparsifier.held_masks import HeldMasks
-from sparseflow.sparsifier.optimizers import drop_mistaken, leave_alone, left_alone, optimizers_of, weight_states
-from sparseflow.sparsifier.stored import MasksOnDemand, check_positions, move_, stored_weights
+from sparseflow.sparsifier.optimizers import drop_mistaken, optimizers_of, weight_states
+from sparseflow.sparsifier.stored import MasksOnDemand, StoredWeight, check_positions, move_, stored_weights
 from sparseflow.sparsifier.tensors import WeightState
 from sparseflow.types import BrokenPromiseError, Masks, MaskUpdate
-
-
-class Changes(Mapping[str, MaskUpdate]):
-    """Name -> change of a mask at an update, computed when asked for: no more than one layer is in memory at once.
-
-    >>> before, after = ({"w": stage(torch.tensor(mask))} for mask in ([True, False], [False, True]))
-    >>> Changes(before, after)["w"].grown
-    tensor([False,  True])
-    """
-
-    def __init__(self, before: Mapping[str, Tensor | StagedMask], after: Mapping[str, Tensor | StagedMask]) -> None:
-        self._before, self._after = before, after
-
-    def __getitem__(self, name: str) -> MaskUpdate:
-        return changed(unstaged(self._before[name]), unstaged(self._after[name]))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._after)
-
-    def __len__(self) -> int:
-        return len(self._after)
 
 
 class MaskedWeights:
@@ -113,6 +91,10 @@ class MaskedWeights:
         """Name -> shape of the dense weight."""
         return self._shapes(self.masks)
 
+    def stored_of(self, optimizer: torch.optim.Optimizer) -> dict[str, StoredWeight]:
+        """Those of :attr:`stored` that an optimizer steps."""
+        return {name: weight for name, weight in self.stored.items() if self.optimizer_of.get(name) is optimizer}
+
     def check_fit(self, masks: Masks) -> None:
         """Check that masks are of these weights; nothing is written.
 
@@ -161,19 +143,6 @@ class MaskedWeights:
         """Whether the weight is sparse, but not where its mask is, see :func:`sparseflow.attached.elsewhere`."""
         return elsewhere(self.parameters[name], self.dense[name])
 
-    def check(self, model: nn.Module) -> Checked:
-        """Prove every promise at this moment, see :func:`sparseflow.check`.
-
-        Raises:
-            BrokenPromiseError: naming the first that is broken.
-        """
-        optimizers = list({id(optimizer): optimizer for optimizer in self.optimizer_of.values()}.values())
-        found = check(model, optimizers, self.dense, active_counts=self.counts)
-        for name, weight in self.stored.items():
-            if (count := weight.values.numel()) != self.counts[name]:
-                raise BrokenPromiseError(f"{name!r} has {count} active weights, it must have {self.counts[name]}.")
-        return found._replace(weights=found.weights + len(self.stored))
-
     def states_and_masks(self, name: str) -> list[tuple[Tensor, Tensor]]:
         """This process's parts of a weight's optimizer state that is zeroed like it, each with its mask."""
         return [(state, self._parts[name]) for state in self._weight_and_states(name)[0][1:]]
@@ -207,23 +176,14 @@ class MaskedWeights:
             if (optimizer := self.optimizer_of.get(name)) is not None:
                 drop_mistaken(optimizer, self.parameters[name], self.dense[name], everywhere=everywhere)
 
-    def states_left_alone(self) -> dict[str, list[str]]:
-        """Name -> names of the optimizer states that :meth:`drop_mistaken_states` has found, if there are any."""
-        found = {name: sorted(left_alone(o, self.tensors[name])) for name, o in self.optimizer_of.items()}
-        return {name: keys for name, keys in found.items() if keys}
-
-    def leave_states_alone(self, keys: Mapping[str, Iterable[str]]) -> None:
-        """Restore :meth:`states_left_alone`."""
-        for name, optimizer in self.optimizer_of.items():
-            if set(keys.get(name, ())) != left_alone(optimizer, self.tensors[name]):
-                leave_alone(optimizer, self.tensors[name], keys.get(name, ()))
-
     def clear_gradients_(self, names: Iterable[str]) -> None:
         """Make these gradients +0.0 off the masks."""
         named = [name for name in names if name in self._parts]
         clear_([(gradient, self._parts[name]) for name in named for gradient in self._gradient(name)])
 
-    def change_(self, new: Iterable[tuple[str, Tensor | StagedMask]], *, want_changes: bool) -> Changes:
+    def change_(
+        self, new: Iterable[tuple[str, Tensor | StagedMask]], *, want_changes: bool
+    ) -> Mapping[str, MaskUpdate]:
         """Replace masks, and clear weights, optimizer states and gradients off all masks.
 
         Nothing is written before the last new mask is there, so whatever raises while they are made leaves everything
@@ -254,7 +214,7 @@ class MaskedWeights:
         after = staged | {name: self._copy(name) for name in others}
         self.counts |= counts
         self.fingerprints = self.fingerprints | fingerprints
-        return Changes(before, {name: after[name] for name in moved})
+        return Changes(before, {name: after[name] for name in moved}) if moved else {}
 
     def copies(self) -> dict[str, Tensor | StagedMask]:
         """Copies of all masks as :meth:`change_` takes them, those of whole weights at an eighth of their size."""

@@ -4,8 +4,8 @@ Nobody who reads how masks are kept and moved need look inside; the Sparsifier c
 it, and where masks are given.
 """
 
-from sparseflow.sparsifier.guard.copies import allow_copies, copy_of, stop_copies
+from sparseflow.sparsifier.guard.copies import allow_copies, copy_of
 from sparseflow.sparsifier.guard.guard import Guard
 from sparseflow.sparsifier.guard.ranks import check_agreement, process_group
 
-__all__ = ["Guard", "allow_copies", "check_agreement", "copy_of", "process_group", "stop_copies"]
+__all__ = ["Guard", "allow_copies", "check_agreement", "copy_of", "process_group"]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparseflow.sharded import num_true
 from sparseflow.sparsifier.check import nonzero_message
+from sparseflow.sparsifier.guard.copies import stop_copies
 from sparseflow.sparsifier.guard.cut import Cut
 from sparseflow.sparsifier.guard.watch import Watch
+from sparseflow.sparsifier.tensors import chain
 from sparseflow.sparsifier.weights import MaskedWeights
 from sparseflow.types import BrokenPromiseError
 from sparseflow.warn import warn
@@ -76,12 +79,23 @@ class Guard:
         """Give back what :meth:`settle_` cut, as far as nothing wrote to it since."""
         self._cut.restore_()
 
+    def listen(self, optimizer: torch.optim.Optimizer) -> list[Any]:
+        """Notice copies of an optimizer, and states that are loaded into it: ``remove()`` of each handle ends that."""
+        if hasattr(optimizer, "defaults"):
+            stop_copies(optimizer)
+        return [
+            each.register_load_state_dict_post_hook(lambda _: self.state_loaded(optimizer))
+            for each in chain(optimizer)
+            if hasattr(each, "_optimizer_load_state_dict_post_hooks")
+        ]
+
     def start_step(self) -> None:
         """Let go of what was cut: a step is made with the masks as they are."""
         self._cut.forget()
 
     def see(self) -> None:
-        """Take note of the weights after a step."""
+        """Take note of the weights after a step, and let a block of ``torch.autocast`` do so, which keeps copies."""
+        torch.clear_autocast_cache()
         self._watch.see({n: mask for n, mask in self._weights.dense.items() if n not in self._elsewhere})
 
     def state_loaded(self, optimizer: torch.optim.Optimizer) -> None:
