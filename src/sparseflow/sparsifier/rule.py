@@ -56,6 +56,7 @@ class MaskedShape(NamedTuple):
         Raises:
             ValueError: if it is neither.
 
+        >>> from sparseflow.masks.fans import PLAIN
         >>> mask = torch.tensor([True, False, True])
         >>> MaskedShape(mask, PLAIN, nn.Parameter(torch.ones(3)), None).held(torch.tensor([5.0, 7.0]))
         tensor([5., 0., 7.])
