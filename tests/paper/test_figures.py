@@ -120,9 +120,8 @@ def test_points_of_the_map_are_told_apart_without_colour() -> None:
 def test_norms_right_after_updates_are_kept_apart() -> None:
     run = flow_run({0: 1.0, 50: 2.0, 100: 9.0, 150: 3.0, 200: 9.0}, updates={100: (4.0, 9.0), 200: (4.0, 9.0)})
     assert off_cycle(run)["step"].to_list() == [0, 50, 150]
-    content = flow.flow_exhibit(
-        "fig2a", [curve_of("lenet5/rigl/sparse")], Evidence({"lenet5/rigl/sparse": [run]}, {}), PAPER
-    )
+    group = "lenet5/rigl/sparse/f100"
+    content = flow.flow_exhibit("fig2a", [curve_of(group)], Evidence({group: [run]}, {}), PAPER)
     means = content.tables[0].data.iloc[0]
     assert means["first"] == pytest.approx(1.0)
     assert means["early"] == pytest.approx(1.0)  # of 400 steps 34 are what 1000 of the paper's 11719 are

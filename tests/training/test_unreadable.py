@@ -102,6 +102,6 @@ def test_the_command_says_what_was_left_out(data: Path, tmp_path: Path, capsys: 
         "--num-classes", "10", "--short", "4", "8", "--micro-batch", "4", "--data", str(data), "--out",
         str(tmp_path / "runs"),
     ])  # fmt: skip
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "1 test image cannot be read and is in no accuracy or loss: test/class3/0.png (" in said
     assert "2 training images cannot be read and were replaced by the next one, with its label: train/class0/1." in said

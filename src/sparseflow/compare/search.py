@@ -38,6 +38,14 @@ def _period(run: RunConfig, share: float) -> dict[str, Any]:
     return {"update_every": every} | ({"prune_every": every} if run.channels == 1 else {})
 
 
+def _prune_end(run: RunConfig, share: float) -> dict[str, Any]:
+    end = max(1, round(share * run.steps))
+    if run.row.moves != "regenerate" or run.update_until is None:
+        return {"prune_end": end}
+    # GraNet exchanges weights as long as it prunes.
+    return {"prune_end": end, "update_until": max(end, run.update_until)}
+
+
 #: Name -> factor, in the order of the array's columns; a method has the first four of those that it reads.
 FACTORS: Mapping[str, Factor] = {
     "learning_rate": Factor(
@@ -59,7 +67,7 @@ FACTORS: Mapping[str, Factor] = {
     "prune_end": Factor(
         label="Share of training where pruning ends",
         levels=(0.45, 0.6, 0.8),
-        changes=lambda run, share: {"prune_end": max(1, round(share * run.steps))},
+        changes=_prune_end,
     ),
     "period": Factor(label="Share of training between two mask updates", levels=(0.01, 0.025, 0.1), changes=_period),
 }

@@ -12,7 +12,7 @@ from sparseflow.masks.blocks import block_sizes
 from sparseflow.methods.base import Method
 from sparseflow.ranges import checked_fields
 from sparseflow.training.naming import changed, defaults_of, hash_of
-from sparseflow.training.run_checks import check_settings
+from sparseflow.training.run_checks import check_settings, check_start
 from sparseflow.training.run_method import blocks_of, updater_of
 from sparseflow.training.run_settings import RunSettings
 
@@ -32,6 +32,11 @@ class RunConfig(RunSettings):
         object.__setattr__(self, "snapshots", tuple(sorted(set(self.snapshots))))
         object.__setattr__(self, "block", "x".join(map(str, block_sizes(self.block))))
         check_settings(self)
+        self._check_start()
+
+    def _check_start(self) -> None:
+        """A run that is still being typed has no start to check, see :mod:`sparseflow.cli.start`."""
+        check_start(self)
 
     def blocks(self, model: nn.Module) -> dict[str, tuple[int, int]]:
         """See :func:`sparseflow.training.run_method.blocks_of`."""

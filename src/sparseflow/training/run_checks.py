@@ -22,9 +22,9 @@ def check_settings(run: RunSettings) -> None:
         TypeError, ValueError: naming the field that does not fit.
 
     >>> from sparseflow.training.digits import DigitRun
-    >>> DigitRun(method="lottery")
+    >>> DigitRun(snapshots=(99999,))
     Traceback (most recent call last):
-    ValueError: lottery starts from a pruning run: give mask_from, or --pruned-mask on the command line.
+    ValueError: snapshots must be steps from 0 to 11719, got [99999].
     """
     known: dict[str, Collection[str]] = {"method": METHODS, "init": SCHEMES, "engine": ENGINES, **run.choices()}
     for name, choices in known.items():
@@ -46,10 +46,19 @@ def check_settings(run: RunSettings) -> None:
         raise ValueError(f"{run.method} moves single weights, not blocks of {run.block}. Leave block (--block) out.")
     if run.snapshots and not 0 <= run.snapshots[0] <= run.snapshots[-1] <= run.steps:
         raise ValueError(f"snapshots must be steps from 0 to {run.steps}, got {list(run.snapshots)}.")
-    _check_start(run)
 
 
-def _check_start(run: RunSettings) -> None:
+def check_start(run: RunSettings) -> None:
+    """Check that a run starts as its method does, and from a pruning run that is like it.
+
+    Raises:
+        TypeError, ValueError: naming the field that does not fit.
+
+    >>> from sparseflow.training.digits import DigitRun
+    >>> DigitRun(method="lottery")
+    Traceback (most recent call last):
+    ValueError: lottery starts from a pruning run: give mask_from, or --pruned-mask on the command line.
+    """
     parent = run.mask_from
     if parent is None:
         if run.row.start == "ticket":
