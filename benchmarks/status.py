@@ -39,7 +39,7 @@ def row_of(case: str) -> str:
     ['rigl', 'prune', 'rigl', 'own']
     """
     name = case.split("/")[0].split(" in ")[0].removesuffix("_blocks").removesuffix("_global")
-    return {"gmp": "prune", "rigl_replaces_step": "rigl"}.get(name, name)
+    return {"gmp": "prune", "rigl_replaces_step": "rigl", "chtss": "chts"}.get(name, name)
 
 
 def run_tests() -> int:
