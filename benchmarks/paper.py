@@ -1,4 +1,4 @@
-"""``python -m benchmarks.paper``: write the paper's re-measured results, results/paper/, into docs/results.md."""
+"""``python -m benchmarks.paper``: write the paper's re-measured results, folders of results/, into docs/results.md."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pandas as pd
 from benchmarks.table import RESULTS, filled
 
 ROOT = Path(__file__).parent.parent
-KEPT = ROOT / "results" / "paper"
+#: The folders of results/, each with a block of its name.
+KEPT = ("paper", "paper-period-100")
 
 
 def markdown(table1: pd.DataFrame, claims: pd.DataFrame) -> str:
@@ -31,10 +32,18 @@ def markdown(table1: pd.DataFrame, claims: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def kept(name: str) -> str:
+    """The block of a folder, from its committed tables."""
+    folder = ROOT / "results" / name
+    return markdown(pd.read_csv(folder / "tables" / "table1.csv"), pd.read_csv(folder / "claims.csv"))
+
+
 def main() -> None:
-    """Write the block into docs/results.md."""
-    block = markdown(pd.read_csv(KEPT / "tables" / "table1.csv"), pd.read_csv(KEPT / "claims.csv"))
-    RESULTS.write_text(filled(RESULTS.read_text(), "paper", block))
+    """Write the blocks into docs/results.md."""
+    text = RESULTS.read_text()
+    for name in KEPT:
+        text = filled(text, name, kept(name))
+    RESULTS.write_text(text)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from write_golden import BLOCKS, ENGINE, GOLDEN, MASK_FILE, RUNS, STATE, places,
 
 VERSIONS = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
 ROOT = Path(__file__).parent.parent
+#: A page or a table of runs in each folder of results.
+RESULTS = [path for name in ("index.html", "runs.csv") for path in (ROOT / "results").rglob(name)]
 
 
 @pytest.fixture(params=VERSIONS)
@@ -36,8 +38,7 @@ def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     "folder",
     [
         *(f"tests/golden/{v}" for v in VERSIONS),
-        *(f"results/{n}" for n in ("cifar", "demo", "paper", "smoke")),
-        *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "results" / "compare").glob("*/"))),
+        *(folder.relative_to(ROOT).as_posix() for folder in sorted({path.parent for path in RESULTS})),
     ],
 )
 def test_committed_files_are_whole(folder: str) -> None:
