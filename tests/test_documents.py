@@ -141,6 +141,15 @@ def test_the_manual_shows_the_committed_paper() -> None:
         assert filled(text, name, kept(name)) == text, "run python -m benchmarks.paper"
 
 
+def test_the_manual_counts_the_claims_that_a_page_is_asked_for() -> None:
+    """As the page's first words do."""
+    from benchmarks.paper import kept
+
+    counted = re.search(r"Of (\d+) claims of the paper (\d+) held, (\d+) failed", kept("paper-period-100"))
+    assert counted is not None
+    assert counted[0] in " ".join((ROOT / "results" / "paper-period-100" / "index.html").read_text().split())
+
+
 def test_the_manual_shows_the_committed_images() -> None:
     from benchmarks.cifar import kept
     from benchmarks.table import filled
